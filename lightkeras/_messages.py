@@ -1,0 +1,25 @@
+"""The wording that error messages share: what was received, what there is, and the nearest name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """Lists the valid names and suggests the nearest one.
+
+    Args:
+        name: What the user wrote.
+        valid: The names that would have been accepted.
+
+    Returns:
+        A sentence to end an error message with, such as
+        `"Did you mean 'val/loss'? Valid names: train/loss, val/loss."`.
+    """
+    names = sorted(valid)
+    if not names:
+        return "There are no valid names."
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"Did you mean {nearest[0]!r}? " if nearest else ""
+    return f"{hint}Valid names: {', '.join(names)}."

@@ -1,0 +1,257 @@
+"""Feeds: batches with a position.
+
+A feed knows what one batch looks like (`spec`), how many there are (`steps`), and which batches
+come next for any `(epoch, step)`. It holds no position itself: the runner does, so that a run is
+resumed by saying where to go on. Feeds know no backend: an engine turns them into device arrays.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, final
+
+import numpy as np
+
+Structure = Any
+"""A batch: an array, or tuples, lists and dicts of arrays."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySpec:
+    """What one array of a batch looks like.
+
+    Args:
+        shape: Shape without the batch axis; `None` where a size varies.
+        dtype: NumPy name of the dtype, or `"string"`.
+    """
+
+    shape: tuple[int | None, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[batch{''.join(f', {size}' for size in self.shape)}]"
+
+
+def map_structure(function: Callable[[Any], Any], structure: Structure) -> Structure:
+    """Applies `function` to every leaf of tuples, lists and dicts, keeping their form."""
+    if isinstance(structure, Mapping):
+        return {key: map_structure(function, value) for key, value in structure.items()}
+    if isinstance(structure, tuple) and hasattr(structure, "_fields"):
+        return type(structure)(*(map_structure(function, value) for value in structure))
+    if isinstance(structure, (tuple, list)):
+        return type(structure)(map_structure(function, value) for value in structure)
+    return function(structure)
+
+
+def flatten(structure: Structure, prefix: str = "") -> list[tuple[str, Any]]:
+    """Leaves of a structure with their paths: `("0", x), ("1/label", y)`. `None` is no leaf."""
+    if structure is None:
+        return []
+    if isinstance(structure, Mapping):
+        items: Iterable[tuple[Any, Any]] = structure.items()
+    elif isinstance(structure, (tuple, list)):
+        items = enumerate(structure)
+    else:
+        return [(prefix, structure)]
+    return [leaf for key, value in items for leaf in flatten(value, f"{prefix}/{key}" if prefix else str(key))]
+
+
+class Feed(abc.ABC):
+    """Batches with a position. See `ArrayFeed`, `StreamFeed`."""
+
+    @property
+    @abc.abstractmethod
+    def spec(self) -> Structure:
+        """Structure of `ArraySpec`, one for each array of a batch."""
+
+    @property
+    @abc.abstractmethod
+    def steps(self) -> int | None:
+        """Batches in one epoch; `None` if that shows only at the end of the first."""
+
+    @property
+    @abc.abstractmethod
+    def examples(self) -> int | None:
+        """Examples in one epoch; `None` if not known."""
+
+    @property
+    @abc.abstractmethod
+    def batch_size(self) -> int | None:
+        """Examples in every batch but the last; `None` if it varies or is not known."""
+
+    @abc.abstractmethod
+    def fingerprint(self) -> str | None:
+        """A digest of the content, to notice that data changed; `None` where it cannot be had cheaply."""
+
+
+@final
+class ArrayFeed(Feed):
+    """Examples held in memory.
+
+    The order of an epoch is a pure function of `(seed, epoch)`, so any position can be taken up
+    again exactly. The last, smaller batch is part of the epoch.
+
+    Args:
+        arrays: Array, or tuples, lists and dicts of arrays; axis 0 counts examples and is equally
+            long everywhere. Text is an array of `bytes` or `str`, dtype object.
+        batch_size: Examples per batch.
+        shuffle: Whether each epoch has an order of its own.
+        seed: Seed of those orders.
+
+    Raises:
+        ValueError: No examples, lengths that differ, or a batch size below one.
+        TypeError: An object array that holds something else than text.
+    """
+
+    def __init__(self, arrays: Structure, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> None:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+            raise ValueError(f"batch_size={batch_size!r}: expected a whole number of at least 1.")
+        self.arrays = map_structure(_as_array, arrays)
+        leaves = flatten(self.arrays)
+        if not leaves:
+            raise ValueError("There are no arrays to take batches from: expected at least one.")
+        lengths = {path: len(array) for path, array in leaves}
+        if len(set(lengths.values())) > 1:
+            found = ", ".join(f"array {path or '0'} has {length}" for path, length in lengths.items())
+            raise ValueError(f"Arrays differ in their number of examples: {found}. Axis 0 must agree.")
+        self._examples = next(iter(lengths.values()))
+        if self._examples == 0:
+            raise ValueError("The arrays are empty: expected at least one example on axis 0.")
+        self._batch_size = int(batch_size)
+        self.shuffle = shuffle
+        self.seed = seed
+        self._order: tuple[int, np.ndarray] | None = None
+
+    @property
+    def spec(self) -> Structure:
+        return map_structure(_spec_of, self.arrays)
+
+    @property
+    def steps(self) -> int:
+        return -(-self._examples // self._batch_size)
+
+    @property
+    def examples(self) -> int:
+        return self._examples
+
+    @property
+    def batch_size(self) -> int:
+        return self._batch_size
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Order of the examples in one epoch: int32 `[examples]`, a function of `(seed, epoch)` alone."""
+        if not self.shuffle:
+            epoch = 0
+        if self._order is None or self._order[0] != epoch:
+            if self.shuffle:
+                order = np.random.default_rng([self.seed, epoch]).permutation(self._examples)
+            else:
+                order = np.arange(self._examples)
+            self._order = (epoch, order.astype(np.int32))
+        return self._order[1]
+
+    def indices(self, epoch: int, step: int, count: int) -> np.ndarray:
+        """The next batches as example numbers.
+
+        Args:
+            epoch: Epoch, from 0.
+            step: First batch, from 0, inside the epoch.
+            count: Batches wanted.
+
+        Returns:
+            int32 `[n, batch]` with `1 <= n <= count`. The smaller last batch of an epoch comes in a
+            block of its own, and so does whatever precedes it.
+        """
+        start, size = step * self._batch_size, self._batch_size
+        whole = min(count, (self._examples - start) // size)
+        if whole > 0:
+            return self.order(epoch)[start : start + whole * size].reshape(whole, size)
+        return self.order(epoch)[start:].reshape(1, -1)
+
+    def fingerprint(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        for path, array in flatten(self.arrays):
+            digest.update(f"{path}:{array.shape}:{array.dtype};".encode())
+            if array.dtype == object:
+                for text in array.ravel():
+                    digest.update(text if isinstance(text, bytes) else text.encode())
+                    digest.update(b"\0")
+            else:
+                digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+        return digest.hexdigest()
+
+
+@final
+class StreamFeed(Feed):
+    """Batches from something that is read from its start each epoch: files, a generator, `tf.data`.
+
+    Args:
+        open_epoch: Called with the epoch (from 0); returns an iterator over batches. An object that
+            an engine can read faster itself (a `tf.data.Dataset`) is given as `dataset` as well.
+        spec: Structure of `ArraySpec` of a batch.
+        steps: Batches per epoch; `None` if that shows only at the end.
+        batch_size: Examples per batch; `None` if it varies or is not known.
+        dataset: A `tf.data.Dataset` of the same batches, or `None`.
+    """
+
+    def __init__(
+        self,
+        open_epoch: Callable[[int], Iterator[Structure]],
+        spec: Structure,
+        *,
+        steps: int | None = None,
+        batch_size: int | None = None,
+        dataset: Any = None,
+    ) -> None:
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps={steps}: the feed is empty; expected at least one batch.")
+        self.open_epoch = open_epoch
+        self.dataset = dataset
+        self._spec = spec
+        self._steps = steps
+        self._batch_size = batch_size
+
+    @property
+    def spec(self) -> Structure:
+        return self._spec
+
+    @property
+    def steps(self) -> int | None:
+        return self._steps
+
+    @property
+    def examples(self) -> int | None:
+        return None
+
+    @property
+    def batch_size(self) -> int | None:
+        return self._batch_size
+
+    def fingerprint(self) -> None:
+        return None
+
+
+def _as_array(value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    if array.ndim == 0:
+        raise ValueError(f"Received the scalar {value!r} where an array with one row per example was expected.")
+    if array.dtype.kind in "US":
+        return array.astype(object)
+    if array.dtype == object and not all(isinstance(item, (bytes, str)) for item in array.ravel()):
+        wrong = next(type(item).__name__ for item in array.ravel() if not isinstance(item, (bytes, str)))
+        raise TypeError(
+            f"An array of dtype object holds {wrong}; expected text (bytes or str) or a numeric dtype. "
+            "Rows of different lengths must be padded to one length first."
+        )
+    return array
+
+
+def _spec_of(array: np.ndarray) -> ArraySpec:
+    return ArraySpec(array.shape[1:], "string" if array.dtype == object else array.dtype.name)
+
+
+Batches = Feed | Sequence[Any] | Mapping[str, Any] | np.ndarray | Iterable[Any]
+"""What `as_feed` accepts."""

@@ -1,0 +1,90 @@
+"""Where data sets and modules are looked for, and what may stand in when they are not there."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from lightkeras._messages import did_you_mean
+
+SOURCES = ("auto", "real", "sample")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lookup:
+    """The order of look-up: the data folder, the libraries' caches, a download, the built-in sample.
+
+    Args:
+        source: `"auto"` walks the whole order, `"real"` stops before the sample and raises,
+            `"sample"` goes straight to the sample.
+        data_dir: Folder that is looked into first. `None` means the folder named by the
+            environment variable `LIGHTKERAS_DATA_DIR`, if it is set.
+
+    Raises:
+        ValueError: `source` is none of the three.
+    """
+
+    source: str = "auto"
+    data_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise ValueError(f"source={self.source!r} is not known. {did_you_mean(self.source, SOURCES)}")
+
+    @property
+    def folder(self) -> Path | None:
+        """The data folder, or `None` where neither the argument nor the environment names one.
+
+        Raises:
+            FileNotFoundError: The folder that was named does not exist.
+        """
+        named = self.data_dir or os.environ.get("LIGHTKERAS_DATA_DIR")
+        if not named:
+            return None
+        folder = Path(named).expanduser()
+        if not folder.is_dir():
+            origin = "data_dir" if self.data_dir else "LIGHTKERAS_DATA_DIR"
+            raise FileNotFoundError(
+                f"{origin} names {named!r}, which is not a folder. Give an existing folder, or leave it out."
+            )
+        return folder.resolve()
+
+    @property
+    def may_use_real(self) -> bool:
+        return self.source != "sample"
+
+    @property
+    def may_use_sample(self) -> bool:
+        return self.source != "real"
+
+
+def cache_dir() -> Path:
+    """The user's cache folder for lightkeras: `$XDG_CACHE_HOME/lightkeras`, else `~/.cache/lightkeras`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "lightkeras"
+
+
+def reachable(url: str, timeout: float = 3.0) -> bool:
+    """Tells whether a web server answers, so that a machine without a network does not wait for retries.
+
+    Args:
+        url: The address to ask (a HEAD request; proxies of the environment are honoured).
+        timeout: Seconds to wait for an answer.
+    """
+    request = urllib.request.Request(url, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=timeout):
+            return True
+    except urllib.error.HTTPError:
+        return True  # it answered, if only to say no
+    except (OSError, ValueError):
+        return False
+
+
+def announce(line: str) -> None:
+    """Says one line to the person at the terminal, on standard error."""
+    print(f"lightkeras: {line}", file=sys.stderr, flush=True)
