@@ -96,7 +96,8 @@ class ArrayFeed(Feed):
 
     Args:
         arrays: Array, or tuples, lists and dicts of arrays; axis 0 counts examples and is equally
-            long everywhere. Text is an array of `bytes` or `str`, dtype object.
+            long everywhere. Text is an array of `bytes` or `str`, dtype object; float64 becomes
+            float32, as in Keras.
         batch_size: Examples per batch.
         shuffle: Whether each epoch has an order of its own.
         seed: Seed of those orders.
@@ -238,6 +239,8 @@ def _as_array(value: Any) -> np.ndarray:
     array = np.asarray(value)
     if array.ndim == 0:
         raise ValueError(f"Received the scalar {value!r} where an array with one row per example was expected.")
+    if array.dtype == np.float64:
+        return array.astype(np.float32)  # as Keras does
     if array.dtype.kind in "US":
         return array.astype(object)
     if array.dtype == object and not all(isinstance(item, (bytes, str)) for item in array.ravel()):

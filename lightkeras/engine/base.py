@@ -1,0 +1,168 @@
+"""The interface that every engine implements: n steps of a task in one compiled call.
+
+An engine knows tensors, gradients and compilation. It knows nothing of runs, callbacks or files.
+A step is a function from one batch to its logs, `{name: scalar tensor}`; a program is a step
+compiled so that `count` of them run in one call; a stream is a feed opened at a position.
+
+    engine = make_engine()
+    trace = engine.trace(step, feed.spec)            # abstractly: names, optimizers, problems
+    program = engine.program(step)
+    stream = engine.open(feed, epoch=0, step=0)
+    logs = program.run(stream, count=75)             # values of every step: {name: float32 [75]}
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from lightkeras.data.feed import Feed, Structure
+
+Tensor = Any
+Step = Callable[[Structure], Mapping[str, Tensor]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """One `minimize` that a step makes.
+
+    Args:
+        variables: The variables it updates.
+        optimizer: The optimizer that updates them.
+        unreached: Those of `variables` that the loss does not depend on.
+    """
+
+    variables: tuple[keras.Variable, ...]
+    optimizer: keras.optimizers.Optimizer
+    unreached: tuple[keras.Variable, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """What an abstract run of a step found.
+
+    Args:
+        names: Names that the step logs, in order.
+        updates: Its `minimize` calls, in order.
+    """
+
+    names: tuple[str, ...]
+    updates: tuple[Update, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepLogs:
+    """Logs of the steps of one call.
+
+    Args:
+        values: float32 `[steps]` by name.
+        examples: int64 `[steps]`, the size of each batch.
+    """
+
+    values: Mapping[str, np.ndarray]
+    examples: np.ndarray
+
+    @property
+    def steps(self) -> int:
+        return len(self.examples)
+
+
+class Stream(abc.ABC):
+    """A feed, opened at a position, with its data where the engine wants it."""
+
+
+class Program(abc.ABC):
+    """A step, compiled."""
+
+    @abc.abstractmethod
+    def run(self, stream: Stream, count: int) -> StepLogs:
+        """Runs the next steps in one call.
+
+        Args:
+            stream: Where the batches come from; it moves on by the steps that were run.
+            count: Steps wanted, at least 1.
+
+        Returns:
+            The logs of the steps that were run: `count` of them, or fewer at a change of the batch's
+            shape (the smaller last batch), or none at the end of the epoch.
+        """
+
+
+class Predictor(abc.ABC):
+    """A function from a batch to outputs, compiled."""
+
+    @abc.abstractmethod
+    def run(self, stream: Stream, count: int) -> Structure | None:
+        """Outputs of the next batches, joined along axis 0, as NumPy arrays; `None` at the end."""
+
+
+class Engine(abc.ABC):
+    """Tensors, gradients and compilation on one backend."""
+
+    backend: str
+
+    @abc.abstractmethod
+    def trace(self, step: Step, spec: Structure) -> Trace:
+        """Runs a step abstractly on one batch of `spec`: nothing is computed, no variable changes.
+
+        Layers and metrics that build themselves on their first call are built.
+        """
+
+    @abc.abstractmethod
+    def open(self, feed: Feed, epoch: int = 0, step: int = 0) -> Stream:
+        """Opens a feed at a position. Data that lives in memory is put on the device once."""
+
+    @abc.abstractmethod
+    def program(self, step: Step, names: Sequence[str]) -> Program:
+        """Compiles a step.
+
+        Args:
+            step: Function from one batch to its logs.
+            names: Names that the step logs, as `trace` found them.
+        """
+
+    @abc.abstractmethod
+    def predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
+        """Compiles a function from a batch to outputs whose axis 0 counts examples."""
+
+    @abc.abstractmethod
+    def minimize(
+        self,
+        loss_fn: Callable[[], Tensor],
+        variables: Callable[[], Sequence[keras.Variable]],
+        optimizer: keras.optimizers.Optimizer,
+    ) -> Tensor:
+        """Value and gradient of `loss_fn`, then one update by the optimizer. For use inside a step.
+
+        Args:
+            loss_fn: Function without arguments that returns a scalar.
+            variables: Gives the variables to update; asked after the models were built.
+            optimizer: The optimizer.
+
+        Returns:
+            The loss before the update.
+        """
+
+    @abc.abstractmethod
+    def gradients(self, fn: Callable[[Structure], Tensor], inputs: Structure) -> Structure:
+        """Gradient of the scalar `fn(inputs)` with respect to `inputs`; itself differentiable."""
+
+
+def check_names(names: Sequence[str], expected: Sequence[str]) -> None:
+    """Checks that a step logs what it logged when it was traced.
+
+    Raises:
+        ValueError: A name came or went.
+    """
+    if set(names) != set(expected):
+        new, gone = sorted(set(names) - set(expected)), sorted(set(expected) - set(names))
+        raise ValueError(
+            "A step must log the same names every time it is run; "
+            f"first it logged {sorted(expected)}, now new: {new or 'none'}, gone: {gone or 'none'}. "
+            "Log every name in every step."
+        )

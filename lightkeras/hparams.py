@@ -1,0 +1,247 @@
+"""Hyperparameters, declared once: type, default and range in one place.
+
+The command line, the search space, TensorBoard's HParams tab and the run directory all read this
+one declaration:
+
+    @dataclasses.dataclass(frozen=True)
+    class HParams:
+        hidden_units: int = lk.Int(16, low=8, high=128, step=8)
+        learning_rate: float = lk.Float(1e-3, low=1e-4, high=1e-2, log=True)
+        batch_size: int = 512            # a plain field: settable, not searched
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, Union, cast
+
+from lightkeras._messages import did_you_mean
+
+Scalar = int | float | str | bool
+
+_KEY = "lightkeras.range"
+
+
+@dataclasses.dataclass(frozen=True)
+class IntRange:
+    """Whole numbers from `low` to `high`, both included, in steps of `step`."""
+
+    low: int
+    high: int
+    step: int
+    log: bool
+
+    def __str__(self) -> str:
+        return f"{self.low} to {self.high}" + (", log scale" if self.log else f" in steps of {self.step}")
+
+
+@dataclasses.dataclass(frozen=True)
+class FloatRange:
+    """Numbers from `low` to `high`, both included; `step` is `None` where the range is continuous."""
+
+    low: float
+    high: float
+    step: float | None
+    log: bool
+
+    def __str__(self) -> str:
+        steps = f" in steps of {self.step:g}" if self.step is not None else ""
+        return f"{self.low:g} to {self.high:g}{steps}" + (", log scale" if self.log else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """One of a few values."""
+
+    values: tuple[Scalar, ...]
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(map(repr, self.values))
+
+
+Range = IntRange | FloatRange | Choices
+
+
+def Int(default: int, *, low: int, high: int, step: int = 1, log: bool = False) -> int:  # noqa: N802
+    """Declares a whole-number hyperparameter.
+
+    Args:
+        default: Value of a run that names none.
+        low: Smallest value a search tries.
+        high: Largest value a search tries.
+        step: Distance between the values a search tries; must be 1 with `log`.
+        log: Whether a search draws on a logarithmic scale.
+
+    Returns:
+        A dataclass field (typed as the value it will hold).
+
+    Raises:
+        TypeError: A bound, step or default is not a whole number.
+        ValueError: The range is empty, or the default lies outside it.
+    """
+    for name, value in {"default": default, "low": low, "high": high, "step": step}.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"Int({name}={value!r}): expected a whole number.")
+    if step < 1 or (log and step != 1):
+        raise ValueError(f"Int(step={step}, log={log}): expected a step of at least 1, and exactly 1 with log=True.")
+    _check_bounds("Int", default, low, high, log)
+    return cast(int, dataclasses.field(default=default, metadata={_KEY: IntRange(low, high, step, log)}))
+
+
+def Float(  # noqa: N802
+    default: float, *, low: float, high: float, step: float | None = None, log: bool = False
+) -> float:
+    """Declares a real-number hyperparameter.
+
+    Args:
+        default: Value of a run that names none.
+        low: Smallest value a search tries.
+        high: Largest value a search tries.
+        step: Distance between the values a search tries; `None` for any value in the range.
+        log: Whether a search draws on a logarithmic scale; goes without `step`.
+
+    Returns:
+        A dataclass field (typed as the value it will hold).
+
+    Raises:
+        TypeError: A bound, step or default is not a number.
+        ValueError: The range is empty, or the default lies outside it.
+    """
+    for name, value in {"default": default, "low": low, "high": high, "step": step or 1.0}.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"Float({name}={value!r}): expected a number.")
+    if step is not None and (step <= 0 or log):
+        raise ValueError(f"Float(step={step}, log={log}): expected a positive step, and none with log=True.")
+    _check_bounds("Float", default, low, high, log)
+    found = FloatRange(float(low), float(high), None if step is None else float(step), log)
+    return cast(float, dataclasses.field(default=float(default), metadata={_KEY: found}))
+
+
+ValueT = TypeVar("ValueT", int, float, str, bool)
+
+
+def Choice(default: ValueT, values: Sequence[ValueT]) -> ValueT:  # noqa: N802
+    """Declares a hyperparameter that takes one of a few values; any other value is refused.
+
+    Args:
+        default: Value of a run that names none.
+        values: The values there are, all of one type.
+
+    Returns:
+        A dataclass field (typed as the value it will hold).
+
+    Raises:
+        ValueError: Fewer than one value, values given twice, or a default that is none of them.
+        TypeError: Values of different types.
+    """
+    if not values or len(set(values)) != len(values):
+        raise ValueError(f"Choice({list(values)!r}): expected at least one value, and each once.")
+    if len({type(value) for value in values}) > 1:
+        raise TypeError(f"Choice({list(values)!r}): expected values of one type.")
+    if default not in values:
+        raise ValueError(f"Choice({default!r}): the default is none of the values {list(values)!r}.")
+    return cast(ValueT, dataclasses.field(default=default, metadata={_KEY: Choices(tuple(values))}))
+
+
+def Bool(default: bool) -> bool:  # noqa: N802
+    """Declares a yes-or-no hyperparameter that a search tries both ways.
+
+    Raises:
+        TypeError: The default is neither `True` nor `False`.
+    """
+    if not isinstance(default, bool):
+        raise TypeError(f"Bool({default!r}): expected True or False.")
+    return Choice(default, [False, True])
+
+
+@dataclasses.dataclass(frozen=True)
+class NoHParams:
+    """The hyperparameters of a task that declares none."""
+
+
+def search_space(declaration: type) -> dict[str, Range]:
+    """The ranges of a declaration, by name, in the order of declaration; plain fields are left out."""
+    return {field.name: field.metadata[_KEY] for field in _fields(declaration) if _KEY in field.metadata}
+
+
+def check(hparams: Any) -> None:
+    """Checks types and choices of a set of hyperparameters.
+
+    A number outside the range of an `Int` or `Float` is fine: the range says what a search tries,
+    not what a person may set.
+
+    Raises:
+        TypeError: A value whose type is not the declared one.
+        ValueError: A value that is none of its `Choice`.
+    """
+    hints = typing.get_type_hints(type(hparams))
+    for field in _fields(type(hparams)):
+        value, hint = getattr(hparams, field.name), hints[field.name]
+        if not _has_type(value, hint):
+            expected = getattr(hint, "__name__", str(hint))
+            raise TypeError(f"Hyperparameter {field.name}={value!r}: expected {expected}, got {type(value).__name__}.")
+        found = field.metadata.get(_KEY)
+        if isinstance(found, Choices) and value not in found.values:
+            raise ValueError(f"Hyperparameter {field.name}={value!r}: expected {found}.")
+
+
+def to_dict(hparams: Any) -> dict[str, Any]:
+    """Values by name, ready for JSON."""
+    return {field.name: getattr(hparams, field.name) for field in _fields(type(hparams))}
+
+
+def from_dict(declaration: type, values: Mapping[str, Any]) -> Any:
+    """Builds a set of hyperparameters; names that are left out take their defaults.
+
+    Args:
+        declaration: The dataclass that declares them.
+        values: Values by name.
+
+    Raises:
+        ValueError: A name that is not declared, or a value that is none of its `Choice`.
+        TypeError: A value whose type is not the declared one.
+    """
+    names = [field.name for field in _fields(declaration)]
+    for name in values:
+        if name not in names:
+            raise ValueError(f"Unknown hyperparameter {name!r}. {did_you_mean(name, names)}")
+    hparams = declaration(**values)
+    check(hparams)
+    return hparams
+
+
+def _fields(declaration: type) -> tuple[dataclasses.Field[Any], ...]:
+    if not dataclasses.is_dataclass(declaration):
+        raise TypeError(
+            f"{declaration.__qualname__} is not a dataclass: put @dataclasses.dataclass(frozen=True) above it."
+        )
+    return dataclasses.fields(declaration)
+
+
+def _check_bounds(kind: str, default: float, low: float, high: float, log: bool) -> None:
+    if low > high:
+        raise ValueError(f"{kind}(low={low}, high={high}): the range is empty; low must not exceed high.")
+    if not low <= default <= high:
+        raise ValueError(f"{kind}({default}): the default lies outside its range {low} to {high}.")
+    if log and low <= 0:
+        raise ValueError(f"{kind}(low={low}, log=True): a logarithmic range starts above zero.")
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, types.UnionType):
+        return any(_has_type(value, option) for option in typing.get_args(hint))
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
+    if hint is None or hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, origin or hint)

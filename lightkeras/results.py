@@ -1,0 +1,87 @@
+"""What a run hands back. All of it is plain data, frozen, and ready for JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The best epoch so far, by the monitored value.
+
+    Args:
+        epoch: Epoch, counted from 1.
+        step: Train steps done when it was measured.
+        value: The monitored value.
+        logs: Every epoch value of that epoch, such as `{"train/loss": 0.3, "val/loss": 0.4}`.
+    """
+
+    epoch: int
+    step: int
+    value: float
+    logs: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class FitResult:
+    """What happened in a fit.
+
+    Args:
+        run_dir: The run directory.
+        epochs: Epochs finished.
+        steps: Train steps done.
+        stop_reason: Why it stopped, in a sentence.
+        monitor: Name of the monitored value; `None` where nothing was monitored.
+        best: The best epoch; `None` where nothing was monitored.
+        history: Values per epoch, by name: `{"train/loss": (0.5, 0.4), "val/loss": (0.6, 0.5)}`.
+        wall_s: Seconds from the call to the return.
+        diverged: Whether it stopped on a value that was not finite.
+    """
+
+    run_dir: Path
+    epochs: int
+    steps: int
+    stop_reason: str
+    monitor: str | None
+    best: Best | None
+    history: Mapping[str, tuple[float, ...]]
+    wall_s: float
+    diverged: bool = False
+
+    def summary(self) -> dict[str, Any]:
+        """The `fit` part of `result.json`."""
+        best: dict[str, Any] | None = None
+        if self.best is not None:
+            best = {"step": self.best.step, "epoch": self.best.epoch, **self.best.logs}
+        return {
+            "epochs": self.epochs,
+            "steps": self.steps,
+            "stop_reason": self.stop_reason,
+            "diverged": self.diverged,
+            "monitor": self.monitor,
+            "wall_s": round(self.wall_s, 3),
+            "best": best,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalResult:
+    """Means over one split.
+
+    Args:
+        split: `"validation"` or `"test"`.
+        metrics: Values by plain name: `{"loss": 0.35, "accuracy": 0.86}`.
+        examples: Examples that were looked at.
+        wall_s: Seconds it took.
+    """
+
+    split: str
+    metrics: Mapping[str, float]
+    examples: int
+    wall_s: float
+
+    def __getitem__(self, name: str) -> float:
+        return self.metrics[name]

@@ -1,0 +1,293 @@
+"""Task: what is learned. Models, optimizers, loss and metrics for one set of hyperparameters."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, final
+
+import keras
+
+from lightkeras import hparams as hparams_
+from lightkeras.data import DataModule, Lookup
+from lightkeras.data.feed import Structure
+from lightkeras.engine.base import Engine, Tensor
+
+KerasObject = keras.Layer | keras.optimizers.Optimizer | keras.metrics.Metric | keras.random.SeedGenerator
+
+
+class Task:
+    """What is learned.
+
+    A subclass defines `build_model`, `build_data` and, as it likes, `build_optimizer`, `loss`,
+    `train_step`, `evaluate_step` and `predict_step`. Several models or optimizers are made by
+    overriding `build`; they are found by looking at the task's attributes.
+
+    Args:
+        hp: Hyperparameters, an instance of the class's `HParams`; `None` takes the defaults.
+        lookup: Where data and modules are looked for; `None` is `Lookup()`.
+
+    Raises:
+        TypeError: `hp` is not an instance of `HParams`, or a value has another type than declared.
+        ValueError: A value that is none of its `Choice`.
+    """
+
+    HParams: ClassVar[type] = hparams_.NoHParams
+
+    model: keras.Model
+    optimizer: keras.optimizers.Optimizer
+
+    def __init__(self, hp: Any = None, lookup: Lookup | None = None) -> None:
+        hp = self.HParams() if hp is None else hp
+        if not isinstance(hp, self.HParams):
+            raise TypeError(
+                f"{type(self).__name__} takes hyperparameters of {self.HParams.__qualname__}, "
+                f"got {type(hp).__name__}."
+            )
+        hparams_.check(hp)
+        self.hp = hp
+        self.lookup = lookup or Lookup()
+        self._engine: Engine | None = None
+        self._logs: dict[str, Tensor] | None = None
+
+    # ------------------------------------------------------------------ what a subclass defines
+
+    def build_data(self) -> DataModule | None:
+        """Where batches come from; `None` where they are given to the runner."""
+        return None
+
+    def build_model(self) -> keras.Model:
+        """The model."""
+        raise NotImplementedError(f"{type(self).__name__} needs a `build_model` that returns a keras.Model.")
+
+    def build_optimizer(self) -> keras.optimizers.Optimizer:
+        """The optimizer; Adam with Keras's defaults unless overridden."""
+        return keras.optimizers.Adam()
+
+    def build(self) -> None:
+        """Creates everything that holds variables. The runner calls it once, after it set the seeds."""
+        self.model = self.build_model()
+        self.optimizer = self.build_optimizer()
+
+    def loss(self, batch: Structure, training: bool) -> Tensor:
+        """Mean loss of one batch, a scalar."""
+        raise NotImplementedError(f"{type(self).__name__} needs a `loss(batch, training)`, or steps of its own.")
+
+    def train_step(self, batch: Structure) -> Tensor | None:
+        """One step of learning. The scalar it returns, if any, is logged as `loss`."""
+        return self.minimize(lambda: self.loss(batch, training=True))
+
+    def evaluate_step(self, batch: Structure) -> Tensor | None:
+        """One step of validation or test. The scalar it returns, if any, is logged as `loss`."""
+        return self.loss(batch, training=False)
+
+    def predict_step(self, batch: Structure) -> Structure:
+        """Outputs for one batch; axis 0 counts examples."""
+        inputs = batch[0] if isinstance(batch, tuple) else batch
+        return self.model(inputs, training=False)
+
+    def check_data(self, arrays: Structure, split: str) -> None:
+        """Looks at a whole split that is held in memory, before training.
+
+        Args:
+            arrays: The split's arrays, as in its batches, with all examples on axis 0.
+            split: `"train"`, `"validation"` or `"test"`.
+
+        Raises:
+            ValueError: There is something that this task cannot learn from.
+        """
+
+    # ------------------------------------------------------------------ for use inside a step
+
+    def minimize(
+        self,
+        loss_fn: Callable[[], Tensor],
+        variables: Sequence[keras.Variable] | None = None,
+        optimizer: keras.optimizers.Optimizer | None = None,
+    ) -> Tensor:
+        """Value and gradient of `loss_fn`, then one update by the optimizer.
+
+        Args:
+            loss_fn: Function without arguments that returns a scalar.
+            variables: Variables to update; `None` means every trainable variable of the task.
+            optimizer: The optimizer; `None` means `self.optimizer`.
+
+        Returns:
+            The loss before the update, a scalar.
+
+        Raises:
+            RuntimeError: Called outside a step.
+            ValueError: The loss is no scalar.
+        """
+        wanted = self.trainable_variables if variables is None else lambda: list(variables)
+        return self._inside_a_step("minimize").minimize(loss_fn, wanted, optimizer or self.optimizer)
+
+    def gradients(self, fn: Callable[[Structure], Tensor], inputs: Structure) -> Structure:
+        """Gradient of the scalar `fn(inputs)` with respect to `inputs`; itself differentiable.
+
+        Raises:
+            RuntimeError: Called outside a step.
+            ValueError: `fn(inputs)` does not depend on an input.
+        """
+        return self._inside_a_step("gradients").gradients(fn, inputs)
+
+    def log(self, name: str, value: Tensor) -> None:
+        """Records a scalar for this step; the epoch's value is the mean, weighted by examples.
+
+        Args:
+            name: Plain name such as `"accuracy"`; the split is put before it (`val/accuracy`).
+            value: Scalar tensor or number.
+
+        Raises:
+            RuntimeError: Called outside a step.
+            ValueError: The value is no scalar.
+        """
+        if self._logs is None:
+            raise self._outside_a_step("log")
+        shape = tuple(keras.ops.shape(value))
+        if shape:
+            raise ValueError(
+                f"log({name!r}): the value has shape {shape}; expected a scalar. Take its mean over the batch."
+            )
+        self._logs[name] = value
+
+    # ------------------------------------------------------------------ for the runner
+
+    @final
+    def bind(self, engine: Engine) -> None:
+        """Says which engine `minimize` and `gradients` use."""
+        self._engine = engine
+
+    @final
+    def run_train_step(self, batch: Structure) -> Mapping[str, Tensor]:
+        """`train_step`, with what it logged."""
+        with self._recording() as logs:
+            self._log_loss(self.train_step(batch))
+        return logs
+
+    @final
+    def run_evaluate_step(self, batch: Structure) -> Mapping[str, Tensor]:
+        """`evaluate_step`, with what it logged."""
+        with self._recording() as logs:
+            self._log_loss(self.evaluate_step(batch))
+        return logs
+
+    def tracked(self) -> dict[str, KerasObject]:
+        """Every Keras object among the task's attributes, in lists, tuples and dicts too, by its path.
+
+        Models, layers, optimizers, metrics and seed generators count; their variables are the state
+        of a run.
+        """
+        return dict(_keras_objects(vars(self), ""))
+
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """Stateful metrics: reset before a pass over a split, read after it."""
+        return [found for found in self.tracked().values() if isinstance(found, keras.metrics.Metric)]
+
+    @final
+    def trainable_variables(self) -> list[keras.Variable]:
+        """Trainable variables of all models and layers, each once."""
+        layers = [found for found in self.tracked().values() if isinstance(found, keras.Layer)]
+        return list({id(v): v for layer in layers for v in layer.trainable_variables}.values())
+
+    @final
+    def variables(self) -> dict[str, keras.Variable]:
+        """Every variable of the run state by a stable key: the object's path and a number."""
+        found: dict[int, tuple[str, keras.Variable]] = {}
+        metrics = {f"metrics.{number}": metric for number, metric in enumerate(self.metrics())}
+        for path, tracked in {**self.tracked(), **metrics}.items():
+            owned = [tracked.state] if isinstance(tracked, keras.random.SeedGenerator) else tracked.variables
+            for number, variable in enumerate(owned):
+                found.setdefault(id(variable), (f"{path}.{number:04d}", variable))
+        return dict(found.values())
+
+    @contextlib.contextmanager
+    def _recording(self) -> Iterator[dict[str, Tensor]]:
+        self._logs = {}
+        try:
+            yield self._logs
+        finally:
+            self._logs = None
+
+    def _log_loss(self, loss: Tensor | None) -> None:
+        if loss is not None:
+            self.log("loss", loss)
+
+    def _inside_a_step(self, method: str) -> Engine:
+        if self._logs is None or self._engine is None:
+            raise self._outside_a_step(method)
+        return self._engine
+
+    def _outside_a_step(self, method: str) -> RuntimeError:
+        return RuntimeError(
+            f"{type(self).__name__}.{method} was called outside a step: call it from train_step or "
+            "evaluate_step, and let lightkeras.Runner run the steps."
+        )
+
+
+def _keras_objects(value: Any, path: str) -> Iterator[tuple[str, KerasObject]]:
+    if isinstance(value, KerasObject):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _keras_objects(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            yield from _keras_objects(item, f"{path}.{number}")
+
+
+@final
+class SupervisedTask(Task):
+    """A model, a loss and metrics: what `model.compile` and `model.fit` do.
+
+    The model is compiled with what is given here, so that losses and metrics by name, per output
+    and weighted mean exactly what they mean in Keras. Batches are `(x, y)` or `(x, y, sample_weight)`.
+
+    Args:
+        model: Any `keras.Model`.
+        loss: As in `model.compile`.
+        optimizer: As in `model.compile`.
+        metrics: As in `model.compile`.
+        data: Where batches come from; `None` where they are given to the runner.
+
+    Raises:
+        TypeError: `model` is not a `keras.Model`.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        loss: Any,
+        optimizer: Any = "adam",
+        metrics: Any = None,
+        data: DataModule | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"SupervisedTask takes a keras.Model, got {type(model).__name__}.")
+        self._data = data
+        self._given = model
+        self._compile_arguments = {"loss": loss, "optimizer": optimizer, "metrics": metrics}
+
+    def build_data(self) -> DataModule | None:
+        return self._data
+
+    def build(self) -> None:
+        self.model = self._given
+        self.model.compile(**self._compile_arguments)
+        self.optimizer = self.model.optimizer
+
+    def loss(self, batch: Structure, training: bool) -> Tensor:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        y_pred = self.model(x, training=training)
+        value = self.model.compute_loss(x, y, y_pred, sample_weight, training=training)
+        self.model.compute_metrics(x, y, y_pred, sample_weight)
+        return value
+
+    def tracked(self) -> dict[str, KerasObject]:
+        return {"model": self.model, "optimizer": self.optimizer}
+
+    def metrics(self) -> list[keras.metrics.Metric]:
+        # The first of Keras's list is its own mean of the loss; the runner takes that mean itself.
+        return [metric for metric in self.model.metrics if metric.name != "loss"]
