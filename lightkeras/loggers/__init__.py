@@ -1,0 +1,7 @@
+"""Loggers: where the values of a run are written while it goes on."""
+
+from lightkeras.loggers.base import Logger
+from lightkeras.loggers.csv import CsvLogger
+from lightkeras.loggers.tensorboard import TensorBoardLogger
+
+__all__ = ["CsvLogger", "Logger", "TensorBoardLogger"]

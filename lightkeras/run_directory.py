@@ -1,0 +1,125 @@
+"""The run directory: everything about a run, nothing elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import platform
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, final
+
+from lightkeras import files
+
+PACKAGES = ("lightkeras", "keras", "tensorflow", "tensorflow-hub", "tensorflow-datasets", "keras-tuner", "numpy")
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class RunDirectory:
+    """Names of what is in a run directory, and the few writes that are not a logger's.
+
+    Args:
+        path: The directory; it need not exist yet.
+    """
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def result_file(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def model_file(self) -> Path:
+        return self.path / "model.keras"
+
+    def create(self, needed_bytes: int) -> None:
+        """Makes the directory for a new run.
+
+        Args:
+            needed_bytes: Room that the run will need at least.
+
+        Raises:
+            FileExistsError: It holds another run.
+            NotADirectoryError: There is a file of that name.
+            OSError: It cannot be written to, or there is too little room.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise NotADirectoryError(f"{self.path} is a file; a run directory was expected. Give another run_dir.")
+        if self.config_file.exists() or self.checkpoints.exists():
+            raise FileExistsError(
+                f"{self.path} already holds another run, which would be lost. "
+                "Give another run_dir, or remove that one first."
+            )
+        with files.explained(self.path):
+            self.checkpoints.mkdir(parents=True)
+            self.figures.mkdir(exist_ok=True)
+        free = shutil.disk_usage(self.path).free
+        if free < needed_bytes:
+            self.checkpoints.rmdir()
+            raise OSError(
+                f"{self.path}: {_megabytes(free)} of disk are free, but the run needs about "
+                f"{_megabytes(needed_bytes)} for checkpoints and the model. Make room or give another run_dir."
+            )
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        files.write_json(self.config_file, config)
+
+    def read_config(self) -> dict[str, Any]:
+        """What the run was started with.
+
+        Raises:
+            FileNotFoundError: There is no run in this directory.
+            ValueError: The file is damaged.
+        """
+        if not self.config_file.exists():
+            raise FileNotFoundError(
+                f"{self.path} holds no run: there is no {self.config_file.name} in it. Give the directory of a run."
+            )
+        config = files.read_json(self.config_file)
+        if not isinstance(config, dict):
+            raise ValueError(f"{self.config_file} is damaged: expected an object, got {type(config).__name__}.")
+        return config
+
+    def update_result(self, part: Mapping[str, Any]) -> None:
+        """Adds to `result.json`, which always holds all of what is known."""
+        known = files.read_json(self.result_file) if self.result_file.exists() else {}
+        files.write_json(self.result_file, {**known, **part})
+
+
+def default_name(now: datetime.datetime, token: str) -> str:
+    """Name of a run that was given none: `20261122-101500-ab12`, in the order of time."""
+    return f"{now:%Y%m%d-%H%M%S}-{token}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a run depends on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
