@@ -21,8 +21,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     with explained(path):
         try:
             write_synced(beside, content)
-            os.replace(beside, path)
-            sync_folder(path.parent)
+            move_synced(beside, path)
         finally:
             beside.unlink(missing_ok=True)
 
@@ -33,6 +32,12 @@ def write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def move_synced(source: Path, target: Path) -> None:
+    """Renames a written file into place and waits until the new name is on the disk."""
+    os.replace(source, target)
+    sync_folder(target.parent)
 
 
 def json_bytes(data: Any) -> bytes:

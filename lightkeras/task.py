@@ -47,6 +47,8 @@ class Task:
         hparams_.check(hp)
         self.hp = hp
         self.lookup = lookup or Lookup()
+        self.data: DataModule | None = None
+        self._is_set_up = False
         self._engine: Engine | None = None
         self._logs: dict[str, Tensor] | None = None
 
@@ -154,9 +156,25 @@ class Task:
     # ------------------------------------------------------------------ for the runner
 
     @final
-    def bind(self, engine: Engine) -> None:
-        """Says which engine `minimize` and `gradients` use."""
-        self._engine = engine
+    def set_up(self, seed: int) -> None:
+        """Makes the data module, the models and the optimizers; called again it does nothing.
+
+        Args:
+            seed: Seed of the initial weights and of dropout (Python's, NumPy's and the backend's
+                global generators are set to it).
+        """
+        if not self._is_set_up:
+            keras.utils.set_random_seed(seed)
+            self.data = self.build_data()
+            self.build()
+            self._is_set_up = True
+
+    @final
+    def bind(self, make_engine: Callable[[], Engine]) -> Engine:
+        """The engine that `minimize` and `gradients` use, made the first time."""
+        if self._engine is None:
+            self._engine = make_engine()
+        return self._engine
 
     @final
     def run_train_step(self, batch: Structure) -> Mapping[str, Tensor]:
@@ -193,13 +211,31 @@ class Task:
     @final
     def variables(self) -> dict[str, keras.Variable]:
         """Every variable of the run state by a stable key: the object's path and a number."""
-        found: dict[int, tuple[str, keras.Variable]] = {}
         metrics = {f"metrics.{number}": metric for number, metric in enumerate(self.metrics())}
-        for path, tracked in {**self.tracked(), **metrics}.items():
-            owned = [tracked.state] if isinstance(tracked, keras.random.SeedGenerator) else tracked.variables
-            for number, variable in enumerate(owned):
-                found.setdefault(id(variable), (f"{path}.{number:04d}", variable))
-        return dict(found.values())
+        return _variables({**self.tracked(), **metrics})
+
+    @final
+    def model_variables(self) -> dict[str, keras.Variable]:
+        """The variables of models and layers alone: what evaluation and prediction need."""
+        return _variables({path: found for path, found in self.tracked().items() if isinstance(found, keras.Layer)})
+
+    @final
+    def model_of_callbacks(self, optimizer: keras.optimizers.Optimizer) -> keras.Model:
+        """What callbacks get as `self.model`: `self.model`, else the first model there is.
+
+        Args:
+            optimizer: What they get as `self.model.optimizer`, unless the model is compiled.
+        """
+        models = [found for found in self.tracked().values() if isinstance(found, keras.Model)]
+        model = next((found for found in models if found is vars(self).get("model")), None)
+        model = model or (models[0] if models else keras.Sequential())
+        if not model.compiled:
+            model.optimizer = optimizer
+        return model
+
+    def model_to_export(self) -> keras.Model | None:
+        """The model that a run leaves behind as `model.keras`; `None` leaves none."""
+        return vars(self).get("model")
 
     @contextlib.contextmanager
     def _recording(self) -> Iterator[dict[str, Tensor]]:
@@ -223,6 +259,15 @@ class Task:
             f"{type(self).__name__}.{method} was called outside a step: call it from train_step or "
             "evaluate_step, and let lightkeras.Runner run the steps."
         )
+
+
+def _variables(owners: Mapping[str, KerasObject]) -> dict[str, keras.Variable]:
+    found: dict[int, tuple[str, keras.Variable]] = {}
+    for path, owner in owners.items():
+        owned = [owner.state] if isinstance(owner, keras.random.SeedGenerator) else owner.variables
+        for number, variable in enumerate(owned):
+            found.setdefault(id(variable), (f"{path}.{number:04d}", variable))
+    return dict(found.values())
 
 
 def _keras_objects(value: Any, path: str) -> Iterator[tuple[str, KerasObject]]:

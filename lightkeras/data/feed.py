@@ -91,7 +91,7 @@ class Feed(abc.ABC):
 class ArrayFeed(Feed):
     """Examples held in memory.
 
-    The order of an epoch is a pure function of `(seed, epoch)`, so any position can be taken up
+    The order of an epoch is a pure function of the seeds and the epoch, so any position can be taken up
     again exactly. The last, smaller batch is part of the epoch.
 
     Args:
@@ -124,7 +124,7 @@ class ArrayFeed(Feed):
         self._batch_size = int(batch_size)
         self.shuffle = shuffle
         self.seed = seed
-        self._order: tuple[int, np.ndarray] | None = None
+        self._order: tuple[tuple[int, int], np.ndarray] | None = None
 
     @property
     def spec(self) -> Structure:
@@ -142,25 +142,25 @@ class ArrayFeed(Feed):
     def batch_size(self) -> int:
         return self._batch_size
 
-    def order(self, epoch: int) -> np.ndarray:
-        """Order of the examples in one epoch: int32 `[examples]`, a function of `(seed, epoch)` alone."""
-        if not self.shuffle:
-            epoch = 0
-        if self._order is None or self._order[0] != epoch:
+    def order(self, epoch: int, run_seed: int = 0) -> np.ndarray:
+        """Order of the examples in one epoch: int32 `[examples]`, a function of the seeds and the epoch."""
+        key = (run_seed, epoch) if self.shuffle else (0, 0)
+        if self._order is None or self._order[0] != key:
             if self.shuffle:
-                order = np.random.default_rng([self.seed, epoch]).permutation(self._examples)
+                order = np.random.default_rng([self.seed, *key]).permutation(self._examples)
             else:
                 order = np.arange(self._examples)
-            self._order = (epoch, order.astype(np.int32))
+            self._order = (key, order.astype(np.int32))
         return self._order[1]
 
-    def indices(self, epoch: int, step: int, count: int) -> np.ndarray:
+    def indices(self, epoch: int, step: int, count: int, run_seed: int = 0) -> np.ndarray:
         """The next batches as example numbers.
 
         Args:
             epoch: Epoch, from 0.
             step: First batch, from 0, inside the epoch.
             count: Batches wanted.
+            run_seed: Seed of the run, which tells its orders from those of other runs.
 
         Returns:
             int32 `[n, batch]` with `1 <= n <= count`. The smaller last batch of an epoch comes in a
@@ -169,8 +169,8 @@ class ArrayFeed(Feed):
         start, size = step * self._batch_size, self._batch_size
         whole = min(count, (self._examples - start) // size)
         if whole > 0:
-            return self.order(epoch)[start : start + whole * size].reshape(whole, size)
-        return self.order(epoch)[start:].reshape(1, -1)
+            return self.order(epoch, run_seed)[start : start + whole * size].reshape(whole, size)
+        return self.order(epoch, run_seed)[start:].reshape(1, -1)
 
     def fingerprint(self) -> str:
         digest = hashlib.blake2b(digest_size=16)

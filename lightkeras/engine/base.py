@@ -114,8 +114,15 @@ class Engine(abc.ABC):
         """
 
     @abc.abstractmethod
-    def open(self, feed: Feed, epoch: int = 0, step: int = 0) -> Stream:
-        """Opens a feed at a position. Data that lives in memory is put on the device once."""
+    def open(self, feed: Feed, epoch: int = 0, step: int = 0, seed: int = 0) -> Stream:
+        """Opens a feed at a position. Data that lives in memory is put on the device once.
+
+        Args:
+            feed: The feed.
+            epoch: Epoch, from 0.
+            step: First batch, from 0, inside the epoch.
+            seed: Seed of the run, for the order of the examples.
+        """
 
     @abc.abstractmethod
     def program(self, step: Step, names: Sequence[str]) -> Program:

@@ -44,11 +44,11 @@ class TensorFlowEngine(Engine):
         self._run_abstractly(step, spec)  # builds whatever builds itself on its first call
         return self._run_abstractly(step, spec)
 
-    def open(self, feed: Feed, epoch: int = 0, step: int = 0) -> Stream:
+    def open(self, feed: Feed, epoch: int = 0, step: int = 0, seed: int = 0) -> Stream:
         if isinstance(feed, ArrayFeed):
             if feed not in self._resident:
                 self._resident[feed] = map_structure(tf.convert_to_tensor, feed.arrays)
-            return ArrayStream(feed, self._resident[feed], epoch, step)
+            return ArrayStream(feed, self._resident[feed], epoch, step, seed)
         if isinstance(feed, StreamFeed):
             return DatasetStream(_dataset_of(feed, epoch).skip(step).prefetch(tf.data.AUTOTUNE))
         raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(feed).__name__}.")
@@ -120,14 +120,14 @@ class TensorFlowEngine(Engine):
 class ArrayStream(Stream):
     """Examples on the device, and the numbers of those that come next."""
 
-    def __init__(self, feed: ArrayFeed, arrays: Structure, epoch: int, step: int) -> None:
+    def __init__(self, feed: ArrayFeed, arrays: Structure, epoch: int, step: int, seed: int) -> None:
         self.arrays = arrays
-        self._feed, self._epoch, self._step = feed, epoch, step
+        self._feed, self._epoch, self._step, self._seed = feed, epoch, step, seed
 
     def next_indices(self, count: int) -> np.ndarray | None:
         if self._step >= self._feed.steps:
             return None
-        indices = self._feed.indices(self._epoch, self._step, count)
+        indices = self._feed.indices(self._epoch, self._step, count, self._seed)
         self._step += len(indices)
         return indices
 

@@ -1,0 +1,106 @@
+"""Calls plain Keras callbacks as `fit` would: same hooks, same order, same names in the logs.
+
+Keras's names are `loss` and `val_loss` where ours are `train/loss` and `val/loss`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, final
+
+import keras
+
+from lightkeras._messages import did_you_mean
+
+TRAIN_BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
+TEST_BATCH_HOOKS = ("on_test_batch_begin", "on_test_batch_end")
+
+
+@final
+class CallbackBridge:
+    """A list of Keras callbacks for one fit.
+
+    Args:
+        callbacks: The callbacks.
+        model: What they get as `self.model`; its `optimizer` must be set.
+        epochs: Most epochs there will be.
+        steps: Steps per epoch; `None` if not known.
+    """
+
+    def __init__(
+        self, callbacks: Sequence[keras.callbacks.Callback], model: keras.Model, epochs: int, steps: int | None
+    ) -> None:
+        for callback in callbacks:
+            if not isinstance(callback, keras.callbacks.Callback):
+                raise TypeError(f"A callback must be a keras.callbacks.Callback, got {type(callback).__name__}.")
+        self._callbacks = list(callbacks)
+        self._model = model
+        self.hooks = keras.callbacks.CallbackList(
+            self._callbacks, add_history=True, model=model, epochs=epochs, steps=steps, verbose=0
+        )
+        self.watches_train_batches = any(watches(callback, TRAIN_BATCH_HOOKS) for callback in callbacks)
+        self.watches_test_batches = any(watches(callback, TEST_BATCH_HOOKS) for callback in callbacks)
+
+    def check_monitors(self, names: Iterable[str]) -> None:
+        """Checks that what callbacks monitor will be there.
+
+        Args:
+            names: Our names of all epoch values.
+
+        Raises:
+            ValueError: A callback monitors a name that no epoch logs.
+        """
+        known = keras_names(dict.fromkeys(names, 0.0))
+        for callback in self._callbacks:
+            monitor = getattr(callback, "monitor", None)
+            if not isinstance(monitor, str) or not _reads_monitor(callback) or monitor in known:
+                continue
+            raise ValueError(
+                f"{type(callback).__name__}(monitor={monitor!r}): no epoch logs that. {did_you_mean(monitor, known)}"
+            )
+
+    def begin_train(self) -> int:
+        """Returns the epoch to begin with: 0, unless a callback restored a later one."""
+        self._model.stop_training = False
+        self.hooks.on_train_begin()
+        return int(self._model._initial_epoch or 0)  # where Keras's BackupAndRestore leaves it for `fit`
+
+    def end_epoch(self, epoch: int, values: Mapping[str, float]) -> None:
+        with warnings.catch_warnings():
+            # Keras says this once an epoch; whether a monitor exists was checked before the first.
+            warnings.filterwarnings("ignore", message=".*conditioned on metric.*not available.*")
+            self.hooks.on_epoch_end(epoch, keras_names(values))
+
+    def end_train(self, values: Mapping[str, float]) -> None:
+        self.hooks.on_train_end(keras_names(values))
+
+    @property
+    def asked_to_stop(self) -> str | None:
+        """Which callback set `model.stop_training`, as far as that shows; `None` if none did."""
+        if not self._model.stop_training:
+            return None
+        stopped = [type(callback).__name__ for callback in self._callbacks if getattr(callback, "stopped_epoch", 0)]
+        return stopped[0] if stopped else "a callback"
+
+
+def keras_names(values: Mapping[str, float]) -> dict[str, float]:
+    """`{"train/loss": 1.0, "val/loss": 2.0}` as `{"loss": 1.0, "val_loss": 2.0}`."""
+    return {name.removeprefix("train/").replace("val/", "val_", 1): value for name, value in values.items()}
+
+
+def watches(callback: keras.callbacks.Callback, hooks: Iterable[str]) -> bool:
+    """Whether a callback looks at batches: it has one of the hooks, and is not set to epochs only."""
+    if type(callback) in (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore):
+        return bool(callback.save_freq != "epoch") and "on_train_batch_end" in hooks
+    if type(callback) is keras.callbacks.TensorBoard and callback.update_freq == "epoch":
+        return bool(callback.write_steps_per_second or callback.profile_batch)
+    base = keras.callbacks.Callback
+    return any(
+        hook in vars(callback) or getattr(type(callback), hook) is not getattr(base, hook) for hook in hooks
+    )
+
+
+def _reads_monitor(callback: Any) -> bool:
+    """`ModelCheckpoint` reads its `monitor` only where it keeps the best alone."""
+    return not isinstance(callback, keras.callbacks.ModelCheckpoint) or bool(callback.save_best_only)

@@ -1,0 +1,109 @@
+"""A pass over one split: a compiled step, the feed it reads, and the means of what it logs."""
+
+from __future__ import annotations
+
+from typing import final
+
+import keras
+import numpy as np
+
+from lightkeras import checkpoint, schedule
+from lightkeras.callbacks import CallbackBridge
+from lightkeras.data import Feed
+from lightkeras.engine import make_engine
+from lightkeras.engine.base import Engine, Program, StepLogs, Stream
+from lightkeras.task import Task
+
+
+def bound_engine(task: Task) -> Engine:
+    """The engine of a task: made once, so that data stays where it was put."""
+    return task.bind(make_engine)
+
+
+def metric_values(metric: keras.metrics.Metric) -> dict[str, float]:
+    """Current values of a metric by name; a metric that holds several gives them all."""
+    result = metric.result()
+    if not isinstance(result, dict):
+        result = {metric.name: result}
+    return {name: float(keras.ops.convert_to_numpy(value)) for name, value in result.items()}
+
+
+@final
+class Pass:
+    """A step over a split, again and again.
+
+    Args:
+        task: The task.
+        engine: Its engine.
+        feed: The split.
+        program: The compiled step.
+    """
+
+    def __init__(self, task: Task, engine: Engine, feed: Feed, program: Program) -> None:
+        self._task, self._engine = task, engine
+        self.feed, self.program = feed, program
+        self.examples = 0
+        self._sums: dict[str, float] = {}
+
+    def begin(self, epoch: int, seed: int) -> Stream:
+        """Starts over: means and metrics are empty, the feed is at the start of the epoch."""
+        self.examples, self._sums = 0, {}
+        for metric in self._task.metrics():
+            metric.reset_state()
+        return self._engine.open(self.feed, epoch, 0, seed)
+
+    def add(self, logs: StepLogs) -> None:
+        """Takes in the logs of some steps."""
+        self.examples += int(logs.examples.sum())
+        for name, values in logs.values.items():
+            total = float(np.dot(values.astype(np.float64), logs.examples))
+            self._sums[name] = self._sums.get(name, 0.0) + total
+
+    def means(self) -> dict[str, float]:
+        """Means of the steps' logs so far, weighted by examples."""
+        return {name: total / self.examples for name, total in self._sums.items()}
+
+    def values(self) -> dict[str, float]:
+        """The means, and the stateful metrics as they stand."""
+        metrics = [metric_values(metric) for metric in self._task.metrics()]
+        return self.means() | {name: value for values in metrics for name, value in values.items()}
+
+    def try_one(self) -> StepLogs:
+        """Runs one step on the first batch, for real."""
+        return self.program.run(self._engine.open(self.feed), 1)
+
+    def run(self, seed: int, steps_per_call: int | None, bridge: CallbackBridge | None = None) -> dict[str, float]:
+        """Runs over the whole split, and leaves stateful metrics as they were.
+
+        Args:
+            seed: Seed of the run.
+            steps_per_call: Steps per compiled call; `None` for as many as are sensible.
+            bridge: Callbacks to tell, or `None`.
+
+        Returns:
+            The values of the split by plain name.
+        """
+        metrics = {f"{i}.{j}": v for i, m in enumerate(self._task.metrics()) for j, v in enumerate(m.variables)}
+        before = checkpoint.read_variables(metrics)
+        stream, done, steps = self.begin(0, seed), 0, self.feed.steps
+        by_batch = bridge is not None and bridge.watches_test_batches
+        count = 1 if by_batch else steps_per_call or schedule.STEPS_PER_EVALUATION_CALL
+        if bridge is not None:
+            bridge.hooks.on_test_begin()
+        while steps is None or done < steps:
+            if by_batch and bridge is not None:
+                bridge.hooks.on_test_batch_begin(done)
+            logs = self.program.run(stream, count if steps is None else min(count, steps - done))
+            if not logs.steps:
+                break
+            self.add(logs)
+            if by_batch and bridge is not None:
+                bridge.hooks.on_test_batch_end(done, self.values())
+            done += logs.steps
+        if not done:
+            raise ValueError("The split to evaluate on is empty; expected at least one batch.")
+        values = self.values()
+        if bridge is not None:
+            bridge.hooks.on_test_end(values)
+        checkpoint.write_variables(metrics, before)
+        return values
