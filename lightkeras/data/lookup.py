@@ -76,8 +76,8 @@ def reachable(url: str, timeout: float = 3.0) -> bool:
         url: The address to ask (a HEAD request; proxies of the environment are honoured).
         timeout: Seconds to wait for an answer.
     """
-    request = urllib.request.Request(url, method="HEAD")
     try:
+        request = urllib.request.Request(url, method="HEAD")
         with urllib.request.urlopen(request, timeout=timeout):
             return True
     except urllib.error.HTTPError:

@@ -120,9 +120,9 @@ def _review(label: int, draws: Iterator[float]) -> str:
 
 
 def _verdict(label: int, pick: Pick, kind: float) -> str:
-    if kind < 0.72:
+    if kind < 0.73:
         return _plain(label, pick)
-    if kind < 0.85:
+    if kind < 0.86:
         return _negated(label, pick)
     return _mixed(label, pick)
 

@@ -37,7 +37,7 @@ def newest_version(folder: Path) -> Path | None:
 
     Returns:
         The folder of the newest version, or `None` if there is none. Downloads that TFDS did not
-        finish (`1.0.0.incompleteAB12`) do not count.
+        finish (`incomplete.AB12_1.0.0`) do not count.
     """
     if not folder.is_dir():
         return None
