@@ -122,6 +122,10 @@ def read_split(folder: Path, split: str) -> dict[str, np.ndarray]:
     return {name: np.concatenate(parts.pop(name)) for name in list(features)}
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["no message"])[0].rstrip(".")
+
+
 def _open(folder: Path) -> Any:
     import tensorflow_datasets as tfds
 
@@ -130,7 +134,7 @@ def _open(folder: Path) -> Any:
     except Exception as error:  # whatever the two files make it stumble over: KeyError, ParseError, ...
         raise ValueError(
             f"TFDS cannot understand dataset_info.json and features.json in {folder}: "
-            f"{type(error).__name__}: {error}. {_REPAIR}"
+            f"{type(error).__name__}: {_first_line(error)}. {_REPAIR}"
         ) from error
 
 
@@ -185,7 +189,7 @@ def _read_file(instruction: Any, features: Any, folder: Path) -> Iterator[dict[s
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
         raise ValueError(
             f"{path} is damaged: after example {instruction.skip + found} it cannot be read as features.json "
-            f"describes it ({str(error.message).splitlines()[0]}). {_REPAIR}"
+            f"describes it ({_first_line(error)}). {_REPAIR}"
         ) from error
     if found != instruction.take:
         raise ValueError(

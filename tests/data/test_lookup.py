@@ -87,7 +87,7 @@ def test_a_port_where_nobody_listens_is_not_reachable():
 
 def test_a_server_that_answers_404_is_reachable():
     class Nothing(http.server.BaseHTTPRequestHandler):
-        def do_HEAD(self):  # noqa: N802, the name is http.server's
+        def do_HEAD(self):
             self.send_error(404)
 
         def log_message(self, *arguments):

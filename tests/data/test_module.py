@@ -23,7 +23,7 @@ def test_a_module_needs_to_define_train_alone():
 
 
 def test_a_module_without_train_cannot_be_made():
-    with pytest.raises(TypeError, match="abstract method '?train'?"):
+    with pytest.raises(TypeError, match=r"abstract method '?train'?"):
         DataModule()
 
 
