@@ -56,7 +56,48 @@ def flatten(structure: Structure, prefix: str = "") -> list[tuple[str, Any]]:
         items = enumerate(structure)
     else:
         return [(prefix, structure)]
-    return [leaf for key, value in items for leaf in flatten(value, f"{prefix}/{key}" if prefix else str(key))]
+    return [
+        leaf for key, value in items for leaf in flatten(value, f"{prefix}/{key}" if prefix else str(key))
+    ]
+
+
+def as_arrays(structure: Structure) -> Structure:
+    """Turns whatever NumPy can read into NumPy arrays: tensors, lists of numbers, lists of texts.
+
+    Args:
+        structure: Arrays, tensors of any backend, lists of plain values (nested ones too, if their
+            rows are equally long), or tuples, lists and dicts of these.
+
+    Returns:
+        The same tuples, lists and dicts of NumPy arrays, each with at least one axis. Text is an
+        object array of `bytes` or `str`.
+
+    Raises:
+        ValueError: A scalar or `None` where an array was expected, or rows of different lengths.
+        TypeError: An object array that holds something else than text.
+    """
+    if isinstance(structure, list) and _is_plain(structure):
+        return _as_array(structure)
+    if isinstance(structure, Mapping):
+        return {key: as_arrays(value) for key, value in structure.items()}
+    if isinstance(structure, tuple) and hasattr(structure, "_fields"):
+        return type(structure)(*(as_arrays(value) for value in structure))
+    if isinstance(structure, (tuple, list)):
+        return type(structure)(as_arrays(value) for value in structure)
+    return _as_array(structure)
+
+
+def spec_of(array: np.ndarray) -> ArraySpec:
+    """What one array of a batch looks like, whatever the length of its axis 0."""
+    return ArraySpec(array.shape[1:], "string" if array.dtype == object else array.dtype.name)
+
+
+def check_batching(batch_size: int, seed: int) -> None:
+    """Refuses a batch size below 1 and a seed below 0 with a ValueError."""
+    if not _is_whole(batch_size) or batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r}: expected a whole number of at least 1.")
+    if not _is_whole(seed) or seed < 0:
+        raise ValueError(f"seed={seed!r}: expected a whole number of at least 0.")
 
 
 class Feed(abc.ABC):
@@ -103,14 +144,13 @@ class ArrayFeed(Feed):
         seed: Seed of those orders.
 
     Raises:
-        ValueError: No examples, lengths that differ, or a batch size below one.
+        ValueError: No examples, lengths that differ, a batch size below one, or a seed below zero.
         TypeError: An object array that holds something else than text.
     """
 
     def __init__(self, arrays: Structure, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> None:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-            raise ValueError(f"batch_size={batch_size!r}: expected a whole number of at least 1.")
-        self.arrays = map_structure(_as_array, arrays)
+        check_batching(batch_size, seed)
+        self.arrays = as_arrays(arrays)
         leaves = flatten(self.arrays)
         if not leaves:
             raise ValueError("There are no arrays to take batches from: expected at least one.")
@@ -128,7 +168,7 @@ class ArrayFeed(Feed):
 
     @property
     def spec(self) -> Structure:
-        return map_structure(_spec_of, self.arrays)
+        return map_structure(spec_of, self.arrays)
 
     @property
     def steps(self) -> int:
@@ -165,7 +205,15 @@ class ArrayFeed(Feed):
         Returns:
             int32 `[n, batch]` with `1 <= n <= count`. The smaller last batch of an epoch comes in a
             block of its own, and so does whatever precedes it.
+
+        Raises:
+            IndexError: `step` is outside the epoch, or `count` below one.
         """
+        if not 0 <= step < self.steps or count < 1:
+            raise IndexError(
+                f"Asked for {count} batches from step {step}: expected at least 1 batch, from a step of "
+                f"0 to {self.steps - 1}."
+            )
         start, size = step * self._batch_size, self._batch_size
         whole = min(count, (self._examples - start) // size)
         if whole > 0:
@@ -235,13 +283,36 @@ class StreamFeed(Feed):
         return None
 
 
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether this is a number, a text, or a list of nothing else: one array, not a structure of arrays."""
+    if isinstance(value, list):
+        return bool(value) and all(map(_is_plain, value))
+    return isinstance(value, (int, float, complex, str, bytes, np.generic))
+
+
+def _holds_text(value: Any) -> bool:
+    return any(map(_holds_text, value)) if isinstance(value, list) else isinstance(value, (str, bytes))
+
+
 def _as_array(value: Any) -> np.ndarray:
-    array = np.asarray(value)
+    if value is None:
+        raise ValueError(
+            "Received None where an array was expected: leave it out, `(x,)` and not `(x, None)`."
+        )
+    try:
+        # Without dtype=object NumPy would pad each text of a list to the longest, and cut trailing zeros.
+        array = np.array(value, dtype=object) if _holds_text(value) else np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"This is no array: {error} Pad rows of different lengths to one length.") from error
     if array.ndim == 0:
-        raise ValueError(f"Received the scalar {value!r} where an array with one row per example was expected.")
+        raise ValueError(f"Received the scalar {value!r}: expected an array with one row per example.")
     if array.dtype == np.float64:
         return array.astype(np.float32)  # as Keras does
-    if array.dtype.kind in "US":
+    if array.dtype.kind in "UST":  # str, bytes, and NumPy's variable-width StringDType
         return array.astype(object)
     if array.dtype == object and not all(isinstance(item, (bytes, str)) for item in array.ravel()):
         wrong = next(type(item).__name__ for item in array.ravel() if not isinstance(item, (bytes, str)))
@@ -250,10 +321,6 @@ def _as_array(value: Any) -> np.ndarray:
             "Rows of different lengths must be padded to one length first."
         )
     return array
-
-
-def _spec_of(array: np.ndarray) -> ArraySpec:
-    return ArraySpec(array.shape[1:], "string" if array.dtype == object else array.dtype.name)
 
 
 Batches = Feed | Sequence[Any] | Mapping[str, Any] | np.ndarray | Iterable[Any]

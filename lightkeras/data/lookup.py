@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import http.client
 import os
 import sys
 import urllib.error
@@ -75,14 +76,14 @@ def reachable(url: str, timeout: float = 3.0) -> bool:
         url: The address to ask (a HEAD request; proxies of the environment are honoured).
         timeout: Seconds to wait for an answer.
     """
-    request = urllib.request.Request(url, method="HEAD")
     try:
+        request = urllib.request.Request(url, method="HEAD")
         with urllib.request.urlopen(request, timeout=timeout):
             return True
     except urllib.error.HTTPError:
         return True  # it answered, if only to say no
-    except (OSError, ValueError):
-        return False
+    except (OSError, ValueError, http.client.HTTPException):
+        return False  # nothing there, no such address, or something that does not speak HTTP
 
 
 def announce(line: str) -> None:

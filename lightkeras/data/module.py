@@ -19,7 +19,7 @@ class DataModule(abc.ABC):
     source: str | None = None
     """What `prepare` found: the data set's name (`"imdb_reviews"`) or `"sample"`. `None` before it."""
 
-    def prepare(self, lookup: Lookup) -> None:
+    def prepare(self, lookup: Lookup) -> None:  # noqa: B027, data in memory needs no preparing
         """Finds or makes the data. Called again it does nothing.
 
         Args:
@@ -51,5 +51,6 @@ class DataModule(abc.ABC):
             NotImplementedError: This module does not take typed inputs.
         """
         raise NotImplementedError(
-            f"{type(self).__name__} does not say how typed inputs become batches: define its `predict(inputs)`."
+            f"{type(self).__name__} does not say how typed inputs become batches: "
+            "define its `predict(inputs)`."
         )

@@ -1,0 +1,155 @@
+"""Data in memory as a data module, and one function that makes a feed of whatever holds batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, final, runtime_checkable
+
+from lightkeras.data import streams
+from lightkeras.data.feed import ArrayFeed, Batches, Feed, Structure, as_arrays, check_batching, flatten
+from lightkeras.data.lookup import Lookup
+from lightkeras.data.module import DataModule
+
+
+@final
+class ArrayData(DataModule):
+    """Arrays in memory: `(x, y)`, `(x, y, sample_weight)`, or any tuples, lists and dicts of arrays.
+
+    Args:
+        train: Arrays to learn from; axis 0 counts examples. Anything NumPy can read, text too.
+        validation: Arrays of the same form to watch while learning; `None` if there are none.
+        test: Arrays of the same form to look at once, at the end; `None` if there are none.
+        batch_size: Examples per batch.
+        seed: Seed of the order of the training batches, which is another one each epoch.
+
+    Raises:
+        ValueError: Arrays that are empty or differ in length, shapes or dtypes that differ from those
+            of `train`, a `batch_size` below 1 or a `seed` below 0.
+        TypeError: Something else than arrays.
+
+    Example:
+        >>> import numpy as np
+        >>> x, y = np.zeros((100, 3), "float32"), np.zeros(100, "int32")
+        >>> data = ArrayData((x[:80], y[:80]), (x[80:], y[80:]), batch_size=32)
+        >>> data.train().steps, data.validation().steps, data.test()
+        (3, 1, None)
+    """
+
+    def __init__(
+        self,
+        train: Structure,
+        validation: Structure | None = None,
+        test: Structure | None = None,
+        *,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> None:
+        self._train = _array_feed("train", train, batch_size, shuffle=True, seed=seed)
+        self._validation = self._held_out("validation", validation, batch_size)
+        self._test = self._held_out("test", test, batch_size)
+
+    def prepare(self, lookup: Lookup) -> None:
+        self.source = "arrays"
+
+    def train(self) -> ArrayFeed:
+        return self._train
+
+    def validation(self) -> ArrayFeed | None:
+        return self._validation
+
+    def test(self) -> ArrayFeed | None:
+        return self._test
+
+    def _held_out(self, split: str, arrays: Structure | None, batch_size: int) -> ArrayFeed | None:
+        if arrays is None:
+            return None
+        feed = _array_feed(split, arrays, batch_size)
+        expected = dict(flatten(self._train.spec))
+        for path, spec in flatten(feed.spec):
+            # Only what both have: sample weights may be given for one of them alone.
+            if path in expected and spec != expected[path]:
+                raise ValueError(
+                    f"Array {path or '0'} of {split} is {spec}, and that of train is {expected[path]}: "
+                    "expected the same shape and dtype, but for the number of examples."
+                )
+        return feed
+
+
+def as_feed(data: Batches, batch_size: int = 32, *, shuffle: bool = False, seed: int = 0) -> Feed:
+    """Makes a feed of whatever holds batches, or arrays to take batches from.
+
+    Args:
+        data: One of
+            - a `Feed`, which is returned as it is;
+            - arrays, tensors or lists of numbers or texts, or tuples, lists and dicts of them;
+            - a `tf.data.Dataset` of batches, of known length or at least with an end;
+            - a `keras.utils.PyDataset`;
+            - a torch `DataLoader`, or any other iterable of batches that starts anew each epoch;
+            - a function without arguments that returns an iterator over batches (a generator function).
+        batch_size: Examples per batch, for arrays; the others bring their batches with them.
+        shuffle: Whether each epoch has an order of its own, for arrays alone.
+        seed: Seed of those orders.
+
+    Returns:
+        An `ArrayFeed` for arrays, a `StreamFeed` for the others. A list at the top, `[x, y]`, becomes
+        a tuple.
+
+    Raises:
+        TypeError: `data` is none of these, or an iterator that can be read only once.
+        ValueError: There are no batches or no end of them, they are of different forms, or `shuffle`
+            was asked for something that is not arrays.
+
+    Example:
+        >>> feed = as_feed(([[1.0], [2.0], [3.0]], [0, 1, 1]), batch_size=2)
+        >>> [str(spec) for spec in feed.spec], feed.steps
+        (['float64[batch, 1]', 'int64[batch]'], 2)
+    """
+    check_batching(batch_size, seed)
+    if _holds_arrays(data):
+        return _array_feed("the data", data, batch_size, shuffle=shuffle, seed=seed)
+    if shuffle:
+        raise ValueError(
+            f"shuffle=True, but {type(data).__name__} is no array: expected arrays. Let it shuffle its own "
+            "batches."
+        )
+    return _stream(data)
+
+
+def _stream(data: Any) -> Feed:
+    if isinstance(data, Feed):
+        return data
+    if streams.is_tf_dataset(data):
+        return streams.from_tf_dataset(data)
+    if streams.is_py_dataset(data):
+        return streams.from_py_dataset(data)
+    if isinstance(data, Iterable) and not isinstance(data, (str, bytes)):
+        return streams.from_iterable(data, type(data).__name__)
+    if callable(data) and not isinstance(data, type):
+        return streams.from_iterable(data, getattr(data, "__name__", type(data).__name__))
+    raise TypeError(
+        f"Received {type(data).__name__}, which holds no batches: expected arrays, a tf.data.Dataset, a "
+        "keras.utils.PyDataset, a torch DataLoader, another iterable of batches, or a function that returns "
+        "one. A data set of single examples goes through a DataLoader first."
+    )
+
+
+@runtime_checkable
+class _ArrayLike(Protocol):
+    """What NumPy can read: arrays and tensors of every backend say so by this method."""
+
+    def __array__(self) -> Any: ...
+
+
+def _holds_arrays(data: Any) -> bool:
+    return isinstance(data, (Mapping, tuple, list, _ArrayLike))
+
+
+def _array_feed(name: str, data: Any, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> ArrayFeed:
+    if not _holds_arrays(data):
+        raise TypeError(
+            f"Received {type(data).__name__} for {name}: expected arrays in memory, such as `(x, y)`. "
+            "Give other sources of batches to `as_feed`, or write a DataModule."
+        )
+    arrays = as_arrays(data)
+    arrays = tuple(arrays) if isinstance(arrays, list) else arrays
+    return ArrayFeed(arrays, batch_size, shuffle=shuffle, seed=seed)

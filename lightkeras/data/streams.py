@@ -1,0 +1,230 @@
+"""Streams as feeds: `tf.data`, `keras.utils.PyDataset`, a torch `DataLoader`, a generator function."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Any
+
+import numpy as np
+
+from lightkeras.data.feed import ArraySpec, StreamFeed, Structure, as_arrays, flatten, map_structure, spec_of
+
+
+def is_tf_dataset(data: Any) -> bool:
+    """Tells a `tf.data.Dataset` without loading TensorFlow: where it is not loaded there is none."""
+    tensorflow = sys.modules.get("tensorflow")
+    return tensorflow is not None and isinstance(data, tensorflow.data.Dataset)
+
+
+def is_py_dataset(data: Any) -> bool:
+    """Tells a `keras.utils.PyDataset` without loading Keras."""
+    keras = sys.modules.get("keras")
+    return keras is not None and isinstance(data, keras.utils.PyDataset)
+
+
+def from_tf_dataset(dataset: Any) -> StreamFeed:
+    """Makes a feed of a `tf.data.Dataset` that is batched already.
+
+    Args:
+        dataset: Each element is a batch: all its tensors are dense and have the batch as axis 0.
+
+    Returns:
+        A feed whose spec is the dataset's `element_spec` without the batch axis.
+
+    Raises:
+        ValueError: The dataset is endless, empty, not batched, or holds ragged or sparse tensors.
+    """
+    tf = sys.modules["tensorflow"]
+    cardinality = int(dataset.cardinality())
+    if cardinality == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(
+            "The tf.data.Dataset is endless: expected one epoch. Say how long that is with `.take(n)`, "
+            "or leave out `.repeat()`."
+        )
+    if cardinality == 0:
+        raise ValueError("The tf.data.Dataset is empty: expected at least one batch.")
+    sizes: set[int] = set()
+    for path, leaf in flatten(dataset.element_spec):
+        _check_tensor(leaf, path or "0", tf)
+        if leaf.shape[0] is not None:
+            sizes.add(int(leaf.shape[0]))
+    if len(sizes) > 1:
+        raise ValueError(
+            f"The tensors of the tf.data.Dataset differ in axis 0, {sorted(sizes)}: expected the batch "
+            "there. Call `.batch(n)` on a dataset of single examples."
+        )
+
+    def open_epoch(epoch: int) -> Iterator[Structure]:
+        return map(as_batch, dataset.as_numpy_iterator())
+
+    return StreamFeed(
+        open_epoch,
+        map_structure(
+            lambda leaf: ArraySpec(tuple(leaf.shape[1:]), leaf.dtype.name), _top(dataset.element_spec)
+        ),
+        steps=cardinality if cardinality != tf.data.UNKNOWN_CARDINALITY else None,
+        batch_size=sizes.pop() if sizes else None,
+        dataset=dataset,
+    )
+
+
+def from_py_dataset(dataset: Any) -> StreamFeed:
+    """Makes a feed of a `keras.utils.PyDataset`. Batches are made one after the other, without workers.
+
+    Its `on_epoch_end` is called once for each epoch before the one that is opened, in a resumed run
+    too: a dataset that shuffles there with a seed of its own comes to the same order.
+
+    Args:
+        dataset: Gives whole batches by index.
+
+    Raises:
+        ValueError: The dataset is endless or empty.
+    """
+    try:
+        steps = dataset.num_batches
+    except NotImplementedError:
+        steps = None
+    if steps is None:
+        raise ValueError(
+            f"{type(dataset).__name__} does not say how many batches an epoch has: define its `__len__`."
+        )
+    if steps < 1:
+        raise ValueError(
+            f"{type(dataset).__name__} is empty: its length is {steps}; expected at least 1 batch."
+        )
+    first = as_batch(dataset[0])
+    ended = 0
+
+    def open_epoch(epoch: int) -> Iterator[Structure]:
+        nonlocal ended
+        for _ in range(ended, epoch):
+            dataset.on_epoch_end()
+        ended = max(ended, epoch)
+        dataset.on_epoch_begin()
+        for index in range(steps):
+            batch = dataset[index]
+            if index == steps - 1:  # before the last batch goes out: nobody may ask for one more
+                dataset.on_epoch_end()
+                ended += 1
+            yield batch
+
+    return StreamFeed(
+        _alike(open_epoch, first, type(dataset).__name__), map_structure(spec_of, first), steps=steps
+    )
+
+
+def from_iterable(data: Iterable[Any] | Callable[[], Iterable[Any]], name: str) -> StreamFeed:
+    """Makes a feed of something that can be iterated over once per epoch.
+
+    The first batch is read at once, to learn what batches look like.
+
+    Args:
+        data: An iterable of batches that starts anew each time, or a function without arguments
+            that returns one, such as a generator function.
+        name: What to call it in an error.
+
+    Raises:
+        TypeError: `data` is an iterator that can be read only once, or the function returns no iterable.
+        ValueError: There are no batches.
+    """
+    if isinstance(data, Iterator):
+        raise TypeError(
+            f"{name} can be read only once: expected something that starts anew each epoch. Pass the "
+            "function that makes it, `as_feed(batches)` and not `as_feed(batches())`."
+        )
+
+    def open_epoch(epoch: int) -> Iterator[Structure]:
+        batches = data if isinstance(data, Iterable) else data()
+        if not isinstance(batches, Iterable) or isinstance(batches, (str, tuple, dict, np.ndarray)):
+            raise TypeError(f"{name} returned {type(batches).__name__}: expected an iterator over batches.")
+        return iter(batches)
+
+    first = next((as_batch(batch) for batch in open_epoch(0)), None)
+    if first is None:
+        raise ValueError(f"{name} gave no batches: expected at least one.")
+    return StreamFeed(_alike(open_epoch, first, name), map_structure(spec_of, first), steps=_length(data))
+
+
+def as_batch(batch: Any) -> Structure:
+    """One batch as a stream gives it, as NumPy arrays: text as `bytes`, and `[x, y]` as `(x, y)`."""
+    return map_structure(_encoded, _top(as_arrays(batch)))
+
+
+def _top(structure: Structure) -> Structure:
+    # torch's default collate function makes lists of what were tuples.
+    return tuple(structure) if isinstance(structure, list) else structure
+
+
+def _encoded(array: np.ndarray) -> np.ndarray:
+    if array.dtype != object or all(isinstance(text, bytes) for text in array.flat):
+        return array
+    encoded = np.empty(array.shape, dtype=object)
+    encoded.ravel()[:] = [text if isinstance(text, bytes) else text.encode() for text in array.flat]
+    return encoded
+
+
+def _length(data: Any) -> int | None:
+    if not isinstance(data, Sized):
+        return None
+    try:
+        return len(data)
+    except (
+        TypeError,
+        NotImplementedError,
+    ):  # a DataLoader over an IterableDataset has `__len__`, but no length
+        return None
+
+
+def _alike(
+    open_epoch: Callable[[int], Iterator[Any]], first: Structure, name: str
+) -> Callable[[int], Iterator[Structure]]:
+    """Checks each batch against the first: an engine compiles for the one spec that the feed states."""
+    expected = map_structure(spec_of, first)
+
+    def checked(epoch: int) -> Iterator[Structure]:
+        number = -1
+        for number, raw in enumerate(open_epoch(epoch)):
+            batch = as_batch(raw)
+            found = map_structure(spec_of, batch)
+            if found != expected:
+                raise ValueError(
+                    f"Batch {number} of {name} is {_described(found)}, and the first one was "
+                    f"{_described(expected)}: expected all alike but for their length. Pad to one shape, or "
+                    "give a tf.data.Dataset whose element_spec leaves a size open."
+                )
+            lengths = {len(array) for _, array in flatten(batch)}
+            if len(lengths) != 1:
+                raise ValueError(
+                    f"Batch {number} of {name} has arrays of {sorted(lengths)} rows: axis 0 must agree."
+                )
+            yield batch
+        if number < 0:
+            raise ValueError(
+                f"{name} gave no batches in epoch {epoch}: expected it to start anew each epoch. If it is a "
+                "function, let it make a new iterator at every call."
+            )
+
+    return checked
+
+
+def _described(spec: Structure) -> str:
+    return "(" + ", ".join(f"{path or '0'}: {leaf}" for path, leaf in flatten(spec)) + ")"
+
+
+def _check_tensor(leaf: Any, path: str, tf: Any) -> None:
+    if not isinstance(leaf, tf.TensorSpec):
+        raise ValueError(
+            f"Tensor {path} of the tf.data.Dataset is {leaf}: expected dense tensors. Make it dense with "
+            "`.map(...)`, or leave it out if it is None."
+        )
+    if leaf.shape.rank is None:
+        raise ValueError(
+            f"Tensor {path} of the tf.data.Dataset has an unknown number of axes: state it with "
+            "`tf.ensure_shape`."
+        )
+    if leaf.shape.rank == 0:
+        raise ValueError(
+            f"Tensor {path} of the tf.data.Dataset is a scalar, so its elements are single examples: "
+            "expected batches. Call `.batch(n)` on it."
+        )

@@ -1,0 +1,171 @@
+"""Ready-made text data: the labelled reviews of the Large Movie Review Dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from lightkeras.data import tfds
+from lightkeras.data.feed import ArrayFeed, check_batching
+from lightkeras.data.lookup import Lookup, announce, reachable
+from lightkeras.data.module import DataModule
+from lightkeras.data.sample import sample_reviews
+
+DOWNLOAD_HOST = "https://ai.stanford.edu"
+_NAME = "imdb_reviews/plain_text"
+_SPLITS = {"train": "train[:60%]", "validation": "train[60%:]", "test": "test"}
+_SAMPLE = {"train": slice(0, 6000), "validation": slice(6000, 8000), "test": slice(8000, 10_000)}
+_SAMPLE_SEED = 0  # which texts there are; a module's own seed only orders them
+
+
+@final
+class ImdbReviews(DataModule):
+    """Film reviews with their sentiment: IMDB's, or generated ones where those cannot be had.
+
+    The real data (Maas et al., "Learning Word Vectors for Sentiment Analysis", ACL 2011) is 15,000
+    reviews to train on, 10,000 for validation and 25,000 for the test. It is looked for as
+    `imdb_reviews/plain_text/<version>`, prepared by TFDS, in the data folder and in TFDS's own
+    folder, and then downloaded. A split is read when it is first asked for, and kept: a fit does
+    not read the test split.
+
+    The built-in sample has 6,000, 2,000 and 2,000 generated reviews.
+
+    Batches are `(text, label)`: object array `[batch]` of `bytes`, and int32 `[batch]`, 0 for a
+    negative and 1 for a positive review. `source` is `"imdb_reviews"` or `"sample"` once prepared.
+
+    Args:
+        batch_size: Reviews per batch.
+        seed: Seed of the order of the training batches, which is another one each epoch.
+
+    Raises:
+        ValueError: `batch_size` is below 1 or `seed` below 0.
+
+    Example:
+        >>> from lightkeras.data.lookup import Lookup
+        >>> reviews = ImdbReviews(batch_size=512)
+        >>> reviews.prepare(Lookup(source="sample"))
+        >>> reviews.source, reviews.train().steps
+        ('sample', 12)
+    """
+
+    def __init__(self, batch_size: int = 512, *, seed: int = 0) -> None:
+        check_batching(batch_size, seed)
+        self.batch_size = batch_size
+        self.seed = seed
+        self._folder: Path | None = None
+        self._feeds: dict[str, ArrayFeed] = {}
+
+    def prepare(self, lookup: Lookup) -> None:
+        if self.source is not None:
+            return
+        tried: list[str] = []
+        if lookup.may_use_real:
+            self._folder = _find(lookup.folder, tried) or _download(tried)
+        if self._folder is not None:
+            tfds.check_prepared(self._folder)
+            self.source = "imdb_reviews"
+            return
+        if not lookup.may_use_sample:
+            raise FileNotFoundError(
+                "IMDB reviews were not found, and source='real' takes nothing else. "
+                f"Tried: {'; '.join(tried)}. Put the data set, as TFDS prepares it, into "
+                f"<folder>/{_NAME}/<version> and name <folder> with LIGHTKERAS_DATA_DIR or --data_dir, or "
+                "run once with access to the network."
+            )
+        if tried:
+            announce(
+                f"IMDB reviews were not found ({'; '.join(tried)}): "
+                "using the built-in sample of generated reviews"
+            )
+        self.source = "sample"
+
+    def train(self) -> ArrayFeed:
+        return self._feed("train")
+
+    def validation(self) -> ArrayFeed:
+        return self._feed("validation")
+
+    def test(self) -> ArrayFeed:
+        return self._feed("test")
+
+    def predict(self, inputs: Sequence[str]) -> ArrayFeed:
+        """Batches of texts alone: tuples `(text,)`, in the order given.
+
+        Args:
+            inputs: One text per example.
+
+        Returns:
+            A feed of `(text,)`, object array `[batch]` of UTF-8 `bytes`.
+
+        Raises:
+            ValueError: There are no texts.
+            TypeError: `inputs` is one string instead of several, or holds something else.
+        """
+        if isinstance(inputs, str):
+            raise TypeError(f"Received the single string {inputs!r}: expected a list of texts, [{inputs!r}].")
+        if len(inputs) == 0:
+            raise ValueError("There are no texts to predict for: expected at least one string.")
+        texts = np.empty(len(inputs), dtype=object)
+        for number, text in enumerate(inputs):
+            if not isinstance(text, str):
+                raise TypeError(f"Input {number} is {type(text).__name__} {text!r}: expected a string.")
+            texts[number] = text.encode()
+        return ArrayFeed((texts,), self.batch_size)
+
+    def _feed(self, split: str) -> ArrayFeed:
+        if split not in self._feeds:
+            arrays = self._read(split)
+            self._feeds[split] = ArrayFeed(arrays, self.batch_size, shuffle=split == "train", seed=self.seed)
+        return self._feeds[split]
+
+    def _read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        if self.source is None:
+            raise RuntimeError(f"ImdbReviews has no {split} data yet: call `prepare(lookup)` first.")
+        if self._folder is None:
+            texts, labels = sample_reviews(_SAMPLE["test"].stop, _SAMPLE_SEED)
+            return texts[_SAMPLE[split]], labels[_SAMPLE[split]]
+        columns = tfds.read_split(self._folder, _SPLITS[split])
+        missing = {"text", "label"} - columns.keys()
+        if missing:
+            raise ValueError(
+                f"{self._folder} has the features {sorted(columns)}: expected 'text' and 'label', "
+                f"as in {_NAME}."
+            )
+        labels = columns["label"]
+        wrong = labels[(labels != 0) & (labels != 1)]
+        if wrong.size:
+            raise ValueError(
+                f"Split {_SPLITS[split]!r} of {self._folder} holds the label {wrong[0]}: {wrong.size} "
+                f"of {labels.size} labels are neither 0 (negative) nor 1 (positive). Use the configuration "
+                "plain_text, without its unsupervised split."
+            )
+        return columns["text"], labels.astype(np.int32)
+
+
+def _find(folder: Path | None, tried: list[str]) -> Path | None:
+    """The newest prepared version in the data folder, else in TFDS's; what was looked at goes to `tried`."""
+    if folder is None:
+        tried.append("no data folder is named by LIGHTKERAS_DATA_DIR or --data_dir")
+    for base in (folder, tfds.default_folder()):
+        if base is None:
+            continue
+        found = tfds.newest_version(base / _NAME)
+        if found is not None:
+            return found
+        tried.append(f"no version in {base / _NAME}")
+    return None
+
+
+def _download(tried: list[str]) -> Path | None:
+    if not reachable(DOWNLOAD_HOST):
+        tried.append(f"{DOWNLOAD_HOST} does not answer")
+        return None
+    announce(f"downloading {_NAME} with TFDS to {tfds.default_folder()} (about 80 MB)")
+    try:
+        return tfds.download(_NAME)
+    except OSError as error:
+        tried.append(str(error))
+        return None
