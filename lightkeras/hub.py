@@ -11,15 +11,8 @@ import keras
 # Whether a file is being loaded, and trustingly, can be read nowhere in Keras's public interface.
 from keras.src.saving import serialization_lib
 
-from lightkeras.hub_modules import (
-    NNLM_URL,
-    FoundModule,
-    find_module,
-    fingerprint,
-    load_module,
-    locate,
-    sample_text_module,
-)
+from lightkeras.hub_find import NNLM_URL, FoundModule, find_module, sample_text_module
+from lightkeras.hub_modules import fingerprint, load_module, locate
 
 __all__ = ["NNLM_URL", "FoundModule", "HubLayer", "find_module", "fingerprint", "sample_text_module"]
 
