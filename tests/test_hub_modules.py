@@ -1,6 +1,7 @@
 import contextlib
 import functools
 import http.server
+import os
 import shutil
 import socket
 import tarfile
@@ -30,7 +31,7 @@ def hub_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-    """A web server on loopback that gives the sample module as `/words/1.tar.gz`, and lists what was asked."""
+    """A web server on loopback that gives the sample module as `/words/1.tar.gz`."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     root = tmp_path / "www"
     (root / "words").mkdir(parents=True)
@@ -48,7 +49,7 @@ def served(tmp_path, monkeypatch):
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(Handler, directory=str(root))
     )
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
 
     def stop():
@@ -189,8 +190,6 @@ def test_a_fingerprint_depends_on_names_and_contents_only(tmp_path):
         (tmp_path / name / "sub").mkdir(parents=True)
         (tmp_path / name / "a").write_text("x")
         (tmp_path / name / "sub" / "b").write_text("y")
-    import os
-
     os.utime(tmp_path / "two" / "a", (0, 0))
     first = fingerprint(tmp_path / "one")
     assert fingerprint(str(tmp_path / "two")) == first
