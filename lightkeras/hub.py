@@ -56,13 +56,19 @@ class HubLayer(keras.layers.Layer):
         RuntimeError: The Keras backend is not TensorFlow.
         FileNotFoundError: There is no folder at the handle.
         ValueError: The folder is not a complete, callable TF2 SavedModel.
-        ConnectionError: The URL can not be downloaded.
+        ConnectionError: The URL cannot be downloaded.
 
     Example:
 
     ```python
+    import keras
+
+    from lightkeras.data.lookup import Lookup
+    from lightkeras.hub import HubLayer, find_module
+
+    found = find_module("auto", Lookup(source="sample"))
     text = keras.Input((), dtype="string")
-    x = HubLayer(find_module("auto", Lookup()).handle, trainable=True)(text)
+    x = HubLayer(found.handle, trainable=True)(text)
     model = keras.Model(text, keras.layers.Dense(1)(x))
     ```
     """
@@ -225,7 +231,7 @@ def _signatures_of(module: Any, handle: str) -> list[_Signature]:
             signatures.append(_Signature(positional[0], function.structured_outputs))
     if not signatures:
         raise ValueError(
-            f"The module {handle!r} has no `__call__` that takes one tensor; HubLayer can not feed it. Call "
+            f"The module {handle!r} has no `__call__` that takes one tensor; HubLayer cannot feed it. Call "
             "hub.load(handle) in your own layer for modules with several inputs."
         )
     return signatures
