@@ -1,0 +1,89 @@
+"""lightkeras: the structured trainer for Keras 3.
+
+The public names are imported when they are first used: `import lightkeras` alone loads neither Keras
+nor TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from lightkeras import _imports
+
+if TYPE_CHECKING:
+    from lightkeras import data, hub, plots, testing
+    from lightkeras.checkpoint import CheckpointError
+    from lightkeras.cli import cli
+    from lightkeras.data.lookup import Lookup
+    from lightkeras.data.module import DataModule
+    from lightkeras.hparams import Bool, Choice, Float, Int
+    from lightkeras.hub import HubLayer
+    from lightkeras.preflight import TaskError
+    from lightkeras.results import EvalResult, FitResult, SearchResult
+    from lightkeras.runner import Runner
+    from lightkeras.task import SupervisedTask, Task
+    from lightkeras.tuner import Tuner
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "Bool": "lightkeras.hparams",
+    "CheckpointError": "lightkeras.checkpoint",
+    "Choice": "lightkeras.hparams",
+    "DataModule": "lightkeras.data.module",
+    "EvalResult": "lightkeras.results",
+    "FitResult": "lightkeras.results",
+    "Float": "lightkeras.hparams",
+    "HubLayer": "lightkeras.hub",
+    "Int": "lightkeras.hparams",
+    "Lookup": "lightkeras.data.lookup",
+    "Runner": "lightkeras.runner",
+    "SearchResult": "lightkeras.results",
+    "SupervisedTask": "lightkeras.task",
+    "Task": "lightkeras.task",
+    "TaskError": "lightkeras.preflight",
+    "Tuner": "lightkeras.tuner",
+    "cli": "lightkeras.cli",
+}
+_MODULES = ("data", "hub", "plots", "testing")
+
+__all__ = [
+    "Bool",
+    "CheckpointError",
+    "Choice",
+    "DataModule",
+    "EvalResult",
+    "FitResult",
+    "Float",
+    "HubLayer",
+    "Int",
+    "Lookup",
+    "Runner",
+    "SearchResult",
+    "SupervisedTask",
+    "Task",
+    "TaskError",
+    "Tuner",
+    "cli",
+    "data",
+    "hub",
+    "plots",
+    "testing",
+]
+
+_imports.install()
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"lightkeras.{name}")
+    if name in _NAMES:
+        value = getattr(importlib.import_module(_NAMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'lightkeras' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

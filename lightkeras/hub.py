@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,7 +15,16 @@ from keras.src.saving import serialization_lib
 from lightkeras.hub_find import NNLM_URL, FoundModule, find_module, sample_text_module
 from lightkeras.hub_modules import fingerprint, load_module, locate
 
-__all__ = ["NNLM_URL", "FoundModule", "HubLayer", "find_module", "fingerprint", "sample_text_module"]
+__all__ = [
+    "NNLM_URL",
+    "FoundModule",
+    "HubLayer",
+    "check_modules",
+    "find_module",
+    "fingerprint",
+    "modules_in",
+    "sample_text_module",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +222,42 @@ class HubLayer(keras.layers.Layer):
                 "model anew."
             )
         return cls(**arguments)
+
+
+def modules_in(objects: Iterable[Any]) -> list[dict[str, str]]:
+    """Handles and fingerprints of the modules in models, as a run directory records them."""
+    return [{"handle": layer.handle, "fingerprint": layer.fingerprint} for layer in _hub_layers(objects)]
+
+
+def check_modules(objects: Iterable[Any], recorded: Sequence[Mapping[str, str]]) -> None:
+    """Checks that models hold the modules that were recorded.
+
+    Args:
+        objects: The models.
+        recorded: What `modules_in` gave for the models that were saved.
+
+    Raises:
+        ValueError: A module is another one, or there are more or fewer.
+    """
+    found = modules_in(objects)
+    if [entry["fingerprint"] for entry in found] == [entry["fingerprint"] for entry in recorded]:
+        return
+    raise ValueError(
+        f"The saved run used the hub modules {_listed(recorded)}, but this task has {_listed(found)}. "
+        "Put the original module back in its place, or name it with the hyperparameter that chooses it."
+    )
+
+
+def _listed(modules: Sequence[Mapping[str, str]]) -> str:
+    return ", ".join(f"{entry['handle']} ({entry['fingerprint'][:8]})" for entry in modules) or "none"
+
+
+def _hub_layers(objects: Iterable[Any]) -> Iterator[HubLayer]:
+    for found in objects:
+        if isinstance(found, HubLayer):
+            yield found
+        elif isinstance(found, keras.Model):
+            yield from _hub_layers(found.layers)
 
 
 def _require_tensorflow() -> None:

@@ -85,3 +85,45 @@ class EvalResult:
 
     def __getitem__(self, name: str) -> float:
         return self.metrics[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One trial of a search.
+
+    Args:
+        name: Its name, and that of its run directory below `trials/`.
+        hparams: All hyperparameters by name.
+        objective: The best value of the objective; `None` where the trial failed.
+        status: `"completed"` or `"failed"`.
+        reason: Why it stopped.
+        run_dir: Its run directory.
+    """
+
+    name: str
+    hparams: Mapping[str, Any]
+    objective: float | None
+    status: str
+    reason: str
+    run_dir: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchResult:
+    """What happened in a search.
+
+    Args:
+        run_dir: The directory of the search.
+        objective: Name of the value that was searched for.
+        mode: Whether it is better low (`"min"`) or high (`"max"`).
+        trials: All trials, in the order they were run.
+        best: The best of them; `None` where every trial failed.
+        wall_s: Seconds from the call to the return.
+    """
+
+    run_dir: Path
+    objective: str
+    mode: str
+    trials: tuple[Trial, ...]
+    best: Trial | None
+    wall_s: float

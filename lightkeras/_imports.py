@@ -1,0 +1,80 @@
+"""What must happen when Keras or TensorFlow are imported, without importing them here.
+
+* Keras finds a class in a `.keras` file by its registration only, and `HubLayer` is registered when
+  `lightkeras.hub` is imported. So that `import lightkeras` is all it takes, and costs nothing, that
+  import follows the one of Keras.
+* TensorFlow's libraries write lines to the standard error while they load, before they read
+  `TF_CPP_MIN_LOG_LEVEL`. Those are held back, and shown only if the import fails.
+
+Both act through one finder on `sys.meta_path` that watches for the two names, delegates to the finders
+after it, and is otherwise out of the way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.abc
+import importlib.machinery
+import os
+import sys
+import tempfile
+import types
+from collections.abc import Iterator, Sequence
+
+
+def install() -> None:
+    """Starts watching; what is imported already is dealt with at once."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if "keras" in sys.modules:
+        importlib.import_module("lightkeras.hub")
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in ("keras", "tensorflow"):
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(fullname, path, target)
+            if spec is not None and spec.loader is not None:
+                spec.loader = _Loader(spec.loader)
+                return spec
+        return None
+
+
+class _Loader(importlib.abc.Loader):
+    def __init__(self, loader: importlib.abc.Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        if module.__name__ == "tensorflow":
+            with held_back_standard_error():
+                self._loader.exec_module(module)
+            return
+        self._loader.exec_module(module)
+        importlib.import_module("lightkeras.hub")
+
+
+@contextlib.contextmanager
+def held_back_standard_error() -> Iterator[None]:
+    """Holds back what any library writes to the standard error; an exception lets it out."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
