@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 
 def install() -> None:
     """Starts watching; what is imported already is dealt with at once."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "keras" in sys.modules:
         importlib.import_module("lightkeras.hub")
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):

@@ -45,10 +45,8 @@ class Fit:
     best: Best | None = None
     stop_reason: str | None = None
     diverged: bool = False
-    seconds_per_step: float | None = None
     history: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     _loggers: list[Logger] = dataclasses.field(default_factory=list)
-    _compiled_for: set[int] = dataclasses.field(default_factory=set)
 
     @property
     def state_bytes(self) -> int:
@@ -70,8 +68,8 @@ class Fit:
             stack.enter_context(self.bar)
             yield
 
-    def log_steps(self, epoch: int, logs: StepLogs, seconds: float) -> None:
-        """Takes in the logs of a call that took `seconds`."""
+    def log_steps(self, epoch: int, logs: StepLogs) -> None:
+        """Takes in the logs of a call."""
         values = {f"train/{name}": column.tolist() for name, column in logs.values.items()}
         for logger in self._loggers:
             logger.log_steps(epoch + 1, self.step + 1, values)
@@ -81,11 +79,7 @@ class Fit:
             self.diverged = True
             self.stop_reason = f"train/{name} became {value} at step {self.step + position + 1}"
         self.step += logs.steps
-        self.bar.advance(epoch + 1, logs.steps, seconds, self.learner.means())
-        size = int(logs.examples[-1])
-        if size in self._compiled_for:  # the first call for a size compiles, and says nothing of speed
-            self.seconds_per_step = seconds / logs.steps
-        self._compiled_for.add(size)
+        self.bar.advance(epoch + 1, logs.steps, self.learner.seconds, self.learner.means())
 
     def add_epoch(self, epoch: int, values: Mapping[str, float]) -> bool:
         """Takes in the values of an epoch. Returns whether it is the best so far."""

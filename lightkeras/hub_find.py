@@ -49,7 +49,7 @@ def find_module(
         handle: A local SavedModel folder, a name under `<data folder>/hub/`, or a URL. `None` and
             `"auto"` mean the default: the first of `known` in the data folder, else `default_url`
             from TF-Hub's cache, else its download, else the sample.
-        lookup: Which sources may be used. `source="sample"` gives the sample whatever the handle.
+        lookup: Which sources may be used where none was named. A module that was named is always used.
         default_url: The module to download where none was named.
         known: Names under `<data folder>/hub/` that stand for the default, best first.
 
@@ -60,11 +60,10 @@ def find_module(
         FileNotFoundError: The named module does not exist, or nothing was found and the sample is
             not allowed.
     """
-    if not lookup.may_use_real:
-        named = "" if handle in (None, "auto") else f" in place of {handle!r}"
-        return _sample(f"source='sample': using the built-in sample text module{named}")
     if handle is not None and handle != "auto":
         return _named_module(handle, lookup)
+    if not lookup.may_use_real:
+        return _sample("source='sample': using the built-in sample text module")
 
     tried = []
     folder = lookup.folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import final
 
 import keras
@@ -43,7 +44,10 @@ class Pass:
         self._task, self._engine = task, engine
         self.feed, self.program = feed, program
         self.examples = 0
+        self.seconds = 0.0
+        self.seconds_per_step: float | None = None
         self._sums: dict[str, float] = {}
+        self._compiled_for: set[int] = set()
 
     def begin(self, epoch: int, seed: int) -> Stream:
         """Starts over: means and metrics are empty, the feed is at the start of the epoch."""
@@ -70,7 +74,19 @@ class Pass:
 
     def try_one(self) -> StepLogs:
         """Runs one step on the first batch, for real."""
-        return self.program.run(self._engine.open(self.feed), 1)
+        return self.timed_run(self._engine.open(self.feed), 1)
+
+    def timed_run(self, stream: Stream, count: int) -> StepLogs:
+        """Runs the next steps, and learns how long one takes."""
+        began = time.perf_counter()
+        logs = self.program.run(stream, count)
+        self.seconds = time.perf_counter() - began
+        if logs.steps:
+            size = int(logs.examples[-1])
+            if size in self._compiled_for:  # the first call for a size compiles, and says nothing of speed
+                self.seconds_per_step = self.seconds / logs.steps
+            self._compiled_for.add(size)
+        return logs
 
     def run(self, seed: int, steps_per_call: int | None, bridge: CallbackBridge | None = None) -> dict[str, float]:
         """Runs over the whole split, and leaves stateful metrics as they were.
@@ -87,13 +103,14 @@ class Pass:
         before = checkpoint.read_variables(metrics)
         stream, done, steps = self.begin(0, seed), 0, self.feed.steps
         by_batch = bridge is not None and bridge.watches_test_batches
-        count = 1 if by_batch else steps_per_call or schedule.STEPS_PER_EVALUATION_CALL
+        fixed = 1 if by_batch else steps_per_call
         if bridge is not None:
             bridge.hooks.on_test_begin()
         while steps is None or done < steps:
             if by_batch and bridge is not None:
                 bridge.hooks.on_test_batch_begin(done)
-            logs = self.program.run(stream, count if steps is None else min(count, steps - done))
+            left = None if steps is None else steps - done
+            logs = self.timed_run(stream, schedule.steps_next(left, self.seconds_per_step, fixed))
             if not logs.steps:
                 break
             self.add(logs)

@@ -6,6 +6,8 @@ import dataclasses
 import datetime
 import importlib.metadata
 import platform
+import re
+import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -105,9 +107,21 @@ class RunDirectory:
         files.write_json(self.result_file, {**known, **part})
 
 
-def default_name(now: datetime.datetime, token: str) -> str:
-    """Name of a run that was given none: `20261122-101500-ab12`, in the order of time."""
-    return f"{now:%Y%m%d-%H%M%S}-{token}"
+def path_of(given: str | Path | None, name: str) -> Path:
+    """The directory that was given, or a new name such as `runs/imdb_hub/20261122-101500-ab12`."""
+    if given is not None:
+        return Path(given)
+    return Path("runs") / name / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def snake_case(name: str) -> str:
+    """`ImdbHub` as `imdb_hub`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def now() -> str:
+    """The time, in UTC, as ISO 8601 writes it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def versions() -> dict[str, str]:

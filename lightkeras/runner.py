@@ -17,9 +17,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import re
-import secrets
 import sys
 import time
 from collections.abc import Sequence
@@ -122,6 +119,31 @@ class Runner:
         fit.directory.update_result({**fit.facts, "fit": result.summary()})
         return result
 
+    def check(self, task: Task, train: Any = None, validation: Any = None, *, batch_size: int = 32) -> list[str]:
+        """Does all that `fit` does before its first epoch, and writes nothing.
+
+        Args:
+            task: As in `fit`.
+            train: As in `fit`.
+            validation: As in `fit`.
+            batch_size: As in `fit`.
+
+        Returns:
+            Names of the values that each epoch will log.
+
+        Raises:
+            ValueError: Settings, data or task cannot be run.
+        """
+        data = self._ready(task, given=train is not None)
+        return self._compile(task, data, *_feeds(data, train, validation, batch_size)).names
+
+    def settings(self) -> dict[str, Any]:
+        """The settings as plain data."""
+        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        settings["run_dir"] = None if self.run_dir is None else str(self.run_dir)
+        settings["callbacks"] = [type(callback).__name__ for callback in self.callbacks]
+        return settings
+
     def evaluate(
         self,
         task: Task,
@@ -201,16 +223,14 @@ class Runner:
         steps, done = learner.feed.steps, 0
         while steps is None or done < steps:
             fixed = 1 if bridge.watches_train_batches else self.steps_per_call
-            count = schedule.steps_next(None if steps is None else steps - done, fit.seconds_per_step, fixed)
+            count = schedule.steps_next(None if steps is None else steps - done, learner.seconds_per_step, fixed)
             if bridge.watches_train_batches:
                 bridge.hooks.on_train_batch_begin(done)
-            began = time.perf_counter()
-            logs = learner.program.run(stream, count)
-            seconds = time.perf_counter() - began
+            logs = learner.timed_run(stream, count)
             if not logs.steps:
                 break
             learner.add(logs)
-            fit.log_steps(epoch, logs, seconds)
+            fit.log_steps(epoch, logs)
             if bridge.watches_train_batches:
                 bridge.hooks.on_train_batch_end(done, learner.values())
             done += logs.steps
@@ -289,27 +309,25 @@ class Runner:
         )
 
     def _config(self, fit: Fit) -> dict[str, Any]:
-        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        settings["callbacks"] = [type(callback).__name__ for callback in self.callbacks]
-        settings["run_dir"] = str(fit.directory.path)
         return {
             **fit.facts,
-            "runner": settings,
+            "runner": {**self.settings(), "run_dir": str(fit.directory.path)},
             "data": {"source": fit.facts["source"], "fingerprint": fit.learner.feed.fingerprint()},
             "lookup": dataclasses.asdict(fit.task.lookup),
             "modules": hub.modules_in(fit.task.tracked().values()),
             "seed": self.seed,
             "argv": sys.argv,
-            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "started": run_directory.now(),
         }
 
     def _directory(self, task: Task | None = None) -> RunDirectory:
         if self.run_dir is not None:
             return RunDirectory(Path(self.run_dir))
         if task is None:
-            raise ValueError("There is no run directory to look in: give one, as in Runner(run_dir=result.run_dir).")
-        name = run_directory.default_name(datetime.datetime.now(), secrets.token_hex(2))
-        return RunDirectory(Path("runs") / snake_case(type(task).__name__) / name)
+            raise ValueError(
+                "There is no run directory to look in: give one, as in Runner(run_dir=result.run_dir)."
+            )
+        return RunDirectory(run_directory.path_of(None, run_directory.snake_case(type(task).__name__)))
 
     def _take_weights(self, task: Task, weights: str | None) -> None:
         """Puts the models' weights of a checkpoint into the task."""
@@ -320,11 +338,6 @@ class Runner:
         saved = checkpoint.load(checkpoint.find(directory.checkpoints, weights))
         models = task.model_variables()
         checkpoint.write_variables(models, {key: saved.arrays[key] for key in models if key in saved.arrays})
-
-
-def snake_case(name: str) -> str:
-    """`ImdbHub` as `imdb_hub`."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def _feeds(

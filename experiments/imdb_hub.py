@@ -1,0 +1,73 @@
+"""Sentiment of IMDB reviews, from a TF Hub text embedding.
+
+    python experiments/imdb_hub.py                       # fit, test the best weights, say where things are
+    python experiments/imdb_hub.py predict --run_dir runs/imdb_hub/... "a great movie" "dull"
+    python experiments/imdb_hub.py tune --tuner.trials 10
+    python experiments/imdb_hub.py --help
+
+The text module turns a review into one vector: the sum of its words' vectors, scaled by the root of
+their number. On top of it are dropout, one hidden layer and one logit. After "Text classification
+with TensorFlow Hub: movie reviews", https://www.tensorflow.org/tutorials/keras/text_classification_with_hub
+"""
+
+import dataclasses
+
+import lightkeras as lk
+import keras
+from keras import layers, ops
+
+
+class ImdbHub(lk.Task):
+    """Sentiment of a movie review, from a TF Hub text embedding."""
+
+    @dataclasses.dataclass(frozen=True)
+    class HParams:
+        """Hyperparameters.
+
+        Args:
+            hidden_units: Units of the hidden layer.
+            dropout: Share of the embedding that is dropped while training.
+            learning_rate: Learning rate of Adam.
+            fine_tune: Whether the text embedding learns too, or stays frozen.
+            module: Text module: a SavedModel folder, a name under <data_dir>/hub/, a URL, or auto.
+            batch_size: Reviews per batch.
+        """
+
+        hidden_units: int = lk.Int(16, low=8, high=128, step=8)
+        dropout: float = lk.Float(0.3, low=0.0, high=0.5)
+        learning_rate: float = lk.Float(1e-2, low=1e-3, high=3e-2, log=True)
+        fine_tune: bool = True
+        module: str = "auto"
+        batch_size: int = 512
+
+    def build_data(self) -> lk.DataModule:
+        return lk.data.ImdbReviews(batch_size=self.hp.batch_size)
+
+    def build_model(self) -> keras.Model:
+        module = lk.hub.find_module(self.hp.module, self.lookup)
+        text = keras.Input((), dtype="string", name="text")
+        x = lk.HubLayer(module.handle, trainable=self.hp.fine_tune, name="embedding")(text)
+        x = layers.Dropout(self.hp.dropout)(x)
+        x = layers.Dense(self.hp.hidden_units, activation="relu")(x)
+        return keras.Model(text, layers.Dense(1)(x))
+
+    def build_optimizer(self) -> keras.optimizers.Optimizer:
+        return keras.optimizers.Adam(self.hp.learning_rate)
+
+    def loss(self, batch, training):
+        text, label = batch
+        label = ops.cast(label, "float32")
+        logit = ops.squeeze(self.model(text, training=training), -1)
+        self.log("accuracy", ops.mean(ops.cast((logit > 0) == (label > 0.5), "float32")))
+        return ops.mean(ops.softplus(logit) - label * logit)  # cross entropy of a logit
+
+    def train_step(self, batch):
+        return self.minimize(lambda: self.loss(batch, training=True))
+
+    def predict_step(self, batch):
+        logit = ops.squeeze(self.model(batch[0], training=False), -1)
+        return {"logit": logit, "positive": ops.sigmoid(logit)}
+
+
+if __name__ == "__main__":
+    lk.cli(ImdbHub, max_epochs=30)
