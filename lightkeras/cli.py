@@ -1,0 +1,320 @@
+"""The command line of an experiment: `lk.cli(MyTask)`.
+
+    python experiment.py [flags]                 fit, then test the best weights
+    python experiment.py fit [flags]             fit alone
+    python experiment.py test --run_dir DIR      test the weights of a run
+    python experiment.py predict --run_dir DIR "a text" ...
+    python experiment.py tune [flags]            search the declared ranges
+
+The flags are the hyperparameters (`--hp.`), the settings of the runner (`--runner.`) and of the tuner
+(`--tuner.`), where data is looked for, and the run directory; jsonargparse makes them from the
+declarations, and reads any of them from `--config file.yaml`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import jsonargparse
+from rich.console import Console
+from rich.table import Table
+
+from lightkeras import hparams
+from lightkeras._messages import did_you_mean
+from lightkeras.data.lookup import Lookup
+from lightkeras.results import EvalResult, FitResult, SearchResult, Trial
+from lightkeras.run_directory import RunDirectory, path_of, snake_case
+from lightkeras.runner import Runner
+from lightkeras.task import Task
+
+COMMANDS = {
+    "fit": "train, and keep the best weights",
+    "test": "test the weights of a run",
+    "predict": "predict for texts on the command line, or one per line on standard input (-)",
+    "tune": "search the declared ranges of the hyperparameters",
+}
+SourceName = Literal["auto", "real", "sample"]
+
+
+def cli(task_class: type[Task], args: Sequence[str] | None = None, **runner_defaults: Any) -> None:
+    """Runs an experiment from the command line.
+
+    Args:
+        task_class: The task.
+        args: The arguments; `None` takes those of the process.
+        **runner_defaults: Settings of `Runner` that differ from its own defaults in this experiment.
+
+    Raises:
+        SystemExit: With status 2 for a mistake in what was asked for, 1 for a run that diverged or a
+            search without a success.
+    """
+    Runner(**runner_defaults)  # a wrong default is the experiment's mistake, not the user's
+    words = list(sys.argv[1:] if args is None else args)
+    command = words.pop(0) if words and words[0] in COMMANDS else None
+    parser = _parser(task_class, command, runner_defaults)
+    settings = parser.parse_args(words)
+    actions: dict[str | None, Callable[[], int]] = {
+        None: lambda: _fit(task_class, settings, then_test=True),
+        "fit": lambda: _fit(task_class, settings, then_test=False),
+        "test": lambda: _test(task_class, settings),
+        "predict": lambda: _predict(task_class, settings),
+        "tune": lambda: _tune(task_class, settings, parser.parse_args(words, defaults=False)),
+    }
+    try:
+        status = actions[command]()
+    except (ValueError, TypeError, OSError, NotImplementedError) as error:
+        if not _is_ours(error):
+            raise
+        _say_error(error)
+        status = 2
+    if status:
+        raise SystemExit(status)
+
+
+# ---------------------------------------------------------------------- commands
+
+
+def _fit(task_class: type[Task], settings: jsonargparse.Namespace, then_test: bool) -> int:
+    path = path_of(settings.run_dir, snake_case(task_class.__name__))
+    runner = Runner(**vars(settings.runner), run_dir=path)
+    task = task_class(hparams.from_dict(task_class.HParams, vars(settings.hp)), _lookup(settings))
+    fitted = runner.fit(task)
+    if fitted.epochs:
+        _draw_curves(fitted)
+    tested = runner.evaluate(task, weights="best") if then_test and fitted.epochs and _has_test(task) else None
+    _report_fit(fitted, tested)
+    return 1 if fitted.diverged else 0
+
+
+def _test(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
+    task, runner = _of_run(task_class, settings)
+    result = runner.evaluate(task, weights=settings.weights)
+    console = Console()
+    console.print(_table(f"test, {settings.weights} weights", {"test": result.metrics}))
+    console.print(f"{result.examples:,} examples in {result.wall_s:.1f} s", highlight=False)
+    return 0
+
+
+def _predict(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
+    inputs: list[str] = settings.inputs
+    if inputs == ["-"]:
+        inputs = [line.rstrip("\n") for line in sys.stdin]
+    task, runner = _of_run(task_class, settings)
+    task.set_up(runner.seed)
+    if task.data is None:
+        raise ValueError(f"{task_class.__name__} has no data module that could read inputs.")
+    outputs = runner.predict(task, task.data.predict(inputs), weights=settings.weights)
+    columns = outputs if isinstance(outputs, dict) else {"prediction": outputs}
+    for number, given in enumerate(inputs):
+        row = {name: column[number].tolist() for name, column in columns.items()}
+        print(json.dumps({"input": given, **row}, ensure_ascii=False))
+    return 0
+
+
+def _tune(task_class: type[Task], settings: jsonargparse.Namespace, given: jsonargparse.Namespace) -> int:
+    from lightkeras.tuner import Tuner
+
+    console = Console()
+
+    def say(trial: Trial) -> None:
+        value = "failed" if trial.objective is None else f"{trial.objective:.4f}"
+        values = "  ".join(f"{name} {_short(trial.hparams[name])}" for name in searched)
+        console.print(f"trial {trial.name}  {value}  {values}", highlight=False)
+
+    fixed = vars(given.hp) if "hp" in given else {}
+    searched = [name for name in hparams.search_space(task_class.HParams) if name not in fixed]
+    path = path_of(settings.run_dir, f"{snake_case(task_class.__name__)}_search")
+    tuner = Tuner(
+        task_class,
+        **vars(settings.tuner),
+        run_dir=path,
+        runner=Runner(**vars(settings.runner)),
+        lookup=_lookup(settings),
+        fixed=fixed,
+        on_trial=say,
+    )
+    result = tuner.search()
+    _report_search(result)
+    return 0 if result.best is not None else 1
+
+
+def _of_run(task_class: type[Task], settings: jsonargparse.Namespace) -> tuple[Task, Runner]:
+    """The task of a run as it was, and a runner on its directory."""
+    config = RunDirectory(Path(settings.run_dir)).read_config()
+    if config.get("task") != task_class.__name__:
+        raise ValueError(
+            f"{settings.run_dir} holds a run of {config.get('task')}, not of {task_class.__name__}. "
+            "Use the experiment it was made with."
+        )
+    recorded = config.get("lookup", {})
+    lookup = Lookup(settings.source or recorded.get("source", "auto"), settings.data_dir or recorded.get("data_dir"))
+    task = task_class(hparams.from_dict(task_class.HParams, config.get("hparams", {})), lookup)
+    return task, Runner(run_dir=settings.run_dir, seed=config.get("seed", 0))
+
+
+def _has_test(task: Task) -> bool:
+    return task.data is not None and task.data.test() is not None
+
+
+def _lookup(settings: jsonargparse.Namespace) -> Lookup:
+    return Lookup(settings.source, settings.data_dir)
+
+
+# ---------------------------------------------------------------------- flags
+
+
+class _Parser(jsonargparse.ArgumentParser):  # type: ignore[misc]
+    """A parser whose errors list the flags there are, the nearest first."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        wrong = next((word.split("=")[0] for word in message.split() if word.startswith("--")), None)
+        if wrong is not None and wrong not in flags:
+            message = f"{message}\n{did_you_mean(wrong, flags)}"
+        elif wrong is None and message.startswith("unrecognized arguments"):
+            message = f"{message}\n{did_you_mean(message.split()[-1], COMMANDS)}"
+        Console(stderr=True, soft_wrap=True).print(f"{self.prog}: error: {message}", markup=False, highlight=False)
+        raise SystemExit(2)
+
+
+def _parser(task_class: type[Task], command: str | None, runner_defaults: dict[str, Any]) -> _Parser:
+    program = Path(sys.argv[0]).name
+    what = inspect.getdoc(task_class) or task_class.__name__
+    if command is None:
+        commands = "\n".join(f"  {name:8} {text}" for name, text in COMMANDS.items())
+        what = (
+            f"{what.splitlines()[0]} Without a command: fit, then test the best weights.\n\n"
+            f"commands ({program} COMMAND --help says more):\n{commands}"
+        )
+    else:
+        what = f"{task_class.__name__}: {COMMANDS[command]}."
+    parser = _Parser(
+        prog=program if command is None else f"{program} {command}",
+        description=what,
+        formatter_class=_Formatter,
+    )
+    if command in ("test", "predict"):
+        _add_run_flags(parser, command)
+        return parser
+    parser.add_argument("--config", action="config", help="YAML file that may give any of the flags.")
+    parser.add_class_arguments(task_class.HParams, "hp")
+    parser.add_class_arguments(Runner, "runner", skip={"run_dir", "callbacks"})
+    parser.set_defaults({f"runner.{name}": value for name, value in runner_defaults.items()})
+    if command == "tune":
+        from lightkeras.tuner import Tuner
+
+        skipped = {"task", "run_dir", "runner", "lookup", "fixed", "on_trial"}
+        parser.add_class_arguments(Tuner, "tuner", skip=skipped)
+    parser.add_argument("--run_dir", type=str | None, default=None, help="Run directory. Null: a new one in runs/.")
+    parser.add_argument("--data_dir", type=str | None, default=None, help=_DATA_DIR)
+    parser.add_argument("--source", type=SourceName, default="auto", help=_SOURCE)
+    _say_ranges(parser, task_class)
+    return parser
+
+
+_DATA_DIR = "Folder looked into first for data and modules. Null: $LIGHTKERAS_DATA_DIR."
+_SOURCE = "real: never the built-in sample. sample: only that. auto: the sample where nothing else is found."
+
+
+def _add_run_flags(parser: _Parser, command: str) -> None:
+    parser.add_argument("--run_dir", type=str, required=True, help="Run directory of the fit.")
+    parser.add_argument("--weights", type=Literal["best", "last"], default="best", help="Which weights to use.")
+    parser.add_argument("--data_dir", type=str | None, default=None, help=f"{_DATA_DIR} Default: that of the fit.")
+    parser.add_argument("--source", type=SourceName | None, default=None, help=f"{_SOURCE} Default: that of the fit.")
+    if command == "predict":
+        parser.add_argument("inputs", nargs="+", type=str, help="Texts, or - for one per line on standard input.")
+
+
+def _say_ranges(parser: _Parser, task_class: type[Task]) -> None:
+    for name, found in hparams.search_space(task_class.HParams).items():
+        for action in parser._actions:
+            if action.dest == f"hp.{name}":
+                action.help = f"{action.help or ''} Searched: {found}."
+
+
+class _Formatter(jsonargparse.DefaultHelpFormatter):  # type: ignore[misc]
+    """Keeps the line breaks of the description."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(indent + line for line in text.splitlines())
+
+
+# ---------------------------------------------------------------------- what a person sees
+
+
+def _draw_curves(fitted: FitResult) -> None:
+    from lightkeras import plots
+
+    best = fitted.best.epoch if fitted.best is not None else None
+    plots.curves(fitted.history, RunDirectory(fitted.run_dir).figures / "curves.png", best_epoch=best)
+
+
+def _report_fit(fitted: FitResult, tested: EvalResult | None) -> None:
+    console = Console()
+    splits: dict[str, Any] = {}
+    for name, value in (fitted.best.logs if fitted.best is not None else {}).items():
+        split, plain = name.split("/", 1)
+        splits.setdefault(split, {})[plain] = value
+    if tested is not None:
+        splits["test"] = tested.metrics
+    if fitted.best is not None:
+        console.print(_table(f"best epoch: {fitted.best.epoch} of {fitted.epochs}, by {fitted.monitor}", splits))
+    lines = {
+        "stopped": f"{fitted.stop_reason} ({fitted.epochs} epochs, {fitted.steps:,} steps, {fitted.wall_s:.1f} s)",
+        "run": str(fitted.run_dir),
+        "look": f"tensorboard --logdir {fitted.run_dir}",
+    }
+    _print_lines(console, lines)
+
+
+def _report_search(result: SearchResult) -> None:
+    console = Console()
+    failed = sum(trial.objective is None for trial in result.trials)
+    lines = {"trials": f"{len(result.trials)}, {failed} failed, {result.wall_s:.1f} s"}
+    if result.best is None:
+        lines["best"] = f"none: every trial failed, the last with: {result.trials[-1].reason}"
+    else:
+        values = ", ".join(f"{name}={_short(value)}" for name, value in result.best.hparams.items())
+        lines["best"] = f"{result.objective} {result.best.objective:.4f} with {values}"
+        lines["test it"] = f"python {sys.argv[0]} test --run_dir {result.best.run_dir}"
+    lines |= {"search": str(result.run_dir), "look": f"tensorboard --logdir {result.run_dir}"}
+    _print_lines(console, lines)
+
+
+def _print_lines(console: Console, lines: dict[str, str]) -> None:
+    for name, text in lines.items():
+        console.print(f"{name:>8}  {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _table(title: str, splits: dict[str, Any]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    names = list(dict.fromkeys(name for values in splits.values() for name in values))
+    for name in names:
+        table.add_column(name, justify="right")
+    for split, values in splits.items():
+        table.add_row(split, *(f"{values[name]:.4f}" if name in values else "" for name in names))
+    return table
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether lightkeras itself raised the error, and not the experiment or a library."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and str(frames[-1][0].f_globals.get("__name__", "")).startswith("lightkeras.")
+
+
+def _say_error(error: BaseException) -> None:
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(f"error: {error}", markup=False, highlight=False)
+    for note in getattr(error, "__notes__", ()):
+        console.print(note, markup=False, highlight=False)
