@@ -56,6 +56,7 @@ class ImdbReviews(DataModule):
         self.batch_size = batch_size
         self.seed = seed
         self._folder: Path | None = None
+        self._sample: tuple[np.ndarray, np.ndarray] | None = None
         self._feeds: dict[str, ArrayFeed] = {}
 
     def prepare(self, lookup: Lookup) -> None:
@@ -125,7 +126,9 @@ class ImdbReviews(DataModule):
         if self.source is None:
             raise RuntimeError(f"ImdbReviews has no {split} data yet: call `prepare(lookup)` first.")
         if self._folder is None:
-            texts, labels = sample_reviews(_SAMPLE["test"].stop, _SAMPLE_SEED)
+            if self._sample is None:
+                self._sample = sample_reviews(_SAMPLE["test"].stop, _SAMPLE_SEED)
+            texts, labels = self._sample
             return texts[_SAMPLE[split]], labels[_SAMPLE[split]]
         columns = tfds.read_split(self._folder, _SPLITS[split])
         missing = {"text", "label"} - columns.keys()
