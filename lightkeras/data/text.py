@@ -14,7 +14,7 @@ from lightkeras.data.lookup import Lookup, announce, reachable
 from lightkeras.data.module import DataModule
 from lightkeras.data.sample import sample_reviews
 
-DOWNLOAD_HOST = "https://ai.stanford.edu"
+DOWNLOAD_HOST = "http://ai.stanford.edu"  # without TLS: so does TFDS ask for the archive
 _NAME = "imdb_reviews/plain_text"
 _SPLITS = {"train": "train[:60%]", "validation": "train[60%:]", "test": "test"}
 _SAMPLE = {"train": slice(0, 6000), "validation": slice(6000, 8000), "test": slice(8000, 10_000)}
@@ -56,6 +56,7 @@ class ImdbReviews(DataModule):
         self.batch_size = batch_size
         self.seed = seed
         self._folder: Path | None = None
+        self._sample: tuple[np.ndarray, np.ndarray] | None = None
         self._feeds: dict[str, ArrayFeed] = {}
 
     def prepare(self, lookup: Lookup) -> None:
@@ -125,7 +126,9 @@ class ImdbReviews(DataModule):
         if self.source is None:
             raise RuntimeError(f"ImdbReviews has no {split} data yet: call `prepare(lookup)` first.")
         if self._folder is None:
-            texts, labels = sample_reviews(_SAMPLE["test"].stop, _SAMPLE_SEED)
+            if self._sample is None:
+                self._sample = sample_reviews(_SAMPLE["test"].stop, _SAMPLE_SEED)
+            texts, labels = self._sample
             return texts[_SAMPLE[split]], labels[_SAMPLE[split]]
         columns = tfds.read_split(self._folder, _SPLITS[split])
         missing = {"text", "label"} - columns.keys()

@@ -221,7 +221,6 @@ def _keep_gpus_free() -> None:
         return
     import tensorflow as tf
 
-    if tf.config.get_visible_devices("GPU"):
-        # A RuntimeError says that TensorFlow is running already: whoever started it has decided.
-        with contextlib.suppress(RuntimeError):
-            tf.config.set_visible_devices([], "GPU")
+    # A RuntimeError says that TensorFlow is running already: whoever started it has decided.
+    with contextlib.suppress(RuntimeError):
+        tf.config.set_visible_devices([], "GPU")

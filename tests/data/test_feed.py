@@ -135,6 +135,12 @@ def test_a_list_of_texts_keeps_every_text_as_it_is():
     assert texts.tolist() == [b"ends in zero\0", b"", b"long" * 1000]
 
 
+def test_text_of_any_numpy_kind_becomes_an_object_array():
+    kinds = [np.array(["a", "bc"]), np.array([b"a", b"bc"]), np.array(["a", "bc"], np.dtypes.StringDType())]
+    assert [as_arrays(array).dtype for array in kinds] == [object] * 3
+    assert [as_arrays(array).tolist() for array in kinds] == [["a", "bc"], [b"a", b"bc"], ["a", "bc"]]
+
+
 def test_namedtuples_keep_their_type():
     pair = collections.namedtuple("pair", "x y")
     assert as_arrays(pair([1], [2])) == pair(np.array([1]), np.array([2]))

@@ -1,5 +1,6 @@
 """Data sets in TFDS's layout, written by TFDS and then damaged."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -204,3 +205,22 @@ def test_tensorflow_is_loaded_when_a_split_is_read_and_no_sooner(version_folder)
         env=os.environ | {"PYTHONPATH": str(root)},
     )
     assert (found.stdout.strip(), found.stderr) == ("[]", "")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="needs a second backend, JAX")
+def test_tensorflow_leaves_the_gpus_to_another_backend(version_folder):
+    code = (
+        "import sys; from pathlib import Path; import keras; from lightkeras.data import tfds;"
+        "tfds.read_split(Path(sys.argv[1]), 'test'); import tensorflow as tf;"
+        "tfds.read_split(Path(sys.argv[1]), 'test');"  # TensorFlow runs by now: that must not disturb it
+        "print(tf.config.get_visible_devices('GPU'))"
+    )
+    root = Path(lightkeras.__file__).parents[1]
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(version_folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(root), "KERAS_BACKEND": "jax"},
+    )
+    assert found.stdout.strip() == "[]"
