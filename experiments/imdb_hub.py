@@ -13,6 +13,7 @@ with TensorFlow Hub: movie reviews", https://www.tensorflow.org/tutorials/keras/
 import dataclasses
 
 import lightkeras as lk
+
 import keras
 from keras import layers, ops
 

@@ -1,11 +1,11 @@
 """Checkpoints: the run state on disk, atomic and checksummed, without pickle.
 
-    checkpoints/
-      step-00000450/
-        variables.safetensors   every variable of the run state, by its stable key
-        state.json              counters, records, and what each key stands for
-        manifest.json           size and BLAKE2 digest of the two
-      best, last                text files that name one of the folders
+checkpoints/
+  step-00000450/
+    variables.safetensors   every variable of the run state, by its stable key
+    state.json              counters, records, and what each key stands for
+    manifest.json           size and BLAKE2 digest of the two
+  best, last                text files that name one of the folders
 """
 
 from __future__ import annotations

@@ -96,8 +96,8 @@ def _test(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
     task, runner = _of_run(task_class, settings)
     result = runner.evaluate(task, weights=settings.weights)
     console = Console()
-    console.print(_table(f"test, {settings.weights} weights", {"test": result.metrics}))
-    console.print(f"{result.examples:,} examples in {result.wall_s:.1f} s", highlight=False)
+    console.print(_table({"test": result.metrics}))
+    console.print(f"{settings.weights} weights, {result.examples:,} examples, {result.wall_s:.1f} s", highlight=False)
     return 0
 
 
@@ -153,7 +153,8 @@ def _of_run(task_class: type[Task], settings: jsonargparse.Namespace) -> tuple[T
             "Use the experiment it was made with."
         )
     recorded = config.get("lookup", {})
-    lookup = Lookup(settings.source or recorded.get("source", "auto"), settings.data_dir or recorded.get("data_dir"))
+    source = "sample" if config.get("source") == "sample" else recorded.get("source", "auto")
+    lookup = Lookup(settings.source or source, settings.data_dir or recorded.get("data_dir"))
     task = task_class(hparams.from_dict(task_class.HParams, config.get("hparams", {})), lookup)
     return task, Runner(run_dir=settings.run_dir, seed=config.get("seed", 0))
 
@@ -169,7 +170,7 @@ def _lookup(settings: jsonargparse.Namespace) -> Lookup:
 # ---------------------------------------------------------------------- flags
 
 
-class _Parser(jsonargparse.ArgumentParser):  # type: ignore[misc]
+class _Parser(jsonargparse.ArgumentParser):
     """A parser whose errors list the flags there are, the nearest first."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -238,7 +239,7 @@ def _say_ranges(parser: _Parser, task_class: type[Task]) -> None:
                 action.help = f"{action.help or ''} Searched: {found}."
 
 
-class _Formatter(jsonargparse.DefaultHelpFormatter):  # type: ignore[misc]
+class _Formatter(jsonargparse.DefaultHelpFormatter):
     """Keeps the line breaks of the description."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
@@ -264,8 +265,10 @@ def _report_fit(fitted: FitResult, tested: EvalResult | None) -> None:
     if tested is not None:
         splits["test"] = tested.metrics
     if fitted.best is not None:
-        console.print(_table(f"best epoch: {fitted.best.epoch} of {fitted.epochs}, by {fitted.monitor}", splits))
-    lines = {
+        console.print(_table(splits))
+    best = fitted.best
+    lines = {} if best is None else {"best": f"epoch {best.epoch} of {fitted.epochs}, by {fitted.monitor}"}
+    lines |= {
         "stopped": f"{fitted.stop_reason} ({fitted.epochs} epochs, {fitted.steps:,} steps, {fitted.wall_s:.1f} s)",
         "run": str(fitted.run_dir),
         "look": f"tensorboard --logdir {fitted.run_dir}",
@@ -292,8 +295,8 @@ def _print_lines(console: Console, lines: dict[str, str]) -> None:
         console.print(f"{name:>8}  {text}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _table(title: str, splits: dict[str, Any]) -> Table:
-    table = Table(title=title, title_justify="left")
+def _table(splits: dict[str, Any]) -> Table:
+    table = Table()
     table.add_column("")
     names = list(dict.fromkeys(name for values in splits.values() for name in values))
     for name in names:

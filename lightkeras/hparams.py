@@ -16,7 +16,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, Union, cast
+from typing import Any, TypeVar, Union
 
 from lightkeras._messages import did_you_mean
 
@@ -88,7 +88,8 @@ def Int(default: int, *, low: int, high: int, step: int = 1, log: bool = False) 
     if step < 1 or (log and step != 1):
         raise ValueError(f"Int(step={step}, log={log}): expected a step of at least 1, and exactly 1 with log=True.")
     _check_bounds("Int", default, low, high, log)
-    return cast(int, dataclasses.field(default=default, metadata={_KEY: IntRange(low, high, step, log)}))
+    field: int = dataclasses.field(default=default, metadata={_KEY: IntRange(low, high, step, log)})
+    return field
 
 
 def Float(  # noqa: N802
@@ -117,7 +118,8 @@ def Float(  # noqa: N802
         raise ValueError(f"Float(step={step}, log={log}): expected a positive step, and none with log=True.")
     _check_bounds("Float", default, low, high, log)
     found = FloatRange(float(low), float(high), None if step is None else float(step), log)
-    return cast(float, dataclasses.field(default=float(default), metadata={_KEY: found}))
+    field: float = dataclasses.field(default=float(default), metadata={_KEY: found})
+    return field
 
 
 ValueT = TypeVar("ValueT", int, float, str, bool)
@@ -143,7 +145,8 @@ def Choice(default: ValueT, values: Sequence[ValueT]) -> ValueT:  # noqa: N802
         raise TypeError(f"Choice({list(values)!r}): expected values of one type.")
     if default not in values:
         raise ValueError(f"Choice({default!r}): the default is none of the values {list(values)!r}.")
-    return cast(ValueT, dataclasses.field(default=default, metadata={_KEY: Choices(tuple(values))}))
+    field: ValueT = dataclasses.field(default=default, metadata={_KEY: Choices(tuple(values))})
+    return field
 
 
 def Bool(default: bool) -> bool:  # noqa: N802

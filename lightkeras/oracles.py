@@ -65,7 +65,7 @@ def search(oracle: keras_tuner.Oracle, folder: Path, run_trial: RunTrial) -> Non
 
 
 @final
-class _Search(base_tuner.BaseTuner):
+class _Search(base_tuner.BaseTuner):  # type: ignore[misc]
     def __init__(self, run_trial: RunTrial, **settings: Any) -> None:
         super().__init__(**settings)
         self._run_trial = run_trial

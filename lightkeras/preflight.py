@@ -131,7 +131,8 @@ def try_one_batch(task: Task, learner: Pass, watcher: Pass | None) -> None:
 
 def _trace(task: Task, engine: Engine, step: Callable[[Structure], Any], feed: Feed, method: str) -> Trace:
     try:
-        return _explained(lambda: engine.trace(step, feed.spec), feed, method)
+        trace: Trace = _explained(lambda: engine.trace(step, feed.spec), feed, method)
+        return trace
     except Exception as error:
         problem = _input_problem(task, feed.spec)
         if problem is None:

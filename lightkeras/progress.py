@@ -65,9 +65,7 @@ class ProgressBar:
         now = steps / max(seconds, 1e-9)
         self._speed = now if not self._speed else 0.8 * self._speed + 0.2 * now
         text = f"{_text(values)}  {self._speed:,.0f} steps/s"
-        self._bar.update(
-            self._task, advance=steps, description=f"epoch {epoch}/{self._epochs}", values=text
-        )
+        self._bar.update(self._task, advance=steps, description=f"epoch {epoch}/{self._epochs}", values=text)
 
     def end_epoch(self, epoch: int, values: Mapping[str, float], best: bool) -> None:
         """After an epoch: leaves a line with its values."""

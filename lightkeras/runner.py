@@ -1,17 +1,17 @@
 """Runner: the loop, in one run directory.
 
-    seed, task.build(), data.prepare()
-    trace and check the steps                   # before anything is written
-    create the run directory, write config.json
-    for epoch in range(max_epochs):
-        while the epoch has batches left:
-            n = steps until the next event, at most about 75 ms of them
-            logs = program.run(stream, n)       # n train steps in one compiled call
-            write the logs of every step
-        evaluate on validation
-        log the epoch, call the callbacks, save a checkpoint
-        stop if the monitored value got no better for `patience` epochs
-    export the best model, write result.json
+seed, task.build(), data.prepare()
+trace and check the steps                   # before anything is written
+create the run directory, write config.json
+for epoch in range(max_epochs):
+    while the epoch has batches left:
+        n = steps until the next event, at most about 75 ms of them
+        logs = program.run(stream, n)       # n train steps in one compiled call
+        write the logs of every step
+    evaluate on validation
+    log the epoch, call the callbacks, save a checkpoint
+    stop if the monitored value got no better for `patience` epochs
+export the best model, write result.json
 """
 
 from __future__ import annotations
@@ -78,9 +78,7 @@ class Runner:
         if self.mode not in (None, "min", "max"):
             raise ValueError(f"Runner(mode={self.mode!r}): expected 'min', 'max' or None.")
 
-    def fit(
-        self, task: Task, train: Any = None, validation: Any = None, *, batch_size: int = 32
-    ) -> FitResult:
+    def fit(self, task: Task, train: Any = None, validation: Any = None, *, batch_size: int = 32) -> FitResult:
         """Trains a task.
 
         Args:
@@ -186,9 +184,7 @@ class Runner:
             self._directory().update_result({split: metrics})
         return result
 
-    def predict(
-        self, task: Task, data: Any, *, weights: str | None = None, batch_size: int = 256
-    ) -> Any:
+    def predict(self, task: Task, data: Any, *, weights: str | None = None, batch_size: int = 256) -> Any:
         """Outputs of `predict_step`, in the order of the inputs.
 
         Args:
@@ -250,7 +246,7 @@ class Runner:
         fit.bar.end_epoch(epoch + 1, values, improved)
         fit.stop_reason = self._reason_to_stop(fit)
 
-    def _reason_to_stop(self, fit: _Fit) -> str | None:
+    def _reason_to_stop(self, fit: Fit) -> str | None:
         if fit.bridge.asked_to_stop:
             return f"{fit.bridge.asked_to_stop} asked to stop"
         if fit.progress.exhausted(self.patience):
@@ -313,7 +309,7 @@ class Runner:
             **fit.facts,
             "runner": {**self.settings(), "run_dir": str(fit.directory.path)},
             "data": {"source": fit.facts["source"], "fingerprint": fit.learner.feed.fingerprint()},
-            "lookup": dataclasses.asdict(fit.task.lookup),
+            "lookup": fit.task.lookup.record(),
             "modules": hub.modules_in(fit.task.tracked().values()),
             "seed": self.seed,
             "argv": sys.argv,
@@ -324,9 +320,7 @@ class Runner:
         if self.run_dir is not None:
             return RunDirectory(Path(self.run_dir))
         if task is None:
-            raise ValueError(
-                "There is no run directory to look in: give one, as in Runner(run_dir=result.run_dir)."
-            )
+            raise ValueError("There is no run directory to look in: give one, as in Runner(run_dir=result.run_dir).")
         return RunDirectory(run_directory.path_of(None, run_directory.snake_case(type(task).__name__)))
 
     def _take_weights(self, task: Task, weights: str | None) -> None:
@@ -340,9 +334,7 @@ class Runner:
         checkpoint.write_variables(models, {key: saved.arrays[key] for key in models if key in saved.arrays})
 
 
-def _feeds(
-    data: DataModule | None, train: Any, validation: Any, batch_size: int
-) -> tuple[Feed, Feed | None]:
+def _feeds(data: DataModule | None, train: Any, validation: Any, batch_size: int) -> tuple[Feed, Feed | None]:
     watched = None if validation is None else as_feed(validation, batch_size)
     if data is None:
         return as_feed(train, batch_size, shuffle=True), watched

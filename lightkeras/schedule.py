@@ -47,7 +47,9 @@ def infer_mode(name: str) -> str:
     lower = any(word in words for word in LOWER_IS_BETTER)
     higher = any(word in words for word in HIGHER_IS_BETTER)
     if lower == higher:
-        raise ValueError(f"Whether {name!r} is better low or high cannot be told from its name: give mode='min' or 'max'.")
+        raise ValueError(
+            f"Whether {name!r} is better low or high cannot be told from its name: give mode='min' or 'max'."
+        )
     return "min" if lower else "max"
 
 

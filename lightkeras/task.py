@@ -13,7 +13,9 @@ from lightkeras.data import DataModule, Lookup
 from lightkeras.data.feed import Structure
 from lightkeras.engine.base import Engine, Tensor
 
-KerasObject = keras.Layer | keras.optimizers.Optimizer | keras.metrics.Metric | keras.random.SeedGenerator
+KERAS_OBJECTS = (keras.Layer, keras.optimizers.Optimizer, keras.metrics.Metric, keras.random.SeedGenerator)
+KerasObject = Any
+"""An instance of one of `KERAS_OBJECTS`."""
 
 
 class Task:
@@ -41,11 +43,10 @@ class Task:
         hp = self.HParams() if hp is None else hp
         if not isinstance(hp, self.HParams):
             raise TypeError(
-                f"{type(self).__name__} takes hyperparameters of {self.HParams.__qualname__}, "
-                f"got {type(hp).__name__}."
+                f"{type(self).__name__} takes hyperparameters of {self.HParams.__qualname__}, got {type(hp).__name__}."
             )
         hparams_.check(hp)
-        self.hp = hp
+        self.hp: Any = hp
         self.lookup = lookup or Lookup()
         self.data: DataModule | None = None
         self._is_set_up = False
@@ -271,7 +272,7 @@ def _variables(owners: Mapping[str, KerasObject]) -> dict[str, keras.Variable]:
 
 
 def _keras_objects(value: Any, path: str) -> Iterator[tuple[str, KerasObject]]:
-    if isinstance(value, KerasObject):
+    if isinstance(value, KERAS_OBJECTS):
         yield path, value
     elif isinstance(value, Mapping):
         for key, item in value.items():

@@ -1,11 +1,11 @@
 """Tuner: many runs over the declared ranges, chosen by keras-tuner's oracles.
 
-    check the settings, and the objective against what an epoch logs      # before the first trial
-    while the oracle has another trial:
-        hyperparameters = the oracle's proposal
-        Runner.fit in trials/<name>/                                      # a run directory of its own
-        tell the oracle the best value of the objective
-    name the best
+check the settings, and the objective against what an epoch logs      # before the first trial
+while the oracle has another trial:
+    hyperparameters = the oracle's proposal
+    Runner.fit in trials/<name>/                                      # a run directory of its own
+    tell the oracle the best value of the objective
+name the best
 """
 
 from __future__ import annotations
@@ -125,9 +125,7 @@ class Tuner:
         done = [trial for trial in trials if trial.objective is not None]
         choose = min if mode == "min" else max
         best = choose(done, key=_objective_of) if done else None
-        result = SearchResult(
-            directory.path, objective, mode, tuple(trials), best, time.perf_counter() - started
-        )
+        result = SearchResult(directory.path, objective, mode, tuple(trials), best, time.perf_counter() - started)
         _write_trials(result)
         directory.update_result(_summary(result, self.task))
         return result
@@ -152,9 +150,7 @@ class Tuner:
             raise ValueError(f"objective={objective!r}: no epoch logs that. {did_you_mean(objective, names)}")
         return objective, self.mode or schedule.infer_mode(objective)
 
-    def _run(
-        self, path: Path, chosen: Mapping[str, Any], epochs: int | None, objective: str, mode: str
-    ) -> Trial:
+    def _run(self, path: Path, chosen: Mapping[str, Any], epochs: int | None, objective: str, mode: str) -> Trial:
         keras.backend.clear_session()  # the graphs of the trial before
         hp = hparams.from_dict(self.task.HParams, {**self.fixed, **chosen})
         runner = dataclasses.replace(
@@ -186,7 +182,7 @@ class Tuner:
                 "fixed": dict(self.fixed),
             },
             "runner": {**self.runner.settings(), "run_dir": str(directory.path)},
-            "lookup": dataclasses.asdict(self.lookup or Lookup()),
+            "lookup": (self.lookup or Lookup()).record(),
             "versions": run_directory.versions(),
             "started": run_directory.now(),
         }

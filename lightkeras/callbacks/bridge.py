@@ -96,9 +96,7 @@ def watches(callback: keras.callbacks.Callback, hooks: Iterable[str]) -> bool:
     if type(callback) is keras.callbacks.TensorBoard and callback.update_freq == "epoch":
         return bool(callback.write_steps_per_second or callback.profile_batch)
     base = keras.callbacks.Callback
-    return any(
-        hook in vars(callback) or getattr(type(callback), hook) is not getattr(base, hook) for hook in hooks
-    )
+    return any(hook in vars(callback) or getattr(type(callback), hook) is not getattr(base, hook) for hook in hooks)
 
 
 def _reads_monitor(callback: Any) -> bool:

@@ -102,15 +102,14 @@ def as_feed(data: Batches, batch_size: int = 32, *, shuffle: bool = False, seed:
     Example:
         >>> feed = as_feed(([[1.0], [2.0], [3.0]], [0, 1, 1]), batch_size=2)
         >>> [str(spec) for spec in feed.spec], feed.steps
-        (['float64[batch, 1]', 'int64[batch]'], 2)
+        (['float32[batch, 1]', 'int64[batch]'], 2)
     """
     check_batching(batch_size, seed)
     if _holds_arrays(data):
         return _array_feed("the data", data, batch_size, shuffle=shuffle, seed=seed)
     if shuffle:
         raise ValueError(
-            f"shuffle=True, but {type(data).__name__} is no array: expected arrays. Let it shuffle its own "
-            "batches."
+            f"shuffle=True, but {type(data).__name__} is no array: expected arrays. Let it shuffle its own batches."
         )
     return _stream(data)
 

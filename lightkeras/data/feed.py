@@ -56,9 +56,7 @@ def flatten(structure: Structure, prefix: str = "") -> list[tuple[str, Any]]:
         items = enumerate(structure)
     else:
         return [(prefix, structure)]
-    return [
-        leaf for key, value in items for leaf in flatten(value, f"{prefix}/{key}" if prefix else str(key))
-    ]
+    return [leaf for key, value in items for leaf in flatten(value, f"{prefix}/{key}" if prefix else str(key))]
 
 
 def as_arrays(structure: Structure) -> Structure:
@@ -300,9 +298,7 @@ def _holds_text(value: Any) -> bool:
 
 def _as_array(value: Any) -> np.ndarray:
     if value is None:
-        raise ValueError(
-            "Received None where an array was expected: leave it out, `(x,)` and not `(x, None)`."
-        )
+        raise ValueError("Received None where an array was expected: leave it out, `(x,)` and not `(x, None)`.")
     try:
         # Without dtype=object NumPy would pad each text of a list to the longest, and cut trailing zeros.
         array = np.array(value, dtype=object) if _holds_text(value) else np.asarray(value)

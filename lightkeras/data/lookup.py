@@ -54,6 +54,10 @@ class Lookup:
             )
         return folder.resolve()
 
+    def record(self) -> dict[str, str | None]:
+        """Source and folder as a run directory records them, the folder as it was found."""
+        return {"source": self.source, "data_dir": None if self.folder is None else str(self.folder)}
+
     @property
     def may_use_real(self) -> bool:
         return self.source != "sample"

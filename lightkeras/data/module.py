@@ -51,6 +51,5 @@ class DataModule(abc.ABC):
             NotImplementedError: This module does not take typed inputs.
         """
         raise NotImplementedError(
-            f"{type(self).__name__} does not say how typed inputs become batches: "
-            "define its `predict(inputs)`."
+            f"{type(self).__name__} does not say how typed inputs become batches: define its `predict(inputs)`."
         )

@@ -50,9 +50,7 @@ _ASPECTS = _phrases(
 )
 _WHOLES = _phrases("film, movie, picture, whole thing, result, experience, whole evening, production")
 _PEOPLE = _phrases("my sister, my neighbour, a friend, the man beside me, my father, our teacher, the press")
-_PLACES = _phrases(
-    "in a small cinema, on a long flight, at a festival, at home, in a half-empty hall, on an old disc"
-)
+_PLACES = _phrases("in a small cinema, on a long flight, at a festival, at home, in a half-empty hall, on an old disc")
 _TIMES = _phrases("last night, on a rainy Tuesday, over the holidays, in March, years ago, on Friday")
 _GENRES = _phrases("western, thriller, comedy, war film, musical, heist story, family drama, ghost story")
 _SETTINGS = _phrases(

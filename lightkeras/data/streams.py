@@ -60,9 +60,7 @@ def from_tf_dataset(dataset: Any) -> StreamFeed:
 
     return StreamFeed(
         open_epoch,
-        map_structure(
-            lambda leaf: ArraySpec(tuple(leaf.shape[1:]), leaf.dtype.name), _top(dataset.element_spec)
-        ),
+        map_structure(lambda leaf: ArraySpec(tuple(leaf.shape[1:]), leaf.dtype.name), _top(dataset.element_spec)),
         steps=cardinality if cardinality != tf.data.UNKNOWN_CARDINALITY else None,
         batch_size=sizes.pop() if sizes else None,
         dataset=dataset,
@@ -86,13 +84,9 @@ def from_py_dataset(dataset: Any) -> StreamFeed:
     except NotImplementedError:
         steps = None
     if steps is None:
-        raise ValueError(
-            f"{type(dataset).__name__} does not say how many batches an epoch has: define its `__len__`."
-        )
+        raise ValueError(f"{type(dataset).__name__} does not say how many batches an epoch has: define its `__len__`.")
     if steps < 1:
-        raise ValueError(
-            f"{type(dataset).__name__} is empty: its length is {steps}; expected at least 1 batch."
-        )
+        raise ValueError(f"{type(dataset).__name__} is empty: its length is {steps}; expected at least 1 batch.")
     first = as_batch(dataset[0])
     ended = 0
 
@@ -109,9 +103,7 @@ def from_py_dataset(dataset: Any) -> StreamFeed:
                 ended += 1
             yield batch
 
-    return StreamFeed(
-        _alike(open_epoch, first, type(dataset).__name__), map_structure(spec_of, first), steps=steps
-    )
+    return StreamFeed(_alike(open_epoch, first, type(dataset).__name__), map_structure(spec_of, first), steps=steps)
 
 
 def from_iterable(data: Iterable[Any] | Callable[[], Iterable[Any]], name: str) -> StreamFeed:
@@ -195,9 +187,7 @@ def _alike(
                 )
             lengths = {len(array) for _, array in flatten(batch)}
             if len(lengths) != 1:
-                raise ValueError(
-                    f"Batch {number} of {name} has arrays of {sorted(lengths)} rows: axis 0 must agree."
-                )
+                raise ValueError(f"Batch {number} of {name} has arrays of {sorted(lengths)} rows: axis 0 must agree.")
             yield batch
         if number < 0:
             raise ValueError(
@@ -220,8 +210,7 @@ def _check_tensor(leaf: Any, path: str, tf: Any) -> None:
         )
     if leaf.shape.rank is None:
         raise ValueError(
-            f"Tensor {path} of the tf.data.Dataset has an unknown number of axes: state it with "
-            "`tf.ensure_shape`."
+            f"Tensor {path} of the tf.data.Dataset has an unknown number of axes: state it with `tf.ensure_shape`."
         )
     if leaf.shape.rank == 0:
         raise ValueError(

@@ -78,7 +78,7 @@ class ImdbReviews(DataModule):
             )
         if tried:
             announce(
-                f"IMDB reviews were not found ({'; '.join(tried)}): "
+                f"the IMDB reviews were not found (no data folder has them, and {tried[-1]}): "
                 "using the built-in sample of generated reviews"
             )
         self.source = "sample"
@@ -134,8 +134,7 @@ class ImdbReviews(DataModule):
         missing = {"text", "label"} - columns.keys()
         if missing:
             raise ValueError(
-                f"{self._folder} has the features {sorted(columns)}: expected 'text' and 'label', "
-                f"as in {_NAME}."
+                f"{self._folder} has the features {sorted(columns)}: expected 'text' and 'label', as in {_NAME}."
             )
         labels = columns["label"]
         wrong = labels[(labels != 0) & (labels != 1)]

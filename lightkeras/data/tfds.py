@@ -175,9 +175,7 @@ def _read_file(instruction: Any, features: Any, folder: Path) -> Iterator[dict[s
 
     path = Path(instruction.filename)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing, though {folder / 'dataset_info.json'} lists it. {_REPAIR}"
-        )
+        raise FileNotFoundError(f"{path} is missing, though {folder / 'dataset_info.json'} lists it. {_REPAIR}")
     records = tf.data.TFRecordDataset(str(path)).skip(instruction.skip)
     if not instruction.takes_all:
         records = records.take(instruction.take)
@@ -193,8 +191,7 @@ def _read_file(instruction: Any, features: Any, folder: Path) -> Iterator[dict[s
         ) from error
     if found != instruction.take:
         raise ValueError(
-            f"{path} is damaged: it gave {found} examples where dataset_info.json counts "
-            f"{instruction.take}. {_REPAIR}"
+            f"{path} is damaged: it gave {found} examples where dataset_info.json counts {instruction.take}. {_REPAIR}"
         )
 
 
@@ -208,9 +205,7 @@ def _decoded(records: Any, features: Any) -> Any:
     if all(stored[n] == wanted[n] and wanted[n].shape == () and dtypes[n] in as_parsed for n in wanted):
         columns = {name: tf.io.FixedLenFeature((), dtype) for name, dtype in dtypes.items()}
         return records.batch(_RECORDS_AT_ONCE).map(lambda batch: tf.io.parse_example(batch, columns))
-    decoded = records.map(
-        features.deserialize_example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    decoded = records.map(features.deserialize_example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return decoded.batch(_RECORDS_AT_ONCE)
 
 

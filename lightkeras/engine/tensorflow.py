@@ -75,8 +75,7 @@ class TensorFlowEngine(Engine):
             scaled = optimizer.scale_loss(loss)
         if loss.shape.rank != 0:
             raise ValueError(
-                f"minimize: the loss has shape {tuple(loss.shape)}; expected a scalar. "
-                "Take its mean over the batch."
+                f"minimize: the loss has shape {tuple(loss.shape)}; expected a scalar. Take its mean over the batch."
             )
         gradients = tape.gradient(scaled, values)
         if self._traced is None:
@@ -191,9 +190,7 @@ class _Fused:
             batch = map_structure(lambda array: tf.gather(array, indices[i]), arrays)
             return i + 1, _write(written, i, self._columns(batch, self._step(batch)))
 
-        empty = [
-            tf.TensorArray(spec.dtype, count, element_shape=spec.shape, infer_shape=False) for spec in outputs
-        ]
+        empty = [tf.TensorArray(spec.dtype, count, element_shape=spec.shape, infer_shape=False) for spec in outputs]
         _, written = tf.while_loop(lambda i, _: i < count, body, (tf.constant(0), empty))
         return [self._join(array) for array in written]
 

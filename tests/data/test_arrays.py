@@ -98,7 +98,7 @@ def test_arrays_become_an_array_feed():
 
 def test_lists_of_numbers_and_texts_become_arrays():
     feed = as_feed((["good", "bad"], [1.0, 0.0]))
-    assert feed.spec == (ArraySpec((), "string"), ArraySpec((), "float64"))
+    assert feed.spec == (ArraySpec((), "string"), ArraySpec((), "float32"))
     assert as_feed([1, 2, 3]).spec == ArraySpec((), "int64")
     assert as_feed([[1, 2], [3, 4]]).spec == ArraySpec((2,), "int64")
     assert as_feed([X, Y]).spec == SPEC
@@ -150,9 +150,7 @@ def test_a_tf_dataset_of_unknown_length_and_open_sizes_keeps_them_open():
     import tensorflow as tf
 
     signature = tf.TensorSpec((None, None, 3), tf.float32)
-    feed = as_feed(
-        tf.data.Dataset.from_generator(lambda: iter([np.zeros((1, 4, 3))]), output_signature=signature)
-    )
+    feed = as_feed(tf.data.Dataset.from_generator(lambda: iter([np.zeros((1, 4, 3))]), output_signature=signature))
     assert feed.steps is None
     assert feed.spec == ArraySpec((None, 3), "float32")
     assert [batch.shape for batch in feed.open_epoch(0)] == [(1, 4, 3)]
@@ -314,9 +312,7 @@ def test_a_batch_that_is_unlike_the_first_is_refused():
 
 def test_a_batch_whose_arrays_differ_in_length_is_refused():
     feed = as_feed(lambda: iter([(X, Y[:3])]))
-    with pytest.raises(
-        ValueError, match=r"Batch 0 of <lambda> has arrays of \[3, 5\] rows: axis 0 must agree"
-    ):
+    with pytest.raises(ValueError, match=r"Batch 0 of <lambda> has arrays of \[3, 5\] rows: axis 0 must agree"):
         list(feed.open_epoch(0))
 
 

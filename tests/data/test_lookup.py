@@ -54,9 +54,7 @@ def test_a_file_is_not_a_folder(tmp_path):
 
 
 def test_an_unknown_source_is_answered_with_the_nearest_one():
-    with pytest.raises(
-        ValueError, match=r"source='reel' is not known\. Did you mean 'real'\? Valid names: auto"
-    ):
+    with pytest.raises(ValueError, match=r"source='reel' is not known\. Did you mean 'real'\? Valid names: auto"):
         Lookup(source="reel")
 
 

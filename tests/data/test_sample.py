@@ -42,9 +42,7 @@ def test_the_same_seed_gives_the_same_texts_in_every_version_and_process():
     )
     root = Path(lightkeras.__file__).parents[1]
     environment = os.environ | {"PYTHONPATH": str(root), "PYTHONHASHSEED": "123"}
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
-    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert found.stdout.strip() == "630b0965da1978c1"
 
 

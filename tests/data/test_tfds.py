@@ -51,9 +51,7 @@ def test_features_that_need_decoding_are_decoded(tmp_path):
         version="1.0.0",
         data_dir=tmp_path,
         split_datasets={"train": tf.data.Dataset.from_tensor_slices({"image": images, "size": [0.5, 1.5]})},
-        features=features.FeaturesDict(
-            {"image": features.Image(shape=(4, 3, 1)), "size": features.Scalar(np.float32)}
-        ),
+        features=features.FeaturesDict({"image": features.Image(shape=(4, 3, 1)), "size": features.Scalar(np.float32)}),
         disable_shuffling=True,
     )
     columns = tfds.read_split(tmp_path / "dots" / "1.0.0", "train")
@@ -142,9 +140,7 @@ def test_records_that_are_no_examples_are_found(version_folder):
 def test_a_missing_file_is_named(version_folder):
     first = shards(version_folder, "test")[0]
     first.unlink()
-    with pytest.raises(
-        FileNotFoundError, match=rf"{first.name} is missing, though .*dataset_info\.json lists"
-    ):
+    with pytest.raises(FileNotFoundError, match=rf"{first.name} is missing, though .*dataset_info\.json lists"):
         tfds.read_split(version_folder, "test")
 
 

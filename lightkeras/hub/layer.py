@@ -12,19 +12,7 @@ import keras
 # Whether a file is being loaded, and trustingly, can be read nowhere in Keras's public interface.
 from keras.src.saving import serialization_lib
 
-from lightkeras.hub_find import NNLM_URL, FoundModule, find_module, sample_text_module
-from lightkeras.hub_modules import fingerprint, load_module, locate
-
-__all__ = [
-    "NNLM_URL",
-    "FoundModule",
-    "HubLayer",
-    "check_modules",
-    "find_module",
-    "fingerprint",
-    "modules_in",
-    "sample_text_module",
-]
+from lightkeras.hub.modules import fingerprint, load_module, locate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +29,7 @@ class _Signature:
 
 
 @keras.saving.register_keras_serializable(package="lightkeras")
-class HubLayer(keras.layers.Layer):
+class HubLayer(keras.layers.Layer):  # type: ignore[misc]
     """A TF2 module from TensorFlow Hub, or any callable SavedModel, as a Keras 3 layer.
 
     `tensorflow_hub.KerasLayer` is a Keras 2 layer, which Keras 3 refuses. This one loads the module with
@@ -83,9 +71,7 @@ class HubLayer(keras.layers.Layer):
     ```
     """
 
-    def __init__(
-        self, handle: str, trainable: bool = False, name: str | None = None, dtype: Any = None
-    ) -> None:
+    def __init__(self, handle: str, trainable: bool = False, name: str | None = None, dtype: Any = None) -> None:
         _require_tensorflow()
         # Keras would cast the input to the compute dtype; what counts is the dtype the module was saved with.
         super().__init__(trainable=trainable, name=name, dtype=dtype, autocast=False)
@@ -135,9 +121,7 @@ class HubLayer(keras.layers.Layer):
         if self.trainable:
             for loss in getattr(self._module, "regularization_losses", ()):
                 self.add_loss(loss())
-        return keras.tree.map_structure(
-            lambda output: keras.ops.cast(output, self._output_dtype(output)), outputs
-        )
+        return keras.tree.map_structure(lambda output: keras.ops.cast(output, self._output_dtype(output)), outputs)
 
     def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
         signature = self._signature_for(inputs)
@@ -159,14 +143,11 @@ class HubLayer(keras.layers.Layer):
         takes = self._signatures[0].takes
         expected = f"{takes.dtype.name} of shape {tuple(takes.shape)}"
         if isinstance(inputs, (list, tuple, dict)):
-            raise TypeError(
-                f"{self._who()} takes one tensor, {expected}; received a {type(inputs).__name__}."
-            )
+            raise TypeError(f"{self._who()} takes one tensor, {expected}; received a {type(inputs).__name__}.")
         got, want = keras.backend.standardize_dtype(inputs.dtype), takes.dtype.name
         if _kind(got) != _kind(want):
             raise TypeError(
-                f"{self._who()} takes {expected}; received {got} of shape {tuple(inputs.shape)}. "
-                f"{_dtype_advice(want)}"
+                f"{self._who()} takes {expected}; received {got} of shape {tuple(inputs.shape)}. {_dtype_advice(want)}"
             )
         return self._signature_matching(tuple(inputs.shape))
 
@@ -188,9 +169,7 @@ class HubLayer(keras.layers.Layer):
         return {**super().get_config(), "handle": self.handle, "fingerprint": self.fingerprint}
 
     @classmethod
-    def from_config(
-        cls, config: dict[str, Any], custom_objects: Any = None, safe_mode: bool | None = None
-    ) -> Any:
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None, safe_mode: bool | None = None) -> Any:
         """Makes the layer again from its config, where that is allowed and the module is the same.
 
         Args:
@@ -286,9 +265,7 @@ def _signatures_of(module: Any, handle: str) -> list[_Signature]:
 def _variables_of(module: Any) -> list[Any]:
     """The variables the module lists, then those its functions use without listing them, each once."""
     used = [variable for function in module.__call__.concrete_functions for variable in function.variables]
-    return list(
-        {variable.ref(): variable for variable in [*getattr(module, "variables", ()), *used]}.values()
-    )
+    return list({variable.ref(): variable for variable in [*getattr(module, "variables", ()), *used]}.values())
 
 
 def _batched(shape: Any, input_shape: Any) -> tuple[int | None, ...]:

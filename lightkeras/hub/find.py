@@ -13,7 +13,7 @@ import numpy as np
 
 from lightkeras._messages import did_you_mean
 from lightkeras.data.lookup import Lookup, announce, cache_dir
-from lightkeras.hub_modules import damage, fetch, is_url, remove
+from lightkeras.hub.modules import damage, fetch, is_url, remove
 
 NNLM_URL = "https://tfhub.dev/google/nnlm-en-dim50/2"
 SAMPLE_NAME = "sample-text-50d-v1"
@@ -80,7 +80,10 @@ def find_module(
     except (OSError, ValueError) as error:
         tried.append(str(error))
     if lookup.may_use_sample:
-        return _sample(f"no real text module ({'; '.join(tried)}): using the built-in sample text module")
+        return _sample(
+            f"no real text module was found (no data folder has one, and {default_url} is not to be had): "
+            "using the built-in sample text module"
+        )
     lines = "\n".join(f"  - {line}" for line in tried)
     raise FileNotFoundError(
         f"No text module was found and source='real' forbids the built-in sample. Tried:\n{lines}\n"
@@ -106,9 +109,7 @@ def _named_module(handle: str, lookup: Lookup) -> FoundModule:
     if (shelf / handle).is_dir():
         return FoundModule(str(shelf / handle), handle)
     names = [entry.name for entry in shelf.iterdir() if entry.is_dir()] if shelf.is_dir() else []
-    raise FileNotFoundError(
-        f"No module is called {handle!r} in {shelf}. {did_you_mean(handle, names)} {_FORMS}"
-    )
+    raise FileNotFoundError(f"No module is called {handle!r} in {shelf}. {did_you_mean(handle, names)} {_FORMS}")
 
 
 _FORMS = "A module is named by a SavedModel folder, a name under <data folder>/hub/, or a http(s) URL."
@@ -168,14 +169,10 @@ def _write_sample(folder: Path) -> None:
         module.embeddings = tf.Variable(rows.astype("float32"), name="embeddings")
 
     def embed(sentences: Any) -> Any:
-        plain = tf.strings.regex_replace(
-            tf.strings.lower(sentences, encoding="utf-8"), r"<br ?/?>|[[:punct:]]", " "
-        )
+        plain = tf.strings.regex_replace(tf.strings.lower(sentences, encoding="utf-8"), r"<br ?/?>|[[:punct:]]", " ")
         words = tf.strings.split(plain)
         buckets = tf.strings.to_hash_bucket_fast(words.flat_values, SAMPLE_BUCKETS)
-        return tf.sparse.segment_sqrt_n(
-            module.embeddings, buckets, words.value_rowids(), num_segments=words.nrows()
-        )
+        return tf.sparse.segment_sqrt_n(module.embeddings, buckets, words.value_rowids(), num_segments=words.nrows())
 
     sentences = tf.TensorSpec((None,), tf.string, name="sentences")
     module.__call__ = tf.function(embed, input_signature=[sentences], autograph=False)

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from lightkeras.data.lookup import Lookup
 from lightkeras.hub import FoundModule, HubLayer, find_module, fingerprint, sample_text_module
-from lightkeras.hub_modules import cached_folder, damage, import_tensorflow_hub
+from lightkeras.hub.modules import cached_folder, damage, import_tensorflow_hub
 
 NOWHERE = "http://127.0.0.1:9/google/nnlm-en-dim50/2"
 
@@ -55,7 +55,7 @@ def test_with_nothing_to_be_had_the_sample_stands_in_and_says_so(capsys):
     assert found == FoundModule(str(sample_text_module()), "sample", is_sample=True)
     (line,) = capsys.readouterr().err.splitlines()
     assert "using the built-in sample text module" in line
-    assert "does not answer" in line
+    assert "no data folder has one" in line
 
 
 def test_real_raises_an_error_that_lists_what_was_tried(tmp_path):
@@ -73,10 +73,12 @@ def test_real_raises_an_error_that_lists_what_was_tried(tmp_path):
 def test_sample_goes_straight_to_the_sample(data_dir, capsys):
     lookup = Lookup("sample", str(data_dir))
     assert find_module(None, lookup).is_sample
-    assert find_module("my-words", lookup).is_sample
-    first, second = capsys.readouterr().err.splitlines()
-    assert "in place of" not in first
-    assert "in place of 'my-words'" in second
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "using the built-in sample text module" in line
+
+
+def test_a_module_that_was_named_is_used_whatever_the_source(data_dir):
+    assert find_module("my-words", Lookup("sample", str(data_dir))).name == "my-words"
 
 
 def test_a_name_is_looked_up_in_the_data_folder(data_dir):
@@ -155,9 +157,7 @@ def test_the_sample_is_the_same_whenever_and_wherever_it_is_written(tmp_path, mo
     assert fingerprint(sample_text_module()) == first
     script = "from lightkeras.hub import *; print(fingerprint(sample_text_module()))"
     environment = {"XDG_CACHE_HOME": str(tmp_path / "third"), "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == first
 
 

@@ -71,9 +71,7 @@ def locate(handle: str) -> Path:
             f"HubLayer got handle={handle!r}, which {kind}; expected a SavedModel folder or a http(s) URL. "
             "lightkeras.hub.find_module finds one by its short name."
         )
-    if not any(
-        (folder / name).exists() for name in ("saved_model.pb", "saved_model.pbtxt", "tfhub_module.pb")
-    ):
+    if not any((folder / name).exists() for name in ("saved_model.pb", "saved_model.pbtxt", "tfhub_module.pb")):
         found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
         raise ValueError(
             f"The folder {handle!r} is not a SavedModel: it has no saved_model.pb (it holds: {found}). Give "
@@ -182,8 +180,7 @@ def _download(url: str, folder: Path, lost: str) -> Path:
         hub.resolve(url)
     except (OSError, ValueError, EOFError, tarfile.TarError, zlib.error, tf.errors.OpError) as error:
         raise ConnectionError(
-            f"Downloading the module {url} failed: {error}.{lost} "
-            "Check the URL, or give the folder of a copy."
+            f"Downloading the module {url} failed: {error}.{lost} Check the URL, or give the folder of a copy."
         ) from error
     problem = damage(folder) if folder.is_dir() else f"{folder} was not written"
     if problem:

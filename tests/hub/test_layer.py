@@ -16,9 +16,7 @@ from lightkeras.hub import HubLayer, fingerprint, sample_text_module
 
 pytestmark = [
     # Keras's own conversion of TensorFlow tensors, under NumPy 2.
-    pytest.mark.filterwarnings(
-        "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
-    ),
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
 ]
 
 TEXTS = tf.constant(["a fine film", "dull", "", "Fine, fine film!"])
@@ -229,9 +227,7 @@ def test_a_missing_folder_is_named():
 
 def test_a_folder_that_is_no_saved_model_is_named(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(
-        ValueError, match=r"is not a SavedModel: it has no saved_model.pb \(it holds: notes.txt\)"
-    ):
+    with pytest.raises(ValueError, match=r"is not a SavedModel: it has no saved_model.pb \(it holds: notes.txt\)"):
         HubLayer(str(tmp_path))
 
 
@@ -287,9 +283,7 @@ def test_a_saved_model_without_a_call_function_is_refused(tmp_path):
 
 
 def test_numbers_into_a_text_module_are_refused(sample, image_module):
-    with pytest.raises(
-        TypeError, match=r"takes string of shape \(None,\); received float32 .*dtype='string'"
-    ):
+    with pytest.raises(TypeError, match=r"takes string of shape \(None,\); received float32 .*dtype='string'"):
         HubLayer(sample)(np.zeros(3, "float32"))
     with pytest.raises(TypeError, match="takes string"):
         HubLayer(sample)(keras.Input((), dtype="int32"))
@@ -304,9 +298,7 @@ def test_input_of_the_wrong_shape_is_refused(sample):
 
 def test_another_backend_is_refused_with_what_to_do(sample, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(
-        RuntimeError, match=r"Keras runs on 'jax'\. Set KERAS_BACKEND=tensorflow before .* or"
-    ):
+    with pytest.raises(RuntimeError, match=r"Keras runs on 'jax'\. Set KERAS_BACKEND=tensorflow before .* or"):
         HubLayer(sample)
 
 
@@ -323,7 +315,7 @@ def test_on_another_backend_tensorflow_is_not_even_imported(sample):
         "try:\n    HubLayer(sys.argv[1])\n"
         "except RuntimeError:\n    print('refused', ('tensorflow' in sys.modules) is before)\n"
     )
-    environment = {**os.environ, "KERAS_BACKEND": OTHER_BACKEND, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "KERAS_BACKEND": OTHER_BACKEND, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, "-c", script, sample], env=environment, capture_output=True, text=True, check=True
     )

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from lightkeras.hub import HubLayer, fingerprint, sample_text_module
-from lightkeras.hub_modules import cached_folder, damage, fetch
+from lightkeras.hub.modules import cached_folder, damage, fetch
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,9 +46,7 @@ def served(tmp_path, monkeypatch):
         def log_error(self, *args):
             """Says nothing: the terminal belongs to pytest."""
 
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Handler, directory=str(root))
-    )
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(root)))
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
 

@@ -1,0 +1,16 @@
+"""Modules from TensorFlow Hub: finding them, checking them, and using them as Keras 3 layers."""
+
+from lightkeras.hub.find import NNLM_URL, FoundModule, find_module, sample_text_module
+from lightkeras.hub.layer import HubLayer, check_modules, modules_in
+from lightkeras.hub.modules import fingerprint
+
+__all__ = [
+    "NNLM_URL",
+    "FoundModule",
+    "HubLayer",
+    "check_modules",
+    "find_module",
+    "fingerprint",
+    "modules_in",
+    "sample_text_module",
+]
