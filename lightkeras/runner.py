@@ -177,7 +177,7 @@ class Runner:
         trace = preflight.trace_evaluate(task, engine, feed)
         preflight.epoch_names(task, trace, split)
         self._take_weights(task, weights)
-        watcher = Pass(task, engine, feed, engine.program(task.run_evaluate_step, trace.names))
+        watcher = Pass(task, engine, feed, task.run_evaluate_step, trace)
         metrics = watcher.run(self.seed, self.steps_per_call)
         result = EvalResult(split, metrics, watcher.examples, time.perf_counter() - started)
         if weights is not None:
@@ -274,14 +274,14 @@ class Runner:
         preflight.check_feed(task, train, "train")
         engine = bound_engine(task)
         trace = preflight.trace_train(task, engine, train)
-        learner = Pass(task, engine, train, engine.program(task.run_train_step, trace.names))
+        learner = Pass(task, engine, train, task.run_train_step, trace)
         names = preflight.epoch_names(task, trace, "train")
         watcher = None
         if validation is not None:
             preflight.check_feed(task, validation, "validation")
             evaluation = preflight.trace_evaluate(task, engine, validation)
             names += preflight.epoch_names(task, evaluation, "val")
-            watcher = Pass(task, engine, validation, engine.program(task.run_evaluate_step, evaluation.names))
+            watcher = Pass(task, engine, validation, task.run_evaluate_step, evaluation)
         monitor = self.monitor or next((name for name in ("val/loss", "train/loss") if name in names), None)
         if monitor is not None:
             preflight.check_monitor(monitor, names)
