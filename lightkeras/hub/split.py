@@ -45,14 +45,24 @@ def split(module: Any, samples: Sequence[str] = SAMPLES) -> Halves | None:
     """
     import tensorflow as tf
 
+    try:
+        return _cut(module, samples)
+    except (KeyError, IndexError, ValueError, TypeError, tf.errors.OpError):
+        return None  # a graph of a kind not foreseen here; left whole it is slower, and right
+
+
+def _cut(module: Any, samples: Sequence[str]) -> Halves | None:
+    import tensorflow as tf
+
     whole = next((f for f in module.__call__.concrete_functions if f.inputs[0].dtype == tf.string), None)
-    if whole is None or len(whole.outputs) != 1:
+    # Of `outputs` the first counts: once a gradient was taken, what that needs is among them too.
+    if whole is None or len(tf.nest.flatten(whole.structured_outputs)) != 1:
         return None
     graph, end = _without_calls(whole.graph.as_graph_def())
     output = end(whole.outputs[0].name)
     text, *placeholders = [tensor.name for tensor in whole.inputs]
     captures = dict(zip(placeholders, whole.captured_inputs, strict=True))
-    handles = {id(variable.handle) for variable in module.variables}
+    handles = {id(variable.handle) for variable in whole.variables}
     variables = [_node(name) for name, captured in captures.items() if id(captured) in handles]
     readers = _readers(graph)
     texty, learned = _reach([_node(text)], readers.get), _reach(variables, readers.get)
@@ -68,17 +78,16 @@ def split(module: Any, samples: Sequence[str] = SAMPLES) -> Halves | None:
     before = _reach(map(_node, cut), lambda name: [_node(i) for i in every[name]])
     text_spec = {text: tf.TensorSpec(whole.inputs[0].shape, tf.string)}
     to_numbers = _function_of(graph, before - outside, text_spec, captures, list(cut), ())
-    from_numbers = _function_of(graph, second - outside, frontier, captures, [output], module.variables)
+    from_numbers = _function_of(graph, second - outside, frontier, captures, [output], whole.variables)
     halves = Halves(lambda texts: tuple(to_numbers(texts)), lambda numbers: from_numbers(*numbers)[0])
-    return halves if _agree(module, halves, samples) else None
+    return halves if _agree(module, halves, whole.trainable_variables, samples) else None
 
 
-def _agree(module: Any, halves: Halves, samples: Sequence[str]) -> bool:
+def _agree(module: Any, halves: Halves, variables: Sequence[Any], samples: Sequence[str]) -> bool:
     """Whether output and gradients of the halves are those of the whole, to the bit."""
     import tensorflow as tf
 
-    texts, variables = tf.constant(list(samples)), list(module.trainable_variables)
-    found = []
+    texts, found = tf.constant(list(samples)), []
     for call in (module, lambda texts: halves.from_numbers(halves.to_numbers(texts))):
         with tf.GradientTape() as tape:
             value = call(texts)
