@@ -337,8 +337,16 @@ class Runner:
 def _feeds(data: DataModule | None, train: Any, validation: Any, batch_size: int) -> tuple[Feed, Feed | None]:
     watched = None if validation is None else as_feed(validation, batch_size)
     if data is None:
-        return as_feed(train, batch_size, shuffle=True), watched
+        return _train_feed(train, batch_size), watched
     return data.train(), data.validation() if validation is None else watched
+
+
+def _train_feed(train: Any, batch_size: int) -> Feed:
+    """Arrays are shuffled; what brings its own batches keeps its own order."""
+    feed = as_feed(train, batch_size)
+    if isinstance(feed, ArrayFeed) and feed is not train:
+        return ArrayFeed(feed.arrays, batch_size, shuffle=True)
+    return feed
 
 
 def _split_of(data: DataModule | None, split: str) -> Feed:
