@@ -73,7 +73,9 @@ class Runner:
         least = {"max_epochs": 1, "patience": 1, "seed": 0, "steps_per_call": 1}
         for name, low in least.items():
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
+            if value is None and name in ("patience", "steps_per_call"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise ValueError(f"Runner({name}={value!r}): expected a whole number of at least {low}.")
         if self.mode not in (None, "min", "max"):
             raise ValueError(f"Runner(mode={self.mode!r}): expected 'min', 'max' or None.")
