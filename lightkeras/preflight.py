@@ -59,10 +59,9 @@ def trace_train(task: Task, engine: Engine, feed: Feed) -> Trace:
         )
     for update in trace.updates:
         _check_reached(name, task, update.variables, update.unreached)
-    for optimizer in {id(update.optimizer): update.optimizer for update in trace.updates}.values():
+    for optimizer, learned in trace.optimizers():
         if not optimizer.built:
-            learned = [v for update in trace.updates if update.optimizer is optimizer for v in update.variables]
-            optimizer.build(list({id(v): v for v in learned}.values()))
+            optimizer.build(learned)
     return trace
 
 

@@ -288,8 +288,9 @@ class Runner:
         if monitor is not None:
             preflight.check_monitor(monitor, names)
         mode = self.mode or (schedule.infer_mode(monitor) if monitor is not None else "min")
-        optimizers = list({id(update.optimizer): update.optimizer for update in trace.updates}.values())
-        bridge = CallbackBridge(self.callbacks, task.model_of_callbacks(optimizers[0]), self.max_epochs, train.steps)
+        optimizers = trace.optimizers()
+        model = task.model_of_callbacks(optimizers[0][0])
+        bridge = CallbackBridge(self.callbacks, model, self.max_epochs, train.steps)
         bridge.check_monitors(names)
         preflight.try_one_batch(task, learner, watcher)
         return Fit(
