@@ -15,7 +15,7 @@ import keras
 from lightkeras import checkpoint
 from lightkeras._messages import did_you_mean
 from lightkeras.data.feed import ArrayFeed, ArraySpec, Feed, Structure, flatten
-from lightkeras.engine.base import Engine, Trace
+from lightkeras.engine.base import Engine, StepLogs, Trace
 from lightkeras.passes import Pass, metric_values
 from lightkeras.task import Task
 
@@ -110,11 +110,13 @@ def try_one_batch(task: Task, learner: Pass, watcher: Pass | None) -> None:
 
     Raises:
         TaskError: The first train batch gives a value that is not finite.
+        ValueError: A split has no batch.
     """
     variables = task.variables()
     before = checkpoint.read_variables(variables)
     try:
         logs = _explained(learner.try_one, learner.feed, "train_step")
+        _check_any(logs, "train")
         for name, values in logs.values.items():
             if not all(map(math.isfinite, values)):
                 raise TaskError(
@@ -123,9 +125,14 @@ def try_one_batch(task: Task, learner: Pass, watcher: Pass | None) -> None:
                     "that is far too high."
                 )
         if watcher is not None:
-            _explained(watcher.try_one, watcher.feed, "evaluate_step")
+            _check_any(_explained(watcher.try_one, watcher.feed, "evaluate_step"), "validation")
     finally:
         checkpoint.write_variables(variables, before)
+
+
+def _check_any(logs: StepLogs, split: str) -> None:
+    if not logs.steps:
+        raise ValueError(f"The {split} split is empty: it gave no batch; expected at least one.")
 
 
 def _trace(task: Task, engine: Engine, step: Callable[[Structure], Any], feed: Feed, method: str) -> Trace:
