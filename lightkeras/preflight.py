@@ -77,6 +77,17 @@ def trace_evaluate(task: Task, engine: Engine, feed: Feed) -> Trace:
     return trace
 
 
+def trace_predict(task: Task, engine: Engine, feed: Feed) -> None:
+    """Traces the prediction step, which builds models that build themselves.
+
+    Raises:
+        TaskError: It minimizes something, or the inputs are not what the model takes.
+    """
+    trace = _trace(task, engine, lambda batch: {"outputs": task.run_predict_step(batch)}, feed, "predict_step")
+    if trace.updates:
+        raise TaskError(f"{type(task).__name__}.predict_step calls self.minimize: prediction must not learn.")
+
+
 def epoch_names(task: Task, trace: Trace, prefix: str) -> list[str]:
     """Names of all values of one pass over a split: what the step logs, and the stateful metrics.
 

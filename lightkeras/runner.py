@@ -205,8 +205,9 @@ class Runner:
         self._ready(task, given=True)
         feed = as_feed(data, batch_size)
         engine = bound_engine(task)
+        preflight.trace_predict(task, engine, feed)
         self._take_weights(task, weights)
-        predictor, stream = engine.predictor(task.predict_step), engine.open(feed)
+        predictor, stream = engine.predictor(task.run_predict_step), engine.open(feed)
         parts = []
         while (part := predictor.run(stream, self.steps_per_call or 8)) is not None:
             parts.append(part)
