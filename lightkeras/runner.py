@@ -73,7 +73,9 @@ class Runner:
         least = {"max_epochs": 1, "patience": 1, "seed": 0, "steps_per_call": 1}
         for name, low in least.items():
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
+            if value is None and name in ("patience", "steps_per_call"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise ValueError(f"Runner({name}={value!r}): expected a whole number of at least {low}.")
         if self.mode not in (None, "min", "max"):
             raise ValueError(f"Runner(mode={self.mode!r}): expected 'min', 'max' or None.")
@@ -203,8 +205,9 @@ class Runner:
         self._ready(task, given=True)
         feed = as_feed(data, batch_size)
         engine = bound_engine(task)
+        preflight.trace_predict(task, engine, feed)
         self._take_weights(task, weights)
-        predictor, stream = engine.predictor(task.predict_step), engine.open(feed)
+        predictor, stream = engine.predictor(task.run_predict_step), engine.open(feed)
         parts = []
         while (part := predictor.run(stream, self.steps_per_call or 8)) is not None:
             parts.append(part)
@@ -286,8 +289,9 @@ class Runner:
         if monitor is not None:
             preflight.check_monitor(monitor, names)
         mode = self.mode or (schedule.infer_mode(monitor) if monitor is not None else "min")
-        optimizers = list({id(update.optimizer): update.optimizer for update in trace.updates}.values())
-        bridge = CallbackBridge(self.callbacks, task.model_of_callbacks(optimizers[0]), self.max_epochs, train.steps)
+        optimizers = trace.optimizers()
+        model = task.model_of_callbacks(optimizers[0][0])
+        bridge = CallbackBridge(self.callbacks, model, self.max_epochs, train.steps)
         bridge.check_monitors(names)
         preflight.try_one_batch(task, learner, watcher)
         return Fit(

@@ -56,6 +56,14 @@ class Trace:
     updates: tuple[Update, ...]
     ahead: tuple[tuple[Callable[[Tensor], Structure], int], ...] = ()
 
+    def optimizers(self) -> list[tuple[keras.optimizers.Optimizer, list[keras.Variable]]]:
+        """Each optimizer once, with the variables that it updates."""
+        found: dict[int, tuple[keras.optimizers.Optimizer, dict[int, keras.Variable]]] = {}
+        for update in self.updates:
+            _, variables = found.setdefault(id(update.optimizer), (update.optimizer, {}))
+            variables.update({id(variable): variable for variable in update.variables})
+        return [(optimizer, list(variables.values())) for optimizer, variables in found.values()]
+
 
 @dataclasses.dataclass(frozen=True)
 class StepLogs:
