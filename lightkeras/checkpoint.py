@@ -6,13 +6,16 @@ checkpoints/
     state.json              counters, records, and what each key stands for
     manifest.json           size and BLAKE2 digest of the two
   best, last                text files that name one of the folders
+
+A folder that is there is never written again: a second save of a step makes `step-00000450-1` beside
+it, so that what `best` and `last` name is whole at every moment.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
+import itertools
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -92,7 +95,7 @@ def save(folder: Path, step: int, variables: Mapping[str, keras.Variable], state
     Raises:
         OSError: It could not be written; the checkpoints that were there are untouched.
     """
-    path = folder / f"step-{step:08d}"
+    path = _free_name(folder, f"step-{step:08d}")
     names = {key: {"path": variable.path, "dtype": str(variable.dtype)} for key, variable in variables.items()}
     contents = {
         VARIABLES: safetensors.numpy.save(read_variables(variables)),
@@ -106,10 +109,7 @@ def save(folder: Path, step: int, variables: Mapping[str, keras.Variable], state
             for name, content in contents.items():
                 files.write_synced(beside / name, content)
             files.sync_folder(beside)
-            if path.exists():
-                shutil.rmtree(path)
-            os.replace(beside, path)
-            files.sync_folder(folder)
+            files.move_synced(beside, path)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     return path
@@ -157,18 +157,25 @@ def find(folder: Path, name: str) -> Path:
     if not (folder / name).is_file():
         there = [entry.name for entry in folder.glob("*") if entry.is_file()] if folder.is_dir() else []
         raise FileNotFoundError(f"There is no checkpoint {name!r} in {folder}. {did_you_mean(name, there)}")
-    target = (folder / name).read_text(encoding="utf-8").strip()
+    target = (folder / name).read_text(encoding="utf-8", errors="replace").strip()
     if not target.startswith("step-") or Path(target).name != target:
         raise CheckpointError(f"{folder / name} is damaged: it names {target!r}, which is no checkpoint.")
     return folder / target
 
 
 def prune(folder: Path) -> None:
-    """Removes the checkpoints that neither `best` nor `last` names."""
+    """Removes the checkpoints that neither `best` nor `last` names, and parts that a killed run left."""
     kept = {find(folder, name) for name in ("best", "last") if (folder / name).is_file()}
-    for path in folder.glob("step-*"):
+    for path in [*folder.glob("step-*"), *folder.glob(".step-*.part")]:
         if path not in kept:
             shutil.rmtree(path)
+    for path in folder.glob(".*.part"):
+        path.unlink()
+
+
+def _free_name(folder: Path, name: str) -> Path:
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(1)))
+    return next(folder / found for found in names if not (folder / found).exists())
 
 
 def _entry(content: bytes) -> dict[str, Any]:
