@@ -53,10 +53,6 @@ class RunDirectory:
     def model_file(self) -> Path:
         return self.path / "model.keras"
 
-    @property
-    def trials(self) -> Path:
-        return self.path / "trials"
-
     def create(self, needed_bytes: int) -> None:
         """Makes the directory for a new run.
 
@@ -68,7 +64,13 @@ class RunDirectory:
             NotADirectoryError: There is a file of that name.
             OSError: It cannot be written to, or there is too little room; nothing was made.
         """
-        self._check_free()
+        if self.path.exists() and not self.path.is_dir():
+            raise NotADirectoryError(f"{self.path} is a file; a run directory was expected. Give another run_dir.")
+        if self.config_file.exists():
+            raise FileExistsError(
+                f"{self.path} already holds another run, which would be lost. "
+                "Give another run_dir, or remove that one first."
+            )
         free = shutil.disk_usage(_nearest_folder(self.path)).free
         if free < needed_bytes:
             raise OSError(
@@ -76,29 +78,7 @@ class RunDirectory:
                 f"{_megabytes(needed_bytes)} for checkpoints and the model. Make room or give another run_dir."
             )
         with files.explained(self.path):
-            self.checkpoints.mkdir(parents=True)
-            self.figures.mkdir(exist_ok=True)
-
-    def create_for_search(self) -> None:
-        """Makes the directory for a new search, whose trials are run directories of their own.
-
-        Raises:
-            FileExistsError: It holds another run.
-            NotADirectoryError: There is a file of that name.
-            OSError: It cannot be written to.
-        """
-        self._check_free()
-        with files.explained(self.path):
-            self.trials.mkdir(parents=True)
-
-    def _check_free(self) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise NotADirectoryError(f"{self.path} is a file; a run directory was expected. Give another run_dir.")
-        if any(path.exists() for path in (self.config_file, self.checkpoints, self.trials)):
-            raise FileExistsError(
-                f"{self.path} already holds another run, which would be lost. "
-                "Give another run_dir, or remove that one first."
-            )
+            self.path.mkdir(parents=True, exist_ok=True)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         files.write_json(self.config_file, config)

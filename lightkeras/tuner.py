@@ -102,7 +102,7 @@ class Tuner:
         space = self._space()
         objective, mode = self._checked_objective()
         directory = RunDirectory(run_directory.path_of(self.run_dir, f"{snake_case(self.task.__name__)}_search"))
-        directory.create_for_search()
+        directory.create(needed_bytes=0)
         directory.write_config(self._config(directory, objective, mode))
         tab = EventFile(directory.path)
         tab.add(search_summary(space, [objective]))
@@ -113,7 +113,7 @@ class Tuner:
         trials: list[Trial] = []
 
         def run_trial(number: int, chosen: Mapping[str, Any], epochs: int | None) -> float:
-            trial = self._run(directory.trials / f"{number:04d}", chosen, epochs, objective, mode)
+            trial = self._run(directory.path / "trials" / f"{number:04d}", chosen, epochs, objective, mode)
             trials.append(trial)
             if self.on_trial is not None:
                 self.on_trial(trial)

@@ -16,14 +16,9 @@ def directory(tmp_path: Path) -> RunDirectory:
     return RunDirectory(tmp_path / "runs" / "a")
 
 
-def test_a_new_run_directory_holds_its_two_folders(directory):
+def test_a_new_run_directory_is_empty(directory):
     directory.create(needed_bytes=1000)
-    assert sorted(os.listdir(directory.path)) == ["checkpoints", "figures"]
-
-
-def test_a_search_directory_holds_a_folder_of_trials(directory):
-    directory.create_for_search()
-    assert os.listdir(directory.path) == ["trials"]
+    assert os.listdir(directory.path) == []
 
 
 def test_a_folder_with_other_files_in_it_may_become_a_run_directory(directory):
@@ -33,21 +28,19 @@ def test_a_folder_with_other_files_in_it_may_become_a_run_directory(directory):
     assert (directory.path / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("create", [lambda it: it.create(0), RunDirectory.create_for_search])
-@pytest.mark.parametrize("there", ["config.json", "checkpoints", "trials"])
-def test_a_directory_that_holds_another_run_is_refused_and_left_alone(directory, create, there):
-    (directory.path / there).mkdir(parents=True)
+def test_a_directory_that_holds_another_run_is_refused_and_left_alone(directory):
+    directory.create(needed_bytes=0)
+    directory.write_config({"task": "A"})
     with pytest.raises(FileExistsError, match=r"runs/a already holds another run, which would be lost\. Give another"):
-        create(directory)
-    assert os.listdir(directory.path) == [there]
+        directory.create(needed_bytes=0)
+    assert directory.read_config() == {"task": "A"}
 
 
-@pytest.mark.parametrize("create", [lambda it: it.create(0), RunDirectory.create_for_search])
-def test_a_file_of_that_name_is_refused(directory, create):
+def test_a_file_of_that_name_is_refused(directory):
     directory.path.parent.mkdir()
     directory.path.write_text("")
     with pytest.raises(NotADirectoryError, match="runs/a is a file; a run directory was expected"):
-        create(directory)
+        directory.create(needed_bytes=0)
 
 
 def test_a_directory_below_a_file_is_refused(directory):
@@ -142,7 +135,6 @@ def test_the_names_in_a_run_directory_are_those_of_the_documentation(directory):
         directory.checkpoints,
         directory.figures,
         directory.model_file,
-        directory.trials,
     ]
     assert [path.relative_to(directory.path).as_posix() for path in names] == [
         "config.json",
@@ -151,5 +143,4 @@ def test_the_names_in_a_run_directory_are_those_of_the_documentation(directory):
         "checkpoints",
         "figures",
         "model.keras",
-        "trials",
     ]
