@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import json
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
@@ -53,7 +55,7 @@ class Checkpoint:
 
 def read_variables(variables: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
     """Copies of the values of variables, by key."""
-    return {key: np.array(keras.ops.convert_to_numpy(variable)) for key, variable in variables.items()}
+    return {key: _read(variable) for key, variable in variables.items()}
 
 
 def write_variables(variables: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray]) -> None:
@@ -98,7 +100,7 @@ def save(folder: Path, step: int, variables: Mapping[str, keras.Variable], state
     path = _free_name(folder, f"step-{step:08d}")
     names = {key: {"path": variable.path, "dtype": str(variable.dtype)} for key, variable in variables.items()}
     contents = {
-        VARIABLES: safetensors.numpy.save(read_variables(variables)),
+        VARIABLES: safetensors.numpy.save({key: _storable(_read(variable)) for key, variable in variables.items()}),
         STATE: files.json_bytes({**state, "step": step, "variables": names}),
     }
     contents[MANIFEST] = files.json_bytes({name: _entry(content) for name, content in contents.items()})
@@ -139,7 +141,10 @@ def load(path: Path) -> Checkpoint:
                 f"The checkpoint {path} is damaged: {name} has {found['bytes']} bytes with digest "
                 f"{found['blake2b'][:8]}, its manifest says {expected}."
             )
-    return Checkpoint(path, safetensors.numpy.load(contents[VARIABLES]), files.read_json(path / STATE))
+    state = json.loads(contents[STATE])
+    stored = safetensors.numpy.load(contents[VARIABLES])
+    arrays = {key: _restored(array, state["variables"][key]["dtype"]) for key, array in stored.items()}
+    return Checkpoint(path, arrays, state)
 
 
 def point(folder: Path, name: str, path: Path) -> None:
@@ -176,6 +181,22 @@ def prune(folder: Path) -> None:
 def _free_name(folder: Path, name: str) -> Path:
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(1)))
     return next(folder / found for found in names if not (folder / found).exists())
+
+
+def _read(variable: keras.Variable) -> np.ndarray:
+    if variable.dtype == "bfloat16":  # NumPy 2 cannot read it from TensorFlow; float32 holds all of it
+        return np.array(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))).astype(ml_dtypes.bfloat16)
+    # TensorFlow's variables, unlike its tensors, answer NumPy 2 with a deprecation warning; `copy` gives a tensor.
+    return np.array(keras.ops.convert_to_numpy(keras.ops.copy(variable)))
+
+
+def _storable(array: np.ndarray) -> np.ndarray:
+    """The array, or its bits as whole numbers where safetensors could not give NumPy the dtype back."""
+    return array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array
+
+
+def _restored(array: np.ndarray, dtype: str) -> np.ndarray:
+    return array.view(ml_dtypes.bfloat16) if dtype == "bfloat16" else array
 
 
 def _entry(content: bytes) -> dict[str, Any]:

@@ -55,14 +55,14 @@ def test_every_dtype_and_shape_comes_back_bit_for_bit(tmp_path, dtype, shape):
     variable = keras.Variable(
         keras.ops.cast(np.linspace(0, 3, count).reshape(shape), dtype), dtype=dtype, trainable=False, name="v"
     )
-    before = np.array(keras.ops.convert_to_numpy(variable))
+    before = checkpoint.read_variables({"v": variable})["v"]
     arrays = checkpoint.load(checkpoint.save(tmp_path, 1, {"v": variable}, {})).arrays
     assert arrays["v"].shape == shape
     assert str(arrays["v"].dtype) == dtype
     assert arrays["v"].tobytes() == before.tobytes()
     variable.assign(keras.ops.zeros(shape, dtype))
     checkpoint.write_variables({"v": variable}, arrays)
-    assert np.array(keras.ops.convert_to_numpy(variable)).tobytes() == before.tobytes()
+    assert checkpoint.read_variables({"v": variable})["v"].tobytes() == before.tobytes()
 
 
 def test_values_that_are_not_finite_are_kept(tmp_path):
@@ -89,7 +89,7 @@ def test_nothing_is_pickled(tmp_path, two):
         def __reduce__(self) -> str:
             raise AssertionError("this was pickled")
 
-    with pytest.raises(TypeError, match="not JSON serializable"):
+    with pytest.raises(TypeError, match=r"not JSON serializable"):
         checkpoint.save(tmp_path, 1, two, {"callback": Unwelcome()})
     assert os.listdir(tmp_path) == []
     path = checkpoint.save(tmp_path, 1, two, {})
@@ -105,6 +105,14 @@ def flips(path: Path, count: int) -> list[int]:
     return sorted({*np.linspace(0, size - 1, count).astype(int).tolist()})
 
 
+def problem_of(path: Path) -> str | None:
+    try:
+        checkpoint.load(path)
+    except CheckpointError as error:
+        return str(error)
+    return None
+
+
 def test_a_flipped_bit_anywhere_is_noticed_or_does_not_matter(tmp_path, two):
     path = checkpoint.save(tmp_path, 1, two, {"epoch": 1})
     whole = checkpoint.load(path)
@@ -116,14 +124,13 @@ def test_a_flipped_bit_anywhere_is_noticed_or_does_not_matter(tmp_path, two):
                 damaged = bytearray(content)
                 damaged[position] ^= 1 << bit
                 (path / name).write_bytes(damaged)
-                try:
-                    found = checkpoint.load(path)
-                except CheckpointError as error:
-                    assert str(path) in str(error)
-                    assert name in str(error) or name == "manifest.json"
-                else:
+                problem = problem_of(path)
+                if problem is None:
                     unnoticed.append(name)
-                    assert found.state == whole.state
+                    assert checkpoint.load(path).state == whole.state
+                else:
+                    assert str(path) in problem
+                    assert name in problem or name == "manifest.json"
         (path / name).write_bytes(content)
     assert set(unnoticed) <= {"manifest.json"}  # white space alone
     assert checkpoint.load(path).state == whole.state
@@ -160,12 +167,12 @@ def test_a_file_of_another_checkpoint_is_noticed(tmp_path, two):
 def test_a_manifest_of_another_form_is_damage(tmp_path, two, content):
     path = checkpoint.save(tmp_path, 1, two, {})
     (path / "manifest.json").write_text(content)
-    with pytest.raises(CheckpointError, match="its manifest says None"):
+    with pytest.raises(CheckpointError, match=r"its manifest says None"):
         checkpoint.load(path)
 
 
 def test_a_checkpoint_that_is_not_there_is_said_to_be_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no checkpoint at .*step-00000001"):
+    with pytest.raises(FileNotFoundError, match=r"There is no checkpoint at .*step-00000001"):
         checkpoint.load(tmp_path / "step-00000001")
 
 
@@ -211,7 +218,9 @@ def test_a_save_that_fails_leaves_the_last_checkpoint_and_no_parts(tmp_path, two
     left = contents(tmp_path)
     renamed = (name, call) == ("fsync", 5)  # the new one is there, whole, but nothing names it yet
     assert {path: left[path] for path in before} == before
-    assert {path.split("/")[0] for path in left} == {"last", "step-00000001"} | ({"step-00000002"} if renamed else set())
+    assert {path.split("/")[0] for path in left} == {"last", "step-00000001"} | (
+        {"step-00000002"} if renamed else set()
+    )
     assert checkpoint.load(checkpoint.find(tmp_path, "last")).arrays["optimizer.0000"] == 7
     assert not list(tmp_path.glob(".*"))
 
@@ -222,7 +231,7 @@ def test_a_name_that_cannot_be_moved_stays_where_it_was(tmp_path, two, monkeypat
     checkpoint.point(tmp_path, "best", first)
     with monkeypatch.context() as patch:
         fail(patch, name, call)
-        with pytest.raises(OSError, match="could not write .*best"):
+        with pytest.raises(OSError, match=r"could not write .*best"):
             checkpoint.point(tmp_path, "best", second)
     assert checkpoint.find(tmp_path, "best") == first
     assert not list(tmp_path.glob(".*"))
@@ -248,7 +257,7 @@ def test_saving_a_step_again_and_failing_keeps_the_first_one(tmp_path, two, monk
     two["optimizer.0000"].assign(8)
     with monkeypatch.context() as patch:
         fail(patch, "fsync", call)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match=r"No space left"):
             checkpoint.save(tmp_path, 5, two, {})
     assert checkpoint.load(checkpoint.find(tmp_path, "last")).arrays["optimizer.0000"] == 7
 
@@ -270,7 +279,7 @@ def test_pruning_removes_what_no_name_names_and_what_a_killed_run_left(tmp_path,
 def test_pruning_is_refused_while_a_name_is_damaged(tmp_path, two):
     checkpoint.point(tmp_path, "last", checkpoint.save(tmp_path, 1, two, {}))
     (tmp_path / "best").write_text("st")
-    with pytest.raises(CheckpointError, match="best is damaged: it names 'st', which is no checkpoint"):
+    with pytest.raises(CheckpointError, match=r"best is damaged: it names 'st', which is no checkpoint"):
         checkpoint.prune(tmp_path)
     assert (tmp_path / "step-00000001").is_dir()
 
@@ -286,7 +295,9 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no checkpoint 'best' in .*\. There are no valid names\."):
         checkpoint.find(tmp_path / "nowhere", "best")
     (tmp_path / "last").write_text("step-1")
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint 'lsat' in .*\. Did you mean 'last'\? Valid names: last"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no checkpoint 'lsat' in .*\. Did you mean 'last'\? Valid names: last"
+    ):
         checkpoint.find(tmp_path, "lsat")
 
 
@@ -305,7 +316,7 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(arrays, messag
     found = variables(a=np.ones(2), b=np.ones(3))
     with pytest.raises(CheckpointError, match=message):
         checkpoint.write_variables(found, arrays)
-    assert np.array(found["a"]).tolist() == [1, 1]
+    assert checkpoint.read_variables(found)["a"].tolist() == [1, 1]
 
 
 def test_values_that_were_read_do_not_change_with_the_variable():
