@@ -53,7 +53,7 @@ def test_a_failed_write_leaves_a_whole_file_and_no_part(tmp_path, monkeypatch, n
     path = tmp_path / "a"
     path.write_bytes(b"before")
     failing = fail(monkeypatch, name, call)
-    with pytest.raises(OSError, match="No space left on device. Nothing that was there before is lost") as caught:
+    with pytest.raises(OSError, match=r"No space left on device. Nothing that was there before is lost") as caught:
         files.write_bytes(path, b"after")
     assert failing.calls == call
     assert caught.value.errno == errno.ENOSPC
@@ -92,7 +92,7 @@ def test_a_write_into_a_folder_that_is_not_there_names_the_file(tmp_path):
 
 
 def test_an_error_without_a_number_keeps_its_words(tmp_path):
-    with pytest.raises(OSError, match="could not write x: the disk is gone"), files.explained(Path("x")):
+    with pytest.raises(OSError, match=r"could not write x: the disk is gone"), files.explained(Path("x")):
         raise OSError("the disk is gone")
 
 
@@ -109,7 +109,7 @@ def test_numbers_that_are_not_finite_become_null_wherever_they_stand(tmp_path):
 
 
 def test_what_is_no_plain_data_is_refused_and_nothing_is_written(tmp_path):
-    with pytest.raises(TypeError, match="not JSON serializable"):
+    with pytest.raises(TypeError, match=r"not JSON serializable"):
         files.write_json(tmp_path / "a.json", {"a": object()})
     assert os.listdir(tmp_path) == []
 

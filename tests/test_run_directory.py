@@ -39,13 +39,13 @@ def test_a_directory_that_holds_another_run_is_refused_and_left_alone(directory)
 def test_a_file_of_that_name_is_refused(directory):
     directory.path.parent.mkdir()
     directory.path.write_text("")
-    with pytest.raises(NotADirectoryError, match="runs/a is a file; a run directory was expected"):
+    with pytest.raises(NotADirectoryError, match=r"runs/a is a file; a run directory was expected"):
         directory.create(needed_bytes=0)
 
 
 def test_a_directory_below_a_file_is_refused(directory):
     directory.path.parent.write_text("")
-    with pytest.raises(NotADirectoryError, match="could not write .*runs/a: Not a directory"):
+    with pytest.raises(NotADirectoryError, match=r"could not write .*runs/a: Not a directory"):
         directory.create(0)
 
 
@@ -62,7 +62,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(directory, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "mkdir", refused)
-    with pytest.raises(PermissionError, match="could not write .*runs/a: Permission denied"):
+    with pytest.raises(PermissionError, match=r"could not write .*runs/a: Permission denied"):
         directory.create(0)
 
 
