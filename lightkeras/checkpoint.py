@@ -102,7 +102,7 @@ def save(folder: Path, step: int, variables: Mapping[str, keras.Variable], state
     beside = folder / f".{path.name}.{secrets.token_hex(4)}.part"
     with files.explained(path):
         try:
-            beside.mkdir()
+            beside.mkdir(parents=True)
             for name, content in contents.items():
                 files.write_synced(beside / name, content)
             files.sync_folder(beside)

@@ -66,17 +66,15 @@ class RunDirectory:
         """
         if self.path.exists() and not self.path.is_dir():
             raise NotADirectoryError(f"{self.path} is a file; a run directory was expected. Give another run_dir.")
-        if self.config_file.exists() or self.checkpoints.exists():
+        if self.config_file.exists():
             raise FileExistsError(
                 f"{self.path} already holds another run, which would be lost. "
                 "Give another run_dir, or remove that one first."
             )
         with files.explained(self.path):
-            self.checkpoints.mkdir(parents=True)
-            self.figures.mkdir(exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.path).free
         if free < needed_bytes:
-            self.checkpoints.rmdir()
             raise OSError(
                 f"{self.path}: {_megabytes(free)} of disk are free, but the run needs about "
                 f"{_megabytes(needed_bytes)} for checkpoints and the model. Make room or give another run_dir."

@@ -29,7 +29,7 @@ import numpy as np
 from lightkeras import checkpoint, hparams, hub, preflight, run_directory, schedule
 from lightkeras.callbacks import CallbackBridge
 from lightkeras.data import ArrayFeed, DataModule, Feed
-from lightkeras.data.arrays import as_feed
+from lightkeras.data.arrays import as_feed, holds_arrays
 from lightkeras.fitting import Fit
 from lightkeras.passes import Pass, bound_engine
 from lightkeras.progress import ProgressBar
@@ -337,7 +337,7 @@ class Runner:
 def _feeds(data: DataModule | None, train: Any, validation: Any, batch_size: int) -> tuple[Feed, Feed | None]:
     watched = None if validation is None else as_feed(validation, batch_size)
     if data is None:
-        return as_feed(train, batch_size, shuffle=True), watched
+        return as_feed(train, batch_size, shuffle=holds_arrays(train)), watched
     return data.train(), data.validation() if validation is None else watched
 
 
