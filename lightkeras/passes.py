@@ -12,7 +12,7 @@ from lightkeras import checkpoint, schedule
 from lightkeras.callbacks import CallbackBridge
 from lightkeras.data import Feed
 from lightkeras.engine import make_engine
-from lightkeras.engine.base import Engine, Step, StepLogs, Stream, Trace
+from lightkeras.engine.base import Ahead, Engine, Program, StepLogs, Stream
 from lightkeras.task import Task
 
 
@@ -37,13 +37,13 @@ class Pass:
         task: The task.
         engine: Its engine.
         feed: The split.
-        step: The task's step.
-        trace: What tracing it found.
+        program: The compiled step.
+        ahead: What the program wants computed ahead.
     """
 
-    def __init__(self, task: Task, engine: Engine, feed: Feed, step: Step, trace: Trace) -> None:
-        self._task, self._engine, self._trace = task, engine, trace
-        self.feed, self.program = feed, engine.program(step, trace)
+    def __init__(self, task: Task, engine: Engine, feed: Feed, program: Program, ahead: Ahead = ()) -> None:
+        self._task, self._engine, self._ahead = task, engine, ahead
+        self.feed, self.program = feed, program
         self.examples = 0
         self.seconds = 0.0
         self.seconds_per_step: float | None = None
@@ -55,7 +55,7 @@ class Pass:
         self.examples, self._sums = 0, {}
         for metric in self._task.metrics():
             metric.reset_state()
-        return self._engine.open(self.feed, self._trace, epoch, 0, seed)
+        return self._engine.open(self.feed, epoch, 0, seed, self._ahead)
 
     def add(self, logs: StepLogs) -> None:
         """Takes in the logs of some steps."""
@@ -75,7 +75,7 @@ class Pass:
 
     def try_one(self) -> StepLogs:
         """Runs one step on the first batch, for real."""
-        return self.timed_run(self._engine.open(self.feed, self._trace), 1)
+        return self.timed_run(self._engine.open(self.feed, ahead=self._ahead), 1)
 
     def timed_run(self, stream: Stream, count: int) -> StepLogs:
         """Runs the next steps, and learns how long one takes."""
