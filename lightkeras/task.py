@@ -148,7 +148,7 @@ class Task:
         """
         if self._logs is None:
             raise self._outside_a_step("log")
-        shape = tuple(keras.ops.shape(value))
+        shape = tuple(keras.ops.convert_to_tensor(value).shape)
         if shape:
             raise ValueError(
                 f"log({name!r}): the value has shape {shape}; expected a scalar. Take its mean over the batch."
