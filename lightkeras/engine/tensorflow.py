@@ -120,10 +120,9 @@ class TensorFlowEngine(Engine):
 
         self._traced = []
         try:
-            # In a stateless scope no assignment reaches a variable, and variables that are created
-            # get their values when it closes, outside the graph.
-            with keras.StatelessScope():
-                tf.function(run, autograph=False).get_concrete_function(map_structure(_tensor_spec, spec))
+            # The graph is never run, so no assignment happens; Keras makes new variables outside of it.
+            # A keras.StatelessScope would do too, but in one Keras cannot read regularized weights.
+            tf.function(run, autograph=False).get_concrete_function(map_structure(_tensor_spec, spec))
             return Trace(tuple(names), tuple(self._traced), tuple(ahead))
         finally:
             self._traced = None
