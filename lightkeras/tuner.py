@@ -127,7 +127,7 @@ class Tuner:
                 raise oracles.FailedTrialError(trial.reason)
             return trial.objective
 
-        oracles.search(oracle, directory.path, run_trial)
+        oracles.search(oracle, space, directory.path, run_trial)
         done = [trial for trial in trials if trial.objective is not None]
         choose = min if mode == "min" else max
         best = choose(done, key=_objective_of) if done else None

@@ -87,7 +87,12 @@ class CallbackBridge:
 
 def keras_names(values: Mapping[str, float]) -> dict[str, float]:
     """`{"train/loss": 1.0, "val/loss": 2.0}` as `{"loss": 1.0, "val_loss": 2.0}`."""
-    return {name.removeprefix("train/").replace("val/", "val_", 1): value for name, value in values.items()}
+    return {_keras_name(name): value for name, value in values.items()}
+
+
+def _keras_name(name: str) -> str:
+    split, plain = name.split("/", 1)
+    return f"val_{plain}" if split == "val" else plain
 
 
 def watches(callback: keras.callbacks.Callback, hooks: Iterable[str]) -> bool:
@@ -95,7 +100,7 @@ def watches(callback: keras.callbacks.Callback, hooks: Iterable[str]) -> bool:
     if type(callback) in (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore):
         return bool(callback.save_freq != "epoch") and "on_train_batch_end" in hooks
     if type(callback) is keras.callbacks.TensorBoard and callback.update_freq == "epoch":
-        return bool(callback.write_steps_per_second or callback.profile_batch)
+        return bool(callback.write_steps_per_second or callback._should_trace) and "on_train_batch_end" in hooks
     base = keras.callbacks.Callback
     return any(hook in vars(callback) or getattr(type(callback), hook) is not getattr(base, hook) for hook in hooks)
 
