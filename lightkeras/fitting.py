@@ -34,7 +34,7 @@ class Fit:
     names: list[str]
     monitor: str | None
     progress: schedule.Progress
-    optimizers: list[keras.optimizers.Optimizer]
+    optimizers: list[tuple[keras.optimizers.Optimizer, list[keras.Variable]]]
     bridge: CallbackBridge
     directory: RunDirectory
     facts: dict[str, Any]
@@ -60,7 +60,7 @@ class Fit:
         with contextlib.ExitStack() as stack:
             for logger in (
                 CsvLogger(self.directory.metrics_file),
-                TensorBoardLogger(folder, self.facts["hparams"], config, folder.name),
+                TensorBoardLogger(folder, self.facts["hparams"], config),
             ):
                 stack.callback(logger.close)
                 logger.open(self.names)
@@ -113,8 +113,8 @@ class Fit:
 
     def end_train(self) -> None:
         """Tells optimizers and callbacks that training is over, as Keras does."""
-        for optimizer in self.optimizers:
-            optimizer.finalize_variable_values(self.task.trainable_variables())
+        for optimizer, learned in self.optimizers:
+            optimizer.finalize_variable_values(learned)
         last = {name: values[-1] for name, values in self.history.items()}
         self.bridge.end_train(last)
 

@@ -15,7 +15,7 @@ import keras
 from lightkeras import checkpoint
 from lightkeras._messages import did_you_mean
 from lightkeras.data.feed import ArrayFeed, ArraySpec, Feed, Structure, flatten
-from lightkeras.engine.base import Engine, Trace
+from lightkeras.engine.base import Engine, StepLogs, Trace
 from lightkeras.passes import Pass, metric_values
 from lightkeras.task import Task
 
@@ -59,10 +59,9 @@ def trace_train(task: Task, engine: Engine, feed: Feed) -> Trace:
         )
     for update in trace.updates:
         _check_reached(name, task, update.variables, update.unreached)
-    for optimizer in {id(update.optimizer): update.optimizer for update in trace.updates}.values():
+    for optimizer, learned in trace.optimizers():
         if not optimizer.built:
-            learned = [v for update in trace.updates if update.optimizer is optimizer for v in update.variables]
-            optimizer.build(list({id(v): v for v in learned}.values()))
+            optimizer.build(learned)
     return trace
 
 
@@ -76,6 +75,17 @@ def trace_evaluate(task: Task, engine: Engine, feed: Feed) -> Trace:
     if trace.updates:
         raise TaskError(f"{type(task).__name__}.evaluate_step calls self.minimize: evaluation must not learn.")
     return trace
+
+
+def trace_predict(task: Task, engine: Engine, feed: Feed) -> None:
+    """Traces the prediction step, which builds models that build themselves.
+
+    Raises:
+        TaskError: It minimizes something, or the inputs are not what the model takes.
+    """
+    trace = _trace(task, engine, lambda batch: {"outputs": task.run_predict_step(batch)}, feed, "predict_step")
+    if trace.updates:
+        raise TaskError(f"{type(task).__name__}.predict_step calls self.minimize: prediction must not learn.")
 
 
 def epoch_names(task: Task, trace: Trace, prefix: str) -> list[str]:
@@ -111,11 +121,13 @@ def try_one_batch(task: Task, learner: Pass, watcher: Pass | None) -> None:
 
     Raises:
         TaskError: The first train batch gives a value that is not finite.
+        ValueError: A split has no batch.
     """
     variables = task.variables()
     before = checkpoint.read_variables(variables)
     try:
         logs = _explained(learner.try_one, learner.feed, "train_step")
+        _check_any(logs, "train")
         for name, values in logs.values.items():
             if not all(map(math.isfinite, values)):
                 raise TaskError(
@@ -124,9 +136,14 @@ def try_one_batch(task: Task, learner: Pass, watcher: Pass | None) -> None:
                     "that is far too high."
                 )
         if watcher is not None:
-            _explained(watcher.try_one, watcher.feed, "evaluate_step")
+            _check_any(_explained(watcher.try_one, watcher.feed, "evaluate_step"), "validation")
     finally:
         checkpoint.write_variables(variables, before)
+
+
+def _check_any(logs: StepLogs, split: str) -> None:
+    if not logs.steps:
+        raise ValueError(f"The {split} split is empty: it gave no batch; expected at least one.")
 
 
 def _trace(task: Task, engine: Engine, step: Callable[[Structure], Any], feed: Feed, method: str) -> Trace:

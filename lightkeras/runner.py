@@ -73,7 +73,9 @@ class Runner:
         least = {"max_epochs": 1, "patience": 1, "seed": 0, "steps_per_call": 1}
         for name, low in least.items():
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
+            if value is None and name in ("patience", "steps_per_call"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise ValueError(f"Runner({name}={value!r}): expected a whole number of at least {low}.")
         if self.mode not in (None, "min", "max"):
             raise ValueError(f"Runner(mode={self.mode!r}): expected 'min', 'max' or None.")
@@ -177,7 +179,7 @@ class Runner:
         trace = preflight.trace_evaluate(task, engine, feed)
         preflight.epoch_names(task, trace, split)
         self._take_weights(task, weights)
-        watcher = Pass(task, engine, feed, engine.program(task.run_evaluate_step, trace.names))
+        watcher = Pass(task, engine, feed, task.run_evaluate_step, trace)
         metrics = watcher.run(self.seed, self.steps_per_call)
         result = EvalResult(split, metrics, watcher.examples, time.perf_counter() - started)
         if weights is not None:
@@ -203,8 +205,9 @@ class Runner:
         self._ready(task, given=True)
         feed = as_feed(data, batch_size)
         engine = bound_engine(task)
+        preflight.trace_predict(task, engine, feed)
         self._take_weights(task, weights)
-        predictor, stream = engine.predictor(task.predict_step), engine.open(feed)
+        predictor, stream = engine.predictor(task.run_predict_step), engine.open(feed)
         parts = []
         while (part := predictor.run(stream, self.steps_per_call or 8)) is not None:
             parts.append(part)
@@ -274,20 +277,21 @@ class Runner:
         preflight.check_feed(task, train, "train")
         engine = bound_engine(task)
         trace = preflight.trace_train(task, engine, train)
-        learner = Pass(task, engine, train, engine.program(task.run_train_step, trace.names))
+        learner = Pass(task, engine, train, task.run_train_step, trace)
         names = preflight.epoch_names(task, trace, "train")
         watcher = None
         if validation is not None:
             preflight.check_feed(task, validation, "validation")
             evaluation = preflight.trace_evaluate(task, engine, validation)
             names += preflight.epoch_names(task, evaluation, "val")
-            watcher = Pass(task, engine, validation, engine.program(task.run_evaluate_step, evaluation.names))
+            watcher = Pass(task, engine, validation, task.run_evaluate_step, evaluation)
         monitor = self.monitor or next((name for name in ("val/loss", "train/loss") if name in names), None)
         if monitor is not None:
             preflight.check_monitor(monitor, names)
         mode = self.mode or (schedule.infer_mode(monitor) if monitor is not None else "min")
-        optimizers = list({id(update.optimizer): update.optimizer for update in trace.updates}.values())
-        bridge = CallbackBridge(self.callbacks, task.model_of_callbacks(optimizers[0]), self.max_epochs, train.steps)
+        optimizers = trace.optimizers()
+        model = task.model_of_callbacks(optimizers[0][0])
+        bridge = CallbackBridge(self.callbacks, model, self.max_epochs, train.steps)
         bridge.check_monitors(names)
         preflight.try_one_batch(task, learner, watcher)
         return Fit(

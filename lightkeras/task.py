@@ -191,6 +191,12 @@ class Task:
             self._log_loss(self.evaluate_step(batch))
         return logs
 
+    @final
+    def run_predict_step(self, batch: Structure) -> Structure:
+        """`predict_step`, with `gradients` at hand."""
+        with self._recording():
+            return self.predict_step(batch)
+
     def tracked(self) -> dict[str, KerasObject]:
         """Every Keras object among the task's attributes, in lists, tuples and dicts too, by its path.
 

@@ -63,6 +63,7 @@ class CallbackBridge:
     def begin_train(self) -> int:
         """Returns the epoch to begin with: 0, unless a callback restored a later one."""
         self._model.stop_training = False
+        self._model._initial_epoch = None  # an earlier fit may have left one
         self.hooks.on_train_begin()
         return int(self._model._initial_epoch or 0)  # where Keras's BackupAndRestore leaves it for `fit`
 

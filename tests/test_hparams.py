@@ -1,0 +1,141 @@
+"""Hyperparameters, declared once."""
+
+import dataclasses
+import json
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightkeras import hparams
+from lightkeras.hparams import Bool, Choice, Choices, Float, FloatRange, Int, IntRange, NoHParams
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    units: int = Int(16, low=8, high=128, step=8)
+    rate: float = Float(1e-3, low=1e-4, high=1e-2, log=True)
+    dropout: float = Float(0.25, low=0.0, high=0.5, step=0.25)
+    activation: str = Choice("relu", ["relu", "tanh"])
+    norm: bool = Bool(False)
+    batch_size: int = 512
+    limit: int | None = None
+    kind: Literal["a", "b"] = "a"
+
+
+def test_the_declaration_gives_the_search_space_in_its_order_without_plain_fields():
+    assert hparams.search_space(Example) == {
+        "units": IntRange(8, 128, 8, log=False),
+        "rate": FloatRange(1e-4, 1e-2, None, log=True),
+        "dropout": FloatRange(0.0, 0.5, 0.25, log=False),
+        "activation": Choices(("relu", "tanh")),
+        "norm": Choices((False, True)),
+    }
+    assert list(hparams.search_space(Example)) == ["units", "rate", "dropout", "activation", "norm"]
+
+
+def test_ranges_read_as_a_person_would_say_them():
+    assert [str(found) for found in hparams.search_space(Example).values()] == [
+        "8 to 128 in steps of 8",
+        "0.0001 to 0.01, log scale",
+        "0 to 0.5 in steps of 0.25",
+        "one of 'relu', 'tanh'",
+        "one of False, True",
+    ]
+
+
+def test_a_declaration_is_an_ordinary_dataclass_with_its_defaults():
+    assert Example().units == 16
+    assert Example(units=40).units == 40
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Example().units = 3  # type: ignore[misc]
+
+
+@given(
+    units=st.integers(),
+    rate=st.floats(allow_nan=False, allow_infinity=False),
+    activation=st.sampled_from(["relu", "tanh"]),
+    norm=st.booleans(),
+    limit=st.none() | st.integers(),
+)
+def test_values_outlive_json(units, rate, activation, norm, limit):
+    hp = Example(units=units, rate=rate, activation=activation, norm=norm, limit=limit)
+    assert hparams.from_dict(Example, json.loads(json.dumps(hparams.to_dict(hp)))) == hp
+
+
+def test_names_that_are_left_out_take_their_defaults():
+    assert hparams.from_dict(Example, {"units": 32}) == Example(units=32)
+    assert hparams.from_dict(NoHParams, {}) == NoHParams()
+
+
+def test_a_misspelled_name_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match=r"Unknown hyperparameter 'droput'.*dropout"):
+        hparams.from_dict(Example, {"droput": 0.1})
+
+
+def test_a_number_outside_the_range_of_a_search_may_be_set():
+    hparams.check(Example(units=1000, rate=5.0))
+
+
+def test_a_whole_number_is_a_number():
+    hparams.check(Example(rate=1))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"units": 16.0}, "Hyperparameter units=16.0: expected int, got float"),
+        ({"units": True}, "Hyperparameter units=True: expected int, got bool"),
+        ({"rate": "0.1"}, "Hyperparameter rate='0.1': expected float, got str"),
+        ({"rate": False}, "Hyperparameter rate=False: expected float, got bool"),
+        ({"norm": 1}, "Hyperparameter norm=1: expected bool, got int"),
+        ({"limit": "3"}, r"Hyperparameter limit='3': expected int \| None, got str"),
+        ({"kind": "c"}, "Hyperparameter kind='c': expected .*Literal.*, got str"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(values, message):
+    with pytest.raises(TypeError, match=message):
+        hparams.check(Example(**values))
+
+
+def test_a_value_that_is_none_of_its_choices_is_refused():
+    with pytest.raises(ValueError, match="Hyperparameter activation='gelu': expected one of 'relu', 'tanh'"):
+        hparams.check(Example(activation="gelu"))
+
+
+def test_a_class_that_is_no_dataclass_is_refused_with_the_remedy():
+    class HParams:
+        units: int = 3
+
+    with pytest.raises(TypeError, match=r"HParams is not a dataclass: put @dataclasses.dataclass\(frozen=True\)"):
+        hparams.search_space(HParams)
+
+
+@pytest.mark.parametrize(
+    ("declare", "error", "message"),
+    [
+        (lambda: Int(1.5, low=1, high=2), TypeError, r"Int\(default=1.5\): expected a whole number"),
+        (lambda: Int(1, low=1, high=True), TypeError, r"Int\(high=True\): expected a whole number"),
+        (lambda: Int(1, low=3, high=2), ValueError, r"Int\(low=3, high=2\): the range is empty"),
+        (lambda: Int(9, low=1, high=2), ValueError, r"Int\(9\): the default lies outside its range 1 to 2"),
+        (lambda: Int(1, low=1, high=2, step=0), ValueError, r"Int\(step=0, log=False\): expected a step of at least 1"),
+        (lambda: Int(1, low=1, high=8, step=2, log=True), ValueError, "exactly 1 with log=True"),
+        (lambda: Int(0, low=0, high=8, log=True), ValueError, r"Int\(low=0, log=True\): .* starts above zero"),
+        (lambda: Float("1", low=0, high=2), TypeError, r"Float\(default='1'\): expected a number"),
+        (lambda: Float(3, low=0, high=2), ValueError, r"Float\(3\): the default lies outside its range 0 to 2"),
+        (lambda: Float(1, low=0, high=2, step=-0.5), ValueError, "expected a positive step"),
+        (lambda: Float(1, low=0, high=2, step=0.0), ValueError, "expected a positive step"),
+        (lambda: Float(1, low=1, high=2, step=0.5, log=True), ValueError, "none with log=True"),
+        (lambda: Float(1, low=0, high=2, log=True), ValueError, r"Float\(low=0, log=True\): .* starts above zero"),
+        (lambda: Float(float("nan"), low=0, high=2), ValueError, r"Float\(nan\): the default lies outside"),
+        (lambda: Choice("a", []), ValueError, "expected at least one value"),
+        (lambda: Choice("a", ["a", "a"]), ValueError, "each once"),
+        (lambda: Choice("a", ["a", 1]), TypeError, "expected values of one type"),
+        (lambda: Choice("c", ["a", "b"]), ValueError, r"Choice\('c'\): the default is none of the values"),
+        (lambda: Bool(1), TypeError, r"Bool\(1\): expected True or False"),
+    ],
+)
+def test_a_declaration_that_makes_no_sense_is_refused(declare, error, message):
+    with pytest.raises(error, match=message):
+        declare()

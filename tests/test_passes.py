@@ -1,0 +1,130 @@
+"""A pass over one split."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from lightkeras.data.feed import ArrayFeed
+from lightkeras.engine.base import Program, StepLogs, Stream
+from lightkeras.passes import Pass, bound_engine, metric_values
+from lightkeras.task import Task
+
+
+class Values(Task):
+    """Logs the mean of its batch, and keeps a stateful mean and a stateful AUC."""
+
+    def build(self):
+        self.model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        self.total = keras.metrics.Sum("total")
+        self.auc = keras.metrics.AUC(name="auc")
+
+    def evaluate_step(self, batch):
+        x, label = batch
+        self.total.update_state(x)
+        self.auc.update_state(label, x)
+        return ops.mean(x)
+
+
+X = np.float32([[0.1], [0.2], [0.6], [0.4], [0.9]])
+LABEL = np.float32([[0], [0], [0], [1], [1]])
+
+
+def over(feed, task=None):
+    task = task or Values()
+    task.set_up(0)
+    engine = bound_engine(task)
+    names = engine.trace(task.run_evaluate_step, feed.spec).names
+    return Pass(task, engine, feed, engine.program(task.run_evaluate_step, names))
+
+
+@pytest.mark.parametrize("steps_per_call", [None, 1, 2])
+def test_means_are_weighted_by_examples_and_metrics_are_read_at_the_end(steps_per_call):
+    watcher = over(ArrayFeed((X, LABEL), 2))
+    values = watcher.run(0, steps_per_call)
+    # Means of the batches 0.15, 0.5 and 0.9, weighted by 2, 2 and 1.
+    assert values["loss"] == pytest.approx((0.15 * 2 + 0.5 * 2 + 0.9) / 5, rel=1e-6)
+    assert values["total"] == pytest.approx(2.2, rel=1e-6)
+    assert watcher.examples == 5
+    assert list(values) == ["loss", "total", "auc"]
+
+
+def test_a_stateful_metric_is_that_of_the_whole_split():
+    expected = keras.metrics.AUC()
+    expected.update_state(LABEL, X)
+    assert over(ArrayFeed((X, LABEL), 2)).run(0, None)["auc"] == pytest.approx(float(expected.result()), rel=1e-6)
+
+
+def test_each_run_starts_over_and_leaves_metrics_as_they_were():
+    watcher = over(ArrayFeed((X, LABEL), 2))
+    task = watcher._task
+    task.total.update_state(100.0)
+    assert watcher.run(0, None) == watcher.run(0, None)
+    assert float(task.total.result()) == 100.0
+
+
+def test_running_means_are_those_of_the_steps_so_far():
+    learner = over(ArrayFeed((X, LABEL), 2))
+    stream = learner.begin(0, 0)
+    learner.add(learner.timed_run(stream, 1))
+    assert learner.means()["loss"] == pytest.approx(0.15)
+    learner.add(learner.timed_run(stream, 1))
+    assert learner.means()["loss"] == pytest.approx((0.15 + 0.5) / 2)
+    assert learner.values()["total"] == pytest.approx(1.3)
+    learner.begin(1, 0)
+    assert learner.examples == 0
+
+
+def test_trying_one_step_takes_the_first_batch_alone():
+    logs = over(ArrayFeed((X, LABEL), 2)).try_one()
+    assert logs.values["loss"].tolist() == pytest.approx([0.15])
+    assert logs.examples.tolist() == [2]
+
+
+def test_metrics_that_hold_several_values_give_them_all():
+    class Two(keras.metrics.Metric):
+        def result(self):
+            return {"a": ops.convert_to_tensor(1.0), "b": 2}
+
+    assert metric_values(Two()) == {"a": 1.0, "b": 2.0}
+    mean = keras.metrics.Mean("m")
+    mean.update_state(3.0)
+    assert metric_values(mean) == {"m": 3.0}
+
+
+class FakeProgram(Program):
+    """Each step takes a second of a fake clock; the first call for a size takes ten more."""
+
+    def __init__(self, sizes):
+        self.now, self.sizes, self.seen = 0.0, list(sizes), set()
+
+    def run(self, stream, count):
+        size = self.sizes[0] if self.sizes else None
+        steps = 0
+        while self.sizes and self.sizes[0] == size and steps < count:
+            self.sizes.pop(0)
+            steps += 1
+        self.now += steps + (0 if size in self.seen else 10)
+        self.seen.add(size)
+        return StepLogs({"loss": np.ones(steps, "float32")}, np.full(steps, size or 0, "int64"))
+
+
+def test_the_time_of_a_step_is_measured_without_the_call_that_compiles(monkeypatch):
+    program = FakeProgram([4, 4, 4, 4, 3])
+    monkeypatch.setattr("time.perf_counter", lambda: program.now)
+    timed = Pass(Values(), None, None, program)
+    found = []
+    for count in (1, 2, 1, 1, 1):
+        timed.timed_run(Stream(), count)
+        found.append((timed.seconds, timed.seconds_per_step))
+    assert found == [(11.0, None), (2.0, 1.0), (1.0, 1.0), (11.0, 1.0), (10.0, 1.0)]
+
+
+def test_the_engine_of_a_task_is_made_once():
+    task = Values()
+    assert bound_engine(task) is bound_engine(task)
+
+
+def test_an_evaluation_step_that_needs_a_step_of_its_own_says_so():
+    with pytest.raises(NotImplementedError, match=r"Task needs a `loss\(batch, training\)`"):
+        Task().evaluate_step((X, LABEL))

@@ -1,0 +1,569 @@
+"""The loop: what a run computes, what it leaves behind, and when it stops."""
+
+import csv
+import dataclasses
+import json
+import math
+import os
+import subprocess
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+
+from lightkeras import Runner, checkpoint
+from lightkeras.data.arrays import ArrayData
+from lightkeras.data.feed import ArrayFeed
+from lightkeras.results import FitResult
+from lightkeras.task import Task
+from lightkeras.testing import TwoMoons, two_moons
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    return tmp_path / "run"
+
+
+def runner(run_dir, **settings):
+    settings = {"max_epochs": 2, "progress": False, "run_dir": run_dir} | settings
+    return Runner(**settings)
+
+
+def weights(task):
+    return [ops.convert_to_numpy(variable).copy() for variable in task.variables().values()]
+
+
+def assert_same(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def rows(run_dir, kind):
+    with open(run_dir / "metrics.csv", newline="") as file:
+        return [row for row in csv.DictReader(file) if row["kind"] == kind]
+
+
+class Line(Task):
+    """y = w x with w = 1 at first, squared error, SGD with a learning rate of 1/8: exact in float32."""
+
+    def build_model(self):
+        kernel = keras.initializers.Constant(1.0)
+        return keras.Sequential([keras.Input((1,)), layers.Dense(1, use_bias=False, kernel_initializer=kernel)])
+
+    def build_optimizer(self):
+        return keras.optimizers.SGD(0.125)
+
+    def loss(self, batch, training):
+        x, y = batch
+        return ops.mean(ops.square(self.model(x, training=training) - y))
+
+
+X, Y = np.float32([[1], [2], [3]]), np.float32([[2], [4], [6]])
+
+
+class Scripted(Task):
+    """Each epoch has one step, and validation gives the values of a script, one after the other."""
+
+    script = (3.0, 2.0, 2.0, 1.0, 4.0, 5.0, 6.0, 7.0)
+
+    def build_data(self):
+        return ArrayData(np.zeros((4, 1)), np.zeros((2, 1)), batch_size=4)
+
+    def build(self):
+        self.model = keras.Sequential([keras.Input((1,)), layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
+        self.optimizer = keras.optimizers.SGD(1.0)
+
+    @property
+    def weight(self):
+        return self.model.layers[0].kernel
+
+    def train_step(self, batch):
+        # The gradient of the weight itself is 1, so that it counts the steps: -1, -2, ...
+        return self.minimize(lambda: ops.sum(self.weight))
+
+    def evaluate_step(self, batch):
+        epoch = ops.cast(-ops.sum(self.weight) - 1, "int32")
+        self.log("score", -ops.take(ops.convert_to_tensor(self.script), epoch))
+        return ops.take(ops.convert_to_tensor(self.script), ops.maximum(epoch, 0))
+
+
+# ---------------------------------------------------------------------- what it computes
+
+
+def test_two_epochs_are_those_worked_out_by_hand(run_dir):
+    task = Line()
+    data = ArrayFeed((X, Y), 2)
+    result = runner(run_dir).fit(task, data, data)
+    # The first epoch: losses 2.5 and 1.265625 on 2 and 1 examples, then w = 2.46875. Validation with
+    # that w: errors 0.46875 x, so 0.46875^2 (1 + 4 + 9) / 3.
+    assert result.history["train/loss"][0] == (2.5 * 2 + 1.265625) / 3
+    assert result.history["val/loss"][0] == pytest.approx(0.46875**2 * 14 / 3, rel=1e-6)
+    # The second: errors 0.46875 and 0.9375, gradient 0.46875 (1 + 4), w = 2.46875 - 2.34375 / 8.
+    losses = [float(row["train/loss"]) for row in rows(run_dir, "step")]
+    assert losses[:3] == pytest.approx([2.5, 1.265625, 0.46875**2 * 2.5], rel=1e-8)
+    assert result.history["train/loss"][1] == pytest.approx((losses[2] * 2 + losses[3]) / 3, rel=1e-8)
+    assert (result.epochs, result.steps) == (2, 4)
+    assert result.stop_reason == "max_epochs=2 reached"
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path):
+    found = {}
+    for name, seed in {"a": 1, "b": 1, "c": 2}.items():
+        task = TwoMoons()
+        runner(tmp_path / name, seed=seed).fit(task)
+        found[name] = weights(task)
+    assert_same(found["a"], found["b"])
+    assert not np.array_equal(found["a"][0], found["c"][0])
+
+
+def test_steps_per_call_change_neither_weights_nor_files(tmp_path):
+    found = {}
+    for steps in (1, 7, None):
+        task = TwoMoons(TwoMoons.HParams(batch_size=24))  # 320 points: 13 batches of 24 and one of 8
+        result = runner(tmp_path / str(steps), steps_per_call=steps, seed=3).fit(task)
+        found[steps] = weights(task), result.history, (tmp_path / str(steps) / "metrics.csv").read_text()
+        assert result.steps == 28
+    for steps in (7, None):
+        assert_same(found[steps][0], found[1][0])
+        assert found[steps][1:] == found[1][1:]
+
+
+def test_arrays_are_shuffled_and_each_epoch_otherwise(run_dir):
+    class First(Line):
+        def train_step(self, batch):
+            self.log("first", batch[0][0, 0])
+            return super().train_step(batch)
+
+    x = np.arange(64, dtype="float32")[:, None] / 64
+    runner(run_dir).fit(First(), (x, x), batch_size=16)
+    firsts = [float(row["train/first"]) * 64 for row in rows(run_dir, "step")]
+    assert len(set(firsts)) > 4
+    assert firsts[:4] != firsts[4:]
+    assert firsts[:4] != [0.0, 16.0, 32.0, 48.0]
+
+
+@pytest.mark.parametrize("kind", ["tf.data", "generator", "feed", "iterable"])
+def test_what_brings_its_own_batches_keeps_its_own_order(run_dir, kind):
+    parts = [(X[:2], Y[:2]), (X[2:], Y[2:])]
+    sources = {
+        "tf.data": tf.data.Dataset.from_tensor_slices((X, Y)).batch(2),
+        "generator": lambda: iter(parts),
+        "feed": ArrayFeed((X, Y), 2),
+        "iterable": type("Parts", (), {"__iter__": lambda self: iter(parts)})(),
+    }
+    result = runner(run_dir).fit(Line(), sources[kind], (X, Y))
+    assert [float(row["train/loss"]) for row in rows(run_dir, "step")][:2] == [2.5, 1.265625]
+    assert (result.epochs, result.steps) == (2, 4)
+    assert json.loads((run_dir / "result.json").read_text())["source"] == ("arrays" if kind == "feed" else "stream")
+
+
+def test_a_second_fit_goes_on_from_the_weights_of_the_first(tmp_path):
+    once, twice = Line(), Line()
+    data = ArrayFeed((X, Y), 2)
+    runner(tmp_path / "a", max_epochs=2).fit(once, data)
+    runner(tmp_path / "b", max_epochs=1).fit(twice, data)
+    runner(tmp_path / "c", max_epochs=1).fit(twice, data)
+    assert_same(weights(twice), weights(once))
+
+
+def test_averaged_weights_end_in_the_model_as_in_keras(run_dir):
+    class Averaged(Line):
+        def build_optimizer(self):
+            return keras.optimizers.SGD(0.125, use_ema=True, ema_momentum=0.75)
+
+    task = Averaged()
+    runner(run_dir, max_epochs=1).fit(task, ArrayFeed((X, Y), 2))
+    assert task.model.get_weights()[0].item() == 0.75 * 1.625 + 0.25 * 2.46875
+
+
+def test_two_optimizers_that_average_each_end_with_their_own_average(run_dir):
+    class Pair(Task):
+        def build(self):
+            self.one, self.two = Line().build_model(), Line().build_model()
+            self.optimizers = [keras.optimizers.SGD(0.125, use_ema=True, ema_momentum=0.75) for _ in range(2)]
+
+        def train_step(self, batch):
+            x, y = batch
+            for name, model, optimizer in zip("ab", (self.one, self.two), self.optimizers, strict=True):
+                loss = self.minimize(
+                    lambda model=model: ops.mean(ops.square(model(x) - y)), model.trainable_variables, optimizer
+                )
+                self.log(name, loss)
+
+    task = Pair()
+    result = runner(run_dir, max_epochs=1).fit(task, ArrayFeed((X, Y), 2))
+    assert result.monitor is None
+    expected = 0.75 * 1.625 + 0.25 * 2.46875
+    assert [model.get_weights()[0].item() for model in (task.one, task.two)] == [expected, expected]
+
+
+# ---------------------------------------------------------------------- when it stops
+
+
+def test_patience_counts_epochs_without_a_better_value(run_dir):
+    result = runner(run_dir, max_epochs=8, patience=3).fit(Scripted())
+    # 3, 2, 2, 1 (best), 4, 5, 6: the third epoch without a better value is the last.
+    assert result.history["val/loss"] == (3.0, 2.0, 2.0, 1.0, 4.0, 5.0, 6.0)
+    assert result.stop_reason == "val/loss got no better for 3 epochs"
+    assert (result.best.epoch, result.best.step, result.best.value) == (4, 4, 1.0)
+    assert result.best.logs == {"train/loss": -3.0, "val/score": -1.0, "val/loss": 1.0}
+    assert (result.epochs, result.steps, result.diverged) == (7, 7, False)
+
+
+def test_without_patience_it_runs_to_the_last_epoch(run_dir):
+    result = runner(run_dir, max_epochs=8, patience=None).fit(Scripted())
+    assert (result.epochs, result.stop_reason) == (8, "max_epochs=8 reached")
+
+
+def test_a_tie_is_not_better(run_dir):
+    result = runner(run_dir, max_epochs=8, patience=1).fit(Scripted())
+    assert result.stop_reason == "val/loss got no better for 1 epoch"
+    assert (result.epochs, result.best.epoch) == (3, 2)
+
+
+def test_higher_is_better_with_mode_max(run_dir):
+    result = runner(run_dir, max_epochs=8, monitor="val/score", mode="max", patience=2).fit(Scripted())
+    assert (result.monitor, result.best.value, result.epochs) == ("val/score", -1.0, 6)
+
+
+def test_without_validation_the_train_loss_is_monitored(run_dir):
+    result = runner(run_dir).fit(Line(), ArrayFeed((X, Y), 2))
+    assert result.monitor == "train/loss"
+    assert result.best.value == min(result.history["train/loss"])
+
+
+def test_best_and_last_are_checkpoints_of_their_own_epochs(run_dir):
+    task = Scripted()
+    runner(run_dir, max_epochs=8, patience=2).fit(task)
+    weight = {
+        name: checkpoint.load(checkpoint.find(run_dir / "checkpoints", name)).arrays["model.0000"].item()
+        for name in ("best", "last")
+    }
+    assert weight == {"best": -4.0, "last": -6.0}
+    assert task.weight.numpy().item() == -6.0  # the task keeps the weights of the last step
+    assert sorted(path.name for path in (run_dir / "checkpoints").glob("step-*")) == ["step-00000004", "step-00000006"]
+    exported = keras.models.load_model(run_dir / "model.keras")
+    assert exported.layers[0].kernel.numpy().item() == -4.0
+
+
+class Stopper(keras.callbacks.Callback):
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = epoch == self.epoch
+
+
+def test_a_callback_stops_it(run_dir):
+    result = runner(run_dir, max_epochs=8, callbacks=[Stopper(1)]).fit(Scripted())
+    assert (result.epochs, result.stop_reason) == (2, "a callback asked to stop")
+    again = runner(run_dir.parent / "again", max_epochs=8, callbacks=[keras.callbacks.EarlyStopping(patience=1)])
+    assert again.fit(Scripted()).stop_reason == "EarlyStopping asked to stop"
+
+
+def test_a_callback_that_stops_inside_an_epoch_ends_it_there(run_dir):
+    class AtOnce(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = batch == 2
+
+    result = runner(run_dir, max_epochs=8, callbacks=[AtOnce()]).fit(TwoMoons())
+    assert (result.epochs, result.steps) == (1, 3)
+    assert list(result.history) == ["train/accuracy", "train/loss", "val/accuracy", "val/loss"]
+
+
+class Exploding(Scripted):
+    """The loss is fine for some steps, and then it is not a number."""
+
+    steps = 2
+
+    def build_data(self):
+        return ArrayData(np.zeros((12, 1)), np.zeros((2, 1)), batch_size=4)
+
+    def train_step(self, batch):
+        return self.minimize(lambda: ops.sum(self.weight * ops.where(self.weight <= -self.steps, math.nan, 1.0)))
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_is_said(run_dir):
+    class Later(Exploding):
+        steps = 4
+
+    result = runner(run_dir, max_epochs=8, patience=None).fit(Later())
+    assert result.diverged
+    assert result.stop_reason == "train/loss became nan at step 5"
+    assert (result.epochs, result.steps, result.best.epoch) == (1, 6, 1)  # the other steps of the call were run too
+    saved = json.loads((run_dir / "result.json").read_text())["fit"]
+    assert (saved["diverged"], saved["stop_reason"]) == (True, "train/loss became nan at step 5")
+    last = checkpoint.load(checkpoint.find(run_dir / "checkpoints", "last"))
+    assert last.arrays["model.0000"].item() == -3.0  # of the last good epoch
+
+
+def test_a_run_that_breaks_in_its_first_epoch_still_leaves_a_result(run_dir):
+    result = runner(run_dir, max_epochs=8).fit(Exploding())
+    assert (result.epochs, result.best, result.stop_reason) == (0, None, "train/loss became nan at step 3")
+    assert json.loads((run_dir / "result.json").read_text())["fit"]["best"] is None
+    assert not (run_dir / "model.keras").exists()
+
+
+def test_validation_that_is_no_number_is_never_better(run_dir):
+    class Silent(Scripted):
+        script = (2.0, math.nan, 1.0, math.nan, math.nan)
+
+    result = runner(run_dir, max_epochs=5, patience=2).fit(Silent())
+    assert (result.best.epoch, result.epochs, result.diverged) == (3, 5, False)
+
+
+# ---------------------------------------------------------------------- what it leaves behind
+
+
+def test_the_result_is_frozen_plain_data(run_dir):
+    result = runner(run_dir).fit(TwoMoons())
+    assert isinstance(result, FitResult)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        result.epochs = 3  # type: ignore[misc]
+    assert all(type(values) is tuple and len(values) == 2 for values in result.history.values())
+    assert {type(value) for values in result.history.values() for value in values} == {float}
+    assert (result.run_dir, result.epochs, result.steps, result.diverged) == (run_dir, 2, 20, False)
+    assert result.wall_s > 0
+    assert result.best.value == min(result.history["val/loss"])
+    assert result.best.logs["train/loss"] == result.history["train/loss"][result.best.epoch - 1]
+
+
+def test_history_equals_metrics_csv(run_dir):
+    result = runner(run_dir, max_epochs=3).fit(TwoMoons())
+    epochs = rows(run_dir, "epoch")
+    assert [(row["epoch"], row["step"]) for row in epochs] == [("1", "10"), ("2", "20"), ("3", "30")]
+    for name, values in result.history.items():
+        assert [float(row[name]) for row in epochs] == pytest.approx(values, rel=1e-8)
+    steps = rows(run_dir, "step")
+    assert [int(row["step"]) for row in steps] == list(range(1, 31))
+    assert [int(row["epoch"]) for row in steps] == [1] * 10 + [2] * 10 + [3] * 10
+    for epoch in range(3):  # 10 batches of 32: the mean of an epoch is that of its steps
+        mean = np.mean([float(row["train/loss"]) for row in steps[10 * epoch : 10 * epoch + 10]])
+        assert result.history["train/loss"][epoch] == pytest.approx(mean, rel=1e-7)
+
+
+def test_result_json_holds_what_the_result_says_and_config_json_the_settings(run_dir):
+    hp = TwoMoons.HParams(hidden_units=8)
+    result = runner(run_dir, seed=5, callbacks=[Stopper(9)]).fit(TwoMoons(hp))
+    saved = json.loads((run_dir / "result.json").read_text())
+    assert saved["fit"] == result.summary()
+    assert (saved["task"], saved["source"], saved["backend"]) == ("TwoMoons", "arrays", "tensorflow")
+    assert saved["hparams"] == {"hidden_units": 8, "learning_rate": 0.01, "batch_size": 32}
+    assert saved["versions"]["keras"] == keras.__version__
+    config = json.loads((run_dir / "config.json").read_text())
+    assert config["seed"] == 5
+    assert config["runner"]["callbacks"] == ["Stopper"]
+    assert config["runner"]["run_dir"] == str(run_dir)
+    assert config["data"]["fingerprint"] == TwoMoons().build_data().train().fingerprint()
+
+
+def test_without_a_run_dir_it_makes_one_below_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = runner(None, max_epochs=1).fit(TwoMoons())
+    assert result.run_dir.parent.as_posix() == "runs/two_moons"
+    assert (result.run_dir / "result.json").is_file()
+
+
+# ---------------------------------------------------------------------- evaluate and predict
+
+
+def test_evaluation_takes_the_weights_that_were_asked_for(run_dir):
+    task = Scripted()
+    runner(run_dir, max_epochs=8, patience=2).fit(task)  # best at epoch 4, last at epoch 6
+    other = runner(run_dir)
+    found = {w: other.evaluate(Scripted(), split="validation", weights=w)["loss"] for w in ("best", "last")}
+    assert found == {"best": 1.0, "last": 5.0}
+    task.weight.assign([[-1.0]])
+    assert other.evaluate(task, split="validation")["loss"] == 3.0  # those it has now
+    assert json.loads((run_dir / "result.json").read_text())["validation"] == {"score": -5.0, "loss": 5.0}
+
+
+def test_evaluation_of_arrays_or_of_a_split(run_dir):
+    task = TwoMoons()
+    runner(run_dir).fit(task)
+    split = runner(run_dir).evaluate(task, weights="last")
+    given = runner(run_dir).evaluate(task, two_moons(100, seed=2), batch_size=7)
+    assert (split.split, split.examples, given.examples) == ("test", 100, 100)
+    assert split["accuracy"] == pytest.approx(given["accuracy"])
+    assert split["loss"] == pytest.approx(given["loss"], rel=1e-6)
+    assert json.loads((run_dir / "result.json").read_text())["test"] == dict(split.metrics)
+
+
+def test_evaluation_changes_no_variable(run_dir):
+    task = TwoMoons()
+    runner(run_dir).fit(task)
+    before = weights(task)
+    runner(run_dir).evaluate(task)
+    runner(run_dir).predict(task, two_moons(10)[0])
+    assert_same(weights(task), before)
+
+
+def test_predictions_are_those_of_the_model_in_order(run_dir):
+    task = TwoMoons()
+    runner(run_dir).fit(task)
+    x = two_moons(301)[0]
+    expected = np.asarray(task.model(x))
+    for batch_size in (1000, 7):
+        found = runner(run_dir).predict(task, x, weights="last", batch_size=batch_size)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(runner(None).predict(task, x[:1]), expected[:1], rtol=1e-5, atol=1e-6)
+
+
+def test_a_prediction_can_be_a_saliency_map(run_dir):
+    class Saliency(Line):
+        def predict_step(self, batch):
+            return self.gradients(lambda x: ops.sum(ops.square(self.model(x))), batch)
+
+    np.testing.assert_array_equal(runner(run_dir).predict(Saliency(), X), 2 * X)  # of (wx)^2 with w = 1
+
+
+def test_inputs_of_another_shape_are_refused_with_both_shapes(run_dir):
+    message = r"predict_step: the model's input .* takes float32\[batch, 2\], but the batch has float32\[batch, 3\]"
+    with pytest.raises(ValueError, match=message):
+        runner(run_dir).predict(TwoMoons(), np.zeros((4, 3)))
+
+
+class Late(keras.Model):
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 1), initializer="ones")
+
+    def call(self, x):
+        return x @ self.kernel
+
+
+class LateLine(Line):
+    def build_model(self):
+        return Late()
+
+
+def test_a_model_that_builds_itself_gets_the_weights_of_the_run_directory(run_dir):
+    task = LateLine()
+    runner(run_dir).fit(task, (X, Y), batch_size=2)
+    expected = X * task.model.get_weights()[0].item()
+    np.testing.assert_allclose(runner(run_dir).predict(LateLine(), X, weights="last"), expected, rtol=1e-6)
+    loss = runner(run_dir).evaluate(LateLine(), (X, Y), weights="last")["loss"]
+    assert loss == pytest.approx(np.mean((expected - Y) ** 2), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda r: r.evaluate(TwoMoons(), split="train"), ValueError, "split='train': expected 'validation' or 'test'"),
+        (lambda r: r.evaluate(Scripted()), ValueError, r"no test split: ArrayData.test\(\) gives none"),
+        (lambda r: r.evaluate(Line()), ValueError, "There is no data: Line.build_data returns None"),
+        (lambda r: r.fit(Line()), ValueError, "There is no data: Line.build_data returns None"),
+        (lambda r: r.evaluate(TwoMoons(), weights="best"), FileNotFoundError, "holds no run: there is no config.json"),
+        (lambda r: r.predict(TwoMoons(), np.zeros((0, 2))), ValueError, "arrays are empty"),
+    ],
+)
+def test_what_is_not_there_is_said(run_dir, call, error, message):
+    with pytest.raises(error, match=message):
+        call(runner(run_dir))
+    assert not run_dir.exists()
+
+
+def test_weights_without_a_run_directory_are_refused():
+    with pytest.raises(ValueError, match=r"There is no run directory to look in: .*Runner\(run_dir="):
+        runner(None).evaluate(TwoMoons(), weights="best")
+
+
+def test_weights_of_another_shape_are_refused(run_dir):
+    runner(run_dir, max_epochs=1).fit(TwoMoons())
+    task = TwoMoons(TwoMoons.HParams(hidden_units=8))
+    with pytest.raises(checkpoint.CheckpointError, match=r"shape \(2, 8\), the saved value \(2, 16\)"):
+        runner(run_dir).evaluate(task, weights="last")
+
+
+# ---------------------------------------------------------------------- settings and disks
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_epochs": 0}, r"Runner\(max_epochs=0\): expected a whole number of at least 1"),
+        ({"max_epochs": 2.0}, r"Runner\(max_epochs=2.0\): expected a whole number"),
+        ({"max_epochs": True}, r"Runner\(max_epochs=True\): expected a whole number"),
+        ({"max_epochs": None}, r"Runner\(max_epochs=None\): expected a whole number"),
+        ({"seed": None}, r"Runner\(seed=None\): expected a whole number of at least 0"),
+        ({"seed": -1}, r"Runner\(seed=-1\): expected a whole number of at least 0"),
+        ({"patience": 0}, r"Runner\(patience=0\): expected a whole number of at least 1"),
+        ({"steps_per_call": 0}, r"Runner\(steps_per_call=0\): expected a whole number of at least 1"),
+        ({"mode": "lower"}, r"Runner\(mode='lower'\): expected 'min', 'max' or None"),
+    ],
+)
+def test_a_setting_out_of_its_range_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Runner(**settings)
+
+
+def test_check_gives_the_names_and_writes_nothing(run_dir):
+    names = runner(run_dir).check(TwoMoons())
+    assert names == ["train/accuracy", "train/loss", "val/accuracy", "val/loss"]
+    assert not run_dir.exists()
+
+
+def test_a_run_directory_that_is_taken_is_refused_and_untouched(run_dir):
+    runner(run_dir, max_epochs=1).fit(TwoMoons())
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    with pytest.raises(FileExistsError, match="already holds another run, which would be lost"):
+        runner(run_dir).fit(TwoMoons())
+    assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_directory_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(NotADirectoryError, match=r"could not write .*file/run.*give another run directory"):
+        runner(tmp_path / "file" / "run").fit(TwoMoons())
+    with pytest.raises(NotADirectoryError, match=r"file is a file; a run directory was expected"):
+        runner(tmp_path / "file").fit(TwoMoons())
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Mounts small disks of memory; gives `mount(size, *options)`."""
+    mounted = []
+
+    def mount(options):
+        folder = tmp_path / f"disk{len(mounted)}"
+        folder.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"a disk cannot be mounted here: {done.stderr.strip()}")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="mounts a disk")
+def test_a_disk_that_is_read_only_is_named(disk):
+    folder = disk("size=1m,ro")
+    with pytest.raises(OSError, match=rf"could not write {folder}/run: Read-only file system"):
+        runner(folder / "run").fit(TwoMoons())
+
+
+def test_a_disk_with_too_little_room_is_refused_before_the_first_epoch(disk):
+    folder = disk("size=16k")
+    task = TwoMoons(TwoMoons.HParams(hidden_units=2048))
+    with pytest.raises(OSError, match=r"run: 0\.0 MB of disk are free, but the run needs about 0\.5 MB"):
+        runner(folder / "run").fit(task)
+
+
+@pytest.mark.parametrize("size", [28, 60, 120])
+def test_a_disk_that_fills_up_loses_nothing_that_was_good(disk, size):
+    folder = disk(f"size={size}k")
+    with pytest.raises(OSError, match=rf"could not write {folder}/run/.*(No space left|Nothing that was there)"):
+        runner(folder / "run", max_epochs=400, patience=None).fit(TwoMoons())
+    checkpoints = folder / "run" / "checkpoints"
+    json.loads((folder / "run" / "config.json").read_text())
+    assert (checkpoints / "last").exists() or size == 28  # room for one epoch at least
+    for name in ("last", "best"):
+        if (checkpoints / name).exists():
+            checkpoint.load(checkpoint.find(checkpoints, name))
+    assert not list((folder / "run").rglob("*.part*"))
