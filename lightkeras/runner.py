@@ -226,10 +226,11 @@ class Runner:
             count = schedule.steps_next(None if steps is None else steps - done, learner.seconds_per_step, fixed)
             if bridge.watches_train_batches:
                 bridge.hooks.on_train_batch_begin(done)
-            logs = learner.timed_run(stream, count)
+            began = time.perf_counter()
+            logs = learner.program.run(stream, count)
             if not logs.steps:
                 break
-            learner.add(logs)
+            learner.add(logs, time.perf_counter() - began)
             fit.log_steps(epoch, logs)
             if bridge.watches_train_batches:
                 bridge.hooks.on_train_batch_end(done, learner.values())
