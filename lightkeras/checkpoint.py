@@ -6,13 +6,17 @@ checkpoints/
     state.json              counters, records, and what each key stands for
     manifest.json           size and BLAKE2 digest of the two
   best, last                text files that name one of the folders
+
+A folder that is there is never written again: a second save of a step makes `step-00000450-1` beside
+it, so that what `best` and `last` name is whole at every moment.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
+import itertools
+import json
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -20,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
@@ -50,7 +55,7 @@ class Checkpoint:
 
 def read_variables(variables: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
     """Copies of the values of variables, by key."""
-    return {key: np.array(keras.ops.convert_to_numpy(variable)) for key, variable in variables.items()}
+    return {key: _read(variable) for key, variable in variables.items()}
 
 
 def write_variables(variables: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray]) -> None:
@@ -92,24 +97,21 @@ def save(folder: Path, step: int, variables: Mapping[str, keras.Variable], state
     Raises:
         OSError: It could not be written; the checkpoints that were there are untouched.
     """
-    path = folder / f"step-{step:08d}"
+    path = _free_name(folder, f"step-{step:08d}")
     names = {key: {"path": variable.path, "dtype": str(variable.dtype)} for key, variable in variables.items()}
     contents = {
-        VARIABLES: safetensors.numpy.save(read_variables(variables)),
+        VARIABLES: safetensors.numpy.save({key: _storable(_read(variable)) for key, variable in variables.items()}),
         STATE: files.json_bytes({**state, "step": step, "variables": names}),
     }
     contents[MANIFEST] = files.json_bytes({name: _entry(content) for name, content in contents.items()})
     beside = folder / f".{path.name}.{secrets.token_hex(4)}.part"
     with files.explained(path):
         try:
-            beside.mkdir()
+            beside.mkdir(parents=True)
             for name, content in contents.items():
                 files.write_synced(beside / name, content)
             files.sync_folder(beside)
-            if path.exists():
-                shutil.rmtree(path)
-            os.replace(beside, path)
-            files.sync_folder(folder)
+            files.move_synced(beside, path)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     return path
@@ -139,7 +141,10 @@ def load(path: Path) -> Checkpoint:
                 f"The checkpoint {path} is damaged: {name} has {found['bytes']} bytes with digest "
                 f"{found['blake2b'][:8]}, its manifest says {expected}."
             )
-    return Checkpoint(path, safetensors.numpy.load(contents[VARIABLES]), files.read_json(path / STATE))
+    state = json.loads(contents[STATE])
+    stored = safetensors.numpy.load(contents[VARIABLES])
+    arrays = {key: _restored(array, state["variables"][key]["dtype"]) for key, array in stored.items()}
+    return Checkpoint(path, arrays, state)
 
 
 def point(folder: Path, name: str, path: Path) -> None:
@@ -157,18 +162,41 @@ def find(folder: Path, name: str) -> Path:
     if not (folder / name).is_file():
         there = [entry.name for entry in folder.glob("*") if entry.is_file()] if folder.is_dir() else []
         raise FileNotFoundError(f"There is no checkpoint {name!r} in {folder}. {did_you_mean(name, there)}")
-    target = (folder / name).read_text(encoding="utf-8").strip()
+    target = (folder / name).read_text(encoding="utf-8", errors="replace").strip()
     if not target.startswith("step-") or Path(target).name != target:
         raise CheckpointError(f"{folder / name} is damaged: it names {target!r}, which is no checkpoint.")
     return folder / target
 
 
 def prune(folder: Path) -> None:
-    """Removes the checkpoints that neither `best` nor `last` names."""
+    """Removes the checkpoints that neither `best` nor `last` names, and parts that a killed run left."""
     kept = {find(folder, name) for name in ("best", "last") if (folder / name).is_file()}
-    for path in folder.glob("step-*"):
+    for path in [*folder.glob("step-*"), *folder.glob(".step-*.part")]:
         if path not in kept:
             shutil.rmtree(path)
+    for path in folder.glob(".*.part"):
+        path.unlink()
+
+
+def _free_name(folder: Path, name: str) -> Path:
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(1)))
+    return next(folder / found for found in names if not (folder / found).exists())
+
+
+def _read(variable: keras.Variable) -> np.ndarray:
+    if variable.dtype == "bfloat16":  # NumPy 2 cannot read it from TensorFlow; float32 holds all of it
+        return np.array(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))).astype(ml_dtypes.bfloat16)
+    # TensorFlow's variables, unlike its tensors, answer NumPy 2 with a deprecation warning; `copy` gives a tensor.
+    return np.array(keras.ops.convert_to_numpy(keras.ops.copy(variable)))
+
+
+def _storable(array: np.ndarray) -> np.ndarray:
+    """The array, or its bits as whole numbers where safetensors could not give NumPy the dtype back."""
+    return array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array
+
+
+def _restored(array: np.ndarray, dtype: str) -> np.ndarray:
+    return array.view(ml_dtypes.bfloat16) if dtype == "bfloat16" else array
 
 
 def _entry(content: bytes) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def explained(path: Path) -> Iterator[None]:
     except OSError as error:
         raise type(error)(
             error.errno,
-            f"could not write {path}: {error.strerror}. Nothing that was there before is lost; "
+            f"could not write {path}: {error.strerror or error}. Nothing that was there before is lost; "
             "make room or give another run directory",
         ) from error
 

@@ -60,7 +60,7 @@ class Fit:
         with contextlib.ExitStack() as stack:
             for logger in (
                 CsvLogger(self.directory.metrics_file),
-                TensorBoardLogger(folder, self.facts["hparams"], config, folder.name),
+                TensorBoardLogger(folder, self.facts["hparams"], config),
             ):
                 stack.callback(logger.close)
                 logger.open(self.names)

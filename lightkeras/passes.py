@@ -12,7 +12,7 @@ from lightkeras import checkpoint, schedule
 from lightkeras.callbacks import CallbackBridge
 from lightkeras.data import Feed
 from lightkeras.engine import make_engine
-from lightkeras.engine.base import Engine, Program, StepLogs, Stream
+from lightkeras.engine.base import Engine, Step, StepLogs, Stream, Trace
 from lightkeras.task import Task
 
 
@@ -37,12 +37,13 @@ class Pass:
         task: The task.
         engine: Its engine.
         feed: The split.
-        program: The compiled step.
+        step: The task's step.
+        trace: What tracing it found.
     """
 
-    def __init__(self, task: Task, engine: Engine, feed: Feed, program: Program) -> None:
-        self._task, self._engine = task, engine
-        self.feed, self.program = feed, program
+    def __init__(self, task: Task, engine: Engine, feed: Feed, step: Step, trace: Trace) -> None:
+        self._task, self._engine, self._trace = task, engine, trace
+        self.feed, self.program = feed, engine.program(step, trace)
         self.examples = 0
         self.seconds = 0.0
         self.seconds_per_step: float | None = None
@@ -54,7 +55,7 @@ class Pass:
         self.examples, self._sums = 0, {}
         for metric in self._task.metrics():
             metric.reset_state()
-        return self._engine.open(self.feed, epoch, 0, seed)
+        return self._engine.open(self.feed, self._trace, epoch, 0, seed)
 
     def add(self, logs: StepLogs) -> None:
         """Takes in the logs of some steps."""
@@ -74,7 +75,7 @@ class Pass:
 
     def try_one(self) -> StepLogs:
         """Runs one step on the first batch, for real."""
-        return self.timed_run(self._engine.open(self.feed), 1)
+        return self.timed_run(self._engine.open(self.feed, self._trace), 1)
 
     def timed_run(self, stream: Stream, count: int) -> StepLogs:
         """Runs the next steps, and learns how long one takes."""

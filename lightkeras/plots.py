@@ -43,6 +43,7 @@ def curves(history: Mapping[str, Sequence[float]], path: Path, *, best_epoch: in
     axes.legend(frameon=False)
     beside = path.with_name(f".part-{path.name}")
     with files.explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             figure.savefig(beside, dpi=130)
             files.move_synced(beside, path)

@@ -62,25 +62,23 @@ class RunDirectory:
         Raises:
             FileExistsError: It holds another run.
             NotADirectoryError: There is a file of that name.
-            OSError: It cannot be written to, or there is too little room.
+            OSError: It cannot be written to, or there is too little room; nothing was made.
         """
         if self.path.exists() and not self.path.is_dir():
             raise NotADirectoryError(f"{self.path} is a file; a run directory was expected. Give another run_dir.")
-        if self.config_file.exists() or self.checkpoints.exists():
+        if self.config_file.exists():
             raise FileExistsError(
                 f"{self.path} already holds another run, which would be lost. "
                 "Give another run_dir, or remove that one first."
             )
-        with files.explained(self.path):
-            self.checkpoints.mkdir(parents=True)
-            self.figures.mkdir(exist_ok=True)
-        free = shutil.disk_usage(self.path).free
+        free = shutil.disk_usage(_nearest_folder(self.path)).free
         if free < needed_bytes:
-            self.checkpoints.rmdir()
             raise OSError(
                 f"{self.path}: {_megabytes(free)} of disk are free, but the run needs about "
                 f"{_megabytes(needed_bytes)} for checkpoints and the model. Make room or give another run_dir."
             )
+        with files.explained(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         files.write_json(self.config_file, config)
@@ -133,6 +131,11 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _nearest_folder(path: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
 
 
 def _megabytes(size: int) -> str:

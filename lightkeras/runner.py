@@ -29,7 +29,7 @@ import numpy as np
 from lightkeras import checkpoint, hparams, hub, preflight, run_directory, schedule
 from lightkeras.callbacks import CallbackBridge
 from lightkeras.data import ArrayFeed, DataModule, Feed
-from lightkeras.data.arrays import as_feed
+from lightkeras.data.arrays import as_feed, holds_arrays
 from lightkeras.fitting import Fit
 from lightkeras.passes import Pass, bound_engine
 from lightkeras.progress import ProgressBar
@@ -179,7 +179,7 @@ class Runner:
         trace = preflight.trace_evaluate(task, engine, feed)
         preflight.epoch_names(task, trace, split)
         self._take_weights(task, weights)
-        watcher = Pass(task, engine, feed, engine.program(task.run_evaluate_step, trace.names))
+        watcher = Pass(task, engine, feed, task.run_evaluate_step, trace)
         metrics = watcher.run(self.seed, self.steps_per_call)
         result = EvalResult(split, metrics, watcher.examples, time.perf_counter() - started)
         if weights is not None:
@@ -277,14 +277,14 @@ class Runner:
         preflight.check_feed(task, train, "train")
         engine = bound_engine(task)
         trace = preflight.trace_train(task, engine, train)
-        learner = Pass(task, engine, train, engine.program(task.run_train_step, trace.names))
+        learner = Pass(task, engine, train, task.run_train_step, trace)
         names = preflight.epoch_names(task, trace, "train")
         watcher = None
         if validation is not None:
             preflight.check_feed(task, validation, "validation")
             evaluation = preflight.trace_evaluate(task, engine, validation)
             names += preflight.epoch_names(task, evaluation, "val")
-            watcher = Pass(task, engine, validation, engine.program(task.run_evaluate_step, evaluation.names))
+            watcher = Pass(task, engine, validation, task.run_evaluate_step, evaluation)
         monitor = self.monitor or next((name for name in ("val/loss", "train/loss") if name in names), None)
         if monitor is not None:
             preflight.check_monitor(monitor, names)
@@ -341,16 +341,8 @@ class Runner:
 def _feeds(data: DataModule | None, train: Any, validation: Any, batch_size: int) -> tuple[Feed, Feed | None]:
     watched = None if validation is None else as_feed(validation, batch_size)
     if data is None:
-        return _train_feed(train, batch_size), watched
+        return as_feed(train, batch_size, shuffle=holds_arrays(train)), watched
     return data.train(), data.validation() if validation is None else watched
-
-
-def _train_feed(train: Any, batch_size: int) -> Feed:
-    """Arrays are shuffled; what brings its own batches keeps its own order."""
-    feed = as_feed(train, batch_size)
-    if isinstance(feed, ArrayFeed) and feed is not train:
-        return ArrayFeed(feed.arrays, batch_size, shuffle=True)
-    return feed
 
 
 def _split_of(data: DataModule | None, split: str) -> Feed:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from lightkeras import files, hparams, run_directory, schedule
 from lightkeras._messages import did_you_mean
 from lightkeras.data.lookup import Lookup
 from lightkeras.hparams import Range
-from lightkeras.loggers.tensorboard import EventFile, search_summary
-from lightkeras.results import SearchResult, Trial
+from lightkeras.loggers.tensorboard import EventFile, config_summary, scalars, search_summary
+from lightkeras.results import Best, SearchResult, Trial
 from lightkeras.run_directory import RunDirectory, snake_case
 from lightkeras.runner import Runner
 from lightkeras.task import Task
@@ -77,8 +78,10 @@ class Tuner:
             raise ValueError(f"Tuner(mode={self.mode!r}): expected 'min', 'max' or None.")
         if self.trials is None and self.oracle in ("random", "bayesian"):
             raise ValueError(f"Tuner(oracle={self.oracle!r}, trials=None) would never end: give a number of trials.")
-        if self.trials is not None and (isinstance(self.trials, bool) or self.trials < 1):
-            raise ValueError(f"Tuner(trials={self.trials!r}): expected a whole number of at least 1.")
+        for name, least in {"trials": 1, "seed": 0}.items():
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise ValueError(f"Tuner({name}={value!r}): expected a whole number of at least {least}.")
         if self.runner.callbacks:
             raise ValueError(
                 "Tuner(runner=...): the runner has callbacks, which would carry their state from trial to trial. "
@@ -103,9 +106,11 @@ class Tuner:
         objective, mode = self._checked_objective()
         directory = RunDirectory(run_directory.path_of(self.run_dir, f"{snake_case(self.task.__name__)}_search"))
         directory.create(needed_bytes=0)
-        directory.write_config(self._config(directory, objective, mode))
+        config = self._config(directory, objective, mode)
+        directory.write_config(config)
         tab = EventFile(directory.path)
-        tab.add(search_summary(space, [objective]))
+        tab.add(search_summary(space, [_best_tag(objective), objective]))
+        tab.add(config_summary(config))
         tab.close()
         oracle = oracles.make_oracle(
             self.oracle, space, objective, mode, self.trials, self.runner.max_epochs, self.seed
@@ -115,6 +120,7 @@ class Tuner:
         def run_trial(number: int, chosen: Mapping[str, Any], epochs: int | None) -> float:
             trial = self._run(directory.path / "trials" / f"{number:04d}", chosen, epochs, objective, mode)
             trials.append(trial)
+            _write_trials(directory.path / "trials.csv", objective, trials)
             if self.on_trial is not None:
                 self.on_trial(trial)
             if trial.objective is None:
@@ -126,7 +132,6 @@ class Tuner:
         choose = min if mode == "min" else max
         best = choose(done, key=_objective_of) if done else None
         result = SearchResult(directory.path, objective, mode, tuple(trials), best, time.perf_counter() - started)
-        _write_trials(result)
         directory.update_result(_summary(result, self.task))
         return result
 
@@ -168,6 +173,9 @@ class Tuner:
             return Trial(path.name, values, None, "failed", f"{type(error).__name__}: {error}", path)
         if fit.diverged or fit.best is None:
             return Trial(path.name, values, None, "failed", fit.stop_reason, path)
+        if not math.isfinite(fit.best.value):
+            return Trial(path.name, values, None, "failed", f"the best {objective} is {fit.best.value}", path)
+        _log_best(path, objective, fit.best)
         return Trial(path.name, values, fit.best.value, "completed", fit.stop_reason, path)
 
     def _config(self, directory: RunDirectory, objective: str, mode: str) -> dict[str, Any]:
@@ -192,16 +200,26 @@ def _objective_of(trial: Trial) -> float:
     return float("nan") if trial.objective is None else trial.objective
 
 
-def _write_trials(result: SearchResult) -> None:
-    """`trials.csv`: one row per trial."""
-    names = list(result.trials[0].hparams) if result.trials else []
+def _best_tag(objective: str) -> str:
+    return f"best/{objective}"
+
+
+def _log_best(path: Path, objective: str, best: Best) -> None:
+    """Writes what was searched for beside the trial's curves: of a curve, the HParams tab shows the last value."""
+    file = EventFile(path)
+    file.add(scalars({_best_tag(objective): best.value}), best.step)
+    file.close()
+
+
+def _write_trials(path: Path, objective: str, trials: Sequence[Trial]) -> None:
+    """`trials.csv`: one row per trial so far."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["trial", "status", result.objective, *names, "reason"])
-    for trial in result.trials:
+    table.writerow(["trial", "status", objective, *trials[0].hparams, "reason"])
+    for trial in trials:
         value = "" if trial.objective is None else f"{trial.objective:.9g}"
         table.writerow([trial.name, trial.status, value, *trial.hparams.values(), trial.reason])
-    files.write_bytes(result.run_dir / "trials.csv", text.getvalue().encode())
+    files.write_bytes(path, text.getvalue().encode())
 
 
 def _summary(result: SearchResult, task: type[Task]) -> dict[str, Any]:

@@ -34,8 +34,7 @@ def over(feed, task=None):
     task = task or Values()
     task.set_up(0)
     engine = bound_engine(task)
-    names = engine.trace(task.run_evaluate_step, feed.spec).names
-    return Pass(task, engine, feed, engine.program(task.run_evaluate_step, names))
+    return Pass(task, engine, feed, task.run_evaluate_step, engine.trace(task.run_evaluate_step, feed.spec))
 
 
 @pytest.mark.parametrize("steps_per_call", [None, 1, 2])
@@ -92,6 +91,14 @@ def test_metrics_that_hold_several_values_give_them_all():
     assert metric_values(mean) == {"m": 3.0}
 
 
+class FakeEngine:
+    def __init__(self, program):
+        self.made = program
+
+    def program(self, step, trace):
+        return self.made
+
+
 class FakeProgram(Program):
     """Each step takes a second of a fake clock; the first call for a size takes ten more."""
 
@@ -112,7 +119,7 @@ class FakeProgram(Program):
 def test_the_time_of_a_step_is_measured_without_the_call_that_compiles(monkeypatch):
     program = FakeProgram([4, 4, 4, 4, 3])
     monkeypatch.setattr("time.perf_counter", lambda: program.now)
-    timed = Pass(Values(), None, None, program)
+    timed = Pass(Values(), FakeEngine(program), None, None, None)
     found = []
     for count in (1, 2, 1, 1, 1):
         timed.timed_run(Stream(), count)

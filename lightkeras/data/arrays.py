@@ -105,7 +105,7 @@ def as_feed(data: Batches, batch_size: int = 32, *, shuffle: bool = False, seed:
         (['float32[batch, 1]', 'int64[batch]'], 2)
     """
     check_batching(batch_size, seed)
-    if _holds_arrays(data):
+    if holds_arrays(data):
         return _array_feed("the data", data, batch_size, shuffle=shuffle, seed=seed)
     if shuffle:
         raise ValueError(
@@ -139,12 +139,13 @@ class _ArrayLike(Protocol):
     def __array__(self) -> Any: ...
 
 
-def _holds_arrays(data: Any) -> bool:
+def holds_arrays(data: Any) -> bool:
+    """Whether `as_feed` makes an `ArrayFeed` of this."""
     return isinstance(data, (Mapping, tuple, list, _ArrayLike))
 
 
 def _array_feed(name: str, data: Any, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> ArrayFeed:
-    if not _holds_arrays(data):
+    if not holds_arrays(data):
         raise TypeError(
             f"Received {type(data).__name__} for {name}: expected arrays in memory, such as `(x, y)`. "
             "Give other sources of batches to `as_feed`, or write a DataModule."

@@ -6,8 +6,8 @@ compiled so that `count` of them run in one call; a stream is a feed opened at a
 
     engine = make_engine()
     trace = engine.trace(step, feed.spec)            # abstractly: names, optimizers, problems
-    program = engine.program(step)
-    stream = engine.open(feed, epoch=0, step=0)
+    program = engine.program(step, trace)
+    stream = engine.open(feed, trace, epoch=0, step=0)
     logs = program.run(stream, count=75)             # values of every step: {name: float32 [75]}
 """
 
@@ -49,10 +49,12 @@ class Trace:
     Args:
         names: Names that the step logs, in order.
         updates: Its `minimize` calls, in order.
+        ahead: What can be computed in the input pipeline: functions, and positions among the batch's arrays.
     """
 
     names: tuple[str, ...]
     updates: tuple[Update, ...]
+    ahead: tuple[tuple[Callable[[Tensor], Structure], int], ...] = ()
 
     def optimizers(self) -> list[tuple[keras.optimizers.Optimizer, list[keras.Variable]]]:
         """Each optimizer once, with the variables that it updates."""
@@ -122,23 +124,24 @@ class Engine(abc.ABC):
         """
 
     @abc.abstractmethod
-    def open(self, feed: Feed, epoch: int = 0, step: int = 0, seed: int = 0) -> Stream:
+    def open(self, feed: Feed, trace: Trace | None = None, epoch: int = 0, step: int = 0, seed: int = 0) -> Stream:
         """Opens a feed at a position. Data that lives in memory is put on the device once.
 
         Args:
             feed: The feed.
+            trace: The trace of the step that will read it; `None` where there was none.
             epoch: Epoch, from 0.
             step: First batch, from 0, inside the epoch.
             seed: Seed of the run, for the order of the examples.
         """
 
     @abc.abstractmethod
-    def program(self, step: Step, names: Sequence[str]) -> Program:
-        """Compiles a step.
+    def program(self, step: Step, trace: Trace) -> Program:
+        """Compiles a step, for streams that were opened with the same trace.
 
         Args:
             step: Function from one batch to its logs.
-            names: Names that the step logs, as `trace` found them.
+            trace: What tracing it found.
         """
 
     @abc.abstractmethod

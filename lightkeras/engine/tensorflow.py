@@ -6,6 +6,7 @@ is read from a `tf.data` iterator inside the loop. XLA is left off: on CPU it ma
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from lightkeras.data.ahead import Providing, Recording
 from lightkeras.data.feed import ArrayFeed, ArraySpec, Feed, StreamFeed, Structure, flatten, map_structure
 from lightkeras.engine.base import (
     Engine,
@@ -29,6 +31,9 @@ from lightkeras.engine.base import (
     check_names,
 )
 
+Ahead = tuple[tuple[Callable[[Tensor], Structure], int], ...]
+AUTO = tf.data.AUTOTUNE
+
 
 @final
 class TensorFlowEngine(Engine):
@@ -38,23 +43,29 @@ class TensorFlowEngine(Engine):
 
     def __init__(self) -> None:
         self._traced: list[Update] | None = None  # a list while a step is traced, else None
+        self._stages: dict[tuple[Feed, Ahead], Callable[[Tensor], Structure]] = {}
         self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
 
     def trace(self, step: Step, spec: Structure) -> Trace:
         self._run_abstractly(step, spec)  # builds whatever builds itself on its first call
         return self._run_abstractly(step, spec)
 
-    def open(self, feed: Feed, epoch: int = 0, step: int = 0, seed: int = 0) -> Stream:
+    def open(self, feed: Feed, trace: Trace | None = None, epoch: int = 0, step: int = 0, seed: int = 0) -> Stream:
+        ahead = trace.ahead if trace is not None else ()
+        if isinstance(feed, ArrayFeed) and ahead:
+            return DatasetStream(self._pipeline_of(feed, ahead, epoch, step, seed), feed.spec)
         if isinstance(feed, ArrayFeed):
-            if feed not in self._resident:
-                self._resident[feed] = map_structure(tf.convert_to_tensor, feed.arrays)
-            return ArrayStream(feed, self._resident[feed], epoch, step, seed)
+            return ArrayStream(feed, self._on_device(feed), epoch, step, seed)
         if isinstance(feed, StreamFeed):
-            return DatasetStream(_dataset_of(feed, epoch).skip(step).prefetch(tf.data.AUTOTUNE))
+            dataset = _dataset_of(feed, epoch).skip(step)
+            if ahead:
+                stage = functools.partial(_computed_ahead, ahead=ahead)
+                dataset = dataset.map(lambda *batch: stage(batch if isinstance(feed.spec, tuple) else batch[0]), AUTO)
+            return DatasetStream(dataset.prefetch(AUTO), feed.spec if ahead else None)
         raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(feed).__name__}.")
 
-    def program(self, step: Step, names: Sequence[str]) -> Program:
-        return TensorFlowProgram(step, names)
+    def program(self, step: Step, trace: Trace) -> Program:
+        return TensorFlowProgram(step, trace)
 
     def predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
         return TensorFlowPredictor(function)
@@ -100,18 +111,41 @@ class TensorFlowEngine(Engine):
 
     def _run_abstractly(self, step: Step, spec: Structure) -> Trace:
         names: list[str] = []
+        ahead: list[tuple[Callable[[Tensor], Structure], int]] = []
 
         def run(batch: Structure) -> None:
-            names[:] = list(step(batch))
+            recording = Recording([leaf for _, leaf in flatten(batch)])
+            with recording.entered():
+                names[:] = list(step(batch))
+            ahead[:] = recording.found
 
         self._traced = []
         try:
             # The graph is never run, so no assignment happens; Keras makes new variables outside of it.
             # A keras.StatelessScope would do too, but in one Keras cannot read regularized weights.
             tf.function(run, autograph=False).get_concrete_function(map_structure(_tensor_spec, spec))
-            return Trace(tuple(names), tuple(self._traced))
+            return Trace(tuple(names), tuple(self._traced), tuple(ahead))
         finally:
             self._traced = None
+
+    def _pipeline_of(self, feed: ArrayFeed, ahead: Ahead, epoch: int, step: int, seed: int) -> tf.data.Dataset:
+        """Batches of a feed in memory, with what is computed ahead, made by all cores while steps run."""
+        arrays = self._on_device(feed)
+        if (feed, ahead) not in self._stages:
+
+            def stage(indices: Tensor) -> Structure:
+                return _computed_ahead(map_structure(lambda array: tf.gather(array, indices), arrays), ahead)
+
+            signature = [tf.TensorSpec([None], tf.int32)]
+            self._stages[feed, ahead] = tf.function(stage, signature, autograph=False).get_concrete_function()
+        order = feed.order(epoch, seed)[step * feed.batch_size :]
+        batches = tf.data.Dataset.from_tensor_slices(order).batch(feed.batch_size)
+        return batches.map(self._stages[feed, ahead], AUTO).prefetch(AUTO)
+
+    def _on_device(self, feed: ArrayFeed) -> Structure:
+        if feed not in self._resident:
+            self._resident[feed] = map_structure(tf.convert_to_tensor, feed.arrays)
+        return self._resident[feed]
 
 
 @final
@@ -132,17 +166,24 @@ class ArrayStream(Stream):
 
 @final
 class DatasetStream(Stream):
-    """An iterator over a `tf.data.Dataset`."""
+    """An iterator over a `tf.data.Dataset`.
 
-    def __init__(self, dataset: tf.data.Dataset) -> None:
+    Args:
+        dataset: The dataset of batches, or of pairs of a batch's arrays and what was computed ahead.
+        structure: Form of a batch in the second case, else `None`.
+    """
+
+    def __init__(self, dataset: tf.data.Dataset, structure: Structure = None) -> None:
         self.iterator = iter(dataset)
+        self.structure = structure
 
 
 class _Fused:
     """A step, run `count` times in one `tf.function`; one function for each form of batch."""
 
-    def __init__(self, step: Callable[[Structure], Any]) -> None:
+    def __init__(self, step: Callable[[Structure], Any], ahead: Ahead = ()) -> None:
         self._step = step
+        self._ahead = ahead
         self._functions: dict[str, Callable[..., list[Tensor]]] = {}
 
     def _outputs(self, batch: Structure) -> Sequence[tf.TensorSpec]:
@@ -162,7 +203,8 @@ class _Fused:
         if isinstance(stream, DatasetStream):
             batch = stream.iterator.element_spec
             signature = [tf.data.IteratorSpec(batch), tf.TensorSpec([], tf.int32)]
-            function = self._function(self._from_iterator, signature, batch)
+            loop = functools.partial(self._from_iterator, stream.structure)
+            function = self._function(loop, signature, batch)
             return functools.partial(function, stream.iterator, np.int32(count))
         if not isinstance(stream, ArrayStream):
             raise TypeError(f"Expected a stream that this engine opened, got {type(stream).__name__}.")
@@ -194,14 +236,15 @@ class _Fused:
         return [self._join(array) for array in written]
 
     def _from_iterator(
-        self, outputs: Sequence[tf.TensorSpec], iterator: Iterator[Structure], count: Tensor
+        self, structure: Structure, outputs: Sequence[tf.TensorSpec], iterator: Iterator[Structure], count: Tensor
     ) -> list[Tensor]:
         def body(i: Tensor, _: Tensor, written: list[tf.TensorArray]) -> Any:
             optional = iterator.get_next_as_optional()  # type: ignore[attr-defined]
 
             def step() -> list[tf.TensorArray]:
-                batch = optional.get_value()
-                return _write(written, i, self._columns(batch, self._step(batch)))
+                batch, scope = self._unpacked(optional.get_value(), structure)
+                with scope:
+                    return _write(written, i, self._columns(batch, self._step(batch)))
 
             more = optional.has_value()
             return i + tf.cast(more, tf.int32), more, tf.cond(more, step, lambda: list(written))
@@ -215,14 +258,24 @@ class _Fused:
         *_, written = tf.while_loop(lambda i, more, _: tf.logical_and(i < count, more), body, start)
         return [self._join(array) for array in written]
 
+    def _unpacked(
+        self, element: Structure, structure: Structure
+    ) -> tuple[Structure, contextlib.AbstractContextManager[None]]:
+        """The batch of an element, and a scope that provides what was computed ahead with it."""
+        if structure is None:
+            return element, contextlib.nullcontext()
+        leaves, values = element
+        left = iter(leaves)
+        return map_structure(lambda _: next(left), structure), Providing(leaves, self._ahead, values).entered()
+
 
 @final
 class TensorFlowProgram(_Fused, Program):
     """A train or evaluation step, compiled."""
 
-    def __init__(self, step: Step, names: Sequence[str]) -> None:
-        super().__init__(step)
-        self._names = tuple(names)
+    def __init__(self, step: Step, trace: Trace) -> None:
+        super().__init__(step, trace.ahead)
+        self._names = trace.names
 
     def run(self, stream: Stream, count: int) -> StepLogs:
         call = self._prepare(stream, count)
@@ -271,6 +324,12 @@ class TensorFlowPredictor(_Fused, Predictor):
 
 def _write(arrays: list[tf.TensorArray], i: Tensor, values: list[Tensor]) -> list[tf.TensorArray]:
     return [array.write(i, value) for array, value in zip(arrays, values, strict=True)]
+
+
+def _computed_ahead(batch: Structure, ahead: Ahead) -> Structure:
+    """The arrays of a batch, and what each function makes of the array at its position."""
+    leaves = tuple(leaf for _, leaf in flatten(batch))
+    return leaves, tuple(function(leaves[position]) for function, position in ahead)
 
 
 def _tensor_spec(spec: ArraySpec) -> tf.TensorSpec:

@@ -12,7 +12,9 @@ import keras
 # Whether a file is being loaded, and trustingly, can be read nowhere in Keras's public interface.
 from keras.src.saving import serialization_lib
 
+from lightkeras.data import ahead
 from lightkeras.hub.modules import fingerprint, load_module, locate
+from lightkeras.hub.split import Halves, split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +84,7 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
         self.fingerprint = fingerprint(folder)
         self._module = load_module(folder, self.handle)
         self._signatures = _signatures_of(self._module, self.handle)
+        self._split: list[Halves | None] | None = None  # `None` until it was tried
         self._takes_training = "training" in inspect.signature(self._module.__call__).parameters
         self._track_module_variables(trainable)
         self.built = True
@@ -116,6 +119,9 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
         if self._takes_training:
             # As BatchNormalization does: a frozen module must not move its averages.
             outputs = self._module(inputs, training=bool(training) and self.trainable)
+        elif ahead.is_active() and (halves := self._halves()) is not None:
+            # In a run the text is made into numbers in the input pipeline, while the step before it runs.
+            outputs = halves.from_numbers(ahead.ahead(halves.to_numbers, inputs))
         else:
             outputs = self._module(inputs)
         if self.trainable:
@@ -133,6 +139,14 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
     def compute_output_shape(self, input_shape: Any) -> Any:
         signature = self._signature_matching(tuple(input_shape))
         return keras.tree.map_structure(lambda spec: _batched(spec.shape, input_shape), signature.gives)
+
+    def _halves(self) -> Halves | None:
+        if self._split is None:
+            import tensorflow as tf
+
+            with tf.init_scope():  # a step is being traced; the halves outlive it
+                self._split = [split(self._module)]
+        return self._split[0]
 
     def _output_dtype(self, output: Any) -> str:
         dtype = keras.backend.standardize_dtype(output.dtype)

@@ -23,7 +23,7 @@ def frame(records: Sequence[bytes]) -> bytes:
         by_length.setdefault(len(record), []).append(number)
     framed: list[bytes] = [b""] * len(records)
     for length, numbers in by_length.items():
-        rows = np.frombuffer(b"".join(records[number] for number in numbers), np.uint8).reshape(-1, length)
+        rows = np.frombuffer(b"".join(records[number] for number in numbers), np.uint8).reshape(len(numbers), length)
         checksums = masked_crc32c(rows).astype("<u4")
         size = np.array([length], "<u8")
         head = size.tobytes() + masked_crc32c(size.view(np.uint8)[None]).astype("<u4").tobytes()

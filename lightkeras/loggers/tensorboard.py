@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,17 +42,16 @@ class TensorBoardLogger(Logger):
         folder: The run directory.
         hparams: Hyperparameters by name, shown in the HParams tab.
         config: The configuration, shown as text.
-        name: Name of the run in the HParams tab.
     """
 
-    def __init__(self, folder: Path, hparams: Mapping[str, Any], config: Mapping[str, Any], name: str) -> None:
-        self._folder, self._hparams, self._config, self._name = folder, hparams, config, name
+    def __init__(self, folder: Path, hparams: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        self._folder, self._hparams, self._config = folder, hparams, config
         self._file: EventFile | None = None
 
     def open(self, names: Sequence[str]) -> None:
         self._file = EventFile(self._folder)
-        self._file.add(_session_start(self._hparams, self._name))
-        self._file.add(_text("config", f"```json\n{json.dumps(self._config, indent=2)}\n```"))
+        self._file.add(_session_start(self._hparams))
+        self._file.add(config_summary(self._config))
         self._file.add(_train_beside_validation(names))
         self._file.flush()
 
@@ -147,8 +147,14 @@ def search_summary(space: Mapping[str, Range], metrics: Sequence[str]) -> summar
     return _hparams(hparams_metadata.EXPERIMENT_TAG, plugin_data_pb2.HParamsPluginData(experiment=experiment))
 
 
-def _session_start(hparams: Mapping[str, Any], name: str) -> summary_pb2.Summary:
-    info = plugin_data_pb2.SessionStartInfo(group_name=name, start_time_secs=time.time())
+def config_summary(config: Mapping[str, Any]) -> summary_pb2.Summary:
+    """A summary that shows a configuration in the Text tab."""
+    return _text("config", f"```json\n{json.dumps(config, indent=2, ensure_ascii=False)}\n```")
+
+
+def _session_start(hparams: Mapping[str, Any]) -> summary_pb2.Summary:
+    # Without a group name TensorBoard takes the path of the run: trials of two searches share their names.
+    info = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
     for key, value in hparams.items():
         if isinstance(value, bool):
             info.hparams[key].bool_value = value
@@ -186,7 +192,7 @@ def _train_beside_validation(names: Sequence[str]) -> summary_pb2.Summary:
     charts = [
         layout_pb2.Chart(
             title=name,
-            multiline=layout_pb2.MultilineChartContent(tag=[f"^epoch/(train|val)/{name}$"]),
+            multiline=layout_pb2.MultilineChartContent(tag=[f"^epoch/(train|val)/{re.escape(name)}$"]),
         )
         for name in plain
     ]
