@@ -159,7 +159,7 @@ def _first_not_finite(logs: StepLogs) -> tuple[str, int, float] | None:
 def _export(model: keras.Model, path: Path) -> None:
     """Saves a model atomically. An optimizer that was only lent to it for callbacks stays out."""
     beside = path.with_name(f".{secrets.token_hex(4)}.part.keras")
-    lent = None if model.compiled else model.optimizer
+    lent = None if model.compiled else vars(model).get("optimizer")
     try:
         if not model.compiled:
             model.optimizer = None

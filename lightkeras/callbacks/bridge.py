@@ -37,8 +37,8 @@ class CallbackBridge:
         self._callbacks = list(callbacks)
         self._model = model
         self.hooks = keras.callbacks.CallbackList(
-            self._callbacks, add_history=True, model=model, epochs=epochs, steps=steps, verbose=0
-        )
+            self._callbacks, add_history=True, model=model, epochs=epochs, steps=steps, verbose=1
+        )  # `verbose` is for a ProgbarLogger that was given: it is there to be seen
         self.watches_train_batches = any(watches(callback, TRAIN_BATCH_HOOKS) for callback in callbacks)
         self.watches_test_batches = any(watches(callback, TEST_BATCH_HOOKS) for callback in callbacks)
 
@@ -100,7 +100,12 @@ def watches(callback: keras.callbacks.Callback, hooks: Iterable[str]) -> bool:
     if type(callback) in (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore):
         return bool(callback.save_freq != "epoch") and "on_train_batch_end" in hooks
     if type(callback) is keras.callbacks.TensorBoard and callback.update_freq == "epoch":
+<<<<<<< HEAD
         return bool(callback.write_steps_per_second or callback._should_trace) and "on_train_batch_end" in hooks
+=======
+        looks = callback.write_steps_per_second or callback._should_trace  # the profiler counts batches
+        return bool(looks) and "on_train_batch_end" in hooks
+>>>>>>> 65b49bf4bb5c7aa3d7a42df409046e9040269f48
     base = keras.callbacks.Callback
     return any(hook in vars(callback) or getattr(type(callback), hook) is not getattr(base, hook) for hook in hooks)
 
