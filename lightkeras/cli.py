@@ -198,6 +198,7 @@ def _parser(task_class: type[Task], command: str | None, runner_defaults: dict[s
     parser = _Parser(
         prog=program if command is None else f"{program} {command}",
         description=what,
+        allow_abbrev=False,
         formatter_class=_Formatter,
     )
     if command in ("test", "predict"):

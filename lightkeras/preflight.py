@@ -120,13 +120,13 @@ def try_one_batch(task: Task, learner: Pass, watcher: Pass | None) -> None:
     """Runs the steps once for real and puts everything back.
 
     Raises:
-        TaskError: The first train batch gives a value that is not finite.
+        TaskError: The first train batch gives a value that is not finite, or is not what the model takes.
         ValueError: A split has no batch.
     """
     variables = task.variables()
     before = checkpoint.read_variables(variables)
     try:
-        logs = _explained(learner.try_one, learner.feed, "train_step")
+        logs = _explained(task, learner.try_one, learner.feed, "train_step")
         _check_any(logs, "train")
         for name, values in logs.values.items():
             if not all(map(math.isfinite, values)):
@@ -136,7 +136,7 @@ def try_one_batch(task: Task, learner: Pass, watcher: Pass | None) -> None:
                     "that is far too high."
                 )
         if watcher is not None:
-            _check_any(_explained(watcher.try_one, watcher.feed, "evaluate_step"), "validation")
+            _check_any(_explained(task, watcher.try_one, watcher.feed, "evaluate_step"), "validation")
     finally:
         checkpoint.write_variables(variables, before)
 
@@ -147,21 +147,18 @@ def _check_any(logs: StepLogs, split: str) -> None:
 
 
 def _trace(task: Task, engine: Engine, step: Callable[[Structure], Any], feed: Feed, method: str) -> Trace:
-    try:
-        trace: Trace = _explained(lambda: engine.trace(step, feed.spec), feed, method)
-        return trace
-    except Exception as error:
-        problem = _input_problem(task, feed.spec)
-        if problem is None:
-            raise
-        raise TaskError(f"{type(task).__name__}.{method}: {problem}") from error
+    trace: Trace = _explained(task, lambda: engine.trace(step, feed.spec), feed, method)
+    return trace
 
 
-def _explained(call: Callable[[], Any], feed: Feed, method: str) -> Any:
-    """Calls, and notes on any error what the step was given."""
+def _explained(task: Task, call: Callable[[], Any], feed: Feed, method: str) -> Any:
+    """Calls; on an error says what is wrong with the inputs, or else notes what the step was given."""
     try:
         return call()
     except Exception as error:
+        problem = _input_problem(task, feed.spec)
+        if problem is not None:
+            raise TaskError(f"{type(task).__name__}.{method}: {problem}") from error
         batch = ", ".join(f"{path}: {spec}" for path, spec in flatten(feed.spec))
         error.add_note(f"This came from {method}, which was given a batch of {{{batch}}}.")
         raise

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, final
 import keras
 
 from lightkeras import hparams as hparams_
+from lightkeras._labels import check_labels, outputs_by_name
 from lightkeras.data import DataModule, Lookup
 from lightkeras.data.feed import Structure
 from lightkeras.engine.base import Engine, Tensor
@@ -147,7 +148,7 @@ class Task:
         """
         if self._logs is None:
             raise self._outside_a_step("log")
-        shape = tuple(keras.ops.shape(value))
+        shape = tuple(keras.ops.convert_to_tensor(value).shape)
         if shape:
             raise ValueError(
                 f"log({name!r}): the value has shape {shape}; expected a scalar. Take its mean over the batch."
@@ -336,6 +337,10 @@ class SupervisedTask(Task):
         value = self.model.compute_loss(x, y, y_pred, sample_weight, training=training)
         self.model.compute_metrics(x, y, y_pred, sample_weight)
         return value
+
+    def check_data(self, arrays: Structure, split: str) -> None:
+        _, labels, _ = keras.utils.unpack_x_y_sample_weight(arrays)
+        check_labels(self._compile_arguments["loss"], labels, outputs_by_name(self.model), split)
 
     def tracked(self) -> dict[str, KerasObject]:
         return {"model": self.model, "optimizer": self.optimizer}

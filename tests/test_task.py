@@ -1,0 +1,336 @@
+"""Tasks: what they track, what they refuse, and that SupervisedTask is `compile` and `fit`."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+
+from lightkeras import Runner, SupervisedTask, Task
+from lightkeras.data.feed import ArrayFeed
+from lightkeras.engine import make_engine
+from lightkeras.testing import TwoMoons, two_moons
+
+
+@pytest.fixture
+def runner(tmp_path):
+    return Runner(max_epochs=3, patience=None, progress=False, run_dir=tmp_path / "run")
+
+
+# ---------------------------------------------------------------------- hyperparameters
+
+
+def test_without_hyperparameters_a_task_takes_the_defaults():
+    assert TwoMoons().hp == TwoMoons.HParams()
+    assert TwoMoons(TwoMoons.HParams(hidden_units=4)).hp.hidden_units == 4
+
+
+def test_hyperparameters_of_another_class_are_refused():
+    @dataclasses.dataclass(frozen=True)
+    class Others:
+        hidden_units: int = 3
+
+    with pytest.raises(TypeError, match=r"TwoMoons takes hyperparameters of TwoMoons.HParams, got Others"):
+        TwoMoons(Others())
+    with pytest.raises(TypeError, match=r"TwoMoons takes hyperparameters of TwoMoons.HParams, got dict"):
+        TwoMoons({"hidden_units": 3})
+
+
+def test_a_hyperparameter_of_another_type_is_refused():
+    with pytest.raises(TypeError, match="Hyperparameter hidden_units='16': expected int, got str"):
+        TwoMoons(TwoMoons.HParams(hidden_units="16"))
+
+
+# ---------------------------------------------------------------------- what it tracks
+
+
+class Everything(Task):
+    def build(self):
+        shared = layers.Dense(2)
+        shared.build((None, 3))
+        self.model = keras.Sequential([keras.Input((3,)), shared, layers.Dropout(0.5)])
+        self.shared = shared
+        self.pair = [keras.optimizers.SGD(), {"seeds": keras.random.SeedGenerator(1)}]
+        self.metric = keras.metrics.Mean("m")
+        self.frozen = layers.Dense(1, trainable=False)
+        self.frozen.build((None, 2))
+        self.number = 3
+
+
+def test_keras_objects_are_found_in_attributes_lists_and_dicts_by_their_path():
+    task = Everything()
+    task.set_up(0)
+    assert list(task.tracked()) == ["model", "shared", "pair.0", "pair.1.seeds", "metric", "frozen"]
+
+
+def test_each_variable_has_one_key_even_where_two_objects_share_it():
+    task = Everything()
+    task.set_up(0)
+    variables = task.variables()
+    assert len({id(variable) for variable in variables.values()}) == len(variables)
+    assert [key for key in variables if key.startswith(("model", "shared"))] == [
+        "model.0000",  # the kernel and the bias of the shared layer
+        "model.0001",
+        "model.0002",  # the seed of dropout
+    ]
+    assert "pair.1.seeds.0000" in variables
+    assert [key for key in variables if key.startswith("metric.")] == ["metric.0000", "metric.0001"]
+
+
+def test_trainable_variables_leave_out_what_is_frozen_and_come_once():
+    task = Everything()
+    task.set_up(0)
+    assert [variable.path.split("/")[-1] for variable in task.trainable_variables()] == ["kernel", "bias"]
+
+
+def test_model_variables_are_those_of_layers_alone():
+    task = Everything()
+    task.set_up(0)
+    assert {key.split(".")[0] for key in task.model_variables()} == {"model", "frozen"}
+
+
+def test_setting_up_again_changes_nothing():
+    task = TwoMoons()
+    task.set_up(0)
+    model = task.model
+    task.set_up(1)
+    assert task.model is model
+
+
+def test_the_seed_makes_the_first_weights():
+    def first(seed):
+        task = TwoMoons()
+        task.set_up(seed)
+        return task.model.get_weights()[0]
+
+    np.testing.assert_array_equal(first(1), first(1))
+    assert not np.array_equal(first(1), first(2))
+
+
+# ---------------------------------------------------------------------- outside a step
+
+
+@pytest.mark.parametrize(
+    ("method", "call"),
+    [
+        ("minimize", lambda task: task.minimize(lambda: 0.0)),
+        ("gradients", lambda task: task.gradients(ops.sum, np.ones(3))),
+        ("log", lambda task: task.log("loss", 1.0)),
+    ],
+)
+def test_what_belongs_into_a_step_is_refused_outside_of_one(method, call):
+    task = TwoMoons()
+    task.set_up(0)
+    task.bind(make_engine)
+    with pytest.raises(RuntimeError, match=f"TwoMoons.{method} was called outside a step: call it from train_step"):
+        call(task)
+
+
+def test_what_a_subclass_must_define_is_said():
+    class Empty(Task):
+        pass
+
+    with pytest.raises(NotImplementedError, match=r"Empty needs a `build_model` that returns a keras.Model"):
+        Empty().set_up(0)
+
+
+# ---------------------------------------------------------------------- SupervisedTask is fit
+
+BATCH = 16
+
+
+def dense(units, name=None, **arguments):
+    return layers.Dense(units, name=name, kernel_initializer=keras.initializers.GlorotUniform(1), **arguments)
+
+
+def binary():
+    return keras.Sequential([keras.Input((2,)), dense(8, activation="tanh"), dense(1, activation="sigmoid")])
+
+
+def regularized():
+    hidden = dense(8, activation="tanh", kernel_regularizer=keras.regularizers.L2(0.01))
+    return keras.Sequential([keras.Input((2,)), hidden, layers.BatchNormalization(), dense(2)])
+
+
+def two_headed():
+    x = keras.Input((2,))
+    hidden = dense(8, activation="tanh")(x)
+    return keras.Model(x, {"side": dense(2, "side")(hidden), "height": dense(1, "height")(hidden)})
+
+
+def data(count, seed):
+    return two_moons(count, seed)
+
+
+def as_heads(split):
+    x, y = split
+    return x, {"side": y, "height": x[:, 1:]}
+
+
+def weighted(split):
+    x, y = split
+    return x, y, (0.5 + np.abs(x[:, 0])).astype("float32")
+
+
+SPARSE = "sparse_categorical_crossentropy"
+SETTINGS = {
+    "accuracy": (binary, {"loss": "binary_crossentropy", "metrics": ["accuracy"]}, lambda split: split),
+    "a stateful metric": (
+        binary,
+        {"loss": keras.losses.BinaryCrossentropy(), "metrics": lambda: [keras.metrics.AUC(name="auc"), "mae"]},
+        lambda split: (split[0], split[1][:, None]),
+    ),
+    "regularization and batch normalization": (
+        regularized,
+        {"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "metrics": ["accuracy"]},
+        lambda split: split,
+    ),
+    "sample weights": (binary, {"loss": "binary_crossentropy", "metrics": ["accuracy"]}, weighted),
+    "two outputs": (
+        two_headed,
+        {
+            "loss": {"side": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "height": "mse"},
+            "metrics": {"side": ["accuracy"], "height": ["mae"]},
+        },
+        as_heads,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.filterwarnings("ignore:.*weighted_metrics.*:UserWarning")
+def test_losses_metrics_and_weights_are_those_of_fit(runner, name):
+    build, compiled, form = SETTINGS[name]
+    metrics = compiled["metrics"]
+    arguments = [compiled | {"metrics": metrics() if callable(metrics) else metrics} for _ in range(2)]
+    # 100 = 6 * 16 + 4. Keras's own mean of the loss of one output of several is over batches, whatever
+    # their size; so there the batches are all of one size.
+    whole = name == "two outputs"
+    train, validation = form(data(96 if whole else 100, 0)), form(data(48 if whole else 40, 1))
+
+    plain = build()
+    plain.compile(optimizer=keras.optimizers.Adam(0.01), **arguments[0])
+    x, y, *weight = train
+    history = plain.fit(
+        x, y, BATCH, 3, 0, sample_weight=weight[0] if weight else None, validation_data=validation, shuffle=False
+    )
+
+    task = SupervisedTask(build(), optimizer=keras.optimizers.Adam(0.01), **arguments[1])
+    result = runner.fit(task, ArrayFeed(train, BATCH), ArrayFeed(validation, BATCH))
+
+    ours = {key.removeprefix("train/").replace("val/", "val_"): values for key, values in result.history.items()}
+    assert sorted(ours) == sorted(history.history)
+    for key, values in history.history.items():
+        np.testing.assert_allclose(ours[key], values, rtol=2e-5, atol=1e-7, err_msg=key)
+    for found, expected in zip(task.model.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-6)
+    evaluated = plain.evaluate(*validation[:2], BATCH, 0, *validation[2:], return_dict=True)
+    assert runner.evaluate(task, ArrayFeed(validation, BATCH)).metrics == pytest.approx(evaluated, rel=2e-5)
+
+
+def test_a_dataset_gives_the_numbers_of_fit_too(runner):
+    dataset = tf.data.Dataset.from_tensor_slices(data(100, 0)).batch(BATCH)
+    plain = binary()
+    plain.compile(optimizer="sgd", loss="binary_crossentropy")
+    history = plain.fit(dataset, epochs=3, verbose=0, shuffle=False)
+    task = SupervisedTask(binary(), optimizer="sgd", loss="binary_crossentropy")
+    np.testing.assert_allclose(runner.fit(task, dataset).history["train/loss"], history.history["loss"], rtol=2e-5)
+
+
+def test_a_supervised_task_takes_a_keras_model():
+    with pytest.raises(TypeError, match=r"SupervisedTask takes a keras.Model, got str"):
+        SupervisedTask("model", loss="mse")
+
+
+# ---------------------------------------------------------------------- labels
+
+X = np.zeros((32, 2), "float32")
+
+
+def classifier(units=3):
+    return keras.Sequential([keras.Input((2,)), layers.Dense(units)])
+
+
+def labels(value, dtype="int32"):
+    found = np.zeros(32, dtype)
+    found[7] = value
+    return found
+
+
+CLASS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+BINARY = keras.losses.BinaryCrossentropy(from_logits=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "y", "message"),
+    [
+        (
+            classifier(3),
+            CLASS,
+            labels(3),
+            "train hold 3; sparse .* numbers from 0 to 2, one for each of .* 3 out",
+        ),
+        (classifier(3), SPARSE, labels(-1), "labels of train hold -1; sparse .* from 0 to 2"),
+        (classifier(3), keras.losses.sparse_categorical_crossentropy, labels(9)[:, None], "hold 9"),
+        (classifier(3), "SparseCategoricalCrossentropy", labels(3.0, "float32"), "hold 3.0"),
+        (classifier(3), CLASS, labels(1.5, "float32"), "hold 1.5; .* Give the number of the class"),
+        (classifier(3), CLASS, labels(np.nan, "float32"), "hold nan"),
+        (classifier(3), CLASS, np.array(["cat"] * 32), "labels of train are text; the loss takes numbers"),
+        (
+            classifier(1),
+            BINARY,
+            labels(2)[:, None],
+            "train hold 2; binary cross entropy takes .* from 0 to 1",
+        ),
+        (classifier(1), "binary_crossentropy", labels(-1.0, "float32")[:, None], "hold -1.0; binary"),
+        (classifier(1), "bce", labels(np.nan, "float32")[:, None], "hold nan; binary"),
+        (
+            two_headed(),
+            {"side": SPARSE, "height": "mse"},
+            {"side": labels(2), "height": labels(9.0, "float32")[:, None]},
+            r"labels of train \(side\) hold 2; .* from 0 to 1",
+        ),
+    ],
+)
+def test_labels_that_the_loss_cannot_take_are_refused(runner, model, loss, y, message):
+    with pytest.raises(ValueError, match=message):
+        runner.fit(SupervisedTask(model, loss=loss), (X, y))
+    assert not runner.run_dir.exists()
+
+
+def test_labels_of_validation_are_looked_at_too(runner):
+    with pytest.raises(ValueError, match="The labels of validation hold 3"):
+        runner.fit(SupervisedTask(classifier(), loss=CLASS), (X, labels(2)), (X, labels(3)))
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "y"),
+    [
+        (classifier(3), CLASS, labels(2)),
+        (classifier(3), CLASS, labels(2.0, "float32")),  # Keras casts them
+        (classifier(3), CLASS, labels(1, "bool")),
+        (classifier(3), keras.losses.SparseCategoricalCrossentropy(True, ignore_class=-1), labels(-1)),
+        (classifier(3), keras.losses.SparseCategoricalCrossentropy(True, ignore_class=0), labels(0)),
+        (classifier(1), BINARY, labels(0.5, "float32")[:, None]),  # a soft label
+        (classifier(1), "mse", labels(7.5, "float32")[:, None]),
+        (classifier(1), lambda y, p: ops.mean(p) + 0 * ops.mean(y), labels(-9.0, "float32")[:, None]),
+        (two_headed(), ["mse", "mse"], [labels(9.0, "float32")[:, None]] * 2),  # lists are left to Keras
+    ],
+)
+def test_labels_that_the_loss_can_take_pass(runner, model, loss, y):
+    task = SupervisedTask(model, loss=loss)
+    task.set_up(0)
+    task.check_data((X, y), "train")
+
+
+def test_a_model_whose_outputs_are_not_known_yet_is_checked_for_what_is_certain():
+    class Late(keras.Model):
+        pass
+
+    task = SupervisedTask(Late(), loss=CLASS)
+    task.set_up(0)
+    task.check_data((X, labels(1000)), "train")
+    with pytest.raises(ValueError, match="hold -1; sparse categorical cross entropy takes whole numbers from 0 up"):
+        task.check_data((X, labels(-1)), "train")
