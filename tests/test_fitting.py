@@ -147,7 +147,7 @@ def test_the_size_of_the_state_counts_every_variable(fit):
 
 
 def test_an_error_inside_a_run_closes_its_files(fit):
-    with pytest.raises(KeyboardInterrupt), fit.opened({}):
+    with pytest.raises(KeyboardInterrupt), fit.opened({}):  # noqa: PT012  the interrupt comes after a call
         fit.log_steps(0, logs(1.0))
         raise KeyboardInterrupt
     assert fit.directory.metrics_file.read_text().splitlines()[-1] == "step,1,1,1,"

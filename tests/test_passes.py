@@ -34,7 +34,8 @@ def over(feed, task=None):
     task = task or Values()
     task.set_up(0)
     engine = bound_engine(task)
-    return Pass(task, engine, feed, task.run_evaluate_step, engine.trace(task.run_evaluate_step, feed.spec))
+    trace = engine.trace(task.run_evaluate_step, feed.spec)
+    return Pass(task, engine, feed, engine.program(task.run_evaluate_step, trace.names))
 
 
 @pytest.mark.parametrize("steps_per_call", [None, 1, 2])
