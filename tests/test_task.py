@@ -226,8 +226,9 @@ def test_losses_metrics_and_weights_are_those_of_fit(runner, name):
         np.testing.assert_allclose(ours[key], values, rtol=2e-5, atol=1e-7, err_msg=key)
     for found, expected in zip(task.model.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-6)
-    evaluated = plain.evaluate(*validation[:2], BATCH, 0, *validation[2:], return_dict=True)
-    assert runner.evaluate(task, ArrayFeed(validation, BATCH)).metrics == pytest.approx(evaluated, rel=2e-5)
+    if name == "sample weights":  # once is enough: it is the same step
+        evaluated = plain.evaluate(*validation[:2], BATCH, 0, *validation[2:], return_dict=True)
+        assert runner.evaluate(task, ArrayFeed(validation, BATCH)).metrics == pytest.approx(evaluated, rel=2e-5)
 
 
 def test_a_dataset_gives_the_numbers_of_fit_too(runner):
