@@ -91,40 +91,8 @@ def test_metrics_that_hold_several_values_give_them_all():
     assert metric_values(mean) == {"m": 3.0}
 
 
-<<<<<<< HEAD
 def test_the_time_of_a_step_is_measured_without_the_call_that_compiles():
     learner = Pass(Values(), None, None, None)
-=======
-class FakeEngine:
-    def __init__(self, program):
-        self.made = program
-
-    def program(self, step, trace):
-        return self.made
-
-
-class FakeProgram(Program):
-    """Each step takes a second of a fake clock; the first call for a size takes ten more."""
-
-    def __init__(self, sizes):
-        self.now, self.sizes, self.seen = 0.0, list(sizes), set()
-
-    def run(self, stream, count):
-        size = self.sizes[0] if self.sizes else None
-        steps = 0
-        while self.sizes and self.sizes[0] == size and steps < count:
-            self.sizes.pop(0)
-            steps += 1
-        self.now += steps + (0 if size in self.seen else 10)
-        self.seen.add(size)
-        return StepLogs({"loss": np.ones(steps, "float32")}, np.full(steps, size or 0, "int64"))
-
-
-def test_the_time_of_a_step_is_measured_without_the_call_that_compiles(monkeypatch):
-    program = FakeProgram([4, 4, 4, 4, 3])
-    monkeypatch.setattr("time.perf_counter", lambda: program.now)
-    timed = Pass(Values(), FakeEngine(program), None, None, None)
->>>>>>> 65b49bf4bb5c7aa3d7a42df409046e9040269f48
     found = []
     for sizes, seconds in [([4], 11.0), ([4, 4], 2.0), ([3], 12.0), ([3], 0.5)]:
         learner.add(StepLogs({"loss": np.ones(len(sizes), "float32")}, np.array(sizes, "int64")), seconds)

@@ -100,12 +100,8 @@ def watches(callback: keras.callbacks.Callback, hooks: Iterable[str]) -> bool:
     if type(callback) in (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore):
         return bool(callback.save_freq != "epoch") and "on_train_batch_end" in hooks
     if type(callback) is keras.callbacks.TensorBoard and callback.update_freq == "epoch":
-<<<<<<< HEAD
-        return bool(callback.write_steps_per_second or callback._should_trace) and "on_train_batch_end" in hooks
-=======
         looks = callback.write_steps_per_second or callback._should_trace  # the profiler counts batches
         return bool(looks) and "on_train_batch_end" in hooks
->>>>>>> 65b49bf4bb5c7aa3d7a42df409046e9040269f48
     base = keras.callbacks.Callback
     return any(hook in vars(callback) or getattr(type(callback), hook) is not getattr(base, hook) for hook in hooks)
 
