@@ -110,7 +110,7 @@ def save(folder: Path, step: int, variables: Mapping[str, keras.Variable], state
             beside.mkdir(parents=True)
             for name, content in contents.items():
                 files.write_synced(beside / name, content)
-            files.sync_folder(beside)
+            files.sync(beside)
             files.move_synced(beside, path)
         finally:
             shutil.rmtree(beside, ignore_errors=True)

@@ -35,14 +35,9 @@ def write_synced(path: Path, content: bytes) -> None:
 
 
 def move_synced(source: Path, target: Path) -> None:
-    """Renames a written file into place; waits until its content, and then its name, are on the disk."""
-    descriptor = os.open(source, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Renames a written file into place and waits until the new name is on the disk."""
     os.replace(source, target)
-    sync_folder(target.parent)
+    sync(target.parent)
 
 
 def json_bytes(data: Any) -> bytes:
@@ -68,9 +63,9 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is damaged: {error}.") from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes sure that names which were added to a folder or removed from it outlive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Waits until a file's content, or the names in a folder, are on the disk: they outlive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -165,6 +165,7 @@ def _export(model: keras.Model, path: Path) -> None:
             model.optimizer = None
         with files.explained(path):
             model.save(beside)
+            files.sync(beside)
             files.move_synced(beside, path)
     finally:
         if not model.compiled:
