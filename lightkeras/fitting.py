@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import secrets
 from collections.abc import Iterator, Mapping
@@ -62,11 +63,14 @@ class Fit:
                 CsvLogger(self.directory.metrics_file),
                 TensorBoardLogger(folder, self.facts["hparams"], config),
             ):
-                stack.callback(logger.close)
+                stack.push(functools.partial(self._close, logger))
                 logger.open(self.names)
                 self._loggers.append(logger)
             stack.enter_context(self.bar)
             yield
+
+    def _close(self, logger: Logger, kind: type[BaseException] | None, *_: object) -> None:
+        logger.close(failed=kind is not None or self.diverged)
 
     def log_steps(self, epoch: int, logs: StepLogs) -> None:
         """Takes in the logs of a call."""

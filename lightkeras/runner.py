@@ -103,8 +103,8 @@ class Runner:
         started = time.perf_counter()
         data = self._ready(task, given=train is not None)
         fit = self._compile(task, data, *_feeds(data, train, validation, batch_size))
-        fit.directory.create(needed_bytes=5 * fit.state_bytes)
         config = self._config(fit)
+        fit.directory.create(needed_bytes=5 * fit.state_bytes)
         fit.directory.write_config(config)
         with fit.opened(config):
             for epoch in range(fit.bridge.begin_train(), self.max_epochs):

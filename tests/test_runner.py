@@ -567,3 +567,20 @@ def test_a_disk_that_fills_up_loses_nothing_that_was_good(disk, size):
         if (checkpoints / name).exists():
             checkpoint.load(checkpoint.find(checkpoints, name))
     assert not list((folder / "run").rglob("*.part*"))
+
+
+def test_a_run_that_diverges_is_a_failure_in_the_hparams_tab(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
+
+    class Diverging(TwoMoons):
+        def build_optimizer(self):
+            return keras.optimizers.SGD(1e30)
+
+    result = Runner(max_epochs=3, run_dir=tmp_path / "run").fit(Diverging())
+    assert result.diverged
+    found = EventAccumulator(str(tmp_path / "run"))
+    found.Reload()
+    content = found.SummaryMetadata("_hparams_/session_end_info").plugin_data.content
+    end = plugin_data_pb2.HParamsPluginData.FromString(content).session_end_info
+    assert end.status == api_pb2.STATUS_FAILURE

@@ -42,5 +42,9 @@ class Logger(abc.ABC):
         """Makes everything so far visible to readers."""
 
     @abc.abstractmethod
-    def close(self) -> None:
-        """Flushes and lets go of the file."""
+    def close(self, failed: bool = False) -> None:
+        """Flushes and lets go of the file.
+
+        Args:
+            failed: Whether the run ended in an error or diverged.
+        """

@@ -50,7 +50,7 @@ class CsvLogger(Logger):
             with files.explained(self._path):
                 self._file.flush()
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         if self._file is not None:
             with files.explained(self._path):
                 self._file.close()

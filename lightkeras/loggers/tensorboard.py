@@ -73,9 +73,9 @@ class TensorBoardLogger(Logger):
         if self._file is not None:
             self._file.flush()
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         if self._file is not None:
-            self._file.add(_session_end())
+            self._file.add(_session_end(failed))
             self._file.close()
             self._file = None
 
@@ -166,8 +166,10 @@ def _session_start(hparams: Mapping[str, Any]) -> summary_pb2.Summary:
     return _hparams(hparams_metadata.SESSION_START_INFO_TAG, data)
 
 
-def _session_end() -> summary_pb2.Summary:
-    info = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time())
+def _session_end(failed: bool) -> summary_pb2.Summary:
+    info = plugin_data_pb2.SessionEndInfo(
+        status=api_pb2.STATUS_FAILURE if failed else api_pb2.STATUS_SUCCESS, end_time_secs=time.time()
+    )
     data = plugin_data_pb2.HParamsPluginData(session_end_info=info)
     return _hparams(hparams_metadata.SESSION_END_INFO_TAG, data)
 

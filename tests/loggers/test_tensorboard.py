@@ -230,3 +230,10 @@ print(sorted({"tensorflow", "keras"} & set(sys.modules)))
     assert done.stdout == "[]\n"
     assert done.stderr == ""
     assert points(read(tmp_path), "train/loss") == [(1, 1)]
+
+
+@pytest.mark.parametrize(("failed", "status"), [(False, api_pb2.STATUS_SUCCESS), (True, api_pb2.STATUS_FAILURE)])
+def test_the_session_says_whether_the_run_failed(tmp_path, failed, status):
+    opened(tmp_path).close(failed=failed)
+    end = hparams_of(read(tmp_path), "_hparams_/session_end_info").session_end_info
+    assert end.status == status
