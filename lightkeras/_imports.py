@@ -21,6 +21,7 @@ import sys
 import tempfile
 import types
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 
 def install() -> None:
@@ -47,13 +48,23 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 class _Loader(importlib.abc.Loader):
+    """A module's own loader, but for what happens around its execution; the module itself never sees it."""
+
     def __init__(self, loader: importlib.abc.Loader) -> None:
         self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # `pickle` asks before there is a loader
+            raise AttributeError(name)
+        return getattr(self._loader, name)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: types.ModuleType) -> None:
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
         if module.__name__ == "tensorflow":
             with held_back_standard_error():
                 self._loader.exec_module(module)
@@ -65,8 +76,13 @@ class _Loader(importlib.abc.Loader):
 @contextlib.contextmanager
 def held_back_standard_error() -> Iterator[None]:
     """Holds back what any library writes to the standard error; an exception lets it out."""
-    sys.stderr.flush()
-    kept = os.dup(2)
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # a process without a standard error has nothing to hold back
+        yield
+        return
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ import jsonargparse
 from rich.console import Console
 from rich.table import Table
 
-from lightkeras import hparams
+from lightkeras import files, hparams
 from lightkeras._messages import did_you_mean
 from lightkeras.data.lookup import Lookup
 from lightkeras.results import EvalResult, FitResult, SearchResult, Trial
@@ -38,6 +39,13 @@ COMMANDS = {
     "test": "test the weights of a run",
     "predict": "predict for texts on the command line, or one per line on standard input (-)",
     "tune": "search the declared ranges of the hyperparameters",
+}
+USAGES = {
+    None: "[COMMAND] [flags]",
+    "fit": "[flags]",
+    "test": "--run_dir RUN_DIR [flags]",
+    "predict": "--run_dir RUN_DIR [flags] TEXT ...",
+    "tune": "[flags]",
 }
 SourceName = Literal["auto", "real", "sample"]
 
@@ -60,11 +68,11 @@ def cli(task_class: type[Task], args: Sequence[str] | None = None, **runner_defa
     parser = _parser(task_class, command, runner_defaults)
     settings = parser.parse_args(words)
     actions: dict[str | None, Callable[[], int]] = {
-        None: lambda: _fit(task_class, settings, then_test=True),
-        "fit": lambda: _fit(task_class, settings, then_test=False),
+        None: lambda: _fit(task_class, settings, runner_defaults, then_test=True),
+        "fit": lambda: _fit(task_class, settings, runner_defaults, then_test=False),
         "test": lambda: _test(task_class, settings),
         "predict": lambda: _predict(task_class, settings),
-        "tune": lambda: _tune(task_class, settings, parser.parse_args(words, defaults=False)),
+        "tune": lambda: _tune(task_class, settings, runner_defaults, parser.parse_args(words, defaults=False)),
     }
     try:
         status = actions[command]()
@@ -80,9 +88,11 @@ def cli(task_class: type[Task], args: Sequence[str] | None = None, **runner_defa
 # ---------------------------------------------------------------------- commands
 
 
-def _fit(task_class: type[Task], settings: jsonargparse.Namespace, then_test: bool) -> int:
+def _fit(
+    task_class: type[Task], settings: jsonargparse.Namespace, runner_defaults: dict[str, Any], then_test: bool
+) -> int:
     path = path_of(settings.run_dir, snake_case(task_class.__name__))
-    runner = Runner(**vars(settings.runner), run_dir=path)
+    runner = Runner(**{**runner_defaults, **vars(settings.runner), "run_dir": path})
     task = task_class(hparams.from_dict(task_class.HParams, vars(settings.hp)), _lookup(settings))
     fitted = runner.fit(task)
     if fitted.epochs:
@@ -117,7 +127,12 @@ def _predict(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
     return 0
 
 
-def _tune(task_class: type[Task], settings: jsonargparse.Namespace, given: jsonargparse.Namespace) -> int:
+def _tune(
+    task_class: type[Task],
+    settings: jsonargparse.Namespace,
+    runner_defaults: dict[str, Any],
+    given: jsonargparse.Namespace,
+) -> int:
     from lightkeras.tuner import Tuner
 
     console = Console()
@@ -134,7 +149,7 @@ def _tune(task_class: type[Task], settings: jsonargparse.Namespace, given: jsona
         task_class,
         **vars(settings.tuner),
         run_dir=path,
-        runner=Runner(**vars(settings.runner)),
+        runner=Runner(**{**runner_defaults, **vars(settings.runner)}),
         lookup=_lookup(settings),
         fixed=fixed,
         on_trial=say,
@@ -147,6 +162,8 @@ def _tune(task_class: type[Task], settings: jsonargparse.Namespace, given: jsona
 def _of_run(task_class: type[Task], settings: jsonargparse.Namespace) -> tuple[Task, Runner]:
     """The task of a run as it was, and a runner on its directory."""
     config = RunDirectory(Path(settings.run_dir)).read_config()
+    if "search" in config:
+        raise ValueError(f"{settings.run_dir} holds a search: give one of its runs, such as {_best_trial(settings)}.")
     if config.get("task") != task_class.__name__:
         raise ValueError(
             f"{settings.run_dir} holds a run of {config.get('task')}, not of {task_class.__name__}. "
@@ -159,29 +176,63 @@ def _of_run(task_class: type[Task], settings: jsonargparse.Namespace) -> tuple[T
     return task, Runner(run_dir=settings.run_dir, seed=config.get("seed", 0))
 
 
+def _best_trial(settings: jsonargparse.Namespace) -> str:
+    """The directory of the best trial of a search, as far as it is known."""
+    result = RunDirectory(Path(settings.run_dir)).result_file
+    best = (files.read_json(result) if result.exists() else {}).get("search", {}).get("best")
+    return str(best["run_dir"]) if best else f"{settings.run_dir}/trials/0000"
+
+
 def _has_test(task: Task) -> bool:
     return task.data is not None and task.data.test() is not None
 
 
 def _lookup(settings: jsonargparse.Namespace) -> Lookup:
-    return Lookup(settings.source, settings.data_dir)
+    lookup = Lookup(settings.source, settings.data_dir)
+    lookup.record()  # a folder that is not there is refused before anything is made
+    return lookup
 
 
 # ---------------------------------------------------------------------- flags
 
 
 class _Parser(jsonargparse.ArgumentParser):
-    """A parser whose errors list the flags there are, the nearest first."""
+    """A parser whose errors speak of flags, and list those there are, the nearest first."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
-        wrong = next((word.split("=")[0] for word in message.split() if word.startswith("--")), None)
-        if wrong is not None and wrong not in flags:
-            message = f"{message}\n{did_you_mean(wrong, flags)}"
-        elif wrong is None and message.startswith("unrecognized arguments"):
-            message = f"{message}\n{did_you_mean(message.split()[-1], COMMANDS)}"
-        Console(stderr=True, soft_wrap=True).print(f"{self.prog}: error: {message}", markup=False, highlight=False)
+        Console(stderr=True, soft_wrap=True).print(
+            f"{self.prog}: error: {self._in_our_words(message)}", markup=False, highlight=False
+        )
         raise SystemExit(2)
+
+    def _in_our_words(self, message: str) -> str:
+        flags = [
+            flag
+            for action in self._actions
+            if action.help is not jsonargparse.SUPPRESS
+            for flag in action.option_strings
+            if flag.startswith("--")
+        ]
+        message = re.sub(r'Parser key "([\w.]+)":\s+', r"--\1: ", message)
+        message = re.sub(r"\ba <class '(\w+)'>", r"\1", message).replace("a typing.Literal", "one of ")
+        if message.startswith("the following arguments are required"):
+            return re.sub(r"\b\w+\b(?=,|$)", lambda found: self._flag_of(found[0]), message)
+        if found := re.fullmatch(r"Group '(\w+)' does not accept option '(\w+)'", message):
+            group = f"--{found[1]}."
+            names = [flag.removeprefix(group) for flag in flags if flag.startswith(group)]
+            return f"{found[1]} has no {found[2]!r}. {did_you_mean(found[2], names)}"
+        if not message.startswith("unrecognized arguments"):
+            return message
+        words = [word.split("=")[0] for word in message.split()[2:]]
+        wrong = next((word for word in words if word.startswith("--")), words[0])
+        if wrong in COMMANDS:
+            return f"{message}\n{wrong!r} is a command, of which there is one, in front of all flags."
+        if wrong.startswith("--tuner."):
+            return f"{message}\nThe flags --tuner. belong to the command tune."
+        return f"{message}\n{did_you_mean(wrong, flags if wrong.startswith('--') else COMMANDS)}"
+
+    def _flag_of(self, name: str) -> str:
+        return next((flag for action in self._actions if action.dest == name for flag in action.option_strings), name)
 
 
 def _parser(task_class: type[Task], command: str | None, runner_defaults: dict[str, Any]) -> _Parser:
@@ -197,7 +248,9 @@ def _parser(task_class: type[Task], command: str | None, runner_defaults: dict[s
         what = f"{task_class.__name__}: {COMMANDS[command]}."
     parser = _Parser(
         prog=program if command is None else f"{program} {command}",
+        usage=f"%(prog)s {USAGES[command]}",
         description=what,
+        allow_abbrev=False,
         formatter_class=_Formatter,
     )
     if command in ("test", "predict"):
@@ -206,7 +259,9 @@ def _parser(task_class: type[Task], command: str | None, runner_defaults: dict[s
     parser.add_argument("--config", action="config", help="YAML file that may give any of the flags.")
     parser.add_class_arguments(task_class.HParams, "hp")
     parser.add_class_arguments(Runner, "runner", skip={"run_dir", "callbacks"})
-    parser.set_defaults({f"runner.{name}": value for name, value in runner_defaults.items()})
+    flags = {action.dest for action in parser._actions}
+    defaults = {f"runner.{name}": value for name, value in runner_defaults.items()}
+    parser.set_defaults({name: value for name, value in defaults.items() if name in flags})
     if command == "tune":
         from lightkeras.tuner import Tuner
 
@@ -216,6 +271,7 @@ def _parser(task_class: type[Task], command: str | None, runner_defaults: dict[s
     parser.add_argument("--data_dir", type=str | None, default=None, help=_DATA_DIR)
     parser.add_argument("--source", type=SourceName, default="auto", help=_SOURCE)
     _say_ranges(parser, task_class)
+    _hide_groups(parser)
     return parser
 
 
@@ -237,6 +293,13 @@ def _say_ranges(parser: _Parser, task_class: type[Task]) -> None:
         for action in parser._actions:
             if action.dest == f"hp.{name}":
                 action.help = f"{action.help or ''} Searched: {found}."
+
+
+def _hide_groups(parser: _Parser) -> None:
+    """Leaves `--hp FILE` and its like out of the help: `--config` reads them all."""
+    for action in parser._actions:
+        if action.dest in ("hp", "runner", "tuner"):
+            action.help = jsonargparse.SUPPRESS
 
 
 class _Formatter(jsonargparse.DefaultHelpFormatter):

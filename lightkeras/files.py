@@ -35,7 +35,12 @@ def write_synced(path: Path, content: bytes) -> None:
 
 
 def move_synced(source: Path, target: Path) -> None:
-    """Renames a written file into place and waits until the new name is on the disk."""
+    """Renames a written file into place; waits until its content, and then its name, are on the disk."""
+    descriptor = os.open(source, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
     os.replace(source, target)
     sync_folder(target.parent)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, final
@@ -35,7 +37,8 @@ def make_oracle(
         "objective": keras_tuner.Objective(objective, mode),
         "hyperparameters": _hyperparameters(space),
         "allow_new_entries": False,
-        "seed": seed,
+        # keras-tuner takes 0 for no seed, and counts up from one: neighbours would share most of their trials.
+        "seed": random.Random(seed).randrange(1, 2**31),
         # A trial that failed is recorded with its reason; the search goes on to its end.
         "max_consecutive_failed_trials": 10**9,
     }
@@ -51,29 +54,32 @@ def make_oracle(
     return kinds[kind](max_trials=trials, **settings)
 
 
-def search(oracle: keras_tuner.Oracle, folder: Path, run_trial: RunTrial) -> None:
+def search(oracle: keras_tuner.Oracle, space: Mapping[str, Range], folder: Path, run_trial: RunTrial) -> None:
     """Runs trials until the oracle has no more.
 
     Args:
         oracle: The oracle.
+        space: Ranges by name, those that the oracle was made for.
         folder: Directory of the search; keras-tuner keeps its own files in `oracle/` there.
         run_trial: Called with the trial's number (from 0), its hyperparameters, and the epochs it is
             granted (`None` for no limit of its own); returns the objective, or raises
             `FailedTrialError`.
     """
-    _Search(run_trial, oracle=oracle, directory=str(folder), project_name="oracle").search(verbose=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"(currentThread|getName)\(\) is deprecated")  # keras-tuner does
+        _Search(run_trial, space, oracle=oracle, directory=str(folder), project_name="oracle").search(verbose=0)
 
 
 @final
 class _Search(base_tuner.BaseTuner):  # type: ignore[misc]
-    def __init__(self, run_trial: RunTrial, **settings: Any) -> None:
+    def __init__(self, run_trial: RunTrial, space: Mapping[str, Range], **settings: Any) -> None:
         super().__init__(**settings)
-        self._run_trial = run_trial
+        self._run_trial, self._space = run_trial, space
         self._count = 0
 
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> float:
         values = trial.hyperparameters.values
-        chosen = {name: value for name, value in values.items() if not name.startswith("tuner/")}
+        chosen = {name: _as_declared(found, values[name]) for name, found in self._space.items()}
         number, self._count = self._count, self._count + 1
         return self._run_trial(number, chosen, values.get("tuner/epochs"))
 
@@ -89,6 +95,11 @@ def _hyperparameters(space: Mapping[str, Range]) -> keras_tuner.HyperParameters:
         else:
             found.Float(name, values.low, values.high, step=values.step, sampling=_sampling(values.log))
     return found
+
+
+def _as_declared(found: Range, value: Any) -> Any:
+    """The value in its declared type: keras-tuner hands booleans back as 0 and 1."""
+    return next(own for own in found.values if own == value) if isinstance(found, Choices) else value
 
 
 def _sampling(log: bool) -> str:

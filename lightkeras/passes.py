@@ -12,7 +12,7 @@ from lightkeras import checkpoint, schedule
 from lightkeras.callbacks import CallbackBridge
 from lightkeras.data import Feed
 from lightkeras.engine import make_engine
-from lightkeras.engine.base import Engine, Step, StepLogs, Stream, Trace
+from lightkeras.engine.base import Ahead, Engine, Program, StepLogs, Stream
 from lightkeras.task import Task
 
 
@@ -37,13 +37,13 @@ class Pass:
         task: The task.
         engine: Its engine.
         feed: The split.
-        step: The task's step.
-        trace: What tracing it found.
+        program: The compiled step.
+        ahead: What the program wants computed ahead.
     """
 
-    def __init__(self, task: Task, engine: Engine, feed: Feed, step: Step, trace: Trace) -> None:
-        self._task, self._engine, self._trace = task, engine, trace
-        self.feed, self.program = feed, engine.program(step, trace)
+    def __init__(self, task: Task, engine: Engine, feed: Feed, program: Program, ahead: Ahead = ()) -> None:
+        self._task, self._engine, self._ahead = task, engine, ahead
+        self.feed, self.program = feed, program
         self.examples = 0
         self.seconds = 0.0
         self.seconds_per_step: float | None = None
@@ -55,10 +55,20 @@ class Pass:
         self.examples, self._sums = 0, {}
         for metric in self._task.metrics():
             metric.reset_state()
-        return self._engine.open(self.feed, self._trace, epoch, 0, seed)
+        return self._engine.open(self.feed, epoch, 0, seed, self._ahead)
 
-    def add(self, logs: StepLogs) -> None:
-        """Takes in the logs of some steps."""
+    def add(self, logs: StepLogs, seconds: float) -> None:
+        """Takes in the logs of some steps, and learns how long one takes.
+
+        Args:
+            logs: Logs of at least one step.
+            seconds: Time that the call took.
+        """
+        self.seconds = seconds
+        size = int(logs.examples[-1])
+        if size in self._compiled_for:  # the first call for a size compiles, and says nothing of speed
+            self.seconds_per_step = seconds / logs.steps
+        self._compiled_for.add(size)
         self.examples += int(logs.examples.sum())
         for name, values in logs.values.items():
             total = float(np.dot(values.astype(np.float64), logs.examples))
@@ -75,18 +85,9 @@ class Pass:
 
     def try_one(self) -> StepLogs:
         """Runs one step on the first batch, for real."""
-        return self.timed_run(self._engine.open(self.feed, self._trace), 1)
-
-    def timed_run(self, stream: Stream, count: int) -> StepLogs:
-        """Runs the next steps, and learns how long one takes."""
-        began = time.perf_counter()
-        logs = self.program.run(stream, count)
-        self.seconds = time.perf_counter() - began
+        logs = self.program.run(self._engine.open(self.feed, ahead=self._ahead), 1)
         if logs.steps:
-            size = int(logs.examples[-1])
-            if size in self._compiled_for:  # the first call for a size compiles, and says nothing of speed
-                self.seconds_per_step = self.seconds / logs.steps
-            self._compiled_for.add(size)
+            self._compiled_for.add(int(logs.examples[-1]))
         return logs
 
     def run(self, seed: int, steps_per_call: int | None, bridge: CallbackBridge | None = None) -> dict[str, float]:
@@ -111,10 +112,11 @@ class Pass:
             if by_batch and bridge is not None:
                 bridge.hooks.on_test_batch_begin(done)
             left = None if steps is None else steps - done
-            logs = self.timed_run(stream, schedule.steps_next(left, self.seconds_per_step, fixed))
+            began = time.perf_counter()
+            logs = self.program.run(stream, schedule.steps_next(left, self.seconds_per_step, fixed))
             if not logs.steps:
                 break
-            self.add(logs)
+            self.add(logs, time.perf_counter() - began)
             if by_batch and bridge is not None:
                 bridge.hooks.on_test_batch_end(done, self.values())
             done += logs.steps

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lightkeras import files
 
+MOST_COLUMNS = 3
 COLORS = {"train": "#8a8f98", "val": "#2563eb"}
 
 
@@ -19,33 +22,36 @@ def curves(history: Mapping[str, Sequence[float]], path: Path, *, best_epoch: in
         best_epoch: Epoch, counted from 1, to mark; `None` marks none.
 
     Raises:
-        ValueError: There is nothing to draw.
+        ValueError: There is nothing to draw, or matplotlib does not know the ending.
         OSError: The file could not be written.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    names = list(dict.fromkeys(name.split("/", 1)[1] for name in history))
+    names = list(dict.fromkeys(name.split("/", 1)[1] for name, values in history.items() if values))
     if not names:
         raise ValueError("There are no epochs to draw: the history is empty.")
-    figure = Figure(figsize=(5.2 * len(names), 3.6), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+    columns = min(len(names), MOST_COLUMNS)
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(4.6 * columns, 3.4 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for name, axes in zip(names, panels, strict=False):
         for split, color in COLORS.items():
             values = history.get(f"{split}/{name}")
             if values:
                 axes.plot(range(1, len(values) + 1), values, color=color, label=split, marker="o", markersize=3)
         if best_epoch is not None:
             axes.axvline(best_epoch, color="#d97706", linestyle=":", label="best epoch")
-        axes.set(xlabel="epoch", ylabel=name)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_title(name, loc="left", fontsize="medium")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.25)
-    axes.legend(frameon=False)
-    beside = path.with_name(f".part-{path.name}")
+        axes.legend(frameon=False)
+    for unused in panels:
+        unused.remove()
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=path.suffix.removeprefix(".") or None, dpi=130)
     with files.explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            figure.savefig(beside, dpi=130)
-            files.move_synced(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+    files.write_bytes(path, drawn.getvalue())

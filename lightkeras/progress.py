@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
@@ -30,7 +31,7 @@ class ProgressBar:
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[values]}"),
+            TextColumn("{task.fields[values]}", markup=False),
             TimeRemainingColumn(compact=True),
             TextColumn("left"),
             console=console,
@@ -71,7 +72,7 @@ class ProgressBar:
         """After an epoch: leaves a line with its values."""
         if self._shown:
             mark = "  [green]best so far[/green]" if best else ""
-            self._bar.console.print(f"epoch {epoch:>3}/{self._epochs}  {_text(values)}{mark}", highlight=False)
+            self._bar.console.print(f"epoch {epoch:>3}/{self._epochs}  {escape(_text(values))}{mark}", highlight=False)
 
 
 def _text(values: Mapping[str, float]) -> str:

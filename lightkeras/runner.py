@@ -30,6 +30,7 @@ from lightkeras import checkpoint, hparams, hub, preflight, run_directory, sched
 from lightkeras.callbacks import CallbackBridge
 from lightkeras.data import ArrayFeed, DataModule, Feed
 from lightkeras.data.arrays import as_feed, holds_arrays
+from lightkeras.engine.base import Engine, Step, Trace
 from lightkeras.fitting import Fit
 from lightkeras.passes import Pass, bound_engine
 from lightkeras.progress import ProgressBar
@@ -179,7 +180,7 @@ class Runner:
         trace = preflight.trace_evaluate(task, engine, feed)
         preflight.epoch_names(task, trace, split)
         self._take_weights(task, weights)
-        watcher = Pass(task, engine, feed, task.run_evaluate_step, trace)
+        watcher = _pass_over(feed, task, engine, task.run_evaluate_step, trace)
         metrics = watcher.run(self.seed, self.steps_per_call)
         result = EvalResult(split, metrics, watcher.examples, time.perf_counter() - started)
         if weights is not None:
@@ -225,10 +226,11 @@ class Runner:
             count = schedule.steps_next(None if steps is None else steps - done, learner.seconds_per_step, fixed)
             if bridge.watches_train_batches:
                 bridge.hooks.on_train_batch_begin(done)
-            logs = learner.timed_run(stream, count)
+            began = time.perf_counter()
+            logs = learner.program.run(stream, count)
             if not logs.steps:
                 break
-            learner.add(logs)
+            learner.add(logs, time.perf_counter() - began)
             fit.log_steps(epoch, logs)
             if bridge.watches_train_batches:
                 bridge.hooks.on_train_batch_end(done, learner.values())
@@ -277,14 +279,14 @@ class Runner:
         preflight.check_feed(task, train, "train")
         engine = bound_engine(task)
         trace = preflight.trace_train(task, engine, train)
-        learner = Pass(task, engine, train, task.run_train_step, trace)
+        learner = _pass_over(train, task, engine, task.run_train_step, trace)
         names = preflight.epoch_names(task, trace, "train")
         watcher = None
         if validation is not None:
             preflight.check_feed(task, validation, "validation")
             evaluation = preflight.trace_evaluate(task, engine, validation)
             names += preflight.epoch_names(task, evaluation, "val")
-            watcher = Pass(task, engine, validation, task.run_evaluate_step, evaluation)
+            watcher = _pass_over(validation, task, engine, task.run_evaluate_step, evaluation)
         monitor = self.monitor or next((name for name in ("val/loss", "train/loss") if name in names), None)
         if monitor is not None:
             preflight.check_monitor(monitor, names)
@@ -336,6 +338,10 @@ class Runner:
         saved = checkpoint.load(checkpoint.find(directory.checkpoints, weights))
         models = task.model_variables()
         checkpoint.write_variables(models, {key: saved.arrays[key] for key in models if key in saved.arrays})
+
+
+def _pass_over(feed: Feed, task: Task, engine: Engine, step: Step, trace: Trace) -> Pass:
+    return Pass(task, engine, feed, engine.program(step, trace.names, trace.ahead), trace.ahead)
 
 
 def _feeds(data: DataModule | None, train: Any, validation: Any, batch_size: int) -> tuple[Feed, Feed | None]:

@@ -40,8 +40,9 @@ class Tuner:
 
     Args:
         task: The task's class.
-        objective: Epoch value to search for, such as `val/accuracy`; `None` means `val/loss`.
-        mode: Whether it is better low (`"min"`) or high (`"max"`); `None` tells it from the name.
+        objective: Epoch value to search for, such as `val/accuracy`; `None` means what the runner
+            monitors, or `val/loss`.
+        mode: Whether it is better low (`"min"`) or high (`"max"`); `None` tells it from the runner or the name.
         oracle: How trials are chosen: `"random"`, `"bayesian"` (Gaussian process), `"hyperband"`
             (Li et al., JMLR 2018) or `"grid"`.
         trials: Most trials; `None` lets a grid or a hyperband run to its end.
@@ -127,7 +128,7 @@ class Tuner:
                 raise oracles.FailedTrialError(trial.reason)
             return trial.objective
 
-        oracles.search(oracle, directory.path, run_trial)
+        oracles.search(oracle, space, directory.path, run_trial)
         done = [trial for trial in trials if trial.objective is not None]
         choose = min if mode == "min" else max
         best = choose(done, key=_objective_of) if done else None
@@ -150,10 +151,11 @@ class Tuner:
         """The objective and its direction, checked against what an epoch really logs."""
         task = self.task(hparams.from_dict(self.task.HParams, self.fixed), self.lookup)
         names = self.runner.check(task)
-        objective = self.objective or "val/loss"
+        objective = self.objective or self.runner.monitor or "val/loss"
         if objective not in names:
             raise ValueError(f"objective={objective!r}: no epoch logs that. {did_you_mean(objective, names)}")
-        return objective, self.mode or schedule.infer_mode(objective)
+        mode = self.mode or (self.runner.mode if objective == self.runner.monitor else None)
+        return objective, mode or schedule.infer_mode(objective)
 
     def _run(self, path: Path, chosen: Mapping[str, Any], epochs: int | None, objective: str, mode: str) -> Trial:
         keras.backend.clear_session()  # the graphs of the trial before

@@ -7,7 +7,7 @@ from keras import ops
 
 from lightkeras.data.arrays import as_feed
 from lightkeras.data.feed import ArrayFeed
-from lightkeras.engine.base import Program, StepLogs, Stream
+from lightkeras.engine.base import StepLogs
 from lightkeras.passes import Pass, bound_engine, metric_values
 from lightkeras.task import Task
 
@@ -35,7 +35,8 @@ def over(feed, task=None):
     task = task or Values()
     task.set_up(0)
     engine = bound_engine(task)
-    return Pass(task, engine, feed, task.run_evaluate_step, engine.trace(task.run_evaluate_step, feed.spec))
+    trace = engine.trace(task.run_evaluate_step, feed.spec)
+    return Pass(task, engine, feed, engine.program(task.run_evaluate_step, trace.names))
 
 
 @pytest.mark.parametrize("steps_per_call", [None, 1, 2])
@@ -73,9 +74,9 @@ def test_each_run_starts_over_and_leaves_metrics_as_they_were():
 def test_running_means_are_those_of_the_steps_so_far():
     learner = over(ArrayFeed((X, LABEL), 2))
     stream = learner.begin(0, 0)
-    learner.add(learner.timed_run(stream, 1))
+    learner.add(learner.program.run(stream, 1), seconds=1.0)
     assert learner.means()["loss"] == pytest.approx(0.15)
-    learner.add(learner.timed_run(stream, 1))
+    learner.add(learner.program.run(stream, 1), seconds=1.0)
     assert learner.means()["loss"] == pytest.approx((0.15 + 0.5) / 2)
     assert learner.values()["total"] == pytest.approx(1.3)
     learner.begin(1, 0)
@@ -99,40 +100,13 @@ def test_metrics_that_hold_several_values_give_them_all():
     assert metric_values(mean) == {"m": 3.0}
 
 
-class FakeEngine:
-    def __init__(self, program):
-        self.made = program
-
-    def program(self, step, trace):
-        return self.made
-
-
-class FakeProgram(Program):
-    """Each step takes a second of a fake clock; the first call for a size takes ten more."""
-
-    def __init__(self, sizes):
-        self.now, self.sizes, self.seen = 0.0, list(sizes), set()
-
-    def run(self, stream, count):
-        size = self.sizes[0] if self.sizes else None
-        steps = 0
-        while self.sizes and self.sizes[0] == size and steps < count:
-            self.sizes.pop(0)
-            steps += 1
-        self.now += steps + (0 if size in self.seen else 10)
-        self.seen.add(size)
-        return StepLogs({"loss": np.ones(steps, "float32")}, np.full(steps, size or 0, "int64"))
-
-
-def test_the_time_of_a_step_is_measured_without_the_call_that_compiles(monkeypatch):
-    program = FakeProgram([4, 4, 4, 4, 3])
-    monkeypatch.setattr("time.perf_counter", lambda: program.now)
-    timed = Pass(Values(), FakeEngine(program), None, None, None)
+def test_the_time_of_a_step_is_measured_without_the_call_that_compiles():
+    learner = Pass(Values(), None, None, None)
     found = []
-    for count in (1, 2, 1, 1, 1):
-        timed.timed_run(Stream(), count)
-        found.append((timed.seconds, timed.seconds_per_step))
-    assert found == [(11.0, None), (2.0, 1.0), (1.0, 1.0), (11.0, 1.0), (10.0, 1.0)]
+    for sizes, seconds in [([4], 11.0), ([4, 4], 2.0), ([3], 12.0), ([3], 0.5)]:
+        learner.add(StepLogs({"loss": np.ones(len(sizes), "float32")}, np.array(sizes, "int64")), seconds)
+        found.append((learner.seconds, learner.seconds_per_step))
+    assert found == [(11.0, None), (2.0, 1.0), (12.0, 1.0), (0.5, 0.5)]
 
 
 def test_the_engine_of_a_task_is_made_once():

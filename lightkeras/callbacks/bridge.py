@@ -87,7 +87,12 @@ class CallbackBridge:
 
 def keras_names(values: Mapping[str, float]) -> dict[str, float]:
     """`{"train/loss": 1.0, "val/loss": 2.0}` as `{"loss": 1.0, "val_loss": 2.0}`."""
-    return {name.removeprefix("train/").replace("val/", "val_", 1): value for name, value in values.items()}
+    return {_keras_name(name): value for name, value in values.items()}
+
+
+def _keras_name(name: str) -> str:
+    split, plain = name.split("/", 1)
+    return f"val_{plain}" if split == "val" else plain
 
 
 def watches(callback: keras.callbacks.Callback, hooks: Iterable[str]) -> bool:

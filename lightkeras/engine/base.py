@@ -6,8 +6,8 @@ compiled so that `count` of them run in one call; a stream is a feed opened at a
 
     engine = make_engine()
     trace = engine.trace(step, feed.spec)            # abstractly: names, optimizers, problems
-    program = engine.program(step, trace)
-    stream = engine.open(feed, trace, epoch=0, step=0)
+    program = engine.program(step, trace.names)
+    stream = engine.open(feed, epoch=0, step=0)
     logs = program.run(stream, count=75)             # values of every step: {name: float32 [75]}
 """
 
@@ -25,6 +25,8 @@ from lightkeras.data.feed import Feed, Structure
 
 Tensor = Any
 Step = Callable[[Structure], Mapping[str, Tensor]]
+Ahead = tuple[tuple[Callable[[Tensor], Structure], int], ...]
+"""Functions that can be computed in the input pipeline, and the positions of their inputs in a batch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +51,12 @@ class Trace:
     Args:
         names: Names that the step logs, in order.
         updates: Its `minimize` calls, in order.
-        ahead: What can be computed in the input pipeline: functions, and positions among the batch's arrays.
+        ahead: What can be computed in the input pipeline.
     """
 
     names: tuple[str, ...]
     updates: tuple[Update, ...]
-    ahead: tuple[tuple[Callable[[Tensor], Structure], int], ...] = ()
+    ahead: Ahead = ()
 
     def optimizers(self) -> list[tuple[keras.optimizers.Optimizer, list[keras.Variable]]]:
         """Each optimizer once, with the variables that it updates."""
@@ -124,24 +126,25 @@ class Engine(abc.ABC):
         """
 
     @abc.abstractmethod
-    def open(self, feed: Feed, trace: Trace | None = None, epoch: int = 0, step: int = 0, seed: int = 0) -> Stream:
+    def open(self, feed: Feed, epoch: int = 0, step: int = 0, seed: int = 0, ahead: Ahead = ()) -> Stream:
         """Opens a feed at a position. Data that lives in memory is put on the device once.
 
         Args:
             feed: The feed.
-            trace: The trace of the step that will read it; `None` where there was none.
             epoch: Epoch, from 0.
             step: First batch, from 0, inside the epoch.
             seed: Seed of the run, for the order of the examples.
+            ahead: What to compute ahead for the step that will read it, as its trace found it.
         """
 
     @abc.abstractmethod
-    def program(self, step: Step, trace: Trace) -> Program:
-        """Compiles a step, for streams that were opened with the same trace.
+    def program(self, step: Step, names: Sequence[str], ahead: Ahead = ()) -> Program:
+        """Compiles a step.
 
         Args:
             step: Function from one batch to its logs.
-            trace: What tracing it found.
+            names: Names that the step logs, as its trace found them.
+            ahead: What its streams were opened with.
         """
 
     @abc.abstractmethod

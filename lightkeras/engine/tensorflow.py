@@ -19,6 +19,7 @@ import tensorflow as tf
 from lightkeras.data.ahead import Providing, Recording
 from lightkeras.data.feed import ArrayFeed, ArraySpec, Feed, StreamFeed, Structure, flatten, map_structure
 from lightkeras.engine.base import (
+    Ahead,
     Engine,
     Predictor,
     Program,
@@ -31,7 +32,6 @@ from lightkeras.engine.base import (
     check_names,
 )
 
-Ahead = tuple[tuple[Callable[[Tensor], Structure], int], ...]
 AUTO = tf.data.AUTOTUNE
 
 
@@ -50,8 +50,7 @@ class TensorFlowEngine(Engine):
         self._run_abstractly(step, spec)  # builds whatever builds itself on its first call
         return self._run_abstractly(step, spec)
 
-    def open(self, feed: Feed, trace: Trace | None = None, epoch: int = 0, step: int = 0, seed: int = 0) -> Stream:
-        ahead = trace.ahead if trace is not None else ()
+    def open(self, feed: Feed, epoch: int = 0, step: int = 0, seed: int = 0, ahead: Ahead = ()) -> Stream:
         if isinstance(feed, ArrayFeed) and ahead:
             return DatasetStream(self._pipeline_of(feed, ahead, epoch, step, seed), feed.spec)
         if isinstance(feed, ArrayFeed):
@@ -64,8 +63,8 @@ class TensorFlowEngine(Engine):
             return DatasetStream(dataset.prefetch(AUTO), feed.spec if ahead else None)
         raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(feed).__name__}.")
 
-    def program(self, step: Step, trace: Trace) -> Program:
-        return TensorFlowProgram(step, trace)
+    def program(self, step: Step, names: Sequence[str], ahead: Ahead = ()) -> Program:
+        return TensorFlowProgram(step, names, ahead)
 
     def predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
         return TensorFlowPredictor(function)
@@ -273,9 +272,9 @@ class _Fused:
 class TensorFlowProgram(_Fused, Program):
     """A train or evaluation step, compiled."""
 
-    def __init__(self, step: Step, trace: Trace) -> None:
-        super().__init__(step, trace.ahead)
-        self._names = trace.names
+    def __init__(self, step: Step, names: Sequence[str], ahead: Ahead = ()) -> None:
+        super().__init__(step, ahead)
+        self._names = tuple(names)
 
     def run(self, stream: Stream, count: int) -> StepLogs:
         call = self._prepare(stream, count)

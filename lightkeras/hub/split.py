@@ -15,6 +15,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+PURE = (
+    *("Assert", "If", "While", "LookupTableFindV2", "LookupTableSizeV2", "Placeholder"),
+    *("PartitionedCall", "StatefulPartitionedCall", "ReadVariableOp", "ResourceGather", "ResourceGatherNd"),
+)
+"""Operations that TensorFlow calls stateful, and that change nothing when they run."""
+
 SAMPLES = ("A good film.", "", "so BAD, so so bad", "good")
 
 Half = Callable[..., Any]
@@ -58,6 +64,8 @@ def _cut(module: Any, samples: Sequence[str]) -> Halves | None:
     # Of `outputs` the first counts: once a gradient was taken, what that needs is among them too.
     if whole is None or len(tf.nest.flatten(whole.structured_outputs)) != 1:
         return None
+    if _changes_something(whole.graph.as_graph_def()):
+        return None
     graph, end = _without_calls(whole.graph.as_graph_def())
     output = end(whole.outputs[0].name)
     text, *placeholders = [tensor.name for tensor in whole.inputs]
@@ -81,6 +89,17 @@ def _cut(module: Any, samples: Sequence[str]) -> Halves | None:
     from_numbers = _function_of(graph, second - outside, frontier, captures, [output], whole.variables)
     halves = Halves(lambda texts: tuple(to_numbers(texts)), lambda numbers: from_numbers(*numbers)[0])
     return halves if _agree(module, halves, whole.trainable_variables, samples) else None
+
+
+def _changes_something(graph: Any) -> bool:
+    """Whether a graph assigns, draws random numbers or does anything else that a second run would do again."""
+    import tensorflow as tf
+
+    definitions = tf.Graph()
+    bodies = [graph.node, *(function.node_def for function in graph.library.function)]
+    functions = {function.signature.name for function in graph.library.function}
+    operations = {node.op for body in bodies for node in body} - functions - set(PURE)
+    return any(definitions.op_def_for_type(operation).is_stateful for operation in operations)
 
 
 def _agree(module: Any, halves: Halves, variables: Sequence[Any], samples: Sequence[str]) -> bool:

@@ -1,0 +1,240 @@
+"""The architecture, as rules that are read off the source and off a real run."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import lightkeras as lk
+from lightkeras.testing import TwoMoons
+
+# The package that is imported, which need not be the one of the checkout.
+PACKAGE = Path(lk.__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
+BACKENDS = {"tensorflow", "jax", "torch"}
+
+# No parts of the order: the public names, what runs before all the others, and tasks for users' tests.
+BESIDES = {"__init__", "_imports", "testing"}
+
+# Which parts of lightkeras each part may import; a part may always import itself. Helpers stand below
+# everything.
+HELPERS = {"_messages", "files", "hparams"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "_messages": set(),
+    "files": set(),
+    "hparams": {"_messages"},
+    "data": HELPERS,
+    "hub": HELPERS | {"data"},
+    "engine": {"data"},
+    "_labels": {"data"},
+    "task": HELPERS | {"data", "engine.base", "_labels"},
+    "callbacks": HELPERS,
+    "loggers": HELPERS,
+    "checkpoint": HELPERS,
+    "schedule": HELPERS,
+    "results": HELPERS,
+    "plots": HELPERS,
+    "progress": HELPERS,
+    "run_directory": HELPERS,
+}
+# The parts above those: each may import whatever stands before it.
+ABOVE = ["passes", "preflight", "fitting", "runner", "oracles", "tuner", "cli"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """One import statement.
+
+    Args:
+        file: The file it is in, relative to the root.
+        line: Its line.
+        module: The module that is imported, absolute.
+        at_module_level: Whether it runs when the file is imported.
+        for_types: Whether it stands below `if TYPE_CHECKING`.
+    """
+
+    file: str
+    line: int
+    module: str
+    at_module_level: bool
+    for_types: bool
+
+    @property
+    def part(self) -> str:
+        """`engine` for `lightkeras/engine/base.py`."""
+        return Path(self.file).parts[1].removesuffix(".py")
+
+
+def imports_of(path: Path) -> list[Import]:
+    file = str(path.relative_to(PACKAGE.parent if path.is_relative_to(PACKAGE) else ROOT))
+    found = []
+
+    def add(node: ast.AST, at_module_level: bool, for_types: bool) -> None:
+        for child in ast.iter_child_nodes(node):
+            names: list[str] = []
+            if isinstance(child, ast.Import):
+                names = [alias.name for alias in child.names]
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{file}:{child.lineno}: a relative import"
+                names = [f"{child.module}.{alias.name}" for alias in child.names]
+            found.extend(Import(file, child.lineno, name, at_module_level, for_types) for name in names)
+            inside = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            typing = isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")
+            add(child, at_module_level and not inside, for_types or typing)
+
+    add(ast.parse(path.read_text(encoding="utf-8")), True, False)
+    return found
+
+
+@functools.cache
+def modules() -> dict[str, Path]:
+    """Files of the package by their dotted name below it: `engine.base`."""
+    names = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return names
+
+
+@functools.cache
+def imports() -> tuple[Import, ...]:
+    return tuple(found for path in modules().values() for found in imports_of(path))
+
+
+def ours(found: Import) -> str | None:
+    """The module of the package that is imported, below the package: `engine.base`; `None` for others."""
+    name = found.module.removeprefix("lightkeras.")
+    if name == found.module:
+        return "" if name == "lightkeras" else None
+    while name not in modules() and name:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def allowed(part: str) -> set[str]:
+    return set(MAY_IMPORT) | set(ABOVE[: ABOVE.index(part)]) if part in ABOVE else MAY_IMPORT[part]
+
+
+def test_every_part_of_the_package_has_its_place() -> None:
+    parts = {name.split(".")[0] or "__init__" for name in modules()} - BESIDES
+    assert parts == set(MAY_IMPORT) | set(ABOVE)
+
+
+def test_imports_go_in_one_direction() -> None:
+    wrong = []
+    for found in imports():
+        target = ours(found)
+        if target is None or found.part in BESIDES:
+            continue
+        may = allowed(found.part) | {found.part}
+        if not any(target == name or target.startswith(f"{name}.") for name in may):
+            wrong.append(f"{found.file}:{found.line} imports {found.module}")
+    assert wrong == []
+
+
+def test_nothing_but_the_engines_imports_a_backend_when_it_is_imported() -> None:
+    wrong = [
+        f"{found.file}:{found.line} imports {found.module}"
+        for found in imports()
+        if found.module.split(".")[0] in BACKENDS
+        and found.part != "engine"
+        and found.at_module_level
+        and not found.for_types
+    ]
+    assert wrong == []
+
+
+def test_each_engine_imports_its_own_backend_alone() -> None:
+    found = {
+        (Path(each.file).stem, each.module.split(".")[0])
+        for each in imports()
+        if each.part == "engine" and each.module.split(".")[0] in BACKENDS
+    }
+    assert ("tensorflow", "tensorflow") in found
+    assert {(file, backend) for file, backend in found if file != backend} == set()
+
+
+def comparisons_with_a_backend(path: Path) -> Iterator[int]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.Compare, ast.Match)):
+            names = {leaf.value for leaf in ast.walk(node) if isinstance(leaf, ast.Constant)}
+            if names & BACKENDS:
+                yield node.lineno
+
+
+def test_nothing_but_the_engines_asks_which_backend_it_is() -> None:
+    """`hub` refuses the backends it cannot run on; `data.tfds` keeps TensorFlow off the others' GPU."""
+    asking = {name for name, path in modules().items() if list(comparisons_with_a_backend(path))}
+    watching = {"_imports"}  # for the import of a package of that name
+    assert {name for name in asking if not name.startswith("engine")} == {"hub.layer", "data.tfds"} | watching
+
+
+def test_importing_lightkeras_alone_loads_neither_keras_nor_tensorflow() -> None:
+    program = "import sys, lightkeras; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert {"keras", "numpy", "tensorboard", *BACKENDS} & set(done.stdout.split()) == set()
+    assert "lightkeras" in done.stdout.split()
+
+
+def test_reading_a_data_set_is_all_that_loads_tensorflow_in_data() -> None:
+    program = """
+import os, sys
+os.environ["KERAS_BACKEND"] = "nothing"
+import lightkeras.data, lightkeras.hparams, lightkeras.results, lightkeras.schedule
+print("keras" in sys.modules, "tensorflow" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+class _StopError(Exception):
+    pass
+
+
+class _StopsInTheLoop(TwoMoons):
+    """Raises in its train step where the loop calls it: for the last batch, whose size is one of its own."""
+
+    def train_step(self, batch):
+        if batch[1].shape[0] == 320 % self.hp.batch_size:
+            raise _StopError
+        return super().train_step(batch)
+
+
+def test_from_fit_to_the_train_step_it_is_six_calls_through_three_files(tmp_path: Path) -> None:
+    """A new batch size makes the engine trace the step again, inside the loop: its traceback is the way."""
+    task = _StopsInTheLoop(TwoMoons.HParams(batch_size=48))
+    with pytest.raises(_StopError) as caught:
+        lk.Runner(max_epochs=1, run_dir=tmp_path / "run").fit(task)
+    frames = [frame for frame in traceback.extract_tb(caught.tb) if Path(frame.filename).parent.is_relative_to(PACKAGE)]
+    way = [f"{Path(frame.filename).relative_to(PACKAGE)} {frame.name}" for frame in frames]
+    assert way[:2] == ["runner.py fit", "runner.py _train_epoch"]
+    assert way[-1] == "task.py run_train_step"
+    assert len(way) <= 6  # each calls the next, and the last the train step
+    assert len({step.split()[0] for step in way}) <= 3
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_imports_public_names_alone(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert [found.module for found in imports_of(path) if found.module.startswith("lightkeras.")] == []
+    used = {
+        node.attr
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "lk"
+    }
+    assert used
+    assert used <= set(lk.__all__)
+    assert len(text.splitlines()) < 200
+
+
+def test_there_are_experiments_to_look_at() -> None:
+    assert {"imdb_hub"} <= {path.stem for path in EXPERIMENTS}

@@ -1,0 +1,314 @@
+"""Searches with real oracles and real runs of a tiny task."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import gc
+import json
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+from keras import ops
+
+import lightkeras as lk
+from lightkeras.results import Trial
+from lightkeras.testing import TwoMoons
+
+QUICK = lk.Runner(max_epochs=2, progress=False)
+
+
+def tuner(folder: Path, task: type[lk.Task] = TwoMoons, **settings: Any) -> lk.Tuner:
+    return lk.Tuner(task, **{"run_dir": folder / "search", "trials": 2, "runner": QUICK, **settings})
+
+
+class Fragile(TwoMoons):
+    """Diverges, raises, or never gets a number for validation, by its hyperparameters."""
+
+    @dataclasses.dataclass(frozen=True)
+    class HParams:
+        """What goes wrong."""
+
+        fate: str = lk.Choice("well", ["well", "diverges", "raises", "infinite", "no number"])
+        learning_rate: float = 1e-2
+        hidden_units: int = 4
+        batch_size: int = 160
+
+    def build_optimizer(self):
+        if self.hp.fate == "raises":
+            raise RuntimeError("no such optimizer, however hard one looks")
+        return super().build_optimizer()
+
+    def loss(self, batch, training):
+        value = super().loss(batch, training)
+        if self.hp.fate == "diverges" and training:
+            # Finite on the first batch, which is tried before anything is written.
+            return value / ops.cast(self.optimizer.iterations < 3, "float32")
+        if self.hp.fate in ("infinite", "no number") and not training:
+            return value * float("inf" if self.hp.fate == "infinite" else "nan")
+        return value
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory) -> tuple[lk.SearchResult, list[Trial]]:
+    told: list[Trial] = []
+    result = tuner(tmp_path_factory.mktemp("tuner"), trials=3, on_trial=told.append).search()
+    return result, told
+
+
+def test_a_search_says_what_it_found(searched):
+    result, told = searched
+    assert (result.objective, result.mode) == ("val/loss", "min")
+    assert [trial.name for trial in result.trials] == ["0000", "0001", "0002"]
+    assert list(result.trials) == told
+    assert {trial.status for trial in result.trials} == {"completed"}
+    assert result.best.objective == min(trial.objective for trial in result.trials)
+    for trial in result.trials:
+        assert 4 <= trial.hparams["hidden_units"] <= 32
+        assert trial.hparams["hidden_units"] % 4 == 0
+        assert 1e-3 <= trial.hparams["learning_rate"] <= 1e-1
+        assert trial.hparams["batch_size"] == 32
+        assert trial.run_dir == result.run_dir / "trials" / trial.name
+
+
+def test_trials_csv_has_a_row_per_trial(searched):
+    result, _ = searched
+    with open(result.run_dir / "trials.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["trial", "status", "val/loss", "hidden_units", "learning_rate", "batch_size", "reason"]
+    for row, trial in zip(rows, result.trials, strict=True):
+        assert row["trial"] == trial.name
+        assert float(row["val/loss"]) == pytest.approx(trial.objective, rel=1e-8)
+        assert float(row["learning_rate"]) == trial.hparams["learning_rate"]
+        assert row["reason"] == "max_epochs=2 reached"
+
+
+def test_result_json_names_the_best_trial(searched):
+    result, _ = searched
+    found = json.loads((result.run_dir / "result.json").read_text())
+    wall_s = found["search"].pop("wall_s")
+    assert wall_s == pytest.approx(result.wall_s, abs=1e-3)
+    assert found == {
+        "task": "TwoMoons",
+        "search": {
+            "objective": "val/loss",
+            "mode": "min",
+            "trials": 3,
+            "failed": 0,
+            "best": {
+                "trial": result.best.name,
+                "run_dir": str(result.best.run_dir),
+                "value": result.best.objective,
+                "hparams": dict(result.best.hparams),
+            },
+        },
+    }
+
+
+def test_config_json_says_how_it_was_searched(searched):
+    result, _ = searched
+    found = json.loads((result.run_dir / "config.json").read_text())
+    assert found["task"] == "TwoMoons"
+    assert found["search"] == {
+        "objective": "val/loss",
+        "mode": "min",
+        "oracle": "random",
+        "trials": 3,
+        "seed": 0,
+        "fixed": {},
+    }
+    assert found["runner"]["max_epochs"] == 2
+
+
+def test_every_trial_can_be_evaluated_later_with_the_number_it_reported(searched):
+    result, _ = searched
+    for trial in result.trials:
+        task = TwoMoons(TwoMoons.HParams(**trial.hparams))
+        found = lk.Runner(run_dir=trial.run_dir).evaluate(task, weights="best", split="validation")
+        assert found["loss"] == pytest.approx(trial.objective, abs=1e-6)
+
+
+def test_the_same_seed_gives_the_same_trials_and_values(searched, tmp_path):
+    again = tuner(tmp_path, trials=2).search()
+    assert [(trial.hparams, trial.objective) for trial in again.trials] == [
+        (trial.hparams, trial.objective) for trial in searched[0].trials[:2]
+    ]
+
+
+def test_a_directory_that_holds_a_search_is_refused_and_left_alone(searched):
+    result, _ = searched
+    before = {path: path.stat().st_mtime_ns for path in result.run_dir.rglob("*")}
+    with pytest.raises(FileExistsError, match=r"already holds another run"):
+        tuner(result.run_dir.parent).search()
+    assert {path: path.stat().st_mtime_ns for path in result.run_dir.rglob("*")} == before
+
+
+def test_a_directory_that_holds_a_run_is_refused(searched):
+    with pytest.raises(FileExistsError, match=r"already holds another run"):
+        tuner(searched[0].run_dir, run_dir=searched[0].trials[0].run_dir).search()
+
+
+@pytest.mark.parametrize("objective", ["val_loss", "val/los", "test/loss"])
+def test_a_misspelled_objective_is_refused_before_anything_is_written(tmp_path, objective):
+    with pytest.raises(ValueError, match=rf"objective='{objective}': no epoch logs that\. Did you mean '\w+/loss'\?"):
+        tuner(tmp_path, objective=objective).search()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_objective_whose_name_tells_no_direction_needs_one(tmp_path):
+    class Named(TwoMoons):
+        def loss(self, batch, training):
+            self.log("score", 1.0)
+            return super().loss(batch, training)
+
+    with pytest.raises(ValueError, match=r"'val/score' is better low or high cannot be told.*mode='min' or 'max'"):
+        tuner(tmp_path, Named, objective="val/score").search()
+    assert list(tmp_path.iterdir()) == []
+    assert tuner(tmp_path, Named, objective="val/score", mode="max", trials=1).search().mode == "max"
+
+
+def test_an_accuracy_is_searched_upwards_by_the_oracle_that_was_named(tmp_path):
+    result = tuner(tmp_path, objective="val/accuracy", oracle="bayesian", trials=3).search()
+    assert result.mode == "max"
+    assert result.best.objective == max(trial.objective for trial in result.trials)
+    assert len({trial.objective for trial in result.trials}) > 1
+
+
+def test_what_is_fixed_is_not_searched(tmp_path):
+    result = tuner(tmp_path, fixed={"hidden_units": 5, "batch_size": 160}).search()
+    assert [(t.hparams["hidden_units"], t.hparams["batch_size"]) for t in result.trials] == [(5, 160)] * 2
+    assert len({trial.hparams["learning_rate"] for trial in result.trials}) == 2
+
+
+def test_nothing_to_search_is_said_before_anything_is_written(tmp_path):
+    fixed = {"hidden_units": 5, "learning_rate": 0.01}
+    with pytest.raises(ValueError, match=r"nothing to search: TwoMoons\.HParams declares .*'hidden_units'.* are fixed"):
+        tuner(tmp_path, fixed=fixed).search()
+
+    class Plain(lk.Task):
+        """Declares nothing."""
+
+    with pytest.raises(ValueError, match=r"declares the ranges none, of which none are fixed"):
+        tuner(tmp_path, Plain).search()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_trials_that_go_wrong_are_failed_with_their_reason_and_never_best(tmp_path, capfd):
+    result = tuner(tmp_path, Fragile, oracle="grid", trials=None).search()
+    assert capfd.readouterr().out == ""  # keras-tuner would say a lot
+    found = {trial.hparams["fate"]: trial for trial in result.trials}
+    assert len(result.trials) == 5
+    assert {fate for fate, trial in found.items() if trial.status == "completed"} == {"well"}
+    assert result.best == found["well"]
+    assert found["raises"].reason == "RuntimeError: no such optimizer, however hard one looks"
+    assert found["diverges"].reason == "train/loss became inf at step 4"
+    assert found["infinite"].reason == "the best val/loss is inf"
+    assert "val/loss got no better" in found["no number"].reason or "reached" in found["no number"].reason
+    assert all(trial.objective is None for fate, trial in found.items() if fate != "well")
+    assert json.loads((result.run_dir / "result.json").read_text())["search"]["failed"] == 4
+    with open(result.run_dir / "trials.csv") as file:
+        assert [row["val/loss"] == "" for row in csv.DictReader(file)].count(True) == 4
+
+
+def test_a_search_without_a_success_has_no_best(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class HParams(Fragile.HParams):
+        fate: str = "raises"
+        learning_rate: float = lk.Float(0.1, low=0.1, high=0.2)
+
+    class Hopeless(Fragile):
+        def build_optimizer(self):
+            if self.hp.learning_rate > 0.1:
+                raise RuntimeError("never")
+            return TwoMoons.build_optimizer(self)
+
+    Hopeless.HParams = HParams
+    result = tuner(tmp_path, Hopeless).search()
+    assert result.best is None
+    assert [trial.reason for trial in result.trials] == ["RuntimeError: never"] * 2
+    assert json.loads((result.run_dir / "result.json").read_text())["search"]["best"] is None
+
+
+def test_hyperband_grants_each_trial_its_epochs(tmp_path):
+    result = tuner(tmp_path, oracle="hyperband", trials=4, runner=lk.Runner(max_epochs=3, progress=False)).search()
+    # Factor 3 and 3 epochs: the best of 3 trials goes on.
+    epochs = [json.loads((trial.run_dir / "result.json").read_text())["fit"]["epochs"] for trial in result.trials]
+    assert epochs == [1, 1, 1, 3]
+    best = min(result.trials[:3], key=lambda trial: trial.objective)
+    assert result.trials[3].hparams == best.hparams
+
+
+def test_yes_or_no_keeps_its_type(tmp_path):
+    class Typed(TwoMoons):
+        @dataclasses.dataclass(frozen=True)
+        class HParams(TwoMoons.HParams):
+            """One more."""
+
+            wide: bool = lk.Bool(False)
+
+    fixed = {"hidden_units": 4, "learning_rate": 0.01}
+    result = tuner(tmp_path, Typed, oracle="grid", trials=None, fixed=fixed).search()
+    assert [trial.status for trial in result.trials] == ["completed"] * 2
+    assert [trial.hparams["wide"] for trial in result.trials] == [False, True]
+    assert all(type(trial.hparams["wide"]) is bool for trial in result.trials)
+
+
+def test_the_trials_that_were_finished_before_an_interruption_are_kept(tmp_path):
+    def interrupt(trial: Trial) -> None:
+        if trial.name == "0001":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tuner(tmp_path, trials=5, runner=lk.Runner(max_epochs=1, progress=False), on_trial=interrupt).search()
+    rows = (tmp_path / "search" / "trials.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["trial", "0000", "0001"]
+
+
+def test_tasks_of_earlier_trials_are_let_go(tmp_path):
+    alive: weakref.WeakSet[lk.Task] = weakref.WeakSet()
+
+    class Counted(TwoMoons):
+        def build_optimizer(self):
+            alive.add(self)
+            return super().build_optimizer()
+
+    most = 0
+
+    def count(trial: Trial) -> None:
+        nonlocal most
+        gc.collect()
+        most = max(most, len(alive))
+
+    tuner(tmp_path, Counted, trials=4, runner=lk.Runner(max_epochs=1, progress=False), on_trial=count).search()
+    assert most <= 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"oracle": "bayes"}, ValueError, r"Tuner\(oracle='bayes'\) is not known\. Did you mean 'bayesian'\?"),
+        ({"mode": "minimum"}, ValueError, r"Tuner\(mode='minimum'\): expected 'min', 'max' or None"),
+        ({"trials": None}, ValueError, r"Tuner\(oracle='random', trials=None\) would never end"),
+        ({"trials": 0}, ValueError, r"Tuner\(trials=0\): expected a whole number of at least 1"),
+        ({"trials": True}, ValueError, r"Tuner\(trials=True\): expected a whole number"),
+        ({"trials": 2.5}, ValueError, r"Tuner\(trials=2\.5\): expected a whole number"),
+        ({"seed": -1}, ValueError, r"Tuner\(seed=-1\): expected a whole number of at least 0"),
+        ({"fixed": {"units": 3}}, ValueError, r"Unknown hyperparameter 'units'\. Did you mean 'hidden_units'\?"),
+        ({"fixed": {"hidden_units": 0.5}}, TypeError, r"Hyperparameter hidden_units=0\.5: expected int, got float"),
+        ({"task": TwoMoons()}, TypeError, r"expected a class derived from lightkeras\.Task"),
+        ({"task": dict}, TypeError, r"Tuner\(task=<class 'dict'>\): expected a class derived"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_at_once(settings, error, message):
+    with pytest.raises(error, match=message):
+        lk.Tuner(**{"task": TwoMoons, **settings})
+
+
+def test_callbacks_of_the_runner_are_refused():
+    import keras
+
+    runner = lk.Runner(callbacks=[keras.callbacks.Callback()])
+    with pytest.raises(ValueError, match=r"would carry their state from trial to trial"):
+        lk.Tuner(TwoMoons, runner=runner)
