@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from lightkeras.data.arrays import as_feed
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.engine.base import StepLogs
 from lightkeras.passes import Pass, bound_engine, metric_values
@@ -47,6 +48,13 @@ def test_means_are_weighted_by_examples_and_metrics_are_read_at_the_end(steps_pe
     assert values["total"] == pytest.approx(2.2, rel=1e-6)
     assert watcher.examples == 5
     assert list(values) == ["loss", "total", "auc"]
+
+
+def test_means_of_a_stream_are_weighted_too_though_its_last_batch_comes_in_the_same_call():
+    parts = [(X[:2], LABEL[:2]), (X[2:4], LABEL[2:4]), (X[4:], LABEL[4:])]
+    watcher = over(as_feed(lambda: iter(parts)))
+    assert watcher.run(0, 8)["loss"] == pytest.approx((0.15 * 2 + 0.5 * 2 + 0.9) / 5, rel=1e-6)
+    assert watcher.examples == 5
 
 
 def test_a_stateful_metric_is_that_of_the_whole_split():
