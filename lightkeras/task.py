@@ -301,6 +301,8 @@ class SupervisedTask(Task):
         loss: As in `model.compile`.
         optimizer: As in `model.compile`.
         metrics: As in `model.compile`.
+        loss_weights: As in `model.compile`.
+        weighted_metrics: As in `model.compile`.
         data: Where batches come from; `None` where they are given to the runner.
 
     Raises:
@@ -314,6 +316,8 @@ class SupervisedTask(Task):
         loss: Any,
         optimizer: Any = "adam",
         metrics: Any = None,
+        loss_weights: Any = None,
+        weighted_metrics: Any = None,
         data: DataModule | None = None,
     ) -> None:
         super().__init__()
@@ -321,7 +325,13 @@ class SupervisedTask(Task):
             raise TypeError(f"SupervisedTask takes a keras.Model, got {type(model).__name__}.")
         self._data = data
         self._given = model
-        self._compile_arguments = {"loss": loss, "optimizer": optimizer, "metrics": metrics}
+        self._compile_arguments = {
+            "loss": loss,
+            "optimizer": optimizer,
+            "metrics": metrics,
+            "loss_weights": loss_weights,
+            "weighted_metrics": weighted_metrics,
+        }
 
     def build_data(self) -> DataModule | None:
         return self._data

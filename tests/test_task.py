@@ -187,12 +187,17 @@ SETTINGS = {
         {"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "metrics": ["accuracy"]},
         lambda split: split,
     ),
-    "sample weights": (binary, {"loss": "binary_crossentropy", "metrics": ["accuracy"]}, weighted),
+    "sample weights": (
+        binary,
+        {"loss": "binary_crossentropy", "metrics": ["accuracy"], "weighted_metrics": ["mae"]},
+        weighted,
+    ),
     "two outputs": (
         two_headed,
         {
             "loss": {"side": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "height": "mse"},
             "metrics": {"side": ["accuracy"], "height": ["mae"]},
+            "loss_weights": {"side": 1.0, "height": 0.1},
         },
         as_heads,
     ),

@@ -43,7 +43,8 @@ class TensorFlowEngine(Engine):
 
     def __init__(self) -> None:
         self._traced: list[Update] | None = None  # a list while a step is traced, else None
-        self._stages: dict[tuple[Feed, Ahead], Callable[[Tensor], Structure]] = {}
+        self._stages: weakref.WeakKeyDictionary[Feed, dict[Ahead, Callable[[Tensor], Structure]]]
+        self._stages = weakref.WeakKeyDictionary()
         self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
 
     def trace(self, step: Step, spec: Structure) -> Trace:
@@ -129,17 +130,17 @@ class TensorFlowEngine(Engine):
 
     def _pipeline_of(self, feed: ArrayFeed, ahead: Ahead, epoch: int, step: int, seed: int) -> tf.data.Dataset:
         """Batches of a feed in memory, with what is computed ahead, made by all cores while steps run."""
-        arrays = self._on_device(feed)
-        if (feed, ahead) not in self._stages:
+        arrays, stages = self._on_device(feed), self._stages.setdefault(feed, {})
+        if ahead not in stages:
 
             def stage(indices: Tensor) -> Structure:
                 return _computed_ahead(map_structure(lambda array: tf.gather(array, indices), arrays), ahead)
 
             signature = [tf.TensorSpec([None], tf.int32)]
-            self._stages[feed, ahead] = tf.function(stage, signature, autograph=False).get_concrete_function()
+            stages[ahead] = tf.function(stage, signature, autograph=False).get_concrete_function()
         order = feed.order(epoch, seed)[step * feed.batch_size :]
         batches = tf.data.Dataset.from_tensor_slices(order).batch(feed.batch_size)
-        return batches.map(self._stages[feed, ahead], AUTO).prefetch(AUTO)
+        return batches.map(stages[ahead], AUTO).prefetch(AUTO)
 
     def _on_device(self, feed: ArrayFeed) -> Structure:
         if feed not in self._resident:
