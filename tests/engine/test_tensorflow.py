@@ -49,7 +49,7 @@ def prepared(task, feed, seed=0):
     for update in trace.updates:
         if not update.optimizer.built:
             update.optimizer.build(list(update.variables))
-    return engine, trace, engine.program(task.run_train_step, trace)
+    return engine, trace, engine.program(task.run_train_step, trace.names)
 
 
 def learn(task, feed, count=8, epochs=1, seed=0):
@@ -57,7 +57,7 @@ def learn(task, feed, count=8, epochs=1, seed=0):
     engine, trace, program = prepared(task, feed, seed)
     parts = []
     for epoch in range(epochs):
-        stream = engine.open(feed, trace, epoch, seed=seed)
+        stream = engine.open(feed, epoch, seed=seed)
         while (logs := program.run(stream, count)).steps:
             assert logs.steps <= count
             parts.append(logs)
@@ -96,7 +96,7 @@ def test_the_logs_of_every_step_and_the_weights_are_those_worked_out_by_hand(cou
 
 def test_logs_come_as_float32_and_numbers_of_examples_as_int64():
     engine, trace, program = prepared(Line(), ArrayFeed(LINE, 1))
-    logs = program.run(engine.open(ArrayFeed(LINE, 1), trace), 3)
+    logs = program.run(engine.open(ArrayFeed(LINE, 1)), 3)
     assert {column.dtype.name for column in logs.values.values()} == {"float32"}
     assert logs.examples.dtype == np.int64
 
@@ -104,7 +104,7 @@ def test_logs_come_as_float32_and_numbers_of_examples_as_int64():
 def test_a_call_gives_what_was_asked_for_and_then_less_and_then_nothing():
     feed = ArrayFeed((np.zeros((11, 1)), np.zeros((11, 1))), 2)
     engine, trace, program = prepared(Line(), feed)
-    stream = engine.open(feed, trace)
+    stream = engine.open(feed)
     assert [program.run(stream, 3).steps for _ in range(5)] == [3, 2, 1, 0, 0]
 
 
@@ -113,7 +113,7 @@ def test_a_stream_is_opened_at_a_position():
     dataset = as_feed(tf.data.Dataset.from_tensor_slices(feed.arrays).batch(2))
     for source in (feed, dataset):
         engine, trace, program = prepared(Line(), source)
-        assert program.run(engine.open(source, trace, epoch=0, step=3), 5).values["largest"].tolist() == [7.0, 9.0]
+        assert program.run(engine.open(source, epoch=0, step=3), 5).values["largest"].tolist() == [7.0, 9.0]
 
 
 class Noisy(Task):
@@ -335,7 +335,7 @@ def test_a_stream_of_unknown_length_ends_with_what_there_is():
     feed = as_feed(STREAMS["generator"](noisy_data(203)))
     assert feed.steps is None
     engine, trace, program = prepared(Noisy(), feed)
-    stream = engine.open(feed, trace)
+    stream = engine.open(feed)
     assert [program.run(stream, 8).steps for _ in range(5)] == [8, 8, 5, 0, 0]
 
 
@@ -368,7 +368,7 @@ def test_memory_stays_flat_over_many_steps_of_a_stream():
     engine, trace, program = prepared(Line(), feed)
 
     def epoch(number):
-        stream, steps = engine.open(feed, trace, number), 0
+        stream, steps = engine.open(feed, number), 0
         while (logs := program.run(stream, 500)).steps:
             steps += logs.steps
         assert steps == 10_000
