@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import signal
 import subprocess
 import sys
 import urllib.parse
@@ -54,7 +53,7 @@ def server(searches) -> Iterator[str]:
             else:
                 pytest.fail("TensorBoard did not start.")
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # not SIGINT, which processes in the background of a shell ignore
             process.stderr.read()
 
 
