@@ -54,7 +54,7 @@ def prepared(task, feed, seed=0):
 
 def learn(task, feed, count=8, epochs=1, seed=0):
     """Logs of every step over some epochs, `count` steps per call."""
-    engine, trace, program = prepared(task, feed, seed)
+    engine, _trace, program = prepared(task, feed, seed)
     parts = []
     for epoch in range(epochs):
         stream = engine.open(feed, epoch, seed=seed)
@@ -95,7 +95,7 @@ def test_the_logs_of_every_step_and_the_weights_are_those_worked_out_by_hand(cou
 
 
 def test_logs_come_as_float32_and_numbers_of_examples_as_int64():
-    engine, trace, program = prepared(Line(), ArrayFeed(LINE, 1))
+    engine, _trace, program = prepared(Line(), ArrayFeed(LINE, 1))
     logs = program.run(engine.open(ArrayFeed(LINE, 1)), 3)
     assert {column.dtype.name for column in logs.values.values()} == {"float32"}
     assert logs.examples.dtype == np.int64
@@ -103,7 +103,7 @@ def test_logs_come_as_float32_and_numbers_of_examples_as_int64():
 
 def test_a_call_gives_what_was_asked_for_and_then_less_and_then_nothing():
     feed = ArrayFeed((np.zeros((11, 1)), np.zeros((11, 1))), 2)
-    engine, trace, program = prepared(Line(), feed)
+    engine, _trace, program = prepared(Line(), feed)
     stream = engine.open(feed)
     assert [program.run(stream, 3).steps for _ in range(5)] == [3, 2, 1, 0, 0]
 
@@ -112,7 +112,7 @@ def test_a_stream_is_opened_at_a_position():
     feed = ArrayFeed((np.arange(10, dtype="float32")[:, None], np.zeros((10, 1))), 2)
     dataset = as_feed(tf.data.Dataset.from_tensor_slices(feed.arrays).batch(2))
     for source in (feed, dataset):
-        engine, trace, program = prepared(Line(), source)
+        engine, _trace, program = prepared(Line(), source)
         assert program.run(engine.open(source, epoch=0, step=3), 5).values["largest"].tolist() == [7.0, 9.0]
 
 
@@ -334,7 +334,7 @@ def test_every_kind_of_stream_gives_the_same_weights_whatever_the_steps_per_call
 def test_a_stream_of_unknown_length_ends_with_what_there_is():
     feed = as_feed(STREAMS["generator"](noisy_data(203)))
     assert feed.steps is None
-    engine, trace, program = prepared(Noisy(), feed)
+    engine, _trace, program = prepared(Noisy(), feed)
     stream = engine.open(feed)
     assert [program.run(stream, 8).steps for _ in range(5)] == [8, 8, 5, 0, 0]
 
@@ -365,7 +365,7 @@ def test_memory_stays_flat_over_many_steps_of_a_stream():
             return iter([batch] * 10_000)
 
     feed = as_feed(Endless())
-    engine, trace, program = prepared(Line(), feed)
+    engine, _trace, program = prepared(Line(), feed)
 
     def epoch(number):
         stream, steps = engine.open(feed, number), 0
