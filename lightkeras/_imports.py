@@ -86,7 +86,11 @@ def held_back_standard_error() -> Iterator[None]:
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:
-            yield
+            try:
+                yield
+            finally:
+                if sys.stderr is not None:
+                    sys.stderr.flush()  # what Python itself still keeps is held back, too
         except BaseException:
             held.seek(0)
             os.write(kept, held.read())
