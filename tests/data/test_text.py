@@ -233,6 +233,7 @@ def test_no_texts_or_no_list_of_them_is_an_error():
 REAL = os.environ.get("LIGHTKERAS_DATA_DIR")
 
 
+@pytest.mark.real
 @pytest.mark.skipif(not REAL, reason="LIGHTKERAS_DATA_DIR names no folder with the real reviews")
 def test_the_real_data_has_15000_10000_and_25000_reviews_half_of_them_positive():
     reviews = prepared(Lookup("real", REAL))

@@ -333,6 +333,7 @@ def test_a_layer_made_while_a_graph_is_traced_has_eager_variables(sample):
     np.testing.assert_array_equal(trace(TEXTS), made[0](TEXTS))
 
 
+@pytest.mark.real
 @pytest.mark.skipif(not os.environ.get("LIGHTKERAS_DATA_DIR"), reason="needs LIGHTKERAS_DATA_DIR")
 def test_the_glove_module_trains_and_comes_back_from_a_file(tmp_path):
     model = fitted(str(Path(os.environ["LIGHTKERAS_DATA_DIR"], "hub", "glove-6b-50d").resolve()))
