@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, final
 
 import keras
+from keras.src.backend.common import global_state
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 
 from lightkeras import hparams as hparams_
 from lightkeras._labels import check_labels, outputs_by_name
@@ -218,9 +220,15 @@ class Task:
 
     @final
     def variables(self) -> dict[str, keras.Variable]:
-        """Every variable of the run state by a stable key: the object's path and a number."""
+        """Every variable of the run state by a stable key: the object's path and a number.
+
+        Keras's generator for random numbers without a seed is one of them, once something drew from it.
+        """
         metrics = {f"metrics.{number}": metric for number, metric in enumerate(self.metrics())}
-        return _variables({**self.tracked(), **metrics})
+        # There is no public way to it, and a step may well call keras.random.normal(shape).
+        unseeded = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+        generators = {} if unseeded is None else {"keras.random": unseeded}
+        return _variables({**self.tracked(), **metrics, **generators})
 
     @final
     def model_variables(self) -> dict[str, keras.Variable]:

@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "callbacks": HELPERS,
     "loggers": HELPERS,
     "checkpoint": HELPERS,
+    "randomness": set(),
     "schedule": HELPERS,
     "results": HELPERS,
     "plots": HELPERS,

@@ -85,7 +85,8 @@ def as_feed(data: Batches, batch_size: int = 32, *, shuffle: bool = False, seed:
             - a `tf.data.Dataset` of batches, of known length or at least with an end;
             - a `keras.utils.PyDataset`;
             - a torch `DataLoader`, or any other iterable of batches that starts anew each epoch;
-            - a function without arguments that returns an iterator over batches (a generator function).
+            - a function that returns an iterator over batches (a generator function), without arguments or
+              with the `epoch`, from 0.
         batch_size: Examples per batch, for arrays; the others bring their batches with them.
         shuffle: Whether each epoch has an order of its own, for arrays alone.
         seed: Seed of those orders.

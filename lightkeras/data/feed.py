@@ -90,6 +90,20 @@ def spec_of(array: np.ndarray) -> ArraySpec:
     return ArraySpec(array.shape[1:], "string" if array.dtype == object else array.dtype.name)
 
 
+def digest_of(structure: Structure) -> str:
+    """A digest of arrays: of their paths, shapes, dtypes and contents."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path, array in flatten(structure):
+        digest.update(f"{path}:{array.shape}:{array.dtype};".encode())
+        if array.dtype == object:
+            for text in array.ravel():
+                digest.update(text if isinstance(text, bytes) else text.encode())
+                digest.update(b"\0")
+        else:
+            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return digest.hexdigest()
+
+
 def check_batching(batch_size: int, seed: int) -> None:
     """Refuses a batch size below 1 and a seed below 0 with a ValueError."""
     if not _is_whole(batch_size) or batch_size < 1:
@@ -219,16 +233,7 @@ class ArrayFeed(Feed):
         return self.order(epoch, run_seed)[start:].reshape(1, -1)
 
     def fingerprint(self) -> str:
-        digest = hashlib.blake2b(digest_size=16)
-        for path, array in flatten(self.arrays):
-            digest.update(f"{path}:{array.shape}:{array.dtype};".encode())
-            if array.dtype == object:
-                for text in array.ravel():
-                    digest.update(text if isinstance(text, bytes) else text.encode())
-                    digest.update(b"\0")
-            else:
-                digest.update(np.ascontiguousarray(array).view(np.uint8).data)
-        return digest.hexdigest()
+        return digest_of(self.arrays)
 
 
 @final

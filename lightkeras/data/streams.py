@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
@@ -106,14 +107,15 @@ def from_py_dataset(dataset: Any) -> StreamFeed:
     return StreamFeed(_alike(open_epoch, first, type(dataset).__name__), map_structure(spec_of, first), steps=steps)
 
 
-def from_iterable(data: Iterable[Any] | Callable[[], Iterable[Any]], name: str) -> StreamFeed:
+def from_iterable(data: Iterable[Any] | Callable[..., Iterable[Any]], name: str) -> StreamFeed:
     """Makes a feed of something that can be iterated over once per epoch.
 
     The first batch is read at once, to learn what batches look like.
 
     Args:
-        data: An iterable of batches that starts anew each time, or a function without arguments
-            that returns one, such as a generator function.
+        data: An iterable of batches that starts anew each time, or a function that returns one, such
+            as a generator function. If the function has a parameter `epoch`, it is given the epoch,
+            from 0: batches whose order depends on that alone can be gone on with at any of them.
         name: What to call it in an error.
 
     Raises:
@@ -126,8 +128,10 @@ def from_iterable(data: Iterable[Any] | Callable[[], Iterable[Any]], name: str) 
             "function that makes it, `as_feed(batches)` and not `as_feed(batches())`."
         )
 
+    takes_epoch = not isinstance(data, Iterable) and "epoch" in inspect.signature(data).parameters
+
     def open_epoch(epoch: int) -> Iterator[Structure]:
-        batches = data if isinstance(data, Iterable) else data()
+        batches = data if isinstance(data, Iterable) else data(epoch) if takes_epoch else data()
         if not isinstance(batches, Iterable) or isinstance(batches, (str, tuple, dict, np.ndarray)):
             raise TypeError(f"{name} returned {type(batches).__name__}: expected an iterator over batches.")
         return iter(batches)

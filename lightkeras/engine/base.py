@@ -85,7 +85,22 @@ class StepLogs:
 
 
 class Stream(abc.ABC):
-    """A feed, opened at a position, with its data where the engine wants it."""
+    """A feed, opened at a position, with its data where the engine wants it.
+
+    Args:
+        reread: Batches that were read and thrown away to come to the position.
+    """
+
+    def __init__(self, reread: int = 0) -> None:
+        self.reread = reread
+
+    @abc.abstractmethod
+    def state(self) -> bytes | None:
+        """What `Engine.open` needs besides the position to go on from here; `None` where that is all."""
+
+    @abc.abstractmethod
+    def next_batch(self) -> Structure | None:
+        """Takes the next batch as NumPy arrays; `None` at the end of the epoch."""
 
 
 class Program(abc.ABC):
@@ -126,8 +141,25 @@ class Engine(abc.ABC):
         """
 
     @abc.abstractmethod
-    def open(self, feed: Feed, epoch: int = 0, step: int = 0, seed: int = 0, ahead: Ahead = ()) -> Stream:
+    def skip_epochs(self, feed: Feed, count: int) -> None:
+        """Brings a feed that no epoch was opened of yet to where it is after `count` epochs.
+
+        A shuffled stream draws the order of an epoch when that is opened. Nothing is read.
+        """
+
+    @abc.abstractmethod
+    def open(
+        self,
+        feed: Feed,
+        epoch: int = 0,
+        step: int = 0,
+        seed: int = 0,
+        ahead: Ahead = (),
+        state: bytes | None = None,
+    ) -> Stream:
         """Opens a feed at a position. Data that lives in memory is put on the device once.
+
+        A stream without a state comes to its position by reading, see `Stream.reread`.
 
         Args:
             feed: The feed.
@@ -135,6 +167,10 @@ class Engine(abc.ABC):
             step: First batch, from 0, inside the epoch.
             seed: Seed of the run, for the order of the examples.
             ahead: What to compute ahead for the step that will read it, as its trace found it.
+            state: What `Stream.state` gave at this position; `None` if there is none.
+
+        Raises:
+            ValueError: The stream gives other batches than those it gave before.
         """
 
     @abc.abstractmethod

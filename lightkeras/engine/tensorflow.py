@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, final
 
 import keras
 import numpy as np
+import safetensors.numpy
 import tensorflow as tf
 
 from lightkeras.data.ahead import Providing, Recording
 from lightkeras.data.feed import ArrayFeed, ArraySpec, Feed, StreamFeed, Structure, flatten, map_structure
+from lightkeras.data.reading import Reading
 from lightkeras.engine.base import (
     Ahead,
     Engine,
@@ -33,6 +37,7 @@ from lightkeras.engine.base import (
 )
 
 AUTO = tf.data.AUTOTUNE
+_ITERATOR = "iterator"  # name of a saved iterator's files
 
 
 @final
@@ -51,18 +56,35 @@ class TensorFlowEngine(Engine):
         self._run_abstractly(step, spec)  # builds whatever builds itself on its first call
         return self._run_abstractly(step, spec)
 
-    def open(self, feed: Feed, epoch: int = 0, step: int = 0, seed: int = 0, ahead: Ahead = ()) -> Stream:
+    def skip_epochs(self, feed: Feed, count: int) -> None:
+        if isinstance(feed, StreamFeed) and feed.dataset is not None:
+            for _ in range(count):
+                iter(feed.dataset)
+
+    def open(
+        self,
+        feed: Feed,
+        epoch: int = 0,
+        step: int = 0,
+        seed: int = 0,
+        ahead: Ahead = (),
+        state: bytes | None = None,
+    ) -> Stream:
         if isinstance(feed, ArrayFeed) and ahead:
-            return DatasetStream(self._pipeline_of(feed, ahead, epoch, step, seed), feed.spec)
+            return PipelineStream(self._pipeline_of(feed, ahead, epoch, step, seed), feed.spec)
         if isinstance(feed, ArrayFeed):
             return ArrayStream(feed, self._on_device(feed), epoch, step, seed)
-        if isinstance(feed, StreamFeed):
-            dataset = _dataset_of(feed, epoch).skip(step)
-            if ahead:
-                stage = functools.partial(_computed_ahead, ahead=ahead)
-                dataset = dataset.map(lambda *batch: stage(batch if isinstance(feed.spec, tuple) else batch[0]), AUTO)
-            return DatasetStream(dataset.prefetch(AUTO), feed.spec if ahead else None)
-        raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(feed).__name__}.")
+        if not isinstance(feed, StreamFeed):
+            raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(feed).__name__}.")
+        if feed.dataset is None:
+            reading = Reading(feed, epoch, step, state)
+            return ReadingStream(_staged(_generated(reading), feed, ahead), feed.spec if ahead else None, reading, step)
+        restores = state is not None
+        dataset = feed.dataset if restores or not step else feed.dataset.skip(step)
+        stream = DatasetStream(_staged(dataset, feed, ahead), feed.spec if ahead else None, 0 if restores else step)
+        if state is not None:
+            stream.restore(state)
+        return stream
 
     def program(self, step: Step, names: Sequence[str], ahead: Ahead = ()) -> Program:
         return TensorFlowProgram(step, names, ahead)
@@ -153,8 +175,16 @@ class ArrayStream(Stream):
     """Examples on the device, and the numbers of those that come next."""
 
     def __init__(self, feed: ArrayFeed, arrays: Structure, epoch: int, step: int, seed: int) -> None:
+        super().__init__()
         self.arrays = arrays
         self._feed, self._epoch, self._step, self._seed = feed, epoch, step, seed
+
+    def state(self) -> bytes | None:
+        return None
+
+    def next_batch(self) -> Structure | None:
+        indices = self.next_indices(1)
+        return None if indices is None else map_structure(lambda array: array[indices[0]], self._feed.arrays)
 
     def next_indices(self, count: int) -> np.ndarray | None:
         if self._step >= self._feed.steps:
@@ -164,18 +194,69 @@ class ArrayStream(Stream):
         return indices
 
 
-@final
-class DatasetStream(Stream):
+class IteratorStream(Stream):
     """An iterator over a `tf.data.Dataset`.
 
     Args:
         dataset: The dataset of batches, or of pairs of a batch's arrays and what was computed ahead.
         structure: Form of a batch in the second case, else `None`.
+        reread: See `Stream`.
     """
 
-    def __init__(self, dataset: tf.data.Dataset, structure: Structure = None) -> None:
+    def __init__(self, dataset: tf.data.Dataset, structure: Structure = None, reread: int = 0) -> None:
+        super().__init__(reread)
         self.iterator = iter(dataset)
         self.structure = structure
+
+    def next_batch(self) -> Structure | None:
+        element = next(self.iterator, None)
+        if element is None:
+            return None
+        if self.structure is not None:
+            leaves = iter(element[0])
+            element = map_structure(lambda _: next(leaves), self.structure)
+        return map_structure(lambda tensor: tensor.numpy(), element)
+
+
+@final
+class PipelineStream(IteratorStream):
+    """Arrays in memory, whose position says all."""
+
+    def state(self) -> bytes | None:
+        return None
+
+
+@final
+class ReadingStream(IteratorStream):
+    """A stream without a state of its own, fed into a `tf.data.Dataset`."""
+
+    def __init__(self, dataset: tf.data.Dataset, structure: Structure, reading: Reading, reread: int) -> None:
+        super().__init__(dataset, structure, reread)
+        self._reading = reading
+
+    def state(self) -> bytes | None:
+        return self._reading.state()
+
+
+@final
+class DatasetStream(IteratorStream):
+    """A `tf.data.Dataset` that was given: its iterator can be saved, if all its parts can."""
+
+    def state(self) -> bytes | None:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                tf.train.Checkpoint(iterator=self.iterator).write(f"{folder}/{_ITERATOR}")
+            except tf.errors.FailedPreconditionError:  # a part of it, such as a Python function, has a state of its own
+                return None
+            found = {path.name: np.fromfile(path, np.uint8) for path in Path(folder).iterdir()}
+        return safetensors.numpy.save(found)
+
+    def restore(self, state: bytes) -> None:
+        """Brings the iterator to where `state` was called."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in safetensors.numpy.load(state).items():
+                content.tofile(Path(folder) / Path(name).name)
+            tf.train.Checkpoint(iterator=self.iterator).read(f"{folder}/{_ITERATOR}").assert_consumed()
 
 
 class _Fused:
@@ -200,7 +281,7 @@ class _Fused:
 
     def _prepare(self, stream: Stream, count: int) -> Callable[[], list[Tensor]] | None:
         """The compiled call for the next batches; `None` where an array stream has none left."""
-        if isinstance(stream, DatasetStream):
+        if isinstance(stream, IteratorStream):
             batch = stream.iterator.element_spec
             signature = [tf.data.IteratorSpec(batch), tf.TensorSpec([], tf.int32)]
             loop = functools.partial(self._from_iterator, stream.structure)
@@ -336,8 +417,14 @@ def _tensor_spec(spec: ArraySpec) -> tf.TensorSpec:
     return tf.TensorSpec([None, *spec.shape], tf.as_dtype(spec.dtype))
 
 
-def _dataset_of(feed: StreamFeed, epoch: int) -> tf.data.Dataset:
-    if feed.dataset is not None:
-        return feed.dataset
-    signature = map_structure(_tensor_spec, feed.spec)
-    return tf.data.Dataset.from_generator(lambda: feed.open_epoch(epoch), output_signature=signature)
+def _staged(dataset: tf.data.Dataset, feed: StreamFeed, ahead: Ahead) -> tf.data.Dataset:
+    """The batches of a stream, with what is computed ahead, made while steps run."""
+    if ahead:
+        stage = functools.partial(_computed_ahead, ahead=ahead)
+        dataset = dataset.map(lambda *batch: stage(batch if isinstance(feed.spec, tuple) else batch[0]), AUTO)
+    return dataset.prefetch(AUTO)
+
+
+def _generated(reading: Reading) -> tf.data.Dataset:
+    signature = map_structure(_tensor_spec, reading.spec)
+    return tf.data.Dataset.from_generator(reading.batches, output_signature=signature)

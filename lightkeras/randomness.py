@@ -1,0 +1,39 @@
+"""The global random generators of a process, as plain data.
+
+Streams and callbacks that a run is given may draw from them: `random`, NumPy's, and PyTorch's where that is
+loaded. Keras's own generators are variables, and saved with those.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def read() -> dict[str, Any]:
+    """States of the global generators, JSON values."""
+    version, words, gauss = random.getstate()
+    kind, key, position, has_gauss, cached = np.random.get_state()
+    state: dict[str, Any] = {
+        "python": [version, list(words), gauss],
+        "numpy": [kind, np.asarray(key).tolist(), int(position), int(has_gauss), float(cached)],
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        state["torch"] = torch.get_rng_state().numpy().tobytes().hex()
+    return state
+
+
+def write(state: Mapping[str, Any]) -> None:
+    """Sets the global generators to states that `read` gave."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, key, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, np.array(key, np.uint32), position, has_gauss, cached))
+    torch, saved = sys.modules.get("torch"), state.get("torch")
+    if torch is not None and saved is not None:
+        torch.set_rng_state(torch.frombuffer(bytearray.fromhex(saved), dtype=torch.uint8))
