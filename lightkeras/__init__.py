@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from lightkeras.hub import HubLayer
     from lightkeras.preflight import TaskError
     from lightkeras.results import EvalResult, FitResult, SearchResult
-    from lightkeras.runner import Runner
+    from lightkeras.runner import Interrupted, Runner
+    from lightkeras.saving import Checkpoints
+    from lightkeras.settings import LimitBatches
     from lightkeras.task import SupervisedTask, Task
     from lightkeras.tuner import Tuner
 
@@ -30,6 +32,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "Bool": "lightkeras.hparams",
     "CheckpointError": "lightkeras.checkpoint",
+    "Checkpoints": "lightkeras.saving",
     "Choice": "lightkeras.hparams",
     "DataModule": "lightkeras.data.module",
     "EvalResult": "lightkeras.results",
@@ -37,6 +40,8 @@ _NAMES = {
     "Float": "lightkeras.hparams",
     "HubLayer": "lightkeras.hub",
     "Int": "lightkeras.hparams",
+    "Interrupted": "lightkeras.runner",
+    "LimitBatches": "lightkeras.settings",
     "Lookup": "lightkeras.data.lookup",
     "Runner": "lightkeras.runner",
     "SearchResult": "lightkeras.results",
@@ -51,6 +56,7 @@ _MODULES = ("data", "hub", "plots", "testing")
 __all__ = [
     "Bool",
     "CheckpointError",
+    "Checkpoints",
     "Choice",
     "DataModule",
     "EvalResult",
@@ -58,6 +64,8 @@ __all__ = [
     "Float",
     "HubLayer",
     "Int",
+    "Interrupted",
+    "LimitBatches",
     "Lookup",
     "Runner",
     "SearchResult",

@@ -4,7 +4,8 @@ checkpoints/
   step-00000450/
     variables.safetensors   every variable of the run state, by its stable key
     state.json              counters, records, and what each key stands for
-    manifest.json           size and BLAKE2 digest of the two
+    (more)                  state of the feed, arrays of callbacks, where there are any
+    manifest.json           size and BLAKE2 digest of all of these
   best, last                text files that name one of the folders
 
 A folder that is there is never written again: a second save of a step makes `step-00000450-1` beside
@@ -17,9 +18,11 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
+import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +35,25 @@ from lightkeras import files
 from lightkeras._messages import did_you_mean
 
 VARIABLES, STATE, MANIFEST = "variables.safetensors", "state.json", "manifest.json"
+_FLOAT = "$float"
+_NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is damaged, or that belongs to something else."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Captured:
+    """The values of variables at one moment, in the host's memory.
+
+    Args:
+        arrays: The values by key.
+        names: Path and dtype of each variable by key.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    names: Mapping[str, Mapping[str, str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +64,19 @@ class Checkpoint:
         path: Its folder.
         arrays: Values of the variables by key.
         state: The rest of the run state.
+        extra: Contents of further files by name.
     """
 
     path: Path
     arrays: Mapping[str, np.ndarray]
     state: Mapping[str, Any]
+    extra: Mapping[str, bytes]
+
+
+def capture(variables: Mapping[str, keras.Variable]) -> Captured:
+    """Copies of the values of variables, with what each stands for."""
+    names = {key: {"path": variable.path, "dtype": str(variable.dtype)} for key, variable in variables.items()}
+    return Captured(read_variables(variables), names)
 
 
 def read_variables(variables: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
@@ -82,26 +108,26 @@ def write_variables(variables: Mapping[str, keras.Variable], arrays: Mapping[str
         variable.assign(arrays[key])
 
 
-def save(folder: Path, step: int, variables: Mapping[str, keras.Variable], state: Mapping[str, Any]) -> Path:
-    """Writes a checkpoint: beside, fsynced, then renamed into place.
+def save(
+    path: Path, step: int, captured: Captured, state: Mapping[str, Any], extra: Mapping[str, bytes] | None = None
+) -> None:
+    """Writes a checkpoint: beside, fsynced, then renamed.
 
     Args:
-        folder: The `checkpoints` folder.
+        path: Its folder, which `free_name` gave.
         step: Train steps done.
-        variables: The variables of the run state, by key.
+        captured: The variables of the run state.
         state: The rest of the run state, JSON values.
-
-    Returns:
-        The folder of the checkpoint.
+        extra: Contents of further files by name; `None` for none.
 
     Raises:
         OSError: It could not be written; the checkpoints that were there are untouched.
     """
-    path = _free_name(folder, f"step-{step:08d}")
-    names = {key: {"path": variable.path, "dtype": str(variable.dtype)} for key, variable in variables.items()}
+    folder = path.parent
     contents = {
-        VARIABLES: safetensors.numpy.save({key: _storable(_read(variable)) for key, variable in variables.items()}),
-        STATE: files.json_bytes({**state, "step": step, "variables": names}),
+        VARIABLES: safetensors.numpy.save({key: _storable(array) for key, array in captured.arrays.items()}),
+        STATE: files.json_bytes(_tagged({**state, "step": step, "variables": captured.names})),
+        **(extra or {}),
     }
     contents[MANIFEST] = files.json_bytes({name: _entry(content) for name, content in contents.items()})
     beside = folder / f".{path.name}.{secrets.token_hex(4)}.part"
@@ -114,7 +140,6 @@ def save(folder: Path, step: int, variables: Mapping[str, keras.Variable], state
             files.move_synced(beside, path)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-    return path
 
 
 def load(path: Path) -> Checkpoint:
@@ -127,24 +152,41 @@ def load(path: Path) -> Checkpoint:
         FileNotFoundError: There is no such folder.
         CheckpointError: A file is missing, cut short or changed; the message names it.
     """
+    contents = _contents(path)
+    state = json.loads(contents.pop(STATE), object_hook=_untagged)
+    stored = safetensors.numpy.load(contents.pop(VARIABLES))
+    arrays = {key: _restored(array, state["variables"][key]["dtype"]) for key, array in stored.items()}
+    return Checkpoint(path, arrays, state, contents)
+
+
+def verify(path: Path) -> None:
+    """Verifies the checksums of a checkpoint.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        CheckpointError: A file is missing, cut short or changed; the message names it.
+    """
+    _contents(path)
+
+
+def _contents(path: Path) -> dict[str, bytes]:
     if not path.is_dir():
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
     try:
         manifest = files.read_json(path / MANIFEST)
-        contents = {name: (path / name).read_bytes() for name in (VARIABLES, STATE)}
+        if not isinstance(manifest, dict) or not {VARIABLES, STATE} <= set(manifest):
+            raise ValueError(f"{MANIFEST} lists no {VARIABLES} and {STATE}.")
+        contents = {name: (path / Path(name).name).read_bytes() for name in manifest}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"The checkpoint {path} is damaged: {error}") from error
     for name, content in contents.items():
-        expected, found = (manifest.get(name) if isinstance(manifest, dict) else None), _entry(content)
+        expected, found = manifest[name], _entry(content)
         if expected != found:
             raise CheckpointError(
                 f"The checkpoint {path} is damaged: {name} has {found['bytes']} bytes with digest "
                 f"{found['blake2b'][:8]}, its manifest says {expected}."
             )
-    state = json.loads(contents[STATE])
-    stored = safetensors.numpy.load(contents[VARIABLES])
-    arrays = {key: _restored(array, state["variables"][key]["dtype"]) for key, array in stored.items()}
-    return Checkpoint(path, arrays, state)
+    return contents
 
 
 def point(folder: Path, name: str, path: Path) -> None:
@@ -168,19 +210,49 @@ def find(folder: Path, name: str) -> Path:
     return folder / target
 
 
-def prune(folder: Path) -> None:
-    """Removes the checkpoints that neither `best` nor `last` names, and parts that a killed run left."""
-    kept = {find(folder, name) for name in ("best", "last") if (folder / name).is_file()}
+def prune(folder: Path, kept: Iterable[str]) -> None:
+    """Removes all checkpoints but those of the names, and parts that a killed run left."""
+    names = set(kept)
     for path in [*folder.glob("step-*"), *folder.glob(".step-*.part")]:
-        if path not in kept:
+        if path.name not in names:
             shutil.rmtree(path)
     for path in folder.glob(".*.part"):
         path.unlink()
 
 
-def _free_name(folder: Path, name: str) -> Path:
+def free_name(folder: Path, step: int, taken: Container[str] = ()) -> str:
+    """A name for a checkpoint that is neither in the folder nor taken."""
+    name = f"step-{step:08d}"
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(1)))
-    return next(folder / found for found in names if not (folder / found).exists())
+    return next(found for found in names if found not in taken and not (folder / found).exists())
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """The checkpoints of a folder: the one that `last` names, then the others from the latest step back."""
+    named = (
+        (folder / "last").read_text(encoding="utf-8", errors="replace").strip() if (folder / "last").is_file() else ""
+    )
+    paths = [path for path in folder.glob("step-*") if path.is_dir() and _NAME.fullmatch(path.name)]
+    return sorted(paths, key=lambda path: (path.name == named, *numbers(path)), reverse=True)
+
+
+def numbers(path: Path) -> tuple[int, int]:
+    """Step of a checkpoint, and the number among those of the same step: their order in time."""
+    found = _NAME.fullmatch(path.name)
+    return (int(found[1]), int(found[2] or 0)) if found else (-1, 0)
+
+
+def _tagged(data: Any) -> Any:
+    """The data with numbers that JSON has no word for as objects."""
+    if isinstance(data, Mapping):
+        return {key: _tagged(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_tagged(value) for value in data]
+    return {_FLOAT: repr(data)} if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def _untagged(found: dict[str, Any]) -> Any:
+    return float(found[_FLOAT]) if set(found) == {_FLOAT} else found
 
 
 def _read(variable: keras.Variable) -> np.ndarray:

@@ -2,6 +2,7 @@
 
     python experiment.py [flags]                 fit, then test the best weights
     python experiment.py fit [flags]             fit alone
+    python experiment.py --resume --run_dir DIR  go on with a run
     python experiment.py test --run_dir DIR      test the weights of a run
     python experiment.py predict --run_dir DIR "a text" ...
     python experiment.py tune [flags]            search the declared ranges
@@ -31,7 +32,9 @@ from lightkeras._messages import did_you_mean
 from lightkeras.data.lookup import Lookup
 from lightkeras.results import EvalResult, FitResult, SearchResult, Trial
 from lightkeras.run_directory import RunDirectory, path_of, snake_case
-from lightkeras.runner import Runner
+from lightkeras.runner import Interrupted, Runner
+from lightkeras.saving import Checkpoints
+from lightkeras.settings import LimitBatches
 from lightkeras.task import Task
 
 COMMANDS = {
@@ -67,12 +70,16 @@ def cli(task_class: type[Task], args: Sequence[str] | None = None, **runner_defa
     command = words.pop(0) if words and words[0] in COMMANDS else None
     parser = _parser(task_class, command, runner_defaults)
     settings = parser.parse_args(words)
+
+    def given() -> jsonargparse.Namespace:
+        return parser.parse_args(words, defaults=False)
+
     actions: dict[str | None, Callable[[], int]] = {
-        None: lambda: _fit(task_class, settings, runner_defaults, then_test=True),
-        "fit": lambda: _fit(task_class, settings, runner_defaults, then_test=False),
+        None: lambda: _fit(task_class, settings, runner_defaults, given(), then_test=True),
+        "fit": lambda: _fit(task_class, settings, runner_defaults, given(), then_test=False),
         "test": lambda: _test(task_class, settings),
         "predict": lambda: _predict(task_class, settings),
-        "tune": lambda: _tune(task_class, settings, runner_defaults, parser.parse_args(words, defaults=False)),
+        "tune": lambda: _tune(task_class, settings, runner_defaults, given()),
     }
     try:
         status = actions[command]()
@@ -89,17 +96,76 @@ def cli(task_class: type[Task], args: Sequence[str] | None = None, **runner_defa
 
 
 def _fit(
-    task_class: type[Task], settings: jsonargparse.Namespace, runner_defaults: dict[str, Any], then_test: bool
+    task_class: type[Task],
+    settings: jsonargparse.Namespace,
+    runner_defaults: dict[str, Any],
+    given: jsonargparse.Namespace,
+    then_test: bool,
 ) -> int:
     path = path_of(settings.run_dir, snake_case(task_class.__name__))
-    runner = Runner(**{**runner_defaults, **vars(settings.runner), "run_dir": path})
-    task = task_class(hparams.from_dict(task_class.HParams, vars(settings.hp)), _lookup(settings))
-    fitted = runner.fit(task)
+    runner, hp = {**runner_defaults, **_settings_of(settings.runner)}, vars(settings.hp)
+    lookup = _lookup(settings)
+    if settings.resume:
+        if settings.run_dir is None:
+            raise ValueError("--resume, but of which run? Give its --run_dir.")
+        runner, hp, lookup = _as_before(RunDirectory(path), runner, hp, lookup, given)
+    made = Runner(**{**runner, "run_dir": path})
+    task = task_class(hparams.from_dict(task_class.HParams, hp), lookup)
+    if settings.dry_run:
+        return _dry_run(made, task)
+    try:
+        fitted = made.fit(task, resume=settings.resume, accept_changes=settings.accept_changes)
+    except Interrupted as stop:
+        _report_fit(stop.result, None)
+        raise
     if fitted.epochs:
         _draw_curves(fitted)
-    tested = runner.evaluate(task, weights="best") if then_test and fitted.epochs and _has_test(task) else None
+    tested = made.evaluate(task, weights="best") if then_test and fitted.best is not None and _has_test(task) else None
     _report_fit(fitted, tested)
     return 1 if fitted.diverged else 0
+
+
+def _as_before(
+    directory: RunDirectory,
+    runner: dict[str, Any],
+    hp: dict[str, Any],
+    lookup: Lookup,
+    given: jsonargparse.Namespace,
+) -> tuple[dict[str, Any], dict[str, Any], Lookup]:
+    """Settings of the run in a directory, and over them what was given on the command line."""
+    if not directory.config_file.exists():
+        return runner, hp, lookup
+    config = directory.read_config()
+    recorded = {name: value for name, value in config["runner"].items() if name in runner and name != "callbacks"}
+    places = {"source": lookup.source, "data_dir": lookup.data_dir}
+    before = {name: config.get("lookup", {}).get(name, value) for name, value in places.items()}
+    over = {name: value for name, value in places.items() if name in given}
+    return (
+        {**runner, **_settings_of(recorded), **_settings_of(given.get("runner", {}), recorded)},
+        {**config.get("hparams", {}), **(vars(given.hp) if "hp" in given else {})},
+        Lookup(**{**before, **over}),
+    )
+
+
+def _settings_of(given: Any, before: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Settings of a runner from the command line or from JSON; groups of settings as what they are.
+
+    Args:
+        given: The settings.
+        before: Settings of which a group given in part takes the rest.
+    """
+    settings = dict(given if isinstance(given, dict) else vars(given))
+    for name, kind in {"limit_batches": LimitBatches, "checkpoints": Checkpoints}.items():
+        if name in settings and not isinstance(settings[name], kind):
+            group = settings[name] if isinstance(settings[name], dict) else vars(settings[name])
+            settings[name] = kind(**{**(before or {}).get(name, {}), **group})
+    return settings
+
+
+def _dry_run(runner: Runner, task: Task) -> int:
+    names = runner.check(task)
+    Console().print(f"It can be run. Each epoch will log {', '.join(names)}.", highlight=False, soft_wrap=True)
+    return 0
 
 
 def _test(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
@@ -149,7 +215,7 @@ def _tune(
         task_class,
         **vars(settings.tuner),
         run_dir=path,
-        runner=Runner(**{**runner_defaults, **vars(settings.runner)}),
+        runner=Runner(**{**runner_defaults, **_settings_of(settings.runner)}),
         lookup=_lookup(settings),
         fixed=fixed,
         on_trial=say,
@@ -268,6 +334,10 @@ def _parser(task_class: type[Task], command: str | None, runner_defaults: dict[s
         skipped = {"task", "run_dir", "runner", "lookup", "fixed", "on_trial"}
         parser.add_class_arguments(Tuner, "tuner", skip=skipped)
     parser.add_argument("--run_dir", type=str | None, default=None, help="Run directory. Null: a new one in runs/.")
+    if command != "tune":
+        parser.add_argument("--resume", action="store_true", help=_RESUME)
+        parser.add_argument("--accept_changes", action="store_true", help=_ACCEPT_CHANGES)
+        parser.add_argument("--dry_run", action="store_true", help=_DRY_RUN)
     parser.add_argument("--data_dir", type=str | None, default=None, help=_DATA_DIR)
     parser.add_argument("--source", type=SourceName, default="auto", help=_SOURCE)
     _say_ranges(parser, task_class)
@@ -275,6 +345,9 @@ def _parser(task_class: type[Task], command: str | None, runner_defaults: dict[s
     return parser
 
 
+_RESUME = "Go on with the run in --run_dir, with its settings where none are given; begin it if there is none."
+_ACCEPT_CHANGES = "Go on though data or hyperparameters are not those that the run was started with."
+_DRY_RUN = "Check everything that can be checked before the first epoch, and stop there; writes nothing."
 _DATA_DIR = "Folder looked into first for data and modules. Null: $LIGHTKERAS_DATA_DIR."
 _SOURCE = "real: never the built-in sample. sample: only that. auto: the sample where nothing else is found."
 
@@ -298,7 +371,7 @@ def _say_ranges(parser: _Parser, task_class: type[Task]) -> None:
 def _hide_groups(parser: _Parser) -> None:
     """Leaves `--hp FILE` and its like out of the help: `--config` reads them all."""
     for action in parser._actions:
-        if action.dest in ("hp", "runner", "tuner"):
+        if action.dest in ("hp", "runner", "tuner", "runner.limit_batches", "runner.checkpoints"):
             action.help = jsonargparse.SUPPRESS
 
 

@@ -7,27 +7,35 @@ import dataclasses
 import functools
 import math
 import secrets
-from collections.abc import Iterator, Mapping
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import safetensors.numpy
 
-from lightkeras import checkpoint, files, schedule
+from lightkeras import checkpoint, files, randomness, schedule
 from lightkeras.callbacks import CallbackBridge
-from lightkeras.engine.base import StepLogs
+from lightkeras.checkpoint import Checkpoint, CheckpointError
+from lightkeras.engine.base import StepLogs, Stream
 from lightkeras.loggers import CsvLogger, Logger, TensorBoardLogger
 from lightkeras.passes import Pass
 from lightkeras.progress import ProgressBar
 from lightkeras.results import Best, FitResult
 from lightkeras.run_directory import RunDirectory
+from lightkeras.saving import Checkpoints, Job, Saver
+from lightkeras.signals import StopSignals
 from lightkeras.task import Task
+
+FEED, CALLBACKS = "feed.bin", "callbacks.safetensors"  # files of a checkpoint
 
 
 @dataclasses.dataclass
 class Fit:
-    """One fit. What it decides, it decides by `schedule`; what it writes, it writes by the loggers and `checkpoint`."""
+    """One fit. What it decides, it decides by `schedule`; what it writes, it writes by the loggers and the saver."""
 
     task: Task
     learner: Pass
@@ -40,80 +48,116 @@ class Fit:
     directory: RunDirectory
     facts: dict[str, Any]
     bar: ProgressBar
+    seed: int = 0
+    checkpoints: Checkpoints = dataclasses.field(default_factory=Checkpoints)
+    clock: Callable[[], float] = time.monotonic
 
-    step: int = 0
-    epochs: int = 0
+    step: int = 0  # train steps done
+    epochs: int = 0  # epochs finished
+    done: int = 0  # batches done of the epoch that goes on
+    validations: int = 0
+    validated: tuple[int, Mapping[str, float]] | None = None  # step and values of the last validation
     best: Best | None = None
     stop_reason: str | None = None
     diverged: bool = False
     history: dict[str, list[float]] = dataclasses.field(default_factory=dict)
-    _loggers: list[Logger] = dataclasses.field(default_factory=list)
+    stream: Stream | None = None
+    signals: StopSignals = dataclasses.field(default_factory=StopSignals)
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
+        self._loggers: list[Logger] = []
+        self._random: dict[str, Any] = {}  # the global generators when the epoch began
+        self._saved: tuple[int, int, int] | None = None  # where the last checkpoint was taken
+        mode = self.checkpoints.keep_mode
+        if mode is None:
+            mode = schedule.infer_mode(self.checkpoints.keep_by) if self.checkpoints.keep_by else self.progress.mode
+        self.saver = Saver(self.directory.checkpoints, self.checkpoints, mode, self.clock)
 
     @property
     def state_bytes(self) -> int:
         """Size of the run state."""
         return sum(math.prod(v.shape) * 4 for v in self.task.variables().values())
 
+    @property
+    def interrupted(self) -> str | None:
+        """The signal that asked the run to stop; `None` if none did."""
+        return self.signals.received
+
+    @property
+    def validated_now(self) -> bool:
+        """Whether the weights as they are were validated."""
+        return self.validated is not None and self.validated[0] == self.step
+
+    # ------------------------------------------------------------------ begin and end
+
     @contextlib.contextmanager
-    def opened(self, config: Mapping[str, Any]) -> Iterator[None]:
-        """With the loggers open and the bar shown."""
-        folder = self.directory.path
+    def opened(self, config: Mapping[str, Any], resumed: Checkpoint | None, restart: bool) -> Iterator[None]:
+        """With the loggers open, the bar shown, and signals answered between two calls.
+
+        Args:
+            config: The configuration.
+            resumed: The checkpoint to go on from; `None` begins.
+            restart: Whether logs of a run that left no checkpoint may be there, to be written anew.
+        """
+        position = None if resumed is None else resumed.state["logs"]
+        position = {} if position is None and restart else position
         with contextlib.ExitStack() as stack:
+            stack.callback(self.saver.close)
             for logger in (
                 CsvLogger(self.directory.metrics_file),
-                TensorBoardLogger(folder, self.facts["hparams"], config),
+                TensorBoardLogger(self.directory.path, self.facts["hparams"], config),
             ):
                 stack.push(functools.partial(self._close, logger))
-                logger.open(self.names)
+                logger.open(self.names, position, 0 if resumed is None else resumed.state["step"])
                 self._loggers.append(logger)
             stack.enter_context(self.bar)
+            stack.enter_context(self.signals)
             yield
 
-    def _close(self, logger: Logger, kind: type[BaseException] | None, *_: object) -> None:
-        logger.close(failed=kind is not None or self.diverged)
+    def begin(self, resumed: Checkpoint | None) -> None:
+        """Tells the callbacks that training begins, and goes on from a checkpoint if there is one."""
+        if resumed is None:
+            self.bridge.begin_train()
+            return
+        state = resumed.state
+        arrays = safetensors.numpy.load(resumed.extra[CALLBACKS]) if CALLBACKS in resumed.extra else {}
+        # The hooks come first: whatever they do to the variables is undone by those of the checkpoint.
+        self.bridge.begin_train((state["callbacks"], arrays), state["epochs"] if state["done"] else None)
+        checkpoint.write_variables(self.task.variables(), resumed.arrays)
+        self.step, self.epochs, self.done = state["step"], state["epochs"], state["done"]
+        self.validations = state["validations"]
+        self.validated = None if state["validated"] is None else (state["validated"][0], state["validated"][1])
+        self.best = None if state["best"] is None else Best(**state["best"])
+        self.progress = schedule.Progress(**state["progress"])
+        self.history = {name: list(values) for name, values in state["history"].items()}
+        self.saver.restore(resumed.path.name, state)
+        self._saved = self._position()
+        self.learner.skip_epochs(self.epochs)
+        if self.watcher is not None:
+            self.watcher.skip_epochs(self.validations)
+        self._random = state["random"]
+        randomness.write(self._random)
+        if self.done:
+            feed = resumed.extra.get(FEED)
+            self.stream = self.learner.go_on(self.epochs, self.done, self.seed, state["means"], feed)
+        self.bar.go_on(self.step)
 
-    def log_steps(self, epoch: int, logs: StepLogs) -> None:
-        """Takes in the logs of a call."""
-        values = {f"train/{name}": column.tolist() for name, column in logs.values.items()}
-        for logger in self._loggers:
-            logger.log_steps(epoch + 1, self.step + 1, values)
-        broken = _first_not_finite(logs)
-        if broken is not None:
-            name, position, value = broken
-            self.diverged = True
-            self.stop_reason = f"train/{name} became {value} at step {self.step + position + 1}"
-        self.step += logs.steps
-        self.bar.advance(epoch + 1, logs.steps, self.learner.seconds, self.learner.means())
+    def open_epoch(self) -> Stream:
+        """The stream of the epoch that begins, or goes on after a resume."""
+        stream, self.stream = self.stream, None
+        if stream is None:
+            self._random = randomness.read()
+            stream = self.learner.begin(self.epochs, self.seed)
+            self.bridge.hooks.on_epoch_begin(self.epochs)
+        self._stream = stream
+        return stream
 
-    def add_epoch(self, epoch: int, values: Mapping[str, float]) -> bool:
-        """Takes in the values of an epoch. Returns whether it is the best so far."""
-        self.epochs = epoch + 1
-        for name, value in values.items():
-            self.history.setdefault(name, []).append(value)
-        for logger in self._loggers:
-            logger.log_epoch(self.epochs, self.step, values)
-            logger.flush()
-        if self.monitor is None:
-            return True
-        self.progress = self.progress.after(values[self.monitor])
-        if self.progress.waited == 0:
-            self.best = Best(self.epochs, self.step, values[self.monitor], dict(values))
-        return self.progress.waited == 0
-
-    def save(self, improved: bool) -> None:
-        """Saves the run state as `last`, and as `best` if it is; removes what neither names."""
-        folder = self.directory.checkpoints
-        state = {
-            "epoch": self.epochs,
-            "best": None if self.best is None else dataclasses.asdict(self.best),
-            "progress": dataclasses.asdict(self.progress),
-            "history": self.history,
-        }
-        path = checkpoint.save(folder, self.step, self.task.variables(), state)
-        checkpoint.point(folder, "last", path)
-        if improved or not (folder / "best").exists():
-            checkpoint.point(folder, "best", path)
-        checkpoint.prune(folder)
+    def finish(self) -> None:
+        """Saves the state that was reached, unless it is no good or saved already, and waits for the disk."""
+        if not self.diverged and self._saved != self._position():
+            self.save(always=True)
+        self.saver.finish()
 
     def end_train(self) -> None:
         """Tells optimizers and callbacks that training is over, as Keras does."""
@@ -121,6 +165,92 @@ class Fit:
             optimizer.finalize_variable_values(learned)
         last = {name: values[-1] for name, values in self.history.items()}
         self.bridge.end_train(last)
+
+    # ------------------------------------------------------------------ values
+
+    def log_steps(self, logs: StepLogs) -> None:
+        """Takes in the logs of a call."""
+        values = {f"train/{name}": column.tolist() for name, column in logs.values.items()}
+        for logger in self._loggers:
+            logger.log_steps(self.epochs + 1, self.step + 1, values)
+        broken = _first_not_finite(logs)
+        if broken is not None:
+            name, position, value = broken
+            self.diverged = True
+            self.stop_reason = f"train/{name} became {value} at step {self.step + position + 1}"
+        self.step += logs.steps
+        self.done += logs.steps
+        self.bar.advance(self.epochs + 1, logs.steps, self.learner.seconds, self.learner.means())
+
+    def add_validation(self, found: Mapping[str, float]) -> None:
+        """Takes in the values of a validation."""
+        self.validations += 1
+        self.validated = (self.step, {f"val/{name}": value for name, value in found.items()})
+
+    def values(self) -> dict[str, float]:
+        """Means of the epoch so far, and the values of the validation if it is of these weights."""
+        values = {f"train/{name}": value for name, value in self.learner.values().items()}
+        return values | (dict(self.validated[1]) if self.validated is not None and self.validated_now else {})
+
+    def log_validation(self) -> None:
+        """Logs a validation inside an epoch."""
+        if self.validated is not None:
+            for logger in self._loggers:
+                logger.log_validation(self.epochs + 1, self.step, self.validated[1])
+                logger.flush()
+
+    def add_epoch(self, values: Mapping[str, float]) -> None:
+        """Takes in the values of a finished epoch."""
+        self.epochs, self.done = self.epochs + 1, 0
+        for name in self.names:
+            self.history.setdefault(name, []).append(values.get(name, math.nan))
+        for logger in self._loggers:
+            logger.log_epoch(self.epochs, self.step, values)
+            logger.flush()
+
+    def judge(self, epoch: int, values: Mapping[str, float]) -> bool:
+        """Takes in the monitored value. Returns whether it is the best so far."""
+        if self.monitor is None:
+            return True
+        self.progress = self.progress.after(values[self.monitor])
+        if self.progress.waited == 0:
+            self.best = Best(epoch, self.step, values[self.monitor], dict(values))
+        return self.progress.waited == 0 or self.saver.best is None
+
+    # ------------------------------------------------------------------ files
+
+    def save(
+        self,
+        *,
+        improved: bool = False,
+        values: Mapping[str, float] | None = None,
+        epoch_ended: int | None = None,
+        always: bool = False,
+    ) -> None:
+        """Saves the run state, if that is due or if it is among the best.
+
+        Args:
+            improved: Whether it is the best so far.
+            values: Values that decide whether it is among the best; `None` where there are none.
+            epoch_ended: Number of the epoch that just ended; `None` inside one.
+            always: Whether it is due in any case.
+        """
+        value = (values or {}).get(self.checkpoints.keep_by or self.monitor or "")
+        due = always or self.saver.is_due(self.step, epoch_ended)
+        if not (due or improved or self.saver.ranks(value)):
+            return
+        began = self.clock()
+        job = self._job(improved, value)
+        self.saver.add_cost(self.clock() - began)
+        if due:
+            self.saver.write(job)
+            self._saved = self._position()
+        else:
+            self.saver.wait(job)
+
+    def save_best(self, values: Mapping[str, float]) -> None:
+        """Saves the weights as the best, beside the state that a resume goes on from."""
+        self.saver.finish(best=self._job(True, values.get(self.monitor or "")))
 
     def export_best_model(self) -> None:
         """Writes `model.keras` with the best weights; the task keeps those it has."""
@@ -133,21 +263,62 @@ class Fit:
         try:
             checkpoint.write_variables(variables, checkpoint.load(checkpoint.find(folder, "best")).arrays)
             _export(model, self.directory.model_file)
+        except (CheckpointError, FileNotFoundError) as error:
+            warnings.warn(f"{self.directory.model_file} was not written: {error}", stacklevel=2)
         finally:
             checkpoint.write_variables(variables, now)
 
-    def result(self, wall_s: float, if_none: str) -> FitResult:
+    def result(self) -> FitResult:
         return FitResult(
             run_dir=self.directory.path,
             epochs=self.epochs,
             steps=self.step,
-            stop_reason=self.stop_reason or if_none,
+            stop_reason=self.stop_reason or f"{self.interrupted} received",
             monitor=self.monitor,
             best=self.best,
             history={name: tuple(values) for name, values in self.history.items()},
-            wall_s=wall_s,
+            wall_s=self.clock() - self.started,
             diverged=self.diverged,
+            interrupted=self.interrupted,
         )
+
+    def _job(self, improved: bool, value: float | None) -> Job:
+        """The run state as it is now, copied."""
+        name = self.saver.new_name(self.step)
+        self.saver.take(name, improved, value)
+        records, arrays = self.bridge.state()
+        logs: dict[str, int] = {}
+        for logger in self._loggers:
+            logs |= logger.position()
+        state = {
+            "epochs": self.epochs,
+            "done": self.done,
+            "validations": self.validations,
+            "validated": self.validated,
+            "best": None if self.best is None else dataclasses.asdict(self.best),
+            "progress": dataclasses.asdict(self.progress),
+            "history": self.history,
+            "means": self.learner.state(),
+            "random": self._random if self.done else randomness.read(),
+            "logs": logs,
+            "callbacks": records,
+            "kept": self.saver.record(),
+        }
+        feed = self._stream.state() if self.done else None
+        extra = {} if feed is None else {FEED: feed}
+        extra |= {CALLBACKS: safetensors.numpy.save(arrays)} if arrays else {}
+        captured = checkpoint.capture(self.task.variables())
+        return Job(name, self.step, captured, state, extra, self._sync)
+
+    def _sync(self) -> None:
+        for logger in self._loggers:
+            logger.sync()
+
+    def _position(self) -> tuple[int, int, int]:
+        return self.step, self.epochs, self.validations
+
+    def _close(self, logger: Logger, kind: type[BaseException] | None, *_: object) -> None:
+        logger.close(failed=kind is not None or self.diverged)
 
 
 def _first_not_finite(logs: StepLogs) -> tuple[str, int, float] | None:

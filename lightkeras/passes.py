@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import final
+from collections.abc import Callable, Mapping
+from typing import Any, final
 
 import keras
 import numpy as np
@@ -39,10 +40,19 @@ class Pass:
         feed: The split.
         program: The compiled step.
         ahead: What the program wants computed ahead.
+        limit: Most batches of an epoch that are used; `None` for all of them.
     """
 
-    def __init__(self, task: Task, engine: Engine, feed: Feed, program: Program, ahead: Ahead = ()) -> None:
-        self._task, self._engine, self._ahead = task, engine, ahead
+    def __init__(
+        self,
+        task: Task,
+        engine: Engine,
+        feed: Feed,
+        program: Program,
+        ahead: Ahead = (),
+        limit: int | None = None,
+    ) -> None:
+        self._task, self._engine, self._ahead, self._limit = task, engine, ahead, limit
         self.feed, self.program = feed, program
         self.examples = 0
         self.seconds = 0.0
@@ -50,12 +60,39 @@ class Pass:
         self._sums: dict[str, float] = {}
         self._compiled_for: set[int] = set()
 
+    @property
+    def steps(self) -> int | None:
+        """Batches in one epoch; `None` if that shows only at its end."""
+        known = [steps for steps in (self.feed.steps, self._limit) if steps is not None]
+        return min(known, default=None)
+
     def begin(self, epoch: int, seed: int) -> Stream:
         """Starts over: means and metrics are empty, the feed is at the start of the epoch."""
         self.examples, self._sums = 0, {}
         for metric in self._task.metrics():
             metric.reset_state()
         return self._engine.open(self.feed, epoch, 0, seed, self._ahead)
+
+    def state(self) -> dict[str, Any]:
+        """The means so far as JSON values; the metrics are variables of the task."""
+        return {"examples": self.examples, "sums": self._sums}
+
+    def go_on(self, epoch: int, step: int, seed: int, means: Mapping[str, Any], state: bytes | None) -> Stream:
+        """Goes on inside an epoch.
+
+        Args:
+            epoch: The epoch, from 0.
+            step: Batches that were done.
+            seed: Seed of the run.
+            means: What `state` gave.
+            state: What the stream's `state` gave.
+        """
+        self.examples, self._sums = means["examples"], dict(means["sums"])
+        return self._engine.open(self.feed, epoch, step, seed, self._ahead, state)
+
+    def skip_epochs(self, count: int) -> None:
+        """Brings the feed to where it is after so many passes."""
+        self._engine.skip_epochs(self.feed, count)
 
     def add(self, logs: StepLogs, seconds: float) -> None:
         """Takes in the logs of some steps, and learns how long one takes.
@@ -71,8 +108,9 @@ class Pass:
         self._compiled_for.add(size)
         self.examples += int(logs.examples.sum())
         for name, values in logs.values.items():
-            total = float(np.dot(values.astype(np.float64), logs.examples))
-            self._sums[name] = self._sums.get(name, 0.0) + total
+            # One after the other, so that the sum does not depend on how many steps a call had.
+            terms = np.concatenate([[self._sums.get(name, 0.0)], values.astype(np.float64) * logs.examples])
+            self._sums[name] = float(np.add.accumulate(terms)[-1])
 
     def means(self) -> dict[str, float]:
         """Means of the steps' logs so far, weighted by examples."""
@@ -90,20 +128,35 @@ class Pass:
             self._compiled_for.add(int(logs.examples[-1]))
         return logs
 
-    def run(self, seed: int, steps_per_call: int | None, bridge: CallbackBridge | None = None) -> dict[str, float]:
+    def run(
+        self,
+        seed: int,
+        steps_per_call: int | None,
+        bridge: CallbackBridge | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> dict[str, float] | None:
         """Runs over the whole split, and leaves stateful metrics as they were.
 
         Args:
             seed: Seed of the run.
             steps_per_call: Steps per compiled call; `None` for as many as are sensible.
             bridge: Callbacks to tell, or `None`.
+            stopped: Asked after each call whether to give up.
 
         Returns:
-            The values of the split by plain name.
+            The values of the split by plain name; `None` if it was given up.
         """
         metrics = {f"{i}.{j}": v for i, m in enumerate(self._task.metrics()) for j, v in enumerate(m.variables)}
         before = checkpoint.read_variables(metrics)
-        stream, done, steps = self.begin(0, seed), 0, self.feed.steps
+        try:
+            return self._run(seed, steps_per_call, bridge, stopped)
+        finally:
+            checkpoint.write_variables(metrics, before)
+
+    def _run(
+        self, seed: int, steps_per_call: int | None, bridge: CallbackBridge | None, stopped: Callable[[], bool]
+    ) -> dict[str, float] | None:
+        stream, done, steps = self.begin(0, seed), 0, self.steps
         by_batch = bridge is not None and bridge.watches_test_batches
         fixed = 1 if by_batch else steps_per_call
         if bridge is not None:
@@ -120,10 +173,11 @@ class Pass:
             if by_batch and bridge is not None:
                 bridge.hooks.on_test_batch_end(done, self.values())
             done += logs.steps
+            if stopped():
+                return None
         if not done:
             raise ValueError("The split to evaluate on is empty; expected at least one batch.")
         values = self.values()
         if bridge is not None:
             bridge.hooks.on_test_end(values)
-        checkpoint.write_variables(metrics, before)
         return values

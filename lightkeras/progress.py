@@ -24,6 +24,7 @@ class ProgressBar:
 
     def __init__(self, epochs: int, steps: int | None, shown: bool = True, console: Console | None = None) -> None:
         console = console or Console()
+        self._says = shown
         self._shown = shown and console.is_terminal
         self._epochs, self._steps = epochs, steps
         self._speed = 0.0
@@ -51,6 +52,16 @@ class ProgressBar:
         traceback: types.TracebackType | None,
     ) -> None:
         self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """Says something worth knowing in a log too: on standard error, unless nothing is to be shown at all."""
+        if self._says:
+            Console(stderr=True, soft_wrap=True).print(text, markup=False, highlight=False)
+
+    def go_on(self, steps: int) -> None:
+        """A run goes on after `steps` train steps that were done before."""
+        if self._shown:
+            self._bar.update(self._task, completed=steps)
 
     def advance(self, epoch: int, steps: int, seconds: float, values: Mapping[str, float]) -> None:
         """After a call: `steps` more train steps were done in `seconds`.

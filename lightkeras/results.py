@@ -39,6 +39,7 @@ class FitResult:
         history: Values per epoch, by name: `{"train/loss": (0.5, 0.4), "val/loss": (0.6, 0.5)}`.
         wall_s: Seconds from the call to the return.
         diverged: Whether it stopped on a value that was not finite.
+        interrupted: The signal it stopped for, such as `"SIGTERM"`; `None` if for none.
     """
 
     run_dir: Path
@@ -50,6 +51,7 @@ class FitResult:
     history: Mapping[str, tuple[float, ...]]
     wall_s: float
     diverged: bool = False
+    interrupted: str | None = None
 
     def summary(self) -> dict[str, Any]:
         """The `fit` part of `result.json`."""
@@ -61,6 +63,7 @@ class FitResult:
             "steps": self.steps,
             "stop_reason": self.stop_reason,
             "diverged": self.diverged,
+            "interrupted": self.interrupted,
             "monitor": self.monitor,
             "wall_s": round(self.wall_s, 3),
             "best": best,

@@ -46,6 +46,10 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def lock_file(self) -> Path:
+        return self.path / "run.lock"
+
+    @property
     def figures(self) -> Path:
         return self.path / "figures"
 
@@ -54,23 +58,17 @@ class RunDirectory:
         return self.path / "model.keras"
 
     def create(self, needed_bytes: int) -> None:
-        """Makes the directory for a new run.
+        """Makes the directory, unless it is there.
 
         Args:
             needed_bytes: Room that the run will need at least.
 
         Raises:
-            FileExistsError: It holds another run.
             NotADirectoryError: There is a file of that name.
             OSError: It cannot be written to, or there is too little room; nothing was made.
         """
         if self.path.exists() and not self.path.is_dir():
             raise NotADirectoryError(f"{self.path} is a file; a run directory was expected. Give another run_dir.")
-        if self.config_file.exists():
-            raise FileExistsError(
-                f"{self.path} already holds another run, which would be lost. "
-                "Give another run_dir, or remove that one first."
-            )
         free = shutil.disk_usage(_nearest_folder(self.path)).free
         if free < needed_bytes:
             raise OSError(
@@ -79,6 +77,18 @@ class RunDirectory:
             )
         with files.explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+
+    def check_unused(self) -> None:
+        """Refuses a directory that holds a run.
+
+        Raises:
+            FileExistsError: It does.
+        """
+        if self.config_file.exists():
+            raise FileExistsError(
+                f"{self.path} already holds another run, which would be lost. "
+                "Go on with that one by resume=True (--resume), give another run_dir, or remove it first."
+            )
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         files.write_json(self.config_file, config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 
 TARGET_SECONDS = 0.075
@@ -11,6 +12,12 @@ TARGET_SECONDS = 0.075
 the progress bar moves and a signal is answered."""
 
 MAX_STEPS_PER_CALL = 1000
+
+MOST_SECONDS_UNSAVED = 600.0
+"""Time after which a run is saved inside an epoch too, unless told otherwise."""
+
+SHARE_OF_SAVING = 0.02
+"""Part of a run's time that checkpoints may take, unless told otherwise."""
 
 LOWER_IS_BETTER = ("loss", "error", "mae", "mse", "rmse", "mape", "msle", "perplexity", "entropy", "divergence")
 HIGHER_IS_BETTER = ("accuracy", "acc", "auc", "precision", "recall", "f1", "iou", "r2", "similarity")
@@ -35,6 +42,73 @@ def steps_next(remaining: int | None, seconds_per_step: float | None, fixed: int
         steps = int(TARGET_SECONDS / max(seconds_per_step, 1e-9))
     steps = max(1, min(steps, MAX_STEPS_PER_CALL if fixed is None else steps))
     return steps if remaining is None else min(steps, remaining)
+
+
+def steps_to_event(step: int, left: int | None, most: int | None, every: Sequence[int | None]) -> int | None:
+    """Train steps until something is to be done between two of them.
+
+    Args:
+        step: Train steps done.
+        left: Batches left in the epoch; `None` if not known.
+        most: Train steps after which the run ends; `None` if it does not.
+        every: Something is to be done at each multiple of these; `None` never.
+
+    Returns:
+        At least 1 if something is left to do; `None` if no event is known.
+    """
+    distances = [left, None if most is None else most - step, *(None if n is None else n - step % n for n in every)]
+    return min((distance for distance in distances if distance is not None), default=None)
+
+
+def is_multiple(number: int, every: int | None) -> bool:
+    """Whether a number is a multiple of `every`; never with `None`."""
+    return every is not None and number % every == 0
+
+
+def can_afford(spent: float, cost: float, elapsed: float) -> bool:
+    """Whether one more checkpoint leaves their share of the time within `SHARE_OF_SAVING`.
+
+    Args:
+        spent: Seconds that checkpoints took so far.
+        cost: Seconds that the next will take, as the last one did; 0 before the first.
+        elapsed: Seconds of the run so far.
+    """
+    return cost == 0 or spent + cost <= SHARE_OF_SAVING * elapsed
+
+
+@dataclasses.dataclass(frozen=True)
+class Every:
+    """How often something is done.
+
+    Args:
+        count: Every so many.
+        unit: `"epoch"` or `"step"`.
+    """
+
+    count: int
+    unit: str
+
+    @property
+    def steps(self) -> int | None:
+        """Train steps from one to the next; `None` where epochs count."""
+        return self.count if self.unit == "step" else None
+
+    @property
+    def epochs(self) -> int | None:
+        """Epochs from one to the next; `None` where steps count."""
+        return self.count if self.unit == "epoch" else None
+
+
+def parse_every(given: int | str) -> Every:
+    """Reads `2` or `"2 epochs"`, or `"500 steps"`.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    found = re.fullmatch(r"\s*(\d+)\s*(epoch|step)?s?\s*", str(given)) if not isinstance(given, bool) else None
+    if found is None or int(found[1]) < 1:
+        raise ValueError(f"Received {given!r}: expected a number of epochs, such as 2 or '2 epochs', or '500 steps'.")
+    return Every(int(found[1]), found[2] or "epoch")
 
 
 def infer_mode(name: str) -> str:

@@ -191,7 +191,7 @@ class Tuner:
                 "seed": self.seed,
                 "fixed": dict(self.fixed),
             },
-            "runner": {**self.runner.settings(), "run_dir": str(directory.path)},
+            "runner": {**self.runner.record(), "run_dir": str(directory.path)},
             "lookup": (self.lookup or Lookup()).record(),
             "versions": run_directory.versions(),
             "started": run_directory.now(),

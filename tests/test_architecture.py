@@ -46,9 +46,23 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plots": HELPERS,
     "progress": HELPERS,
     "run_directory": HELPERS,
+    "lock": HELPERS,
+    "signals": HELPERS,
 }
 # The parts above those: each may import whatever stands before it.
-ABOVE = ["passes", "preflight", "fitting", "runner", "oracles", "tuner", "cli"]
+ABOVE = [
+    "passes",
+    "preflight",
+    "saving",
+    "settings",
+    "fitting",
+    "resuming",
+    "assembly",
+    "runner",
+    "oracles",
+    "tuner",
+    "cli",
+]
 
 
 @dataclasses.dataclass(frozen=True)

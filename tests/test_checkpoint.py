@@ -29,12 +29,18 @@ def two() -> dict[str, keras.Variable]:
     )
 
 
+def save(folder: Path, step: int, variables, state, extra=None) -> Path:
+    path = folder / checkpoint.free_name(folder, step)
+    checkpoint.save(path, step, checkpoint.capture(variables), state, extra)
+    return path
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path, two):
-    path = checkpoint.save(tmp_path, 450, two, {"epoch": 3, "best": None})
+    path = save(tmp_path, 450, two, {"epoch": 3, "best": None})
     assert path == tmp_path / "step-00000450"
     assert sorted(os.listdir(path)) == ["manifest.json", "state.json", "variables.safetensors"]
     found = checkpoint.load(path)
@@ -56,7 +62,7 @@ def test_every_dtype_and_shape_comes_back_bit_for_bit(tmp_path, dtype, shape):
         keras.ops.cast(np.linspace(0, 3, count).reshape(shape), dtype), dtype=dtype, trainable=False, name="v"
     )
     before = checkpoint.read_variables({"v": variable})["v"]
-    arrays = checkpoint.load(checkpoint.save(tmp_path, 1, {"v": variable}, {})).arrays
+    arrays = checkpoint.load(save(tmp_path, 1, {"v": variable}, {})).arrays
     assert arrays["v"].shape == shape
     assert str(arrays["v"].dtype) == dtype
     assert arrays["v"].tobytes() == before.tobytes()
@@ -67,21 +73,21 @@ def test_every_dtype_and_shape_comes_back_bit_for_bit(tmp_path, dtype, shape):
 
 def test_values_that_are_not_finite_are_kept(tmp_path):
     values = np.array([np.nan, np.inf, -np.inf, -0.0], "float32")
-    arrays = checkpoint.load(checkpoint.save(tmp_path, 1, variables(v=values), {})).arrays
+    arrays = checkpoint.load(save(tmp_path, 1, variables(v=values), {})).arrays
     assert arrays["v"].tobytes() == values.tobytes()
 
 
 def test_the_state_of_a_seed_generator_is_kept(tmp_path):
     generator = keras.random.SeedGenerator(1337)
     keras.random.uniform((2,), seed=generator)
-    arrays = checkpoint.load(checkpoint.save(tmp_path, 1, {"seed": generator.state}, {})).arrays
+    arrays = checkpoint.load(save(tmp_path, 1, {"seed": generator.state}, {})).arrays
     expected = keras.random.uniform((2,), seed=generator)
     checkpoint.write_variables({"seed": generator.state}, arrays)
     np.testing.assert_array_equal(keras.random.uniform((2,), seed=generator), expected)
 
 
 def test_a_run_without_variables_can_be_saved(tmp_path):
-    assert checkpoint.load(checkpoint.save(tmp_path, 0, {}, {})).arrays == {}
+    assert checkpoint.load(save(tmp_path, 0, {}, {})).arrays == {}
 
 
 def test_nothing_is_pickled(tmp_path, two):
@@ -90,9 +96,9 @@ def test_nothing_is_pickled(tmp_path, two):
             raise AssertionError("this was pickled")
 
     with pytest.raises(TypeError, match=r"not JSON serializable"):
-        checkpoint.save(tmp_path, 1, two, {"callback": Unwelcome()})
+        save(tmp_path, 1, two, {"callback": Unwelcome()})
     assert os.listdir(tmp_path) == []
-    path = checkpoint.save(tmp_path, 1, two, {})
+    path = save(tmp_path, 1, two, {})
     assert not any(content.startswith(b"\x80") for content in contents(path).values())
 
 
@@ -114,7 +120,7 @@ def problem_of(path: Path) -> str | None:
 
 
 def test_a_flipped_bit_anywhere_is_noticed_or_does_not_matter(tmp_path, two):
-    path = checkpoint.save(tmp_path, 1, two, {"epoch": 1})
+    path = save(tmp_path, 1, two, {"epoch": 1})
     whole = checkpoint.load(path)
     unnoticed = []
     for name in os.listdir(path):
@@ -139,7 +145,7 @@ def test_a_flipped_bit_anywhere_is_noticed_or_does_not_matter(tmp_path, two):
 @pytest.mark.parametrize("name", ["variables.safetensors", "state.json", "manifest.json"])
 @pytest.mark.parametrize("left", [0, 0.5, -1])
 def test_a_file_that_was_cut_short_is_named(tmp_path, two, name, left):
-    path = checkpoint.save(tmp_path, 1, two, {})
+    path = save(tmp_path, 1, two, {})
     size = (path / name).stat().st_size
     os.truncate(path / name, {0: 0, 0.5: size // 2, -1: size - 2}[left])
     with pytest.raises(CheckpointError, match=rf"step-00000001 is damaged: .*{name}"):
@@ -148,16 +154,16 @@ def test_a_file_that_was_cut_short_is_named(tmp_path, two, name, left):
 
 @pytest.mark.parametrize("name", ["variables.safetensors", "state.json", "manifest.json"])
 def test_a_file_that_is_missing_is_named(tmp_path, two, name):
-    path = checkpoint.save(tmp_path, 1, two, {})
+    path = save(tmp_path, 1, two, {})
     (path / name).unlink()
     with pytest.raises(CheckpointError, match=f"step-00000001 is damaged: .*{name}"):
         checkpoint.load(path)
 
 
 def test_a_file_of_another_checkpoint_is_noticed(tmp_path, two):
-    first = checkpoint.save(tmp_path, 1, two, {})
+    first = save(tmp_path, 1, two, {})
     two["optimizer.0000"].assign(8)
-    second = checkpoint.save(tmp_path, 2, two, {})
+    second = save(tmp_path, 2, two, {})
     shutil.copy(first / "variables.safetensors", second)
     with pytest.raises(CheckpointError, match=r"variables\.safetensors has \d+ bytes with digest [0-9a-f]{8}"):
         checkpoint.load(second)
@@ -165,9 +171,9 @@ def test_a_file_of_another_checkpoint_is_noticed(tmp_path, two):
 
 @pytest.mark.parametrize("content", ["[]", "null", "{}", '{"state.json": 1}'])
 def test_a_manifest_of_another_form_is_damage(tmp_path, two, content):
-    path = checkpoint.save(tmp_path, 1, two, {})
+    path = save(tmp_path, 1, two, {})
     (path / "manifest.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"its manifest says None"):
+    with pytest.raises(CheckpointError, match=r"is damaged: .*manifest"):
         checkpoint.load(path)
 
 
@@ -206,14 +212,14 @@ def fail(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> Failing:
 
 @pytest.mark.parametrize(("name", "call"), CALLS)
 def test_a_save_that_fails_leaves_the_last_checkpoint_and_no_parts(tmp_path, two, monkeypatch, name, call):
-    first = checkpoint.save(tmp_path, 1, two, {"epoch": 1})
+    first = save(tmp_path, 1, two, {"epoch": 1})
     checkpoint.point(tmp_path, "last", first)
     before = contents(tmp_path)
     two["optimizer.0000"].assign(8)
     with monkeypatch.context() as patch:
         failing = fail(patch, name, call)
         with pytest.raises(OSError, match=r"could not write .*step-00000002: No space left on device"):
-            checkpoint.save(tmp_path, 2, two, {"epoch": 2})
+            save(tmp_path, 2, two, {"epoch": 2})
     assert failing.calls == call
     left = contents(tmp_path)
     renamed = (name, call) == ("fsync", 5)  # the new one is there, whole, but nothing names it yet
@@ -227,7 +233,7 @@ def test_a_save_that_fails_leaves_the_last_checkpoint_and_no_parts(tmp_path, two
 
 @pytest.mark.parametrize(("name", "call"), [("open", 1), ("fsync", 1), ("replace", 1)])
 def test_a_name_that_cannot_be_moved_stays_where_it_was(tmp_path, two, monkeypatch, name, call):
-    first, second = (checkpoint.save(tmp_path, step, two, {}) for step in (1, 2))
+    first, second = (save(tmp_path, step, two, {}) for step in (1, 2))
     checkpoint.point(tmp_path, "best", first)
     with monkeypatch.context() as patch:
         fail(patch, name, call)
@@ -238,27 +244,27 @@ def test_a_name_that_cannot_be_moved_stays_where_it_was(tmp_path, two, monkeypat
 
 
 def test_saving_a_step_again_leaves_the_first_one_until_it_is_pruned(tmp_path, two):
-    first = checkpoint.save(tmp_path, 5, two, {})
+    first = save(tmp_path, 5, two, {})
     checkpoint.point(tmp_path, "last", first)
     two["optimizer.0000"].assign(8)
-    second = checkpoint.save(tmp_path, 5, two, {})
+    second = save(tmp_path, 5, two, {})
     assert second == tmp_path / "step-00000005-1"
     assert checkpoint.load(checkpoint.find(tmp_path, "last")).arrays["optimizer.0000"] == 7
     checkpoint.point(tmp_path, "last", second)
     assert checkpoint.load(checkpoint.find(tmp_path, "last")).arrays["optimizer.0000"] == 8
-    checkpoint.prune(tmp_path)
+    checkpoint.prune(tmp_path, ["step-00000005-1"])
     assert sorted(os.listdir(tmp_path)) == ["last", "step-00000005-1"]
-    assert checkpoint.save(tmp_path, 5, two, {}) == first  # its name is free again
+    assert save(tmp_path, 5, two, {}) == first  # its name is free again
 
 
 @pytest.mark.parametrize("call", [1, 2, 3, 4])
 def test_saving_a_step_again_and_failing_keeps_the_first_one(tmp_path, two, monkeypatch, call):
-    checkpoint.point(tmp_path, "last", checkpoint.save(tmp_path, 5, two, {}))
+    checkpoint.point(tmp_path, "last", save(tmp_path, 5, two, {}))
     two["optimizer.0000"].assign(8)
     with monkeypatch.context() as patch:
         fail(patch, "fsync", call)
         with pytest.raises(OSError, match=r"No space left"):
-            checkpoint.save(tmp_path, 5, two, {})
+            save(tmp_path, 5, two, {})
     assert checkpoint.load(checkpoint.find(tmp_path, "last")).arrays["optimizer.0000"] == 7
 
 
@@ -266,22 +272,47 @@ def test_saving_a_step_again_and_failing_keeps_the_first_one(tmp_path, two, monk
 
 
 def test_pruning_removes_what_no_name_names_and_what_a_killed_run_left(tmp_path, two):
-    first, _, third = (checkpoint.save(tmp_path, step, two, {}) for step in (1, 2, 3))
+    first, _, third = (save(tmp_path, step, two, {}) for step in (1, 2, 3))
     checkpoint.point(tmp_path, "best", first)
     checkpoint.point(tmp_path, "last", third)
     (tmp_path / ".step-00000004.abcd.part").mkdir()
     (tmp_path / ".step-00000004.abcd.part" / "state.json").write_text("{")
     (tmp_path / ".last.0123.part").write_text("step-")
-    checkpoint.prune(tmp_path)
+    checkpoint.prune(tmp_path, [first.name, third.name])
     assert sorted(os.listdir(tmp_path)) == ["best", "last", "step-00000001", "step-00000003"]
 
 
-def test_pruning_is_refused_while_a_name_is_damaged(tmp_path, two):
-    checkpoint.point(tmp_path, "last", checkpoint.save(tmp_path, 1, two, {}))
-    (tmp_path / "best").write_text("st")
-    with pytest.raises(CheckpointError, match=r"best is damaged: it names 'st', which is no checkpoint"):
-        checkpoint.prune(tmp_path)
-    assert (tmp_path / "step-00000001").is_dir()
+def test_the_newest_come_first_and_before_them_the_one_that_last_names(tmp_path, two):
+    for step in (5, 5, 5, 40, 100_000_000):
+        save(tmp_path, step, two, {})
+    (tmp_path / "step-x").mkdir()
+    names = ["step-100000000", "step-00000040", "step-00000005-2", "step-00000005-1", "step-00000005"]
+    assert [path.name for path in checkpoint.newest_first(tmp_path)] == names
+    checkpoint.point(tmp_path, "last", tmp_path / "step-00000005-1")
+    assert [path.name for path in checkpoint.newest_first(tmp_path)] == [names[3], *names[:3], names[4]]
+    assert checkpoint.newest_first(tmp_path / "nowhere") == []
+
+
+def test_a_name_that_was_given_out_is_not_free(tmp_path):
+    assert checkpoint.free_name(tmp_path, 5) == "step-00000005"
+    assert checkpoint.free_name(tmp_path, 5, {"step-00000005", "step-00000005-1"}) == "step-00000005-2"
+
+
+def test_further_files_and_numbers_that_json_has_no_word_for_come_back(tmp_path, two):
+    state = {"best": [float("inf"), {"a": float("-inf")}, float("nan"), 1.5], "history": {"x": [0.1]}}
+    found = checkpoint.load(save(tmp_path, 1, two, state, {"feed.bin": b"\x00\xff"}))
+    assert found.extra == {"feed.bin": b"\x00\xff"}
+    assert found.state["best"][:2] == [float("inf"), {"a": float("-inf")}]
+    assert np.isnan(found.state["best"][2])
+    assert found.state["history"] == {"x": [0.1]}
+
+
+def test_a_further_file_is_verified_too(tmp_path, two):
+    path = save(tmp_path, 1, two, {}, {"feed.bin": b"abc"})
+    checkpoint.verify(path)
+    (path / "feed.bin").write_bytes(b"abd")
+    with pytest.raises(CheckpointError, match=r"step-00000001 is damaged: feed\.bin has 3 bytes"):
+        checkpoint.verify(path)
 
 
 @pytest.mark.parametrize("name", ["../step-1", "step-1/../../secret", "/tmp/step-1", "", "step-/x", "\xff"])

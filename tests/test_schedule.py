@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lightkeras import schedule
 from lightkeras.schedule import (
     MAX_STEPS_PER_CALL,
     TARGET_SECONDS,
@@ -148,3 +149,76 @@ def test_a_name_that_does_not_tell_is_refused(name):
 
 def test_a_mean_is_weighted():
     assert weighted_mean([2.5, 1.265625], [2, 1]) == pytest.approx(2.0885416667, abs=1e-10)
+
+
+# ---------------------------------------------------------------------- events inside an epoch
+
+
+@pytest.mark.parametrize(
+    ("step", "left", "most", "every", "expected"),
+    [
+        (0, 10, None, (None, None), 10),
+        (0, None, None, (None,), None),
+        (7, 10, 9, (None,), 2),
+        (7, 10, None, (5, 4), 1),
+        (10, 100, 100, (5, 40), 5),
+    ],
+)
+def test_the_next_event_is_the_nearest(step, left, most, every, expected):
+    assert schedule.steps_to_event(step, left, most, every) == expected
+
+
+@given(
+    epoch=st.integers(1, 60),
+    most=st.none() | st.integers(1, 400),
+    every=st.lists(st.none() | st.integers(1, 50), max_size=3),
+    fixed=st.none() | st.integers(1, 90),
+    seconds=st.none() | st.floats(1e-6, 1),
+)
+def test_no_call_crosses_an_event_and_counts_are_exact(epoch, most, every, fixed, seconds):
+    """Runs the loop's arithmetic over up to five epochs, and notes after which steps it stood still."""
+    step, stops = 0, []
+    while step < 5 * epoch and (most is None or step < most):
+        left = epoch - step % epoch
+        event = schedule.steps_to_event(step, left, most, every)
+        count = schedule.steps_next(event, seconds, fixed)
+        assert 1 <= count <= left
+        step += count
+        stops.append(step)
+    assert step == min(5 * epoch, most or 5 * epoch)
+    due = {
+        number
+        for number in range(1, step + 1)
+        if number % epoch == 0 or number == most or any(schedule.is_multiple(number, n) for n in every)
+    }
+    assert due <= set(stops)
+
+
+def test_a_checkpoint_is_afforded_while_all_of_them_stay_within_their_share():
+    assert schedule.can_afford(0.0, 0.0, 0.0)  # nobody knows yet what one costs
+    assert not schedule.can_afford(1.0, 1.0, 99.0)
+    assert schedule.can_afford(1.0, 1.0, 100.0)
+
+
+@pytest.mark.parametrize(
+    ("given_", "expected"),
+    [
+        (1, schedule.Every(1, "epoch")),
+        ("2", schedule.Every(2, "epoch")),
+        ("2 epochs", schedule.Every(2, "epoch")),
+        ("1 epoch", schedule.Every(1, "epoch")),
+        (" 500 steps ", schedule.Every(500, "step")),
+        ("1step", schedule.Every(1, "step")),
+    ],
+)
+def test_how_often_is_read_as_epochs_or_steps(given_, expected):
+    assert schedule.parse_every(given_) == expected
+    assert (expected.steps, expected.epochs) == (
+        (expected.count, None) if expected.unit == "step" else (None, expected.count)
+    )
+
+
+@pytest.mark.parametrize("wrong", [0, "0 steps", -1, 1.5, True, "often", "2 weeks", ""])
+def test_how_often_that_cannot_be_read_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"expected a number of epochs, such as 2 or '2 epochs', or '500 steps'"):
+        schedule.parse_every(wrong)

@@ -1,0 +1,195 @@
+"""What comes before the loop: a task is made ready, checked and compiled; a run is begun or gone on with."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from lightkeras import checkpoint, hparams, hub, preflight, resuming, run_directory, schedule
+from lightkeras.callbacks import CallbackBridge
+from lightkeras.checkpoint import Checkpoint
+from lightkeras.data import ArrayFeed, DataModule, Feed
+from lightkeras.data.arrays import as_feed, holds_arrays
+from lightkeras.engine.base import Engine, Step, Trace
+from lightkeras.fitting import Fit
+from lightkeras.passes import Pass, bound_engine
+from lightkeras.progress import ProgressBar
+from lightkeras.run_directory import RunDirectory
+from lightkeras.settings import Settings
+from lightkeras.task import Task
+
+
+def make_ready(task: Task, seed: int, given: bool) -> DataModule | None:
+    """Sets up the task, and prepares its data unless some was given."""
+    task.set_up(seed)
+    data = task.data
+    if data is None and not given:
+        raise ValueError(
+            f"There is no data: {type(task).__name__}.build_data returns None. "
+            "Give the data to the runner, or return a DataModule."
+        )
+    if data is not None and not given:
+        data.prepare(task.lookup)
+    return None if given else data
+
+
+def place(settings: Settings, task: Task, resume: bool | str | Path) -> tuple[RunDirectory, Path | None]:
+    """The run directory, and the checkpoint to go on from if a certain one was asked for."""
+    if isinstance(resume, bool):
+        if resume and settings.run_dir is None:
+            raise ValueError("resume=True, but of which run? Give its run_dir, or the directory as resume=PATH.")
+        return directory_of(settings, task), None
+    path = Path(resume)
+    is_checkpoint = (path / checkpoint.MANIFEST).is_file()
+    directory = RunDirectory(path.parent.parent if is_checkpoint else path)
+    directory.read_config()  # raises where there is no run
+    if settings.run_dir is not None and Path(settings.run_dir).resolve() != directory.path.resolve():
+        raise ValueError(f"resume={str(resume)!r} is not in run_dir={str(settings.run_dir)!r}: give one of the two.")
+    return directory, path if is_checkpoint else None
+
+
+def begin(fit: Fit, config: Mapping[str, Any]) -> None:
+    """Writes the configuration of a new run.
+
+    Raises:
+        FileExistsError: The run directory holds another one.
+    """
+    fit.directory.check_unused()
+    fit.directory.write_config(config)
+
+
+def go_on(
+    fit: Fit, config: Mapping[str, Any], wanted: Path | None, accept_changes: bool
+) -> tuple[Checkpoint | None, bool]:
+    """Goes on with the run in the directory, if there is one.
+
+    Args:
+        fit: The fit.
+        config: Its configuration.
+        wanted: The checkpoint to go on from; `None` for the newest that is whole.
+        accept_changes: Whether data and hyperparameters may differ.
+
+    Returns:
+        The checkpoint to go on from; and, where there is none, whether the run was begun before.
+    """
+    if not fit.directory.config_file.exists():
+        fit.bar.say(f"{fit.directory.path} holds no run yet: it begins.")
+        begin(fit, config)
+        return None, False
+    before = fit.directory.read_config()
+    changes = resuming.compare(before, config)
+    resuming.check_changes(changes, accept_changes)
+    found = resuming.choose(fit.directory, wanted)
+    step = 0 if found is None else found.state["step"]
+    record = {"step": step, "at": config["started"], "argv": config["argv"], "changed": changes.lines}
+    resumed = [*before.get("resumed", []), record]
+    fit.directory.write_config({**config, **{k: before[k] for k in ("started", "argv")}, "resumed": resumed})
+    fit.bar.say(f"The run goes on after step {step:,}." if found else "The run was never saved: it begins again.")
+    return found, found is None
+
+
+def make_fit(
+    settings: Settings,
+    task: Task,
+    data: DataModule | None,
+    directory: RunDirectory,
+    train: Feed,
+    validation: Feed | None,
+) -> Fit:
+    """Traces, checks and compiles; writes nothing."""
+    preflight.check_feed(task, train, "train")
+    engine = bound_engine(task)
+    trace = preflight.trace_train(task, engine, train)
+    learner = pass_over(train, task, engine, task.run_train_step, trace, settings.limit_batches.train)
+    names = preflight.epoch_names(task, trace, "train")
+    watcher = None
+    if validation is not None:
+        preflight.check_feed(task, validation, "validation")
+        evaluation = preflight.trace_evaluate(task, engine, validation)
+        names += preflight.epoch_names(task, evaluation, "val")
+        limit = settings.limit_batches.validation
+        watcher = pass_over(validation, task, engine, task.run_evaluate_step, evaluation, limit)
+    monitor = settings.monitor or next((name for name in ("val/loss", "train/loss") if name in names), None)
+    if monitor is not None:
+        preflight.check_monitor(monitor, names)
+    mode = settings.mode or (schedule.infer_mode(monitor) if monitor is not None else "min")
+    optimizers = trace.optimizers()
+    model = task.model_of_callbacks(optimizers[0][0])
+    bridge = CallbackBridge(settings.callbacks, model, settings.max_epochs, learner.steps)
+    bridge.check_monitors(names)
+    preflight.try_one_batch(task, learner, watcher)
+    return Fit(
+        task=task,
+        learner=learner,
+        watcher=watcher,
+        names=names,
+        monitor=monitor,
+        progress=schedule.Progress(mode),
+        optimizers=optimizers,
+        bridge=bridge,
+        directory=directory,
+        facts=_facts(task, data, train),
+        bar=ProgressBar(settings.max_epochs, learner.steps, settings.progress),
+        seed=settings.seed,
+        checkpoints=settings.checkpoints,
+    )
+
+
+def config_of(settings: Settings, fit: Fit) -> dict[str, Any]:
+    """What `config.json` says of a run."""
+    return {
+        **fit.facts,
+        "runner": {**settings.record(), "run_dir": str(fit.directory.path)},
+        "data": {
+            "source": fit.facts["source"],
+            "fingerprint": fit.learner.feed.fingerprint(),
+            "batch_size": fit.learner.feed.batch_size,
+            "batches": fit.learner.steps,
+        },
+        "monitor": {"name": fit.monitor, "mode": fit.progress.mode},
+        "code": resuming.code_of(fit.task),
+        "lookup": fit.task.lookup.record(),
+        "modules": hub.modules_in(fit.task.tracked().values()),
+        "seed": settings.seed,
+        "argv": sys.argv,
+        "started": run_directory.now(),
+    }
+
+
+def directory_of(settings: Settings, task: Task | None = None) -> RunDirectory:
+    """The run directory that was given, or a new one for a task."""
+    if settings.run_dir is not None:
+        return RunDirectory(Path(settings.run_dir))
+    if task is None:
+        raise ValueError("There is no run directory to look in: give one, as in Runner(run_dir=result.run_dir).")
+    return RunDirectory(run_directory.path_of(None, run_directory.snake_case(type(task).__name__)))
+
+
+def feeds_of(data: DataModule | None, train: Any, validation: Any, batch_size: int) -> tuple[Feed, Feed | None]:
+    """The train and validation splits: those given, else those of the data module."""
+    watched = None if validation is None else as_feed(validation, batch_size)
+    if data is None:
+        return as_feed(train, batch_size, shuffle=holds_arrays(train)), watched
+    return data.train(), data.validation() if validation is None else watched
+
+
+def pass_over(feed: Feed, task: Task, engine: Engine, step: Step, trace: Trace, limit: int | None) -> Pass:
+    """A compiled step over a split."""
+    return Pass(task, engine, feed, engine.program(step, trace.names, trace.ahead), trace.ahead, limit)
+
+
+def _facts(task: Task, data: DataModule | None, train: Feed) -> dict[str, Any]:
+    """What `config.json` and `result.json` both say."""
+    given = "arrays" if isinstance(train, ArrayFeed) else "stream"
+    source = given if data is None else data.source
+    return {
+        "task": type(task).__name__,
+        "source": source,
+        "backend": keras.backend.backend(),
+        "hparams": hparams.to_dict(task.hp),
+        "versions": run_directory.versions(),
+    }

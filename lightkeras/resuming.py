@@ -1,0 +1,166 @@
+"""Going on with a run: which checkpoint, and what has changed since it was started."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightkeras import checkpoint
+from lightkeras.checkpoint import Checkpoint, CheckpointError
+from lightkeras.run_directory import RunDirectory
+from lightkeras.task import Task
+
+
+class ChangedRunError(ValueError):
+    """A run that would go on with other data or hyperparameters than it was started with."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Changes:
+    """What differs between two configurations of a run, each in words.
+
+    Args:
+        refused: What a run must not go on with, unless told to: it would be another experiment.
+        warned: What may change the numbers.
+    """
+
+    refused: tuple[str, ...]
+    warned: tuple[str, ...]
+
+    @property
+    def lines(self) -> list[str]:
+        """All of them."""
+        return [*self.refused, *self.warned]
+
+
+_REFUSED = ("task", "hparams", "data", "seed", "monitor")
+_WARNED = ("backend", "code", "modules", "preflight", "validate_every", "callbacks", "versions")
+
+
+def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
+    """Compares the configuration that a run was started with and that it would go on with.
+
+    Args:
+        before: What `config.json` holds.
+        now: The same for the run that would go on.
+    """
+
+    def differences(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(line for name in names for line in _differences(name, _part(before, name), _part(now, name)))
+
+    return Changes(differences(_REFUSED), differences(_WARNED))
+
+
+def check_changes(changes: Changes, accepted: bool) -> None:
+    """Warns of what changed, or refuses it.
+
+    Raises:
+        ChangedRunError: Data or hyperparameters changed, and that was not accepted.
+    """
+    if changes.refused and not accepted:
+        raise ChangedRunError(
+            f"This is not the run that was started in this directory: {'; '.join(changes.refused)}. "
+            "Use what it was started with, start a run in another directory, or go on all the same with "
+            "accept_changes=True (--accept_changes)."
+        )
+    for line in changes.lines:
+        warnings.warn(
+            f"The run goes on with a change, and may differ from one that never stopped: {line}.", stacklevel=2
+        )
+
+
+def choose(directory: RunDirectory, wanted: Path | None = None) -> Checkpoint | None:
+    """The newest checkpoint that is whole. Each that is not is named in a warning.
+
+    Args:
+        directory: The run directory.
+        wanted: The folder of one checkpoint; `None` for the newest.
+
+    Returns:
+        The checkpoint, or `None` if none was ever written.
+
+    Raises:
+        CheckpointError: There are checkpoints, and all are damaged; or the one wanted is.
+        FileNotFoundError: The one wanted is not there.
+    """
+    if wanted is not None:
+        return checkpoint.load(wanted)
+    problems: list[str] = []
+    without_best: Checkpoint | None = None
+    for path in checkpoint.newest_first(directory.checkpoints):
+        try:
+            found = checkpoint.load(path)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        damaged = _damaged(directory, found)
+        if not damaged:
+            _say_skipped(problems, found)
+            return found
+        problems.extend(damaged)
+        without_best = without_best or found
+    if without_best is not None:
+        _say_skipped([*problems, "The best weights are lost."], without_best)
+        progress = {"mode": without_best.state["progress"]["mode"]}
+        lost: dict[str, Any] = {"best": None, "progress": progress, "kept": {"best": None, "top": []}}
+        return dataclasses.replace(without_best, state={**without_best.state, **lost})
+    if problems:
+        raise CheckpointError(
+            f"No checkpoint in {directory.checkpoints} is whole: {' '.join(problems)} "
+            "Start the run in another directory."
+        )
+    return None
+
+
+def code_of(task: Task) -> dict[str, str]:
+    """Digests of the files that define a task's classes, by name of the class; those of lightkeras are not asked."""
+    found = {}
+    for cls in type(task).__mro__:
+        if cls in (Task, object) or cls.__module__.startswith("lightkeras."):
+            continue
+        try:
+            source = inspect.getsource(inspect.getmodule(cls) or cls)
+        except (OSError, TypeError):  # typed into an interpreter
+            continue
+        found[cls.__name__] = hashlib.blake2b(source.encode(), digest_size=16).hexdigest()
+    return found
+
+
+def _damaged(directory: RunDirectory, found: Checkpoint) -> list[str]:
+    """What is wrong with the checkpoints that one refers to."""
+    kept = found.state["kept"]
+    problems = []
+    for name in sorted(({kept["best"]} | {name for _, name in kept["top"]}) - {None, found.path.name}):
+        try:
+            checkpoint.verify(directory.checkpoints / Path(name).name)
+        except (CheckpointError, FileNotFoundError) as error:
+            problems.append(str(error))
+    return problems
+
+
+def _say_skipped(problems: list[str], found: Checkpoint) -> None:
+    if problems:
+        warnings.warn(f"{' '.join(problems)} The run goes on from {found.path}.", stacklevel=3)
+
+
+def _part(config: Mapping[str, Any], name: str) -> Any:
+    if name in ("preflight", "validate_every", "callbacks"):
+        return config.get("runner", {}).get(name)
+    return config.get(name)
+
+
+def _differences(name: str, before: Any, now: Any) -> list[str]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = dict.fromkeys([*before, *now])
+        return [line for key in keys for line in _differences(f"{name}.{key}", before.get(key), now.get(key))]
+    return [] if _plain(before) == _plain(now) else [f"{name} was {before!r} and is {now!r}"]
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back: tuples are lists there."""
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
