@@ -39,6 +39,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "task": HELPERS | {"data", "engine.base", "_labels"},
     "callbacks": HELPERS,
     "loggers": HELPERS,
+    "lock": HELPERS,
+    "signals": HELPERS,
     "checkpoint": HELPERS,
     "randomness": set(),
     "schedule": HELPERS,

@@ -8,12 +8,16 @@ one byte position at a time.
 
 from __future__ import annotations
 
+import os
+import struct
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 POLYNOMIAL = 0x82F63B78  # CRC-32C (Castagnoli), reflected
+_HEAD, _FOOT = 12, 4  # bytes: length and its checksum, checksum of the data
 
 
 def frame(records: Sequence[bytes]) -> bytes:
@@ -30,6 +34,22 @@ def frame(records: Sequence[bytes]) -> bytes:
         for number, checksum in zip(numbers, checksums, strict=True):
             framed[number] = head + records[number] + checksum.tobytes()
     return b"".join(framed)
+
+
+def whole_records(path: Path) -> int:
+    """Bytes of the records that are whole at the beginning of a file."""
+    end = 0
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        while len(head := file.read(_HEAD)) == _HEAD:
+            (length,) = struct.unpack_from("<Q", head)
+            checksum = masked_crc32c(np.frombuffer(head[:8], np.uint8)[None]).astype("<u4").tobytes()
+            following = end + _HEAD + length + _FOOT
+            if checksum != head[8:] or following > size:
+                break  # the length is no length, or the record was cut short
+            end = following
+            file.seek(end)
+    return end
 
 
 def masked_crc32c(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:

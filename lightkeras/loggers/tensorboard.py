@@ -3,10 +3,13 @@
 One file holds, under tags:
 
     train/<name>           at every train step
-    val/<name>             at every epoch, on the same axis of train steps
+    val/<name>             at every epoch and every validation inside one, on the same axis of train steps
     epoch/<split>/<name>   the means over each epoch, on an axis of epochs
     config                 the configuration, as text
     (hyperparameters)      for the HParams tab, with `val/...` as its metrics
+
+A run that goes on begins a new file, for one that TensorBoard has read past the place to go on from cannot be gone
+on with. Each begins with a session's start, at which TensorBoard drops the points it has seen of later steps.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import os
 import re
 import socket
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, final
@@ -31,12 +35,15 @@ from tensorboard.util import tensor_util
 from lightkeras import files
 from lightkeras.hparams import Choices, Range
 from lightkeras.loggers.base import Logger
-from lightkeras.loggers.records import frame
+from lightkeras.loggers.records import frame, whole_records
+
+SUFFIX = ".lightkeras"  # ends the names of the files written here: there may be others' beside them
+_NAME = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 
 
 @final
 class TensorBoardLogger(Logger):
-    """Writes an event file that TensorBoard reads.
+    """Writes event files that TensorBoard reads.
 
     Args:
         folder: The run directory.
@@ -46,13 +53,22 @@ class TensorBoardLogger(Logger):
 
     def __init__(self, folder: Path, hparams: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         self._folder, self._hparams, self._config = folder, hparams, config
+        self._earlier: dict[str, int] = {}
         self._file: EventFile | None = None
 
-    def open(self, names: Sequence[str]) -> None:
-        self._file = EventFile(self._folder)
-        self._file.add(_session_start(self._hparams))
-        self._file.add(config_summary(self._config))
-        self._file.add(_train_beside_validation(names))
+    def open(self, names: Sequence[str], position: Mapping[str, int] | None = None, step: int = 0) -> None:
+        known = {name: size for name, size in (position or {}).items() if name.endswith(SUFFIX)}
+        # The new file comes first: its name goes on from those of all the others, also of those removed next.
+        self._file = EventFile(self._folder, step)
+        self._earlier = {}
+        if position is not None:
+            self._remove_all_but({*known, self._file.path.name})
+            self._earlier = {name: kept for name, size in known.items() if (kept := self._cut(name, size)) is not None}
+        first = min(known, default=None)
+        if first is None or self._earlier.get(first) != known[first]:  # what describes the run is at its beginning
+            self._file.add(_session_start(self._hparams))
+            self._file.add(config_summary(self._config))
+            self._file.add(_train_beside_validation(names))
         self._file.flush()
 
     def log_steps(self, epoch: int, first_step: int, values: Mapping[str, Sequence[float]]) -> None:
@@ -63,6 +79,9 @@ class TensorBoardLogger(Logger):
             for step, row in enumerate(rows, first_step)
         )
 
+    def log_validation(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
+        self._opened().add(scalars(values), step)
+
     def log_epoch(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
         validation = {name: value for name, value in values.items() if name.startswith("val/")}
         if validation:
@@ -72,6 +91,16 @@ class TensorBoardLogger(Logger):
     def flush(self) -> None:
         if self._file is not None:
             self._file.flush()
+
+    def position(self) -> dict[str, int]:
+        file = self._opened()
+        file.flush()
+        return {**self._earlier, file.path.name: file.size}
+
+    def sync(self) -> None:
+        file = self._file  # read once: the thread that logs may close it meanwhile
+        if file is not None:
+            file.sync()
 
     def close(self, failed: bool = False) -> None:
         if self._file is not None:
@@ -84,25 +113,66 @@ class TensorBoardLogger(Logger):
             raise RuntimeError("TensorBoardLogger: open(names) comes before the first value.")
         return self._file
 
+    def _remove_all_but(self, names: set[str]) -> None:
+        """Removes the event files that this logger wrote, and the checkpoint that the run goes on from has not seen."""
+        for path in sorted(self._folder.glob(f"events.out.tfevents.*{SUFFIX}")):
+            if path.name not in names:
+                with files.explained(path):
+                    path.unlink()
+
+    def _cut(self, name: str, size: int) -> int | None:
+        """Removes what was written after a position. Returns how many bytes are left; `None` if the file is gone."""
+        path = self._folder / name
+        found = path.stat().st_size if path.exists() else None
+        kept = None if found is None else size if found >= size else whole_records(path)
+        if kept != size:
+            warnings.warn(
+                f"{path} {'is missing' if found is None else f'ends at byte {found}'}, but the run was saved when it "
+                f"held {size} bytes: its points from byte {kept or 0} on are lost. The run goes on.",
+                stacklevel=3,
+            )
+        if kept is not None:
+            with files.explained(path):
+                os.truncate(path, kept)
+        return kept
+
 
 @final
 class EventFile:
     """An event file, open for writing.
 
     Args:
-        folder: Where it is made; its name is chosen so that TensorBoard finds it.
+        folder: Where it is made. Its name is chosen so that TensorBoard finds it, and reads it after all that are
+            there: it reads them in the order of their names.
+        session_from: Train steps done where a session starts; a TensorBoard that has seen points of later steps
+            drops them. `None` starts no session: the points go beside those that are there.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, session_from: int | None = None) -> None:
         started = time.time()
-        name = f"events.out.tfevents.{int(started):010d}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
+        seconds = max([int(started), *(1 + second for second in _seconds(folder))])
+        name = f"events.out.tfevents.{seconds:010d}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}{SUFFIX}"
         self.path = folder / name
         with files.explained(self.path):
             self._file: BinaryIO = open(self.path, "xb")  # noqa: SIM115
         self.write([event_pb2.Event(wall_time=started, file_version="brain.Event:2")])
+        if session_from is not None:
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self.write([event_pb2.Event(wall_time=started, step=session_from + 1, session_log=start)])
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self._file.tell()
 
     def add(self, summary: summary_pb2.Summary, step: int = 0, wall_time: float | None = None) -> None:
         self.write([event_pb2.Event(wall_time=wall_time or time.time(), step=step, summary=summary)])
+
+    def sync(self) -> None:
+        """Waits until what was flushed is on the disk; another thread may go on writing, or close the file."""
+        with files.explained(self.path):
+            files.sync(self.path)
+            files.sync(self.path.parent)  # the name of a new file, too
 
     def flush(self) -> None:
         with files.explained(self.path):
@@ -116,6 +186,12 @@ class EventFile:
         framed = frame([event.SerializeToString() for event in events])
         with files.explained(self.path):
             self._file.write(framed)
+
+
+def _seconds(folder: Path) -> list[int]:
+    """Seconds in the names of the event files of a folder, whoever wrote them."""
+    names = (_NAME.match(path.name) for path in folder.glob("events.out.tfevents.*"))
+    return [int(found[1]) for found in names if found is not None]
 
 
 def scalars(values: Mapping[str, float]) -> summary_pb2.Summary:

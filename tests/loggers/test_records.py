@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.compat.tensorflow_stub import errors, pywrap_tensorflow
 
-from lightkeras.loggers.records import frame, masked_crc32c
+from lightkeras.loggers.records import frame, masked_crc32c, whole_records
 
 RANDOM = np.random.default_rng(0)
 
@@ -76,3 +76,16 @@ def test_tensorflows_reader_notices_a_flipped_byte(file):
     file.write_bytes(content)
     with pytest.raises(tf.errors.DataLossError, match=r"corrupted record"):
         list(tf.data.TFRecordDataset(str(file)))
+
+
+def test_whole_records_end_where_the_first_broken_one_begins(tmp_path):
+    ends = [0]
+    for record in (b"one", b"", b"three" * 100):
+        ends.append(ends[-1] + len(frame([record])))
+    content = frame([b"one", b"", b"three" * 100])
+    path = tmp_path / "records"
+    for size in range(len(content) + 1):
+        path.write_bytes(content[:size])
+        assert whole_records(path) == max(end for end in ends if end <= size)
+    path.write_bytes(content + bytes(100))  # what a power cut can leave behind
+    assert whole_records(path) == len(content)

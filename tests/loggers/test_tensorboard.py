@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
@@ -160,14 +162,16 @@ def test_a_record_that_was_cut_short_hides_nothing_before_it(tmp_path):
     logger.close()
 
 
-def test_two_files_of_the_same_second_are_two_files(tmp_path, monkeypatch):
+def test_two_files_of_the_same_second_are_two_files_in_their_order(tmp_path, monkeypatch):
     monkeypatch.setattr("lightkeras.loggers.tensorboard.time.time", lambda: 1_700_000_000.5)
     first, second = EventFile(tmp_path), EventFile(tmp_path)
     first.add(scalars({"a": 1.0}), step=1)
     second.add(scalars({"b": 2.0}), step=1)
     first.close()
     second.close()
-    assert len(list(tmp_path.glob("events.out.tfevents.1700000000.*"))) == 2
+    seconds = [path.name.split(".")[3] for path in sorted(tmp_path.iterdir())]
+    assert seconds == ["1700000000", "1700000001"]  # the names are in the order of the files
+    assert sorted(tmp_path.iterdir()) == [first.path, second.path]
     found = read(tmp_path)
     assert points(found, "a") == [(1, 1)]
     assert points(found, "b") == [(1, 2)]
@@ -237,3 +241,180 @@ def test_the_session_says_whether_the_run_failed(tmp_path, failed, status):
     opened(tmp_path).close(failed=failed)
     end = hparams_of(read(tmp_path), "_hparams_/session_end_info").session_end_info
     assert end.status == status
+
+
+# ---------------------------------------------------------------------- going on
+
+
+def log(logger, epochs):
+    """Three steps, a validation after the second, and the means of each epoch."""
+    for epoch in epochs:
+        logger.log_steps(epoch, 3 * epoch - 2, {"train/loss": [1.0 + epoch, 2.0 + epoch]})
+        logger.log_validation(epoch, 3 * epoch - 1, {"val/loss": 0.5 + epoch})
+        logger.log_steps(epoch, 3 * epoch, {"train/loss": [3.0 + epoch]})
+        logger.log_epoch(epoch, 3 * epoch, {"train/loss": 2.0 + epoch, "val/loss": 0.25 + epoch})
+
+
+def killed(folder, position, epochs, after):
+    """A logger that logs epochs, is asked for its position, logs more and is never closed. Returns the position."""
+    logger = TensorBoardLogger(folder, HPARAMS, {"task": "A"})
+    logger.open(NAMES, position, 0 if position is None else 3 * (epochs[0] - 1))
+    log(logger, epochs)
+    position = logger.position()
+    log(logger, after)
+    logger._file.close()  # as the end of a process does it: nothing ends the session
+    return position
+
+
+def went_on(folder, position, epochs):
+    logger = TensorBoardLogger(folder, HPARAMS, {"task": "A"})
+    logger.open(NAMES, position, 3 * (epochs[0] - 1))
+    log(logger, epochs)
+    logger.close()
+
+
+def written(folder):
+    """`(tag, step, value)` of every value in the files, in the order TensorBoard reads them."""
+    found = []
+    for path in sorted(folder.glob("events*")):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+    return found
+
+
+def test_a_validation_inside_an_epoch_is_on_the_axis_of_train_steps_alone(tmp_path):
+    logger = opened(tmp_path)
+    logger.log_validation(1, 2, {"val/loss": 5.0})
+    logger.close()
+    found = read(tmp_path)
+    assert found.Tags()["scalars"] == ["val/loss"]
+    assert points(found, "val/loss") == [(2, 5.0)]
+
+
+def test_the_position_is_the_size_of_what_can_be_read(tmp_path):
+    logger = opened(tmp_path)
+    log(logger, [1])
+    assert logger.position() == {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert points(read(tmp_path), "train/loss") == [(1, 2), (2, 3), (3, 4)]
+    logger.close()
+
+
+@pytest.mark.parametrize("after", [[], [3], [3, 4, 5, 6]])
+def test_a_run_that_goes_on_several_times_holds_what_an_uninterrupted_one_holds(tmp_path, after):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    whole = opened(tmp_path / "whole")
+    log(whole, range(1, 7))
+    whole.close()
+    folder = tmp_path / "parts"
+    position = killed(folder, None, [1, 2], after)
+    position = killed(folder, position, [3], after)
+    killed(folder, position, [4], [5, 6])  # killed before it was saved again: its file is of no use
+    position = killed(folder, position, [4], after)
+    went_on(folder, position, [5, 6])
+    assert written(folder) == written(tmp_path / "whole")
+    assert sorted(position) == sorted(path.name for path in folder.iterdir())[:-1]
+    found, expected = read(folder), read(tmp_path / "whole")
+    assert found.Tags() == expected.Tags()
+    for tag in expected.Tags()["scalars"]:
+        assert points(found, tag) == points(expected, tag)
+
+
+def test_a_run_that_had_ended_and_goes_on_ends_its_session_once(tmp_path):
+    logger = opened(tmp_path)
+    log(logger, [1])
+    position = logger.position()
+    logger.close()
+    went_on(tmp_path, position, [2])
+    tags = [tag for tag, _, _ in written(tmp_path)]
+    assert tags.count("_hparams_/session_start_info") == tags.count("_hparams_/session_end_info") == 1
+    assert tags[0] == "_hparams_/session_start_info"
+    assert tags[-1] == "_hparams_/session_end_info"
+    assert tags.count("config") == 1
+
+
+def test_a_reader_that_saw_what_is_written_again_has_no_point_twice(tmp_path):
+    position = killed(tmp_path, None, [1, 2], [3, 4])
+    found = read(tmp_path)
+    assert points(found, "train/loss")[-1] == (12, 7)
+    position = killed(tmp_path, position, [3], [4])
+    found.Reload()
+    assert points(found, "train/loss")[-1] == (12, 7)
+    went_on(tmp_path, position, [4, 5])
+    found.Reload()
+    assert points(found, "train/loss") == [(step, (step - 1) // 3 + (step - 1) % 3 + 2) for step in range(1, 16)]
+    assert [step for step, _ in points(found, "val/loss")] == [2, 3, 5, 6, 8, 9, 11, 12, 14, 15]
+
+
+def test_the_names_of_files_go_on_from_those_that_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr("lightkeras.loggers.tensorboard.time.time", lambda: 1_700_000_000.5)
+    position = killed(tmp_path, None, [1], [])
+    seen = set(tmp_path.iterdir())
+    for _ in range(3):
+        killed(tmp_path, position, [2], [])
+        new = set(tmp_path.iterdir()) - seen
+        assert len(new) == 1
+        assert max(new) > max(seen)
+        seen |= new
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_files_of_others_are_left_alone_and_read_before(tmp_path):
+    other = tf.summary.create_file_writer(str(tmp_path))
+    with other.as_default():
+        tf.summary.scalar("theirs", 1.0, step=100)
+    other.close()
+    (theirs,) = tmp_path.iterdir()
+    content = theirs.read_bytes()
+    position = killed(tmp_path, None, [1], [2])
+    killed(tmp_path, position, [2], [3])
+    went_on(tmp_path, position, [2])
+    assert theirs.read_bytes() == content
+    assert min(tmp_path.iterdir()) == theirs
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_an_empty_position_begins_the_run_anew(tmp_path):
+    killed(tmp_path, None, [1], [2])
+    went_on(tmp_path, {}, [1])
+    assert len(list(tmp_path.iterdir())) == 1
+    assert [step for tag, step, _ in written(tmp_path) if tag == "train/loss"] == [1, 2, 3]
+    assert [tag for tag, _, _ in written(tmp_path)].count("_hparams_/session_start_info") == 1
+
+
+def test_a_file_that_was_cut_inside_a_record_loses_that_one_and_those_after(tmp_path):
+    position = killed(tmp_path, None, [1, 2], [])
+    ((name, size),) = position.items()
+    os.truncate(tmp_path / name, size - 3)
+    lost = rf"{name} ends at byte {size - 3}, but the run was saved when it held {size} bytes: its points from byte \d+"
+    with pytest.warns(UserWarning, match=lost):
+        went_on(tmp_path, position, [3])
+    values = written(tmp_path)  # TensorFlow's reader ends with an error at a record that is not whole
+    assert [step for tag, step, _ in values if tag == "train/loss"] == list(range(1, 10))
+    assert [step for tag, step, _ in values if tag == "epoch/val/loss"] == [1, 3]
+
+
+def test_a_file_that_is_gone_is_named_and_what_it_began_with_is_written_again(tmp_path):
+    position = killed(tmp_path, None, [1], [])
+    (name,) = position
+    (tmp_path / name).unlink()
+    logger = TensorBoardLogger(tmp_path, HPARAMS, {"task": "A"})
+    with pytest.warns(UserWarning, match=rf"{name} is missing, but .*: its points from byte 0 on are lost"):
+        logger.open(NAMES, position, 3)
+    assert list(logger.position()) == [path.name for path in tmp_path.iterdir()]
+    logger.close()
+    tags = [tag for tag, _, _ in written(tmp_path)]
+    assert tags[:2] == ["_hparams_/session_start_info", "config"]
+
+
+def test_another_thread_may_wait_for_the_disk_while_points_are_written_and_the_file_closed(tmp_path):
+    logger = TensorBoardLogger(tmp_path, HPARAMS, {})
+    logger.sync()
+    logger.open(NAMES)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(logger.sync) for _ in range(50)]
+        log(logger, range(1, 100))
+        logger.close()
+        assert [job.result() for job in jobs] == [None] * 50
+    logger.sync()
+    assert len(points(read(tmp_path), "train/loss")) == 3 * 99

@@ -1,0 +1,115 @@
+"""One run at a time in a run directory, also where processes are killed."""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any, Self, final
+
+from lightkeras import files
+
+
+class RunLockedError(OSError):
+    """Another process, or another runner of this one, is at work in the run directory."""
+
+
+@final
+class RunLock:
+    """Holds `run.lock` while a run goes on; a context manager.
+
+    The lock is the kernel's (`flock`) and not the file: it ends with the process, however that ends, so that no lock
+    is ever left over. The file says who holds it; it is empty when nobody does, and it is never removed, because
+    another process might be about to lock it.
+
+    Args:
+        path: The file; its folder must be there.
+
+    Raises:
+        RunLockedError: On entering: somebody else holds it.
+        OSError: On entering: the file cannot be written, or its file system has no locks.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> Self:
+        if self._descriptor is not None:
+            raise RuntimeError(f"{self._path} is held by this lock already. Make another RunLock.")
+        with files.explained(self._path):
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        _HELD.add(self)
+        try:
+            self._lock(self._descriptor)
+            with files.explained(self._path):
+                _rewrite(self._descriptor, json.dumps(_holder()).encode())
+        except BaseException:
+            self._let_go()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor is None:  # a child that was forked meanwhile comes out here, too
+            return
+        try:
+            with files.explained(self._path):
+                _rewrite(self._descriptor, b"")  # while it is still ours to write
+        finally:
+            self._let_go()
+
+    def _lock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunLockedError(_refusal(self._path)) from error
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{self._path} cannot be locked: {error.strerror}. The file system must have locks (flock), "
+                "or two runs could mix their files: give a run directory on another one",
+            ) from error
+
+    def _let_go(self) -> None:
+        _HELD.discard(self)
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+_HELD: set[RunLock] = set()
+
+
+def _let_go_in_child() -> None:
+    # A forked child shares the lock: one that outlives its parent would hold it. Closing its copy leaves the
+    # parent's as it is. (Programs that are started do not get the descriptor.)
+    for lock in list(_HELD):
+        lock._let_go()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
+
+
+def _holder() -> dict[str, Any]:
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
+
+
+def _rewrite(descriptor: int, content: bytes) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, content, 0)
+
+
+def _refusal(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_bytes())
+        who = f"process {holder['pid']} on {holder['host']}, since {holder['started']}"
+    except (ValueError, KeyError, TypeError):
+        who = "another process, which has not written down yet who it is"
+    return (
+        f"{path.parent} is in use by another run ({who}). Two runs would mix their files: "
+        "wait until that one has ended, or end it, or give another run directory."
+    )
