@@ -107,7 +107,8 @@ class Runner:
         fit.directory.create(needed_bytes=5 * fit.state_bytes)
         fit.directory.write_config(config)
         with fit.opened(config):
-            for epoch in range(fit.bridge.begin_train(), self.max_epochs):
+            fit.bridge.begin_train()
+            for epoch in range(self.max_epochs):
                 self._train_epoch(fit, epoch)
                 if fit.diverged:
                     break
