@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import types
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, final, runtime_checkable
@@ -78,6 +79,7 @@ class CallbackStates:
 
     def __init__(self, callbacks: Sequence[keras.callbacks.Callback]) -> None:
         self._callbacks = list(callbacks)
+        self._used = [_USED.get(id(callback)) is callback for callback in self._callbacks]
         self._at_first = [_marks(callback) for callback in self._callbacks]
         self._at_begin = self._at_first
         # Once restored, always state: it may have the restored value when it is saved, and when a fit began.
@@ -86,6 +88,7 @@ class CallbackStates:
     def begin(self) -> None:
         """Notes how the callbacks are after `on_train_begin`."""
         self._at_begin = [_marks(callback) for callback in self._callbacks]
+        _USED.update({id(callback): callback for callback in self._callbacks})
 
     def save(self) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
         """The state now.
@@ -114,7 +117,8 @@ class CallbackStates:
     def restore(self, records: Sequence[Mapping[str, Any]], arrays: _Arrays) -> None:
         """Sets the callbacks to a saved state, after `on_train_begin` (and `on_epoch_begin`, inside an epoch).
 
-        Warns of callbacks that are there now and were not, and the other way round.
+        Warns of callbacks that are there now and were not, and the other way round; and where an earlier fit with the
+        same object has left something in it that a fresh one would not have.
 
         Args:
             records: The JSON values of `save`.
@@ -123,6 +127,8 @@ class CallbackStates:
         partners = self._partners(records)
         for number, record in partners:
             callback = self._callbacks[number]
+            if self._used[number]:
+                _warn_of_leftovers(callback, record.get("unchanged", {}))
             if isinstance(callback, HasState):
                 callback.load_state_dict(decode(record["state"], arrays))
             for name, data in record.get("attributes", {}).items():
@@ -170,12 +176,10 @@ class CallbackStates:
                     "strings, bytes, arrays, and lists, tuples, sets and dictionaries of those."
                 ) from error
             return record
-        marks = _marks(callback)
-        record["attributes"] = {
-            name: encoder.encode(vars(callback)[name], f"{number}/{name}")
-            for name in self._changed(number, marks)
-            if marks[name].startswith(_PLAIN)
-        }
+        plain = {name: mark for name, mark in _marks(callback).items() if mark.startswith(_PLAIN)}
+        changed = self._changed(number, plain)
+        record["attributes"] = {name: encoder.encode(vars(callback)[name], f"{number}/{name}") for name in changed}
+        record["unchanged"] = {name: mark for name, mark in plain.items() if name not in changed}
         if isinstance(callback, keras.callbacks.CSVLogger):
             record["file"] = _file_of(callback)
         if isinstance(callback, keras.callbacks.TensorBoard):
@@ -203,6 +207,9 @@ class CallbackStates:
                 found.append((number, record))
         return found
 
+
+# Callbacks that a fit of this process had, by their id: they need not be hashable.
+_USED: weakref.WeakValueDictionary[int, keras.callbacks.Callback] = weakref.WeakValueDictionary()
 
 _PLAIN, _OTHER = "plain ", "other "
 
@@ -249,6 +256,18 @@ def _short(value: Any) -> str:
         return fingerprint(value)
     except NotPlainError:
         return str(id(value))
+
+
+def _warn_of_leftovers(callback: keras.callbacks.Callback, unchanged: Mapping[str, str]) -> None:
+    """Warns where a callback that was used before has other settings: they may be what that fit left in it."""
+    marks = _marks(callback)
+    names = [name for name, mark in unchanged.items() if marks.get(name) != mark]
+    if names:
+        warnings.warn(
+            f"{type(callback).__name__} had a part in an earlier fit, and its {', '.join(names)} changed since the run "
+            "was saved. The run goes on with what is there now: give a fresh callback to go on exactly.",
+            stacklevel=3,
+        )
 
 
 def _is_restored_elsewhere(value: Any, model: keras.Model | None) -> bool:

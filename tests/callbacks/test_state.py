@@ -8,6 +8,7 @@ import json
 import os
 import warnings
 from pathlib import Path
+from unittest.mock import ANY
 
 import keras
 import numpy as np
@@ -204,9 +205,9 @@ def test_callbacks_without_state_save_nothing(tmp_path):
     states = CallbackStates(made)
     states.begin()
     records, arrays = states.save()
-    assert records == [
-        {"class": name, "attributes": {}} for name in ("TerminateOnNaN", "LambdaCallback", "RemoteMonitor")
-    ]
+    assert [record["class"] for record in records] == ["TerminateOnNaN", "LambdaCallback", "RemoteMonitor"]
+    assert [record["attributes"] for record in records] == [{}] * 3
+    assert sorted(records[2]["unchanged"]) == ["field", "headers", "path", "root", "send_as_json"]
     assert arrays == {}
 
 
@@ -269,6 +270,67 @@ def test_a_users_callback_goes_on(tmp_path, at):
         assert (found.shapes, found.last) == (expected.shapes, expected.last)
         assert found.sums.tolist() == expected.sums.tolist()
         assert found.slowest.numpy().tolist() == expected.slowest.numpy().tolist()
+
+
+class Begins(c.Callback):
+    """Sets attributes when training begins."""
+
+    made = 0
+
+    def __init__(self):
+        super().__init__()
+        self.armed, self.number = False, 0
+
+    def on_train_begin(self, logs=None):
+        Begins.made += 1
+        self.armed, self.number = True, Begins.made
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.armed = False
+
+
+def test_what_is_again_as_it_was_made_is_state_if_training_began_with_another_value():
+    run = Run([Begins()]).train(1)
+    Run([found := Begins()], run.saved())
+    assert found.armed is False
+
+
+def test_what_was_set_when_training_began_is_that_of_the_first_time():
+    run = Run([Begins()]).train(1)
+    Run([found := Begins()], run.saved())
+    assert found.number == run.callbacks[0].number == Begins.made - 1
+
+
+def test_what_was_restored_is_saved_again_where_the_callback_had_that_value_already():
+    counts = Counts()
+    saved = Run([counts]).train(1).saved()
+    again = Run([counts], saved)  # in the same process, with the same callback
+    Run([fresh := Counts()], again.saved())
+    assert (fresh.batches, fresh.rows) == (3, [("epoch", 0), (0, 1.0)])
+
+
+def test_what_an_earlier_fit_left_in_a_callback_is_named():
+    counts = Counts()
+    run = Run([counts])
+    saved = run.saved()
+    run.train(1)
+    expected = (
+        r"Counts had a part in an earlier fit, and its batches, rows, by_epoch, shapes, last, sums, slowest changed "
+        r"since the run was saved\. .* give a fresh callback to go on exactly"
+    )
+    with pytest.warns(UserWarning, match=expected):
+        Run([counts], saved)
+    fresh = Counts(limit=7)  # one that was set to something else is none that was used
+    Run([fresh], saved)
+
+
+def test_a_callback_that_was_used_before_and_is_set_back_goes_on_without_a_word():
+    stopping = c.EarlyStopping("val_loss", patience=3)
+    run = Run([stopping])
+    saved = run.saved()
+    run.train(2)
+    Run([stopping], saved)
+    assert (stopping.best, stopping.wait) == (None, 0)
 
 
 class Deque(c.Callback):
@@ -338,7 +400,7 @@ def test_what_changes_and_cannot_be_saved_is_named():
     assert run.bridge.not_saved() == {}
     run.train(1)
     assert run.bridge.not_saved() == {"Opaque": ["counter", "window", "metric", "own", "thing"]}
-    assert run.bridge.state()[0]["callbacks"][0] == {"class": "Opaque", "attributes": {}}
+    assert run.bridge.state()[0]["callbacks"][0] == {"class": "Opaque", "attributes": {}, "unchanged": ANY}
 
 
 def test_an_open_file_is_named(tmp_path):
