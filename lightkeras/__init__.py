@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lightkeras.hparams import Bool, Choice, Float, Int
     from lightkeras.hub import HubLayer
     from lightkeras.preflight import TaskError
-    from lightkeras.results import EvalResult, FitResult, SearchResult
+    from lightkeras.results import BatchSizes, EvalResult, FitResult, LearningRates, SearchResult
     from lightkeras.runner import Runner
     from lightkeras.task import SupervisedTask, Task
     from lightkeras.tuner import Tuner
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _NAMES = {
+    "BatchSizes": "lightkeras.results",
     "Bool": "lightkeras.hparams",
     "CheckpointError": "lightkeras.checkpoint",
     "Choice": "lightkeras.hparams",
@@ -37,6 +38,7 @@ _NAMES = {
     "Float": "lightkeras.hparams",
     "HubLayer": "lightkeras.hub",
     "Int": "lightkeras.hparams",
+    "LearningRates": "lightkeras.results",
     "Lookup": "lightkeras.data.lookup",
     "Runner": "lightkeras.runner",
     "SearchResult": "lightkeras.results",
@@ -49,6 +51,7 @@ _NAMES = {
 _MODULES = ("data", "hub", "plots", "testing")
 
 __all__ = [
+    "BatchSizes",
     "Bool",
     "CheckpointError",
     "Choice",
@@ -58,6 +61,7 @@ __all__ = [
     "Float",
     "HubLayer",
     "Int",
+    "LearningRates",
     "Lookup",
     "Runner",
     "SearchResult",

@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "task": HELPERS | {"data", "engine.base", "_labels"},
     "callbacks": HELPERS,
     "loggers": HELPERS,
+    "memory": set(),
     "checkpoint": HELPERS,
     "schedule": HELPERS,
     "results": HELPERS,
@@ -47,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "run_directory": HELPERS,
 }
 # The parts above those: each may import whatever stands before it.
-ABOVE = ["passes", "preflight", "fitting", "runner", "oracles", "tuner", "cli"]
+ABOVE = ["passes", "preflight", "finders", "fitting", "runner", "oracles", "tuner", "cli"]
 
 
 @dataclasses.dataclass(frozen=True)
