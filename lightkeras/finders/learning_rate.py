@@ -110,8 +110,9 @@ def find_learning_rate(task: Task, feed: Feed, test: RangeTest, seed: int, figur
             running = running.after(losses[-1])
             ran_away = running.ran_away
     rates = [test.rate(step) for step in range(len(losses))]
-    curve = smoothed(losses, test.beta, running.ceiling)
-    suggestion, why = suggest(rates, losses, curve)
+    # Where the loss was high before it fell, it is no running away.
+    curve = smoothed(losses, test.beta, max([running.ceiling, *losses[: running.least_at]]))
+    suggestion, why = suggest(rates, losses, curve, test.beta)
     end = f"stopped at {rates[-1]:.2g}, where the loss ran away" if ran_away else f"ended at {rates[-1]:.2g}"
     result = LearningRates(
         rates=tuple(rates),
@@ -137,6 +138,7 @@ class RunningLoss:
         total: The average, before the correction.
         steps: Losses so far.
         least: Least average so far.
+        least_at: The step it was at, counted from 1; 0 before the first.
         ran_away: Whether the last loss was not finite, or brought the average above `ceiling`.
     """
 
@@ -144,6 +146,7 @@ class RunningLoss:
     total: float = 0.0
     steps: int = 0
     least: float = math.inf
+    least_at: int = 0
     ran_away: bool = False
 
     @property
@@ -157,8 +160,9 @@ class RunningLoss:
             return dataclasses.replace(self, ran_away=True)
         total, steps = self.beta * self.total + (1 - self.beta) * loss, self.steps + 1
         average = total / (1 - self.beta**steps)
-        ran_away = average > self.ceiling
-        return RunningLoss(self.beta, total, steps, min(self.least, average), ran_away)
+        if average < self.least:
+            return RunningLoss(self.beta, total, steps, average, steps)
+        return dataclasses.replace(self, total=total, steps=steps, ran_away=average > self.ceiling)
 
 
 def smoothed(losses: Sequence[float], beta: float, ceiling: float) -> list[float]:
@@ -181,19 +185,23 @@ def smoothed(losses: Sequence[float], beta: float, ceiling: float) -> list[float
     return list(map(float, weights @ values / weights.sum(axis=1)))
 
 
-def suggest(rates: Sequence[float], losses: Sequence[float], curve: Sequence[float]) -> tuple[float | None, str]:
+def suggest(
+    rates: Sequence[float], losses: Sequence[float], curve: Sequence[float], beta: float
+) -> tuple[float | None, str]:
     """The learning rate at which the loss falls fastest, over the logarithm of the rate.
 
     Leslie N. Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017, section 3.3, reads
     bounds off the curve by eye: where it begins to fall, and where it turns ragged. The steepest point
     between the two is the rule of fastai (`steep`) and Lightning (`suggestion`). Here only rates below that
-    of the least loss count, and a descent counts only if it is more than twice the standard deviation of
-    the losses, as the median difference of neighbours tells it (which a descent hardly moves).
+    of the least loss count, and a descent counts only if it is more than six times the standard deviation
+    that noise alone would give the curve. That of the losses is told by the median difference of neighbours,
+    which a descent hardly moves; averaging makes it less by what the weights `beta ** distance` say.
 
     Args:
         rates: Learning rates of the steps.
         losses: Losses of the steps.
         curve: The losses, smoothed.
+        beta: What they were smoothed with.
 
     Returns:
         The rate, or `None`; and the reason.
@@ -205,7 +213,7 @@ def suggest(rates: Sequence[float], losses: Sequence[float], curve: Sequence[flo
         return None, "the loss did not fall: lower `low`, or look at the model and its loss"
     before, raw = np.array(curve[: bottom + 1]), np.array(losses[: bottom + 1])
     fell, spread = float(before.max() - before[-1]), float(np.median(np.abs(np.diff(raw)))) / SPREAD_OF_DIFFERENCES
-    if not fell > 2 * spread:
+    if not fell > 6 * spread * math.sqrt((1 - beta) * (1 + beta**2) / (1 + beta) ** 3):
         return None, (
             f"the loss did not fall beyond its noise (by {fell:.2g}, with a spread of {spread:.2g} from step to "
             "step): take larger batches, more steps or a wider range"

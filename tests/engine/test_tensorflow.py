@@ -596,3 +596,18 @@ def test_a_step_whose_scaled_gradient_overflows_is_skipped_and_the_scale_halved(
     assert learn(task, ArrayFeed([array[:2] for array in LINE], 2))["loss"].tolist() == [2.5]
     assert task.model.get_weights()[0].item() == 1.0
     assert float(task.optimizer.dynamic_scale) == 2.0**14
+
+
+# ---------------------------------------------------------------------- memory
+
+
+def test_an_allocation_that_failed_is_told_from_other_errors():
+    """A step that really fails is in the test of `find_batch_size`: TensorFlow takes ten seconds to give up."""
+    with pytest.raises(MemoryError) as host:
+        np.empty(2**55)
+    with pytest.raises(tf.errors.InvalidArgumentError) as other:
+        tf.reshape(tf.zeros([4]), [3])
+    engine = make_engine()
+    assert engine.is_out_of_memory(host.value)
+    assert engine.is_out_of_memory(tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"))
+    assert not engine.is_out_of_memory(other.value)

@@ -206,7 +206,7 @@ def test_data_that_cannot_be_held_in_such_batches_do_not_fit():
 
     found = find_size(Padded())
     assert [(tried.size, tried.fits) for tried in found.tried] == [(8, True), (16, False)]
-    assert found.reason == "16 ran out of memory (_ArrayMemoryError)"
+    assert found.reason == "16 ran out of memory (MemoryError)"
     found = find_size(Padded(), low=16)
     assert found.suggestion is None
 

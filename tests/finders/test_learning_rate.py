@@ -84,6 +84,12 @@ def test_the_test_ends_where_the_loss_runs_away():
     assert f"stopped at {found.rates[-1]:.2g}, where the loss ran away (step {len(found.rates)} of 60)" in found.reason
 
 
+def test_a_loss_that_falls_far_is_not_cut_off_where_it_began():
+    found = find_rate(Line(), LINE, low=1e-5, high=0.1, steps=80, batch_size=3)
+    assert min(found.losses) < found.losses[0] / 1000
+    assert found.smoothed[0] == pytest.approx(found.losses[0], rel=1e-2)
+
+
 def test_a_loss_that_is_not_finite_from_the_start_gives_no_suggestion():
     found = find_rate(Line(), (LINE[0], np.float32([[np.nan]] * 3)), batch_size=3)
     assert found.suggestion is None
@@ -212,6 +218,7 @@ def test_the_average_is_corrected_for_its_beginning():
     one = learning_rate.RunningLoss(0.5).after(4.0)
     two = one.after(2.0)
     assert (one.least, two.least) == (4.0, 8 / 3)
+    assert (one.least_at, two.least_at, two.after(4.0).least_at) == (1, 2, 2)
     assert two.ceiling == pytest.approx(32 / 3)
     assert not two.ran_away
     assert not two.after(15.0).ran_away  # (2 + 15) / 2 = 8.5, by 1 - 1/8: 9.71
@@ -238,7 +245,7 @@ def test_the_suggestion_is_where_a_curve_falls_fastest_over_the_logarithm_of_the
     losses = 1 - 1 / (1 + np.exp(-3 * (np.log10(rates) + 3)))  # steepest at 1e-3
     losses[55:] += np.linspace(0, 5, 6)  # it runs away
     for beta in (0.0, 0.5, 0.8):  # a running average would be late by 0, 1 and 4 steps
-        found, why = learning_rate.suggest(rates, losses, learning_rate.smoothed(losses, beta, 1.0))
+        found, why = learning_rate.suggest(rates, losses, learning_rate.smoothed(losses, beta, 1.0), beta)
         assert found == pytest.approx(1e-3)
         assert why == f"the loss fell fastest at {found:.2g}"
 
@@ -251,6 +258,6 @@ def test_the_suggestion_is_where_a_curve_falls_fastest_over_the_logarithm_of_the
     ],
 )
 def test_a_loss_that_does_not_fall_gives_no_suggestion_and_the_reason(losses, why):
-    found, reason = learning_rate.suggest(np.logspace(-6, 0, 40), losses, learning_rate.smoothed(losses, 0.9, 8.0))
+    found, reason = learning_rate.suggest(np.logspace(-6, 0, 40), losses, learning_rate.smoothed(losses, 0.9, 8.0), 0.9)
     assert found is None
     assert reason.startswith(why)
