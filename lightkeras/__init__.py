@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lightkeras.hparams import Bool, Choice, Float, Int
     from lightkeras.hub import HubLayer
     from lightkeras.preflight import TaskError
-    from lightkeras.results import EvalResult, FitResult, SearchResult
+    from lightkeras.results import BatchSizes, EvalResult, FitResult, LearningRates, SearchResult
     from lightkeras.runner import Interrupted, Runner
     from lightkeras.saving import Checkpoints
     from lightkeras.settings import LimitBatches
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _NAMES = {
+    "BatchSizes": "lightkeras.results",
     "Bool": "lightkeras.hparams",
     "CheckpointError": "lightkeras.checkpoint",
     "Checkpoints": "lightkeras.saving",
@@ -41,6 +42,7 @@ _NAMES = {
     "HubLayer": "lightkeras.hub",
     "Int": "lightkeras.hparams",
     "Interrupted": "lightkeras.runner",
+    "LearningRates": "lightkeras.results",
     "LimitBatches": "lightkeras.settings",
     "Lookup": "lightkeras.data.lookup",
     "Runner": "lightkeras.runner",
@@ -54,6 +56,7 @@ _NAMES = {
 _MODULES = ("data", "hub", "plots", "testing")
 
 __all__ = [
+    "BatchSizes",
     "Bool",
     "CheckpointError",
     "Checkpoints",
@@ -65,6 +68,7 @@ __all__ = [
     "HubLayer",
     "Int",
     "Interrupted",
+    "LearningRates",
     "LimitBatches",
     "Lookup",
     "Runner",

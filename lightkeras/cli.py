@@ -6,10 +6,12 @@
     python experiment.py test --run_dir DIR      test the weights of a run
     python experiment.py predict --run_dir DIR "a text" ...
     python experiment.py tune [flags]            search the declared ranges
+    python experiment.py find_learning_rate [flags]
+    python experiment.py find_batch_size [flags] suggest where to begin
 
-The flags are the hyperparameters (`--hp.`), the settings of the runner (`--runner.`) and of the tuner
-(`--tuner.`), where data is looked for, and the run directory; jsonargparse makes them from the
-declarations, and reads any of them from `--config file.yaml`.
+The flags are the hyperparameters (`--hp.`), the settings of the runner (`--runner.`), of the tuner
+(`--tuner.`) and of the finders (`--find.`), where data is looked for, and the run directory;
+jsonargparse makes them from the declarations, and reads any of them from `--config file.yaml`.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from rich.table import Table
 from lightkeras import files, hparams
 from lightkeras._messages import did_you_mean
 from lightkeras.data.lookup import Lookup
-from lightkeras.results import EvalResult, FitResult, SearchResult, Trial
+from lightkeras.results import BatchSizes, EvalResult, FitResult, SearchResult, Trial
 from lightkeras.run_directory import RunDirectory, path_of, snake_case
 from lightkeras.runner import Interrupted, Runner
 from lightkeras.saving import Checkpoints
@@ -42,6 +44,8 @@ COMMANDS = {
     "test": "test the weights of a run",
     "predict": "predict for texts on the command line, or one per line on standard input (-)",
     "tune": "search the declared ranges of the hyperparameters",
+    "find_learning_rate": "suggest a learning rate, by a range test, and draw its curve",
+    "find_batch_size": "suggest the largest batch, of powers of two, that fits into the memory",
 }
 USAGES = {
     None: "[COMMAND] [flags]",
@@ -49,6 +53,8 @@ USAGES = {
     "test": "--run_dir RUN_DIR [flags]",
     "predict": "--run_dir RUN_DIR [flags] TEXT ...",
     "tune": "[flags]",
+    "find_learning_rate": "[flags]",
+    "find_batch_size": "[flags]",
 }
 SourceName = Literal["auto", "real", "sample"]
 
@@ -62,8 +68,8 @@ def cli(task_class: type[Task], args: Sequence[str] | None = None, **runner_defa
         **runner_defaults: Settings of `Runner` that differ from its own defaults in this experiment.
 
     Raises:
-        SystemExit: With status 2 for a mistake in what was asked for, 1 for a run that diverged or a
-            search without a success.
+        SystemExit: With status 2 for a mistake in what was asked for, 1 for a run that diverged, a
+            search without a success or a finder without a suggestion.
     """
     Runner(**runner_defaults)  # a wrong default is the experiment's mistake, not the user's
     words = list(sys.argv[1:] if args is None else args)
@@ -80,6 +86,8 @@ def cli(task_class: type[Task], args: Sequence[str] | None = None, **runner_defa
         "test": lambda: _test(task_class, settings),
         "predict": lambda: _predict(task_class, settings),
         "tune": lambda: _tune(task_class, settings, runner_defaults, given()),
+        "find_learning_rate": lambda: _find_learning_rate(task_class, settings, runner_defaults),
+        "find_batch_size": lambda: _find_batch_size(task_class, settings, runner_defaults),
     }
     try:
         status = actions[command]()
@@ -225,6 +233,30 @@ def _tune(
     return 0 if result.best is not None else 1
 
 
+def _find_learning_rate(
+    task_class: type[Task], settings: jsonargparse.Namespace, runner_defaults: dict[str, Any]
+) -> int:
+    path = path_of(settings.run_dir, f"{snake_case(task_class.__name__)}_learning_rate")
+    runner = Runner(**{**runner_defaults, **vars(settings.runner), "run_dir": path})
+    task = task_class(hparams.from_dict(task_class.HParams, vars(settings.hp)), _lookup(settings))
+    found = runner.find_learning_rate(task, **vars(settings.find))
+    lines = {"found": "no suggestion" if found.suggestion is None else f"{found.suggestion:.2g}"}
+    lines |= {"why": found.reason, "took": f"{found.wall_s:.1f} s", "figure": str(found.figure)}
+    _print_lines(Console(), lines)
+    return 1 if found.suggestion is None else 0
+
+
+def _find_batch_size(task_class: type[Task], settings: jsonargparse.Namespace, runner_defaults: dict[str, Any]) -> int:
+    runner = Runner(**{**runner_defaults, **vars(settings.runner)})
+    task = task_class(hparams.from_dict(task_class.HParams, vars(settings.hp)), _lookup(settings))
+    found = runner.find_batch_size(task, **vars(settings.find))
+    console = Console()
+    console.print(_table_of_sizes(found))
+    lines = {"found": "no suggestion" if found.suggestion is None else str(found.suggestion)}
+    _print_lines(console, lines | {"why": found.reason, "took": f"{found.wall_s:.1f} s"})
+    return 1 if found.suggestion is None else 0
+
+
 def _of_run(task_class: type[Task], settings: jsonargparse.Namespace) -> tuple[Task, Runner]:
     """The task of a run as it was, and a runner on its directory."""
     config = RunDirectory(Path(settings.run_dir)).read_config()
@@ -295,6 +327,8 @@ class _Parser(jsonargparse.ArgumentParser):
             return f"{message}\n{wrong!r} is a command, of which there is one, in front of all flags."
         if wrong.startswith("--tuner."):
             return f"{message}\nThe flags --tuner. belong to the command tune."
+        if wrong.startswith("--find."):
+            return f"{message}\nThe flags --find. belong to the commands find_learning_rate and find_batch_size."
         return f"{message}\n{did_you_mean(wrong, flags if wrong.startswith('--') else COMMANDS)}"
 
     def _flag_of(self, name: str) -> str:
@@ -305,7 +339,8 @@ def _parser(task_class: type[Task], command: str | None, runner_defaults: dict[s
     program = Path(sys.argv[0]).name
     what = inspect.getdoc(task_class) or task_class.__name__
     if command is None:
-        commands = "\n".join(f"  {name:8} {text}" for name, text in COMMANDS.items())
+        width = max(map(len, COMMANDS))
+        commands = "\n".join(f"  {name:{width}} {text}" for name, text in COMMANDS.items())
         what = (
             f"{what.splitlines()[0]} Without a command: fit, then test the best weights.\n\n"
             f"commands ({program} COMMAND --help says more):\n{commands}"
@@ -333,8 +368,11 @@ def _parser(task_class: type[Task], command: str | None, runner_defaults: dict[s
 
         skipped = {"task", "run_dir", "runner", "lookup", "fixed", "on_trial"}
         parser.add_class_arguments(Tuner, "tuner", skip=skipped)
-    parser.add_argument("--run_dir", type=str | None, default=None, help="Run directory. Null: a new one in runs/.")
-    if command != "tune":
+    if command in ("find_learning_rate", "find_batch_size"):
+        parser.add_method_arguments(Runner, command, "find", skip={"task", "train", "batch_size"})
+    if command != "find_batch_size":  # which writes nothing
+        parser.add_argument("--run_dir", type=str | None, default=None, help="Run directory. Null: a new one in runs/.")
+    if command in (None, "fit"):
         parser.add_argument("--resume", action="store_true", help=_RESUME)
         parser.add_argument("--accept_changes", action="store_true", help=_ACCEPT_CHANGES)
         parser.add_argument("--dry_run", action="store_true", help=_DRY_RUN)
@@ -371,7 +409,7 @@ def _say_ranges(parser: _Parser, task_class: type[Task]) -> None:
 def _hide_groups(parser: _Parser) -> None:
     """Leaves `--hp FILE` and its like out of the help: `--config` reads them all."""
     for action in parser._actions:
-        if action.dest in ("hp", "runner", "tuner", "runner.limit_batches", "runner.checkpoints"):
+        if action.dest in ("hp", "runner", "tuner", "find", "runner.limit_batches", "runner.checkpoints"):
             action.help = jsonargparse.SUPPRESS
 
 
@@ -439,6 +477,18 @@ def _table(splits: dict[str, Any]) -> Table:
         table.add_column(name, justify="right")
     for split, values in splits.items():
         table.add_row(split, *(f"{values[name]:.4f}" if name in values else "" for name in names))
+    return table
+
+
+def _table_of_sizes(found: BatchSizes) -> Table:
+    table = Table()
+    for name in ("batch size", "fits", "ms per step", "examples per s", "memory, MB"):
+        table.add_column(name, justify="right")
+    for tried in found.tried:
+        time = "" if tried.seconds_per_step is None else f"{1000 * tried.seconds_per_step:,.2f}"
+        speed = "" if tried.examples_per_second is None else f"{tried.examples_per_second:,.0f}"
+        memory = "" if tried.memory_bytes is None else f"{tried.memory_bytes / 1e6:,.0f}"
+        table.add_row(str(tried.size), "yes" if tried.fits else "no", time, speed, memory)
     return table
 
 

@@ -130,3 +130,64 @@ class SearchResult:
     trials: tuple[Trial, ...]
     best: Trial | None
     wall_s: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningRates:
+    """What a learning-rate range test found.
+
+    Args:
+        rates: Learning rate of each step, in rising order.
+        losses: Loss of each step, before its update; the last may not be finite.
+        smoothed: The losses, averaged over neighbouring steps: what the suggestion is read from.
+        suggestion: The rate at which the loss fell fastest; `None` where it did not fall.
+        reason: Why that is the suggestion, or why there is none, and where the test ended.
+        figure: The curve as a picture; `None` where the runner has no run directory.
+        wall_s: Seconds from the call to the return.
+    """
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
+    suggestion: float | None
+    reason: str
+    figure: Path | None
+    wall_s: float
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchSize:
+    """One batch size of a search.
+
+    Args:
+        size: Examples per batch.
+        fits: Whether train steps of it fit into the memory.
+        memory_bytes: Most memory of the host that its steps took on top of what the process held
+            before the search. Where `fits` is false because it was not tried, what it would take; `None`
+            where the steps ran out of memory.
+        seconds_per_step: Time of one train step; `None` where none was finished.
+        examples_per_second: The same, as examples; `None` where no step was finished.
+    """
+
+    size: int
+    fits: bool
+    memory_bytes: int | None = None
+    seconds_per_step: float | None = None
+    examples_per_second: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchSizes:
+    """What a search for the largest batch that fits found.
+
+    Args:
+        tried: The sizes, in rising order. The last may be one that does not fit.
+        suggestion: The largest that fits; `None` where none does.
+        reason: Why the search ended there.
+        wall_s: Seconds from the call to the return.
+    """
+
+    tried: tuple[BatchSize, ...]
+    suggestion: int | None
+    reason: str
+    wall_s: float

@@ -27,14 +27,14 @@ from typing import Any, final
 import keras
 import numpy as np
 
-from lightkeras import assembly, checkpoint, hub, preflight, schedule
+from lightkeras import assembly, checkpoint, finders, hub, preflight, schedule
 from lightkeras.checkpoint import Checkpoint
 from lightkeras.data import DataModule, Feed
 from lightkeras.data.arrays import as_feed
 from lightkeras.fitting import Fit
 from lightkeras.lock import RunLock
 from lightkeras.passes import bound_engine
-from lightkeras.results import EvalResult, FitResult
+from lightkeras.results import BatchSizes, EvalResult, FitResult, LearningRates
 from lightkeras.settings import Settings
 from lightkeras.signals import exit_status
 from lightkeras.task import Task
@@ -212,6 +212,87 @@ class Runner(Settings):
         while (part := predictor.run(stream, self.steps_per_call or 8)) is not None:
             parts.append(part)
         return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
+
+    def find_learning_rate(
+        self,
+        task: Task,
+        train: Any = None,
+        *,
+        low: float = 1e-7,
+        high: float = 10.0,
+        steps: int = 100,
+        batch_size: int = 32,
+        optimizer: str | None = None,
+        loss: str = "loss",
+    ) -> LearningRates:
+        """Suggests a learning rate, by a range test (L. N. Smith, WACV 2017, section 3.3).
+
+        Train steps are run with a rate that grows exponentially, until the smoothed loss is four times its
+        least. The suggestion is the rate at which the loss fell fastest. With a run directory the curve is
+        drawn to `figures/learning_rate.png`: look at it. The task ends with the weights, the optimizers and
+        the random states that it began with; a stream that shuffles by itself was read, and goes on.
+
+        Args:
+            task: As in `fit`.
+            train: As in `fit`.
+            low: First learning rate.
+            high: Last learning rate.
+            steps: Train steps, at least 10. They go on into further epochs where one has fewer.
+            batch_size: As in `fit`.
+            optimizer: Which optimizer's rate to vary where there are several, as the path of the task's
+                attribute, such as `"optimizer"`; the others keep theirs. `None` takes the only one.
+            loss: Name of the value to watch, as the train step logs it.
+
+        Returns:
+            The curve, and the suggestion with its reason.
+
+        Raises:
+            ValueError: Settings, data or task cannot be run, or the optimizer follows a schedule.
+            OSError: The figure cannot be written.
+        """
+        test = finders.RangeTest(low, high, steps, optimizer, loss)
+        feed, _ = assembly.feeds_of(
+            assembly.make_ready(task, self.seed, given=train is not None), train, None, batch_size
+        )
+        figure = None if self.run_dir is None else assembly.directory_of(self).figures / "learning_rate.png"
+        return finders.find_learning_rate(task, feed, test, self.seed, figure)
+
+    def find_batch_size(
+        self,
+        task: Task,
+        train: Any = None,
+        *,
+        low: int = 8,
+        high: int | None = None,
+        steps: int = 5,
+        memory_bytes: int | None = None,
+    ) -> BatchSizes:
+        """Suggests the largest batch that fits, of powers of two.
+
+        Each size runs a few train steps, which are undone. On an accelerator a size does not fit if its
+        steps run out of memory. On a CPU the kernel would end the process then; so each size's memory is
+        measured, and a size is not tried where it would take more than there is: twice what the last one
+        took, against four fifths of what the machine and its control groups have left.
+
+        Args:
+            task: As in `fit`. Where its data module gives a stream, it needs a hyperparameter
+                `batch_size` that `build_data` uses.
+            train: Arrays; `None` takes the task's data module.
+            low: First size, a power of two. It is tried without an estimate.
+            high: Largest size; `None` for the number of examples.
+            steps: Train steps to time with each size.
+            memory_bytes: Memory of the host that the process may hold in all; `None` asks the system.
+
+        Returns:
+            The sizes with their speed, and the suggestion with the reason why the search ended there.
+
+        Raises:
+            ValueError: Settings, data or task cannot be run, or the batches of a stream cannot be varied.
+            OSError: The system does not tell the memory of a process: it is not Linux.
+        """
+        search = finders.SizeSearch(low, high, steps, memory_bytes)
+        feed, _ = assembly.feeds_of(assembly.make_ready(task, self.seed, given=train is not None), train, None, low)
+        return finders.find_batch_size(task, feed, train is not None, search, self.seed)
 
     # ------------------------------------------------------------------ the loop
 

@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loggers": HELPERS,
     "lock": HELPERS,
     "signals": HELPERS,
+    "memory": set(),
     "checkpoint": HELPERS,
     "randomness": set(),
     "schedule": HELPERS,
@@ -53,6 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ABOVE = [
     "passes",
     "preflight",
+    "finders",
     "saving",
     "settings",
     "fitting",

@@ -146,6 +146,41 @@ def test_tune_searches_and_says_how_to_test_the_best(folder, capsys):
     assert f"s holds a search: give one of its runs, such as {best}." in capsys.readouterr().err
 
 
+def test_find_learning_rate_suggests_one_and_says_where_its_curve_is(folder, capsys):
+    assert run("find_learning_rate", "--find.high", "1.0", "--run_dir", "a") == 0
+    printed = capsys.readouterr().out
+    found = r"   found  (\d\.\d+)\n     why  the loss fell fastest at \1; ended at 1 \(step 100 of 100\)\n"
+    assert re.match(found, printed)
+    assert re.search(r"    took  \d+\.\d s\n  figure  a/figures/learning_rate\.png\n$", printed)
+    assert [path.name for path in Path("a").rglob("*.*")] == ["learning_rate.png"]
+
+
+def test_find_learning_rate_makes_a_directory_below_runs_if_none_is_given(folder, capsys):
+    assert run("find_learning_rate", "--find.steps", "50") == 0
+    (made,) = (folder / "runs" / "two_moons_learning_rate").iterdir()
+    assert (made / "figures" / "learning_rate.png").is_file()
+
+
+def test_find_learning_rate_without_a_suggestion_fails_and_says_why(folder, capsys):
+    words = ["--find.low", "1e-9", "--find.high", "1e-8", "--find.steps", "20", "--run_dir", "a"]
+    assert run("find_learning_rate", *words) == 1
+    assert capsys.readouterr().out.startswith("   found  no suggestion\n     why  the loss did not fall")
+
+
+def test_find_batch_size_lists_the_sizes_and_writes_nothing(folder, capsys):
+    assert run("find_batch_size", "--find.low", "16", "--find.high", "32") == 0
+    printed = capsys.readouterr().out
+    for size in (16, 32):
+        assert re.search(rf"│ +{size} │ +yes │ +\d+\.\d\d │ +[\d,]+ │ +\d+ │", printed)
+    assert "   found  32\n     why  32 is the largest power of two up to high=32\n" in printed
+    assert list(folder.iterdir()) == []
+
+
+def test_find_batch_size_without_a_suggestion_fails(capsys):
+    assert run("find_batch_size", "--find.memory_bytes", "1") == 1
+    assert "   found  no suggestion\n     why  8 brought the process to " in capsys.readouterr().out
+
+
 def test_what_the_experiment_monitors_is_what_tune_searches_for(folder):
     assert run("tune", "--tuner.trials", "1", *QUICK, "--run_dir", "s", monitor="val/accuracy") == 0
     assert read("s/result.json")["search"]["objective"] == "val/accuracy"
@@ -178,7 +213,7 @@ def test_help_shows_commands_ranges_and_defaults(capsys):
     assert run("--help", max_epochs=30) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert text.startswith("usage: moons.py [COMMAND] [flags] A small classifier of two moons")
-    for command in ("fit", "test", "predict", "tune"):
+    for command in ("fit", "test", "predict", "tune", "find_learning_rate", "find_batch_size"):
         assert re.search(rf"commands .*\b{command} ", text)
     assert "Units of the hidden layer. Searched: 4 to 32 in steps of 4. (type: int, default: 16)" in text
     assert "Learning rate of Adam. Searched: 0.001 to 0.1, log scale. (type: float, default: 0.01)" in text
@@ -190,6 +225,10 @@ def test_help_shows_commands_ranges_and_defaults(capsys):
 def test_help_of_a_command_shows_its_flags(capsys):
     assert run("tune", "--help") == 0
     assert "--tuner.trials" in capsys.readouterr().out
+    assert run("find_batch_size", "--help") == 0
+    printed = capsys.readouterr().out
+    assert "--find.memory_bytes" in printed
+    assert "--run_dir" not in printed  # it writes nothing
     assert run("predict", "--help") == 0
     printed = capsys.readouterr().out
     assert printed.startswith("usage: moons.py predict --run_dir RUN_DIR [flags] TEXT ...\n")
@@ -203,11 +242,15 @@ MISTAKES = {
     ("--hp.hiden_units", "3"): r"unrecognized arguments: --hp\.hiden_units 3\nDid you mean '--hp\.hidden_units'\?",
     ("--hp.hidden_units", "x"): r"--hp\.hidden_units: Expected int\. Got value: x",
     ("--hp.learning_rate", "fast"): r"--hp\.learning_rate: Expected float\. Got value: fast",
-    ("fitt",): r"unrecognized arguments: fitt\nDid you mean 'fit'\? Valid names: fit, predict, test, tune\.",
+    ("fitt",): r"unrecognized arguments: fitt\nDid you mean 'fit'\? Valid names: find_batch_size, find_learning_rate, "
+    r"fit, predict, test, tune\.",
     ("--source", "fake"): r"--source: Expected one of \['auto', 'real', 'sample'\]\. Got value: fake",
     ("--run_dir",): r"argument --run_dir: expected one argument\n$",
     ("--hp.hidden_units", "3", "fit"): r"'fit' is a command, of which there is one, in front of all flags",
     ("--tuner.trials", "3"): r"The flags --tuner\. belong to the command tune",
+    ("--find.low", "3"): r"The flags --find\. belong to the commands find_learning_rate and find_batch_size",
+    ("find_batch_size", "--find.low", "3"): r"^error: low=3: expected a power of two, such as 2",
+    ("find_learning_rate", "--find.steps", "3"): r"^error: steps=3: expected a whole number of at least 10",
     ("test",): r"moons\.py test: error: the following arguments are required: --run_dir\n$",
     ("predict", "--run_dir", "a"): r"the following arguments are required: inputs\n$",
     ("test", "--run_dir", "nowhere"): r"^error: nowhere holds no run: there is no config\.json in it\. Give the dir",

@@ -120,3 +120,39 @@ print("matplotlib.pyplot" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+# ---------------------------------------------------------------------- learning rates
+
+RATES, LOSSES, SMOOTHED = [1e-3, 1e-2, 1e-1, 1.0], [2.0, 1.0, 3.0, 90.0], [2.0, 1.5, 5.0, 60.0]
+
+
+def test_the_loss_of_each_step_and_the_smoothed_one_are_drawn_over_the_logarithm_of_the_rate(tmp_path, figures):
+    plots.learning_rates(RATES, LOSSES, SMOOTHED, tmp_path / "rates.png", suggestion=1e-2, loss="loss of G")
+    (axes,) = figures[0].axes
+    assert lines(axes) == {"a step": LOSSES, "smoothed": SMOOTHED, "suggestion 0.01": [0.0, 1.0]}
+    assert [list(line.get_xdata()) for line in axes.get_lines()] == [RATES, RATES, [1e-2, 1e-2]]
+    assert axes.get_xscale() == "log"
+    assert axes.get_xlabel() == "learning rate"
+    assert axes.get_title(loc="left") == "loss of G"
+
+
+def test_a_loss_that_runs_away_does_not_hide_the_descent(tmp_path, figures):
+    plots.learning_rates(RATES, LOSSES, SMOOTHED, tmp_path / "rates.png")
+    (axes,) = figures[0].axes
+    assert axes.get_ylim() == (1.5 - 0.25 * 0.5, 2.0 + 0.5 * 0.5)
+    assert list(lines(axes)) == ["a step", "smoothed"]
+
+
+@pytest.mark.parametrize("smoothed", [[1.0, 2.0, 3.0, 4.0], [float("nan")] * 4])
+def test_without_a_descent_all_of_it_is_drawn(tmp_path, figures, smoothed):
+    plots.learning_rates(RATES, [1.0, 2.0, 3.0, 4.0], smoothed, tmp_path / "rates.png")
+    low, high = figures[0].axes[0].get_ylim()
+    assert low < 1.0
+    assert high > 4.0
+
+
+def test_a_range_test_without_steps_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"There are no steps to draw: the range test is empty"):
+        plots.learning_rates([], [], [], tmp_path / "rates.png")
+    assert os.listdir(tmp_path) == []

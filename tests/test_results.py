@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lightkeras.results import Best, EvalResult, FitResult
+from lightkeras.results import BatchSize, BatchSizes, Best, EvalResult, FitResult, LearningRates
 
 RESULT = FitResult(
     run_dir=Path("runs/x"),
@@ -37,7 +37,17 @@ def test_without_a_monitor_there_is_no_best():
     assert dataclasses.replace(RESULT, monitor=None, best=None).summary()["best"] is None
 
 
-@pytest.mark.parametrize("result", [RESULT, RESULT.best, EvalResult("test", {"loss": 0.5}, 10, 0.1)])
+@pytest.mark.parametrize(
+    "result",
+    [
+        RESULT,
+        RESULT.best,
+        EvalResult("test", {"loss": 0.5}, 10, 0.1),
+        LearningRates((0.1,), (2.0,), (2.0,), None, "the loss did not fall", None, 0.1),
+        BatchSizes((BatchSize(8, True),), 8, "8 is the largest", 0.1),
+        BatchSize(8, True),
+    ],
+)
 def test_results_are_frozen(result):
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(result, dataclasses.fields(result)[0].name, None)

@@ -209,6 +209,14 @@ class Engine(abc.ABC):
     def gradients(self, fn: Callable[[Structure], Tensor], inputs: Structure) -> Structure:
         """Gradient of the scalar `fn(inputs)` with respect to `inputs`; itself differentiable."""
 
+    @abc.abstractmethod
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """Whether an error says that an allocation failed, on the device or on the host.
+
+        After one the engine can run on with smaller batches; what the failed step had changed already
+        stays changed.
+        """
+
 
 def check_names(names: Sequence[str], expected: Sequence[str]) -> None:
     """Checks that a step logs what it logged when it was traced.

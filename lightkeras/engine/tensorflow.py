@@ -140,6 +140,9 @@ class TensorFlowEngine(Engine):
             raise ValueError(f"gradients: the value does not depend on {', '.join(lost)}.")
         return found
 
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError))
+
     def _run_abstractly(self, step: Step, spec: Structure) -> Trace:
         names: list[str] = []
         ahead: list[tuple[Callable[[Tensor], Structure], int]] = []

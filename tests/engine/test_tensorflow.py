@@ -652,3 +652,18 @@ def test_arrays_are_taken_up_at_any_position():
     whole = left_in(engine.open(feed, 2, seed=7))
     assert left_in(engine.open(feed, 2, 1, seed=7)) == whole[1:]
     assert engine.open(feed, 2, 1, seed=7).state() is None
+
+
+# ---------------------------------------------------------------------- memory
+
+
+def test_an_allocation_that_failed_is_told_from_other_errors():
+    """A step that really fails is in the test of `find_batch_size`: TensorFlow takes ten seconds to give up."""
+    with pytest.raises(MemoryError) as host:
+        np.empty(2**55)
+    with pytest.raises(tf.errors.InvalidArgumentError) as other:
+        tf.reshape(tf.zeros([4]), [3])
+    engine = make_engine()
+    assert engine.is_out_of_memory(host.value)
+    assert engine.is_out_of_memory(tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"))
+    assert not engine.is_out_of_memory(other.value)
