@@ -47,9 +47,7 @@ def test_an_epoch_that_begins_with_another_batch_is_refused() -> None:
     feed = as_feed(lambda epoch: numbers(5, first=epoch))
     before = Reading(feed, 0)
     next(before.batches())
-    with pytest.raises(
-        ValueError, match="Epoch 2 of the stream begins with another batch"
-    ):
+    with pytest.raises(ValueError, match="Epoch 2 of the stream begins with another batch"):
         Reading(feed, 1, step=1, state=before.state())
 
 
