@@ -55,6 +55,8 @@ class Runner:
         run_dir: The run directory; `None` makes one under `runs/`.
         callbacks: Keras callbacks.
         progress: Whether to show a progress bar (on a terminal only).
+        preflight: Whether to try everything on one batch before the first epoch; see `lightkeras.preflight`
+            for what is checked all the same.
 
     Raises:
         ValueError: A setting out of its range.
@@ -69,6 +71,7 @@ class Runner:
     run_dir: str | Path | None = None
     callbacks: Sequence[keras.callbacks.Callback] = ()
     progress: bool = True
+    preflight: bool = True
 
     def __post_init__(self) -> None:
         least = {"max_epochs": 1, "patience": 1, "seed": 0, "steps_per_call": 1}
@@ -284,7 +287,7 @@ class Runner:
         watcher = None
         if validation is not None:
             preflight.check_feed(task, validation, "validation")
-            evaluation = preflight.trace_evaluate(task, engine, validation)
+            evaluation = preflight.trace_evaluate(task, engine, validation, train)
             names += preflight.epoch_names(task, evaluation, "val")
             watcher = _pass_over(validation, task, engine, task.run_evaluate_step, evaluation)
         monitor = self.monitor or next((name for name in ("val/loss", "train/loss") if name in names), None)
@@ -295,8 +298,7 @@ class Runner:
         model = task.model_of_callbacks(optimizers[0][0])
         bridge = CallbackBridge(self.callbacks, model, self.max_epochs, train.steps)
         bridge.check_monitors(names)
-        preflight.try_one_batch(task, learner, watcher)
-        return Fit(
+        fit = Fit(
             task=task,
             learner=learner,
             watcher=watcher,
@@ -309,6 +311,10 @@ class Runner:
             facts=_facts(task, data, train),
             bar=ProgressBar(self.max_epochs, train.steps, self.progress),
         )
+        run_directory.check_directory(fit.directory, needed_bytes=5 * fit.state_bytes)
+        if self.preflight:
+            preflight.run(task, engine, trace, learner, watcher)
+        return fit
 
     def _config(self, fit: Fit) -> dict[str, Any]:
         return {

@@ -45,7 +45,9 @@ def test_a_file_of_that_name_is_refused(directory):
 
 def test_a_directory_below_a_file_is_refused(directory):
     directory.path.parent.write_text("")
-    with pytest.raises(NotADirectoryError, match=r"runs/a cannot be made: .*/runs is a file, not a folder\. Give another"):
+    with pytest.raises(
+        NotADirectoryError, match=r"runs/a cannot be made: .*/runs is a file, not a folder\. Give another"
+    ):
         directory.create(0)
 
 

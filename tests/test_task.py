@@ -289,8 +289,18 @@ BINARY = keras.losses.BinaryCrossentropy(from_logits=True)
         (classifier(3), CLASS, labels(1.5, "float32"), "hold 1.5; .* Give the number of the class"),
         (classifier(3), CLASS, labels(np.nan, "float32"), "hold nan"),
         (classifier(3), CLASS, np.array(["cat"] * 32), "labels of train are text; the loss takes numbers"),
-        (classifier(3), CLASS, ONE_HOT, r"are float32\[batch, 3\]; sparse .* of the class alone. Use categorical .*argmax"),
-        (classifier(3), "categorical_crossentropy", labels(1), r"are int32\[batch\]; .* of the model's 3 outputs. Use sp"),
+        (
+            classifier(3),
+            CLASS,
+            ONE_HOT,
+            r"are float32\[batch, 3\]; sparse .* of the class alone. Use categorical .*argmax",
+        ),
+        (
+            classifier(3),
+            "categorical_crossentropy",
+            labels(1),
+            r"are int32\[batch\]; .* of the model's 3 outputs. Use sp",
+        ),
         (classifier(3), keras.losses.CategoricalCrossentropy(), labels(1)[:, None], r"are int32\[batch, 1\]; categ"),
         (
             classifier(1),
