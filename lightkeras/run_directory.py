@@ -117,16 +117,16 @@ def check_directory(directory: RunDirectory, needed_bytes: int) -> None:
     folder = next(above for above in (path, *path.absolute().parents) if os.path.lexists(above))
     if not folder.is_dir():
         raise NotADirectoryError(f"{path} cannot be made: {folder} is a file, not a folder. Give another run_dir.")
+    # Permissions, quotas and read-only file systems show only when something is written.
+    with files.explained(path), tempfile.NamedTemporaryFile(dir=folder, prefix=".lightkeras.") as file:
+        file.write(b"\0")
+        file.flush()
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise OSError(
             f"{path}: {_megabytes(free)} of disk are free, but the run needs about "
             f"{_megabytes(needed_bytes)} for checkpoints and the model. Make room or give another run_dir."
         )
-    # Permissions, quotas and read-only file systems show only when something is written.
-    with files.explained(path), tempfile.NamedTemporaryFile(dir=folder, prefix=".lightkeras.") as file:
-        file.write(b"\0")
-        file.flush()
 
 
 def path_of(given: str | Path | None, name: str) -> Path:

@@ -21,6 +21,7 @@ from lightkeras.preflight.saved import check_same_state, forms, same_bits
 from lightkeras.task import Task
 
 Arrays = Mapping[str, np.ndarray]
+FIRST, LAST = "first batch", "last batch"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,8 @@ def check_logs(task: Task, logs: StepLogs, method: str, batch: str) -> None:
             continue
         found = f"{type(task).__name__}.{method}: {name} is {values[0]} on the {batch}."
         if method == "evaluate_step" and name != "loss" and "loss" in logs.values:
-            warnings.warn(f"{found} Its mean over the split will be that, too.", UserWarning, stacklevel=2)
+            if batch == FIRST:  # once is enough
+                warnings.warn(f"{found} Its mean over the split will be that, too.", UserWarning, stacklevel=2)
             continue
         raise TaskError(
             f"{found} Look for a logarithm or division of zero, inputs that are not finite, or a learning rate "
@@ -201,7 +203,7 @@ def check_learned(
 
 def _try(task: Task, over: Pass, feed: Feed, step: int, method: str, train: Feed | None = None) -> StepLogs:
     logs: StepLogs = explained(task, lambda: over.try_one(feed, step), feed, method, train)
-    check_logs(task, logs, method, "last batch" if step else "first batch")
+    check_logs(task, logs, method, LAST if step else FIRST)
     return logs
 
 
