@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from lightkeras.data.module import DataModule
     from lightkeras.hparams import Bool, Choice, Float, Int
     from lightkeras.hub import HubLayer
+    from lightkeras.lock import RunLockedError
     from lightkeras.preflight import TaskError
     from lightkeras.results import BatchSizes, EvalResult, FitResult, LearningRates, SearchResult
+    from lightkeras.resuming import ChangedRunError
     from lightkeras.runner import Interrupted, Runner
     from lightkeras.saving import Checkpoints
     from lightkeras.settings import LimitBatches
@@ -33,6 +35,7 @@ _NAMES = {
     "BatchSizes": "lightkeras.results",
     "Bool": "lightkeras.hparams",
     "CheckpointError": "lightkeras.checkpoint",
+    "ChangedRunError": "lightkeras.resuming",
     "Checkpoints": "lightkeras.saving",
     "Choice": "lightkeras.hparams",
     "DataModule": "lightkeras.data.module",
@@ -45,6 +48,7 @@ _NAMES = {
     "LearningRates": "lightkeras.results",
     "LimitBatches": "lightkeras.settings",
     "Lookup": "lightkeras.data.lookup",
+    "RunLockedError": "lightkeras.lock",
     "Runner": "lightkeras.runner",
     "SearchResult": "lightkeras.results",
     "SupervisedTask": "lightkeras.task",
@@ -58,6 +62,7 @@ _MODULES = ("data", "hub", "plots", "testing")
 __all__ = [
     "BatchSizes",
     "Bool",
+    "ChangedRunError",
     "CheckpointError",
     "Checkpoints",
     "Choice",
@@ -71,6 +76,7 @@ __all__ = [
     "LearningRates",
     "LimitBatches",
     "Lookup",
+    "RunLockedError",
     "Runner",
     "SearchResult",
     "SupervisedTask",

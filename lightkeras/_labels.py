@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from lightkeras.data.feed import Structure
+from lightkeras.data.feed import Structure, spec_of
 
 
 def outputs_by_name(model: keras.Model) -> dict[str, keras.KerasTensor]:
@@ -28,7 +28,7 @@ def outputs_by_name(model: keras.Model) -> dict[str, keras.KerasTensor]:
 def check_labels(losses: Any, labels: Structure, outputs: Mapping[str, keras.KerasTensor], split: str) -> None:
     """Checks labels against a loss. Losses and labels by name are matched by name.
 
-    Lists of losses, and any loss but the two cross entropies, are left to Keras.
+    Lists of losses, and any loss but the cross entropies, are left to Keras.
 
     Args:
         losses: As in `model.compile`.
@@ -37,7 +37,8 @@ def check_labels(losses: Any, labels: Structure, outputs: Mapping[str, keras.Ker
         split: What to call the labels in an error.
 
     Raises:
-        ValueError: A label is outside the range of its loss, or no whole number where a class is expected.
+        ValueError: A label is outside the range of its loss, no whole number where a class is expected,
+            or one class where a number for each class is expected, and the other way round.
     """
     if isinstance(losses, Mapping) and isinstance(labels, Mapping):
         for name in [name for name in losses if name in labels]:
@@ -45,7 +46,9 @@ def check_labels(losses: Any, labels: Structure, outputs: Mapping[str, keras.Ker
             check_labels(losses[name], labels[name], only, f"{split} ({name})")
     elif isinstance(labels, np.ndarray) and labels.size and not isinstance(losses, (Mapping, list, tuple)):
         loss = keras.losses.get(losses) if isinstance(losses, str) else losses
-        if _is(loss, keras.losses.SparseCategoricalCrossentropy, keras.losses.sparse_categorical_crossentropy):
+        if _is(loss, keras.losses.CategoricalCrossentropy, keras.losses.categorical_crossentropy):
+            _check_one_hot(labels, outputs.get(""), split)
+        elif _is(loss, keras.losses.SparseCategoricalCrossentropy, keras.losses.sparse_categorical_crossentropy):
             _check_classes(labels, outputs.get(""), getattr(loss, "ignore_class", None), split)
         elif _is(loss, keras.losses.BinaryCrossentropy, keras.losses.binary_crossentropy):
             _check_numeric(labels, split)
@@ -58,8 +61,25 @@ def check_labels(losses: Any, labels: Structure, outputs: Mapping[str, keras.Ker
                 )
 
 
+def _check_one_hot(labels: np.ndarray, output: keras.KerasTensor | None, split: str) -> None:
+    _check_numeric(labels, split)
+    if output is None or len(output.shape) < 2 or output.shape[-1] is None:
+        return
+    if labels.ndim < len(output.shape) or labels.shape[-1] != output.shape[-1]:
+        raise ValueError(
+            f"The labels of {split} are {spec_of(labels)}; categorical cross entropy takes a number for each of the "
+            f"model's {output.shape[-1]} outputs. Use sparse categorical cross entropy for numbers of classes, or "
+            "make them one-hot with keras.utils.to_categorical."
+        )
+
+
 def _check_classes(labels: np.ndarray, output: keras.KerasTensor | None, ignored: int | None, split: str) -> None:
     _check_numeric(labels, split)
+    if output is not None and labels.ndim == len(output.shape) and labels.shape[-1] > 1:
+        raise ValueError(
+            f"The labels of {split} are {spec_of(labels)}; sparse categorical cross entropy takes the number of the "
+            "class alone. Use categorical cross entropy for one-hot labels, or give their numpy.argmax."
+        )
     if ignored is not None:
         labels = labels[labels != ignored]
     classes = None if output is None else output.shape[-1]

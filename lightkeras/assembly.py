@@ -16,6 +16,7 @@ from lightkeras.data import ArrayFeed, DataModule, Feed
 from lightkeras.data.arrays import as_feed, holds_arrays
 from lightkeras.engine.base import Engine, Step, Trace
 from lightkeras.fitting import Fit
+from lightkeras.lock import RunLock
 from lightkeras.passes import Pass, bound_engine
 from lightkeras.progress import ProgressBar
 from lightkeras.run_directory import RunDirectory
@@ -38,7 +39,24 @@ def make_ready(task: Task, seed: int, given: bool) -> DataModule | None:
 
 
 def place(settings: Settings, task: Task, resume: bool | str | Path) -> tuple[RunDirectory, Path | None]:
-    """The run directory, and the checkpoint to go on from if a certain one was asked for."""
+    """The run directory, and the checkpoint to go on from if a certain one was asked for.
+
+    Raises:
+        ValueError: It does not say which run.
+        FileNotFoundError: There is no run at the path.
+        FileExistsError: The directory holds a run, and that is not to be gone on with.
+        RunLockedError: Another process is at work there.
+    """
+    directory, wanted = _place(settings, task, resume)
+    if directory.lock_file.exists():
+        with RunLock(directory.lock_file):  # refused now rather than after everything was compiled
+            pass
+    if not resume:
+        directory.check_unused()
+    return directory, wanted
+
+
+def _place(settings: Settings, task: Task, resume: bool | str | Path) -> tuple[RunDirectory, Path | None]:
     if isinstance(resume, bool):
         if resume and settings.run_dir is None:
             raise ValueError("resume=True, but of which run? Give its run_dir, or the directory as resume=PATH.")
@@ -109,7 +127,7 @@ def make_fit(
     watcher = None
     if validation is not None:
         preflight.check_feed(task, validation, "validation")
-        evaluation = preflight.trace_evaluate(task, engine, validation)
+        evaluation = preflight.trace_evaluate(task, engine, validation, train)
         names += preflight.epoch_names(task, evaluation, "val")
         limit = settings.limit_batches.validation
         watcher = pass_over(validation, task, engine, task.run_evaluate_step, evaluation, limit)
@@ -121,8 +139,7 @@ def make_fit(
     model = task.model_of_callbacks(optimizers[0][0])
     bridge = CallbackBridge(settings.callbacks, model, settings.max_epochs, learner.steps)
     bridge.check_monitors(names)
-    preflight.try_one_batch(task, learner, watcher)
-    return Fit(
+    fit = Fit(
         task=task,
         learner=learner,
         watcher=watcher,
@@ -137,6 +154,10 @@ def make_fit(
         seed=settings.seed,
         checkpoints=settings.checkpoints,
     )
+    run_directory.check_directory(directory, needed_bytes=5 * fit.state_bytes)
+    if settings.preflight:
+        preflight.run(task, engine, trace, learner, watcher)
+    return fit
 
 
 def config_of(settings: Settings, fit: Fit) -> dict[str, Any]:

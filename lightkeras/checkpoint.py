@@ -273,3 +273,13 @@ def _restored(array: np.ndarray, dtype: str) -> np.ndarray:
 
 def _entry(content: bytes) -> dict[str, Any]:
     return {"bytes": len(content), "blake2b": hashlib.blake2b(content, digest_size=32).hexdigest()}
+
+
+def round_trip(variable: keras.Variable) -> np.ndarray:
+    """What a variable would be after it was saved and loaded, by way of the bytes of a file.
+
+    Raises:
+        Exception: Whatever the file's format raises for what it cannot hold.
+    """
+    content = safetensors.numpy.save({"value": _storable(_read(variable))})
+    return _restored(safetensors.numpy.load(content)["value"], str(variable.dtype))

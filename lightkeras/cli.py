@@ -237,7 +237,7 @@ def _find_learning_rate(
     task_class: type[Task], settings: jsonargparse.Namespace, runner_defaults: dict[str, Any]
 ) -> int:
     path = path_of(settings.run_dir, f"{snake_case(task_class.__name__)}_learning_rate")
-    runner = Runner(**{**runner_defaults, **vars(settings.runner), "run_dir": path})
+    runner = Runner(**{**runner_defaults, **_settings_of(settings.runner), "run_dir": path})
     task = task_class(hparams.from_dict(task_class.HParams, vars(settings.hp)), _lookup(settings))
     found = runner.find_learning_rate(task, **vars(settings.find))
     lines = {"found": "no suggestion" if found.suggestion is None else f"{found.suggestion:.2g}"}
@@ -247,7 +247,7 @@ def _find_learning_rate(
 
 
 def _find_batch_size(task_class: type[Task], settings: jsonargparse.Namespace, runner_defaults: dict[str, Any]) -> int:
-    runner = Runner(**{**runner_defaults, **vars(settings.runner)})
+    runner = Runner(**{**runner_defaults, **_settings_of(settings.runner)})
     task = task_class(hparams.from_dict(task_class.HParams, vars(settings.hp)), _lookup(settings))
     found = runner.find_batch_size(task, **vars(settings.find))
     console = Console()

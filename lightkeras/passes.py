@@ -121,9 +121,15 @@ class Pass:
         metrics = [metric_values(metric) for metric in self._task.metrics()]
         return self.means() | {name: value for values in metrics for name, value in values.items()}
 
-    def try_one(self) -> StepLogs:
-        """Runs one step on the first batch, for real."""
-        logs = self.program.run(self._engine.open(self.feed, ahead=self._ahead), 1)
+    def try_one(self, feed: Feed | None = None, step: int = 0) -> StepLogs:
+        """Runs one step for real.
+
+        Args:
+            feed: Where its batch comes from, in the form of the split; `None` is the split itself.
+            step: Which batch, from 0.
+        """
+        stream = self._engine.open(self.feed if feed is None else feed, step=step, ahead=self._ahead)
+        logs = self.program.run(stream, 1)
         if logs.steps:
             self._compiled_for.add(int(logs.examples[-1]))
         return logs

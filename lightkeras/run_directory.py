@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import importlib.metadata
+import os
 import platform
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
@@ -67,14 +69,7 @@ class RunDirectory:
             NotADirectoryError: There is a file of that name.
             OSError: It cannot be written to, or there is too little room; nothing was made.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise NotADirectoryError(f"{self.path} is a file; a run directory was expected. Give another run_dir.")
-        free = shutil.disk_usage(_nearest_folder(self.path)).free
-        if free < needed_bytes:
-            raise OSError(
-                f"{self.path}: {_megabytes(free)} of disk are free, but the run needs about "
-                f"{_megabytes(needed_bytes)} for checkpoints and the model. Make room or give another run_dir."
-            )
+        check_directory(self, needed_bytes)
         with files.explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
 
@@ -115,6 +110,35 @@ class RunDirectory:
         files.write_json(self.result_file, {**known, **part})
 
 
+def check_directory(directory: RunDirectory, needed_bytes: int) -> None:
+    """Checks that a run can be written to a directory, by writing something there and removing it.
+
+    Args:
+        directory: The run directory; it need not exist yet, and then does not afterwards.
+        needed_bytes: Room that the run will need at least.
+
+    Raises:
+        NotADirectoryError: There is a file of that name, or above it.
+        OSError: It cannot be written to, or there is too little room.
+    """
+    path = directory.path
+    if os.path.lexists(path) and not path.is_dir():
+        raise NotADirectoryError(f"{path} is a file; a run directory was expected. Give another run_dir.")
+    folder = next(above for above in (path, *path.absolute().parents) if os.path.lexists(above))
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{path} cannot be made: {folder} is a file, not a folder. Give another run_dir.")
+    # Permissions, quotas and read-only file systems show only when something is written.
+    with files.explained(path), tempfile.NamedTemporaryFile(dir=folder, prefix=".lightkeras.") as file:
+        file.write(b"\0")
+        file.flush()
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise OSError(
+            f"{path}: {_megabytes(free)} of disk are free, but the run needs about "
+            f"{_megabytes(needed_bytes)} for checkpoints and the model. Make room or give another run_dir."
+        )
+
+
 def path_of(given: str | Path | None, name: str) -> Path:
     """The directory that was given, or a new name such as `runs/imdb_hub/20261122-101500-ab12`."""
     if given is not None:
@@ -141,11 +165,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _nearest_folder(path: Path) -> Path:
-    """The folder itself, or the nearest one above it that exists."""
-    return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
 
 
 def _megabytes(size: int) -> str:

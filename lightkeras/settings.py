@@ -58,6 +58,8 @@ class Settings:
         run_dir: The run directory; `None` makes one under `runs/`.
         callbacks: Keras callbacks.
         progress: Whether to show a progress bar (on a terminal only).
+        preflight: Whether to try everything on one batch before the first epoch; see `lightkeras.preflight`
+            for what is checked all the same.
 
     Raises:
         ValueError: A setting out of its range.
@@ -77,6 +79,7 @@ class Settings:
     run_dir: str | Path | None = None
     callbacks: Sequence[keras.callbacks.Callback] = ()
     progress: bool = True
+    preflight: bool = True
 
     def __post_init__(self) -> None:
         least = {"max_epochs": 1, "max_steps": 1, "patience": 1, "seed": 0, "steps_per_call": 1}

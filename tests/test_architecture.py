@@ -227,10 +227,13 @@ class _StopsInTheLoop(TwoMoons):
 
 
 def test_from_fit_to_the_train_step_it_is_six_calls_through_three_files(tmp_path: Path) -> None:
-    """A new batch size makes the engine trace the step again, inside the loop: its traceback is the way."""
+    """A new batch size makes the engine trace the step again, inside the loop: its traceback is the way.
+
+    The preflight would have tried that batch size before.
+    """
     task = _StopsInTheLoop(TwoMoons.HParams(batch_size=48))
     with pytest.raises(_StopError) as caught:
-        lk.Runner(max_epochs=1, run_dir=tmp_path / "run").fit(task)
+        lk.Runner(max_epochs=1, run_dir=tmp_path / "run", preflight=False).fit(task)
     frames = [frame for frame in traceback.extract_tb(caught.tb) if Path(frame.filename).parent.is_relative_to(PACKAGE)]
     way = [f"{Path(frame.filename).relative_to(PACKAGE)} {frame.name}" for frame in frames]
     assert way[:2] == ["runner.py fit", "runner.py _train_epoch"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lightkeras.run_directory import RunDirectory, path_of, snake_case, versions
+from lightkeras.run_directory import RunDirectory, check_directory, path_of, snake_case, versions
 
 
 @pytest.fixture
@@ -45,8 +45,31 @@ def test_a_file_of_that_name_is_refused(directory):
 
 def test_a_directory_below_a_file_is_refused(directory):
     directory.path.parent.write_text("")
-    with pytest.raises(NotADirectoryError, match=r"could not write .*runs/a: Not a directory"):
+    with pytest.raises(
+        NotADirectoryError, match=r"runs/a cannot be made: .*/runs is a file, not a folder\. Give another"
+    ):
         directory.create(0)
+
+
+def test_a_link_to_nothing_is_refused(directory, tmp_path):
+    directory.path.parent.mkdir()
+    directory.path.symlink_to(tmp_path / "gone")
+    with pytest.raises(NotADirectoryError, match=r"runs/a is a file; a run directory was expected"):
+        check_directory(directory, 0)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="there is no /proc, where not even root may write")
+def test_a_place_where_nothing_can_be_written_is_refused(tmp_path):
+    with pytest.raises(OSError, match=r"could not write /proc/runs/a: .*give another run directory"):
+        check_directory(RunDirectory(Path("/proc/runs/a")), 0)
+
+
+def test_a_check_leaves_nothing_behind(directory, tmp_path):
+    check_directory(directory, needed_bytes=1000)
+    assert os.listdir(tmp_path) == []
+    directory.figures.mkdir(parents=True)
+    check_directory(directory, needed_bytes=1000)
+    assert os.listdir(directory.path) == ["figures"]
 
 
 def test_too_little_room_is_said_in_numbers_and_nothing_is_made(directory, tmp_path):

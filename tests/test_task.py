@@ -259,12 +259,17 @@ def classifier(units=3):
     return keras.Sequential([keras.Input((2,)), layers.Dense(units)])
 
 
+def sequence():
+    return keras.Sequential([keras.Input((None, 2)), layers.Dense(3)])
+
+
 def labels(value, dtype="int32"):
     found = np.zeros(32, dtype)
     found[7] = value
     return found
 
 
+ONE_HOT = np.eye(3, dtype="float32")[np.arange(32) % 3]
 CLASS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 BINARY = keras.losses.BinaryCrossentropy(from_logits=True)
 
@@ -284,6 +289,19 @@ BINARY = keras.losses.BinaryCrossentropy(from_logits=True)
         (classifier(3), CLASS, labels(1.5, "float32"), "hold 1.5; .* Give the number of the class"),
         (classifier(3), CLASS, labels(np.nan, "float32"), "hold nan"),
         (classifier(3), CLASS, np.array(["cat"] * 32), "labels of train are text; the loss takes numbers"),
+        (
+            classifier(3),
+            CLASS,
+            ONE_HOT,
+            r"are float32\[batch, 3\]; sparse .* of the class alone. Use categorical .*argmax",
+        ),
+        (
+            classifier(3),
+            "categorical_crossentropy",
+            labels(1),
+            r"are int32\[batch\]; .* of the model's 3 outputs. Use sp",
+        ),
+        (classifier(3), keras.losses.CategoricalCrossentropy(), labels(1)[:, None], r"are int32\[batch, 1\]; categ"),
         (
             classifier(1),
             BINARY,
@@ -320,6 +338,9 @@ def test_labels_of_validation_are_looked_at_too(runner):
         (classifier(3), keras.losses.SparseCategoricalCrossentropy(True, ignore_class=-1), labels(-1)),
         (classifier(3), keras.losses.SparseCategoricalCrossentropy(True, ignore_class=0), labels(0)),
         (classifier(1), BINARY, labels(0.5, "float32")[:, None]),  # a soft label
+        (classifier(3), "categorical_crossentropy", ONE_HOT),
+        (classifier(3), CLASS, labels(2)[:, None]),
+        (sequence(), CLASS, np.zeros((32, 3), "int32")),
         (classifier(1), "mse", labels(7.5, "float32")[:, None]),
         (classifier(1), lambda y, p: ops.mean(p) + 0 * ops.mean(y), labels(-9.0, "float32")[:, None]),
         (two_headed(), ["mse", "mse"], [labels(9.0, "float32")[:, None]] * 2),  # lists are left to Keras

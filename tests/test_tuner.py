@@ -47,7 +47,9 @@ class Fragile(TwoMoons):
             # Finite on the first batch, which is tried before anything is written.
             return value / ops.cast(self.optimizer.iterations < 3, "float32")
         if self.hp.fate in ("infinite", "no number") and not training:
-            return value * float("inf" if self.hp.fate == "infinite" else "nan")
+            # After the first epoch; what is wrong before it, the preflight finds.
+            broken = float("inf" if self.hp.fate == "infinite" else "nan")
+            return value * ops.where(self.optimizer.iterations > 0, broken, 1.0)
         return value
 
 

@@ -247,6 +247,7 @@ class StreamFeed(Feed):
         steps: Batches per epoch; `None` if that shows only at the end.
         batch_size: Examples per batch; `None` if it varies or is not known.
         dataset: A `tf.data.Dataset` of the same batches, or `None`.
+        origin: What the batches come from, to notice that it was given twice; `None` if not known.
     """
 
     def __init__(
@@ -257,11 +258,13 @@ class StreamFeed(Feed):
         steps: int | None = None,
         batch_size: int | None = None,
         dataset: Any = None,
+        origin: Any = None,
     ) -> None:
         if steps is not None and steps < 1:
             raise ValueError(f"steps={steps}: the feed is empty; expected at least one batch.")
         self.open_epoch = open_epoch
         self.dataset = dataset
+        self.origin = origin
         self._spec = spec
         self._steps = steps
         self._batch_size = batch_size

@@ -65,6 +65,7 @@ def from_tf_dataset(dataset: Any) -> StreamFeed:
         steps=cardinality if cardinality != tf.data.UNKNOWN_CARDINALITY else None,
         batch_size=sizes.pop() if sizes else None,
         dataset=dataset,
+        origin=dataset,
     )
 
 
@@ -104,7 +105,8 @@ def from_py_dataset(dataset: Any) -> StreamFeed:
                 ended += 1
             yield batch
 
-    return StreamFeed(_alike(open_epoch, first, type(dataset).__name__), map_structure(spec_of, first), steps=steps)
+    checked = _alike(open_epoch, first, type(dataset).__name__)
+    return StreamFeed(checked, map_structure(spec_of, first), steps=steps, origin=dataset)
 
 
 def from_iterable(data: Iterable[Any] | Callable[..., Iterable[Any]], name: str) -> StreamFeed:
@@ -139,7 +141,8 @@ def from_iterable(data: Iterable[Any] | Callable[..., Iterable[Any]], name: str)
     first = next((as_batch(batch) for batch in open_epoch(0)), None)
     if first is None:
         raise ValueError(f"{name} gave no batches: expected at least one.")
-    return StreamFeed(_alike(open_epoch, first, name), map_structure(spec_of, first), steps=_length(data))
+    checked = _alike(open_epoch, first, name)
+    return StreamFeed(checked, map_structure(spec_of, first), steps=_length(data), origin=data)
 
 
 def as_batch(batch: Any) -> Structure:

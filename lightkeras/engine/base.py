@@ -6,6 +6,7 @@ compiled so that `count` of them run in one call; a stream is a feed opened at a
 
     engine = make_engine()
     trace = engine.trace(step, feed.spec)            # abstractly: names, optimizers, problems
+    engine.gradient_sizes(step, engine.open(feed))   # really, on one batch, without the updates
     program = engine.program(step, trace.names)
     stream = engine.open(feed, epoch=0, step=0)
     logs = program.run(stream, count=75)             # values of every step: {name: float32 [75]}
@@ -52,11 +53,13 @@ class Trace:
         names: Names that the step logs, in order.
         updates: Its `minimize` calls, in order.
         ahead: What can be computed in the input pipeline.
+        variables: Variables that the step reads or writes, the backend's own; they have `assign`.
     """
 
     names: tuple[str, ...]
     updates: tuple[Update, ...]
     ahead: Ahead = ()
+    variables: tuple[Any, ...] = ()
 
     def optimizers(self) -> list[tuple[keras.optimizers.Optimizer, list[keras.Variable]]]:
         """Each optimizer once, with the variables that it updates."""
@@ -138,6 +141,29 @@ class Engine(abc.ABC):
         """Runs a step abstractly on one batch of `spec`: nothing is computed, no variable changes.
 
         Layers and metrics that build themselves on their first call are built.
+
+        Raises:
+            ValueError: The step makes new variables each time it is run.
+        """
+
+    @abc.abstractmethod
+    def gradient_sizes(self, step: Step, stream: Stream) -> list[tuple[keras.Variable, float]]:
+        """Runs a step for real on the next batch, without its updates, and looks at its gradients.
+
+        Whatever else the step changes (metrics, seeds, moving means) is changed. A `minimize` inside a
+        branch, such as `keras.ops.cond`, is left out: its gradients need not be computed at all.
+
+        Args:
+            step: The step that was traced last of those that minimize; its graph is used once more here.
+            stream: Where the batch comes from; it moves on by one.
+
+        Returns:
+            For each `minimize` in order, each of its variables and the largest absolute value of its
+            gradient: 0.0 where the loss does not depend on it, not finite if one value is not. What an
+            optimizer scales the loss by is taken out again.
+
+        Raises:
+            ValueError: The step was not traced before, or the stream has no batch.
         """
 
     @abc.abstractmethod

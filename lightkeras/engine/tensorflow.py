@@ -7,6 +7,7 @@ is read from a `tf.data` iterator inside the loop. XLA is left off: on CPU it ma
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import tempfile
 import weakref
@@ -40,6 +41,36 @@ AUTO = tf.data.AUTOTUNE
 _ITERATOR = "iterator"  # name of a saved iterator's files
 
 
+@dataclasses.dataclass
+class _Tracing:
+    """What is noted while a step is traced.
+
+    Args:
+        building: Whether models that build themselves are to do so now.
+        updates: Its `minimize` calls so far.
+        sizes: float32 `[variables]` for each of them, the largest absolute value of each gradient.
+    """
+
+    building: bool
+    updates: list[Update] = dataclasses.field(default_factory=list)
+    sizes: list[Tensor] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Measure:
+    """A traced step that minimizes, to be run on a batch.
+
+    Args:
+        step: The step.
+        learned: Variables of each `minimize` whose gradients come out.
+        run: From a batch to the sizes of those gradients.
+    """
+
+    step: Step
+    learned: tuple[tuple[keras.Variable, ...], ...]
+    run: Callable[[Structure], Sequence[Tensor]]
+
+
 @final
 class TensorFlowEngine(Engine):
     """See `Engine`."""
@@ -47,15 +78,33 @@ class TensorFlowEngine(Engine):
     backend = "tensorflow"
 
     def __init__(self) -> None:
-        self._traced: list[Update] | None = None  # a list while a step is traced, else None
+        self._tracing: _Tracing | None = None  # while a step is traced, else None
+        self._measure: _Measure | None = None  # of the step that was traced last of those that minimize
         self._stages: weakref.WeakKeyDictionary[Feed, dict[Ahead, Callable[[Tensor], Structure]]]
         self._stages = weakref.WeakKeyDictionary()
         self._following: weakref.WeakKeyDictionary[Feed, bytes] = weakref.WeakKeyDictionary()
         self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
 
     def trace(self, step: Step, spec: Structure) -> Trace:
-        self._run_abstractly(step, spec)  # builds whatever builds itself on its first call
-        return self._run_abstractly(step, spec)
+        self._run_abstractly(step, spec, building=True)
+        trace, measure = self._run_abstractly(step, spec, building=False)
+        if trace.updates:
+            self._measure = measure
+        return trace
+
+    def gradient_sizes(self, step: Step, stream: Stream) -> list[tuple[keras.Variable, float]]:
+        measure = self._measure
+        if measure is None or measure.step != step:
+            raise ValueError("gradient_sizes: this step is not the one that was traced last: expected `trace` before.")
+        batch = stream.next_batch()
+        if batch is None:
+            raise ValueError("gradient_sizes: the stream has no batch left; expected one.")
+        sizes = [column.numpy().tolist() for column in measure.run(map_structure(tf.convert_to_tensor, batch))]
+        return [
+            pair
+            for learned, column in zip(measure.learned, sizes, strict=True)
+            for pair in zip(learned, column, strict=True)
+        ]
 
     def skip_epochs(self, feed: Feed, count: int) -> None:
         if isinstance(feed, StreamFeed) and feed.dataset is not None:
@@ -107,7 +156,7 @@ class TensorFlowEngine(Engine):
         variables: Callable[[], Sequence[keras.Variable]],
         optimizer: keras.optimizers.Optimizer,
     ) -> Tensor:
-        if self._traced is not None:
+        if self._tracing is not None and self._tracing.building:
             loss_fn()  # models that build themselves have their variables from here on
         learned = tuple(variables())
         values = [variable.value for variable in learned]
@@ -120,12 +169,15 @@ class TensorFlowEngine(Engine):
                 f"minimize: the loss has shape {tuple(loss.shape)}; expected a scalar. Take its mean over the batch."
             )
         gradients = tape.gradient(scaled, values)
-        if self._traced is None:
+        if self._tracing is None:
             optimizer.apply(gradients, learned)
         else:
             pairs = zip(learned, gradients, strict=True)
             unreached = tuple(variable for variable, gradient in pairs if gradient is None)
-            self._traced.append(Update(learned, optimizer, unreached))
+            self._tracing.updates.append(Update(learned, optimizer, unreached))
+            scale = tf.cast(optimizer.scale_loss(tf.ones_like(loss)), tf.float32)
+            sizes = [_largest(gradient) for gradient in gradients] or tf.zeros([0])
+            self._tracing.sizes.append(tf.stack(sizes) / scale)
         return loss
 
     def gradients(self, fn: Callable[[Structure], Tensor], inputs: Structure) -> Structure:
@@ -143,24 +195,39 @@ class TensorFlowEngine(Engine):
     def is_out_of_memory(self, error: BaseException) -> bool:
         return isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError))
 
-    def _run_abstractly(self, step: Step, spec: Structure) -> Trace:
+    def _run_abstractly(self, step: Step, spec: Structure, building: bool) -> tuple[Trace, _Measure]:
         names: list[str] = []
         ahead: list[tuple[Callable[[Tensor], Structure], int]] = []
+        learned: list[tuple[keras.Variable, ...]] = []
+        tracing = self._tracing = _Tracing(building)
 
-        def run(batch: Structure) -> None:
+        def run(batch: Structure) -> list[Tensor]:
             recording = Recording([leaf for _, leaf in flatten(batch)])
             with recording.entered():
                 names[:] = list(step(batch))
             ahead[:] = recording.found
+            # What a branch computes cannot leave it, and might not be there.
+            graph = tf.compat.v1.get_default_graph()
+            found = zip(tracing.updates, tracing.sizes, strict=True)
+            outside = [(update.variables, size) for update, size in found if size.graph is graph]
+            learned[:] = [variables for variables, _ in outside]
+            return [size for _, size in outside]
 
-        self._traced = []
         try:
-            # The graph is never run, so no assignment happens; Keras makes new variables outside of it.
+            # A trace runs nothing, so no assignment happens; Keras makes new variables outside of it.
             # A keras.StatelessScope would do too, but in one Keras cannot read regularized weights.
-            tf.function(run, autograph=False).get_concrete_function(map_structure(_tensor_spec, spec))
-            return Trace(tuple(names), tuple(self._traced), tuple(ahead))
+            traced = tf.function(run, autograph=False).get_concrete_function(map_structure(_tensor_spec, spec))
+        except ValueError as error:
+            if "singleton tf.Variables" not in str(error):
+                raise
+            raise ValueError(
+                "The step makes new variables each time it is run, as by `keras.layers.Dense(1)(x)`: they would not "
+                "be learned. Make layers, metrics and seed generators in `build`, as attributes of the task."
+            ) from error
         finally:
-            self._traced = None
+            self._tracing = None
+        trace = Trace(tuple(names), tuple(tracing.updates), tuple(ahead), tuple(traced.graph.variables))
+        return trace, _Measure(step, tuple(learned), traced)
 
     def _pipeline_of(self, feed: ArrayFeed, ahead: Ahead, epoch: int, step: int, seed: int) -> tf.data.Dataset:
         """Batches of a feed in memory, with what is computed ahead, made by all cores while steps run."""
@@ -413,6 +480,17 @@ class TensorFlowPredictor(_Fused, Predictor):
 
     def _join(self, array: tf.TensorArray) -> Tensor:
         return array.concat()
+
+
+def _largest(gradient: Tensor | tf.IndexedSlices | None) -> Tensor:
+    """Largest absolute value of a gradient; infinite if one of its values is not a number."""
+    if gradient is None:
+        return tf.constant(0.0)
+    values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+    size = tf.cast(tf.reduce_max(tf.abs(values)), tf.float32)
+    # TensorFlow's maximum passes over what is not a number, and that of nothing is minus infinity.
+    finite = tf.reduce_all(tf.math.is_finite(values))
+    return tf.where(finite, tf.maximum(size, 0.0), np.inf)
 
 
 def _write(arrays: list[tf.TensorArray], i: Tensor, values: list[Tensor]) -> list[tf.TensorArray]:

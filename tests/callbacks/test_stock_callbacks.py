@@ -326,7 +326,8 @@ def test_terminate_on_nan_stops_at_the_batch_where_the_loss_breaks(tmp_path):
             model.compile(optimizer=optimizer, **arguments)
             model.fit(x, TRAIN[1], BATCH, EPOCHS, 0, callbacks=callbacks, shuffle=False)
         else:
-            runner = Runner(max_epochs=EPOCHS, callbacks=callbacks, run_dir=tmp_path / "run", progress=False)
+            settings = {"run_dir": tmp_path / "run", "progress": False, "preflight": False}  # it would find the number
+            runner = Runner(max_epochs=EPOCHS, callbacks=callbacks, **settings)
             task = SupervisedTask(model, optimizer=optimizer, **arguments)
             result = runner.fit(task, ArrayFeed((x, TRAIN[1]), BATCH))
         steps[way] = [call[1] for call in recorded.calls]

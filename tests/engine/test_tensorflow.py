@@ -667,3 +667,117 @@ def test_an_allocation_that_failed_is_told_from_other_errors():
     assert engine.is_out_of_memory(host.value)
     assert engine.is_out_of_memory(tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"))
     assert not engine.is_out_of_memory(other.value)
+
+
+# ---------------------------------------------------------------------- gradients of one batch
+
+
+def sizes(task, feed):
+    """Sizes of the gradients on the first batch by the variable's path, and what there was before and after."""
+    engine, _trace, _program = prepared(task, feed)
+    before = weights(task)
+    found = engine.gradient_sizes(task.run_train_step, engine.open(feed))
+    return [(variable.path, size) for variable, size in found], before, weights(task)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "tf.data"])
+def test_the_size_of_a_gradient_is_that_worked_out_by_hand_and_nothing_is_updated(kind):
+    feed = ArrayFeed(LINE, 2)
+    if kind == "tf.data":
+        feed = as_feed(tf.data.Dataset.from_tensor_slices(LINE).batch(2))
+    ((path, size),), before, after = sizes(Line(), feed)
+    assert path.endswith("/kernel")
+    assert size == 5.0  # see LINE_WEIGHTS
+    assert_same(after, before)
+
+
+@pytest.mark.parametrize("scaled", ["LossScaleOptimizer", "loss_scale_factor"])
+def test_what_an_optimizer_scales_the_loss_by_is_taken_out_of_the_size(scaled):
+    class Scaled(Line):
+        def build_optimizer(self):
+            if scaled == "loss_scale_factor":
+                return keras.optimizers.SGD(0.125, loss_scale_factor=64.0)
+            return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.125))
+
+    assert [size for _, size in sizes(Scaled(), ArrayFeed(LINE, 2))[0]] == [5.0]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_the_size_of_a_gradient_with_one_value_that_is_not_finite_is_not_finite(value):
+    class Wide(Line):
+        def build_model(self):
+            return keras.Sequential([keras.Input((2,)), one_weight(1.0)])
+
+    x = np.float32([[1, 2], [3, value]])
+    ((_, size),), *_ = sizes(Wide(), ArrayFeed((x, np.ones((2, 1), "float32")), 2))
+    assert not np.isfinite(size)
+
+
+def test_rows_of_an_embedding_have_sizes_too_and_what_the_loss_misses_has_none():
+    class Rows(Task):
+        def build(self):
+            self.table = layers.Embedding(4, 2, embeddings_initializer="ones")
+            self.unused = layers.Dense(1)
+            self.unused.build((None, 2))
+            self.optimizer = keras.optimizers.SGD()
+
+        def loss(self, batch, training):
+            return ops.mean(self.table(batch) * ops.convert_to_tensor([1.0, -8.0]))
+
+    (_, *others), *_ = sizes(Rows(), ArrayFeed(np.int32([2, 2, 1, 3]), 4))
+    found, *_ = sizes(Rows(), ArrayFeed(np.int32([2, 1]), 2))
+    assert found[0][1] == 2.0  # -8 over the 4 numbers of two rows
+    assert [size for _, size in others] == [0.0, 0.0]
+
+
+def test_a_minimize_in_a_branch_is_left_out_of_the_sizes():
+    class Now(Line):
+        def train_step(self, batch):
+            again = ops.cond(
+                ops.max(batch[0]) > 100.0,
+                lambda: self.minimize(lambda: self.loss(batch, training=True)),
+                lambda: ops.convert_to_tensor(0.0),
+            )
+            return super().train_step(batch) + again
+
+    class Plain(Now):
+        def loss(self, batch, training):
+            return ops.mean(ops.square(self.model(batch[0]) - batch[1]))
+
+    assert [size for _, size in sizes(Plain(), ArrayFeed(LINE, 2))[0]] == [5.0]
+
+
+def test_gradients_of_a_step_that_was_not_traced_and_of_no_batch_are_refused():
+    feed = ArrayFeed(LINE, 3)
+    task = Line()
+    engine, _trace, _program = prepared(task, feed)
+    with pytest.raises(ValueError, match="this step is not the one that was traced last: expected `trace` before"):
+        engine.gradient_sizes(task.run_evaluate_step, engine.open(feed))
+    stream = engine.open(feed)
+    engine.gradient_sizes(task.run_train_step, stream)
+    with pytest.raises(ValueError, match="the stream has no batch left; expected one"):
+        engine.gradient_sizes(task.run_train_step, stream)
+
+
+@pytest.mark.parametrize("make", [lambda: layers.Dense(1), lambda: layers.Dropout(0.5)], ids=["weights", "seeds"])
+def test_a_step_that_makes_variables_each_time_is_refused(make):
+    class Anew(Line):
+        def loss(self, batch, training):
+            return super().loss((make()(batch[0], training=True), batch[1]), training)
+
+    with pytest.raises(ValueError, match=r"makes new variables each time it is run.* Make layers, .* in `build`"):
+        prepared(Anew(), ArrayFeed(LINE, 2))
+
+
+def test_a_trace_names_the_variables_that_a_step_uses_its_own_or_not():
+    elsewhere = keras.Variable(1.0)
+
+    class Counting(Line):
+        def loss(self, batch, training):
+            elsewhere.assign_add(1.0)
+            return super().loss(batch, training)
+
+    _engine, trace, _program = prepared(Counting(), ArrayFeed(LINE, 2))
+    assert any(variable is elsewhere.value for variable in trace.variables)
+    assert len(trace.variables) == 2
+    assert float(elsewhere) == 1.0

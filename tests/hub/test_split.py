@@ -139,7 +139,8 @@ def weights_after_fit(run_dir):
     texts = np.array(TEXTS * 10, dtype=object)
     labels = np.arange(50, dtype="float32") % 2
     task = Sentiment()
-    result = lk.Runner(max_epochs=2, run_dir=run_dir).fit(task, (texts, labels), (texts, labels), batch_size=8)
+    held_out = np.array([f"{text} again" for text in texts], dtype=object)
+    result = lk.Runner(max_epochs=2, run_dir=run_dir).fit(task, (texts, labels), (held_out, labels), batch_size=8)
     return [variable.numpy() for variable in task.variables().values()], result.history
 
 
