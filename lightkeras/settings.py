@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import keras
 
@@ -13,7 +13,6 @@ from lightkeras import schedule
 from lightkeras.saving import Checkpoints
 
 
-@final
 @dataclasses.dataclass(frozen=True)
 class LimitBatches:
     """Most batches of each split that are used, in every epoch; `None` for all of them.
