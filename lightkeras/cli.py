@@ -5,6 +5,7 @@
     python experiment.py --resume --run_dir DIR  go on with a run
     python experiment.py test --run_dir DIR      test the weights of a run
     python experiment.py predict --run_dir DIR "a text" ...
+    python experiment.py replay --run_dir DIR    run the step that broke a run again
     python experiment.py tune [flags]            search the declared ranges
 
 The flags are the hyperparameters (`--hp.`), the settings of the runner (`--runner.`) and of the tuner
@@ -41,6 +42,7 @@ COMMANDS = {
     "fit": "train, and keep the best weights",
     "test": "test the weights of a run",
     "predict": "predict for texts on the command line, or one per line on standard input (-)",
+    "replay": "run the step that broke a run again, and compare it bit for bit",
     "tune": "search the declared ranges of the hyperparameters",
 }
 USAGES = {
@@ -48,6 +50,7 @@ USAGES = {
     "fit": "[flags]",
     "test": "--run_dir RUN_DIR [flags]",
     "predict": "--run_dir RUN_DIR [flags] TEXT ...",
+    "replay": "--run_dir RUN_DIR [flags]",
     "tune": "[flags]",
 }
 SourceName = Literal["auto", "real", "sample"]
@@ -79,6 +82,7 @@ def cli(task_class: type[Task], args: Sequence[str] | None = None, **runner_defa
         "fit": lambda: _fit(task_class, settings, runner_defaults, given(), then_test=False),
         "test": lambda: _test(task_class, settings),
         "predict": lambda: _predict(task_class, settings),
+        "replay": lambda: _replay(task_class, settings),
         "tune": lambda: _tune(task_class, settings, runner_defaults, given()),
     }
     try:
@@ -191,6 +195,12 @@ def _predict(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
         row = {name: column[number].tolist() for name, column in columns.items()}
         print(json.dumps({"input": given, **row}, ensure_ascii=False))
     return 0
+
+
+def _replay(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
+    from lightkeras import replaying
+
+    return replaying.run(task_class, Path(settings.run_dir), settings.data_dir, settings.source)
 
 
 def _tune(
@@ -319,7 +329,7 @@ def _parser(task_class: type[Task], command: str | None, runner_defaults: dict[s
         allow_abbrev=False,
         formatter_class=_Formatter,
     )
-    if command in ("test", "predict"):
+    if command in ("test", "predict", "replay"):
         _add_run_flags(parser, command)
         return parser
     parser.add_argument("--config", action="config", help="YAML file that may give any of the flags.")
@@ -354,7 +364,8 @@ _SOURCE = "real: never the built-in sample. sample: only that. auto: the sample 
 
 def _add_run_flags(parser: _Parser, command: str) -> None:
     parser.add_argument("--run_dir", type=str, required=True, help="Run directory of the fit.")
-    parser.add_argument("--weights", type=Literal["best", "last"], default="best", help="Which weights to use.")
+    if command != "replay":
+        parser.add_argument("--weights", type=Literal["best", "last"], default="best", help="Which weights to use.")
     parser.add_argument("--data_dir", type=str | None, default=None, help=f"{_DATA_DIR} Default: that of the fit.")
     parser.add_argument("--source", type=SourceName | None, default=None, help=f"{_SOURCE} Default: that of the fit.")
     if command == "predict":

@@ -55,6 +55,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 ABOVE = [
     "passes",
     "preflight",
+    "divergence",
+    "bundle",
     "saving",
     "settings",
     "fitting",
@@ -63,7 +65,9 @@ ABOVE = [
     "runner",
     "oracles",
     "tuner",
+    "replaying",
     "cli",
+    "main",
 ]
 
 

@@ -98,13 +98,13 @@ class TensorFlowEngine(Engine):
         leaves = tuple(tf.convert_to_tensor(leaf) for _, leaf in flatten(batch))
         known = [leaf.shape for leaf in leaves] if shapes is None else shapes
 
-        @tf.autograph.experimental.do_not_convert
         def stage(*given: Tensor) -> Structure:
             # The identity, but for what is known of the shape.
             blurred = map(tf.compat.v1.placeholder_with_default, given, known)
             return _computed_ahead(tuple(blurred), ahead)
 
-        return PipelineStream(tf.data.Dataset.from_tensors(leaves).map(stage), batch)
+        unconverted = tf.autograph.experimental.do_not_convert(stage)
+        return PipelineStream(tf.data.Dataset.from_tensors(leaves).map(unconverted), batch)
 
     def program(self, step: Step, names: Sequence[str], ahead: Ahead = ()) -> Program:
         return TensorFlowProgram(step, names, ahead)
