@@ -19,7 +19,6 @@ import inspect
 import json
 import re
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -29,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightkeras import files, hparams
-from lightkeras._messages import did_you_mean
+from lightkeras._messages import did_you_mean, raised_by_us
 from lightkeras.data.lookup import Lookup
 from lightkeras.results import EvalResult, FitResult, SearchResult, Trial
 from lightkeras.run_directory import RunDirectory, path_of, snake_case
@@ -88,7 +87,7 @@ def cli(task_class: type[Task], args: Sequence[str] | None = None, **runner_defa
     try:
         status = actions[command]()
     except (ValueError, TypeError, OSError, NotImplementedError) as error:
-        if not _is_ours(error):
+        if not raised_by_us(error):
             raise
         _say_error(error)
         status = 2
@@ -455,12 +454,6 @@ def _table(splits: dict[str, Any]) -> Table:
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Whether lightkeras itself raised the error, and not the experiment or a library."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    return bool(frames) and str(frames[-1][0].f_globals.get("__name__", "")).startswith("lightkeras.")
 
 
 def _say_error(error: BaseException) -> None:

@@ -19,7 +19,7 @@ import jsonargparse
 from rich.console import Console
 
 from lightkeras import files
-from lightkeras._messages import did_you_mean
+from lightkeras._messages import did_you_mean, raised_by_us
 from lightkeras.run_directory import find_broken
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
         return replaying.run(task_class, folder, given.data_dir)
     except (ValueError, TypeError, OSError) as error:
+        if not raised_by_us(error):
+            raise
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False, highlight=False)
         return 2
 
@@ -69,11 +71,12 @@ def load_task(named: str) -> type[Task]:
         raise FileNotFoundError(f"--task {named!r}: there is no file {path}.")
     from lightkeras.task import Task  # before the file is run: it brings Keras
 
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module_name = f"task_of_{path.stem}"  # which is no other module's
+    spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"--task {named!r}: {path.name} is no Python file.")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # where dataclasses look up the types of their fields
+    sys.modules[module_name] = module  # where dataclasses look up the types of their fields
     sys.path.insert(0, str(path.parent))  # as for a file that is run
     spec.loader.exec_module(module)
     classes: dict[str, Any] = {

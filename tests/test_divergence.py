@@ -203,7 +203,7 @@ def test_what_is_not_finite_from_the_start_and_what_metrics_hold_is_not_watched(
     assert watchdog.check(1) is None
     task.model.layers[0].kernel.assign([[1.0], [math.nan], [math.inf]])
     found = watchdog.check(2)
-    assert found.what == "sequential/dense/kernel" or found.what.endswith("/dense/kernel")
+    assert found.what.endswith("/dense/kernel")
     assert math.isnan(found.value)
     assert found.step == 2
     assert {task.variables()[key].path for key in watchdog.unwatched} >= {"least/bias"}
@@ -541,7 +541,7 @@ class Block(layers.Layer):
         self.shared = layers.Dense(2, use_bias=False, kernel_initializer="ones", name="shared")
 
     def call(self, x):
-        return ops.log(self.shared(self.shared(self.inner["kept"](x))) * 0.0)
+        return ops.log(ops.abs(self.shared(self.shared(self.inner["kept"](x)))) * 0.0)
 
 
 class Subclassed(keras.Model):
@@ -566,9 +566,7 @@ def where_of(model, x, y=None):
 
 def test_subclassed_models_and_layers_inside_of_layers_are_looked_into():
     x = np.ones((2, 2), "float32")
-    where = where_of(Subclassed(), x)
-    assert where.endswith("/block (Block): -inf; its inputs were finite") or ": nan; its inputs" in where
-    assert "/block (Block)" in where
+    assert where_of(Subclassed(), x).endswith("/block (Block): -inf; its inputs were finite")
 
 
 def test_an_operation_of_a_functional_model_is_named_like_a_layer():
