@@ -205,7 +205,9 @@ def _environment() -> dict[str, str]:
 
 
 def _file_of(cls: type) -> str | None:
-    """The file that defines a class; `None` where there is none, as in an interpreter."""
+    """The user's file that defines a class; `None` where there is none, as in an interpreter."""
+    if cls.__module__.startswith("lightkeras."):
+        return None
     try:
         return str(Path(inspect.getfile(cls)).resolve())
     except (OSError, TypeError):

@@ -285,8 +285,8 @@ def locate(
     count = alarm.step - snapshot.position.step
     why = (
         f"none of the {count:,} steps after step {snapshot.position.step:,} broke when they were run again. "
-        "Something else changed the state or the batches meanwhile, such as a callback, or a stream whose "
-        "order cannot be brought back"
+        "Something else changed the state or the batches meanwhile, such as a callback or a stream whose order "
+        "cannot be brought back; or the step is not deterministic, as some are not on a GPU"
     )
     return _not_repeated(task, learner, snapshot, alarm, why)
 

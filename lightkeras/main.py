@@ -95,8 +95,8 @@ def _say_which(folder: Path) -> int:
     console.print(state["what_happened"])
     if state["file"] is None:
         console.print(
-            f"The run was of the class {state['task']}, which is in no file. Give one that defines it: --task FILE.py:"
-            f"{state['task']}, or call lightkeras.bundle.replay from Python."
+            f"The run was of the class {state['task']}, which no file of the user's defines. Give one that does: "
+            f"--task FILE.py:{state['task']}, or call lightkeras.bundle.replay(folder, task) from Python."
         )
         return 2
     command = shlex.join(["lightkeras", "replay", str(folder), "--task", f"{state['file']}:{state['task']}"])

@@ -27,7 +27,7 @@ from lightkeras.divergence import (
 from lightkeras.engine.base import Seen, StepLogs
 from lightkeras.passes import Pass, bound_engine
 from lightkeras.preflight import trace_train
-from lightkeras.task import Task
+from lightkeras.task import SupervisedTask, Task
 
 
 class Clock:
@@ -49,6 +49,7 @@ class Run:
     feed: object
     seed: int = 5
     clock: Clock = dataclasses.field(default_factory=Clock)
+    limit: int | None = None
 
     def __post_init__(self):
         self.task.set_up(self.seed)
@@ -56,7 +57,7 @@ class Run:
         trace = trace_train(self.task, self.engine, self.feed)
         self.ahead = trace.ahead
         program = self.engine.program(self.task.run_train_step, trace.names, trace.ahead)
-        self.learner = Pass(self.task, self.engine, self.feed, program, trace.ahead)
+        self.learner = Pass(self.task, self.engine, self.feed, program, trace.ahead, self.limit)
         self.watchdog = Watchdog(self.task, self.engine, self.clock)
         self.losses = []
 
@@ -65,25 +66,25 @@ class Run:
         step = 0
         for epoch in range(epochs):
             random = randomness.read()
-            stream, done = self.learner.begin(epoch, self.seed), 0
-            begins = True
-            while True:
-                at = Position(step, epoch, done)
-                alarm = self.watchdog.look(at, stream, self.learner.state(), random, begins)
-                if alarm is not None:
-                    return alarm
-                begins = False
-                logs = self.learner.program.run(stream, count)
+            stream, done, steps = self.learner.begin(epoch, self.seed), 0, self.learner.steps
+
+            def look(stream=stream, random=random, **begins):
+                return self.watchdog.look(Position(step, epoch, done), stream, self.learner.state(), random, **begins)
+
+            alarm = look(epoch_begins=True)
+            while alarm is None and (steps is None or done < steps):
+                logs = self.learner.program.run(stream, count if steps is None else min(count, steps - done))
                 if not logs.steps:
                     break
                 self.learner.add(logs, 0.1)
                 self.losses.extend(next(iter(logs.values.values())).tolist())
                 alarm = first_not_finite(logs, step)
                 step, done = step + logs.steps, done + logs.steps
-                if alarm is not None:
-                    return alarm
-                if between is not None:
+                if alarm is None and between is not None:
                     between(step)
+                alarm = alarm or look()
+            if alarm is not None:
+                return alarm
         return None
 
     def locate(self, alarm):
@@ -485,6 +486,41 @@ def test_a_snapshot_of_the_epoch_before_is_enough_where_nothing_but_steps_change
     run.assert_breaks_again(found)
 
 
+def test_an_epoch_of_which_only_some_batches_are_used_ends_where_it_did():
+    run = Run(Regression(sequential(zeros_dense()), rate=50.0), ArrayFeed(regression(20), 4), limit=3)
+    run.clock.tick = 1.0
+    found = run.locate(run.train(epochs=9, count=2))
+    assert found.repeated
+    broken = found.broken
+    assert broken.epoch > 1
+    assert broken.step == 3 * (broken.epoch - 1) + broken.batch
+    run.assert_breaks_again(found)
+
+
+def test_a_generator_that_was_first_drawn_from_after_the_snapshot_hinders_nothing():
+    run = Run(Regression(sequential(zeros_dense()), rate=50.0), ArrayFeed(regression(60), 4))
+    run.clock.tick = 1.0
+    keras.utils.set_random_seed(0)
+    before = set(run.task.variables())
+    alarm = run.train(count=2, between=lambda step: keras.random.normal((1,)))
+    assert {"keras.random.0000"} == set(run.task.variables()) - before
+    found = run.locate(alarm)
+    assert found.repeated
+    run.assert_breaks_again(found)
+
+
+def test_a_supervised_model_with_metrics_is_looked_into():
+    x, y = regression(24)
+    y[13] = 1e30
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, layers.Dense(1, name="out")(inputs))
+    run = Run(SupervisedTask(model, loss="mse", optimizer="sgd", metrics=["mae"]), ArrayFeed((x, y), 4))
+    found = run.locate(run.train(count=6))
+    assert (found.broken.step, found.broken.what, found.broken.value) == (4, "train/loss", math.inf)
+    assert found.broken.where == "the outputs of all layers are finite, but the loss computed from them is inf"
+    run.assert_breaks_again(found)
+
+
 def test_a_step_that_breaks_only_because_something_changed_the_state_is_said_not_to_be_repeated():
     run = Run(Regression(sequential(zeros_dense()), rate=0.01), ArrayFeed(regression(20), 4))
     run.clock.tick = 1.0
@@ -501,8 +537,8 @@ def test_a_step_that_breaks_only_because_something_changed_the_state_is_said_not
     assert (found.broken.step, found.broken.epoch, found.broken.batch) == (3, 1, 3)
     assert found.broken.where == (
         "the step could not be repeated: none of the 3 steps after step 0 broke when they were run again. Something "
-        "else changed the state or the batches meanwhile, such as a callback, or a stream whose order cannot be "
-        "brought back. The state is that after step 0"
+        "else changed the state or the batches meanwhile, such as a callback or a stream whose order cannot be "
+        "brought back; or the step is not deterministic, as some are not on a GPU. The state is that after step 0"
     )
     assert np.isfinite(run.task.model.get_weights()[0]).all()
 

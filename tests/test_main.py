@@ -89,7 +89,7 @@ def test_a_class_that_is_in_no_file_is_said_to_be_that(bundle, capsys):
     state = json.loads((bundle / "state.json").read_text())
     (bundle / "state.json").write_text(json.dumps({**state, "file": None}))
     assert main(["replay", str(bundle)]) == 2
-    assert "The run was of the class Mine, which is in no file." in capsys.readouterr().err
+    assert "The run was of the class Mine, which no file of the user's defines." in capsys.readouterr().err
 
 
 def test_mistakes_end_with_status_2_and_say_what_was_expected(bundle, tmp_path, file, capsys):
