@@ -67,11 +67,7 @@ class Run:
         for epoch in range(epochs):
             random = randomness.read()
             stream, done, steps = self.learner.begin(epoch, self.seed), 0, self.learner.steps
-
-            def look(stream=stream, random=random, **begins):
-                return self.watchdog.look(Position(step, epoch, done), stream, self.learner.state(), random, **begins)
-
-            alarm = look(epoch_begins=True)
+            alarm = self._look(Position(step, epoch, done), stream, random, epoch_begins=True)
             while alarm is None and (steps is None or done < steps):
                 logs = self.learner.program.run(stream, count if steps is None else min(count, steps - done))
                 if not logs.steps:
@@ -82,10 +78,13 @@ class Run:
                 step, done = step + logs.steps, done + logs.steps
                 if alarm is None and between is not None:
                     between(step)
-                alarm = alarm or look()
+                alarm = alarm or self._look(Position(step, epoch, done), stream, random)
             if alarm is not None:
                 return alarm
         return None
+
+    def _look(self, position, stream, random, **begins):
+        return self.watchdog.look(position, stream, self.learner.state(), random, **begins)
 
     def locate(self, alarm):
         return locate(
