@@ -48,8 +48,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plots": HELPERS,
     "progress": HELPERS,
     "run_directory": HELPERS,
-    "lock": HELPERS,
-    "signals": HELPERS,
 }
 # The parts above those: each may import whatever stands before it.
 ABOVE = [

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, final
 
 import keras
+import numpy as np
 
 from lightkeras._messages import did_you_mean
+from lightkeras.callbacks.state import CallbackStates
 
 TRAIN_BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
 TEST_BATCH_HOOKS = ("on_test_batch_begin", "on_test_batch_end")
@@ -26,6 +28,10 @@ class CallbackBridge:
         model: What they get as `self.model`; its `optimizer` must be set.
         epochs: Most epochs there will be.
         steps: Steps per epoch; `None` if not known.
+
+    Raises:
+        TypeError: One is no callback.
+        ValueError: One restores runs by itself.
     """
 
     def __init__(
@@ -34,11 +40,18 @@ class CallbackBridge:
         for callback in callbacks:
             if not isinstance(callback, keras.callbacks.Callback):
                 raise TypeError(f"A callback must be a keras.callbacks.Callback, got {type(callback).__name__}.")
+            if isinstance(callback, keras.callbacks.BackupAndRestore):
+                raise ValueError(
+                    f"{type(callback).__name__} in callbacks: the runner saves the whole run itself, and would not "
+                    "know of the weights that this callback puts back. Take it out, and go on with a run by "
+                    "fit(..., resume=True), inside an epoch too."
+                )
         self._callbacks = list(callbacks)
         self._model = model
         self.hooks = keras.callbacks.CallbackList(
             self._callbacks, add_history=True, model=model, epochs=epochs, steps=steps, verbose=1
         )  # `verbose` is for a ProgbarLogger that was given: it is there to be seen
+        self._states = CallbackStates(self.hooks.callbacks)
         self.watches_train_batches = any(watches(callback, TRAIN_BATCH_HOOKS) for callback in callbacks)
         self.watches_test_batches = any(watches(callback, TEST_BATCH_HOOKS) for callback in callbacks)
 
@@ -60,12 +73,42 @@ class CallbackBridge:
                 f"{type(callback).__name__}(monitor={monitor!r}): no epoch logs that. {did_you_mean(monitor, known)}"
             )
 
-    def begin_train(self) -> int:
-        """Returns the epoch to begin with: 0, unless a callback restored a later one."""
+    def begin_train(
+        self, resumed: tuple[Mapping[str, Any], Mapping[str, np.ndarray]] | None = None, epoch_begun: int | None = None
+    ) -> None:
+        """Calls what is called when training begins, and takes back the state of a run that goes on.
+
+        The hooks come first, and may change variables, as a learning rate that is set for the epoch: those of a run
+        that goes on are to be restored after this.
+
+        Args:
+            resumed: What `state` returned when the run was saved; `None` begins a run.
+            epoch_begun: Number of the epoch, from 0, that the run goes on inside of; `None` if the next one is to
+                begin.
+        """
         self._model.stop_training = False
-        self._model._initial_epoch = None  # an earlier fit may have left one
+        if resumed is not None:
+            self._states.prepare_resume(resumed[0]["callbacks"])
         self.hooks.on_train_begin()
-        return int(self._model._initial_epoch or 0)  # where Keras's BackupAndRestore leaves it for `fit`
+        self._states.begin()
+        if epoch_begun is not None:
+            self.hooks.on_epoch_begin(epoch_begun)
+        if resumed is not None:
+            self._states.restore(resumed[0]["callbacks"], resumed[1])
+            self._model.stop_training = resumed[0]["stop_training"]
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """The state of the callbacks, and whether one asked to stop: JSON values, and the arrays they refer to.
+
+        Raises:
+            TypeError: A callback's `state_dict` gave something that cannot be saved.
+        """
+        records, arrays = self._states.save()
+        return {"callbacks": records, "stop_training": bool(self._model.stop_training)}, arrays
+
+    def not_saved(self) -> dict[str, list[str]]:
+        """What changes in the callbacks and is not in `state`: names of attributes by the callback's class."""
+        return self._states.not_saved()
 
     def end_epoch(self, epoch: int, values: Mapping[str, float]) -> None:
         with warnings.catch_warnings():
@@ -97,7 +140,7 @@ def _keras_name(name: str) -> str:
 
 def watches(callback: keras.callbacks.Callback, hooks: Iterable[str]) -> bool:
     """Whether a callback looks at batches: it has one of the hooks, and is not set to epochs only."""
-    if type(callback) in (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore):
+    if type(callback) is keras.callbacks.ModelCheckpoint:
         return bool(callback.save_freq != "epoch") and "on_train_batch_end" in hooks
     if type(callback) is keras.callbacks.TensorBoard and callback.update_freq == "epoch":
         looks = callback.write_steps_per_second or callback._should_trace  # the profiler counts batches

@@ -32,6 +32,7 @@ class CsvLogger(Logger):
         self._path = path
         self._names: tuple[str, ...] = ()
         self._file: IO[str] | None = None
+        self._begun = False
 
     def open(self, names: Sequence[str], position: Mapping[str, int] | None = None, step: int = 0) -> None:
         header = [*_COUNTERS, *names]
@@ -40,7 +41,7 @@ class CsvLogger(Logger):
         mode = "x" if position is None else "a" if kept else "w"
         with files.explained(self._path):
             self._file = open(self._path, mode, newline="", encoding="utf-8")  # noqa: SIM115
-        self._names = tuple(names)
+        self._names, self._begun = tuple(names), True
         if not kept:
             self._write([header])
 
@@ -69,7 +70,7 @@ class CsvLogger(Logger):
         return {self._path.name: os.fstat(file.fileno()).st_size}
 
     def sync(self) -> None:
-        if self._file is not None:  # by the name: the file may be closed meanwhile by the thread that logs
+        if self._begun:  # by the name: the thread that logs may close the file meanwhile, or have closed it
             with files.explained(self._path):
                 files.sync(self._path)
                 files.sync(self._path.parent)  # the name of a new file, too

@@ -55,11 +55,13 @@ class TensorBoardLogger(Logger):
         self._folder, self._hparams, self._config = folder, hparams, config
         self._earlier: dict[str, int] = {}
         self._file: EventFile | None = None
+        self._written: Path | None = None
 
     def open(self, names: Sequence[str], position: Mapping[str, int] | None = None, step: int = 0) -> None:
         known = {name: size for name, size in (position or {}).items() if name.endswith(SUFFIX)}
         # The new file comes first: its name goes on from those of all the others, also of those removed next.
         self._file = EventFile(self._folder, step)
+        self._written = self._file.path
         self._earlier = {}
         if position is not None:
             self._remove_all_but({*known, self._file.path.name})
@@ -98,9 +100,10 @@ class TensorBoardLogger(Logger):
         return {**self._earlier, file.path.name: file.size}
 
     def sync(self) -> None:
-        file = self._file  # read once: the thread that logs may close it meanwhile
-        if file is not None:
-            file.sync()
+        if self._written is not None:  # by the name: the thread that logs may close the file, or have closed it
+            with files.explained(self._written):
+                files.sync(self._written)
+                files.sync(self._folder)  # the name of a new file, too
 
     def close(self, failed: bool = False) -> None:
         if self._file is not None:
@@ -167,12 +170,6 @@ class EventFile:
 
     def add(self, summary: summary_pb2.Summary, step: int = 0, wall_time: float | None = None) -> None:
         self.write([event_pb2.Event(wall_time=wall_time or time.time(), step=step, summary=summary)])
-
-    def sync(self) -> None:
-        """Waits until what was flushed is on the disk; another thread may go on writing, or close the file."""
-        with files.explained(self.path):
-            files.sync(self.path)
-            files.sync(self.path.parent)  # the name of a new file, too
 
     def flush(self) -> None:
         with files.explained(self.path):

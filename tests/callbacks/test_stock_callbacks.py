@@ -334,45 +334,10 @@ def test_terminate_on_nan_stops_at_the_batch_where_the_loss_breaks(tmp_path):
     assert (result.diverged, result.steps) == (True, 3)
 
 
-def test_backup_and_restore(tmp_path):
-    class Crash(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 2:
-                raise KeyboardInterrupt
-
-    def crashing(folder):
-        return [keras.callbacks.BackupAndRestore(folder.parent / f"backup-{folder.name[:4]}"), Crash()]
-
-    def going_on(folder):
-        return [keras.callbacks.BackupAndRestore(folder.parent / f"backup-{folder.name[:4]}")]
-
-    found = {}
-    for way, fit in {"keras": by_keras, "ours": by_runner}.items():
-        with pytest.raises(KeyboardInterrupt):
-            fit(tmp_path / way, crashing, EPOCH_HOOKS)
-        found[way] = fit(tmp_path / f"{way}-again", going_on, EPOCH_HOOKS)
-    assert_same_calls(found["ours"][0], found["keras"][0])
-    assert [call[1] for call in found["ours"][0] if call[0] == "on_epoch_begin"] == [2, 3]
-    assert_same_weights(found["ours"][1], found["keras"][1])
-
-
-def test_a_fit_after_one_that_was_restored_begins_at_its_own_first_epoch(tmp_path):
-    model, optimizer, arguments = build()
-    task = SupervisedTask(model, optimizer=optimizer, **arguments)
-    feed = ArrayFeed(TRAIN, BATCH)
-
-    def fit(name, callbacks):
-        return Runner(max_epochs=2, callbacks=callbacks, run_dir=tmp_path / name, progress=False).fit(task, feed)
-
-    class Crash(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 1:
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit("a", [keras.callbacks.BackupAndRestore(tmp_path / "backup"), Crash()])
-    assert fit("b", [keras.callbacks.BackupAndRestore(tmp_path / "backup")]).steps == 7
-    assert fit("c", []).steps == 14
+def test_backup_and_restore_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match=r"BackupAndRestore in callbacks: the runner saves the whole run itself"):
+        by_runner(tmp_path / "x", lambda folder: [keras.callbacks.BackupAndRestore(folder / "backup")], ())
+    assert list((tmp_path / "x").iterdir()) == []
 
 
 # ---------------------------------------------------------------------- batch by batch, and only then
@@ -391,8 +356,6 @@ def made(kind, tmp_path):
         "LambdaCallback(on_train_batch_end)": lambda: c.LambdaCallback(on_train_batch_end=print),
         "TerminateOnNaN": lambda: c.TerminateOnNaN(),
         "History": lambda: c.History(),
-        "BackupAndRestore": lambda: c.BackupAndRestore(tmp_path / "x"),
-        "BackupAndRestore(save_freq=5)": lambda: c.BackupAndRestore(tmp_path / "x", save_freq=5),
         "TensorBoard": lambda: c.TensorBoard(tmp_path / "x"),
         "TensorBoard(update_freq='batch')": lambda: c.TensorBoard(tmp_path / "x", update_freq="batch"),
         "TensorBoard(profile_batch=2)": lambda: c.TensorBoard(tmp_path / "x", profile_batch=2),
@@ -416,8 +379,6 @@ def made(kind, tmp_path):
         ("LambdaCallback(on_train_batch_end)", True, False),
         ("TerminateOnNaN", True, False),
         ("History", False, False),
-        ("BackupAndRestore", False, False),
-        ("BackupAndRestore(save_freq=5)", True, False),
         ("TensorBoard", False, False),
         ("TensorBoard(update_freq='batch')", True, True),
         ("TensorBoard(profile_batch=2)", True, False),

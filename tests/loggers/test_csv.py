@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lightkeras import files
 from lightkeras.loggers import CsvLogger
 
 
@@ -265,3 +266,14 @@ def test_a_disk_that_cannot_keep_it_is_named(path):
     with pytest.raises(FileNotFoundError, match=r"could not write .*metrics\.csv"):
         logger.sync()
     logger.close()
+
+
+def test_what_is_not_on_the_disk_yet_when_the_file_is_closed_can_be_waited_for(path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "sync", synced.append)
+    logger = CsvLogger(path)
+    logger.sync()
+    logger.open(NAMES)
+    logger.close()
+    logger.sync()
+    assert synced == [path, path.parent]

@@ -17,7 +17,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from tensorboard.util import tensor_util
 
-from lightkeras import hparams
+from lightkeras import files, hparams
 from lightkeras.loggers import TensorBoardLogger
 from lightkeras.loggers.tensorboard import EventFile, scalars, search_summary
 
@@ -418,3 +418,14 @@ def test_another_thread_may_wait_for_the_disk_while_points_are_written_and_the_f
         assert [job.result() for job in jobs] == [None] * 50
     logger.sync()
     assert len(points(read(tmp_path), "train/loss")) == 3 * 99
+
+
+def test_what_is_not_on_the_disk_yet_when_the_file_is_closed_can_be_waited_for(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "sync", synced.append)
+    logger = TensorBoardLogger(tmp_path, HPARAMS, {})
+    logger.sync()
+    logger.open(NAMES)
+    logger.close()
+    logger.sync()
+    assert synced == [*tmp_path.iterdir(), tmp_path]

@@ -1,0 +1,157 @@
+"""Plain values as JSON and arrays, and back without a difference: what the state of a callback is made of.
+
+Numbers, strings, `None` and lists are themselves in JSON. Everything else is an object of one entry, whose name says
+what it was: `{"tuple": [...]}`, `{"float": "nan"}`, `{"array": "<key>"}`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, final
+
+import keras
+import numpy as np
+
+_STORABLE = "biuf"  # kinds of dtypes that are kept as arrays; others as their bytes
+_COLLECTIONS: dict[str, Callable[[list[Any]], Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
+
+
+class NotPlainError(TypeError):
+    """A value that is not made of plain parts alone."""
+
+
+@final
+class Encoder:
+    """Turns plain values into JSON, and collects the arrays in them.
+
+    Plain are `None`, bools, numbers, strings, bytes, NumPy's arrays and scalars, tensors that have a value, and lists,
+    tuples, sets and dictionaries of those. Objects of subclasses are not.
+
+    Args:
+        copies: Whether arrays are copied; `False` where they are only looked at.
+    """
+
+    def __init__(self, copies: bool = True) -> None:
+        self._copies = copies
+        self.arrays: dict[str, np.ndarray] = {}
+        self._inside: set[int] = set()
+
+    def encode(self, value: Any, key: str) -> Any:
+        """Returns JSON values.
+
+        Args:
+            value: A plain value.
+            key: Beginning of the keys of arrays in it.
+
+        Raises:
+            NotPlainError: It is none.
+        """
+        kind = type(value)
+        if value is None or kind in (bool, int, str):
+            return value
+        if kind is float:
+            return value if math.isfinite(value) else {"float": repr(value)}
+        if kind is bytes:
+            return {"bytes": base64.b64encode(value).decode()}
+        if isinstance(value, np.generic):
+            return {"scalar": self._array(np.asarray(value), key)}
+        if kind is np.ndarray:
+            return self._array(value, key)
+        if kind in (list, tuple, dict, set, frozenset):
+            return self._collection(value, key)
+        if _is_eager_tensor(value):
+            return {"tensor": self._array(np.asarray(keras.ops.convert_to_numpy(value)), key)}
+        raise NotPlainError(f"{kind.__name__} is not plain")
+
+    def _collection(self, value: Any, key: str) -> Any:
+        if id(value) in self._inside:
+            raise NotPlainError("it holds itself")
+        self._inside.add(id(value))
+        try:
+            if isinstance(value, dict):
+                items = enumerate(value.items())
+                return {"dict": [[self.encode(k, f"{key}/{i}k"), self.encode(v, f"{key}/{i}")] for i, (k, v) in items]}
+            found = [self.encode(item, f"{key}/{number}") for number, item in enumerate(_ordered(value))]
+            return found if isinstance(value, list) else {type(value).__name__: found}
+        finally:
+            self._inside.discard(id(value))
+
+    def _array(self, value: np.ndarray, key: str) -> Any:
+        if value.dtype.kind == "O":
+            items = [self.encode(item, f"{key}/{number}") for number, item in enumerate(value.ravel())]
+            return {"objects": [list(value.shape), items]}
+        if value.dtype.hasobject or value.dtype.names is not None:
+            raise NotPlainError("an array of records is not plain")
+        if value.dtype.kind in _STORABLE and value.dtype.isnative and value.dtype.itemsize <= 8:
+            self.arrays[key] = np.array(value, order="C", copy=True) if self._copies else np.asarray(value, order="C")
+            return {"array": key}
+        # A dtype from outside of NumPy, such as bfloat16, has no code of its own, only a name.
+        dtype = value.dtype.name if value.dtype.kind == "V" else value.dtype.str
+        return {"raw": [dtype, list(value.shape), base64.b64encode(value.tobytes()).decode()]}
+
+
+def decode(data: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """The value that was encoded.
+
+    Args:
+        data: What `Encoder.encode` returned, also after a way through a JSON file.
+        arrays: The arrays that it collected.
+    """
+    if isinstance(data, list):
+        return [decode(item, arrays) for item in data]
+    if not isinstance(data, dict):
+        return data
+    ((kind, content),) = data.items()
+    if kind in _COLLECTIONS:
+        return _COLLECTIONS[kind](decode(content, arrays))
+    match kind:
+        case "float":
+            return float(content)
+        case "bytes":
+            return base64.b64decode(content)
+        case "dict":
+            return {decode(key, arrays): decode(value, arrays) for key, value in content}
+        case "array":
+            return np.array(arrays[content])
+        case "scalar":
+            return decode(content, arrays)[()]
+        case "tensor":
+            return keras.ops.convert_to_tensor(decode(content, arrays))
+        case "raw":
+            dtype, shape, text = content
+            return np.frombuffer(base64.b64decode(text), np.dtype(dtype)).reshape(shape).copy()
+        case "objects":
+            shape, items = content
+            array = np.empty(len(items), object)
+            for number, item in enumerate(items):
+                array[number] = decode(item, arrays)
+            return array.reshape(shape)
+    raise ValueError(f"The saved state of a callback is damaged: a value is called {kind!r}, which there is not.")
+
+
+def fingerprint(value: Any) -> str:
+    """A text that is the same for the same plain value, and another one for another.
+
+    Raises:
+        NotPlainError: The value is not plain.
+    """
+    encoder = Encoder(copies=False)
+    digest = hashlib.blake2b(json.dumps(encoder.encode(value, "")).encode(), digest_size=16)
+    for key, array in encoder.arrays.items():
+        digest.update(f"{key} {array.dtype.str} {array.shape}".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _ordered(value: Any) -> Any:
+    """Items of a collection; those of sets in an order that does not depend on the process."""
+    return value if isinstance(value, (list, tuple)) else sorted(value, key=fingerprint)
+
+
+def _is_eager_tensor(value: Any) -> bool:
+    """A tensor with a value: not a variable, nor what stands for a value in a graph."""
+    return bool(keras.ops.is_tensor(value)) and type(value).__name__ in ("EagerTensor", "ArrayImpl", "Tensor")

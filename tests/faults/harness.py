@@ -1,0 +1,167 @@
+"""Kills training processes at random instants, resumes them, and compares with a run that was never killed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightkeras import checkpoint
+
+WORKER = Path(__file__).with_name("worker.py")
+
+# Points where a process kills itself, and among how many calls of them it is chosen.
+POINTS = {
+    "write": 12,
+    "rename": 12,
+    "fsync": 12,
+    "pointed": 4,
+    "prune": 4,
+    "pruned": 3,
+    "step": 6,
+    "validation": 2,
+    "epoch": 2,
+    "row": 5,
+    "points": 5,
+    "save": 4,
+    "resume": 1,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class End:
+    """What a run left behind.
+
+    Args:
+        arrays: Variables of the `last` and the `best` checkpoint.
+        rows: Lines of `metrics.csv`.
+        points: Steps and values by tag, as TensorBoard reads them.
+        fit: The `fit` part of `result.json`, without the time it took.
+    """
+
+    arrays: dict[str, np.ndarray]
+    rows: list[str]
+    points: dict[str, list[tuple[int, float]]]
+    fit: dict[str, object]
+
+
+def end_of(run_dir: Path) -> End:
+    folder = run_dir / "checkpoints"
+    arrays = {
+        f"{name}/{key}": array
+        for name in ("last", "best")
+        for key, array in checkpoint.load(checkpoint.find(folder, name)).arrays.items()
+    }
+    reader = EventAccumulator(str(run_dir), size_guidance={"scalars": 0})
+    reader.Reload()
+    points = {tag: [(e.step, e.value) for e in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
+    fit = json.loads((run_dir / "result.json").read_text())["fit"]
+    fit.pop("wall_s")
+    return End(arrays, (run_dir / "metrics.csv").read_text().splitlines(), points, fit)
+
+
+@dataclasses.dataclass
+class Score:
+    """What came of some killed runs: one line of the table."""
+
+    task: str
+    runs: int = 0
+    kills: int = 0
+    resumes: int = 0
+    bit_equal: int = 0
+    lost_rows: int = 0
+    repeated_rows: int = 0
+    other: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.task:10} {self.runs:5} {self.kills:6} {self.resumes:8} {self.bit_equal:15} "
+            f"{self.lost_rows:10} {self.repeated_rows:14} {self.other:6}"
+        )
+
+
+HEADER = f"{'task':10} {'runs':>5} {'kills':>6} {'resumes':>8} {'bit-equal ends':>15} {'lost rows':>10} " + (
+    f"{'repeated rows':>14} {'other':>6}"
+)
+
+
+class Server:
+    """The process that forks the attempts; a context manager."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        self._process = subprocess.Popen(
+            [sys.executable, str(WORKER), "serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()  # the end of its input is the end of it
+
+    def attempt(self, task: str, run_dir: Path, kill: str | None = None, after: float | None = None) -> int:
+        """Runs one attempt. Returns its exit status, -9 if it was killed.
+
+        Args:
+            task: Name of the task.
+            run_dir: The run directory.
+            kill: Point and call at which it kills itself; `None` for none.
+            after: Seconds of training after which it is killed from outside; `None` for never.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        ready = run_dir.with_suffix(".ready")
+        ready.unlink(missing_ok=True)
+        line = f"{task} {run_dir} --ready {ready}" + (f" --kill {kill}" if kill else "")
+        print(line, file=self._process.stdin, flush=True)
+        child = int(self._process.stdout.readline())
+        if after is not None:
+            while not ready.exists() and Path(f"/proc/{child}").exists():
+                time.sleep(0.005)
+            time.sleep(after)
+            try:
+                os.kill(child, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it had come to its end
+        return int(self._process.stdout.readline())
+
+
+def killed_run(server: Server, task: str, run_dir: Path, kills: int, rng: random.Random, score: Score) -> None:
+    """Kills a run so many times, or until it has ended, then lets it end."""
+    for _ in range(kills):
+        if rng.random() < 0.4:
+            status = server.attempt(task, run_dir, after=rng.uniform(0, 0.6))
+        else:
+            point = rng.choice(sorted(POINTS))
+            status = server.attempt(task, run_dir, kill=f"{point}:{rng.randint(1, POINTS[point])}")
+        assert status in (0, -signal.SIGKILL), f"{task}: an attempt ended with status {status}"
+        if status == 0:
+            break
+        score.kills += 1
+    score.resumes += 1
+    assert server.attempt(task, run_dir) == 0
+
+
+def compare(score: Score, expected: End, found: End) -> None:
+    score.runs += 1
+    arrays = expected.arrays.keys() == found.arrays.keys() and all(
+        np.array_equal(array, found.arrays[key], equal_nan=True) for key, array in expected.arrays.items()
+    )
+    score.bit_equal += arrays
+    score.lost_rows += len(set(expected.rows) - set(found.rows))
+    score.repeated_rows += len(found.rows) - len(set(found.rows))
+    score.other += (found.rows != expected.rows) + (found.points != expected.points) + (found.fit != expected.fit)

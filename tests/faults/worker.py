@@ -1,0 +1,259 @@
+"""Trains one run in a process of its own, to be killed; started by `harness.py`.
+
+    python worker.py TASK RUN_DIR [--kill POINT:CALL] [--ready FILE]     one attempt
+    python worker.py serve                                               one attempt per line of standard input
+
+An attempt begins the run or goes on with it. `--kill rename:3` lets the process kill itself, by SIGKILL, at the
+third call of that point; FILE is made when the first steps begin. `serve` imports everything once and forks for
+each attempt, which saves the seconds that TensorFlow takes to load; nothing of TensorFlow has run before the fork.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.util
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+import lightkeras as lk
+from lightkeras import checkpoint, files, fitting, passes
+from lightkeras.data.lookup import Lookup
+from lightkeras.engine import tensorflow as engine
+from lightkeras.loggers import csv, tensorboard
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+
+# ---------------------------------------------------------------------- what is trained
+
+
+def digits() -> tuple[Any, Any]:
+    """A part of MNIST where it is at hand, else scikit-learn's digits: `(x, y)` to train and to validate on."""
+    folder = os.environ.get("LIGHTKERAS_DATA_DIR")
+    if folder:
+        with np.load(Path(folder) / "mnist.npz") as found:
+            x, y = found["x_train"][:2400].reshape(-1, 784) / np.float32(255), found["y_train"][:2400]
+    else:
+        from sklearn.datasets import load_digits
+
+        x, y = load_digits(return_X_y=True)
+        x = x / 16
+    x, y = x.astype("float32"), y.astype("int32")
+    cut = len(x) * 4 // 5
+    return (x[:cut], y[:cut]), (x[cut:], y[cut:])
+
+
+def classifier(features: int) -> lk.Task:
+    model = keras.Sequential(
+        [
+            keras.Input((features,)),
+            layers.Dense(32, "relu"),
+            layers.BatchNormalization(),
+            layers.Dropout(0.3),
+            layers.Dense(10),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return lk.SupervisedTask(model, loss=loss, optimizer=keras.optimizers.Adam(5e-3), metrics=["accuracy"])
+
+
+def mnist() -> tuple[lk.Task, dict[str, Any]]:
+    train, validation = digits()
+    keras.utils.set_random_seed(1)
+    return classifier(train[0].shape[1]), {"train": train, "validation": validation}
+
+
+def stream() -> tuple[lk.Task, dict[str, Any]]:
+    """The same from `tf.data`, shuffled there: the iterator's state is part of a checkpoint."""
+    train, validation = digits()
+    keras.utils.set_random_seed(1)
+    feed = tf.data.Dataset.from_tensor_slices(train).shuffle(300, seed=4).batch(32)
+    return classifier(train[0].shape[1]), {"train": feed, "validation": validation}
+
+
+def generator() -> tuple[lk.Task, dict[str, Any]]:
+    """The same from a Python generator that shuffles with NumPy's global state: it is read again."""
+    (x, y), validation = digits()
+    keras.utils.set_random_seed(1)
+
+    def batches() -> Iterator[Any]:
+        order = np.random.permutation(len(x))
+        for first in range(0, len(x), 32):
+            yield x[order[first : first + 32]], y[order[first : first + 32]]
+
+    return classifier(x.shape[1]), {"train": batches, "validation": validation}
+
+
+def imdb() -> tuple[lk.Task, dict[str, Any]]:
+    spec = importlib.util.spec_from_file_location("imdb_hub", EXPERIMENTS / "imdb_hub.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["imdb_hub"] = module
+    spec.loader.exec_module(module)
+    task = module.ImdbHub
+    return task(task.HParams(batch_size=64), Lookup("sample")), {}
+
+
+TASKS = {"mnist": mnist, "stream": stream, "generator": generator, "imdb": imdb}
+
+
+def train(name: str, run_dir: Path) -> None:
+    task, data = TASKS[name]()
+    runner = lk.Runner(
+        max_epochs=7,
+        patience=2,
+        monitor="val/loss",
+        run_dir=run_dir,
+        checkpoints=lk.Checkpoints(every_steps=7, every_epochs=1, keep=2),
+        callbacks=[
+            keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.3, patience=1),
+            keras.callbacks.EarlyStopping("loss", patience=1, min_delta=0.02),
+        ],
+        progress=False,
+    )
+    runner.fit(task, **data, resume=True)
+
+
+# ---------------------------------------------------------------------- where it is killed
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def before(function: Callable[..., Any]) -> Callable[..., Any]:
+    def dies(*arguments: Any, **named: Any) -> Any:
+        die()
+
+    return dies
+
+
+def after(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def dies(*arguments: Any, **named: Any) -> Any:
+        function(*arguments, **named)
+        die()
+
+    return dies
+
+
+def half_written(function: Callable[..., Any]) -> Callable[..., Any]:
+    def dies(path: Path, content: bytes) -> None:
+        path.write_bytes(content[: len(content) // 2])
+        die()
+
+    return dies
+
+
+def renamed(function: Callable[..., Any]) -> Callable[..., Any]:
+    def dies(source: Path, target: Path) -> None:
+        os.replace(source, target)
+        die()
+
+    return dies
+
+
+def half_removed(function: Callable[..., Any]) -> Callable[..., Any]:
+    def dies(path: Path, *arguments: Any, **named: Any) -> None:
+        os.unlink(sorted(path.iterdir())[0])
+        die()
+
+    return dies
+
+
+# Point: what is replaced, and by what.
+POINTS: dict[str, tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any]]]] = {
+    "write": (files, "write_synced", half_written),  # in the middle of a file of a checkpoint
+    "rename": (files, "move_synced", before),
+    "fsync": (files, "move_synced", renamed),  # between the rename and the fsync of the folder
+    "pointed": (checkpoint, "point", after),  # `best` moved and `last` not yet
+    "prune": (shutil, "rmtree", half_removed),
+    "pruned": (checkpoint, "prune", after),
+    "step": (engine.TensorFlowProgram, "run", before),
+    "validation": (passes.Pass, "_run", after),
+    "epoch": (fitting.Fit, "add_epoch", after),  # logged, and not saved
+    "row": (csv.CsvLogger, "log_steps", after),
+    "points": (tensorboard.TensorBoardLogger, "log_steps", after),
+    "save": (fitting.Fit, "_job", after),  # copied, and not written
+    "resume": (fitting.Fit, "begin", after),
+}
+
+
+def arm(point: str, call: int) -> None:
+    """Lets the process kill itself at a call of a point, counted from 1."""
+    owner, name, make = POINTS[point]
+    function, calls = getattr(owner, name), 0
+
+    @functools.wraps(function)
+    def counted(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return (make(function) if calls == call else function)(*arguments, **named)
+
+    setattr(owner, name, counted)
+
+
+def tell_when_it_begins(path: Path) -> None:
+    function = fitting.Fit.open_epoch
+
+    @functools.wraps(function)
+    def begins(fit: fitting.Fit) -> Any:
+        path.touch()
+        return function(fit)
+
+    fitting.Fit.open_epoch = begins  # type: ignore[method-assign]
+
+
+# ---------------------------------------------------------------------- one attempt, or many
+
+
+def attempt(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--kill")
+    parser.add_argument("--ready", type=Path)
+    given = parser.parse_args(arguments)
+    if given.kill:
+        point, call = given.kill.split(":")
+        arm(point, int(call))
+    if given.ready:
+        tell_when_it_begins(given.ready)
+    train(given.task, given.run_dir)
+
+
+def serve() -> None:
+    """Answers each line with the attempt's process number, and with its status when it has ended."""
+    for line in sys.stdin:
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            sys.stdout = sys.stderr
+            try:
+                attempt(line.split())
+            except BaseException as error:
+                print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                os._exit(1)
+            os._exit(0)
+        print(child, flush=True)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["serve"]:
+        serve()
+    else:
+        attempt(sys.argv[1:])
