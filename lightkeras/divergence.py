@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
@@ -28,11 +29,11 @@ from lightkeras.engine.base import Engine, Seen, StepLogs, Stream
 from lightkeras.passes import Pass
 from lightkeras.task import Task
 
-SHARE = 0.02
-"""Share of the time that looking at the state may take."""
+SHARE = 0.01
+"""Share of the time that checking the state may take, and that snapshots of it may: 2 % together."""
 
 SHARE_AT_EPOCH = 0.1
-"""The same where an epoch begins: callbacks may have changed the state, which no repeat of steps would do."""
+"""That of a snapshot where an epoch begins: callbacks may have changed the state, which no repeat of steps does."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,12 +173,24 @@ def digests_of(variables: Mapping[str, keras.Variable]) -> dict[str, str]:
     return found
 
 
+@dataclasses.dataclass(frozen=True)
+class _Last:
+    """When something was last done, and how long it took, in seconds."""
+
+    ended: float
+    cost: float
+
+    def is_due(self, now: float, share: float) -> bool:
+        return is_due(now - self.ended, self.cost, share)
+
+
 @final
 class Watchdog:
     """Looks whether all variables are finite, and keeps a snapshot of when they last were.
 
-    Both cost at most about 2 % of the time. Variables of metrics are not watched, nor are those that are
-    not finite from the start, such as a smallest value so far.
+    Each costs at most about 1 % of the time. The snapshot takes as much of the host's memory as the state.
+    Variables of metrics are not watched, nor are those that are not finite from the start, such as a
+    smallest value so far.
 
     Args:
         task: The task.
@@ -188,14 +201,8 @@ class Watchdog:
     def __init__(self, task: Task, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
         self._task, self._engine, self._clock = task, engine, clock
         self._unwatched: set[str] | None = None
-        self._ended = 0.0  # when the last look did
-        self._cost = 0.0
+        self._checked = self._taken = _Last(-math.inf, 0.0)
         self.snapshot: Snapshot | None = None
-
-    def is_due(self, epoch_begins: bool = False) -> bool:
-        """Whether a look costs little enough by now. The first always does."""
-        share = SHARE_AT_EPOCH if epoch_begins else SHARE
-        return self.snapshot is None or is_due(self._clock() - self._ended, self._cost, share)
 
     def look(
         self,
@@ -205,7 +212,7 @@ class Watchdog:
         random: Mapping[str, Any],
         epoch_begins: bool = False,
     ) -> Alarm | None:
-        """Looks, if that is due; takes a snapshot, if all is well.
+        """Checks the variables and takes a snapshot, each if it is due. The first call does both.
 
         Args:
             position: Where the run is.
@@ -217,17 +224,21 @@ class Watchdog:
         Returns:
             A variable that is not finite; `None` if all are, or if it was not due.
         """
-        if not self.is_due(epoch_begins):
+        now = self._clock()
+        takes = self._taken.is_due(now, SHARE_AT_EPOCH if epoch_begins else SHARE)
+        if not takes and not self._checked.is_due(now, SHARE):
             return None
         if self._unwatched is None:
             self.check(position.step)  # compiles, which says nothing of the cost
-        began = self._clock()
+            now = self._clock()
         alarm = self.check(position.step)
-        if alarm is None:
+        ended = self._clock()
+        self._checked = _Last(ended, ended - now)
+        if takes and alarm is None:
             arrays = checkpoint.read_variables(self._task.variables())
             self.snapshot = Snapshot(position, arrays, stream.state(), copy.deepcopy(means), random)
-        self._ended = self._clock()
-        self._cost = self._ended - began
+            taken = self._clock()
+            self._taken = _Last(taken, taken - ended)
         return alarm
 
     def check(self, step: int) -> Alarm | None:
@@ -420,6 +431,7 @@ def _repeat(
         return None
     alarm, logs = found
     digests = digests_of(task.variables())
+    del rerun  # and its stream, which may read from the same place as the next
     # The second time up to the step alone: a copy of the state before every step would cost far more.
     rerun = _Rerun(task, learner, snapshot, seed)
     while rerun.position.step < alarm.step - 1:

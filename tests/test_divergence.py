@@ -171,23 +171,34 @@ def test_the_first_loss_that_is_not_finite_is_found_and_other_values_only_where_
     assert str(found) == "train/fake became inf at step 2"
 
 
-def test_looks_take_two_percent_of_the_time_and_a_tenth_where_an_epoch_begins():
+def test_checks_and_snapshots_take_a_hundredth_of_the_time_each_and_a_tenth_where_an_epoch_begins():
     run = Run(Regression(sequential(zeros_dense())), ArrayFeed(regression(), 4), clock=Clock())
     stream = run.learner.begin(0, 0)
     clock, watchdog = run.clock, run.watchdog
-    clock.tick = 0.5  # each reading: one to see whether a look is due, then one at its begin and one at its end
 
     def look(step, **more):
-        watchdog.look(Position(step, 0, step), stream, {}, randomness.read(), **more)
-        return watchdog.snapshot.position.step
+        alarm = watchdog.look(Position(step, 0, step), stream, {}, randomness.read(), **more)
+        return alarm is not None, watchdog.snapshot.position.step
 
-    assert look(0) == 0
-    clock.now += 24.0
-    assert look(1) == 0  # after 24.5 s; it cost 0.5 s, so that 25 s must go by
-    assert look(2) == 2  # after 25 s
-    clock.now += 4.0
-    assert look(3, epoch_begins=True) == 2  # after 4.5 s of 5
-    assert look(4, epoch_begins=True) == 4
+    clock.tick = 0.5  # each reading of the clock: one when a look begins, and one after each of its parts
+    assert look(0) == (False, 0)
+    clock.now, clock.tick = 49.0, 0.0  # the snapshot took 0.5 s, until 2.0 (the compilation one more reading)
+    run.task.model.layers[0].kernel.assign(np.full((3, 1), np.nan))
+    assert look(1) == (False, 0)
+    clock.now = 51.5  # 50 s after the check ended
+    assert look(2) == (True, 0)
+    run.task.model.layers[0].kernel.assign(np.zeros((3, 1)))
+    assert look(3) == (False, 0)
+    clock.now = 52.0  # 50 s after the snapshot ended
+    assert look(4) == (False, 4)
+    clock.tick = 0.5
+    clock.now = 999.5
+    assert look(5) == (False, 5)  # ends at 1001
+    clock.tick = 0.0
+    clock.now = 1005.5
+    assert look(6, epoch_begins=True) == (False, 5)
+    clock.now = 1006.0
+    assert look(7, epoch_begins=True) == (False, 7)
 
 
 def test_what_is_not_finite_from_the_start_and_what_metrics_hold_is_not_watched():
