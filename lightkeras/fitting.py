@@ -142,6 +142,8 @@ class Fit:
             feed = resumed.extra.get(FEED)
             self.stream = self.learner.go_on(self.epochs, self.done, self.seed, state["means"], feed)
         self.bar.go_on(self.step)
+        for name, attributes in self.bridge.not_saved().items():
+            self.bar.say(f"{name}: {', '.join(attributes)} could not be saved, and begin anew.")
 
     def open_epoch(self) -> Stream:
         """The stream of the epoch that begins, or goes on after a resume."""
@@ -297,7 +299,9 @@ class Fit:
             "validated": self.validated,
             "best": None if self.best is None else dataclasses.asdict(self.best),
             "progress": dataclasses.asdict(self.progress),
-            "history": self.history,
+            "history": {
+                name: list(values) for name, values in self.history.items()
+            },  # it goes on while this is written
             "means": self.learner.state(),
             "random": self._random if self.done else randomness.read(),
             "logs": logs,

@@ -75,7 +75,7 @@ class Pass:
 
     def state(self) -> dict[str, Any]:
         """The means so far as JSON values; the metrics are variables of the task."""
-        return {"examples": self.examples, "sums": self._sums}
+        return {"examples": self.examples, "sums": dict(self._sums)}
 
     def go_on(self, epoch: int, step: int, seed: int, means: Mapping[str, Any], state: bytes | None) -> Stream:
         """Goes on inside an epoch.

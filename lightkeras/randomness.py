@@ -19,8 +19,8 @@ def read() -> dict[str, Any]:
     version, words, gauss = random.getstate()
     kind, key, position, has_gauss, cached = np.random.get_state()
     state: dict[str, Any] = {
-        "python": [version, list(words), gauss],
-        "numpy": [kind, np.asarray(key).tolist(), int(position), int(has_gauss), float(cached)],
+        "python": [version, np.array(words, np.uint32).tobytes().hex(), gauss],
+        "numpy": [kind, np.asarray(key, np.uint32).tobytes().hex(), int(position), int(has_gauss), float(cached)],
     }
     torch = sys.modules.get("torch")
     if torch is not None:
@@ -31,9 +31,13 @@ def read() -> dict[str, Any]:
 def write(state: Mapping[str, Any]) -> None:
     """Sets the global generators to states that `read` gave."""
     version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
+    random.setstate((version, tuple(_words(words).tolist()), gauss))
     kind, key, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, np.array(key, np.uint32), position, has_gauss, cached))
+    np.random.set_state((kind, _words(key), position, has_gauss, cached))
     torch, saved = sys.modules.get("torch"), state.get("torch")
     if torch is not None and saved is not None:
         torch.set_rng_state(torch.frombuffer(bytearray.fromhex(saved), dtype=torch.uint8))
+
+
+def _words(digits: str) -> np.ndarray:
+    return np.frombuffer(bytes.fromhex(digits), np.uint32)

@@ -65,7 +65,7 @@ class Checkpoints:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A checkpoint on its way to the disk.
+    """A checkpoint on its way to the disk. Nothing in it may change any more.
 
     Args:
         name: Name of its folder.

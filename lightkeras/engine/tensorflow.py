@@ -53,6 +53,7 @@ class TensorFlowEngine(Engine):
         self._traced: list[Update] | None = None  # a list while a step is traced, else None
         self._stages: weakref.WeakKeyDictionary[Feed, dict[Ahead, Callable[[Tensor], Structure]]]
         self._stages = weakref.WeakKeyDictionary()
+        self._following: weakref.WeakKeyDictionary[Feed, bytes] = weakref.WeakKeyDictionary()
         self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
         self._seen: list[Seen] | None = None  # a list while a step is looked at, else None
         self._finite: tuple[tuple[keras.Variable, ...], Callable[[], Tensor], Callable[[], Tensor]] | None = None
@@ -87,8 +88,16 @@ class TensorFlowEngine(Engine):
         restores = state is not None
         dataset = feed.dataset if restores or not step else feed.dataset.skip(step)
         stream = DatasetStream(_staged(dataset, feed, ahead), feed.spec if ahead else None, 0 if restores else step)
+        following = self._following.pop(feed, None)
         if state is not None:
+            # Restoring an iterator also sets the generator of the orders to come, and not always right: near the
+            # end of an epoch one order is lost. So the beginning of the next epoch is kept from before.
+            ahead_of = DatasetStream(_staged(feed.dataset, feed, ahead), stream.structure).state()
             stream.restore(state)
+            if ahead_of is not None:
+                self._following[feed] = ahead_of
+        elif following is not None and not step:
+            stream.restore(following)
         return stream
 
     def open_batch(

@@ -731,3 +731,59 @@ def test_variables_that_are_not_finite_are_found_whatever_their_dtype():
     assert engine.not_finite({"whole": variables["whole"]}) == []
     variables["fine"].assign([np.nan, 0.0])
     assert engine.not_finite({"fine": variables["fine"]}) == ["fine"]
+
+
+# ---------------------------------------------------------------------- going on inside an epoch of a stream
+
+
+def shuffled():
+    keras.utils.set_random_seed(3)
+    return as_feed(tf.data.Dataset.range(40).map(lambda n: (n,)).shuffle(15).batch(4))
+
+
+def left_in(stream) -> list[list[int]]:
+    found = []
+    while (batch := stream.next_batch()) is not None:
+        found.append(batch[0].tolist())
+    return found
+
+
+@pytest.mark.parametrize("stops", [[3], [9], [10], [2, 9], [1, 2, 3]])
+def test_a_shuffled_dataset_goes_on_inside_an_epoch_and_its_later_epochs_are_as_before(stops):
+    engine, feed = TensorFlowEngine(), shuffled()
+    expected = [left_in(engine.open(feed, epoch)) for epoch in range(4)]
+    assert len({str(epoch) for epoch in expected}) == 4
+
+    engine, feed = TensorFlowEngine(), shuffled()
+    engine.open(feed, 0)
+    stream, state, found = engine.open(feed, 1), None, []
+    for before, stop in zip([0, *stops], stops, strict=False):
+        found += [stream.next_batch()[0].tolist() for _ in range(stop - before)]
+        state = stream.state()
+        engine, feed = TensorFlowEngine(), shuffled()  # as in another process
+        engine.skip_epochs(feed, 1)
+        stream = engine.open(feed, 1, stop, state=state)
+        assert stream.reread == 0
+    assert found + left_in(stream) == expected[1]
+    assert [left_in(engine.open(feed, epoch)) for epoch in (2, 3)] == expected[2:]
+
+
+def test_a_dataset_that_cannot_be_saved_is_read_again():
+    def numbers():
+        yield from range(40)
+
+    dataset = tf.data.Dataset.from_generator(numbers, output_signature=tf.TensorSpec([], tf.int64))
+    engine, feed = TensorFlowEngine(), as_feed(dataset.map(lambda n: (n,)).batch(4))
+    stream = engine.open(feed, 0)
+    stream.next_batch()
+    assert stream.state() is None
+    again = engine.open(feed, 0, 3)
+    assert again.reread == 3
+    assert left_in(again)[0] == [12, 13, 14, 15]
+
+
+def test_arrays_are_taken_up_at_any_position():
+    engine, feed = TensorFlowEngine(), ArrayFeed((np.arange(10, dtype="float32"),), 4, shuffle=True)
+    whole = left_in(engine.open(feed, 2, seed=7))
+    assert left_in(engine.open(feed, 2, 1, seed=7)) == whole[1:]
+    assert engine.open(feed, 2, 1, seed=7).state() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -133,10 +134,8 @@ class Server:
             while not ready.exists() and Path(f"/proc/{child}").exists():
                 time.sleep(0.005)
             time.sleep(after)
-            try:
+            with contextlib.suppress(ProcessLookupError):  # it had come to its end
                 os.kill(child, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # it had come to its end
         return int(self._process.stdout.readline())
 
 

@@ -17,6 +17,7 @@ import os
 import shutil
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,8 @@ def renamed(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def half_removed(function: Callable[..., Any]) -> Callable[..., Any]:
     def dies(path: Path, *arguments: Any, **named: Any) -> None:
-        os.unlink(sorted(path.iterdir())[0])
+        for file in sorted(path.glob("*"))[:1]:
+            file.unlink()
         die()
 
     return dies
@@ -243,8 +245,8 @@ def serve() -> None:
             sys.stdout = sys.stderr
             try:
                 attempt(line.split())
-            except BaseException as error:
-                print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            except BaseException:
+                traceback.print_exc()
                 os._exit(1)
             os._exit(0)
         print(child, flush=True)
