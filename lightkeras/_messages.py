@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
 
 
@@ -23,3 +24,9 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"Did you mean {nearest[0]!r}? " if nearest else ""
     return f"{hint}Valid names: {', '.join(names)}."
+
+
+def raised_by_us(error: BaseException) -> bool:
+    """Whether lightkeras itself raised the error, and not the user's code or a library."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and str(frames[-1][0].f_globals.get("__name__", "")).startswith("lightkeras.")

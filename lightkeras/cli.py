@@ -5,6 +5,7 @@
     python experiment.py --resume --run_dir DIR  go on with a run
     python experiment.py test --run_dir DIR      test the weights of a run
     python experiment.py predict --run_dir DIR "a text" ...
+    python experiment.py replay --run_dir DIR    run the step that broke a run again
     python experiment.py tune [flags]            search the declared ranges
     python experiment.py find_learning_rate [flags]
     python experiment.py find_batch_size [flags] suggest where to begin
@@ -20,7 +21,6 @@ import inspect
 import json
 import re
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightkeras import files, hparams
-from lightkeras._messages import did_you_mean
+from lightkeras._messages import did_you_mean, raised_by_us
 from lightkeras.data.lookup import Lookup
 from lightkeras.results import BatchSizes, EvalResult, FitResult, SearchResult, Trial
 from lightkeras.run_directory import RunDirectory, path_of, snake_case
@@ -43,6 +43,7 @@ COMMANDS = {
     "fit": "train, and keep the best weights",
     "test": "test the weights of a run",
     "predict": "predict for texts on the command line, or one per line on standard input (-)",
+    "replay": "run the step that broke a run again, and compare it bit for bit",
     "tune": "search the declared ranges of the hyperparameters",
     "find_learning_rate": "suggest a learning rate, by a range test, and draw its curve",
     "find_batch_size": "suggest the largest batch, of powers of two, that fits into the memory",
@@ -52,6 +53,7 @@ USAGES = {
     "fit": "[flags]",
     "test": "--run_dir RUN_DIR [flags]",
     "predict": "--run_dir RUN_DIR [flags] TEXT ...",
+    "replay": "--run_dir RUN_DIR [flags]",
     "tune": "[flags]",
     "find_learning_rate": "[flags]",
     "find_batch_size": "[flags]",
@@ -85,6 +87,7 @@ def cli(task_class: type[Task], args: Sequence[str] | None = None, **runner_defa
         "fit": lambda: _fit(task_class, settings, runner_defaults, given(), then_test=False),
         "test": lambda: _test(task_class, settings),
         "predict": lambda: _predict(task_class, settings),
+        "replay": lambda: _replay(task_class, settings),
         "tune": lambda: _tune(task_class, settings, runner_defaults, given()),
         "find_learning_rate": lambda: _find_learning_rate(task_class, settings, runner_defaults),
         "find_batch_size": lambda: _find_batch_size(task_class, settings, runner_defaults),
@@ -92,7 +95,7 @@ def cli(task_class: type[Task], args: Sequence[str] | None = None, **runner_defa
     try:
         status = actions[command]()
     except (ValueError, TypeError, OSError, NotImplementedError) as error:
-        if not _is_ours(error):
+        if not raised_by_us(error):
             raise
         _say_error(error)
         status = 2
@@ -199,6 +202,12 @@ def _predict(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
         row = {name: column[number].tolist() for name, column in columns.items()}
         print(json.dumps({"input": given, **row}, ensure_ascii=False))
     return 0
+
+
+def _replay(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
+    from lightkeras import replaying
+
+    return replaying.run(task_class, Path(settings.run_dir), settings.data_dir, settings.source)
 
 
 def _tune(
@@ -354,7 +363,7 @@ def _parser(task_class: type[Task], command: str | None, runner_defaults: dict[s
         allow_abbrev=False,
         formatter_class=_Formatter,
     )
-    if command in ("test", "predict"):
+    if command in ("test", "predict", "replay"):
         _add_run_flags(parser, command)
         return parser
     parser.add_argument("--config", action="config", help="YAML file that may give any of the flags.")
@@ -392,7 +401,8 @@ _SOURCE = "real: never the built-in sample. sample: only that. auto: the sample 
 
 def _add_run_flags(parser: _Parser, command: str) -> None:
     parser.add_argument("--run_dir", type=str, required=True, help="Run directory of the fit.")
-    parser.add_argument("--weights", type=Literal["best", "last"], default="best", help="Which weights to use.")
+    if command != "replay":
+        parser.add_argument("--weights", type=Literal["best", "last"], default="best", help="Which weights to use.")
     parser.add_argument("--data_dir", type=str | None, default=None, help=f"{_DATA_DIR} Default: that of the fit.")
     parser.add_argument("--source", type=SourceName | None, default=None, help=f"{_SOURCE} Default: that of the fit.")
     if command == "predict":
@@ -494,12 +504,6 @@ def _table_of_sizes(found: BatchSizes) -> Table:
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Whether lightkeras itself raised the error, and not the experiment or a library."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    return bool(frames) and str(frames[-1][0].f_globals.get("__name__", "")).startswith("lightkeras.")
 
 
 def _say_error(error: BaseException) -> None:

@@ -48,6 +48,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def broken(self) -> Path:
+        """Folder of the steps that broke the run."""
+        return self.path / "broken"
+
+    @property
     def lock_file(self) -> Path:
         return self.path / "run.lock"
 
@@ -144,6 +149,24 @@ def path_of(given: str | Path | None, name: str) -> Path:
     if given is not None:
         return Path(given)
     return Path("runs") / name / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def find_broken(folder: Path) -> Path:
+    """The bundle of a broken step: the folder itself, or the newest one in a run directory.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: A bundle in the run directory is damaged.
+    """
+    if folder.name.startswith("step-") and (folder / "state.json").is_file():
+        return folder
+    found = [path for path in RunDirectory(folder).broken.glob("step-*") if (path / "state.json").is_file()]
+    if not found:
+        raise FileNotFoundError(
+            f"There is no broken step in {folder}: expected a run directory with a folder 'broken', or one of the "
+            "folders in that. A run leaves one when a loss or a variable is no longer finite."
+        )
+    return max(found, key=lambda path: (files.read_json(path / "state.json")["at"], path.name))
 
 
 def snake_case(name: str) -> str:

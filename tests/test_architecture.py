@@ -55,6 +55,8 @@ ABOVE = [
     "passes",
     "preflight",
     "finders",
+    "divergence",
+    "bundle",
     "saving",
     "settings",
     "fitting",
@@ -63,7 +65,9 @@ ABOVE = [
     "runner",
     "oracles",
     "tuner",
+    "replaying",
     "cli",
+    "main",
 ]
 
 

@@ -14,7 +14,11 @@ import numpy as np
 import pytest
 
 import lightkeras as lk
+from lightkeras import checkpoint, divergence, preflight, randomness
+from lightkeras.bundle import write_bundle
 from lightkeras.data.feed import ArrayFeed
+from lightkeras.engine import make_engine
+from lightkeras.passes import Pass
 from lightkeras.testing import TwoMoons, two_moons
 
 QUICK = ["--runner.max_epochs", "1"]
@@ -185,6 +189,48 @@ def test_what_the_experiment_monitors_is_what_tune_searches_for(folder):
     assert run("tune", "--tuner.trials", "1", *QUICK, "--run_dir", "s", monitor="val/accuracy") == 0
     assert read("s/result.json")["search"]["objective"] == "val/accuracy"
     assert read("s/result.json")["search"]["mode"] == "max"
+
+
+@pytest.fixture
+def broken(tmp_path) -> Path:
+    """A run directory of two moons whose second batch holds a NaN."""
+    points, label = two_moons(96)
+    points[40] = np.nan
+    task = TwoMoons(TwoMoons.HParams(hidden_units=4))
+    feed = ArrayFeed((points, label), 32)
+    task.set_up(3)
+    engine = task.bind(make_engine)
+    trace = preflight.trace_train(task, engine, feed)
+    learner = Pass(task, engine, feed, engine.program(task.run_train_step, trace.names))
+    watchdog = divergence.Watchdog(task, engine)
+    stream = learner.begin(0, 3)
+    watchdog.look(divergence.Position(0, 0, 0), stream, learner.state(), randomness.read())
+    learner.program.run(stream, 3)
+    alarm = watchdog.check(3)
+    found = divergence.locate(task, learner, engine, watchdog.snapshot, alarm, seed=3)
+    write_bundle(tmp_path / "run" / "broken", task, found, seed=3, source="arrays")
+    return tmp_path / "run"
+
+
+def test_replay_runs_the_step_that_broke_a_run_again_and_says_whether_it_is_the_same(broken, capsys):
+    assert run("replay", "--run_dir", str(broken)) == 0
+    printed = capsys.readouterr().out
+    assert "in the run  sequential" in printed
+    assert "at step 2 (epoch 1, batch 2): the batch itself is not finite: array 0 holds nan in row 8" in printed
+    assert printed.endswith("    result  bit for bit equal\n")
+    path = broken / "broken" / "step-00000002"
+    saved = checkpoint.load(path)
+    state = {key: value for key, value in saved.state.items() if key not in ("step", "variables")}
+    state["logs"]["loss"] = 0.25
+    captured = checkpoint.Captured(saved.arrays, saved.state["variables"])
+    checkpoint.save(broken / "broken" / "step-00000002-1", 2, captured, state, saved.extra)
+    assert run("replay", "--run_dir", str(broken / "broken" / "step-00000002-1")) == 1
+    assert re.search(r"   differs  loss is [\d.]+, and was 0.25\n    result  not equal", capsys.readouterr().out)
+
+
+def test_replay_of_a_run_that_did_not_break_ends_with_status_2(folder, capsys):
+    assert run("replay", "--run_dir", str(folder)) == 2
+    assert capsys.readouterr().err.startswith(f"error: There is no broken step in {folder}: expected a run directory")
 
 
 # ---------------------------------------------------------------------- settings

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from lightkeras._messages import did_you_mean
+from lightkeras._messages import did_you_mean, raised_by_us
+from lightkeras.schedule import infer_mode
 
 
 @pytest.mark.parametrize(
@@ -16,3 +17,13 @@ from lightkeras._messages import did_you_mean
 )
 def test_valid_names_are_listed_in_order_and_the_nearest_is_suggested(name, valid, expected):
     assert did_you_mean(name, valid) == expected
+
+
+def test_an_error_of_ours_is_told_from_one_of_the_user():
+    with pytest.raises(ValueError, match="better low or high") as ours:
+        infer_mode("something")
+    with pytest.raises(ValueError, match="invalid literal") as others:
+        int("something")
+    assert raised_by_us(ours.value)
+    assert not raised_by_us(others.value)
+    assert not raised_by_us(ValueError("raised by nobody"))

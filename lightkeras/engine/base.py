@@ -17,7 +17,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -87,6 +87,26 @@ class StepLogs:
         return len(self.examples)
 
 
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """One thing that a step computed while it was looked at.
+
+    Args:
+        kind: `"layer"` for a call of a layer (or of an operation of a functional model), `"loss"` for what
+            a `minimize` minimizes, `"gradient"` for the gradient of one variable in it.
+        name: Of a layer, the way to it from the outermost one, and its class; of a gradient, the variable's path.
+        value: The first number in it that is not finite; `None` if all are.
+        inputs: The first number that is not finite in a layer's inputs; `None` if all are.
+        largest: Largest absolute value; `None` if a number is not finite, or there is none.
+    """
+
+    kind: Literal["layer", "loss", "gradient"]
+    name: str
+    value: float | None
+    inputs: float | None = None
+    largest: float | None = None
+
+
 class Stream(abc.ABC):
     """A feed, opened at a position, with its data where the engine wants it.
 
@@ -104,6 +124,13 @@ class Stream(abc.ABC):
     @abc.abstractmethod
     def next_batch(self) -> Structure | None:
         """Takes the next batch as NumPy arrays; `None` at the end of the epoch."""
+
+    @abc.abstractmethod
+    def shapes(self) -> list[list[int | None]] | None:
+        """Shapes of a batch's arrays as far as a step is compiled for them; `None` where it is for all sizes.
+
+        A step that does not know a size may compute in another order, to other last digits.
+        """
 
 
 class Program(abc.ABC):
@@ -200,6 +227,18 @@ class Engine(abc.ABC):
         """
 
     @abc.abstractmethod
+    def open_batch(
+        self, batch: Structure, ahead: Ahead = (), shapes: Sequence[Sequence[int | None]] | None = None
+    ) -> Stream:
+        """A stream of one batch that is at hand: a program gives the same numbers for it as inside its feed.
+
+        Args:
+            batch: NumPy arrays, as `Stream.next_batch` gave them.
+            ahead: What to compute ahead for the step that will read it.
+            shapes: What `Stream.shapes` of the batch's own stream gave.
+        """
+
+    @abc.abstractmethod
     def program(self, step: Step, names: Sequence[str], ahead: Ahead = ()) -> Program:
         """Compiles a step.
 
@@ -241,6 +280,28 @@ class Engine(abc.ABC):
 
         After one the engine can run on with smaller batches; what the failed step had changed already
         stays changed.
+        """
+
+    @abc.abstractmethod
+    def run_eagerly(self, step: Step, batch: Structure) -> tuple[dict[str, float], list[Seen]]:
+        """Runs a step for real, uncompiled, and looks at what its layers, losses and gradients are.
+
+        It is slow, and numbers may differ from the compiled step's in their last digits.
+
+        Args:
+            step: Function from one batch to its logs.
+            batch: NumPy arrays.
+
+        Returns:
+            What the step logged; and what was seen, in the order in which it was done: inner layers before
+            those that call them. What a layer does inside a compiled function of its own is not seen.
+        """
+
+    @abc.abstractmethod
+    def not_finite(self, variables: Mapping[str, keras.Variable]) -> list[str]:
+        """Keys of the variables that hold a NaN or an infinity; others than floats never do.
+
+        It is one compiled call, made once for each set of variables, that reads one number per variable back.
         """
 
 

@@ -10,10 +10,11 @@ import contextlib
 import dataclasses
 import functools
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 import keras
 import numpy as np
@@ -28,6 +29,7 @@ from lightkeras.engine.base import (
     Engine,
     Predictor,
     Program,
+    Seen,
     Step,
     StepLogs,
     Stream,
@@ -84,6 +86,8 @@ class TensorFlowEngine(Engine):
         self._stages = weakref.WeakKeyDictionary()
         self._following: weakref.WeakKeyDictionary[Feed, bytes] = weakref.WeakKeyDictionary()
         self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
+        self._seen: list[Seen] | None = None  # a list while a step is looked at, else None
+        self._finite: tuple[tuple[keras.Variable, ...], Callable[[], Tensor], Callable[[], Tensor]] | None = None
 
     def trace(self, step: Step, spec: Structure) -> Trace:
         self._run_abstractly(step, spec, building=True)
@@ -132,17 +136,31 @@ class TensorFlowEngine(Engine):
         restores = state is not None
         dataset = feed.dataset if restores or not step else feed.dataset.skip(step)
         stream = DatasetStream(_staged(dataset, feed, ahead), feed.spec if ahead else None, 0 if restores else step)
-        following = self._following.pop(feed, None)
         if state is not None:
             # Restoring an iterator also sets the generator of the orders to come, and not always right: near the
             # end of an epoch one order is lost. So the beginning of the next epoch is kept from before.
             ahead_of = DatasetStream(_staged(feed.dataset, feed, ahead), stream.structure).state()
             stream.restore(state)
-            if ahead_of is not None:
-                self._following[feed] = ahead_of
-        elif following is not None and not step:
+            if ahead_of is not None:  # the first one: later ones begin where that may have led
+                self._following.setdefault(feed, ahead_of)
+        elif not step and (following := self._following.pop(feed, None)) is not None:
             stream.restore(following)
         return stream
+
+    def open_batch(
+        self, batch: Structure, ahead: Ahead = (), shapes: Sequence[Sequence[int | None]] | None = None
+    ) -> Stream:
+        # As a tuple of leaves: `tf.data` takes a list for an array.
+        leaves = tuple(tf.convert_to_tensor(leaf) for _, leaf in flatten(batch))
+        known = [leaf.shape for leaf in leaves] if shapes is None else shapes
+
+        def stage(*given: Tensor) -> Structure:
+            # The identity, but for what is known of the shape.
+            blurred = map(tf.compat.v1.placeholder_with_default, given, known)
+            return _computed_ahead(tuple(blurred), ahead)
+
+        unconverted = tf.autograph.experimental.do_not_convert(stage)
+        return PipelineStream(tf.data.Dataset.from_tensors(leaves).map(unconverted), batch)
 
     def program(self, step: Step, names: Sequence[str], ahead: Ahead = ()) -> Program:
         return TensorFlowProgram(step, names, ahead)
@@ -169,6 +187,9 @@ class TensorFlowEngine(Engine):
                 f"minimize: the loss has shape {tuple(loss.shape)}; expected a scalar. Take its mean over the batch."
             )
         gradients = tape.gradient(scaled, values)
+        if self._seen is not None:
+            self._seen.append(_seen("loss", "loss", [loss]))
+            self._seen.extend(_seen("gradient", v.path, [g]) for v, g in zip(learned, gradients, strict=True))
         if self._tracing is None:
             optimizer.apply(gradients, learned)
         else:
@@ -194,6 +215,27 @@ class TensorFlowEngine(Engine):
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         return isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError))
+
+    def run_eagerly(self, step: Step, batch: Structure) -> tuple[dict[str, float], list[Seen]]:
+        self._seen = []
+        try:
+            with _calls_seen(self._seen):
+                logs = step(map_structure(tf.convert_to_tensor, batch))
+            return {name: float(tf.convert_to_tensor(value)) for name, value in logs.items()}, self._seen
+        finally:
+            self._seen = None
+
+    def not_finite(self, variables: Mapping[str, keras.Variable]) -> list[str]:
+        floats = {key: v for key, v in variables.items() if keras.backend.is_float_dtype(v.dtype)}
+        wanted = tuple(floats.values())
+        if not wanted:
+            return []
+        if self._finite is None or list(map(id, self._finite[0])) != list(map(id, wanted)):
+            self._finite = (wanted, *_finite_checks(wanted))
+        _, quick, exact = self._finite
+        if quick().numpy().all():
+            return []
+        return [key for key, finite in zip(floats, exact().numpy(), strict=True) if not finite]
 
     def _run_abstractly(self, step: Step, spec: Structure, building: bool) -> tuple[Trace, _Measure]:
         names: list[str] = []
@@ -265,6 +307,9 @@ class ArrayStream(Stream):
         indices = self.next_indices(1)
         return None if indices is None else map_structure(lambda array: array[indices[0]], self._feed.arrays)
 
+    def shapes(self) -> list[list[int | None]] | None:
+        return None
+
     def next_indices(self, count: int) -> np.ndarray | None:
         if self._step >= self._feed.steps:
             return None
@@ -295,6 +340,10 @@ class IteratorStream(Stream):
             leaves = iter(element[0])
             element = map_structure(lambda _: next(leaves), self.structure)
         return map_structure(lambda tensor: tensor.numpy(), element)
+
+    def shapes(self) -> list[list[int | None]] | None:
+        spec = self.iterator.element_spec
+        return [leaf.shape.as_list() for _, leaf in flatten(spec if self.structure is None else spec[0])]
 
 
 @final
@@ -491,6 +540,60 @@ def _largest(gradient: Tensor | tf.IndexedSlices | None) -> Tensor:
     # TensorFlow's maximum passes over what is not a number, and that of nothing is minus infinity.
     finite = tf.reduce_all(tf.math.is_finite(values))
     return tf.where(finite, tf.maximum(size, 0.0), np.inf)
+
+
+def _finite_checks(variables: Sequence[keras.Variable]) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """Two compiled checks, bool `[variables]`: a quick one that may be wrong in saying no, and an exact one."""
+
+    # A sum is finite only if all its terms are, and needs no memory: half the time of `is_finite`.
+    def quick() -> Tensor:
+        return tf.math.is_finite(tf.stack([tf.cast(tf.reduce_sum(v.value), tf.float32) for v in variables]))
+
+    def exact() -> Tensor:
+        return tf.stack([tf.reduce_all(tf.math.is_finite(v.value)) for v in variables])
+
+    return tf.function(quick, autograph=False), tf.function(exact, autograph=False)
+
+
+@contextlib.contextmanager
+def _calls_seen(found: list[Seen]) -> Iterator[None]:
+    """Notes every call of a layer, and of an operation of a functional model, that this thread makes.
+
+    All of them, wherever they are kept, go through the one method of their base class: it is wrapped meanwhile.
+    """
+    original, thread, way = keras.Operation.__call__, threading.get_ident(), []
+
+    def call(self: keras.Operation, *args: Any, **kwargs: Any) -> Any:
+        # Tensors of a function that is being compiled hold no numbers.
+        if threading.get_ident() != thread or not tf.executing_eagerly():
+            return original(self, *args, **kwargs)
+        way.append(self.name)
+        try:
+            outputs = original(self, *args, **kwargs)
+            name = f"{'/'.join(way)} ({type(self).__name__})"
+            seen = _seen("layer", name, keras.tree.flatten(outputs))
+            inputs = _seen("layer", name, keras.tree.flatten((args, kwargs)))
+            found.append(dataclasses.replace(seen, inputs=inputs.value))
+            return outputs
+        finally:
+            way.pop()
+
+    keras.Operation.__call__ = call
+    try:
+        yield
+    finally:
+        keras.Operation.__call__ = original
+
+
+def _seen(kind: Literal["layer", "loss", "gradient"], name: str, values: Sequence[Any]) -> Seen:
+    """What the floats among some values are."""
+    values = [value.values if isinstance(value, tf.IndexedSlices) else value for value in values]
+    arrays = [v.numpy() for v in values if isinstance(v, tf.Tensor) and v.dtype.is_floating]
+    for array in arrays:
+        wrong = array[~np.isfinite(array)]
+        if wrong.size:
+            return Seen(kind, name, float(wrong[0]))
+    return Seen(kind, name, None, largest=max((float(np.abs(a).max()) for a in arrays if a.size), default=None))
 
 
 def _write(arrays: list[tf.TensorArray], i: Tensor, values: list[Tensor]) -> list[tf.TensorArray]:

@@ -11,6 +11,7 @@ from keras import layers, ops
 from lightkeras.data.arrays import as_feed
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.engine import make_engine
+from lightkeras.engine.base import Seen
 from lightkeras.engine.tensorflow import TensorFlowEngine
 from lightkeras.task import Task
 
@@ -596,6 +597,140 @@ def test_a_step_whose_scaled_gradient_overflows_is_skipped_and_the_scale_halved(
     assert learn(task, ArrayFeed([array[:2] for array in LINE], 2))["loss"].tolist() == [2.5]
     assert task.model.get_weights()[0].item() == 1.0
     assert float(task.optimizer.dynamic_scale) == 2.0**14
+
+
+# ---------------------------------------------------------------------- one step, looked into
+
+
+def streams_of(arrays, size):
+    batches = tf.data.Dataset.from_tensor_slices(arrays)
+
+    def generator():
+        for start in range(0, len(arrays[0]), size):
+            yield tuple(array[start : start + size] for array in arrays)
+
+    return {
+        "arrays": ArrayFeed(arrays, size),
+        "dataset": as_feed(batches.batch(size)),
+        "whole batches": as_feed(batches.batch(size, drop_remainder=True)),
+        "generator": as_feed(generator),
+    }
+
+
+@pytest.mark.parametrize("kind", ["arrays", "dataset", "whole batches", "generator"])
+def test_a_batch_at_hand_gives_what_it_gives_inside_its_feed_to_the_bit(kind):
+    """Convolutions and matrix products: with an unknown batch size some are computed in another order."""
+
+    class Images(Task):
+        def build_model(self):
+            return keras.Sequential(
+                [keras.Input((12, 12, 1)), layers.Conv2D(8, 3, activation="relu"), layers.BatchNormalization(),
+                 layers.Flatten(), layers.Dense(64, "relu"), layers.Dropout(0.3), layers.Dense(1)]
+            )  # fmt: skip
+
+        def loss(self, batch, training):
+            x, y = batch
+            return ops.mean(ops.square(self.model(x, training=training) - y))
+
+    rng = np.random.default_rng(0)
+    arrays = (rng.normal(size=(66, 12, 12, 1)).astype("float32"), rng.normal(size=(66, 1)).astype("float32"))
+    feed, task = streams_of(arrays, 33)[kind], Images()
+    engine, _trace, program = prepared(task, feed)
+    variables = list(task.variables().values())
+    before = weights(task)
+    stream = engine.open(feed)
+    logs, after = program.run(stream, 1), weights(task)
+    again = engine.open(feed)
+    batch, shapes = again.next_batch(), again.shapes()
+    np.testing.assert_array_equal(batch[0], arrays[0][:33])
+    for variable, value in zip(variables, before, strict=True):
+        variable.assign(value)
+    found = program.run(engine.open_batch(batch, (), shapes), 1)
+    assert found.values["loss"].tobytes() == logs.values["loss"].tobytes()
+    assert_same(weights(task), after)
+    assert shapes == {
+        "arrays": None,
+        "whole batches": [[33, 12, 12, 1], [33, 1]],
+    }.get(kind, [[None, 12, 12, 1], [None, 1]])
+
+
+def test_a_batch_at_hand_is_given_once_in_its_own_form():
+    batch = {"b": [np.float64([[1.0]])], "a": np.array([b"x"], object)}
+    engine = make_engine()
+    seen = []
+
+    def step(given):
+        seen.append({"b": [given["b"][0].dtype.name], "a": given["a"].dtype.name})
+        return {"loss": ops.sum(given["b"][0])}
+
+    program = engine.program(step, ["loss"])
+    stream = engine.open_batch(batch)
+    assert program.run(stream, 5).values["loss"].tolist() == [1.0]
+    assert program.run(stream, 5).steps == 0
+    assert {"b": ["float64"], "a": "string"} in seen
+
+
+def test_a_step_that_is_looked_into_shows_layers_losses_and_gradients_in_order():
+    task = Line()
+    engine, _trace, _program = prepared(task, ArrayFeed(LINE, 2))
+    call = keras.Operation.__call__
+    logs, seen = engine.run_eagerly(task.run_train_step, tuple(array[:2] for array in LINE))
+    assert logs == {"largest": 2.0, "loss": LINE_LOSSES[0]}
+    assert task.model.get_weights()[0].item() == LINE_WEIGHTS[0]
+    assert keras.Operation.__call__ is call
+    name, dense = task.model.name, task.model.layers[0].name
+    assert seen == [
+        Seen("layer", f"{name}/{dense} (Dense)", None, largest=2.0),
+        Seen("layer", f"{name} (Sequential)", None, largest=2.0),
+        Seen("loss", "loss", None, largest=2.5),
+        Seen("gradient", task.model.layers[0].kernel.path, None, largest=5.0),
+    ]
+
+
+def test_a_step_that_raises_while_it_is_looked_into_leaves_keras_as_it_was():
+    engine, call = make_engine(), keras.Operation.__call__
+
+    def step(batch):
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        engine.run_eagerly(step, LINE)
+    assert keras.Operation.__call__ is call
+
+
+def test_row_sparse_gradients_are_looked_into():
+    class Sparse(Line):
+        def build_model(self):
+            return keras.Sequential([keras.Input((1,), dtype="int32"), layers.Embedding(4, 1), layers.Flatten()])
+
+    task = Sparse()
+    batch = (np.int32([[1], [2]]), np.float32([[np.inf], [0.0]]))
+    engine, _trace, _program = prepared(task, ArrayFeed(batch, 2))
+    _, seen = engine.run_eagerly(task.run_train_step, batch)
+    assert seen[-1] == Seen("gradient", task.model.layers[0].embeddings.path, -np.inf)
+
+
+def test_variables_that_are_not_finite_are_found_whatever_their_dtype():
+    values = {
+        "fine": np.float32([1.0, 2.0]),
+        "large": np.float32([3e38, 3e38]),  # their sum is not finite, and they are
+        "nan": np.float32([0.0, np.nan]),
+        "cancelled": np.float32([np.inf, -np.inf]),
+        "half": np.float16([np.inf]),
+        "half and fine": np.float16([6e4, 6e4]),
+        "whole": np.int32([2**31 - 1]),
+    }
+    variables = {
+        key: keras.Variable(value, dtype=value.dtype.name, trainable=value.dtype.kind == "f")
+        for key, value in values.items()
+    }
+    variables["brain"] = keras.Variable([np.nan], dtype="bfloat16")
+    engine = make_engine()
+    assert engine.not_finite(variables) == ["nan", "cancelled", "half", "brain"]
+    assert engine.not_finite({key: variables[key] for key in ("fine", "large", "whole")}) == []
+    assert engine.not_finite({"whole": variables["whole"]}) == []
+    variables["fine"].assign([np.nan, 0.0])
+    assert engine.not_finite({"fine": variables["fine"]}) == ["fine"]
 
 
 # ---------------------------------------------------------------------- going on inside an epoch of a stream
