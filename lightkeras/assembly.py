@@ -151,7 +151,9 @@ def make_fit(
         directory=directory,
         facts=_facts(task, data, train),
         bar=ProgressBar(settings.max_epochs, learner.steps, settings.progress),
+        engine=engine,
         seed=settings.seed,
+        skip_broken=settings.skip_broken,
         checkpoints=settings.checkpoints,
     )
     run_directory.check_directory(directory, needed_bytes=5 * fit.state_bytes)

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import safetensors.numpy
 
 from lightkeras import checkpoint, files, randomness, schedule
+from lightkeras.bundle import write_bundle
 from lightkeras.callbacks import CallbackBridge
 from lightkeras.checkpoint import Checkpoint, CheckpointError
-from lightkeras.engine.base import StepLogs, Stream
+from lightkeras.divergence import Alarm, Located, Position, Snapshot, Watchdog, locate
+from lightkeras.engine.base import Engine, StepLogs, Stream
 from lightkeras.loggers import CsvLogger, Logger, TensorBoardLogger
 from lightkeras.passes import Pass
 from lightkeras.progress import ProgressBar
@@ -48,7 +49,9 @@ class Fit:
     directory: RunDirectory
     facts: dict[str, Any]
     bar: ProgressBar
+    engine: Engine
     seed: int = 0
+    skip_broken: int = 0
     checkpoints: Checkpoints = dataclasses.field(default_factory=Checkpoints)
     clock: Callable[[], float] = time.monotonic
 
@@ -61,12 +64,16 @@ class Fit:
     stop_reason: str | None = None
     diverged: bool = False
     history: dict[str, list[float]] = dataclasses.field(default_factory=dict)
-    stream: Stream | None = None
+    skipped: list[int] = dataclasses.field(default_factory=list)  # steps whose batch was skipped
     signals: StopSignals = dataclasses.field(default_factory=StopSignals)
 
     def __post_init__(self) -> None:
         self.started = self.clock()
+        self.watchdog = Watchdog(self.task, self.engine, self.clock)
         self._loggers: list[Logger] = []
+        self._stream: Stream | None = None  # the batches that come next
+        self._marked: dict[str, int] = {}  # where the logs were at the last mark, and what was logged since
+        self._since_mark: list[tuple[int, int, dict[str, list[float]]]] = []
         self._random: dict[str, Any] = {}  # the global generators when the epoch began
         self._saved: tuple[int, int, int] | None = None  # where the last checkpoint was taken
         mode = self.checkpoints.keep_mode
@@ -126,7 +133,7 @@ class Fit:
         self.bridge.begin_train((state["callbacks"], arrays), state["epochs"] if state["done"] else None)
         checkpoint.write_variables(self.task.variables(), resumed.arrays)
         self.step, self.epochs, self.done = state["step"], state["epochs"], state["done"]
-        self.validations = state["validations"]
+        self.validations, self.skipped = state["validations"], list(state["skipped"])
         self.validated = None if state["validated"] is None else (state["validated"][0], state["validated"][1])
         self.best = None if state["best"] is None else Best(**state["best"])
         self.progress = schedule.Progress(**state["progress"])
@@ -140,25 +147,26 @@ class Fit:
         randomness.write(self._random)
         if self.done:
             feed = resumed.extra.get(FEED)
-            self.stream = self.learner.go_on(self.epochs, self.done, self.seed, state["means"], feed)
+            self._stream = self.learner.go_on(self.epochs, self.done, self.seed, state["means"], feed)
         self.bar.go_on(self.step)
         for name, attributes in self.bridge.not_saved().items():
             self.bar.say(f"{name}: {', '.join(attributes)} could not be saved, and begin anew.")
 
     def open_epoch(self) -> Stream:
         """The stream of the epoch that begins, or goes on after a resume."""
-        stream, self.stream = self.stream, None
-        if stream is None:
-            self._random = randomness.read()
-            stream = self.learner.begin(self.epochs, self.seed)
-            self.bridge.hooks.on_epoch_begin(self.epochs)
-        self._stream = stream
+        if self.done and self._stream is not None:
+            return self._stream
+        self._random = randomness.read()
+        stream = self._stream = self.learner.begin(self.epochs, self.seed)
+        self.bridge.hooks.on_epoch_begin(self.epochs)
         return stream
 
     def finish(self) -> None:
         """Saves the state that was reached, unless it is no good or saved already, and waits for the disk."""
         if not self.diverged and self._saved != self._position():
-            self.save(always=True)
+            alarm = self.watchdog.check(self.step)
+            if alarm is None or self.recover(alarm) is not None:
+                self.save(always=True)
         self.saver.finish()
 
     def end_train(self) -> None:
@@ -175,11 +183,8 @@ class Fit:
         values = {f"train/{name}": column.tolist() for name, column in logs.values.items()}
         for logger in self._loggers:
             logger.log_steps(self.epochs + 1, self.step + 1, values)
-        broken = _first_not_finite(logs)
-        if broken is not None:
-            name, position, value = broken
-            self.diverged = True
-            self.stop_reason = f"train/{name} became {value} at step {self.step + position + 1}"
+        if self.skip_broken:
+            self._since_mark.append((self.epochs + 1, self.step + 1, values))
         self.step += logs.steps
         self.done += logs.steps
         self.bar.advance(self.epochs + 1, logs.steps, self.learner.seconds, self.learner.means())
@@ -218,6 +223,84 @@ class Fit:
         if self.progress.waited == 0:
             self.best = Best(epoch, self.step, values[self.monitor], dict(values))
         return self.progress.waited == 0 or self.saver.best is None
+
+    # ------------------------------------------------------------------ what is not finite
+
+    def look(self, epoch_begins: bool = False) -> Alarm | None:
+        """Checks the variables, if that is due, and keeps a snapshot of a state that is whole.
+
+        Args:
+            epoch_begins: Whether the epoch begins, after the callbacks were told.
+        """
+        if self._stream is None:
+            raise RuntimeError("look() comes after open_epoch().")
+        before, at = self.watchdog.snapshot, Position(self.step, self.epochs, self.done)
+        alarm = self.watchdog.look(at, self._stream, self.learner.state(), self._random, epoch_begins)
+        if self.watchdog.snapshot is not before:
+            self.mark()
+        return alarm
+
+    def mark(self) -> None:
+        """Notes where the logs are, at a state that is whole."""
+        if self.skip_broken:
+            self._marked, self._since_mark = self._positions(), []
+
+    def recover(self, alarm: Alarm) -> Stream | None:
+        """Finds the step that broke, and leaves the run before it; writes what it takes to repeat it.
+
+        Args:
+            alarm: What was noticed.
+
+        Returns:
+            The batches after the broken one, if that may be skipped; `None` if the run has diverged.
+        """
+        self._stream = None  # a generator has one reader at a time
+        found = locate(
+            self.task,
+            self.learner,
+            self.engine,
+            self._snapshot(),
+            alarm,
+            seed=self.seed,
+            unwatched=self.watchdog.unwatched,
+        )
+        problem = self._write_bundle(found)
+        skips = found.repeated and found.broken.epoch == self.epochs + 1 and len(self.skipped) < self.skip_broken
+        if not skips or found.stream is None:
+            self.diverged, self.stop_reason = True, f"{found.broken}{problem}"
+            return None
+        self.skipped.append(found.broken.step)
+        self.bar.say(f"{found.broken}{problem}. Its batch is skipped, {len(self.skipped)} of {self.skip_broken}.")
+        self._log_again(found.broken.step, found.logs)
+        self.step, self.done, self._stream = found.broken.step, found.broken.batch, found.stream
+        return found.stream
+
+    def _snapshot(self) -> Snapshot:
+        if self.watchdog.snapshot is None:
+            raise RuntimeError("No snapshot was taken before the first step: look() comes before it.")
+        return self.watchdog.snapshot
+
+    def _write_bundle(self, found: Located) -> str:
+        try:
+            path = write_bundle(
+                self.directory.broken, self.task, found, seed=self.seed, source=str(self.facts["source"])
+            )
+        except OSError as error:  # that the run broke is what must be told
+            return f" ({error})"
+        return f" (kept in {path})"
+
+    def _log_again(self, step: int, last: Mapping[str, float]) -> None:
+        """Takes back what was logged after a step, and logs that step as it was when it was found."""
+        values = {f"train/{name}": [value] for name, value in last.items()}
+        rows = [(epoch, first, columns) for epoch, first, columns in self._since_mark if first < step]
+        for logger in self._loggers:
+            logger.close()
+            logger.open(self.names, self._marked, rows[0][1] - 1 if rows else step - 1)
+            for epoch, first, columns in rows:
+                count = step - first
+                logger.log_steps(epoch, first, {name: column[:count] for name, column in columns.items()})
+            logger.log_steps(self.epochs + 1, step, values)
+        self._since_mark = [*rows, (self.epochs + 1, step, values)]
 
     # ------------------------------------------------------------------ files
 
@@ -282,6 +365,7 @@ class Fit:
             wall_s=self.clock() - self.started,
             diverged=self.diverged,
             interrupted=self.interrupted,
+            skipped=tuple(self.skipped),
         )
 
     def _job(self, improved: bool, value: float | None) -> Job:
@@ -289,9 +373,6 @@ class Fit:
         name = self.saver.new_name(self.step)
         self.saver.take(name, improved, value)
         records, arrays = self.bridge.state()
-        logs: dict[str, int] = {}
-        for logger in self._loggers:
-            logs |= logger.position()
         state = {
             "epochs": self.epochs,
             "done": self.done,
@@ -304,15 +385,19 @@ class Fit:
             },  # it goes on while this is written
             "means": self.learner.state(),
             "random": self._random if self.done else randomness.read(),
-            "logs": logs,
+            "logs": self._positions(),
             "callbacks": records,
             "kept": self.saver.record(),
+            "skipped": list(self.skipped),
         }
-        feed = self._stream.state() if self.done else None
+        feed = self._stream.state() if self.done and self._stream is not None else None
         extra = {} if feed is None else {FEED: feed}
         extra |= {CALLBACKS: safetensors.numpy.save(arrays)} if arrays else {}
         captured = checkpoint.capture(self.task.variables())
         return Job(name, self.step, captured, state, extra, self._sync)
+
+    def _positions(self) -> dict[str, int]:
+        return {name: size for logger in self._loggers for name, size in logger.position().items()}
 
     def _sync(self) -> None:
         for logger in self._loggers:
@@ -323,16 +408,6 @@ class Fit:
 
     def _close(self, logger: Logger, kind: type[BaseException] | None, *_: object) -> None:
         logger.close(failed=kind is not None or self.diverged)
-
-
-def _first_not_finite(logs: StepLogs) -> tuple[str, int, float] | None:
-    """Name, position and value of the first loss that is not finite; of any value where no loss is logged."""
-    names = [name for name in logs.values if name == "loss"] or list(logs.values)
-    for name in names:
-        wrong = np.flatnonzero(~np.isfinite(logs.values[name]))
-        if len(wrong):
-            return name, int(wrong[0]), float(logs.values[name][wrong[0]])
-    return None
 
 
 def _export(model: keras.Model, path: Path) -> None:

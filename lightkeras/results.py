@@ -40,6 +40,7 @@ class FitResult:
         wall_s: Seconds from the call to the return.
         diverged: Whether it stopped on a value that was not finite.
         interrupted: The signal it stopped for, such as `"SIGTERM"`; `None` if for none.
+        skipped: Steps, from 1, whose batch was skipped because the step was not finite.
     """
 
     run_dir: Path
@@ -52,6 +53,7 @@ class FitResult:
     wall_s: float
     diverged: bool = False
     interrupted: str | None = None
+    skipped: tuple[int, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """The `fit` part of `result.json`."""
@@ -64,6 +66,7 @@ class FitResult:
             "stop_reason": self.stop_reason,
             "diverged": self.diverged,
             "interrupted": self.interrupted,
+            "skipped": len(self.skipped),
             "monitor": self.monitor,
             "wall_s": round(self.wall_s, 3),
             "best": best,

@@ -31,6 +31,7 @@ from lightkeras import assembly, checkpoint, finders, hub, preflight, schedule
 from lightkeras.checkpoint import Checkpoint
 from lightkeras.data import DataModule, Feed
 from lightkeras.data.arrays import as_feed
+from lightkeras.divergence import Alarm, first_not_finite
 from lightkeras.fitting import Fit
 from lightkeras.lock import RunLock
 from lightkeras.passes import bound_engine
@@ -300,6 +301,8 @@ class Runner(Settings):
         """The rest of an epoch. Returns whether it came to its end."""
         learner, bridge, steps = fit.learner, fit.bridge, fit.learner.steps
         stream = fit.open_epoch()
+        if (alarm := fit.look(epoch_begins=True)) is not None and fit.recover(alarm) is None:
+            return False
         if fit.done and self._stops_at(fit, ended=fit.done == steps):  # resumed where something was left to do
             return False
         every = (self.validation.steps, self.checkpoints.every_steps)
@@ -314,17 +317,32 @@ class Runner(Settings):
             logs = learner.program.run(stream, count)
             if not logs.steps:
                 break
+            alarm = first_not_finite(logs, fit.step)
+            logs = logs if alarm is None else logs.first(alarm.step - fit.step)
             learner.add(logs, time.perf_counter() - began)
             fit.log_steps(logs)
             if bridge.watches_train_batches:
                 bridge.hooks.on_train_batch_end(fit.done - 1, learner.values())
-            if fit.diverged or self._stops_at(fit, ended=fit.done == steps):
+            alarm = alarm or self._alarm_at(fit, ended=fit.done == steps)
+            if alarm is not None:
+                following = fit.recover(alarm)
+                if following is None:
+                    return False
+                stream = following
+            if self._stops_at(fit, ended=fit.done == steps):
                 return False
             if bridge.watches_train_batches and bridge.asked_to_stop:
                 break
         if not fit.done:
             raise ValueError(f"The train split gave no batch in epoch {fit.epochs + 1}; expected at least one.")
         return True
+
+    def _alarm_at(self, fit: Fit, ended: bool) -> Alarm | None:
+        """What is not finite between two train steps: looked for when it is due, and before anything depends on it."""
+        validates = schedule.is_multiple(fit.step, self.validation.steps)
+        if ended or validates or fit.step == self.max_steps or fit.saver.is_due(fit.step, None):
+            return fit.watchdog.check(fit.step)
+        return fit.look()
 
     def _stops_at(self, fit: Fit, ended: bool) -> bool:
         """Does what is due between two train steps. Returns whether the run stops inside the epoch.
@@ -338,6 +356,7 @@ class Runner(Settings):
             if not self._validate(fit):
                 return True
             fit.log_validation()
+            fit.mark()
             values, improved = fit.values(), False
             if fit.monitor in values:
                 improved = fit.judge(fit.epochs + 1, values)
@@ -357,6 +376,7 @@ class Runner(Settings):
             return
         values = fit.values()
         fit.add_epoch(values)
+        fit.mark()
         improved = not judged and (fit.monitor is None or fit.monitor in values) and fit.judge(fit.epochs, values)
         fit.bridge.end_epoch(fit.epochs - 1, values)
         fit.save(improved=improved, values=None if judged else values, epoch_ended=fit.epochs)

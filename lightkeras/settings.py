@@ -51,6 +51,8 @@ class Settings:
         validate_every: How often to validate: epochs, as in `2` or `"2 epochs"`, or train steps, as in
             `"500 steps"`.
         limit_batches: Most batches of each split.
+        skip_broken: Batches that may be skipped because a loss or a variable would not be finite after them;
+            0 stops at the first.
         checkpoints: When to save, and what to keep.
         seed: Seed of the initial weights, of the order of examples and of dropout.
         steps_per_call: Train steps per compiled call; `None` fills about 75 ms. Results do not depend on it.
@@ -72,6 +74,7 @@ class Settings:
     patience: int | None = 3
     validate_every: int | str = 1
     limit_batches: LimitBatches = dataclasses.field(default_factory=LimitBatches)
+    skip_broken: int = 0
     checkpoints: Checkpoints = dataclasses.field(default_factory=Checkpoints)
     seed: int = 0
     steps_per_call: int | None = None
@@ -81,7 +84,7 @@ class Settings:
     preflight: bool = True
 
     def __post_init__(self) -> None:
-        least = {"max_epochs": 1, "max_steps": 1, "patience": 1, "seed": 0, "steps_per_call": 1}
+        least = {"max_epochs": 1, "max_steps": 1, "patience": 1, "seed": 0, "skip_broken": 0, "steps_per_call": 1}
         _check_whole(self, least, optional=("max_steps", "patience", "steps_per_call"))
         if self.max_time is not None and not 0 < self.max_time < float("inf"):
             raise ValueError(

@@ -86,6 +86,10 @@ class StepLogs:
     def steps(self) -> int:
         return len(self.examples)
 
+    def first(self, count: int) -> StepLogs:
+        """Those of the first steps."""
+        return StepLogs({name: column[:count] for name, column in self.values.items()}, self.examples[:count])
+
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
