@@ -31,8 +31,8 @@ def test_a_folder_with_other_files_in_it_may_become_a_run_directory(directory):
 def test_a_directory_that_holds_another_run_is_refused_and_left_alone(directory):
     directory.create(needed_bytes=0)
     directory.write_config({"task": "A"})
-    with pytest.raises(FileExistsError, match=r"runs/a already holds another run, which would be lost\. Give another"):
-        directory.create(needed_bytes=0)
+    with pytest.raises(FileExistsError, match=r"runs/a already holds another run, which would be lost\. Go on"):
+        directory.check_unused()
     assert directory.read_config() == {"task": "A"}
 
 
