@@ -16,7 +16,7 @@ from lightkeras.data import ArrayFeed, DataModule, Feed
 from lightkeras.data.arrays import as_feed, holds_arrays
 from lightkeras.engine.base import Engine, Step, Trace
 from lightkeras.fitting import Fit
-from lightkeras.lock import RunLock
+from lightkeras.lock import check_free
 from lightkeras.passes import Pass, bound_engine
 from lightkeras.progress import ProgressBar
 from lightkeras.run_directory import RunDirectory
@@ -48,9 +48,7 @@ def place(settings: Settings, task: Task, resume: bool | str | Path) -> tuple[Ru
         RunLockedError: Another process is at work there.
     """
     directory, wanted = _place(settings, task, resume)
-    if directory.lock_file.exists():
-        with RunLock(directory.lock_file):  # refused now rather than after everything was compiled
-            pass
+    check_free(directory.lock_file)  # now rather than after everything was compiled
     if not resume:
         directory.check_unused()
     return directory, wanted
