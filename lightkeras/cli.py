@@ -32,7 +32,7 @@ from rich.table import Table
 from lightkeras import files, hparams
 from lightkeras._messages import did_you_mean, raised_by_us
 from lightkeras.data.lookup import Lookup
-from lightkeras.results import BatchSizes, EvalResult, FitResult, SearchResult, Trial
+from lightkeras.results import BatchSizes, Best, EvalResult, FitResult, SearchResult, Trial
 from lightkeras.run_directory import RunDirectory, path_of, snake_case
 from lightkeras.runner import Interrupted, Runner
 from lightkeras.saving import Checkpoints
@@ -451,13 +451,19 @@ def _report_fit(fitted: FitResult, tested: EvalResult | None) -> None:
     if fitted.best is not None:
         console.print(_table(splits))
     best = fitted.best
-    lines = {} if best is None else {"best": f"epoch {best.epoch} of {fitted.epochs}, by {fitted.monitor}"}
+    lines = {} if best is None else {"best": f"{_when(best, fitted.epochs)}, by {fitted.monitor}"}
     lines |= {
         "stopped": f"{fitted.stop_reason} ({fitted.epochs} epochs, {fitted.steps:,} steps, {fitted.wall_s:.1f} s)",
         "run": str(fitted.run_dir),
         "look": f"tensorboard --logdir {fitted.run_dir}",
     }
+    if fitted.interrupted:
+        lines["go on"] = f"python {sys.argv[0]} --resume --run_dir {fitted.run_dir}"
     _print_lines(console, lines)
+
+
+def _when(best: Best, epochs: int) -> str:
+    return f"epoch {best.epoch} of {epochs}" if best.epoch <= epochs else f"step {best.step:,}, in epoch {best.epoch}"
 
 
 def _report_search(result: SearchResult) -> None:
