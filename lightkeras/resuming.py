@@ -75,7 +75,7 @@ def check_changes(changes: Changes, accepted: bool) -> None:
 
 
 def choose(directory: RunDirectory, wanted: Path | None = None) -> Checkpoint | None:
-    """The newest checkpoint that is whole. Each that is not is named in a warning.
+    """The newest checkpoint of the run that is whole. Each that is not is named in a warning.
 
     Args:
         directory: The run directory.
@@ -97,6 +97,8 @@ def choose(directory: RunDirectory, wanted: Path | None = None) -> Checkpoint | 
             found = checkpoint.load(path)
         except CheckpointError as error:
             problems.append(str(error))
+            continue
+        if found.state["beside"]:  # its validation was made because the run stopped there
             continue
         damaged = _damaged(directory, found)
         if not damaged:
