@@ -132,6 +132,8 @@ def make_fit(
     monitor = settings.monitor or next((name for name in ("val/loss", "train/loss") if name in names), None)
     if monitor is not None:
         preflight.check_monitor(monitor, names)
+    if settings.checkpoints.keep_by is not None:
+        preflight.check_monitor(settings.checkpoints.keep_by, names, "checkpoints.keep_by")
     mode = settings.mode or (schedule.infer_mode(monitor) if monitor is not None else "min")
     optimizers = trace.optimizers()
     model = task.model_of_callbacks(optimizers[0][0])

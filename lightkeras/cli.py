@@ -123,7 +123,7 @@ def _fit(
     made = Runner(**{**runner, "run_dir": path})
     task = task_class(hparams.from_dict(task_class.HParams, hp), lookup)
     if settings.dry_run:
-        return _dry_run(made, task)
+        return _dry_run(made, task, settings)
     try:
         fitted = made.fit(task, resume=settings.resume, accept_changes=settings.accept_changes)
     except Interrupted as stop:
@@ -173,8 +173,8 @@ def _settings_of(given: Any, before: dict[str, Any] | None = None) -> dict[str, 
     return settings
 
 
-def _dry_run(runner: Runner, task: Task) -> int:
-    names = runner.check(task)
+def _dry_run(runner: Runner, task: Task, settings: jsonargparse.Namespace) -> int:
+    names = runner.check(task, resume=settings.resume, accept_changes=settings.accept_changes)
     Console().print(f"It can be run. Each epoch will log {', '.join(names)}.", highlight=False, soft_wrap=True)
     return 0
 

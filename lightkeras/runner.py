@@ -27,7 +27,7 @@ from typing import Any, final
 import keras
 import numpy as np
 
-from lightkeras import assembly, checkpoint, finders, hub, preflight, schedule
+from lightkeras import assembly, checkpoint, finders, hub, preflight, resuming, schedule
 from lightkeras.checkpoint import Checkpoint
 from lightkeras.data import DataModule, Feed
 from lightkeras.data.arrays import as_feed
@@ -123,7 +123,16 @@ class Runner(Settings):
             raise Interrupted(result)
         return result
 
-    def check(self, task: Task, train: Any = None, validation: Any = None, *, batch_size: int = 32) -> list[str]:
+    def check(
+        self,
+        task: Task,
+        train: Any = None,
+        validation: Any = None,
+        *,
+        batch_size: int = 32,
+        resume: bool | str | Path = False,
+        accept_changes: bool = False,
+    ) -> list[str]:
         """Does all that `fit` does before its first epoch, and writes nothing.
 
         Args:
@@ -131,18 +140,23 @@ class Runner(Settings):
             train: As in `fit`.
             validation: As in `fit`.
             batch_size: As in `fit`.
+            resume: As in `fit`.
+            accept_changes: As in `fit`.
 
         Returns:
             Names of the values that each epoch will log.
 
         Raises:
             ValueError: Settings, data or task cannot be run.
+            ChangedRunError: Data or hyperparameters are not those that the run was started with.
         """
         data = assembly.make_ready(task, self.seed, given=train is not None)
-        directory, _ = assembly.place(self, task, False)
-        return assembly.make_fit(
-            self, task, data, directory, *assembly.feeds_of(data, train, validation, batch_size)
-        ).names
+        directory, _ = assembly.place(self, task, resume)
+        fit = assembly.make_fit(self, task, data, directory, *assembly.feeds_of(data, train, validation, batch_size))
+        if resume and directory.config_file.exists():
+            changes = resuming.compare(directory.read_config(), assembly.config_of(self, fit))
+            resuming.check_changes(changes, accept_changes)
+        return fit.names
 
     def evaluate(
         self,
