@@ -29,7 +29,7 @@ import jsonargparse
 from rich.console import Console
 from rich.table import Table
 
-from lightkeras import files, hparams
+from lightkeras import files, hparams, resuming
 from lightkeras._messages import did_you_mean, raised_by_us
 from lightkeras.data.lookup import Lookup
 from lightkeras.results import BatchSizes, Best, EvalResult, FitResult, SearchResult, Trial
@@ -114,18 +114,21 @@ def _fit(
     then_test: bool,
 ) -> int:
     path = path_of(settings.run_dir, snake_case(task_class.__name__))
+    resume: bool | Path = settings.resume
     runner, hp = {**runner_defaults, **_settings_of(settings.runner)}, vars(settings.hp)
     lookup = _lookup(settings)
-    if settings.resume:
+    if resume:
         if settings.run_dir is None:
             raise ValueError("--resume, but of which run? Give its --run_dir.")
-        runner, hp, lookup = _as_before(RunDirectory(path), runner, hp, lookup, given)
+        directory, wanted = resuming.place_of(path)
+        path, resume = directory.path, wanted or True
+        runner, hp, lookup = _as_before(directory, runner, hp, lookup, given)
     made = Runner(**{**runner, "run_dir": path})
     task = task_class(hparams.from_dict(task_class.HParams, hp), lookup)
     if settings.dry_run:
-        return _dry_run(made, task, settings)
+        return _dry_run(made, task, resume, settings.accept_changes)
     try:
-        fitted = made.fit(task, resume=settings.resume, accept_changes=settings.accept_changes)
+        fitted = made.fit(task, resume=resume, accept_changes=settings.accept_changes)
     except Interrupted as stop:
         _report_fit(stop.result, None)
         raise
@@ -146,7 +149,7 @@ def _as_before(
     """Settings of the run in a directory, and over them what was given on the command line."""
     if not directory.config_file.exists():
         return runner, hp, lookup
-    config = directory.read_config()
+    config = resuming.read_run(directory)
     recorded = {name: value for name, value in config["runner"].items() if name in runner and name != "callbacks"}
     places = {"source": lookup.source, "data_dir": lookup.data_dir}
     before = {name: config.get("lookup", {}).get(name, value) for name, value in places.items()}
@@ -173,8 +176,8 @@ def _settings_of(given: Any, before: dict[str, Any] | None = None) -> dict[str, 
     return settings
 
 
-def _dry_run(runner: Runner, task: Task, settings: jsonargparse.Namespace) -> int:
-    names = runner.check(task, resume=settings.resume, accept_changes=settings.accept_changes)
+def _dry_run(runner: Runner, task: Task, resume: bool | Path, accept_changes: bool) -> int:
+    names = runner.check(task, resume=resume, accept_changes=accept_changes)
     Console().print(f"It can be run. Each epoch will log {', '.join(names)}.", highlight=False, soft_wrap=True)
     return 0
 
@@ -322,6 +325,9 @@ class _Parser(jsonargparse.ArgumentParser):
         ]
         message = re.sub(r'Parser key "([\w.]+)":\s+', r"--\1: ", message)
         message = re.sub(r"\ba <class '(\w+)'>", r"\1", message).replace("a typing.Literal", "one of ")
+        if found := re.search(r"Does not validate against any of .*?\n.*?Given value: (.*)", message, re.DOTALL):
+            kinds = " or ".join(re.findall(r"- Expected (\w+)", found[0])).replace("NoneType", "null")
+            message = f"{message[: found.start()]}Expected {kinds}. Got value: {found[1]}"
         if message.startswith("the following arguments are required"):
             return re.sub(r"\b\w+\b(?=,|$)", lambda found: self._flag_of(found[0]), message)
         if found := re.fullmatch(r"Group '(\w+)' does not accept option '(\w+)'", message):
@@ -332,6 +338,8 @@ class _Parser(jsonargparse.ArgumentParser):
             return message
         words = [word.split("=")[0] for word in message.split()[2:]]
         wrong = next((word for word in words if word.startswith("--")), words[0])
+        if not wrong.startswith("--") and (Path(wrong) / "config.json").is_file():
+            return f"{message}\n{wrong!r} is a run directory, which is given as --run_dir {wrong}."
         if wrong in COMMANDS:
             return f"{message}\n{wrong!r} is a command, of which there is one, in front of all flags."
         if wrong.startswith("--tuner."):
@@ -388,13 +396,17 @@ def _parser(task_class: type[Task], command: str | None, runner_defaults: dict[s
     parser.add_argument("--data_dir", type=str | None, default=None, help=_DATA_DIR)
     parser.add_argument("--source", type=SourceName, default="auto", help=_SOURCE)
     _say_ranges(parser, task_class)
+    _say_null(parser)
     _hide_groups(parser)
     return parser
 
 
-_RESUME = "Go on with the run in --run_dir, with its settings where none are given; begin it if there is none."
+_RESUME = (
+    "Go on with the run in --run_dir, or from that checkpoint of one, with its settings where none are given; "
+    "begin it if there is none."
+)
 _ACCEPT_CHANGES = "Go on though data or hyperparameters are not those that the run was started with."
-_DRY_RUN = "Check everything that can be checked before the first epoch, and stop there; writes nothing."
+_DRY_RUN = "Check everything that can be checked before the first epoch, also of a resume, and stop there."
 _DATA_DIR = "Folder looked into first for data and modules. Null: $LIGHTKERAS_DATA_DIR."
 _SOURCE = "real: never the built-in sample. sample: only that. auto: the sample where nothing else is found."
 
@@ -414,6 +426,13 @@ def _say_ranges(parser: _Parser, task_class: type[Task]) -> None:
         for action in parser._actions:
             if action.dest == f"hp.{name}":
                 action.help = f"{action.help or ''} Searched: {found}."
+
+
+def _say_null(parser: _Parser) -> None:
+    """Says `null`, as flags and YAML do, where docstrings say `None`; and leaves out their marks."""
+    for action in parser._actions:
+        if action.help is not None and action.help is not jsonargparse.SUPPRESS:
+            action.help = action.help.replace("`None`", "null").replace("`", "")
 
 
 def _hide_groups(parser: _Parser) -> None:

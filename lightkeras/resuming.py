@@ -42,6 +42,33 @@ _REFUSED = ("task", "hparams", "data", "seed", "monitor")
 _WARNED = ("backend", "code", "modules", "preflight", "validate_every", "callbacks", "versions")
 
 
+def place_of(path: Path) -> tuple[RunDirectory, Path | None]:
+    """What a path to go on from means: a run directory, and the checkpoint if it is the folder of one."""
+    is_checkpoint = (path / checkpoint.MANIFEST).is_file()
+    return RunDirectory(path.parent.parent if is_checkpoint else path), path if is_checkpoint else None
+
+
+def read_run(directory: RunDirectory) -> dict[str, Any]:
+    """The configuration of a run that is to be gone on with.
+
+    Raises:
+        FileNotFoundError: There is no run in the directory.
+        ValueError: It holds a search, or its configuration is damaged.
+    """
+    config = directory.read_config()
+    if "search" in config:
+        raise ValueError(
+            f"{directory.path} holds a search, not a run: give one of its runs, such as {directory.path}/trials/0000."
+        )
+    missing = [name for name in ("task", "hparams", "runner", "data", "seed") if name not in config]
+    if missing:
+        raise ValueError(
+            f"{directory.config_file} is damaged: {', '.join(missing)} cannot be found in it. "
+            "Put back what it was, or start the run in another directory."
+        )
+    return config
+
+
 def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
     """Compares the configuration that a run was started with and that it would go on with.
 

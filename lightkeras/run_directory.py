@@ -79,11 +79,15 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
 
     def check_unused(self) -> None:
-        """Refuses a directory that holds a run.
+        """Refuses a directory that holds a run, or that belongs to one.
 
         Raises:
             FileExistsError: It does.
         """
+        path = self.path.absolute()
+        for folder in (path, *path.parents):
+            if folder.name in ("checkpoints", "figures", "broken") and RunDirectory(folder.parent).config_file.exists():
+                raise FileExistsError(f"{self.path} belongs to the run in {folder.parent}. Give another run_dir.")
         if self.config_file.exists():
             raise FileExistsError(
                 f"{self.path} already holds another run, which would be lost. "

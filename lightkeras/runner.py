@@ -27,7 +27,7 @@ from typing import Any, final
 import keras
 import numpy as np
 
-from lightkeras import assembly, checkpoint, finders, hub, preflight, resuming, schedule
+from lightkeras import assembly, checkpoint, finders, hub, preflight, schedule
 from lightkeras.checkpoint import Checkpoint
 from lightkeras.data import DataModule, Feed
 from lightkeras.data.arrays import as_feed
@@ -94,7 +94,7 @@ class Runner(Settings):
             Interrupted: SIGTERM or Ctrl-C came; the state was saved.
         """
         data = assembly.make_ready(task, self.seed, given=train is not None)
-        directory, wanted = assembly.place(self, task, resume)
+        directory, wanted = assembly.place(self, task, resume, accept_changes)
         fit = assembly.make_fit(self, task, data, directory, *assembly.feeds_of(data, train, validation, batch_size))
         config = assembly.config_of(self, fit)
         fit.directory.create(needed_bytes=5 * fit.state_bytes)
@@ -140,7 +140,7 @@ class Runner(Settings):
             train: As in `fit`.
             validation: As in `fit`.
             batch_size: As in `fit`.
-            resume: As in `fit`.
+            resume: As in `fit`: whether the run could be gone on with is checked too.
             accept_changes: As in `fit`.
 
         Returns:
@@ -148,14 +148,17 @@ class Runner(Settings):
 
         Raises:
             ValueError: Settings, data or task cannot be run.
-            ChangedRunError: Data or hyperparameters are not those that the run was started with.
+            FileExistsError: As in `fit`.
+            RunLockedError: As in `fit`.
+            ChangedRunError: As in `fit`.
+            CheckpointError: As in `fit`.
+            OSError: As in `fit`.
         """
         data = assembly.make_ready(task, self.seed, given=train is not None)
-        directory, _ = assembly.place(self, task, resume)
+        directory, wanted = assembly.place(self, task, resume, accept_changes)
         fit = assembly.make_fit(self, task, data, directory, *assembly.feeds_of(data, train, validation, batch_size))
         if resume and directory.config_file.exists():
-            changes = resuming.compare(directory.read_config(), assembly.config_of(self, fit))
-            resuming.check_changes(changes, accept_changes)
+            assembly.compared(fit, assembly.config_of(self, fit), wanted, accept_changes)
         return fit.names
 
     def evaluate(

@@ -595,7 +595,7 @@ def test_a_run_that_diverges_is_a_failure_in_the_hparams_tab(tmp_path):
 
 def test_what_decides_which_checkpoints_are_kept_must_be_logged(run_dir):
     with pytest.raises(
-        ValueError, match=r"checkpoints\.keep_by='val/los': no epoch logs that\. Did you mean 'val/loss'"
+        ValueError, match=r"Checkpoints\.keep_by='val/los': no epoch logs that\. Did you mean 'val/loss'"
     ):
         runner(run_dir, checkpoints=Checkpoints(keep=2, keep_by="val/los")).fit(TwoMoons())
     assert not run_dir.exists()

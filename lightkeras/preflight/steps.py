@@ -94,8 +94,8 @@ def check_monitor(monitor: str, names: Iterable[str], setting: str = "monitor") 
 
     Args:
         monitor: Its name.
-        names: Names of all values that an epoch logs.
-        setting: What it was given as.
+        names: Names of all that an epoch logs.
+        setting: Name of the setting that it was given as.
 
     Raises:
         ValueError: No epoch logs it.
