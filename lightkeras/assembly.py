@@ -91,12 +91,18 @@ def go_on(
 
     Returns:
         The checkpoint to go on from; and, where there is none, whether the run was begun before.
+
+    Raises:
+        ValueError: `config.json` or `result.json` is damaged.
+        ChangedRunError: Data or hyperparameters differ, and that was not accepted.
+        CheckpointError: No checkpoint is whole.
     """
     if not fit.directory.config_file.exists():
         fit.bar.say(f"{fit.directory.path} holds no run yet: it begins.")
         begin(fit, config)
         return None, False
     before = fit.directory.read_config()
+    fit.directory.read_result()  # what is added to at the end: told now rather than when all is trained
     changes = resuming.compare(before, config)
     resuming.check_changes(changes, accept_changes)
     found = resuming.choose(fit.directory, wanted)
