@@ -95,6 +95,11 @@ def go_on(
 
     Returns:
         The checkpoint to go on from; and, where there is none, whether the run was begun before.
+
+    Raises:
+        ValueError: `config.json` or `result.json` is damaged.
+        ChangedRunError: Data or hyperparameters differ, and that was not accepted.
+        CheckpointError: No checkpoint is whole.
     """
     if not fit.directory.config_file.exists():
         fit.bar.say(f"{fit.directory.path} holds no run yet: it begins.")
@@ -119,6 +124,7 @@ def compared(
         CheckpointError: No checkpoint is whole.
     """
     before = resuming.read_run(fit.directory)
+    fit.directory.read_result()  # what is added to at the end: told now rather than when all is trained
     changes = resuming.compare(before, config)
     resuming.check_changes(changes, accept_changes)
     return before, changes, resuming.choose(fit.directory, wanted)
