@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from lightkeras import checkpoint, hparams, hub, preflight, resuming, run_directory, schedule
+from lightkeras import hparams, hub, preflight, resuming, run_directory, schedule
 from lightkeras.callbacks import CallbackBridge
 from lightkeras.checkpoint import Checkpoint
 from lightkeras.data import ArrayFeed, DataModule, Feed
@@ -38,18 +38,24 @@ def make_ready(task: Task, seed: int, given: bool) -> DataModule | None:
     return None if given else data
 
 
-def place(settings: Settings, task: Task, resume: bool | str | Path) -> tuple[RunDirectory, Path | None]:
+def place(
+    settings: Settings, task: Task, resume: bool | str | Path, accept_changes: bool
+) -> tuple[RunDirectory, Path | None]:
     """The run directory, and the checkpoint to go on from if a certain one was asked for.
 
     Raises:
-        ValueError: It does not say which run.
+        ValueError: It does not say which run, or what is there is no run.
         FileNotFoundError: There is no run at the path.
         FileExistsError: The directory holds a run, and that is not to be gone on with.
         RunLockedError: Another process is at work there.
     """
+    if accept_changes and not resume:
+        raise ValueError("accept_changes=True (--accept_changes) belongs to a resume: give resume (--resume) as well.")
     directory, wanted = _place(settings, task, resume)
     check_free(directory.lock_file)  # now rather than after everything was compiled
-    if not resume:
+    if resume and directory.config_file.exists():
+        resuming.read_run(directory)
+    else:
         directory.check_unused()
     return directory, wanted
 
@@ -59,13 +65,11 @@ def _place(settings: Settings, task: Task, resume: bool | str | Path) -> tuple[R
         if resume and settings.run_dir is None:
             raise ValueError("resume=True, but of which run? Give its run_dir, or the directory as resume=PATH.")
         return directory_of(settings, task), None
-    path = Path(resume)
-    is_checkpoint = (path / checkpoint.MANIFEST).is_file()
-    directory = RunDirectory(path.parent.parent if is_checkpoint else path)
-    directory.read_config()  # raises where there is no run
+    directory, wanted = resuming.place_of(Path(resume))
+    resuming.read_run(directory)  # raises where there is no run
     if settings.run_dir is not None and Path(settings.run_dir).resolve() != directory.path.resolve():
         raise ValueError(f"resume={str(resume)!r} is not in run_dir={str(settings.run_dir)!r}: give one of the two.")
-    return directory, path if is_checkpoint else None
+    return directory, wanted
 
 
 def begin(fit: Fit, config: Mapping[str, Any]) -> None:
@@ -91,21 +95,39 @@ def go_on(
 
     Returns:
         The checkpoint to go on from; and, where there is none, whether the run was begun before.
+
+    Raises:
+        ValueError: `config.json` or `result.json` is damaged.
+        ChangedRunError: Data or hyperparameters differ, and that was not accepted.
+        CheckpointError: No checkpoint is whole.
     """
     if not fit.directory.config_file.exists():
         fit.bar.say(f"{fit.directory.path} holds no run yet: it begins.")
         begin(fit, config)
         return None, False
-    before = fit.directory.read_config()
-    changes = resuming.compare(before, config)
-    resuming.check_changes(changes, accept_changes)
-    found = resuming.choose(fit.directory, wanted)
+    before, changes, found = compared(fit, config, wanted, accept_changes)
     step = 0 if found is None else found.state["step"]
     record = {"step": step, "at": config["started"], "argv": config["argv"], "changed": changes.lines}
     resumed = [*before.get("resumed", []), record]
     fit.directory.write_config({**config, **{k: before[k] for k in ("started", "argv")}, "resumed": resumed})
     fit.bar.say(f"The run goes on after step {step:,}." if found else "The run was never saved: it begins again.")
     return found, found is None
+
+
+def compared(
+    fit: Fit, config: Mapping[str, Any], wanted: Path | None, accept_changes: bool
+) -> tuple[dict[str, Any], resuming.Changes, Checkpoint | None]:
+    """What a run was started with, what has changed since, and the checkpoint that it goes on from.
+
+    Raises:
+        ChangedRunError: Data or hyperparameters changed, and that was not accepted.
+        CheckpointError: No checkpoint is whole.
+    """
+    before = resuming.read_run(fit.directory)
+    fit.directory.read_result()  # what is added to at the end: told now rather than when all is trained
+    changes = resuming.compare(before, config)
+    resuming.check_changes(changes, accept_changes)
+    return before, changes, resuming.choose(fit.directory, wanted)
 
 
 def make_fit(
@@ -132,6 +154,8 @@ def make_fit(
     monitor = settings.monitor or next((name for name in ("val/loss", "train/loss") if name in names), None)
     if monitor is not None:
         preflight.check_monitor(monitor, names)
+    if settings.checkpoints.keep_by is not None:
+        preflight.check_monitor(settings.checkpoints.keep_by, names, "Checkpoints.keep_by")
     mode = settings.mode or (schedule.infer_mode(monitor) if monitor is not None else "min")
     optimizers = trace.optimizers()
     model = task.model_of_callbacks(optimizers[0][0])

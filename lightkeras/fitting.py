@@ -369,7 +369,7 @@ class Fit:
         )
 
     def _job(self, improved: bool, value: float | None, beside: bool = False) -> Job:
-        """The run state as it is now, copied; `beside` if a run that never stops does not come to it."""
+        """The run state as it is now, copied; `beside` if a resume is not to go on from it."""
         name = self.saver.new_name(self.step)
         self.saver.take(name, improved, value)
         records, arrays = self.bridge.state()

@@ -42,6 +42,33 @@ _REFUSED = ("task", "hparams", "data", "seed", "monitor")
 _WARNED = ("backend", "code", "modules", "preflight", "validate_every", "callbacks", "versions")
 
 
+def place_of(path: Path) -> tuple[RunDirectory, Path | None]:
+    """What a path to go on from means: a run directory, and the checkpoint if it is the folder of one."""
+    is_checkpoint = (path / checkpoint.MANIFEST).is_file()
+    return RunDirectory(path.parent.parent if is_checkpoint else path), path if is_checkpoint else None
+
+
+def read_run(directory: RunDirectory) -> dict[str, Any]:
+    """The configuration of a run that is to be gone on with.
+
+    Raises:
+        FileNotFoundError: There is no run in the directory.
+        ValueError: It holds a search, or its configuration is damaged.
+    """
+    config = directory.read_config()
+    if "search" in config:
+        raise ValueError(
+            f"{directory.path} holds a search, not a run: give one of its runs, such as {directory.path}/trials/0000."
+        )
+    missing = [name for name in ("task", "hparams", "runner", "data", "seed") if name not in config]
+    if missing:
+        raise ValueError(
+            f"{directory.config_file} is damaged: {', '.join(missing)} cannot be found in it. "
+            "Put back what it was, or start the run in another directory."
+        )
+    return config
+
+
 def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
     """Compares the configuration that a run was started with and that it would go on with.
 
@@ -75,7 +102,7 @@ def check_changes(changes: Changes, accepted: bool) -> None:
 
 
 def choose(directory: RunDirectory, wanted: Path | None = None) -> Checkpoint | None:
-    """The newest checkpoint of the run that is whole. Each that is not is named in a warning.
+    """The newest checkpoint that is whole. Each that is not is named in a warning.
 
     Args:
         directory: The run directory.
@@ -90,33 +117,38 @@ def choose(directory: RunDirectory, wanted: Path | None = None) -> Checkpoint | 
     """
     if wanted is not None:
         return checkpoint.load(wanted)
+    folder = directory.checkpoints
+    named = checkpoint.named(folder, "last")
     problems: list[str] = []
-    without_best: Checkpoint | None = None
-    for path in checkpoint.newest_first(directory.checkpoints):
+    whole: list[tuple[bool, bool, Checkpoint]] = []
+    for path in checkpoint.newest_first(folder):
         try:
             found = checkpoint.load(path)
         except CheckpointError as error:
             problems.append(str(error))
             continue
-        if found.state["beside"]:  # its validation was made because the run stopped there
-            continue
-        damaged = _damaged(directory, found)
-        if not damaged:
-            _say_skipped(problems, found)
-            return found
+        beside, damaged = found.state.get("beside", False) and path.name != named, _damaged(directory, found)
         problems.extend(damaged)
-        without_best = without_best or found
-    if without_best is not None:
-        _say_skipped([*problems, "The best weights are lost."], without_best)
-        progress = {"mode": without_best.state["progress"]["mode"]}
-        lost: dict[str, Any] = {"best": None, "progress": progress, "kept": {"best": None, "top": []}}
-        return dataclasses.replace(without_best, state={**without_best.state, **lost})
-    if problems:
+        whole.append((beside, bool(damaged), found))
+        if not beside and not damaged:
+            break
+    if not whole and problems:
         raise CheckpointError(
-            f"No checkpoint in {directory.checkpoints} is whole: {' '.join(problems)} "
-            "Start the run in another directory."
+            f"No checkpoint in {folder} is whole: {' '.join(problems)} Start the run in another directory."
         )
-    return None
+    if not whole:
+        return None
+    beside, lost, found = min(whole, key=lambda item: item[:2])  # of equal ones the first, which is the newest
+    problems = [*_damaged_names(folder, found), *problems]
+    if beside:
+        problems.append("What is left holds a validation that a run which never stopped does not make.")
+    if lost:
+        problems.append("The best weights are lost.")
+        progress = {"mode": found.state["progress"]["mode"]}
+        state = {**found.state, "best": None, "progress": progress, "kept": {"best": None, "top": []}}
+        found = dataclasses.replace(found, state=state)
+    _say_skipped(problems, found)
+    return found
 
 
 def code_of(task: Task) -> dict[str, str]:
@@ -145,9 +177,23 @@ def _damaged(directory: RunDirectory, found: Checkpoint) -> list[str]:
     return problems
 
 
+def _damaged_names(folder: Path, found: Checkpoint) -> list[str]:
+    """What is wrong with the files `last` and `best`, which a resume puts back."""
+    there = {path.name for path in checkpoint.newest_first(folder)}
+    problems = []
+    for name in ["last"] if found.state["kept"]["best"] is None else ["last", "best"]:
+        named = checkpoint.named(folder, name)
+        if named is None:
+            problems.append(f"{folder / name} is missing.")
+        elif named not in there:
+            problems.append(f"{folder / name} is damaged: it names {named!r}, which is not there.")
+    return problems
+
+
 def _say_skipped(problems: list[str], found: Checkpoint) -> None:
     if problems:
-        warnings.warn(f"{' '.join(problems)} The run goes on from {found.path}.", stacklevel=3)
+        unique = dict.fromkeys(problems)  # several checkpoints may refer to the same
+        warnings.warn(f"{' '.join(unique)} The run goes on from {found.path}.", stacklevel=3)
 
 
 def _part(config: Mapping[str, Any], name: str) -> Any:

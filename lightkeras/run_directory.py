@@ -79,11 +79,15 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
 
     def check_unused(self) -> None:
-        """Refuses a directory that holds a run.
+        """Refuses a directory that holds a run, or that belongs to one.
 
         Raises:
             FileExistsError: It does.
         """
+        path = self.path.absolute()
+        for folder in (path, *path.parents):
+            if folder.name in ("checkpoints", "figures", "broken") and RunDirectory(folder.parent).config_file.exists():
+                raise FileExistsError(f"{self.path} belongs to the run in {folder.parent}. Give another run_dir.")
         if self.config_file.exists():
             raise FileExistsError(
                 f"{self.path} already holds another run, which would be lost. "
@@ -109,10 +113,24 @@ class RunDirectory:
             raise ValueError(f"{self.config_file} is damaged: expected an object, got {type(config).__name__}.")
         return config
 
-    def update_result(self, part: Mapping[str, Any]) -> None:
-        """Adds to `result.json`, which always holds all of what is known."""
+    def read_result(self) -> dict[str, Any]:
+        """What is known of the run so far; nothing before its first end.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
         known = files.read_json(self.result_file) if self.result_file.exists() else {}
-        files.write_json(self.result_file, {**known, **part})
+        if not isinstance(known, dict):
+            raise ValueError(f"{self.result_file} is damaged: expected an object, got {type(known).__name__}.")
+        return known
+
+    def update_result(self, part: Mapping[str, Any]) -> None:
+        """Adds to `result.json`, which always holds all of what is known.
+
+        Raises:
+            ValueError: The file is damaged; it is left as it is.
+        """
+        files.write_json(self.result_file, {**self.read_result(), **part})
 
 
 def check_directory(directory: RunDirectory, needed_bytes: int) -> None:

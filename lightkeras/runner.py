@@ -94,7 +94,7 @@ class Runner(Settings):
             Interrupted: SIGTERM or Ctrl-C came; the state was saved.
         """
         data = assembly.make_ready(task, self.seed, given=train is not None)
-        directory, wanted = assembly.place(self, task, resume)
+        directory, wanted = assembly.place(self, task, resume, accept_changes)
         fit = assembly.make_fit(self, task, data, directory, *assembly.feeds_of(data, train, validation, batch_size))
         config = assembly.config_of(self, fit)
         fit.directory.create(needed_bytes=5 * fit.state_bytes)
@@ -123,7 +123,16 @@ class Runner(Settings):
             raise Interrupted(result)
         return result
 
-    def check(self, task: Task, train: Any = None, validation: Any = None, *, batch_size: int = 32) -> list[str]:
+    def check(
+        self,
+        task: Task,
+        train: Any = None,
+        validation: Any = None,
+        *,
+        batch_size: int = 32,
+        resume: bool | str | Path = False,
+        accept_changes: bool = False,
+    ) -> list[str]:
         """Does all that `fit` does before its first epoch, and writes nothing.
 
         Args:
@@ -131,18 +140,26 @@ class Runner(Settings):
             train: As in `fit`.
             validation: As in `fit`.
             batch_size: As in `fit`.
+            resume: As in `fit`: whether the run could be gone on with is checked too.
+            accept_changes: As in `fit`.
 
         Returns:
             Names of the values that each epoch will log.
 
         Raises:
             ValueError: Settings, data or task cannot be run.
+            FileExistsError: As in `fit`.
+            RunLockedError: As in `fit`.
+            ChangedRunError: As in `fit`.
+            CheckpointError: As in `fit`.
+            OSError: As in `fit`.
         """
         data = assembly.make_ready(task, self.seed, given=train is not None)
-        directory, _ = assembly.place(self, task, False)
-        return assembly.make_fit(
-            self, task, data, directory, *assembly.feeds_of(data, train, validation, batch_size)
-        ).names
+        directory, wanted = assembly.place(self, task, resume, accept_changes)
+        fit = assembly.make_fit(self, task, data, directory, *assembly.feeds_of(data, train, validation, batch_size))
+        if resume and directory.config_file.exists():
+            assembly.compared(fit, assembly.config_of(self, fit), wanted, accept_changes)
+        return fit.names
 
     def evaluate(
         self,

@@ -66,6 +66,8 @@ ABOVE = [
     "oracles",
     "tuner",
     "replaying",
+    "flags",
+    "terminal",
     "cli",
     "main",
 ]

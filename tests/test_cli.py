@@ -18,6 +18,7 @@ from lightkeras import checkpoint, divergence, preflight, randomness
 from lightkeras.bundle import write_bundle
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.engine import make_engine
+from lightkeras.lock import RunLock
 from lightkeras.passes import Pass
 from lightkeras.testing import TwoMoons, two_moons
 
@@ -407,3 +408,214 @@ def test_a_run_that_was_fitted_on_the_sample_is_tested_on_the_sample(folder):
     assert run("test", "--run_dir", "a", task=Moons) == 0
     assert run("test", "--run_dir", "a", "--source", "real", task=Moons) == 0
     assert sources == ["auto", "sample", "real"]
+
+
+# ---------------------------------------------------------------------- going on with a run
+
+
+SAVED = [
+    "--runner.checkpoints.every_epochs",
+    "1",
+    "--runner.limit_batches.train",
+    "5",
+    "--runner.limit_batches.test",
+    "1",
+]
+
+
+@pytest.fixture
+def begun(folder) -> Path:
+    """A run of one epoch of three."""
+    words = ["--hp.hidden_units", "8", "--runner.seed", "3", "--runner.max_epochs", "3", "--runner.max_steps", "5"]
+    assert run("fit", *words, *SAVED, "--run_dir", "a") == 0
+    return folder / "a"
+
+
+def test_a_resume_takes_the_settings_of_the_run_unless_they_are_given(begun):
+    before = read("a/config.json")
+    assert run("fit", "--resume", "--run_dir", "a", "--runner.max_steps", "12", max_epochs=7) == 0
+    now = read("a/config.json")
+    assert now["hparams"] == before["hparams"] == {"hidden_units": 8, "learning_rate": 0.01, "batch_size": 32}
+    assert now["runner"] == {**before["runner"], "max_steps": 12}
+    assert (now["runner"]["seed"], now["runner"]["max_epochs"]) == (3, 3)
+    assert now["runner"]["checkpoints"]["every_epochs"] == 1
+    assert now["runner"]["limit_batches"] == {"train": 5, "validation": None, "test": 1}
+    fit = read("a/result.json")["fit"]
+    assert (fit["epochs"], fit["steps"], fit["stop_reason"]) == (2, 12, "max_steps=12 reached")
+
+
+def test_a_group_that_is_given_in_part_takes_the_rest_from_the_run(begun):
+    words = ["--runner.limit_batches.test", "2", "--runner.checkpoints.keep", "2", "--runner.max_steps", "null"]
+    assert run("fit", "--resume", "--run_dir", "a", *words) == 0
+    runner = read("a/config.json")["runner"]
+    assert runner["limit_batches"] == {"train": 5, "validation": None, "test": 2}
+    assert (runner["checkpoints"]["every_epochs"], runner["checkpoints"]["keep"]) == (1, 2)
+    fit = read("a/result.json")["fit"]
+    assert (fit["steps"], fit["stop_reason"]) == (15, "max_epochs=3 reached")
+
+
+def test_a_file_given_to_a_resume_goes_before_the_run_and_flags_before_the_file(begun):
+    given = "runner:\n  max_epochs: 9\n  max_steps: null\n  limit_batches:\n    test: 3\nrun_dir: a\nresume: true\n"
+    Path("c.yaml").write_text(given)
+    assert run("fit", "--config", "c.yaml", "--runner.max_epochs", "2") == 0
+    runner = read("a/config.json")["runner"]
+    assert (runner["max_epochs"], runner["max_steps"], runner["seed"]) == (2, None, 3)
+    assert runner["limit_batches"] == {"train": 5, "validation": None, "test": 3}
+    assert read("a/result.json")["fit"]["steps"] == 10
+
+
+def test_a_resume_looks_for_data_where_the_run_did_unless_told_otherwise(folder):
+    Path("data").mkdir()
+    assert run("fit", *QUICK, "--run_dir", "a", "--source", "sample", "--data_dir", "data") == 0
+    assert run("fit", "--resume", "--run_dir", "a") == 0
+    assert read("a/config.json")["lookup"] == {"source": "sample", "data_dir": str(folder / "data")}
+    assert run("fit", "--resume", "--run_dir", "a", "--source", "auto") == 0
+    assert read("a/config.json")["lookup"] == {"source": "auto", "data_dir": str(folder / "data")}
+
+
+def test_a_resume_goes_on_from_a_checkpoint_that_is_named(folder):
+    assert run("fit", "--run_dir", "a", *SAVED, "--runner.checkpoints.keep", "3", "--runner.max_epochs", "3") == 0
+    wanted = ["--resume", "--run_dir", "a/checkpoints/step-00000005"]
+    assert run("fit", *wanted, "--runner.max_epochs", "4") == 0
+    assert read("a/config.json")["resumed"][0]["step"] == 5
+    assert read("a/result.json")["fit"]["steps"] == 20
+
+
+def test_a_resume_begins_the_run_if_there_is_none(folder):
+    assert run("fit", "--resume", *QUICK, "--hp.hidden_units", "8", "--run_dir", "new") == 0
+    assert read("new/config.json")["hparams"]["hidden_units"] == 8
+    assert "resumed" not in read("new/config.json")
+
+
+def test_a_resume_accepts_changes_if_told_to_and_warns_of_them(begun):
+    words = ["--resume", "--run_dir", "a", "--hp.learning_rate", "0.02", "--runner.max_steps", "6"]
+    with pytest.warns(UserWarning, match=r"hparams\.learning_rate was 0\.01 and is 0\.02\.$"):
+        assert run("fit", *words, "--accept_changes") == 0
+    assert read("a/config.json")["hparams"]["learning_rate"] == 0.02
+    assert read("a/config.json")["resumed"][0]["changed"] == ["hparams.learning_rate was 0.01 and is 0.02"]
+
+
+class Other(TwoMoons):
+    """Another experiment."""
+
+
+RESUMES: dict[tuple[str, ...], str] = {
+    (): r"^error: --resume, but of which run\? Give its --run_dir\.\n$",
+    (
+        "--run_dir",
+        "a",
+        "--hp.hidden_units",
+        "16",
+    ): r"hparams\.hidden_units was 8 and is 16\. Use what it was .*--accept",
+    ("--run_dir", "a", "--runner.seed", "4", "--dry_run"): r"^error: This is not the run that .* seed was 3 and is 4\.",
+    ("--run_dir", "a", "--runner.monitor", "val/accuracy"): r"monitor\.name was 'val/loss' and is 'val/accuracy'; mon",
+    ("--run_dir", "a", "--runner.limit_batches.train", "4"): r"data\.batches was 5 and is 4\.",
+    ("--run_dir", "a/checkpoints"): r"^error: a/checkpoints belongs to the run in .*/a\. Give another run_dir\.\n$",
+    ("--run_dir", "a/figures/new"): r"^error: a/figures/new belongs to the run in ",
+    ("--run_dir", "search"): r"^error: search holds a search, not a run: give one of its runs, such as search/trials/",
+    ("--run_dir", "cut"): r"^error: cut/config\.json is damaged: Expecting value",
+    ("--run_dir", "list"): r"^error: list/config\.json is damaged: expected an object, got list\.",
+    ("--run_dir", "short"): r"^error: short/config\.json is damaged: hparams, runner, data, seed cannot be found in it",
+    ("--run_dir", "file"): r"^error: file is a file; a run directory was expected",
+    ("a",): r"unrecognized arguments: a\n'a' is a run directory, which is given as --run_dir a\.\n$",
+    ("--run_dir", "a", "--runner.max_step", "3"): r"unrecognized arguments: .*\nDid you mean '--runner\.max_steps'\?",
+}
+
+
+@pytest.mark.parametrize("words", RESUMES, ids=" ".join)
+def test_a_resume_that_cannot_be_is_one_clear_message_and_status_2(begun, capsys, words):
+    configs = {
+        "search": '{"task": "TwoMoons", "search": {}}',
+        "cut": '{"task": ',
+        "list": "[]",
+        "short": '{"task": "T"}',
+    }
+    for name, config in configs.items():
+        Path(name).mkdir()
+        Path(name, "config.json").write_text(config)
+    Path("file").write_text("")
+    capsys.readouterr()
+    before = {path: path.read_bytes() for path in begun.parent.rglob("*") if path.is_file()}
+    assert run("fit", "--resume", *words) == 2
+    printed = capsys.readouterr()
+    assert re.search(RESUMES[words], printed.err)
+    assert "Traceback" not in printed.err
+    assert printed.out == ""
+    assert {path: path.read_bytes() for path in begun.parent.rglob("*") if path.is_file()} == before
+
+
+def test_a_resume_of_another_experiments_run_is_refused(begun, capsys):
+    assert run("fit", "--resume", "--run_dir", "a", task=Other) == 2
+    assert "task was 'TwoMoons' and is 'Other'" in capsys.readouterr().err
+
+
+def test_a_resume_of_a_run_that_another_process_is_at_is_refused(begun, capsys):
+    with RunLock(begun / "run.lock"):
+        assert run("fit", "--resume", "--run_dir", "a", "--runner.max_steps", "12") == 2
+    assert re.search(r"^error: .*a is in use by another run \(process \d+ on ", capsys.readouterr().err)
+    assert run("fit", "--resume", "--run_dir", "a", "--runner.max_steps", "12") == 0
+
+
+def test_changes_are_accepted_only_of_a_resume(folder, capsys):
+    assert run("fit", "--accept_changes", "--run_dir", "a") == 2
+    assert "error: accept_changes=True (--accept_changes) belongs to a resume" in capsys.readouterr().err
+    assert list(folder.iterdir()) == []
+
+
+def test_a_dry_run_says_what_would_be_logged_and_writes_nothing(begun, capsys):
+    capsys.readouterr()
+    before = {path: path.read_bytes() for path in begun.rglob("*") if path.is_file()}
+    said = "It can be run. Each epoch will log train/accuracy, train/loss, val/accuracy, val/loss.\n"
+    assert run("fit", "--dry_run", "--run_dir", "new") == 0
+    assert capsys.readouterr().out == said
+    assert not Path("new").exists()
+    assert run("fit", "--dry_run", "--resume", "--run_dir", "a") == 0
+    assert capsys.readouterr().out == said
+    assert {path: path.read_bytes() for path in begun.rglob("*") if path.is_file()} == before
+    assert run("fit", "--dry_run", "--run_dir", "a") == 2
+    assert "already holds another run" in capsys.readouterr().err
+
+
+def test_a_dry_run_finds_that_no_checkpoint_is_whole(begun, capsys):
+    for path in begun.glob("checkpoints/step-*/variables.safetensors"):
+        path.write_bytes(b"")
+    assert run("fit", "--dry_run", "--resume", "--run_dir", "a") == 2
+    assert re.search(r"^error: No checkpoint in a/checkpoints is whole: ", capsys.readouterr().err)
+
+
+def test_a_value_that_checkpoints_are_to_be_kept_by_must_be_logged(folder, capsys):
+    assert run("fit", "--runner.checkpoints.keep_by", "val/acc", "--run_dir", "a") == 2
+    expected = r"^error: Checkpoints\.keep_by='val/acc': no epoch logs that\. Did you mean 'val/accuracy'\?"
+    assert re.search(expected, capsys.readouterr().err)
+    assert list(folder.iterdir()) == []
+
+
+def test_none_is_null_on_the_command_line_and_its_help_says_so(capsys):
+    assert run("fit", "--runner.patience", "None") == 2
+    assert capsys.readouterr().err.endswith("--runner.patience: Expected int or null. Got value: None\n")
+    assert run("fit", "--help") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Most train steps, over all epochs; null for no limit. (type: int | null, default: null)" in text
+    assert "`" not in text
+    for group in (
+        "Most batches of each split: --runner.limit_batches.train",
+        "When to save, and what to keep: --runner.",
+    ):
+        assert group in text
+
+
+def test_tune_takes_groups_of_settings_of_the_runner(folder):
+    words = [
+        "--tuner.trials",
+        "1",
+        *QUICK,
+        "--runner.limit_batches.train",
+        "4",
+        "--runner.checkpoints.every_steps",
+        "2",
+    ]
+    assert run("tune", *words, "--run_dir", "s") == 0
+    (trial,) = Path("s/trials").iterdir()
+    runner = read(trial / "config.json")["runner"]
+    assert (runner["limit_batches"]["train"], runner["checkpoints"]["every_steps"]) == (4, 2)
+    assert read(trial / "result.json")["fit"]["steps"] == 4

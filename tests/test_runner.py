@@ -591,3 +591,22 @@ def test_a_run_that_diverges_is_a_failure_in_the_hparams_tab(tmp_path):
     content = found.SummaryMetadata("_hparams_/session_end_info").plugin_data.content
     end = plugin_data_pb2.HParamsPluginData.FromString(content).session_end_info
     assert end.status == api_pb2.STATUS_FAILURE
+
+
+def test_what_decides_which_checkpoints_are_kept_must_be_logged(run_dir):
+    with pytest.raises(
+        ValueError, match=r"Checkpoints\.keep_by='val/los': no epoch logs that\. Did you mean 'val/loss'"
+    ):
+        runner(run_dir, checkpoints=Checkpoints(keep=2, keep_by="val/los")).fit(TwoMoons())
+    assert not run_dir.exists()
+
+
+def test_the_best_by_another_value_are_kept(run_dir):
+    settings = Checkpoints(every_epochs=1, keep=2, keep_by="train/accuracy", keep_mode="max")
+    result = runner(run_dir, max_epochs=6, patience=None, checkpoints=settings).fit(TwoMoons())
+    values = result.history["train/accuracy"]
+    best = sorted(range(6), key=lambda epoch: (-values[epoch], epoch))[:2]
+    kept = {10 * (epoch + 1) for epoch in best} | {result.best.step, 50, 60}
+    there = {int(path.name.split("-")[1]) for path in (run_dir / "checkpoints").glob("step-*")}
+    assert kept <= there
+    assert len(there) <= len(kept) + 1  # what the one before the last refers to

@@ -89,15 +89,20 @@ def epoch_names(task: Task, trace: Trace, prefix: str) -> list[str]:
     return [f"{prefix}/{name}" for name in names]
 
 
-def check_monitor(monitor: str, names: Iterable[str]) -> None:
+def check_monitor(monitor: str, names: Iterable[str], setting: str = "monitor") -> None:
     """Checks that a monitored value will be there.
+
+    Args:
+        monitor: Its name.
+        names: Names of all that an epoch logs.
+        setting: Name of the setting that it was given as.
 
     Raises:
         ValueError: No epoch logs it.
     """
     names = list(names)
     if monitor not in names:
-        raise ValueError(f"monitor={monitor!r}: no epoch logs that. {did_you_mean(monitor, names)}")
+        raise ValueError(f"{setting}={monitor!r}: no epoch logs that. {did_you_mean(monitor, names)}")
 
 
 def _trace(
