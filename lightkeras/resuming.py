@@ -102,7 +102,7 @@ def check_changes(changes: Changes, accepted: bool) -> None:
 
 
 def choose(directory: RunDirectory, wanted: Path | None = None) -> Checkpoint | None:
-    """The newest checkpoint that is whole. Each that is not is named in a warning.
+    """The newest checkpoint of the run that is whole. Each that is not is named in a warning.
 
     Args:
         directory: The run directory.
