@@ -768,6 +768,34 @@ def test_a_shuffled_dataset_goes_on_inside_an_epoch_and_its_later_epochs_are_as_
     assert [left_in(engine.open(feed, epoch)) for epoch in (2, 3)] == expected[2:]
 
 
+@pytest.mark.parametrize("stop", [0, 3, 9, 10])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_step_back_inside_an_epoch_leaves_the_orders_of_later_epochs(stop, resumed):
+    engine, feed = TensorFlowEngine(), shuffled()
+    engine.open(feed, 0).next_batch()  # to be tried
+    expected = [left_in(engine.open(feed, epoch)) for epoch in range(4)]
+
+    engine, feed = TensorFlowEngine(), shuffled()
+    engine.open(feed, 0).next_batch()
+    stream = engine.open(feed, 0)
+    found = [stream.next_batch()[0].tolist() for _ in range(stop)]
+    state = stream.state()
+    if resumed:  # as in another process, where the stream is tried as well
+        engine, feed = TensorFlowEngine(), shuffled()
+        engine.open(feed, 0).next_batch()
+        engine.skip_epochs(feed, 0)
+        stream = engine.open(feed, 0, stop, state=state)
+    for _ in range(3):
+        stream.next_batch()
+        stream = engine.open(feed, 0, stop, state=state)
+    assert found + left_in(stream) == expected[0]
+    second = engine.open(feed, 1)
+    state = second.state()
+    left_in(second)
+    assert left_in(engine.open(feed, 1, 0, state=state)) == expected[1]
+    assert [left_in(engine.open(feed, epoch)) for epoch in (2, 3)] == expected[2:]
+
+
 def test_a_dataset_that_cannot_be_saved_is_read_again():
     def numbers():
         yield from range(40)

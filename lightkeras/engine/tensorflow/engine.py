@@ -82,6 +82,7 @@ class TensorFlowEngine(Engine):
         self._stages: weakref.WeakKeyDictionary[Feed, dict[Ahead, Callable[[Tensor], Structure]]]
         self._stages = weakref.WeakKeyDictionary()
         self._following: weakref.WeakKeyDictionary[Feed, bytes] = weakref.WeakKeyDictionary()
+        self._drawn: weakref.WeakKeyDictionary[Feed, int] = weakref.WeakKeyDictionary()  # the epoch begun last
         self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
         self._seen: list[Seen] | None = None  # a list while a step is looked at, else None
         self._finite: tuple[tuple[keras.Variable, ...], Callable[[], Tensor], Callable[[], Tensor]] | None = None
@@ -108,6 +109,7 @@ class TensorFlowEngine(Engine):
         ]
 
     def skip_epochs(self, feed: Feed, count: int) -> None:
+        self._drawn.pop(feed, None)  # what was opened before, to be tried, was no epoch of the run
         if isinstance(feed, StreamFeed) and feed.dataset is not None:
             for _ in range(count):
                 iter(feed.dataset)
@@ -136,12 +138,16 @@ class TensorFlowEngine(Engine):
         if state is not None:
             # Restoring an iterator also sets the generator of the orders to come, and not always right: near the
             # end of an epoch one order is lost. So the beginning of the next epoch is kept from before.
-            ahead_of = DatasetStream(staged(feed.dataset, feed, ahead), stream.structure).state()
+            if feed not in self._following:  # the first one: later ones begin where that may have led
+                drawn = self._drawn.get(feed) == epoch  # in a step back inside an epoch; not in a resume
+                next_epoch = stream if drawn else DatasetStream(staged(feed.dataset, feed, ahead), stream.structure)
+                if (kept := next_epoch.state()) is not None:
+                    self._following[feed] = kept
             stream.restore(state)
-            if ahead_of is not None:  # the first one: later ones begin where that may have led
-                self._following.setdefault(feed, ahead_of)
-        elif not step and (following := self._following.pop(feed, None)) is not None:
-            stream.restore(following)
+        elif not step:
+            self._drawn[feed] = epoch
+            if (following := self._following.pop(feed, None)) is not None:
+                stream.restore(following)
         return stream
 
     def open_batch(
