@@ -235,11 +235,27 @@ class Watchdog:
         ended = self._clock()
         self._checked = _Last(ended, ended - now)
         if takes and alarm is None:
-            arrays = checkpoint.read_variables(self._task.variables())
-            self.snapshot = Snapshot(position, arrays, stream.state(), copy.deepcopy(means), random)
-            taken = self._clock()
-            self._taken = _Last(taken, taken - ended)
+            self._keep(ended, position, stream, means, random)
         return alarm
+
+    def keep(self, position: Position, stream: Stream, means: Mapping[str, Any], random: Mapping[str, Any]) -> None:
+        """Takes a snapshot of a state that is known to be whole, whatever it costs.
+
+        Args:
+            position: As in `look`.
+            stream: As in `look`.
+            means: As in `look`.
+            random: As in `look`.
+        """
+        self._keep(self._clock(), position, stream, means, random)
+
+    def _keep(
+        self, began: float, position: Position, stream: Stream, means: Mapping[str, Any], random: Mapping[str, Any]
+    ) -> None:
+        arrays = checkpoint.read_variables(self._task.variables())
+        self.snapshot = Snapshot(position, arrays, stream.state(), copy.deepcopy(means), random)
+        ended = self._clock()
+        self._taken = _Last(ended, ended - began)
 
     def check(self, step: int) -> Alarm | None:
         """A variable that is not finite, whatever it costs to look; for a state that is to be kept.

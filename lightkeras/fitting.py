@@ -234,8 +234,15 @@ class Fit:
         """
         if self._stream is None:
             raise RuntimeError("look() comes after open_epoch().")
-        before, at = self.watchdog.snapshot, Position(self.step, self.epochs, self.done)
-        alarm = self.watchdog.look(at, self._stream, self.learner.state(), self._random, epoch_begins)
+        before = self.watchdog.snapshot
+        if epoch_begins and self.skip_broken:
+            # What is run again is gone on with: it must not come from before a callback changed something, or
+            # from before the order of the epoch was drawn.
+            alarm = self.watchdog.check(self.step)
+            if alarm is None:
+                self.watchdog.keep(self._at(), self._stream, self.learner.state(), self._random)
+        else:
+            alarm = self.watchdog.look(self._at(), self._stream, self.learner.state(), self._random, epoch_begins)
         if self.watchdog.snapshot is not before:
             self.mark()
         return alarm
@@ -273,7 +280,13 @@ class Fit:
         self.bar.say(f"{found.broken}{problem}. Its batch is skipped, {len(self.skipped)} of {self.skip_broken}.")
         self._log_again(found.broken.step, found.logs)
         self.step, self.done, self._stream = found.broken.step, found.broken.batch, found.stream
+        # What is run again from an earlier snapshot would come to the skipped batch, and break there once more.
+        self.watchdog.keep(self._at(), found.stream, self.learner.state(), self._random)
+        self.mark()
         return found.stream
+
+    def _at(self) -> Position:
+        return Position(self.step, self.epochs, self.done)
 
     def _snapshot(self) -> Snapshot:
         if self.watchdog.snapshot is None:
