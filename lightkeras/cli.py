@@ -470,7 +470,9 @@ def _report_fit(fitted: FitResult, tested: EvalResult | None) -> None:
     if fitted.best is not None:
         console.print(_table(splits))
     best = fitted.best
-    lines = {} if best is None else {"best": f"epoch {best.epoch} of {fitted.epochs}, by {fitted.monitor}"}
+    lines = (
+        {} if best is None else {"best": f"epoch {best.epoch} of {max(fitted.epochs, best.epoch)}, by {fitted.monitor}"}
+    )
     lines |= {
         "stopped": f"{fitted.stop_reason} ({fitted.epochs} epochs, {fitted.steps:,} steps, {fitted.wall_s:.1f} s)",
         "run": str(fitted.run_dir),

@@ -115,27 +115,25 @@ def choose(directory: RunDirectory, wanted: Path | None = None) -> Checkpoint | 
         CheckpointError: There are checkpoints, and all are damaged; or the one wanted is.
         FileNotFoundError: The one wanted is not there.
     """
-    if wanted is not None:
-        return checkpoint.load(wanted)
     problems: list[str] = []
     without_best: Checkpoint | None = None
-    for path in checkpoint.newest_first(directory.checkpoints):
+    for path in checkpoint.newest_first(directory.checkpoints) if wanted is None else [wanted]:
         try:
             found = checkpoint.load(path)
         except CheckpointError as error:
+            if wanted is not None:
+                raise
             problems.append(str(error))
             continue
-        damaged = _damaged(directory, found)
-        if not damaged:
+        lost = _lost(directory, found)
+        problems.extend(problem for problem in lost.values() if problem not in problems)
+        if found.state["kept"]["best"] not in lost:
             _say_skipped(problems, found)
-            return found
-        problems.extend(damaged)
-        without_best = without_best or found
+            return _without(found, lost)
+        without_best = without_best or _without(found, lost)
     if without_best is not None:
         _say_skipped([*problems, "The best weights are lost."], without_best)
-        progress = {"mode": without_best.state["progress"]["mode"]}
-        lost: dict[str, Any] = {"best": None, "progress": progress, "kept": {"best": None, "top": []}}
-        return dataclasses.replace(without_best, state={**without_best.state, **lost})
+        return without_best
     if problems:
         raise CheckpointError(
             f"No checkpoint in {directory.checkpoints} is whole: {' '.join(problems)} "
@@ -158,16 +156,30 @@ def code_of(task: Task) -> dict[str, str]:
     return found
 
 
-def _damaged(directory: RunDirectory, found: Checkpoint) -> list[str]:
-    """What is wrong with the checkpoints that one refers to."""
+def _lost(directory: RunDirectory, found: Checkpoint) -> dict[str, str]:
+    """What is wrong with the checkpoints that one refers to, by their names."""
     kept = found.state["kept"]
-    problems = []
+    problems = {}
     for name in sorted(({kept["best"]} | {name for _, name in kept["top"]}) - {None, found.path.name}):
         try:
             checkpoint.verify(directory.checkpoints / Path(name).name)
         except (CheckpointError, FileNotFoundError) as error:
-            problems.append(str(error))
+            problems[name] = str(error)
     return problems
+
+
+def _without(found: Checkpoint, lost: Mapping[str, str]) -> Checkpoint:
+    """A checkpoint that refers to none of the lost ones. Without the best, which is best is found out anew."""
+    kept = found.state["kept"]
+    top = [item for item in kept["top"] if item[1] not in lost]
+    state = {**found.state, "kept": {**kept, "top": top}}
+    if kept["best"] in lost:
+        state |= {
+            "best": None,
+            "progress": {"mode": found.state["progress"]["mode"]},
+            "kept": {"best": None, "top": []},
+        }
+    return dataclasses.replace(found, state=state)
 
 
 def _say_skipped(problems: list[str], found: Checkpoint) -> None:
