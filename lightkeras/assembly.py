@@ -16,7 +16,7 @@ from lightkeras.data import ArrayFeed, DataModule, Feed
 from lightkeras.data.arrays import as_feed, holds_arrays
 from lightkeras.engine.base import Engine, Step, Trace
 from lightkeras.fitting import Fit
-from lightkeras.lock import RunLock
+from lightkeras.lock import check_free
 from lightkeras.passes import Pass, bound_engine
 from lightkeras.progress import ProgressBar
 from lightkeras.run_directory import RunDirectory
@@ -52,9 +52,7 @@ def place(
     if accept_changes and not resume:
         raise ValueError("accept_changes=True (--accept_changes) belongs to a resume: give resume (--resume) as well.")
     directory, wanted = _place(settings, task, resume)
-    if directory.lock_file.exists():
-        with RunLock(directory.lock_file):  # refused now rather than after everything was compiled
-            pass
+    check_free(directory.lock_file)  # now rather than after everything was compiled
     if resume and directory.config_file.exists():
         resuming.read_run(directory)
     else:
@@ -97,6 +95,11 @@ def go_on(
 
     Returns:
         The checkpoint to go on from; and, where there is none, whether the run was begun before.
+
+    Raises:
+        ValueError: `config.json` or `result.json` is damaged.
+        ChangedRunError: Data or hyperparameters differ, and that was not accepted.
+        CheckpointError: No checkpoint is whole.
     """
     if not fit.directory.config_file.exists():
         fit.bar.say(f"{fit.directory.path} holds no run yet: it begins.")
@@ -123,6 +126,7 @@ def compared(
         CheckpointError: No checkpoint is whole.
     """
     before = resuming.read_run(fit.directory)
+    fit.directory.read_result()  # what is added to at the end: told now rather than when all is trained
     changes = resuming.compare(before, config)
     resuming.check_changes(changes, accept_changes)
     return before, changes, resuming.choose(fit.directory, wanted)

@@ -201,13 +201,19 @@ def find(folder: Path, name: str) -> Path:
         FileNotFoundError: There is no such checkpoint.
         CheckpointError: The name in the file is not that of a checkpoint.
     """
-    if not (folder / name).is_file():
+    target = named(folder, name)
+    if target is None:
         there = [entry.name for entry in folder.glob("*") if entry.is_file()] if folder.is_dir() else []
         raise FileNotFoundError(f"There is no checkpoint {name!r} in {folder}. {did_you_mean(name, there)}")
-    target = (folder / name).read_text(encoding="utf-8", errors="replace").strip()
     if not target.startswith("step-") or Path(target).name != target:
         raise CheckpointError(f"{folder / name} is damaged: it names {target!r}, which is no checkpoint.")
     return folder / target
+
+
+def named(folder: Path, name: str) -> str | None:
+    """What `best` or `last` holds, whatever that is; `None` if the file is missing."""
+    path = folder / name
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None
 
 
 def prune(folder: Path, kept: Iterable[str]) -> None:
@@ -229,11 +235,9 @@ def free_name(folder: Path, step: int, taken: Container[str] = ()) -> str:
 
 def newest_first(folder: Path) -> list[Path]:
     """The checkpoints of a folder: the one that `last` names, then the others from the latest step back."""
-    named = (
-        (folder / "last").read_text(encoding="utf-8", errors="replace").strip() if (folder / "last").is_file() else ""
-    )
+    last = named(folder, "last")
     paths = [path for path in folder.glob("step-*") if path.is_dir() and _NAME.fullmatch(path.name)]
-    return sorted(paths, key=lambda path: (path.name == named, *numbers(path)), reverse=True)
+    return sorted(paths, key=lambda path: (path.name == last, *numbers(path)), reverse=True)
 
 
 def numbers(path: Path) -> tuple[int, int]:

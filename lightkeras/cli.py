@@ -17,48 +17,35 @@ jsonargparse makes them from the declarations, and reads any of them from `--con
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any
 
 import jsonargparse
 from rich.console import Console
-from rich.table import Table
 
 from lightkeras import files, hparams, resuming
-from lightkeras._messages import did_you_mean, raised_by_us
+from lightkeras._messages import raised_by_us
 from lightkeras.data.lookup import Lookup
-from lightkeras.results import BatchSizes, EvalResult, FitResult, SearchResult, Trial
+from lightkeras.flags import COMMANDS, make_parser
+from lightkeras.results import Trial
 from lightkeras.run_directory import RunDirectory, path_of, snake_case
 from lightkeras.runner import Interrupted, Runner
 from lightkeras.saving import Checkpoints
 from lightkeras.settings import LimitBatches
 from lightkeras.task import Task
-
-COMMANDS = {
-    "fit": "train, and keep the best weights",
-    "test": "test the weights of a run",
-    "predict": "predict for texts on the command line, or one per line on standard input (-)",
-    "replay": "run the step that broke a run again, and compare it bit for bit",
-    "tune": "search the declared ranges of the hyperparameters",
-    "find_learning_rate": "suggest a learning rate, by a range test, and draw its curve",
-    "find_batch_size": "suggest the largest batch, of powers of two, that fits into the memory",
-}
-USAGES = {
-    None: "[COMMAND] [flags]",
-    "fit": "[flags]",
-    "test": "--run_dir RUN_DIR [flags]",
-    "predict": "--run_dir RUN_DIR [flags] TEXT ...",
-    "replay": "--run_dir RUN_DIR [flags]",
-    "tune": "[flags]",
-    "find_learning_rate": "[flags]",
-    "find_batch_size": "[flags]",
-}
-SourceName = Literal["auto", "real", "sample"]
+from lightkeras.terminal import (
+    draw_curves,
+    print_lines,
+    report_fit,
+    report_search,
+    say_error,
+    short,
+    table,
+    table_of_sizes,
+)
 
 
 def cli(task_class: type[Task], args: Sequence[str] | None = None, **runner_defaults: Any) -> None:
@@ -76,7 +63,7 @@ def cli(task_class: type[Task], args: Sequence[str] | None = None, **runner_defa
     Runner(**runner_defaults)  # a wrong default is the experiment's mistake, not the user's
     words = list(sys.argv[1:] if args is None else args)
     command = words.pop(0) if words and words[0] in COMMANDS else None
-    parser = _parser(task_class, command, runner_defaults)
+    parser = make_parser(task_class, command, runner_defaults)
     settings = parser.parse_args(words)
 
     def given() -> jsonargparse.Namespace:
@@ -97,7 +84,7 @@ def cli(task_class: type[Task], args: Sequence[str] | None = None, **runner_defa
     except (ValueError, TypeError, OSError, NotImplementedError) as error:
         if not raised_by_us(error):
             raise
-        _say_error(error)
+        say_error(error)
         status = 2
     if status:
         raise SystemExit(status)
@@ -130,12 +117,12 @@ def _fit(
     try:
         fitted = made.fit(task, resume=resume, accept_changes=settings.accept_changes)
     except Interrupted as stop:
-        _report_fit(stop.result, None)
+        report_fit(stop.result, None)
         raise
     if fitted.epochs:
-        _draw_curves(fitted)
+        draw_curves(fitted)
     tested = made.evaluate(task, weights="best") if then_test and fitted.best is not None and _has_test(task) else None
-    _report_fit(fitted, tested)
+    report_fit(fitted, tested)
     return 1 if fitted.diverged else 0
 
 
@@ -186,7 +173,7 @@ def _test(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
     task, runner = _of_run(task_class, settings)
     result = runner.evaluate(task, weights=settings.weights)
     console = Console()
-    console.print(_table({"test": result.metrics}))
+    console.print(table({"test": result.metrics}))
     console.print(f"{settings.weights} weights, {result.examples:,} examples, {result.wall_s:.1f} s", highlight=False)
     return 0
 
@@ -225,7 +212,7 @@ def _tune(
 
     def say(trial: Trial) -> None:
         value = "failed" if trial.objective is None else f"{trial.objective:.4f}"
-        values = "  ".join(f"{name} {_short(trial.hparams[name])}" for name in searched)
+        values = "  ".join(f"{name} {short(trial.hparams[name])}" for name in searched)
         console.print(f"trial {trial.name}  {value}  {values}", highlight=False)
 
     fixed = vars(given.hp) if "hp" in given else {}
@@ -241,7 +228,7 @@ def _tune(
         on_trial=say,
     )
     result = tuner.search()
-    _report_search(result)
+    report_search(result)
     return 0 if result.best is not None else 1
 
 
@@ -254,7 +241,7 @@ def _find_learning_rate(
     found = runner.find_learning_rate(task, **vars(settings.find))
     lines = {"found": "no suggestion" if found.suggestion is None else f"{found.suggestion:.2g}"}
     lines |= {"why": found.reason, "took": f"{found.wall_s:.1f} s", "figure": str(found.figure)}
-    _print_lines(Console(), lines)
+    print_lines(Console(), lines)
     return 1 if found.suggestion is None else 0
 
 
@@ -263,9 +250,9 @@ def _find_batch_size(task_class: type[Task], settings: jsonargparse.Namespace, r
     task = task_class(hparams.from_dict(task_class.HParams, vars(settings.hp)), _lookup(settings))
     found = runner.find_batch_size(task, **vars(settings.find))
     console = Console()
-    console.print(_table_of_sizes(found))
+    console.print(table_of_sizes(found))
     lines = {"found": "no suggestion" if found.suggestion is None else str(found.suggestion)}
-    _print_lines(console, lines | {"why": found.reason, "took": f"{found.wall_s:.1f} s"})
+    print_lines(console, lines | {"why": found.reason, "took": f"{found.wall_s:.1f} s"})
     return 1 if found.suggestion is None else 0
 
 
@@ -301,234 +288,3 @@ def _lookup(settings: jsonargparse.Namespace) -> Lookup:
     lookup = Lookup(settings.source, settings.data_dir)
     lookup.record()  # a folder that is not there is refused before anything is made
     return lookup
-
-
-# ---------------------------------------------------------------------- flags
-
-
-class _Parser(jsonargparse.ArgumentParser):
-    """A parser whose errors speak of flags, and list those there are, the nearest first."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        Console(stderr=True, soft_wrap=True).print(
-            f"{self.prog}: error: {self._in_our_words(message)}", markup=False, highlight=False
-        )
-        raise SystemExit(2)
-
-    def _in_our_words(self, message: str) -> str:
-        flags = [
-            flag
-            for action in self._actions
-            if action.help is not jsonargparse.SUPPRESS
-            for flag in action.option_strings
-            if flag.startswith("--")
-        ]
-        message = re.sub(r'Parser key "([\w.]+)":\s+', r"--\1: ", message)
-        message = re.sub(r"\ba <class '(\w+)'>", r"\1", message).replace("a typing.Literal", "one of ")
-        if found := re.search(r"Does not validate against any of .*?\n.*?Given value: (.*)", message, re.DOTALL):
-            kinds = " or ".join(re.findall(r"- Expected (\w+)", found[0])).replace("NoneType", "null")
-            message = f"{message[: found.start()]}Expected {kinds}. Got value: {found[1]}"
-        if message.startswith("the following arguments are required"):
-            return re.sub(r"\b\w+\b(?=,|$)", lambda found: self._flag_of(found[0]), message)
-        if found := re.fullmatch(r"Group '(\w+)' does not accept option '(\w+)'", message):
-            group = f"--{found[1]}."
-            names = [flag.removeprefix(group) for flag in flags if flag.startswith(group)]
-            return f"{found[1]} has no {found[2]!r}. {did_you_mean(found[2], names)}"
-        if not message.startswith("unrecognized arguments"):
-            return message
-        words = [word.split("=")[0] for word in message.split()[2:]]
-        wrong = next((word for word in words if word.startswith("--")), words[0])
-        if not wrong.startswith("--") and (Path(wrong) / "config.json").is_file():
-            return f"{message}\n{wrong!r} is a run directory, which is given as --run_dir {wrong}."
-        if wrong in COMMANDS:
-            return f"{message}\n{wrong!r} is a command, of which there is one, in front of all flags."
-        if wrong.startswith("--tuner."):
-            return f"{message}\nThe flags --tuner. belong to the command tune."
-        if wrong.startswith("--find."):
-            return f"{message}\nThe flags --find. belong to the commands find_learning_rate and find_batch_size."
-        return f"{message}\n{did_you_mean(wrong, flags if wrong.startswith('--') else COMMANDS)}"
-
-    def _flag_of(self, name: str) -> str:
-        return next((flag for action in self._actions if action.dest == name for flag in action.option_strings), name)
-
-
-def _parser(task_class: type[Task], command: str | None, runner_defaults: dict[str, Any]) -> _Parser:
-    program = Path(sys.argv[0]).name
-    what = inspect.getdoc(task_class) or task_class.__name__
-    if command is None:
-        width = max(map(len, COMMANDS))
-        commands = "\n".join(f"  {name:{width}} {text}" for name, text in COMMANDS.items())
-        what = (
-            f"{what.splitlines()[0]} Without a command: fit, then test the best weights.\n\n"
-            f"commands ({program} COMMAND --help says more):\n{commands}"
-        )
-    else:
-        what = f"{task_class.__name__}: {COMMANDS[command]}."
-    parser = _Parser(
-        prog=program if command is None else f"{program} {command}",
-        usage=f"%(prog)s {USAGES[command]}",
-        description=what,
-        allow_abbrev=False,
-        formatter_class=_Formatter,
-    )
-    if command in ("test", "predict", "replay"):
-        _add_run_flags(parser, command)
-        return parser
-    parser.add_argument("--config", action="config", help="YAML file that may give any of the flags.")
-    parser.add_class_arguments(task_class.HParams, "hp")
-    parser.add_class_arguments(Runner, "runner", skip={"run_dir", "callbacks"})
-    flags = {action.dest for action in parser._actions}
-    defaults = {f"runner.{name}": value for name, value in runner_defaults.items()}
-    parser.set_defaults({name: value for name, value in defaults.items() if name in flags})
-    if command == "tune":
-        from lightkeras.tuner import Tuner
-
-        skipped = {"task", "run_dir", "runner", "lookup", "fixed", "on_trial"}
-        parser.add_class_arguments(Tuner, "tuner", skip=skipped)
-    if command in ("find_learning_rate", "find_batch_size"):
-        parser.add_method_arguments(Runner, command, "find", skip={"task", "train", "batch_size"})
-    if command != "find_batch_size":  # which writes nothing
-        parser.add_argument("--run_dir", type=str | None, default=None, help="Run directory. Null: a new one in runs/.")
-    if command in (None, "fit"):
-        parser.add_argument("--resume", action="store_true", help=_RESUME)
-        parser.add_argument("--accept_changes", action="store_true", help=_ACCEPT_CHANGES)
-        parser.add_argument("--dry_run", action="store_true", help=_DRY_RUN)
-    parser.add_argument("--data_dir", type=str | None, default=None, help=_DATA_DIR)
-    parser.add_argument("--source", type=SourceName, default="auto", help=_SOURCE)
-    _say_ranges(parser, task_class)
-    _say_null(parser)
-    _hide_groups(parser)
-    return parser
-
-
-_RESUME = (
-    "Go on with the run in --run_dir, or from that checkpoint of one, with its settings where none are given; "
-    "begin it if there is none."
-)
-_ACCEPT_CHANGES = "Go on though data or hyperparameters are not those that the run was started with."
-_DRY_RUN = "Check everything that can be checked before the first epoch, also of a resume, and stop there."
-_DATA_DIR = "Folder looked into first for data and modules. Null: $LIGHTKERAS_DATA_DIR."
-_SOURCE = "real: never the built-in sample. sample: only that. auto: the sample where nothing else is found."
-
-
-def _add_run_flags(parser: _Parser, command: str) -> None:
-    parser.add_argument("--run_dir", type=str, required=True, help="Run directory of the fit.")
-    if command != "replay":
-        parser.add_argument("--weights", type=Literal["best", "last"], default="best", help="Which weights to use.")
-    parser.add_argument("--data_dir", type=str | None, default=None, help=f"{_DATA_DIR} Default: that of the fit.")
-    parser.add_argument("--source", type=SourceName | None, default=None, help=f"{_SOURCE} Default: that of the fit.")
-    if command == "predict":
-        parser.add_argument("inputs", nargs="+", type=str, help="Texts, or - for one per line on standard input.")
-
-
-def _say_ranges(parser: _Parser, task_class: type[Task]) -> None:
-    for name, found in hparams.search_space(task_class.HParams).items():
-        for action in parser._actions:
-            if action.dest == f"hp.{name}":
-                action.help = f"{action.help or ''} Searched: {found}."
-
-
-def _say_null(parser: _Parser) -> None:
-    """Says `null`, as flags and YAML do, where docstrings say `None`; and leaves out their marks."""
-    for action in parser._actions:
-        if action.help is not None and action.help is not jsonargparse.SUPPRESS:
-            action.help = action.help.replace("`None`", "null").replace("`", "")
-
-
-def _hide_groups(parser: _Parser) -> None:
-    """Leaves `--hp FILE` and its like out of the help: `--config` reads them all."""
-    for action in parser._actions:
-        if action.dest in ("hp", "runner", "tuner", "find", "runner.limit_batches", "runner.checkpoints"):
-            action.help = jsonargparse.SUPPRESS
-
-
-class _Formatter(jsonargparse.DefaultHelpFormatter):
-    """Keeps the line breaks of the description."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "\n".join(indent + line for line in text.splitlines())
-
-
-# ---------------------------------------------------------------------- what a person sees
-
-
-def _draw_curves(fitted: FitResult) -> None:
-    from lightkeras import plots
-
-    best = fitted.best.epoch if fitted.best is not None else None
-    plots.curves(fitted.history, RunDirectory(fitted.run_dir).figures / "curves.png", best_epoch=best)
-
-
-def _report_fit(fitted: FitResult, tested: EvalResult | None) -> None:
-    console = Console()
-    splits: dict[str, Any] = {}
-    for name, value in (fitted.best.logs if fitted.best is not None else {}).items():
-        split, plain = name.split("/", 1)
-        splits.setdefault(split, {})[plain] = value
-    if tested is not None:
-        splits["test"] = tested.metrics
-    if fitted.best is not None:
-        console.print(_table(splits))
-    best = fitted.best
-    lines = (
-        {} if best is None else {"best": f"epoch {best.epoch} of {max(fitted.epochs, best.epoch)}, by {fitted.monitor}"}
-    )
-    lines |= {
-        "stopped": f"{fitted.stop_reason} ({fitted.epochs} epochs, {fitted.steps:,} steps, {fitted.wall_s:.1f} s)",
-        "run": str(fitted.run_dir),
-        "look": f"tensorboard --logdir {fitted.run_dir}",
-    }
-    _print_lines(console, lines)
-
-
-def _report_search(result: SearchResult) -> None:
-    console = Console()
-    failed = sum(trial.objective is None for trial in result.trials)
-    lines = {"trials": f"{len(result.trials)}, {failed} failed, {result.wall_s:.1f} s"}
-    if result.best is None:
-        lines["best"] = f"none: every trial failed, the last with: {result.trials[-1].reason}"
-    else:
-        values = ", ".join(f"{name}={_short(value)}" for name, value in result.best.hparams.items())
-        lines["best"] = f"{result.objective} {result.best.objective:.4f} with {values}"
-        lines["test it"] = f"python {sys.argv[0]} test --run_dir {result.best.run_dir}"
-    lines |= {"search": str(result.run_dir), "look": f"tensorboard --logdir {result.run_dir}"}
-    _print_lines(console, lines)
-
-
-def _print_lines(console: Console, lines: dict[str, str]) -> None:
-    for name, text in lines.items():
-        console.print(f"{name:>8}  {text}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _table(splits: dict[str, Any]) -> Table:
-    table = Table()
-    table.add_column("")
-    names = list(dict.fromkeys(name for values in splits.values() for name in values))
-    for name in names:
-        table.add_column(name, justify="right")
-    for split, values in splits.items():
-        table.add_row(split, *(f"{values[name]:.4f}" if name in values else "" for name in names))
-    return table
-
-
-def _table_of_sizes(found: BatchSizes) -> Table:
-    table = Table()
-    for name in ("batch size", "fits", "ms per step", "examples per s", "memory, MB"):
-        table.add_column(name, justify="right")
-    for tried in found.tried:
-        time = "" if tried.seconds_per_step is None else f"{1000 * tried.seconds_per_step:,.2f}"
-        speed = "" if tried.examples_per_second is None else f"{tried.examples_per_second:,.0f}"
-        memory = "" if tried.memory_bytes is None else f"{tried.memory_bytes / 1e6:,.0f}"
-        table.add_row(str(tried.size), "yes" if tried.fits else "no", time, speed, memory)
-    return table
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _say_error(error: BaseException) -> None:
-    console = Console(stderr=True, soft_wrap=True)
-    console.print(f"error: {error}", markup=False, highlight=False)
-    for note in getattr(error, "__notes__", ()):
-        console.print(note, markup=False, highlight=False)

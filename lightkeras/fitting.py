@@ -341,7 +341,7 @@ class Fit:
 
     def save_best(self, values: Mapping[str, float]) -> None:
         """Saves the weights as the best, beside the state that a resume goes on from."""
-        self.saver.finish(best=self._job(True, values.get(self.monitor or "")))
+        self.saver.finish(best=self._job(True, values.get(self.monitor or ""), beside=True))
 
     def export_best_model(self) -> None:
         """Writes `model.keras` with the best weights; the task keeps those it has."""
@@ -374,8 +374,8 @@ class Fit:
             skipped=tuple(self.skipped),
         )
 
-    def _job(self, improved: bool, value: float | None) -> Job:
-        """The run state as it is now, copied."""
+    def _job(self, improved: bool, value: float | None, beside: bool = False) -> Job:
+        """The run state as it is now, copied; `beside` if a resume is not to go on from it."""
         name = self.saver.new_name(self.step)
         self.saver.take(name, improved, value)
         records, arrays = self.bridge.state()
@@ -395,6 +395,7 @@ class Fit:
             "callbacks": records,
             "kept": self.saver.record(),
             "skipped": list(self.skipped),
+            "beside": beside,
         }
         feed = self._stream.state() if self.done and self._stream is not None else None
         extra = {} if feed is None else {FEED: feed}

@@ -80,6 +80,29 @@ class RunLock:
             os.close(descriptor)
 
 
+def check_free(path: Path) -> None:
+    """Refuses what a `RunLock` would refuse now; changes nothing.
+
+    Args:
+        path: The file; it need not be there.
+
+    Raises:
+        RunLockedError: Somebody holds it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # not there, or not to be read: for whoever locks it to say
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise RunLockedError(_refusal(path)) from error
+    except OSError:
+        return
+    finally:
+        os.close(descriptor)
+
+
 _HELD: set[RunLock] = set()
 
 

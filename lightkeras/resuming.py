@@ -102,7 +102,7 @@ def check_changes(changes: Changes, accepted: bool) -> None:
 
 
 def choose(directory: RunDirectory, wanted: Path | None = None) -> Checkpoint | None:
-    """The newest checkpoint that is whole. Each that is not is named in a warning.
+    """The newest checkpoint of the run that is whole. Each that is not is named in a warning.
 
     Args:
         directory: The run directory.
@@ -115,9 +115,11 @@ def choose(directory: RunDirectory, wanted: Path | None = None) -> Checkpoint | 
         CheckpointError: There are checkpoints, and all are damaged; or the one wanted is.
         FileNotFoundError: The one wanted is not there.
     """
+    folder = directory.checkpoints
+    named = checkpoint.named(folder, "last")
     problems: list[str] = []
-    without_best: Checkpoint | None = None
-    for path in checkpoint.newest_first(directory.checkpoints) if wanted is None else [wanted]:
+    whole: list[tuple[bool, bool, Checkpoint]] = []
+    for path in checkpoint.newest_first(folder) if wanted is None else [wanted]:
         try:
             found = checkpoint.load(path)
         except CheckpointError as error:
@@ -125,21 +127,26 @@ def choose(directory: RunDirectory, wanted: Path | None = None) -> Checkpoint | 
                 raise
             problems.append(str(error))
             continue
-        lost = _lost(directory, found)
-        problems.extend(problem for problem in lost.values() if problem not in problems)
-        if found.state["kept"]["best"] not in lost:
-            _say_skipped(problems, found)
-            return _without(found, lost)
-        without_best = without_best or _without(found, lost)
-    if without_best is not None:
-        _say_skipped([*problems, "The best weights are lost."], without_best)
-        return without_best
-    if problems:
+        beside, lost = found.state.get("beside", False) and path.name != named, _lost(directory, found)
+        problems.extend(lost.values())
+        best_lost = found.state["kept"]["best"] in lost
+        whole.append((beside, best_lost, _without(found, lost)))
+        if not beside and not best_lost:
+            break
+    if not whole and problems:
         raise CheckpointError(
-            f"No checkpoint in {directory.checkpoints} is whole: {' '.join(problems)} "
-            "Start the run in another directory."
+            f"No checkpoint in {folder} is whole: {' '.join(problems)} Start the run in another directory."
         )
-    return None
+    if not whole:
+        return None
+    beside, best_lost, found = min(whole, key=lambda item: item[:2])  # of equal ones the first, which is the newest
+    problems = [*_damaged_names(folder, found), *problems]
+    if beside:
+        problems.append("What is left holds a validation that a run which never stopped does not make.")
+    if best_lost:
+        problems.append("The best weights are lost.")
+    _say_skipped(problems, found)
+    return found
 
 
 def code_of(task: Task) -> dict[str, str]:
@@ -182,9 +189,23 @@ def _without(found: Checkpoint, lost: Mapping[str, str]) -> Checkpoint:
     return dataclasses.replace(found, state=state)
 
 
+def _damaged_names(folder: Path, found: Checkpoint) -> list[str]:
+    """What is wrong with the files `last` and `best`, which a resume puts back."""
+    there = {path.name for path in checkpoint.newest_first(folder)}
+    problems = []
+    for name in ["last"] if found.state["kept"]["best"] is None else ["last", "best"]:
+        named = checkpoint.named(folder, name)
+        if named is None:
+            problems.append(f"{folder / name} is missing.")
+        elif named not in there:
+            problems.append(f"{folder / name} is damaged: it names {named!r}, which is not there.")
+    return problems
+
+
 def _say_skipped(problems: list[str], found: Checkpoint) -> None:
     if problems:
-        warnings.warn(f"{' '.join(problems)} The run goes on from {found.path}.", stacklevel=3)
+        unique = dict.fromkeys(problems)  # several checkpoints may refer to the same
+        warnings.warn(f"{' '.join(unique)} The run goes on from {found.path}.", stacklevel=3)
 
 
 def _part(config: Mapping[str, Any], name: str) -> Any:

@@ -113,10 +113,24 @@ class RunDirectory:
             raise ValueError(f"{self.config_file} is damaged: expected an object, got {type(config).__name__}.")
         return config
 
-    def update_result(self, part: Mapping[str, Any]) -> None:
-        """Adds to `result.json`, which always holds all of what is known."""
+    def read_result(self) -> dict[str, Any]:
+        """What is known of the run so far; nothing before its first end.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
         known = files.read_json(self.result_file) if self.result_file.exists() else {}
-        files.write_json(self.result_file, {**known, **part})
+        if not isinstance(known, dict):
+            raise ValueError(f"{self.result_file} is damaged: expected an object, got {type(known).__name__}.")
+        return known
+
+    def update_result(self, part: Mapping[str, Any]) -> None:
+        """Adds to `result.json`, which always holds all of what is known.
+
+        Raises:
+            ValueError: The file is damaged; it is left as it is.
+        """
+        files.write_json(self.result_file, {**self.read_result(), **part})
 
 
 def check_directory(directory: RunDirectory, needed_bytes: int) -> None:

@@ -106,6 +106,7 @@ class Tuner:
         space = self._space()
         objective, mode = self._checked_objective()
         directory = RunDirectory(run_directory.path_of(self.run_dir, f"{snake_case(self.task.__name__)}_search"))
+        directory.check_unused()
         directory.create(needed_bytes=0)
         config = self._config(directory, objective, mode)
         directory.write_config(config)

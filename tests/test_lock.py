@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from lightkeras.lock import RunLock, RunLockedError
+from lightkeras.lock import RunLock, RunLockedError, check_free
 
 HOLD = """
 import pathlib, sys
@@ -184,3 +184,16 @@ def test_a_file_system_without_locks_is_named(path, monkeypatch):
 def test_a_folder_that_is_not_there_is_named(path):
     with pytest.raises(FileNotFoundError, match=r"could not write .*run\.lock"):
         RunLock(path).__enter__()
+
+
+def test_a_lock_is_asked_for_without_being_taken(tmp_path):
+    path = tmp_path / "run.lock"
+    check_free(path)
+    assert not path.exists()
+    with RunLock(path), pytest.raises(RunLockedError, match=rf"is in use by another run \(process {os.getpid()} on"):
+        check_free(path)
+    before = path.stat()
+    check_free(path)
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    with RunLock(path):
+        pass

@@ -26,6 +26,8 @@ def test_the_summary_is_what_result_json_says_of_a_fit():
         "steps": 30,
         "stop_reason": "val/loss got no better for 1 epoch",
         "diverged": False,
+        "interrupted": None,
+        "skipped": 0,
         "monitor": "val/loss",
         "wall_s": 1.235,
         "best": {"step": 20, "epoch": 2, "train/loss": 0.5, "val/loss": 0.25},

@@ -31,8 +31,8 @@ def test_a_folder_with_other_files_in_it_may_become_a_run_directory(directory):
 def test_a_directory_that_holds_another_run_is_refused_and_left_alone(directory):
     directory.create(needed_bytes=0)
     directory.write_config({"task": "A"})
-    with pytest.raises(FileExistsError, match=r"runs/a already holds another run, which would be lost\. Give another"):
-        directory.create(needed_bytes=0)
+    with pytest.raises(FileExistsError, match=r"runs/a already holds another run, which would be lost\. Go on"):
+        directory.check_unused()
     assert directory.read_config() == {"task": "A"}
 
 
@@ -167,3 +167,11 @@ def test_the_names_in_a_run_directory_are_those_of_the_documentation(directory):
         "figures",
         "model.keras",
     ]
+
+
+def test_a_result_that_is_no_object_is_refused_and_left_as_it_is(tmp_path):
+    directory = RunDirectory(tmp_path)
+    directory.result_file.write_text("[1, 2]")
+    with pytest.raises(ValueError, match=r"result\.json is damaged: expected an object, got list\."):
+        directory.update_result({"test": {"loss": 0.5}})
+    assert directory.result_file.read_text() == "[1, 2]"

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from lightkeras import Runner, checkpoint
+from lightkeras import Checkpoints, Runner, checkpoint
 from lightkeras.data.arrays import ArrayData
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.results import FitResult
@@ -236,14 +236,17 @@ def test_without_validation_the_train_loss_is_monitored(run_dir):
 
 def test_best_and_last_are_checkpoints_of_their_own_epochs(run_dir):
     task = Scripted()
-    runner(run_dir, max_epochs=8, patience=2).fit(task)
+    runner(run_dir, max_epochs=8, patience=2, checkpoints=Checkpoints(every_epochs=1)).fit(task)
     weight = {
         name: checkpoint.load(checkpoint.find(run_dir / "checkpoints", name)).arrays["model.0000"].item()
         for name in ("best", "last")
     }
     assert weight == {"best": -4.0, "last": -6.0}
     assert task.weight.numpy().item() == -6.0  # the task keeps the weights of the last step
-    assert sorted(path.name for path in (run_dir / "checkpoints").glob("step-*")) == ["step-00000004", "step-00000006"]
+    assert sorted(path.name for path in (run_dir / "checkpoints").glob("step-*")) == [
+        f"step-0000000{step}"
+        for step in (4, 5, 6)  # the best, the one before the last, and the last
+    ]
     exported = keras.models.load_model(run_dir / "model.keras")
     assert exported.layers[0].kernel.numpy().item() == -4.0
 
@@ -292,17 +295,21 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_said(run_dir):
 
     result = runner(run_dir, max_epochs=8, patience=None).fit(Later())
     assert result.diverged
-    assert result.stop_reason == "train/loss became nan at step 5"
-    assert (result.epochs, result.steps, result.best.epoch) == (1, 6, 1)  # the other steps of the call were run too
+    assert result.stop_reason.startswith(
+        "train/loss became nan at step 5 (epoch 2, batch 2): the outputs of all layers"
+    )
+    assert (result.epochs, result.steps, result.best.epoch) == (1, 5, 1)
     saved = json.loads((run_dir / "result.json").read_text())["fit"]
-    assert (saved["diverged"], saved["stop_reason"]) == (True, "train/loss became nan at step 5")
+    assert (saved["diverged"], saved["stop_reason"]) == (True, result.stop_reason)
     last = checkpoint.load(checkpoint.find(run_dir / "checkpoints", "last"))
     assert last.arrays["model.0000"].item() == -3.0  # of the last good epoch
 
 
 def test_a_run_that_breaks_in_its_first_epoch_still_leaves_a_result(run_dir):
     result = runner(run_dir, max_epochs=8).fit(Exploding())
-    assert (result.epochs, result.best, result.stop_reason) == (0, None, "train/loss became nan at step 3")
+    assert (result.epochs, result.best) == (0, None)
+    assert result.stop_reason.startswith("train/loss became nan at step 3 (epoch 1, batch 3): ")
+    assert (run_dir / "broken" / "step-00000003").is_dir()
     assert json.loads((run_dir / "result.json").read_text())["fit"]["best"] is None
     assert not (run_dir / "model.keras").exists()
 
@@ -584,3 +591,22 @@ def test_a_run_that_diverges_is_a_failure_in_the_hparams_tab(tmp_path):
     content = found.SummaryMetadata("_hparams_/session_end_info").plugin_data.content
     end = plugin_data_pb2.HParamsPluginData.FromString(content).session_end_info
     assert end.status == api_pb2.STATUS_FAILURE
+
+
+def test_what_decides_which_checkpoints_are_kept_must_be_logged(run_dir):
+    with pytest.raises(
+        ValueError, match=r"Checkpoints\.keep_by='val/los': no epoch logs that\. Did you mean 'val/loss'"
+    ):
+        runner(run_dir, checkpoints=Checkpoints(keep=2, keep_by="val/los")).fit(TwoMoons())
+    assert not run_dir.exists()
+
+
+def test_the_best_by_another_value_are_kept(run_dir):
+    settings = Checkpoints(every_epochs=1, keep=2, keep_by="train/accuracy", keep_mode="max")
+    result = runner(run_dir, max_epochs=6, patience=None, checkpoints=settings).fit(TwoMoons())
+    values = result.history["train/accuracy"]
+    best = sorted(range(6), key=lambda epoch: (-values[epoch], epoch))[:2]
+    kept = {10 * (epoch + 1) for epoch in best} | {result.best.step, 50, 60}
+    there = {int(path.name.split("-")[1]) for path in (run_dir / "checkpoints").glob("step-*")}
+    assert kept <= there
+    assert len(there) <= len(kept) + 1  # what the one before the last refers to

@@ -164,3 +164,11 @@ def compare(score: Score, expected: End, found: End) -> None:
     score.lost_rows += len(set(expected.rows) - set(found.rows))
     score.repeated_rows += len(found.rows) - len(set(found.rows))
     score.other += (found.rows != expected.rows) + (found.points != expected.points) + (found.fit != expected.fit)
+
+
+def assert_same(expected: End, found: End) -> None:
+    """Asserts that two runs left the same, to the bit."""
+    assert {key: array.tobytes() for key, array in found.arrays.items()} == {
+        key: array.tobytes() for key, array in expected.arrays.items()
+    }
+    assert (found.rows, found.points, found.fit) == (expected.rows, expected.points, expected.fit)

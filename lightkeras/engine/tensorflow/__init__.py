@@ -1,0 +1,12 @@
+"""The TensorFlow engine: a `tf.while_loop` of steps inside one `tf.function`.
+
+Data in memory is made resident once and gathered by example number inside the loop; anything else
+is read from a `tf.data` iterator inside the loop. XLA is left off: on CPU it made the loop slower.
+"""
+
+from __future__ import annotations
+
+from lightkeras.engine.tensorflow.engine import TensorFlowEngine
+from lightkeras.engine.tensorflow.programs import TensorFlowProgram
+
+__all__ = ["TensorFlowEngine", "TensorFlowProgram"]

@@ -1,0 +1,288 @@
+"""The engine: what the runner asks for, on TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import final
+
+import keras
+import tensorflow as tf
+
+from lightkeras.data.ahead import Recording
+from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed, Structure, flatten, map_structure
+from lightkeras.data.reading import Reading
+from lightkeras.engine.base import (
+    Ahead,
+    Engine,
+    Predictor,
+    Program,
+    Seen,
+    Step,
+    Stream,
+    Tensor,
+    Trace,
+    Update,
+)
+from lightkeras.engine.tensorflow.looking import calls_seen, finite_checks, largest, seen_as
+from lightkeras.engine.tensorflow.programs import TensorFlowPredictor, TensorFlowProgram
+from lightkeras.engine.tensorflow.streams import (
+    AUTO,
+    ArrayStream,
+    DatasetStream,
+    PipelineStream,
+    ReadingStream,
+    computed_ahead,
+    generated,
+    staged,
+    tensor_spec,
+)
+
+
+@dataclasses.dataclass
+class _Tracing:
+    """What is noted while a step is traced.
+
+    Args:
+        building: Whether models that build themselves are to do so now.
+        updates: Its `minimize` calls so far.
+        sizes: float32 `[variables]` for each of them, the largest absolute value of each gradient.
+    """
+
+    building: bool
+    updates: list[Update] = dataclasses.field(default_factory=list)
+    sizes: list[Tensor] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Measure:
+    """A traced step that minimizes, to be run on a batch.
+
+    Args:
+        step: The step.
+        learned: Variables of each `minimize` whose gradients come out.
+        run: From a batch to the sizes of those gradients.
+    """
+
+    step: Step
+    learned: tuple[tuple[keras.Variable, ...], ...]
+    run: Callable[[Structure], Sequence[Tensor]]
+
+
+@final
+class TensorFlowEngine(Engine):
+    """See `Engine`."""
+
+    backend = "tensorflow"
+
+    def __init__(self) -> None:
+        self._tracing: _Tracing | None = None  # while a step is traced, else None
+        self._measure: _Measure | None = None  # of the step that was traced last of those that minimize
+        self._stages: weakref.WeakKeyDictionary[Feed, dict[Ahead, Callable[[Tensor], Structure]]]
+        self._stages = weakref.WeakKeyDictionary()
+        self._following: weakref.WeakKeyDictionary[Feed, bytes] = weakref.WeakKeyDictionary()
+        self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
+        self._seen: list[Seen] | None = None  # a list while a step is looked at, else None
+        self._finite: tuple[tuple[keras.Variable, ...], Callable[[], Tensor], Callable[[], Tensor]] | None = None
+
+    def trace(self, step: Step, spec: Structure) -> Trace:
+        self._run_abstractly(step, spec, building=True)
+        trace, measure = self._run_abstractly(step, spec, building=False)
+        if trace.updates:
+            self._measure = measure
+        return trace
+
+    def gradient_sizes(self, step: Step, stream: Stream) -> list[tuple[keras.Variable, float]]:
+        measure = self._measure
+        if measure is None or measure.step != step:
+            raise ValueError("gradient_sizes: this step is not the one that was traced last: expected `trace` before.")
+        batch = stream.next_batch()
+        if batch is None:
+            raise ValueError("gradient_sizes: the stream has no batch left; expected one.")
+        sizes = [column.numpy().tolist() for column in measure.run(map_structure(tf.convert_to_tensor, batch))]
+        return [
+            pair
+            for learned, column in zip(measure.learned, sizes, strict=True)
+            for pair in zip(learned, column, strict=True)
+        ]
+
+    def skip_epochs(self, feed: Feed, count: int) -> None:
+        if isinstance(feed, StreamFeed) and feed.dataset is not None:
+            for _ in range(count):
+                iter(feed.dataset)
+
+    def open(
+        self,
+        feed: Feed,
+        epoch: int = 0,
+        step: int = 0,
+        seed: int = 0,
+        ahead: Ahead = (),
+        state: bytes | None = None,
+    ) -> Stream:
+        if isinstance(feed, ArrayFeed) and ahead:
+            return PipelineStream(self._pipeline_of(feed, ahead, epoch, step, seed), feed.spec)
+        if isinstance(feed, ArrayFeed):
+            return ArrayStream(feed, self._on_device(feed), epoch, step, seed)
+        if not isinstance(feed, StreamFeed):
+            raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(feed).__name__}.")
+        if feed.dataset is None:
+            reading = Reading(feed, epoch, step, state)
+            return ReadingStream(staged(generated(reading), feed, ahead), feed.spec if ahead else None, reading, step)
+        restores = state is not None
+        dataset = feed.dataset if restores or not step else feed.dataset.skip(step)
+        stream = DatasetStream(staged(dataset, feed, ahead), feed.spec if ahead else None, 0 if restores else step)
+        if state is not None:
+            # Restoring an iterator also sets the generator of the orders to come, and not always right: near the
+            # end of an epoch one order is lost. So the beginning of the next epoch is kept from before.
+            ahead_of = DatasetStream(staged(feed.dataset, feed, ahead), stream.structure).state()
+            stream.restore(state)
+            if ahead_of is not None:  # the first one: later ones begin where that may have led
+                self._following.setdefault(feed, ahead_of)
+        elif not step and (following := self._following.pop(feed, None)) is not None:
+            stream.restore(following)
+        return stream
+
+    def open_batch(
+        self, batch: Structure, ahead: Ahead = (), shapes: Sequence[Sequence[int | None]] | None = None
+    ) -> Stream:
+        # As a tuple of leaves: `tf.data` takes a list for an array.
+        leaves = tuple(tf.convert_to_tensor(leaf) for _, leaf in flatten(batch))
+        known = [leaf.shape for leaf in leaves] if shapes is None else shapes
+
+        def stage(*given: Tensor) -> Structure:
+            # The identity, but for what is known of the shape.
+            blurred = map(tf.compat.v1.placeholder_with_default, given, known)
+            return computed_ahead(tuple(blurred), ahead)
+
+        unconverted = tf.autograph.experimental.do_not_convert(stage)
+        return PipelineStream(tf.data.Dataset.from_tensors(leaves).map(unconverted), batch)
+
+    def program(self, step: Step, names: Sequence[str], ahead: Ahead = ()) -> Program:
+        return TensorFlowProgram(step, names, ahead)
+
+    def predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
+        return TensorFlowPredictor(function)
+
+    def minimize(
+        self,
+        loss_fn: Callable[[], Tensor],
+        variables: Callable[[], Sequence[keras.Variable]],
+        optimizer: keras.optimizers.Optimizer,
+    ) -> Tensor:
+        if self._tracing is not None and self._tracing.building:
+            loss_fn()  # models that build themselves have their variables from here on
+        learned = tuple(variables())
+        values = [variable.value for variable in learned]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            loss = tf.convert_to_tensor(loss_fn())
+            scaled = optimizer.scale_loss(loss)
+        if loss.shape.rank != 0:
+            raise ValueError(
+                f"minimize: the loss has shape {tuple(loss.shape)}; expected a scalar. Take its mean over the batch."
+            )
+        gradients = tape.gradient(scaled, values)
+        if self._seen is not None:
+            self._seen.append(seen_as("loss", "loss", [loss]))
+            self._seen.extend(seen_as("gradient", v.path, [g]) for v, g in zip(learned, gradients, strict=True))
+        if self._tracing is None:
+            optimizer.apply(gradients, learned)
+        else:
+            pairs = zip(learned, gradients, strict=True)
+            unreached = tuple(variable for variable, gradient in pairs if gradient is None)
+            self._tracing.updates.append(Update(learned, optimizer, unreached))
+            scale = tf.cast(optimizer.scale_loss(tf.ones_like(loss)), tf.float32)
+            sizes = [largest(gradient) for gradient in gradients] or tf.zeros([0])
+            self._tracing.sizes.append(tf.stack(sizes) / scale)
+        return loss
+
+    def gradients(self, fn: Callable[[Structure], Tensor], inputs: Structure) -> Structure:
+        inputs = map_structure(tf.convert_to_tensor, inputs)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([tensor for _, tensor in flatten(inputs)])
+            value = fn(inputs)
+        found = tape.gradient(value, inputs)
+        reached = {path for path, _ in flatten(found)}
+        lost = [path or "the input" for path, _ in flatten(inputs) if path not in reached]
+        if lost:
+            raise ValueError(f"gradients: the value does not depend on {', '.join(lost)}.")
+        return found
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError))
+
+    def run_eagerly(self, step: Step, batch: Structure) -> tuple[dict[str, float], list[Seen]]:
+        self._seen = []
+        try:
+            with calls_seen(self._seen):
+                logs = step(map_structure(tf.convert_to_tensor, batch))
+            return {name: float(tf.convert_to_tensor(value)) for name, value in logs.items()}, self._seen
+        finally:
+            self._seen = None
+
+    def not_finite(self, variables: Mapping[str, keras.Variable]) -> list[str]:
+        floats = {key: v for key, v in variables.items() if keras.backend.is_float_dtype(v.dtype)}
+        wanted = tuple(floats.values())
+        if not wanted:
+            return []
+        if self._finite is None or list(map(id, self._finite[0])) != list(map(id, wanted)):
+            self._finite = (wanted, *finite_checks(wanted))
+        _, quick, exact = self._finite
+        if quick().numpy().all():
+            return []
+        return [key for key, finite in zip(floats, exact().numpy(), strict=True) if not finite]
+
+    def _run_abstractly(self, step: Step, spec: Structure, building: bool) -> tuple[Trace, _Measure]:
+        names: list[str] = []
+        ahead: list[tuple[Callable[[Tensor], Structure], int]] = []
+        learned: list[tuple[keras.Variable, ...]] = []
+        tracing = self._tracing = _Tracing(building)
+
+        def run(batch: Structure) -> list[Tensor]:
+            recording = Recording([leaf for _, leaf in flatten(batch)])
+            with recording.entered():
+                names[:] = list(step(batch))
+            ahead[:] = recording.found
+            # What a branch computes cannot leave it, and might not be there.
+            graph = tf.compat.v1.get_default_graph()
+            found = zip(tracing.updates, tracing.sizes, strict=True)
+            outside = [(update.variables, size) for update, size in found if size.graph is graph]
+            learned[:] = [variables for variables, _ in outside]
+            return [size for _, size in outside]
+
+        try:
+            # A trace runs nothing, so no assignment happens; Keras makes new variables outside of it.
+            # A keras.StatelessScope would do too, but in one Keras cannot read regularized weights.
+            traced = tf.function(run, autograph=False).get_concrete_function(map_structure(tensor_spec, spec))
+        except ValueError as error:
+            if "singleton tf.Variables" not in str(error):
+                raise
+            raise ValueError(
+                "The step makes new variables each time it is run, as by `keras.layers.Dense(1)(x)`: they would not "
+                "be learned. Make layers, metrics and seed generators in `build`, as attributes of the task."
+            ) from error
+        finally:
+            self._tracing = None
+        trace = Trace(tuple(names), tuple(tracing.updates), tuple(ahead), tuple(traced.graph.variables))
+        return trace, _Measure(step, tuple(learned), traced)
+
+    def _pipeline_of(self, feed: ArrayFeed, ahead: Ahead, epoch: int, step: int, seed: int) -> tf.data.Dataset:
+        """Batches of a feed in memory, with what is computed ahead, made by all cores while steps run."""
+        arrays, stages = self._on_device(feed), self._stages.setdefault(feed, {})
+        if ahead not in stages:
+
+            def stage(indices: Tensor) -> Structure:
+                return computed_ahead(map_structure(lambda array: tf.gather(array, indices), arrays), ahead)
+
+            signature = [tf.TensorSpec([None], tf.int32)]
+            stages[ahead] = tf.function(stage, signature, autograph=False).get_concrete_function()
+        order = feed.order(epoch, seed)[step * feed.batch_size :]
+        batches = tf.data.Dataset.from_tensor_slices(order).batch(feed.batch_size)
+        return batches.map(stages[ahead], AUTO).prefetch(AUTO)
+
+    def _on_device(self, feed: ArrayFeed) -> Structure:
+        if feed not in self._resident:
+            self._resident[feed] = map_structure(tf.convert_to_tensor, feed.arrays)
+        return self._resident[feed]

@@ -1,0 +1,173 @@
+"""Steps, compiled: a `tf.while_loop` of them inside one `tf.function`."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, final
+
+import numpy as np
+import tensorflow as tf
+
+from lightkeras.data.ahead import Providing
+from lightkeras.data.feed import Structure, flatten, map_structure
+from lightkeras.engine.base import (
+    Ahead,
+    Predictor,
+    Program,
+    Step,
+    StepLogs,
+    Stream,
+    Tensor,
+    check_names,
+)
+from lightkeras.engine.tensorflow.streams import ArrayStream, IteratorStream
+
+
+class _Fused:
+    """A step, run `count` times in one `tf.function`; one function for each form of batch."""
+
+    def __init__(self, step: Callable[[Structure], Any], ahead: Ahead = ()) -> None:
+        self._step = step
+        self._ahead = ahead
+        self._functions: dict[str, Callable[..., list[Tensor]]] = {}
+
+    def _outputs(self, batch: Structure) -> Sequence[tf.TensorSpec]:
+        """Specs of what one step writes, for `TensorSpec`s of a batch."""
+        raise NotImplementedError
+
+    def _columns(self, batch: Structure, returned: Any) -> list[Tensor]:
+        """What one step writes, of what it returned."""
+        raise NotImplementedError
+
+    def _join(self, array: tf.TensorArray) -> Tensor:
+        """One tensor with what all steps wrote."""
+        raise NotImplementedError
+
+    def _prepare(self, stream: Stream, count: int) -> Callable[[], list[Tensor]] | None:
+        """The compiled call for the next batches; `None` where an array stream has none left."""
+        if isinstance(stream, IteratorStream):
+            batch = stream.iterator.element_spec
+            signature = [tf.data.IteratorSpec(batch), tf.TensorSpec([], tf.int32)]
+            loop = functools.partial(self._from_iterator, stream.structure)
+            function = self._function(loop, signature, batch)
+            return functools.partial(function, stream.iterator, np.int32(count))
+        if not isinstance(stream, ArrayStream):
+            raise TypeError(f"Expected a stream that this engine opened, got {type(stream).__name__}.")
+        indices = stream.next_indices(count)
+        if indices is None:
+            return None
+        size = indices.shape[1]
+        arrays = map_structure(tf.TensorSpec.from_tensor, stream.arrays)
+        batch = map_structure(lambda spec: tf.TensorSpec([size, *spec.shape[1:]], spec.dtype), arrays)
+        signature = [arrays, tf.TensorSpec([None, size], tf.int32)]
+        return functools.partial(self._function(self._from_arrays, signature, batch), stream.arrays, indices)
+
+    def _function(self, loop: Callable[..., Any], signature: list[Any], batch: Structure) -> Callable[..., Any]:
+        key = repr(signature)
+        if key not in self._functions:
+            bound = functools.partial(loop, self._outputs(batch))
+            self._functions[key] = tf.function(bound, input_signature=signature, autograph=False)
+        return self._functions[key]
+
+    def _from_arrays(self, outputs: Sequence[tf.TensorSpec], arrays: Structure, indices: Tensor) -> list[Tensor]:
+        count = tf.shape(indices)[0]
+
+        def body(i: Tensor, written: list[tf.TensorArray]) -> Any:
+            batch = map_structure(lambda array: tf.gather(array, indices[i]), arrays)
+            return i + 1, _write(written, i, self._columns(batch, self._step(batch)))
+
+        empty = [tf.TensorArray(spec.dtype, count, element_shape=spec.shape, infer_shape=False) for spec in outputs]
+        _, written = tf.while_loop(lambda i, _: i < count, body, (tf.constant(0), empty))
+        return [self._join(array) for array in written]
+
+    def _from_iterator(
+        self, structure: Structure, outputs: Sequence[tf.TensorSpec], iterator: Iterator[Structure], count: Tensor
+    ) -> list[Tensor]:
+        def body(i: Tensor, _: Tensor, written: list[tf.TensorArray]) -> Any:
+            optional = iterator.get_next_as_optional()  # type: ignore[attr-defined]
+
+            def step() -> list[tf.TensorArray]:
+                batch, scope = self._unpacked(optional.get_value(), structure)
+                with scope:
+                    return _write(written, i, self._columns(batch, self._step(batch)))
+
+            more = optional.has_value()
+            return i + tf.cast(more, tf.int32), more, tf.cond(more, step, lambda: list(written))
+
+        # At the end of an epoch fewer than `count` are written: the arrays grow with what is there.
+        empty = [
+            tf.TensorArray(spec.dtype, 0, dynamic_size=True, element_shape=spec.shape, infer_shape=False)
+            for spec in outputs
+        ]
+        start = (tf.constant(0), tf.constant(True), empty)
+        *_, written = tf.while_loop(lambda i, more, _: tf.logical_and(i < count, more), body, start)
+        return [self._join(array) for array in written]
+
+    def _unpacked(
+        self, element: Structure, structure: Structure
+    ) -> tuple[Structure, contextlib.AbstractContextManager[None]]:
+        """The batch of an element, and a scope that provides what was computed ahead with it."""
+        if structure is None:
+            return element, contextlib.nullcontext()
+        leaves, values = element
+        left = iter(leaves)
+        return map_structure(lambda _: next(left), structure), Providing(leaves, self._ahead, values).entered()
+
+
+@final
+class TensorFlowProgram(_Fused, Program):
+    """A train or evaluation step, compiled."""
+
+    def __init__(self, step: Step, names: Sequence[str], ahead: Ahead = ()) -> None:
+        super().__init__(step, ahead)
+        self._names = tuple(names)
+
+    def run(self, stream: Stream, count: int) -> StepLogs:
+        call = self._prepare(stream, count)
+        if call is None:
+            return StepLogs({name: np.zeros(0, "float32") for name in self._names}, np.zeros(0, "int64"))
+        *values, examples = [column.numpy() for column in call()]
+        return StepLogs(dict(zip(self._names, values, strict=True)), examples)
+
+    def _outputs(self, batch: Structure) -> Sequence[tf.TensorSpec]:
+        return [*(tf.TensorSpec([], tf.float32) for _ in self._names), tf.TensorSpec([], tf.int64)]
+
+    def _columns(self, batch: Structure, returned: Mapping[str, Tensor]) -> list[Tensor]:
+        check_names(list(returned), self._names)
+        values = [tf.cast(tf.convert_to_tensor(returned[name]), tf.float32) for name in self._names]
+        return [*values, tf.shape(flatten(batch)[0][1], tf.int64)[0]]
+
+    def _join(self, array: tf.TensorArray) -> Tensor:
+        return array.stack()
+
+
+@final
+class TensorFlowPredictor(_Fused, Predictor):
+    """A function from batches to outputs, compiled."""
+
+    def run(self, stream: Stream, count: int) -> Structure | None:
+        call = self._prepare(stream, count)
+        columns = None if call is None else [column.numpy() for column in call()]
+        if columns is None or len(columns[0]) == 0:
+            return None
+        return tf.nest.pack_sequence_as(self._structure, columns)
+
+    def _outputs(self, batch: Structure) -> Sequence[tf.TensorSpec]:
+        traced = tf.function(self._step, autograph=False).get_concrete_function(batch)
+        self._structure = traced.structured_outputs
+        specs = list(tf.nest.flatten(self._structure))
+        if any(spec.shape.rank == 0 for spec in specs):
+            raise ValueError("predict_step returned a scalar; expected outputs whose axis 0 counts examples.")
+        return [tf.TensorSpec([None, *spec.shape[1:]], spec.dtype) for spec in specs]
+
+    def _columns(self, batch: Structure, returned: Structure) -> list[Tensor]:
+        return list(tf.nest.flatten(returned))
+
+    def _join(self, array: tf.TensorArray) -> Tensor:
+        return array.concat()
+
+
+def _write(arrays: list[tf.TensorArray], i: Tensor, values: list[Tensor]) -> list[tf.TensorArray]:
+    return [array.write(i, value) for array, value in zip(arrays, values, strict=True)]

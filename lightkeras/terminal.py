@@ -1,0 +1,98 @@
+"""What a person sees of a command: tables, and a few lines on where things are."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lightkeras.results import BatchSizes, Best, EvalResult, FitResult, SearchResult
+from lightkeras.run_directory import RunDirectory
+
+
+def draw_curves(fitted: FitResult) -> None:
+    from lightkeras import plots
+
+    best = fitted.best.epoch if fitted.best is not None else None
+    plots.curves(fitted.history, RunDirectory(fitted.run_dir).figures / "curves.png", best_epoch=best)
+
+
+def report_fit(fitted: FitResult, tested: EvalResult | None) -> None:
+    console = Console()
+    splits: dict[str, Any] = {}
+    for name, value in (fitted.best.logs if fitted.best is not None else {}).items():
+        split, plain = name.split("/", 1)
+        splits.setdefault(split, {})[plain] = value
+    if tested is not None:
+        splits["test"] = tested.metrics
+    if fitted.best is not None:
+        console.print(table(splits))
+    best = fitted.best
+    lines = {} if best is None else {"best": f"{_when(best, fitted.epochs)}, by {fitted.monitor}"}
+    lines |= {
+        "stopped": f"{fitted.stop_reason} ({fitted.epochs} epochs, {fitted.steps:,} steps, {fitted.wall_s:.1f} s)",
+        "run": str(fitted.run_dir),
+        "look": f"tensorboard --logdir {fitted.run_dir}",
+    }
+    if fitted.interrupted:
+        lines["go on"] = f"python {sys.argv[0]} --resume --run_dir {fitted.run_dir}"
+    print_lines(console, lines)
+
+
+def _when(best: Best, epochs: int) -> str:
+    return f"epoch {best.epoch} of {epochs}" if best.epoch <= epochs else f"step {best.step:,}, in epoch {best.epoch}"
+
+
+def report_search(result: SearchResult) -> None:
+    console = Console()
+    failed = sum(trial.objective is None for trial in result.trials)
+    lines = {"trials": f"{len(result.trials)}, {failed} failed, {result.wall_s:.1f} s"}
+    if result.best is None:
+        lines["best"] = f"none: every trial failed, the last with: {result.trials[-1].reason}"
+    else:
+        values = ", ".join(f"{name}={short(value)}" for name, value in result.best.hparams.items())
+        lines["best"] = f"{result.objective} {result.best.objective:.4f} with {values}"
+        lines["test it"] = f"python {sys.argv[0]} test --run_dir {result.best.run_dir}"
+    lines |= {"search": str(result.run_dir), "look": f"tensorboard --logdir {result.run_dir}"}
+    print_lines(console, lines)
+
+
+def print_lines(console: Console, lines: dict[str, str]) -> None:
+    for name, text in lines.items():
+        console.print(f"{name:>8}  {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def table(splits: dict[str, Any]) -> Table:
+    table = Table()
+    table.add_column("")
+    names = list(dict.fromkeys(name for values in splits.values() for name in values))
+    for name in names:
+        table.add_column(name, justify="right")
+    for split, values in splits.items():
+        table.add_row(split, *(f"{values[name]:.4f}" if name in values else "" for name in names))
+    return table
+
+
+def table_of_sizes(found: BatchSizes) -> Table:
+    table = Table()
+    for name in ("batch size", "fits", "ms per step", "examples per s", "memory, MB"):
+        table.add_column(name, justify="right")
+    for tried in found.tried:
+        time = "" if tried.seconds_per_step is None else f"{1000 * tried.seconds_per_step:,.2f}"
+        speed = "" if tried.examples_per_second is None else f"{tried.examples_per_second:,.0f}"
+        memory = "" if tried.memory_bytes is None else f"{tried.memory_bytes / 1e6:,.0f}"
+        table.add_row(str(tried.size), "yes" if tried.fits else "no", time, speed, memory)
+    return table
+
+
+def short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def say_error(error: BaseException) -> None:
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(f"error: {error}", markup=False, highlight=False)
+    for note in getattr(error, "__notes__", ()):
+        console.print(note, markup=False, highlight=False)
