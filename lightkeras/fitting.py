@@ -96,6 +96,12 @@ class Fit:
         """Whether the weights as they are were validated."""
         return self.validated is not None and self.validated[0] == self.step
 
+    @property
+    def leaves_epoch(self) -> bool:
+        """Whether a callback asked to stop inside an epoch. As in Keras's `fit`, the epoch ends after its first batch
+        or later, with its validation and its hooks; also after a resume."""
+        return bool(self.done and self.bridge.asked_to_stop)
+
     # ------------------------------------------------------------------ begin and end
 
     @contextlib.contextmanager
