@@ -413,8 +413,15 @@ class Fit:
     def _position(self) -> tuple[int, int, int]:
         return self.step, self.epochs, self.validations
 
-    def _close(self, logger: Logger, kind: type[BaseException] | None, *_: object) -> None:
-        logger.close(failed=kind is not None or self.diverged)
+    def _close(
+        self, logger: Logger, kind: type[BaseException] | None, error: BaseException | None = None, *_: object
+    ) -> None:
+        try:
+            logger.close(failed=kind is not None or self.diverged)
+        except OSError as second:
+            if error is None:
+                raise
+            error.add_note(str(second))  # what came first is what must be told
 
 
 def _export(model: keras.Model, path: Path) -> None:

@@ -196,7 +196,8 @@ def _damaged_names(folder: Path, found: Checkpoint) -> list[str]:
     for name in ["last"] if found.state["kept"]["best"] is None else ["last", "best"]:
         named = checkpoint.named(folder, name)
         if named is None:
-            problems.append(f"{folder / name} is missing.")
+            if len(there) > 1:  # else the run ended while its first checkpoint was saved
+                problems.append(f"{folder / name} is missing.")
         elif named not in there:
             problems.append(f"{folder / name} is damaged: it names {named!r}, which is not there.")
     return problems
