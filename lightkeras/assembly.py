@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from lightkeras import hparams, hub, preflight, resuming, run_directory, schedule
+from lightkeras import checkpoint, hparams, hub, preflight, resuming, run_directory, schedule
 from lightkeras.callbacks import CallbackBridge
 from lightkeras.checkpoint import Checkpoint
 from lightkeras.data import ArrayFeed, DataModule, Feed
@@ -106,6 +106,8 @@ def go_on(
         begin(fit, config)
         return None, False
     before, changes, found = compared(fit, config, wanted, accept_changes)
+    if wanted is not None:  # before logs are cut: killed now, the run goes on from there
+        checkpoint.point(fit.directory.checkpoints, "last", wanted)
     step = 0 if found is None else found.state["step"]
     record = {"step": step, "at": config["started"], "argv": config["argv"], "changed": changes.lines}
     resumed = [*before.get("resumed", []), record]

@@ -96,6 +96,12 @@ class Fit:
         """Whether the weights as they are were validated."""
         return self.validated is not None and self.validated[0] == self.step
 
+    @property
+    def leaves_epoch(self) -> bool:
+        """Whether a callback asked to stop inside an epoch. As in Keras's `fit`, the epoch ends after its first batch
+        or later, with its validation and its hooks; also after a resume."""
+        return bool(self.done and self.bridge.asked_to_stop)
+
     # ------------------------------------------------------------------ begin and end
 
     @contextlib.contextmanager
@@ -420,8 +426,15 @@ class Fit:
     def _position(self) -> tuple[int, int, int]:
         return self.step, self.epochs, self.validations
 
-    def _close(self, logger: Logger, kind: type[BaseException] | None, *_: object) -> None:
-        logger.close(failed=kind is not None or self.diverged)
+    def _close(
+        self, logger: Logger, kind: type[BaseException] | None, error: BaseException | None = None, *_: object
+    ) -> None:
+        try:
+            logger.close(failed=kind is not None or self.diverged)
+        except OSError as second:
+            if error is None:
+                raise
+            error.add_note(str(second))  # what came first is what must be told
 
 
 def _export(model: keras.Model, path: Path) -> None:

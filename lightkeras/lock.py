@@ -52,12 +52,16 @@ class RunLock:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None = None, error: BaseException | None = None, *_: object) -> None:
         if self._descriptor is None:  # a child that was forked meanwhile comes out here, too
             return
         try:
             with files.explained(self._path):
                 _rewrite(self._descriptor, b"")  # while it is still ours to write
+        except OSError as second:
+            if error is None:
+                raise
+            error.add_note(str(second))  # what ended the run is what must be told
         finally:
             self._let_go()
 

@@ -115,22 +115,23 @@ def choose(directory: RunDirectory, wanted: Path | None = None) -> Checkpoint | 
         CheckpointError: There are checkpoints, and all are damaged; or the one wanted is.
         FileNotFoundError: The one wanted is not there.
     """
-    if wanted is not None:
-        return checkpoint.load(wanted)
     folder = directory.checkpoints
     named = checkpoint.named(folder, "last")
     problems: list[str] = []
     whole: list[tuple[bool, bool, Checkpoint]] = []
-    for path in checkpoint.newest_first(folder):
+    for path in checkpoint.newest_first(folder) if wanted is None else [wanted]:
         try:
             found = checkpoint.load(path)
         except CheckpointError as error:
+            if wanted is not None:
+                raise
             problems.append(str(error))
             continue
-        beside, damaged = found.state.get("beside", False) and path.name != named, _damaged(directory, found)
-        problems.extend(damaged)
-        whole.append((beside, bool(damaged), found))
-        if not beside and not damaged:
+        beside, lost = found.state.get("beside", False) and path.name != named, _lost(directory, found)
+        problems.extend(lost.values())
+        best_lost = found.state["kept"]["best"] in lost
+        whole.append((beside, best_lost, _without(found, lost)))
+        if not beside and not best_lost:
             break
     if not whole and problems:
         raise CheckpointError(
@@ -138,15 +139,12 @@ def choose(directory: RunDirectory, wanted: Path | None = None) -> Checkpoint | 
         )
     if not whole:
         return None
-    beside, lost, found = min(whole, key=lambda item: item[:2])  # of equal ones the first, which is the newest
+    beside, best_lost, found = min(whole, key=lambda item: item[:2])  # of equal ones the first, which is the newest
     problems = [*_damaged_names(folder, found), *problems]
     if beside:
         problems.append("What is left holds a validation that a run which never stopped does not make.")
-    if lost:
+    if best_lost:
         problems.append("The best weights are lost.")
-        progress = {"mode": found.state["progress"]["mode"]}
-        state = {**found.state, "best": None, "progress": progress, "kept": {"best": None, "top": []}}
-        found = dataclasses.replace(found, state=state)
     _say_skipped(problems, found)
     return found
 
@@ -165,16 +163,30 @@ def code_of(task: Task) -> dict[str, str]:
     return found
 
 
-def _damaged(directory: RunDirectory, found: Checkpoint) -> list[str]:
-    """What is wrong with the checkpoints that one refers to."""
+def _lost(directory: RunDirectory, found: Checkpoint) -> dict[str, str]:
+    """What is wrong with the checkpoints that one refers to, by their names."""
     kept = found.state["kept"]
-    problems = []
+    problems = {}
     for name in sorted(({kept["best"]} | {name for _, name in kept["top"]}) - {None, found.path.name}):
         try:
             checkpoint.verify(directory.checkpoints / Path(name).name)
         except (CheckpointError, FileNotFoundError) as error:
-            problems.append(str(error))
+            problems[name] = str(error)
     return problems
+
+
+def _without(found: Checkpoint, lost: Mapping[str, str]) -> Checkpoint:
+    """A checkpoint that refers to none of the lost ones. Without the best, which is best is found out anew."""
+    kept = found.state["kept"]
+    top = [item for item in kept["top"] if item[1] not in lost]
+    state = {**found.state, "kept": {**kept, "top": top}}
+    if kept["best"] in lost:
+        state |= {
+            "best": None,
+            "progress": {"mode": found.state["progress"]["mode"]},
+            "kept": {"best": None, "top": []},
+        }
+    return dataclasses.replace(found, state=state)
 
 
 def _damaged_names(folder: Path, found: Checkpoint) -> list[str]:
@@ -184,7 +196,8 @@ def _damaged_names(folder: Path, found: Checkpoint) -> list[str]:
     for name in ["last"] if found.state["kept"]["best"] is None else ["last", "best"]:
         named = checkpoint.named(folder, name)
         if named is None:
-            problems.append(f"{folder / name} is missing.")
+            if len(there) > 1:  # else the run ended while its first checkpoint was saved
+                problems.append(f"{folder / name} is missing.")
         elif named not in there:
             problems.append(f"{folder / name} is damaged: it names {named!r}, which is not there.")
     return problems

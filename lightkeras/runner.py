@@ -107,7 +107,8 @@ class Runner(Settings):
                 assembly.begin(fit, config)
             with fit.opened(config, resumed, restart):
                 fit.begin(resumed)
-                fit.stop_reason = self._reason_to_stop(fit)  # of a run that had come to its end before
+                if not fit.leaves_epoch:
+                    fit.stop_reason = self._reason_to_stop(fit)  # of a run that had come to its end before
                 while fit.stop_reason is None and not fit.interrupted:
                     if not self._train_epoch(fit):
                         break
@@ -323,8 +324,8 @@ class Runner(Settings):
         if fit.done and self._stops_at(fit, ended=fit.done == steps):  # resumed where something was left to do
             return False
         every = (self.validation.steps, self.checkpoints.every_steps)
-        fixed = 1 if bridge.watches_train_batches else self.steps_per_call
-        while steps is None or fit.done < steps:
+        fixed = 1 if bridge.watches_train_batches or bridge.asked_to_stop else self.steps_per_call
+        while (steps is None or fit.done < steps) and not fit.leaves_epoch:
             left = None if steps is None else steps - fit.done
             event = schedule.steps_to_event(fit.step, left, self.max_steps, every)
             count = schedule.steps_next(event, learner.seconds_per_step, fixed)
@@ -348,8 +349,6 @@ class Runner(Settings):
                 stream = following
             if self._stops_at(fit, ended=fit.done == steps):
                 return False
-            if bridge.watches_train_batches and bridge.asked_to_stop:
-                break
         if not fit.done:
             raise ValueError(f"The train split gave no batch in epoch {fit.epochs + 1}; expected at least one.")
         return True

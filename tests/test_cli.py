@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -619,3 +620,36 @@ def test_tune_takes_groups_of_settings_of_the_runner(folder):
     runner = read(trial / "config.json")["runner"]
     assert (runner["limit_batches"]["train"], runner["checkpoints"]["every_steps"]) == (4, 2)
     assert read(trial / "result.json")["fit"]["steps"] == 4
+
+
+def test_what_a_named_checkpoint_refers_to_may_be_gone(folder):
+    every = ["--runner.checkpoints.every_epochs", "1", "--runner.checkpoints.keep", "2", "--runner.max_epochs", "3"]
+    assert run("fit", "--run_dir", "a", *every) == 0
+    first, second = (Path("a/checkpoints", name) for name in ("step-00000010", "step-00000020"))
+    assert [name for _, name in checkpoint.load(second).state["kept"]["top"]] == [first.name, second.name]
+    shutil.rmtree(first)
+    gone = rf"^There is no checkpoint at {first}\. The run goes on from {second}\.$"
+    with pytest.warns(UserWarning, match=gone):
+        assert run("fit", "--resume", "--run_dir", str(second)) == 0
+    assert run("fit", "--resume", "--run_dir", "a") == 0  # a warning would be an error: nothing is missing any more
+    assert read("a/result.json")["fit"]["best"]["epoch"] == 3
+
+
+def test_a_run_gone_back_with_and_killed_at_once_is_gone_on_with_from_there(folder, monkeypatch):
+    every = ["--runner.checkpoints.every_epochs", "1", "--runner.checkpoints.keep", "3"]
+    assert run("fit", "--run_dir", "a", *every, "--runner.max_epochs", "3") == 0
+    metrics = Path("a/metrics.csv").read_bytes()
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lightkeras.runner.Runner._train_epoch", killed)
+        with pytest.raises(Killed):
+            run("fit", "--resume", "--run_dir", "a/checkpoints/step-00000010")
+    assert run("fit", "--resume", "--run_dir", "a") == 0
+    assert Path("a/metrics.csv").read_bytes() == metrics
+    assert [record["step"] for record in read("a/config.json")["resumed"]] == [10, 10]

@@ -197,3 +197,21 @@ def test_a_lock_is_asked_for_without_being_taken(tmp_path):
     assert path.stat().st_mtime_ns == before.st_mtime_ns
     with RunLock(path):
         pass
+
+
+def test_what_ended_the_run_is_told_before_a_lock_file_that_could_not_be_written(tmp_path, monkeypatch):
+    def fails(descriptor, size):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def run():
+        with RunLock(tmp_path / "run.lock"):
+            monkeypatch.setattr(os, "ftruncate", fails)
+            raise KeyError("the end")
+
+    with pytest.raises(KeyError, match="the end") as caught:
+        run()
+    assert "could not write" in caught.value.__notes__[0]
+    assert "run.lock" in caught.value.__notes__[0]
+    monkeypatch.undo()
+    with RunLock(tmp_path / "run.lock"):  # it was let go of all the same
+        pass

@@ -150,5 +150,6 @@ def watches(callback: keras.callbacks.Callback, hooks: Iterable[str]) -> bool:
 
 
 def _reads_monitor(callback: Any) -> bool:
-    """`ModelCheckpoint` reads its `monitor` only where it keeps the best alone."""
-    return not isinstance(callback, keras.callbacks.ModelCheckpoint) or bool(callback.save_best_only)
+    """Those that save read their `monitor` only where they keep the best alone."""
+    savers = (keras.callbacks.ModelCheckpoint, keras.callbacks.OrbaxCheckpoint)
+    return not isinstance(callback, savers) or bool(callback.save_best_only)

@@ -8,6 +8,7 @@ did are compared. `docs/callbacks.md` has the table.
 import csv
 import http.server
 import json
+import re
 import threading
 
 import keras
@@ -17,7 +18,7 @@ from keras import layers
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.util import tensor_util
 
-from lightkeras import Runner, SupervisedTask
+from lightkeras import Checkpoints, Runner, SupervisedTask
 from lightkeras.callbacks.bridge import TEST_BATCH_HOOKS, TRAIN_BATCH_HOOKS, watches
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.testing import two_moons
@@ -416,3 +417,257 @@ def test_calls_run_one_step_only_where_a_callback_looks_at_batches(tmp_path, mon
     by_runner(tmp_path / "x", lambda folder: [], hooks, max_epochs=1, steps_per_call=50)
     assert [steps for examples, steps in calls if examples == 100] == train
     assert [steps for examples, steps in calls if examples == 40] == test
+
+
+# ---------------------------------------------------------------------- every argument of what Keras documents
+
+
+def said(text, folder):
+    """What was printed, without numbers and the folder; and the numbers."""
+    text = text.replace(str(folder), "FOLDER")
+    number = r"\d+\.\d+(?:e-?\d+)?"
+    return re.sub(number, "NUMBER", text), [float(found) for found in re.findall(number, text)]
+
+
+def both_of(tmp_path, capsys, make_callback, hooks=EPOCH_HOOKS):
+    """Both ways; compares what `both` does, and what the callback printed. Gives our callback and Keras's."""
+    made = {}
+
+    def callbacks(folder):
+        (folder / "printed").write_text(capsys.readouterr().out)  # what came before belongs to the other way
+        made[folder.name] = make_callback(folder)
+        return [made[folder.name]]
+
+    ours, theirs = both(tmp_path, callbacks, hooks)
+    expected, found = said((ours / "printed").read_text(), theirs), said(capsys.readouterr().out, ours)
+    assert found[0] == expected[0]
+    assert found[1] == pytest.approx(expected[1], rel=1e-3)
+    return made["ours"], made["keras"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stopped_after"),
+    [
+        # The loss of validation falls in every epoch: as a value to be high it is best in the first.
+        ({"monitor": "val_loss"}, None),
+        ({"monitor": "val_loss", "mode": "max", "patience": 1}, 2),
+        ({"monitor": "val_loss", "mode": "max", "patience": 2, "verbose": 1}, 3),
+        ({"monitor": "val_loss", "min_delta": 0.5, "patience": 1, "mode": "min"}, 2),
+        ({"monitor": "val_loss", "mode": "max", "patience": 1, "start_from_epoch": 1}, 3),
+        ({"monitor": "val_loss", "mode": "max", "baseline": 10.0, "patience": 2}, 2),
+        ({"monitor": "val_loss", "mode": "max", "baseline": 0.1, "patience": 2}, 3),
+        ({"monitor": "loss", "mode": "max", "patience": 2, "restore_best_weights": True, "verbose": 1}, 3),
+        ({"monitor": "val_loss", "mode": "max", "baseline": 9.0, "patience": 3, "restore_best_weights": True}, 3),
+    ],
+    ids=str,
+)
+def test_early_stopping_with_each_argument(tmp_path, capsys, arguments, stopped_after):
+    ours, theirs = both_of(tmp_path, capsys, lambda folder: keras.callbacks.EarlyStopping(**arguments))
+    for name in ("wait", "stopped_epoch", "best_epoch"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert ours.best == pytest.approx(theirs.best, rel=1e-4)
+    fit = json.loads((tmp_path / "ours" / "run" / "result.json").read_text())["fit"]
+    assert fit["epochs"] == (stopped_after or EPOCHS)
+    assert fit["stop_reason"] == (
+        f"max_epochs={EPOCHS} reached" if stopped_after is None else "EarlyStopping asked to stop"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "saved"),
+    [
+        ("{epoch:02d}-{val_loss:.1f}.keras", {}, 4),
+        ("model.keras", {"verbose": 1}, 1),
+        ("{epoch}.weights.h5", {"save_weights_only": True, "verbose": 1}, 4),
+        ("{epoch}.keras", {"save_best_only": True}, 4),
+        ("{epoch}.keras", {"save_best_only": True, "mode": "max", "verbose": 1}, 1),
+        ("{epoch}.keras", {"save_best_only": True, "initial_value_threshold": 0.0, "verbose": 1}, 0),
+        ("{epoch}.keras", {"save_best_only": True, "mode": "max", "initial_value_threshold": 0.0}, 1),
+        ("{epoch}.keras", {"monitor": "accuracy", "save_best_only": True, "initial_value_threshold": 2.0}, 0),
+    ],
+    ids=str,
+)
+def test_model_checkpoint_with_each_argument(tmp_path, capsys, name, arguments, saved):
+    ours, theirs = both_of(
+        tmp_path, capsys, lambda folder: keras.callbacks.ModelCheckpoint(folder / "saved" / name, **arguments)
+    )
+    assert (ours.best is None) == (theirs.best is None)
+    names = sorted(path.name for path in (tmp_path / "keras" / "saved").glob("*"))
+    assert sorted(path.name for path in (tmp_path / "ours" / "saved").glob("*")) == names
+    assert len(names) == saved
+    for found in names:
+        models = []
+        for way in ("ours", "keras"):
+            path = tmp_path / way / "saved" / found
+            if found.endswith(".keras"):
+                models.append(keras.models.load_model(path))
+            else:
+                models.append(build()[0])
+                models[-1].load_weights(path)
+        assert_same_weights(*models)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        (lambda epoch: 0.1 / (epoch + 1), [0.1, 0.05, 0.1 / 3, 0.025]),
+        (lambda epoch, rate: rate * 0.5 if epoch else rate, [0.05, 0.025, 0.0125, 0.00625]),
+    ],
+    ids=["one argument", "two arguments"],
+)
+def test_learning_rate_scheduler_with_each_kind_of_schedule(tmp_path, capsys, schedule, rates):
+    ours, _ = both_of(tmp_path, capsys, lambda folder: keras.callbacks.LearningRateScheduler(schedule, verbose=1))
+    assert ours.model.history.history["learning_rate"] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rates"),
+    [
+        ({}, [0.05, 0.05, 0.05, 0.05]),
+        ({"mode": "max", "patience": 1, "factor": 0.5}, [0.05, 0.05, 0.025, 0.0125]),
+        ({"mode": "max", "patience": 2, "factor": 0.5, "verbose": 1}, [0.05, 0.05, 0.05, 0.025]),
+        ({"mode": "max", "patience": 1, "cooldown": 2, "factor": 0.1}, [0.05, 0.05, 0.005, 0.005]),
+        ({"mode": "max", "patience": 1, "min_lr": 0.03, "verbose": 1}, [0.05, 0.05, 0.03, 0.03]),
+        ({"mode": "min", "patience": 1, "min_delta": 0.5, "factor": 0.5}, [0.05, 0.05, 0.025, 0.0125]),
+        ({"monitor": "loss", "mode": "max", "patience": 1, "factor": 0.5}, [0.05, 0.05, 0.025, 0.0125]),
+    ],
+    ids=str,
+)
+def test_reduce_lr_on_plateau_with_each_argument(tmp_path, capsys, arguments, rates):
+    ours, theirs = both_of(tmp_path, capsys, lambda folder: keras.callbacks.ReduceLROnPlateau(**arguments))
+    assert ours.model.history.history["learning_rate"] == pytest.approx(rates)
+    assert (ours.wait, ours.cooldown_counter) == (theirs.wait, theirs.cooldown_counter)
+
+
+def test_csv_logger_with_a_separator_appends_to_the_rows_that_are_there(tmp_path, capsys):
+    before = "epoch;accuracy;loss;val_accuracy;val_loss\n7;0.1;0.2;0.3;0.4\n"
+
+    def logger(folder):
+        (folder / "log.csv").write_text(before)
+        return keras.callbacks.CSVLogger(folder / "log.csv", separator=";", append=True)
+
+    both_of(tmp_path, capsys, logger)
+    found, expected = ((tmp_path / way / "log.csv").read_text() for way in ("ours", "keras"))
+    assert found.startswith(before)
+    assert found.count("\n") == 2 + EPOCHS
+    for one, other in zip(found.split(), expected.split(), strict=True):
+        assert said(one, tmp_path)[0] == said(other, tmp_path)[0]
+        assert said(one, tmp_path)[1] == pytest.approx(said(other, tmp_path)[1], rel=1e-4)
+
+
+def test_csv_logger_that_does_not_append_begins_the_file_anew(tmp_path, capsys):
+    def logger(folder):
+        (folder / "log.csv").write_text("old")
+        return keras.callbacks.CSVLogger(folder / "log.csv")
+
+    both_of(tmp_path, capsys, logger)
+    assert [row["epoch"] for row in read_csv(tmp_path / "ours" / "log.csv")] == ["0", "1", "2", "3"]
+
+
+def test_lambda_callback_with_all_six_hooks(tmp_path, capsys):
+    calls = {}
+    numbered = ("on_epoch_begin", "on_epoch_end", "on_train_batch_begin", "on_train_batch_end")
+
+    def callback(folder):
+        kept = calls[folder.name] = []
+        hooks = {
+            hook: lambda number, logs, hook=hook: kept.append((hook, number, dict(logs or {}))) for hook in numbered
+        }
+        for hook in ("on_train_begin", "on_train_end"):
+            hooks[hook] = lambda logs, hook=hook: kept.append((hook, None, dict(logs or {})))
+        return keras.callbacks.LambdaCallback(**hooks)
+
+    both_of(tmp_path, capsys, callback, EPOCH_HOOKS + BATCH_HOOKS)
+    assert_same_calls(calls["ours"], calls["keras"])
+    assert len(calls["ours"]) == 2 + EPOCHS * (2 + 2 * 7)
+
+
+# ---------------------------------------------------------------------- callbacks of a user
+
+
+class Looks(keras.callbacks.Callback):
+    """Keeps what a callback finds on itself at each hook."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def look(self):
+        first = float(np.abs(self.model.get_weights()[0]).sum())
+        self.seen.append((first, float(self.model.optimizer.learning_rate), int(self.model.optimizer.iterations)))
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.look()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.look()
+
+    def on_test_end(self, logs=None):
+        self.look()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.look()
+        self.model.optimizer.learning_rate = 0.05 / (epoch + 2)
+
+
+def test_a_callback_reads_and_sets_what_it_finds_on_its_model(tmp_path, capsys):
+    ours, theirs = both_of(tmp_path, capsys, lambda folder: Looks(), EPOCH_HOOKS + BATCH_HOOKS)
+    assert len(ours.seen) == EPOCHS * (3 + 7)
+    np.testing.assert_allclose(ours.seen, theirs.seen, rtol=1e-4)
+    for name in ("epochs", "steps"):
+        assert ours.params[name] == theirs.params[name]
+    assert (ours.params["epochs"], ours.params["steps"]) == (EPOCHS, 7)
+
+
+def stops_in(hook, at):
+    """A callback that asks to stop at one call of one hook."""
+
+    def method(self, number=None, logs=None):
+        self.calls += 1
+        if self.calls == at:
+            self.model.stop_training = True
+
+    made = type("Stops", (keras.callbacks.Callback,), {hook: method})()
+    made.calls = 0
+    return made
+
+
+@pytest.mark.parametrize(
+    ("hook", "at", "epochs", "steps"),
+    [
+        ("on_epoch_end", 2, 2, 14),
+        ("on_epoch_begin", 2, 2, 8),
+        ("on_train_batch_end", 10, 2, 10),
+        ("on_train_batch_begin", 10, 2, 10),
+        ("on_train_batch_end", 14, 2, 14),
+        ("on_test_end", 2, 2, 14),
+        ("on_test_batch_end", 4, 2, 14),
+    ],
+)
+def test_a_callback_of_a_user_stops_training_where_it_does_in_fit(tmp_path, capsys, hook, at, epochs, steps):
+    both_of(tmp_path, capsys, lambda folder: stops_in(hook, at))
+    fit = json.loads((tmp_path / "ours" / "run" / "result.json").read_text())["fit"]
+    assert (fit["epochs"], fit["steps"], fit["stop_reason"]) == (epochs, steps, "a callback asked to stop")
+
+
+def test_a_run_that_a_callback_stopped_inside_an_epoch_ends_the_epoch_after_a_resume_too(tmp_path):
+    ends = []
+
+    def callbacks(folder):
+        seen = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: ends.append((epoch, dict(logs))))
+        return [stops_in("on_train_batch_end", 10), seen]
+
+    settings = {"checkpoints": Checkpoints(every_steps=5), "preflight": False}
+    by_runner(tmp_path / "x", callbacks, (), **settings)
+    run = tmp_path / "x" / "run"
+    metrics = (run / "metrics.csv").read_text()
+    assert [epoch for epoch, _ in ends] == [0, 1]
+    model, optimizer, arguments = build()
+    given = [*callbacks(tmp_path), recorder(())]
+    runner = Runner(max_epochs=EPOCHS, patience=None, progress=False, callbacks=given, **settings)
+    task = SupervisedTask(model, optimizer=optimizer, **arguments)
+    saved = run / "checkpoints" / "step-00000010"  # taken inside the epoch, when the callback had asked to stop
+    result = runner.fit(task, ArrayFeed(TRAIN, BATCH), ArrayFeed(VALIDATION, BATCH), resume=saved)
+    assert (result.epochs, result.steps, result.stop_reason) == (2, 10, "a callback asked to stop")
+    assert (run / "metrics.csv").read_text() == metrics
+    assert ends[2:] == ends[1:2]

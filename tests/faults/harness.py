@@ -172,3 +172,8 @@ def assert_same(expected: End, found: End) -> None:
         key: array.tobytes() for key, array in expected.arrays.items()
     }
     assert (found.rows, found.points, found.fit) == (expected.rows, expected.points, expected.fit)
+
+
+def assert_nothing_left_over(run_dir: Path) -> None:
+    """Asserts that no part of a file that could not be written is left."""
+    assert [path for path in run_dir.rglob("*") if path.name.startswith(".") or ".part" in path.name] == []

@@ -32,6 +32,11 @@ class Wave(lk.Task):
         return ops.mean(ops.square(self.model(x, training=training) - y))
 
 
+def callbacks() -> list[keras.callbacks.Callback]:
+    """Those of the run; their state has arrays."""
+    return [keras.callbacks.EarlyStopping("val_loss", patience=9, restore_best_weights=True)]
+
+
 def fit(run_dir: Path, *, resume: bool | Path = False, **settings: Any) -> FitResult:
     """Begins or goes on with the run; saved after every second step and every epoch.
 
@@ -43,12 +48,11 @@ def fit(run_dir: Path, *, resume: bool | Path = False, **settings: Any) -> FitRe
     keras.utils.set_random_seed(1)  # the shuffling of `tf.data` goes by it, too
     x = np.linspace(-3, 3, 8 * STEPS, dtype="float32").reshape(-1, 1)
     train = tf.data.Dataset.from_tensor_slices((x, np.sin(x))).shuffle(32, seed=3).batch(8)  # has a state: feed.bin
-    stops = keras.callbacks.EarlyStopping("val_loss", patience=9, restore_best_weights=True)  # has arrays
     given: dict[str, Any] = {
         "max_epochs": EPOCHS,
         "run_dir": run_dir,
         "checkpoints": lk.Checkpoints(every_steps=2, every_epochs=1),
-        "callbacks": [stops],
+        "callbacks": callbacks(),
         "progress": False,
         "preflight": False,
     }
