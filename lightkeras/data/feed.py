@@ -15,6 +15,8 @@ from typing import Any, final
 
 import numpy as np
 
+from lightkeras.data.bags import Bags
+
 Structure = Any
 """A batch: an array, or tuples, lists and dicts of arrays."""
 
@@ -85,15 +87,18 @@ def as_arrays(structure: Structure) -> Structure:
     return _as_array(structure)
 
 
-def spec_of(array: np.ndarray) -> ArraySpec:
-    """What one array of a batch looks like, whatever the length of its axis 0."""
+def spec_of(array: np.ndarray | Bags) -> Structure:
+    """What one array of a batch looks like, whatever the length of its axis 0; of bags, what `Bags.batch` gives."""
+    if isinstance(array, Bags):
+        return {name: ArraySpec((), column.dtype.name) for name, column in array.take(np.zeros(0, int)).batch().items()}
     return ArraySpec(array.shape[1:], "string" if array.dtype == object else array.dtype.name)
 
 
 def digest_of(structure: Structure) -> str:
     """A digest of arrays: of their paths, shapes, dtypes and contents."""
     digest = hashlib.blake2b(digest_size=16)
-    for path, array in flatten(structure):
+    leaves = [(path, part) for path, leaf in flatten(structure) for part in _parts(leaf)]
+    for path, array in leaves:
         digest.update(f"{path}:{array.shape}:{array.dtype};".encode())
         if array.dtype == object:
             for text in array.ravel():
@@ -148,7 +153,7 @@ class ArrayFeed(Feed):
     again exactly. The last, smaller batch is part of the epoch.
 
     Args:
-        arrays: Array, or tuples, lists and dicts of arrays; axis 0 counts examples and is equally
+        arrays: Array or `Bags`, or tuples, lists and dicts of these; axis 0 counts examples and is equally
             long everywhere. Text is an array of `bytes` or `str`, dtype object; float64 becomes
             float32, as in Keras.
         batch_size: Examples per batch.
@@ -289,6 +294,10 @@ class StreamFeed(Feed):
         return None
 
 
+def _parts(leaf: np.ndarray | Bags) -> list[np.ndarray]:
+    return [leaf.ids, leaf.weights, leaf.splits] if isinstance(leaf, Bags) else [leaf]
+
+
 def _is_whole(number: Any) -> bool:
     return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
 
@@ -304,7 +313,9 @@ def _holds_text(value: Any) -> bool:
     return any(map(_holds_text, value)) if isinstance(value, list) else isinstance(value, (str, bytes))
 
 
-def _as_array(value: Any) -> np.ndarray:
+def _as_array(value: Any) -> np.ndarray | Bags:
+    if isinstance(value, Bags):
+        return value
     if value is None:
         raise ValueError("Received None where an array was expected: leave it out, `(x,)` and not `(x, None)`.")
     try:

@@ -1,0 +1,80 @@
+"""Bags: examples that are weighted rows of one table, as many as each needs.
+
+A text module that sums word vectors is linear in its table. Its text is then a bag: which rows, and with which
+weights. Bags hold many of them without padding, as the rows of a sparse matrix do (compressed sparse rows):
+
+    example i  =  sum over k in splits[i] .. splits[i + 1] of  weights[k] * table[ids[k]]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import final
+
+import numpy as np
+
+
+@final
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bags:
+    """Weighted rows of a table, a bag of them for each example.
+
+    Args:
+        ids: int32 `[entries]`, rows of the table.
+        weights: float32 `[entries]`.
+        splits: int64 `[examples + 1]`, where each example's entries begin; the last one is the number of entries.
+
+    Raises:
+        ValueError: The arrays do not belong together.
+    """
+
+    ids: np.ndarray
+    weights: np.ndarray
+    splits: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.ids.shape != self.weights.shape or self.ids.ndim != 1 or self.splits.ndim != 1:
+            raise ValueError(
+                f"Bags of ids {self.ids.shape}, weights {self.weights.shape} and splits {self.splits.shape}: expected "
+                "[entries], [entries] and [examples + 1]."
+            )
+        if len(self.splits) == 0 or self.splits[0] != 0 or self.splits[-1] != len(self.ids):
+            raise ValueError(f"The splits of bags must begin with 0 and end with the {len(self.ids)} entries.")
+
+    def __len__(self) -> int:
+        return len(self.splits) - 1
+
+    def take(self, indices: np.ndarray) -> Bags:
+        """The bags of some examples, in this order.
+
+        Args:
+            indices: Integer `[n]`, example numbers.
+        """
+        starts, lengths = self.splits[indices], self.splits[indices + 1] - self.splits[indices]
+        splits = np.concatenate([[0], np.cumsum(lengths)])
+        entries = np.arange(splits[-1]) + np.repeat(starts - splits[:-1], lengths)
+        return Bags(self.ids[entries], self.weights[entries], splits)
+
+    def batch(self, entries: int | None = None) -> dict[str, np.ndarray]:
+        """The arrays that a step gets.
+
+        Args:
+            entries: Length to fill up to, at least that of `ids`; what is filled in weighs nothing.
+                `None` fills nothing in.
+
+        Returns:
+            `counts`: int32 `[examples]`, entries of each; `ids`: int32 `[entries]`; `weights`: float32
+            `[entries]`; `rows`: int32 `[entries]`, the example of each entry, ascending.
+        """
+        lengths = np.diff(self.splits)
+        more = 0 if entries is None else entries - len(self.ids)
+        # Filled up with a row and an example that are there, so that no other row of the table is touched.
+        fill_id, fill_row = (self.ids[-1:] if len(self.ids) else np.zeros(1)), np.array([max(len(self) - 1, 0)])
+        return {
+            "counts": lengths.astype(np.int32),
+            "ids": np.concatenate([self.ids, np.repeat(fill_id, more)]).astype(np.int32),
+            "weights": np.concatenate([self.weights, np.zeros(more)]).astype(np.float32),
+            "rows": np.concatenate([np.repeat(np.arange(len(self)), lengths), np.repeat(fill_row, more)]).astype(
+                np.int32
+            ),
+        }
