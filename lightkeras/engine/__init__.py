@@ -11,14 +11,22 @@ def make_engine() -> Engine:
     """The engine of the active Keras backend.
 
     Raises:
-        NotImplementedError: There is no engine for it yet.
+        NotImplementedError: There is no engine for it.
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":
         from lightkeras.engine.tensorflow import TensorFlowEngine
 
         return TensorFlowEngine()
+    if backend == "jax":
+        from lightkeras.engine.jax import JaxEngine
+
+        return JaxEngine()
+    if backend == "torch":
+        from lightkeras.engine.torch import TorchEngine
+
+        return TorchEngine()
     raise NotImplementedError(
-        f"KERAS_BACKEND is {backend!r}; lightkeras trains on 'tensorflow' so far. "
-        "Set KERAS_BACKEND=tensorflow before keras is imported."
+        f"KERAS_BACKEND is {backend!r}; lightkeras trains on 'tensorflow', 'jax' and 'torch'. "
+        "Set KERAS_BACKEND to one of them before keras is imported."
     )

@@ -25,12 +25,13 @@ from lightkeras.engine.base import (
     Trace,
     Update,
 )
-from lightkeras.engine.tensorflow.looking import calls_seen, finite_checks, largest, seen_as
+from lightkeras.engine.looking import calls_seen, seen_as
+from lightkeras.engine.streams import ArrayStream
+from lightkeras.engine.tensorflow.looking import finite_checks, largest, numbers
 from lightkeras.engine.tensorflow.programs import TensorFlowPredictor, TensorFlowProgram
 from lightkeras.engine.tensorflow.streams import (
     AUTO,
-    ArrayStream,
-    DatasetStream,
+    Datasets,
     PipelineStream,
     ReadingStream,
     computed_ahead,
@@ -81,8 +82,7 @@ class TensorFlowEngine(Engine):
         self._measure: _Measure | None = None  # of the step that was traced last of those that minimize
         self._stages: weakref.WeakKeyDictionary[Feed, dict[Ahead, Callable[[Tensor], Structure]]]
         self._stages = weakref.WeakKeyDictionary()
-        self._following: weakref.WeakKeyDictionary[Feed, bytes] = weakref.WeakKeyDictionary()
-        self._drawn: weakref.WeakKeyDictionary[Feed, int] = weakref.WeakKeyDictionary()  # the epoch begun last
+        self._datasets = Datasets()
         self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
         self._seen: list[Seen] | None = None  # a list while a step is looked at, else None
         self._finite: tuple[tuple[keras.Variable, ...], Callable[[], Tensor], Callable[[], Tensor]] | None = None
@@ -109,10 +109,7 @@ class TensorFlowEngine(Engine):
         ]
 
     def skip_epochs(self, feed: Feed, count: int) -> None:
-        self._drawn.pop(feed, None)  # what was opened before, to be tried, was no epoch of the run
-        if isinstance(feed, StreamFeed) and feed.dataset is not None:
-            for _ in range(count):
-                iter(feed.dataset)
+        self._datasets.skip_epochs(feed, count)
 
     def open(
         self,
@@ -132,23 +129,7 @@ class TensorFlowEngine(Engine):
         if feed.dataset is None:
             reading = Reading(feed, epoch, step, state)
             return ReadingStream(staged(generated(reading), feed, ahead), feed.spec if ahead else None, reading, step)
-        restores = state is not None
-        dataset = feed.dataset if restores or not step else feed.dataset.skip(step)
-        stream = DatasetStream(staged(dataset, feed, ahead), feed.spec if ahead else None, 0 if restores else step)
-        if state is not None:
-            # Restoring an iterator also sets the generator of the orders to come, and not always right: near the
-            # end of an epoch one order is lost. So the beginning of the next epoch is kept from before.
-            if feed not in self._following:  # the first one: later ones begin where that may have led
-                drawn = self._drawn.get(feed) == epoch  # in a step back inside an epoch; not in a resume
-                next_epoch = stream if drawn else DatasetStream(staged(feed.dataset, feed, ahead), stream.structure)
-                if (kept := next_epoch.state()) is not None:
-                    self._following[feed] = kept
-            stream.restore(state)
-        elif not step:
-            self._drawn[feed] = epoch
-            if (following := self._following.pop(feed, None)) is not None:
-                stream.restore(following)
-        return stream
+        return self._datasets.open(feed, epoch, step, ahead, state)
 
     def open_batch(
         self, batch: Structure, ahead: Ahead = (), shapes: Sequence[Sequence[int | None]] | None = None
@@ -191,8 +172,10 @@ class TensorFlowEngine(Engine):
             )
         gradients = tape.gradient(scaled, values)
         if self._seen is not None:
-            self._seen.append(seen_as("loss", "loss", [loss]))
-            self._seen.extend(seen_as("gradient", v.path, [g]) for v, g in zip(learned, gradients, strict=True))
+            self._seen.append(seen_as("loss", "loss", [loss], numbers))
+            self._seen.extend(
+                seen_as("gradient", v.path, [g], numbers) for v, g in zip(learned, gradients, strict=True)
+            )
         if self._tracing is None:
             optimizer.apply(gradients, learned)
         else:
@@ -222,7 +205,7 @@ class TensorFlowEngine(Engine):
     def run_eagerly(self, step: Step, batch: Structure) -> tuple[dict[str, float], list[Seen]]:
         self._seen = []
         try:
-            with calls_seen(self._seen):
+            with calls_seen(self._seen, numbers, tf.executing_eagerly):
                 logs = step(map_structure(tf.convert_to_tensor, batch))
             return {name: float(tf.convert_to_tensor(value)) for name, value in logs.items()}, self._seen
         finally:

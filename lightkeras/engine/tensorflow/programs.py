@@ -22,7 +22,8 @@ from lightkeras.engine.base import (
     Tensor,
     check_names,
 )
-from lightkeras.engine.tensorflow.streams import ArrayStream, IteratorStream
+from lightkeras.engine.streams import ArrayStream
+from lightkeras.engine.tensorflow.streams import IteratorStream
 
 
 class _Fused:

@@ -1,9 +1,10 @@
-"""Feeds, opened at a position: arrays that lie on the device, and iterators over `tf.data`."""
+"""Feeds, opened at a position, as iterators over `tf.data`."""
 
 from __future__ import annotations
 
 import functools
 import tempfile
+import weakref
 from pathlib import Path
 from typing import final
 
@@ -11,42 +12,12 @@ import numpy as np
 import safetensors.numpy
 import tensorflow as tf
 
-from lightkeras.data.feed import ArrayFeed, ArraySpec, StreamFeed, Structure, flatten, map_structure
+from lightkeras.data.feed import ArraySpec, Feed, StreamFeed, Structure, flatten, map_structure
 from lightkeras.data.reading import Reading
-from lightkeras.engine.base import (
-    Ahead,
-    Stream,
-)
+from lightkeras.engine.base import Ahead, Stream
 
 AUTO = tf.data.AUTOTUNE
 _ITERATOR = "iterator"  # name of a saved iterator's files
-
-
-@final
-class ArrayStream(Stream):
-    """Examples on the device, and the numbers of those that come next."""
-
-    def __init__(self, feed: ArrayFeed, arrays: Structure, epoch: int, step: int, seed: int) -> None:
-        super().__init__()
-        self.arrays = arrays
-        self._feed, self._epoch, self._step, self._seed = feed, epoch, step, seed
-
-    def state(self) -> bytes | None:
-        return None
-
-    def next_batch(self) -> Structure | None:
-        indices = self.next_indices(1)
-        return None if indices is None else map_structure(lambda array: array[indices[0]], self._feed.arrays)
-
-    def shapes(self) -> list[list[int | None]] | None:
-        return None
-
-    def next_indices(self, count: int) -> np.ndarray | None:
-        if self._step >= self._feed.steps:
-            return None
-        indices = self._feed.indices(self._epoch, self._step, count, self._seed)
-        self._step += len(indices)
-        return indices
 
 
 class IteratorStream(Stream):
@@ -116,6 +87,42 @@ class DatasetStream(IteratorStream):
             for name, content in safetensors.numpy.load(state).items():
                 content.tofile(Path(folder) / Path(name).name)
             tf.train.Checkpoint(iterator=self.iterator).read(f"{folder}/{_ITERATOR}").assert_consumed()
+
+
+@final
+class Datasets:
+    """Opens `tf.data.Dataset`s at a position, for any engine."""
+
+    def __init__(self) -> None:
+        self._following: weakref.WeakKeyDictionary[Feed, bytes] = weakref.WeakKeyDictionary()
+        self._drawn: weakref.WeakKeyDictionary[Feed, int] = weakref.WeakKeyDictionary()  # the epoch begun last
+
+    def skip_epochs(self, feed: Feed, count: int) -> None:
+        """See `Engine.skip_epochs`."""
+        self._drawn.pop(feed, None)  # what was opened before, to be tried, was no epoch of the run
+        if isinstance(feed, StreamFeed) and feed.dataset is not None:
+            for _ in range(count):
+                iter(feed.dataset)
+
+    def open(self, feed: StreamFeed, epoch: int, step: int, ahead: Ahead, state: bytes | None) -> DatasetStream:
+        """See `Engine.open`."""
+        restores = state is not None
+        dataset = feed.dataset if restores or not step else feed.dataset.skip(step)
+        stream = DatasetStream(staged(dataset, feed, ahead), feed.spec if ahead else None, 0 if restores else step)
+        if state is not None:
+            # Restoring an iterator also sets the generator of the orders to come, and not always right: near the
+            # end of an epoch one order is lost. So the beginning of the next epoch is kept from before.
+            if feed not in self._following:  # the first one: later ones begin where that may have led
+                drawn = self._drawn.get(feed) == epoch  # in a step back inside an epoch; not in a resume
+                next_epoch = stream if drawn else DatasetStream(staged(feed.dataset, feed, ahead), stream.structure)
+                if (kept := next_epoch.state()) is not None:
+                    self._following[feed] = kept
+            stream.restore(state)
+        elif not step:
+            self._drawn[feed] = epoch
+            if (following := self._following.pop(feed, None)) is not None:
+                stream.restore(following)
+        return stream
 
 
 def staged(dataset: tf.data.Dataset, feed: StreamFeed, ahead: Ahead) -> tf.data.Dataset:

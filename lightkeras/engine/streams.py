@@ -1,0 +1,163 @@
+"""Streams that know no backend: arrays that lie on the device, and batches that the host makes."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any, final
+
+import numpy as np
+
+from lightkeras.data.bags import Bags
+from lightkeras.data.feed import ArrayFeed, Structure, flatten, map_structure
+from lightkeras.data.reading import Reading
+from lightkeras.engine.base import Stream
+
+AHEAD = 8
+"""How many batches the host makes before they are asked for."""
+
+
+@final
+class ArrayStream(Stream):
+    """Examples on the device, and the numbers of those that come next.
+
+    Args:
+        feed: The feed.
+        arrays: Its arrays, on the device.
+        epoch: Epoch, from 0.
+        step: First batch, from 0.
+        seed: Seed of the run.
+    """
+
+    def __init__(self, feed: ArrayFeed, arrays: Structure, epoch: int, step: int, seed: int) -> None:
+        super().__init__()
+        self.arrays = arrays
+        self._feed, self._epoch, self._step, self._seed = feed, epoch, step, seed
+
+    def state(self) -> bytes | None:
+        return None
+
+    def next_batch(self) -> Structure | None:
+        indices = self.next_indices(1)
+        return None if indices is None else batch_of(self._feed.arrays, indices[0])
+
+    def shapes(self) -> list[list[int | None]] | None:
+        return None
+
+    def next_indices(self, count: int) -> np.ndarray | None:
+        """Example numbers of the next batches, as `ArrayFeed.indices` gives them; `None` at the end of the epoch."""
+        if self._step >= self._feed.steps:
+            return None
+        indices = self._feed.indices(self._epoch, self._step, count, self._seed)
+        self._step += len(indices)
+        return indices
+
+
+class HostStream(Stream):
+    """Batches that the host makes, in a thread of its own while steps run.
+
+    Args:
+        batches: The batches as NumPy arrays; read in the thread.
+        reading: The stream that they are read from, which has the state; `None` where the position says all.
+        reread: See `Stream`.
+    """
+
+    def __init__(self, batches: Iterator[Structure], reading: Reading | None = None, reread: int = 0) -> None:
+        super().__init__(reread)
+        self._reading = reading
+        self._batches = _MadeAhead(batches)
+        self._next: Structure | None = None  # one that was looked at, and not taken
+
+    def state(self) -> bytes | None:
+        return None if self._reading is None else self._reading.state()
+
+    def shapes(self) -> list[list[int | None]] | None:
+        return None
+
+    def next_batch(self) -> Structure | None:
+        if self._next is None:
+            return self._batches.take()
+        batch, self._next = self._next, None
+        return batch
+
+    def next_alike(self, count: int) -> list[Structure]:
+        """The next batches that have the same shapes: `count` of them at most, none at the end of the epoch."""
+        found: list[Structure] = []
+        while len(found) < count and (batch := self.next_batch()) is not None:
+            if found and shapes_of(batch) != shapes_of(found[0]):
+                self._next = batch
+                break
+            found.append(batch)
+        return found
+
+
+class _MadeAhead:
+    """An iterator, read by a thread that is some items ahead; an error in it is raised where its item is taken."""
+
+    def __init__(self, items: Iterator[Any]) -> None:
+        self._items: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(AHEAD)
+        self._ended = False
+        # The thread holds the queue and not this object, so that it ends when nobody can ask for more.
+        self._given_up = threading.Event()
+        arguments = (items, self._items, self._given_up)
+        threading.Thread(target=_make, args=arguments, name="lightkeras-feed", daemon=True).start()
+
+    def __del__(self) -> None:
+        self._given_up.set()
+
+    def take(self) -> Any:
+        """The next item; `None` at the end."""
+        if self._ended:
+            return None
+        item, error = self._items.get()
+        self._ended = item is None
+        if error is not None:
+            raise error
+        return item
+
+
+def _make(items: Iterator[Any], made: queue.Queue[tuple[Any, BaseException | None]], given_up: threading.Event) -> None:
+    def offer(item: Any, error: BaseException | None = None) -> bool:
+        while not given_up.is_set():
+            try:
+                made.put((item, error), timeout=0.5)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    try:
+        for item in items:
+            if not offer(item):
+                return
+    except BaseException as error:
+        offer(None, error)
+    else:
+        offer(None)
+
+
+def batch_of(arrays: Structure, indices: np.ndarray) -> Structure:
+    """The batch of some examples, as NumPy arrays; bags as `Bags.batch` gives them."""
+
+    def rows(array: np.ndarray | Bags) -> Structure:
+        return array.take(indices).batch() if isinstance(array, Bags) else array[indices]
+
+    return map_structure(rows, arrays)
+
+
+def holds_bags(arrays: Structure) -> bool:
+    """Whether a leaf is `Bags`: its batches are of different lengths, and made on the host."""
+    return any(isinstance(leaf, Bags) for _, leaf in flatten(arrays))
+
+
+def shapes_of(batch: Structure) -> list[tuple[int, ...]]:
+    """Shapes of a batch's arrays, in order."""
+    return [tuple(array.shape) for _, array in flatten(batch)]
+
+
+def batches_in_memory(feed: ArrayFeed, epoch: int, step: int, seed: int) -> Iterator[Structure]:
+    """The batches of a feed in memory, made by NumPy."""
+    order, size = feed.order(epoch, seed), feed.batch_size
+    for start in range(step * size, len(order), size):
+        yield batch_of(feed.arrays, order[start : start + size])
