@@ -155,7 +155,8 @@ class Task:
             raise ValueError(
                 f"log({name!r}): the value has shape {shape}; expected a scalar. Take its mean over the batch."
             )
-        self._logs[name] = value
+        # What is logged is no part of a gradient, and may leave the function that is differentiated.
+        self._logs[name] = keras.ops.stop_gradient(value)
 
     # ------------------------------------------------------------------ for the runner
 
