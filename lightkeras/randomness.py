@@ -13,6 +13,39 @@ from typing import Any
 
 import numpy as np
 
+_unseeded: list[int] = []  # the seed that TensorFlow is given if it is imported later
+
+
+def seed(number: int) -> None:
+    """Seeds the global generators, as `keras.utils.set_random_seed` does, but does not import TensorFlow for that.
+
+    It is seeded where it was imported, and otherwise when it is.
+
+    Args:
+        number: The seed, at least 0.
+    """
+    import keras
+    from keras.src.utils import module_utils  # Keras imports TensorFlow to see whether there is one
+
+    _unseeded[:] = []
+    if "tensorflow" in sys.modules:
+        keras.utils.set_random_seed(number)
+        return
+    found = module_utils.tensorflow._available
+    module_utils.tensorflow._available = False
+    try:
+        keras.utils.set_random_seed(number)
+    finally:
+        module_utils.tensorflow._available = found
+    _unseeded[:] = [number]
+
+
+def seed_late(tensorflow: Any) -> None:
+    """Seeds TensorFlow when it is imported after `seed`."""
+    for number in _unseeded:
+        tensorflow.random.set_seed(number)
+    _unseeded[:] = []
+
 
 def read() -> dict[str, Any]:
     """States of the global generators, JSON values."""
