@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from lightkeras._keras import tensorflow_left_out
+
 _unseeded: list[int] = []  # the seed that TensorFlow is given if it is imported later
 
 
@@ -25,19 +27,10 @@ def seed(number: int) -> None:
         number: The seed, at least 0.
     """
     import keras
-    from keras.src.utils import module_utils  # Keras imports TensorFlow to see whether there is one
 
-    _unseeded[:] = []
-    if "tensorflow" in sys.modules:
+    with tensorflow_left_out():
         keras.utils.set_random_seed(number)
-        return
-    found = module_utils.tensorflow._available
-    module_utils.tensorflow._available = False
-    try:
-        keras.utils.set_random_seed(number)
-    finally:
-        module_utils.tensorflow._available = found
-    _unseeded[:] = [number]
+    _unseeded[:] = [] if "tensorflow" in sys.modules else [number]
 
 
 def seed_late(tensorflow: Any) -> None:
