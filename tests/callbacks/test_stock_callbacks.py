@@ -383,7 +383,10 @@ def made(kind, tmp_path):
         ("History", False, False),
         ("TensorBoard", False, False),
         ("TensorBoard(update_freq='batch')", True, True),
-        ("TensorBoard(profile_batch=2)", True, False),
+        pytest.param(
+            *("TensorBoard(profile_batch=2)", True, False),
+            marks=pytest.mark.backends("tensorflow", reason="on JAX Keras profiles from Python 3.12 on"),
+        ),
         ("SwapEMAWeights", False, False),
         ("ProgbarLogger", True, True),
         ("RemoteMonitor", False, False),
