@@ -5,6 +5,7 @@
   import follows the one of Keras.
 * TensorFlow's libraries write lines to the standard error while they load, before they read
   `TF_CPP_MIN_LOG_LEVEL`. Those are held back, and shown only if the import fails.
+* Of a backend that is not installed Keras says the bare name: here the extra to install is said too.
 
 Both act through one finder on `sys.meta_path` that watches for the two names, delegates to the finders
 after it, and is otherwise out of the way.
@@ -69,8 +70,25 @@ class _Loader(importlib.abc.Loader):
             with held_back_standard_error():
                 self._loader.exec_module(module)
             return
-        self._loader.exec_module(module)
+        with explained_missing_backend():
+            self._loader.exec_module(module)
         importlib.import_module("lightkeras.hub")
+
+
+@contextlib.contextmanager
+def explained_missing_backend() -> Iterator[None]:
+    """Says how to install the backend that Keras is to run on, where Keras does not find it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in ("jax", "tensorflow", "torch"):
+            raise
+        extra = "" if error.name == "tensorflow" else f"[{error.name}]"
+        raise ModuleNotFoundError(
+            f"Keras is to run on {error.name!r} (KERAS_BACKEND, or keras.json), which is not installed: "
+            f"`pip install 'lightkeras{extra}'`, or set KERAS_BACKEND to one that is: tensorflow, jax or torch.",
+            name=error.name,
+        ) from error
 
 
 @contextlib.contextmanager
