@@ -55,6 +55,7 @@ class _Counter:
         self._generator = generator  # kept alive, for it is known by its id
         self._state = generator.state.value.detach()
         self._drawn = self._state[1]
+        self._version: int
         self._read()
 
     def next(self) -> int:

@@ -15,7 +15,8 @@ def numbers(value: Any) -> np.ndarray | None:
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         return None
     value = value.detach().cpu()
-    return (value.float() if value.dtype is torch.bfloat16 else value).numpy()
+    array: np.ndarray = (value.float() if value.dtype is torch.bfloat16 else value).numpy()
+    return array
 
 
 def largest(gradient: torch.Tensor | None, device: torch.device) -> torch.Tensor:
@@ -28,4 +29,5 @@ def largest(gradient: torch.Tensor | None, device: torch.device) -> torch.Tensor
 def all_finite(variables: Sequence[keras.Variable]) -> np.ndarray:
     """Whether all values of each variable are finite: bool `[variables]`."""
     sizes = [largest(variable.value.detach(), variable.value.device) for variable in variables]
-    return torch.isfinite(torch.stack(sizes)).cpu().numpy()
+    finite: np.ndarray = torch.isfinite(torch.stack(sizes)).cpu().numpy()
+    return finite
