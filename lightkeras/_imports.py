@@ -69,6 +69,7 @@ class _Loader(importlib.abc.Loader):
         if module.__name__ == "tensorflow":
             with held_back_standard_error():
                 self._loader.exec_module(module)
+            importlib.import_module("lightkeras.randomness").seed_tensorflow(module)
             return
         with explained_missing_backend():
             self._loader.exec_module(module)

@@ -13,6 +13,30 @@ from typing import Any
 
 import numpy as np
 
+from lightkeras._lazily import tensorflow_only_if_loaded
+
+_seed: int | None = None  # for a TensorFlow that is loaded later
+
+
+def set_seed(seed: int) -> None:
+    """`keras.utils.set_random_seed`, which loads TensorFlow, on any backend; here that gets its seed once it is loaded.
+
+    Args:
+        seed: Seed of Python's, NumPy's, Keras's, TensorFlow's and the backend's generators.
+    """
+    import keras
+
+    global _seed
+    _seed = seed
+    with tensorflow_only_if_loaded():
+        keras.utils.set_random_seed(seed)
+
+
+def seed_tensorflow(tensorflow: Any) -> None:
+    """Gives TensorFlow, which was just loaded, the seed that was set before."""
+    if _seed is not None:
+        tensorflow.random.set_seed(_seed)
+
 
 def read() -> dict[str, Any]:
     """States of the global generators, JSON values."""

@@ -11,6 +11,7 @@ from keras.src.backend.common import global_state
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 
 from lightkeras import hparams as hparams_
+from lightkeras import randomness
 from lightkeras._labels import check_labels, outputs_by_name
 from lightkeras.data import DataModule, Lookup
 from lightkeras.data.feed import Structure
@@ -168,7 +169,7 @@ class Task:
                 global generators are set to it).
         """
         if not self._is_set_up:
-            keras.utils.set_random_seed(seed)
+            randomness.set_seed(seed)
             self.data = self.build_data()
             self.build()
             self._is_set_up = True

@@ -1,3 +1,4 @@
+import keras
 import pytest
 from hypothesis import settings
 
@@ -13,3 +14,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--every-fault", type=int, default=5, help="which calls fail in tests/faults/test_disk.py: each n-th"
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips tests of other backends: `@pytest.mark.backends("tensorflow", reason="...")` names those it runs on."""
+    backend = keras.backend.backend()
+    for item in items:
+        for marker in item.iter_markers("backends"):
+            if backend not in marker.args:
+                reason = marker.kwargs.get("reason", "it tests what is that backend's own")
+                item.add_marker(pytest.mark.skip(reason=f"runs on {', '.join(marker.args)} only: {reason}"))

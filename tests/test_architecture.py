@@ -27,8 +27,9 @@ BESIDES = {"__init__", "_imports", "testing"}
 
 # Which parts of lightkeras each part may import; a part may always import itself. Helpers stand below
 # everything.
-HELPERS = {"_messages", "files", "hparams"}
+HELPERS = {"_lazily", "_messages", "files", "hparams"}
 MAY_IMPORT: dict[str, set[str]] = {
+    "_lazily": set(),
     "_messages": set(),
     "files": set(),
     "hparams": {"_messages"},
@@ -36,14 +37,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hub": HELPERS | {"data"},
     "engine": {"data"},
     "_labels": {"data"},
-    "task": HELPERS | {"data", "engine.base", "_labels"},
+    "task": HELPERS | {"data", "engine.base", "_labels", "randomness"},
     "callbacks": HELPERS,
     "loggers": HELPERS,
     "lock": HELPERS,
     "signals": HELPERS,
     "memory": set(),
     "checkpoint": HELPERS,
-    "randomness": set(),
+    "randomness": HELPERS,
     "schedule": HELPERS,
     "results": HELPERS,
     "plots": HELPERS,
@@ -197,7 +198,7 @@ def comparisons_with_a_backend(path: Path) -> Iterator[int]:
 def test_nothing_but_the_engines_asks_which_backend_it_is() -> None:
     """`hub` refuses the backends it cannot run on; `data.tfds` keeps TensorFlow off the others' GPU."""
     asking = {name for name, path in modules().items() if list(comparisons_with_a_backend(path))}
-    watching = {"_imports"}  # for the import of a package of that name
+    watching = {"_imports", "_lazily"}  # for the import of a package of that name
     assert {name for name in asking if not name.startswith("engine")} == {"hub.layer", "data.tfds"} | watching
 
 

@@ -53,7 +53,7 @@ class Trace:
         names: Names that the step logs, in order.
         updates: Its `minimize` calls, in order.
         ahead: What can be computed in the input pipeline.
-        variables: Variables that the step reads or writes, the backend's own; they have `assign`.
+        variables: Variables that the step reads or writes, the backend's own or Keras's; they have `assign`.
     """
 
     names: tuple[str, ...]
@@ -168,10 +168,15 @@ class Engine(abc.ABC):
     backend: str
 
     @abc.abstractmethod
-    def trace(self, step: Step, spec: Structure) -> Trace:
+    def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
         """Runs a step abstractly on one batch of `spec`: nothing is computed, no variable changes.
 
         Layers and metrics that build themselves on their first call are built.
+
+        Args:
+            step: The step.
+            spec: What a batch looks like.
+            batch_size: Examples in a batch, for an engine that cannot trace a step for all sizes; `None` if not known.
 
         Raises:
             ValueError: The step makes new variables each time it is run.

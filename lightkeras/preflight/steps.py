@@ -113,7 +113,7 @@ def _trace(
     method: str,
     train: Feed | None = None,
 ) -> Trace:
-    trace: Trace = explained(task, lambda: engine.trace(step, feed.spec), feed, method, train)
+    trace: Trace = explained(task, lambda: engine.trace(step, feed.spec, feed.batch_size), feed, method, train)
     return trace
 
 

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from lightkeras import checkpoint, randomness
+from lightkeras._lazily import tensorflow_only_if_loaded
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.engine.base import Engine, StepLogs, Trace
 from lightkeras.passes import Pass
@@ -234,7 +235,8 @@ def _first_batch(engine: Engine, feed: Feed, split: str) -> Feed:
 def _restored(task: Task, trace: Trace) -> Iterator[_State]:
     """Puts everything back at the end."""
     variables = task.variables()
-    own = {id(variable.value) for variable in variables.values()}
+    # A backend's own variable, or where it has none Keras's.
+    own = {id(found) for variable in variables.values() for found in (variable, variable.value)}
     others = [(found, _value(found)) for found in trace.variables if id(found) not in own]
     state = _State(variables, checkpoint.read_variables(variables), others)
     generators = randomness.read()
@@ -264,9 +266,9 @@ def _may_skip(optimizer: keras.optimizers.Optimizer) -> bool:
     if optimizer.gradient_accumulation_steps:
         return True
     # A warm-up may begin at zero: a schedule is written as more than its number.
-    return not isinstance(optimizer.get_config().get("learning_rate"), float) and not float(
-        keras.ops.convert_to_numpy(optimizer.learning_rate)
-    )
+    with tensorflow_only_if_loaded():
+        rate = optimizer.get_config().get("learning_rate")
+    return not isinstance(rate, float) and not float(keras.ops.convert_to_numpy(optimizer.learning_rate))
 
 
 def _value(variable: Any) -> np.ndarray:

@@ -87,7 +87,7 @@ class TensorFlowEngine(Engine):
         self._seen: list[Seen] | None = None  # a list while a step is looked at, else None
         self._finite: tuple[tuple[keras.Variable, ...], Callable[[], Tensor], Callable[[], Tensor]] | None = None
 
-    def trace(self, step: Step, spec: Structure) -> Trace:
+    def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
         self._run_abstractly(step, spec, building=True)
         trace, measure = self._run_abstractly(step, spec, building=False)
         if trace.updates:
