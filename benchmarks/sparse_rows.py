@@ -18,7 +18,6 @@ rounds.
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
