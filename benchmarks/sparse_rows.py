@@ -12,11 +12,14 @@ rounds.
     step     the compiled calls of the train steps: what the optimizer makes different
     epoch    from one epoch's begin to the next one's, by its train steps: with validation, logs and all that
              the runner does between; the best epoch of a run
-    run      the whole fit by its train steps: also reading the module, the first batch, the last checkpoint, model.keras
-    watched  the share of the run in which variables were checked and copied, saved: in which the loop was held up
+    run      the whole fit by its train steps: also reading the module, the first batch, the last checkpoint and
+             model.keras
+    watched  the share of the run in which variables were checked, and copied for a snapshot
+    held     the share of the run in which checkpoints held up the loop
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -142,13 +145,13 @@ def measure(side: str, folder: Path, rows: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as runs:
         lk.Runner(max_epochs=EPOCHS, run_dir=Path(runs) / "run", callbacks=[Begins()]).fit(Reviews())
         wall = time.perf_counter() - began
-    epochs = [after - before for before, after in zip(begins, begins[1:], strict=False)]
+    epochs = [after - before for before, after in itertools.pairwise(begins)]
     return {
         "step": statistics.median(calls),
         "epoch": min(epochs) / steps,
         "run": wall / (steps * EPOCHS),
         "watched": spent["watched"] / wall,
-        "saved": spent["held"] / wall,
+        "held": spent["held"] / wall,
         "peak_gb": peak(),
     }
 

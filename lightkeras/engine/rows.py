@@ -17,9 +17,6 @@ from typing import Any, final
 import keras
 from keras import ops
 
-# Whether variables are to be changed, or only what a function is given for them, can be read nowhere else.
-from keras.src.backend.common.stateless_scope import in_stateless_scope
-
 Tensor = Any
 
 
@@ -61,13 +58,13 @@ class MaskedRows(Rows):
         return ops.convert_to_tensor(variable)
 
     def write(self, variable: Any, values: Tensor) -> None:
-        variable.assign(ops.where(self.touched, values, variable))
+        variable.assign(ops.where(self.touched, values, self.read(variable)))
 
 
 @final
 @dataclasses.dataclass(frozen=True)
 class IndexedRows(Rows):
-    """The touched rows alone, of torch tensors.
+    """The touched rows alone, of torch tensors, written in place as Keras's own torch optimizers do.
 
     Args:
         indices: int64 `[rows]`, each once.
@@ -79,11 +76,8 @@ class IndexedRows(Rows):
         return variable.value.detach()[self.indices]
 
     def write(self, variable: Any, values: Tensor) -> None:
-        table, values = variable.value.detach(), values.to(variable.value.dtype)
-        if in_stateless_scope():
-            variable.assign(table.index_copy(0, self.indices, values))
-        else:
-            table.index_copy_(0, self.indices, values)  # a detached tensor shares the variable's storage
+        table = variable.value.detach()  # shares the variable's storage
+        table.index_copy_(0, self.indices, values.to(table.dtype))
 
 
 def touched_rows(gradient: Tensor, is_table: bool) -> Rows | None:
