@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lightkeras import _imports
 
 if TYPE_CHECKING:
-    from lightkeras import data, hub, plots, testing
+    from lightkeras import data, hub, optimizers, plots, testing
     from lightkeras.checkpoint import CheckpointError
     from lightkeras.cli import cli
     from lightkeras.data.lookup import Lookup
@@ -57,7 +57,7 @@ _NAMES = {
     "Tuner": "lightkeras.tuner",
     "cli": "lightkeras.cli",
 }
-_MODULES = ("data", "hub", "plots", "testing")
+_MODULES = ("data", "hub", "optimizers", "plots", "testing")
 
 __all__ = [
     "BatchSizes",
@@ -86,6 +86,7 @@ __all__ = [
     "cli",
     "data",
     "hub",
+    "optimizers",
     "plots",
     "testing",
 ]

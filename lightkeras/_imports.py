@@ -1,8 +1,8 @@
 """What must happen when Keras or TensorFlow are imported, without importing them here.
 
-* Keras finds a class in a `.keras` file by its registration only, and `HubLayer` is registered when
-  `lightkeras.hub` is imported. So that `import lightkeras` is all it takes, and costs nothing, that
-  import follows the one of Keras.
+* Keras finds a class in a `.keras` file by its registration only, and `HubLayer` and the optimizers are
+  registered when their modules are imported. So that `import lightkeras` is all it takes, and costs
+  nothing, that import follows the one of Keras.
 * TensorFlow's libraries write lines to the standard error while they load, before they read
   `TF_CPP_MIN_LOG_LEVEL`. Those are held back, and shown only if the import fails.
 * Of a backend that is not installed Keras says the bare name: here the extra to install is said too.
@@ -24,12 +24,15 @@ import types
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+# Modules with classes that Keras must know.
+_WITH_CLASSES = ("lightkeras.hub", "lightkeras.optimizers")
+
 
 def install() -> None:
     """Starts watching; what is imported already is dealt with at once."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "keras" in sys.modules:
-        importlib.import_module("lightkeras.hub")
+        _register()
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
@@ -73,7 +76,12 @@ class _Loader(importlib.abc.Loader):
             return
         with explained_missing_backend():
             self._loader.exec_module(module)
-        importlib.import_module("lightkeras.hub")
+        _register()
+
+
+def _register() -> None:
+    for name in _WITH_CLASSES:
+        importlib.import_module(name)
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": HELPERS,
     "hub": HELPERS | {"data"},
     "engine": {"data"},
+    "optimizers": HELPERS | {"engine"},
     "_labels": {"data"},
     "task": HELPERS | {"data", "engine.base", "_labels", "randomness"},
     "callbacks": HELPERS,

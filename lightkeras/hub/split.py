@@ -145,7 +145,9 @@ def _function_of(
     @tf.function(autograph=False, input_signature=[tf.TensorSpec(s.shape, s.dtype) for s in feeds.values()])  # type: ignore[untyped-decorator]
     def half(*tensors: Any) -> list[Any]:
         for variable in variables:
-            variable.read_value()  # shows a GradientTape outside that this function uses the variable
+            # Shows a GradientTape outside that this function uses the variable. No row is read where it has rows:
+            # once TensorFlow has written to single rows of a variable, reading it whole means to copy it.
+            variable.sparse_read(tf.zeros([0], tf.int32)) if variable.shape.rank else variable.read_value()
         known = dict(zip(feeds, tensors, strict=True))
         known |= {name: tf.identity(captured) for name, captured in captures.items() if name in used}
         inside = [name for name in fetches if name not in known]
