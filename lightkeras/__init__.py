@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from lightkeras.data.lookup import Lookup
     from lightkeras.data.module import DataModule
     from lightkeras.hparams import Bool, Choice, Float, Int
-    from lightkeras.hub import HubLayer
+    from lightkeras.data.encoder import Encoder
+    from lightkeras.hub import HubLayer, TextEncoder
     from lightkeras.lock import RunLockedError
     from lightkeras.preflight import TaskError
     from lightkeras.results import BatchSizes, EvalResult, FitResult, LearningRates, SearchResult
@@ -39,6 +40,7 @@ _NAMES = {
     "Checkpoints": "lightkeras.saving",
     "Choice": "lightkeras.hparams",
     "DataModule": "lightkeras.data.module",
+    "Encoder": "lightkeras.data.encoder",
     "EvalResult": "lightkeras.results",
     "FitResult": "lightkeras.results",
     "Float": "lightkeras.hparams",
@@ -54,6 +56,7 @@ _NAMES = {
     "SupervisedTask": "lightkeras.task",
     "Task": "lightkeras.task",
     "TaskError": "lightkeras.preflight",
+    "TextEncoder": "lightkeras.hub",
     "Tuner": "lightkeras.tuner",
     "cli": "lightkeras.cli",
 }
@@ -67,6 +70,7 @@ __all__ = [
     "Checkpoints",
     "Choice",
     "DataModule",
+    "Encoder",
     "EvalResult",
     "FitResult",
     "Float",
@@ -82,6 +86,7 @@ __all__ = [
     "SupervisedTask",
     "Task",
     "TaskError",
+    "TextEncoder",
     "Tuner",
     "cli",
     "data",
