@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from lightkeras import data, hub, plots, testing
     from lightkeras.checkpoint import CheckpointError
     from lightkeras.cli import cli
+    from lightkeras.data.encoder import Encoder
     from lightkeras.data.lookup import Lookup
     from lightkeras.data.module import DataModule
+    from lightkeras.features import FeatureCache
     from lightkeras.hparams import Bool, Choice, Float, Int
-    from lightkeras.data.encoder import Encoder
     from lightkeras.hub import HubLayer, TextEncoder
     from lightkeras.lock import RunLockedError
     from lightkeras.preflight import TaskError
@@ -42,6 +43,7 @@ _NAMES = {
     "DataModule": "lightkeras.data.module",
     "Encoder": "lightkeras.data.encoder",
     "EvalResult": "lightkeras.results",
+    "FeatureCache": "lightkeras.features",
     "FitResult": "lightkeras.results",
     "Float": "lightkeras.hparams",
     "HubLayer": "lightkeras.hub",
@@ -72,6 +74,7 @@ __all__ = [
     "DataModule",
     "Encoder",
     "EvalResult",
+    "FeatureCache",
     "FitResult",
     "Float",
     "HubLayer",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -231,42 +230,6 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
                 "model anew."
             )
         return cls(**arguments)
-
-
-def modules_in(objects: Iterable[Any]) -> list[dict[str, str]]:
-    """Handles and fingerprints of the modules in models, as a run directory records them."""
-    return [{"handle": layer.handle, "fingerprint": layer.fingerprint} for layer in _hub_layers(objects)]
-
-
-def check_modules(objects: Iterable[Any], recorded: Sequence[Mapping[str, str]]) -> None:
-    """Checks that models hold the modules that were recorded.
-
-    Args:
-        objects: The models.
-        recorded: What `modules_in` gave for the models that were saved.
-
-    Raises:
-        ValueError: A module is another one, or there are more or fewer.
-    """
-    found = modules_in(objects)
-    if [entry["fingerprint"] for entry in found] == [entry["fingerprint"] for entry in recorded]:
-        return
-    raise ValueError(
-        f"The saved run used the hub modules {_listed(recorded)}, but this task has {_listed(found)}. "
-        "Put the original module back in its place, or name it with the hyperparameter that chooses it."
-    )
-
-
-def _listed(modules: Sequence[Mapping[str, str]]) -> str:
-    return ", ".join(f"{entry['handle']} ({entry['fingerprint'][:8]})" for entry in modules) or "none"
-
-
-def _hub_layers(objects: Iterable[Any]) -> Iterator[HubLayer]:
-    for found in objects:
-        if isinstance(found, HubLayer):
-            yield found
-        elif isinstance(found, keras.Model):
-            yield from _hub_layers(found.layers)
 
 
 def runs_modules() -> bool:

@@ -147,7 +147,8 @@ class TextEncoder(Encoder):
             return inputs
         if self._table is None:
             return HubLayer(self.handle, trainable=True, name=LAYER)(inputs)
-        layer = BagEmbedding(*self._table.variable.shape, name=LAYER)
+        rows, width = self._table.variable.shape
+        layer = BagEmbedding(rows, width, name=LAYER)
         layer.set_table(self._table.variable.numpy())
         return layer(inputs)
 
