@@ -46,11 +46,13 @@ class ImdbHub(lk.Task):
     def build_data(self) -> lk.DataModule:
         return lk.data.ImdbReviews(batch_size=self.hp.batch_size)
 
-    def build_model(self) -> keras.Model:
+    def build_encoder(self) -> lk.Encoder:
         module = lk.hub.find_module(self.hp.module, self.lookup)
-        text = keras.Input((), dtype="string", name="text")
-        x = lk.HubLayer(module.handle, trainable=self.hp.fine_tune, name="embedding")(text)
-        x = layers.Dropout(self.hp.dropout)(x)
+        return lk.TextEncoder(module.handle, trainable=self.hp.fine_tune)
+
+    def build_model(self) -> keras.Model:
+        text = self.encoder.inputs()
+        x = layers.Dropout(self.hp.dropout)(self.encoder.embed(text))
         x = layers.Dense(self.hp.hidden_units, activation="relu")(x)
         return keras.Model(text, layers.Dense(1)(x))
 

@@ -43,6 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loggers": HELPERS,
     "lock": HELPERS,
     "signals": HELPERS,
+    "store": HELPERS | {"data", "lock"},
+    "features": HELPERS | {"data", "store"},
     "memory": set(),
     "checkpoint": HELPERS,
     "randomness": HELPERS,

@@ -64,7 +64,7 @@ def _cut(module: Any, samples: Sequence[str]) -> Halves | None:
     # Of `outputs` the first counts: once a gradient was taken, what that needs is among them too.
     if whole is None or len(tf.nest.flatten(whole.structured_outputs)) != 1:
         return None
-    if _changes_something(whole.graph.as_graph_def()):
+    if changes_something(whole.graph.as_graph_def()):
         return None
     graph, end = _without_calls(whole.graph.as_graph_def())
     output = end(whole.outputs[0].name)
@@ -91,7 +91,7 @@ def _cut(module: Any, samples: Sequence[str]) -> Halves | None:
     return halves if _agree(module, halves, whole.trainable_variables, samples) else None
 
 
-def _changes_something(graph: Any) -> bool:
+def changes_something(graph: Any) -> bool:
     """Whether a graph assigns, draws random numbers or does anything else that a second run would do again."""
     import tensorflow as tf
 
