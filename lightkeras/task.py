@@ -151,12 +151,14 @@ class Task:
         """
         if self._logs is None:
             raise self._outside_a_step("log")
-        shape = tuple(keras.ops.convert_to_tensor(value).shape)
-        if shape:
+        tensor = keras.ops.convert_to_tensor(value)
+        if tensor.shape:
             raise ValueError(
-                f"log({name!r}): the value has shape {shape}; expected a scalar. Take its mean over the batch."
+                f"log({name!r}): the value has shape {tuple(tensor.shape)}; expected a scalar. "
+                "Take its mean over the batch."
             )
-        self._logs[name] = value
+        # What is logged is no part of a gradient, and may leave the function that is differentiated.
+        self._logs[name] = keras.ops.stop_gradient(tensor)
 
     # ------------------------------------------------------------------ for the runner
 
