@@ -317,9 +317,11 @@ FAULTS = [
     ),
     Fault("a metric and a log of one name", "Twice logs accuracy more than once", Twice),
     Fault("a log by the size of the batch", r"same names every time .* new: \['last'\]", NamesBySize),
-    Fault("a log that is no scalar", r"log\('rows'\): the value has shape \(None,\); expected a scalar", RowsLogged),
+    Fault(
+        "a log that is no scalar", r"log\('rows'\): the value has shape \((None|\d+),\); expected a scalar", RowsLogged
+    ),
     # losses and gradients
-    Fault("a loss that is no scalar", r"the loss has shape \(None,\); expected a scalar", LossOfRows),
+    Fault("a loss that is no scalar", r"the loss has shape \((None|\d+),\); expected a scalar", LossOfRows),
     Fault("a loss that is no number", r"train_step: loss is nan on the first batch", LossIsNoNumber),
     Fault("a loss without the model", r"depends on none of the variables .*dense", LossApart),
     Fault("a model that the loss forgot", r"does not depend on the variables of self.encoder", ModelForgotten),
