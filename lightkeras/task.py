@@ -152,10 +152,10 @@ class Task:
         if self._logs is None:
             raise self._outside_a_step("log")
         tensor = keras.ops.convert_to_tensor(value)
-        if tensor.shape:
+        shape = tuple(tensor.shape)
+        if shape:
             raise ValueError(
-                f"log({name!r}): the value has shape {tuple(tensor.shape)}; expected a scalar. "
-                "Take its mean over the batch."
+                f"log({name!r}): the value has shape {shape}; expected a scalar. Take its mean over the batch."
             )
         # What is logged is no part of a gradient, and may leave the function that is differentiated.
         self._logs[name] = keras.ops.stop_gradient(tensor)
