@@ -171,7 +171,7 @@ class Task:
                 global generators are set to it).
         """
         if not self._is_set_up:
-            randomness.set_seed(seed)
+            randomness.seed(seed)
             self.data = self.build_data()
             self.build()
             self._is_set_up = True

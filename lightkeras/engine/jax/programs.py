@@ -48,7 +48,7 @@ class Work:
     def batch(self) -> Structure:
         """A batch, abstractly."""
         arrays, order = self.source
-        return abstract(arrays, 2) if order is None else abstract(arrays, 1, self.size)
+        return abstract(arrays, 1) if order is None else abstract(arrays, 1, self.size)
 
 
 def work_of(stream: Stream, most: int) -> list[Work]:

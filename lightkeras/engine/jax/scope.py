@@ -16,6 +16,11 @@ from keras.src.random import seed_generator
 from lightkeras.engine.base import Tensor
 
 
+def device_dtype(dtype: Any) -> Any:
+    """The dtype that an array has on the device: JAX halves 64 bits unless it is told not to."""
+    return jax.dtypes.canonicalize_dtype(jax.numpy.dtype(dtype))
+
+
 @final
 class Values(keras.StatelessScope):
     """The values that variables have inside a step.
@@ -73,7 +78,7 @@ class Values(keras.StatelessScope):
     def add_update(self, update: tuple[keras.Variable, Tensor]) -> None:
         variable, value = update
         # A loop's state must keep its type, and the type of a Python number is weaker than a variable's.
-        value = jax.lax.convert_element_type(jax.lax.stop_gradient(value), core.jnp.dtype(variable.dtype))
+        value = jax.lax.convert_element_type(jax.lax.stop_gradient(value), device_dtype(variable.dtype))
         key = id(variable)
         self.used[key] = self.written[key] = variable
         self.state_mapping[key] = value

@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import keras
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from lightkeras.data.feed import ArraySpec, Structure, flatten, map_structure
 from lightkeras.engine.base import Tensor
-from lightkeras.engine.jax.scope import Values, keras_adapted
+from lightkeras.engine.jax.scope import Values, device_dtype, keras_adapted
 
 UNKNOWN_BATCH = 2
 """Size of a batch where a trace does not know it."""
@@ -32,14 +33,14 @@ class Traced:
         written: Those that it writes.
         outputs: What it returns, abstractly.
         given: Variables whose values the trace took, in order; some may not be used.
-        pure: The traced function, of those values and a batch; it returns outputs and the values of `written`.
+        jaxpr: The traced function, of those values and a batch; it returns outputs and the values of `written`.
     """
 
     variables: tuple[keras.Variable, ...]
     written: tuple[keras.Variable, ...]
     outputs: Any
     given: tuple[keras.Variable, ...]
-    pure: Callable[[list[Tensor], Structure], tuple[Any, list[Tensor]]]
+    jaxpr: ClosedJaxpr
 
     @property
     def read_only(self) -> tuple[keras.Variable, ...]:
@@ -59,7 +60,9 @@ class Traced:
             found = values.get(id(variable))
             return jnp.zeros(variable.shape, variable.dtype) if found is None else found  # one that is not used
 
-        return self.pure([value(variable) for variable in self.given], batch)
+        flat = jaxpr_as_fun(self.jaxpr)(*map(value, self.given), *jax.tree.leaves(batch))
+        tree = jax.tree.structure(self.outputs)
+        return jax.tree.unflatten(tree, flat[: tree.num_leaves]), flat[tree.num_leaves :]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,13 +97,12 @@ def rehearse(function: Callable[[Structure], Any], known: Known, batch: Structur
         scopes[:] = [scope]
         return outputs, [scope.get_current_value(variable) for variable in scope.written.values()]
 
-    jitted = jax.jit(pure)
-    values = [jax.ShapeDtypeStruct(tuple(v.shape), jnp.dtype(v.dtype)) for v in given]
+    values = [jax.ShapeDtypeStruct(tuple(v.shape), device_dtype(v.dtype)) for v in given]
     # Variables made meanwhile get their values when the outermost scope ends, which must not be in the trace.
     with keras.StatelessScope():
-        outputs, _ = jitted.eval_shape(values, batch)
+        jaxpr, (outputs, _) = jax.make_jaxpr(pure, return_shape=True)(values, batch)
     (scope,) = scopes
-    traced = Traced(tuple(scope.used.values()), tuple(scope.written.values()), outputs, given, jitted)
+    traced = Traced(tuple(scope.used.values()), tuple(scope.written.values()), outputs, given, jaxpr)
     return Rehearsal(traced, scope.found, scope.made)
 
 
@@ -143,11 +145,6 @@ def abstract(arrays: Structure, drop: int = 0, size: int | None = None) -> Struc
 def form(arrays: Structure) -> tuple[Any, ...]:
     """The form of arrays, as a key."""
     return tuple((path, tuple(array.shape), str(array.dtype)) for path, array in flatten(arrays))
-
-
-def device_dtype(dtype: Any) -> Any:
-    """The dtype that an array has on the device: JAX halves 64 bits unless it is told not to."""
-    return jax.dtypes.canonicalize_dtype(jnp.dtype(dtype))
 
 
 def check_no_text(path: str, dtype: Any) -> None:

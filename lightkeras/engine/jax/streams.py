@@ -17,7 +17,8 @@ from lightkeras.data.bags import Bags
 from lightkeras.data.feed import ArrayFeed, Structure, flatten, map_structure
 from lightkeras.data.reading import Reading
 from lightkeras.engine.base import Stream
-from lightkeras.engine.jax.steps import check_no_text, device_dtype, form
+from lightkeras.engine.jax.scope import device_dtype
+from lightkeras.engine.jax.steps import check_no_text, form
 from lightkeras.engine.streams import ArrayStream, MadeAhead
 
 BLOCK_BYTES = 1 << 22
