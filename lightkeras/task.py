@@ -151,7 +151,8 @@ class Task:
         """
         if self._logs is None:
             raise self._outside_a_step("log")
-        tensor = keras.ops.convert_to_tensor(value)
+        # Of a variable its value now: it may change before the step is over.
+        tensor = keras.ops.copy(value) if isinstance(value, keras.Variable) else keras.ops.convert_to_tensor(value)
         shape = tuple(tensor.shape)
         if shape:
             raise ValueError(
