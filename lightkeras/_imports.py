@@ -3,11 +3,12 @@
 * Keras finds a class in a `.keras` file by its registration only, and `HubLayer` and the optimizers are
   registered when their modules are imported. So that `import lightkeras` is all it takes, and costs
   nothing, that import follows the one of Keras.
+* A run that began without TensorFlow has seeded all other generators; what imports it later finds it seeded.
 * TensorFlow's libraries write lines to the standard error while they load, before they read
   `TF_CPP_MIN_LOG_LEVEL`. Those are held back, and shown only if the import fails.
 * Of a backend that is not installed Keras says the bare name: here the extra to install is said too.
 
-Both act through one finder on `sys.meta_path` that watches for the two names, delegates to the finders
+All act through one finder on `sys.meta_path` that watches for the two names, delegates to the finders
 after it, and is otherwise out of the way.
 """
 
@@ -72,7 +73,8 @@ class _Loader(importlib.abc.Loader):
         if module.__name__ == "tensorflow":
             with held_back_standard_error():
                 self._loader.exec_module(module)
-            importlib.import_module("lightkeras.randomness").seed_tensorflow(module)
+            if "lightkeras.randomness" in sys.modules:  # a run that began without TensorFlow has set the seeds
+                sys.modules["lightkeras.randomness"].seed_late(module)
             return
         with explained_missing_backend():
             self._loader.exec_module(module)

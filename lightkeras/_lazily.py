@@ -8,14 +8,17 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def tensorflow_only_if_loaded() -> Iterator[None]:
-    """Inside, Keras takes TensorFlow for not installed unless it is loaded: no value is of its classes then."""
+def tensorflow_only_if_loaded() -> Iterator[bool]:
+    """Inside, Keras takes TensorFlow for not installed unless it is loaded: no value is of its classes then.
+
+    Gives whether it is loaded.
+    """
     from keras.src.utils import module_utils
 
-    before = module_utils.tensorflow._available
-    if "tensorflow" not in sys.modules:
+    before, loaded = module_utils.tensorflow._available, "tensorflow" in sys.modules
+    if not loaded:
         module_utils.tensorflow._available = False
     try:
-        yield
+        yield loaded
     finally:
         module_utils.tensorflow._available = before

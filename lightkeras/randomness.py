@@ -15,27 +15,29 @@ import numpy as np
 
 from lightkeras._lazily import tensorflow_only_if_loaded
 
-_seed: int | None = None  # for a TensorFlow that is loaded later
+_unseeded: list[int] = []  # the seed that TensorFlow is given if it is imported later
 
 
-def set_seed(seed: int) -> None:
-    """`keras.utils.set_random_seed`, which loads TensorFlow, on any backend; here that gets its seed once it is loaded.
+def seed(number: int) -> None:
+    """Seeds the global generators, as `keras.utils.set_random_seed` does, but does not import TensorFlow for that.
+
+    It is seeded where it was imported, and otherwise when it is.
 
     Args:
-        seed: Seed of Python's, NumPy's, Keras's, TensorFlow's and the backend's generators.
+        number: The seed, at least 0.
     """
     import keras
 
-    global _seed
-    _seed = seed
-    with tensorflow_only_if_loaded():
-        keras.utils.set_random_seed(seed)
+    with tensorflow_only_if_loaded() as loaded:
+        keras.utils.set_random_seed(number)
+    _unseeded[:] = [] if loaded else [number]
 
 
-def seed_tensorflow(tensorflow: Any) -> None:
-    """Gives TensorFlow, which was just loaded, the seed that was set before."""
-    if _seed is not None:
-        tensorflow.random.set_seed(_seed)
+def seed_late(tensorflow: Any) -> None:
+    """Seeds TensorFlow when it is imported after `seed`."""
+    for number in _unseeded:
+        tensorflow.random.set_seed(number)
+    _unseeded[:] = []
 
 
 def read() -> dict[str, Any]:

@@ -162,12 +162,15 @@ class Task:
         """
         if self._logs is None:
             raise self._outside_a_step("log")
-        shape = tuple(keras.ops.convert_to_tensor(value).shape)
+        # Of a variable its value now: it may change before the step is over.
+        tensor = keras.ops.copy(value) if isinstance(value, keras.Variable) else keras.ops.convert_to_tensor(value)
+        shape = tuple(tensor.shape)
         if shape:
             raise ValueError(
                 f"log({name!r}): the value has shape {shape}; expected a scalar. Take its mean over the batch."
             )
-        self._logs[name] = value
+        # What is logged is no part of a gradient, and may leave the function that is differentiated.
+        self._logs[name] = keras.ops.stop_gradient(tensor)
 
     # ------------------------------------------------------------------ for the runner
 
@@ -180,7 +183,7 @@ class Task:
                 global generators are set to it).
         """
         if not self._is_set_up:
-            randomness.set_seed(seed)
+            randomness.seed(seed)
             self.data = self.build_data()
             encoder = self.build_encoder()
             if encoder is not None:

@@ -17,7 +17,7 @@ from lightkeras.checkpoint import CheckpointError
 
 def variables(**values) -> dict[str, keras.Variable]:
     return {
-        key: keras.Variable(np.asarray(value), dtype=str(np.asarray(value).dtype), name=key)
+        key: keras.Variable(np.asarray(value), dtype=str(np.asarray(value).dtype), trainable=False, name=key)
         for key, value in values.items()
     }
 
@@ -52,8 +52,16 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path, two):
     assert found.arrays["optimizer.0000"] == 7
 
 
+WIDE = pytest.mark.backends("tensorflow", "torch", reason="JAX halves 64 bits, unless it is told not to")
+
+
 @pytest.mark.parametrize(
-    "dtype", ["float16", "bfloat16", "float32", "float64", "int8", "int32", "int64", "uint8", "uint32", "bool"]
+    "dtype",
+    [
+        *("float16", "bfloat16", "float32", "int8", "int32", "uint8", "uint32", "bool"),
+        pytest.param("float64", marks=WIDE),
+        pytest.param("int64", marks=WIDE),
+    ],
 )
 @pytest.mark.parametrize("shape", [(), (3,), (2, 0), (2, 3)])
 def test_every_dtype_and_shape_comes_back_bit_for_bit(tmp_path, dtype, shape):
@@ -344,14 +352,14 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are(tmp_path):
     ],
 )
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(arrays, message):
-    found = variables(a=np.ones(2), b=np.ones(3))
+    found = variables(a=np.ones(2, "float32"), b=np.ones(3, "float32"))
     with pytest.raises(CheckpointError, match=message):
         checkpoint.write_variables(found, arrays)
     assert checkpoint.read_variables(found)["a"].tolist() == [1, 1]
 
 
 def test_values_that_were_read_do_not_change_with_the_variable():
-    found = variables(a=np.ones(2))
+    found = variables(a=np.ones(2, "float32"))
     read = checkpoint.read_variables(found)
     found["a"].assign([2, 2])
     assert read["a"].tolist() == [1, 1]

@@ -406,8 +406,8 @@ def test_noise_and_streams_are_repeated_to_the_bit_and_the_batch_can_be_skipped(
     run = Run(Noise(None), stream_of((x, y), kind))
     sizes = [5, 5, *[4] * 8] if kind == "generator" else [4] * 10
     alarm = run.train(epochs=2, count=3)
-    # A relu makes zero of a NaN: the loss stays finite, and the weights are NaN by the gradient.
-    assert alarm.what.endswith("/kernel")
+    # TensorFlow's relu makes zero of a NaN: the loss stays finite, and the weights are NaN by the gradient.
+    assert alarm.what == "train/loss" or alarm.what.endswith("/kernel")
     found = run.locate(alarm)
     assert found.repeated
     assert alarm.step - 3 < found.broken.step <= alarm.step
@@ -621,6 +621,7 @@ def test_an_operation_of_a_functional_model_is_named_like_a_layer():
     assert " (Log): -inf; its inputs were finite" in where_of(model, np.ones((2, 2), "float32"))
 
 
+@pytest.mark.backends("tensorflow", reason="the others run all or nothing of it uncompiled")
 def test_a_step_that_cannot_be_run_uncompiled_says_so():
     class Compiled(Regression):
         def loss(self, batch, training):
@@ -648,6 +649,7 @@ def _lengths(text):
     return tf.cast(tf.strings.length(text), tf.float32)
 
 
+@pytest.mark.backends("tensorflow", reason="the step reads text")
 @pytest.mark.parametrize("kind", ["arrays", "dataset"])
 def test_a_text_that_breaks_a_step_with_work_done_ahead_is_found(kind):
     texts = np.array(["good film", "bad", "fine", "x", "awful", "great", "no", "yes"], object)

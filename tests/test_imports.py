@@ -165,6 +165,7 @@ def test_pytest_runs_beside_it(tmp_path):
 
 def test_a_level_of_tensorflows_messages_that_was_asked_for_is_kept(monkeypatch):
     code = "import os, lightkeras; print(os.environ['TF_CPP_MIN_LOG_LEVEL'])"
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
     assert said(code) == "3"
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
     assert said(code) == "0"

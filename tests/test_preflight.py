@@ -147,14 +147,14 @@ def test_a_first_batch_that_gives_no_number_is_refused_and_no_weight_moved(fit, 
     task = Broken()
     task.set_up(0)
     task.optimizer.build(task.trainable_variables())
-    before = {key: np.array(variable.value) for key, variable in task.variables().items()}
+    before = {key: variable.numpy() for key, variable in task.variables().items()}
     with pytest.raises(TaskError, match=rf"Broken.train_step: loss is -?{abs(value)} on the first batch. Look for a"):
         fit(task)
     after = task.variables()
     assert list(after) == list(before)
     assert len(before) > 10  # weights, moments of Adam, the metric, the seed
     for key, variable in after.items():
-        np.testing.assert_array_equal(np.array(variable.value), before[key], err_msg=key)
+        np.testing.assert_array_equal(variable.numpy(), before[key], err_msg=key)
 
 
 def test_a_try_of_one_batch_leaves_no_trace_in_the_run():
@@ -172,7 +172,9 @@ def test_a_log_that_is_no_scalar_is_refused(fit):
             self.log("rows", batch[0][:, 0])
             return super().loss(batch, training)
 
-    with pytest.raises(ValueError, match=r"log\('rows'\): the value has shape \(None,\); expected a scalar") as caught:
+    with pytest.raises(
+        ValueError, match=r"log\('rows'\): the value has shape \((None|32),\); expected a scalar"
+    ) as caught:
         fit(Rows())
     assert caught.value.__notes__ == [
         "This came from train_step, which was given a batch of {0: float32[batch, 2], 1: int32[batch]}."
@@ -184,7 +186,9 @@ def test_a_loss_that_is_no_scalar_is_refused(fit):
         def loss(self, batch, training):
             return ops.square(self.model(batch[0]))
 
-    with pytest.raises(ValueError, match=r"minimize: the loss has shape \(None, 1\); expected a scalar. Take its mean"):
+    with pytest.raises(
+        ValueError, match=r"minimize: the loss has shape \((None|32), 1\); expected a scalar. Take its mean"
+    ):
         fit(Rows())
 
 

@@ -171,7 +171,13 @@ class Engine(abc.ABC):
     def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
         """Runs a step abstractly on one batch of `spec`: nothing is computed, no variable changes.
 
-        Layers and metrics that build themselves on their first call are built.
+        Layers, metrics and optimizers that build themselves on their first call are built, the optimizers
+        where the backend compiles them with the step.
+
+        Args:
+            step: Function from one batch to its logs.
+            spec: What a batch looks like.
+            batch_size: Examples in it, where the backend needs to know; `None` if that varies.
 
         Args:
             step: The step.

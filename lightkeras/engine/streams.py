@@ -47,11 +47,28 @@ class ArrayStream(Stream):
 
     def next_indices(self, count: int) -> np.ndarray | None:
         """Example numbers of the next batches, as `ArrayFeed.indices` gives them; `None` at the end of the epoch."""
+        steps = self.next_steps(count)
+        if steps is None:
+            return None
+        return self._feed.indices(self._epoch, steps.start, len(steps), self._seed)
+
+    @property
+    def order(self) -> np.ndarray:
+        """Order of the examples in the epoch: int32 `[examples]`."""
+        return self._feed.order(self._epoch, self._seed)
+
+    @property
+    def batch_size(self) -> int:
+        """Examples in every batch but the last."""
+        return self._feed.batch_size
+
+    def next_steps(self, count: int) -> range | None:
+        """Takes the next batches of one size: their numbers in the epoch; `None` at the end of it."""
         if self._step >= self._feed.steps:
             return None
-        indices = self._feed.indices(self._epoch, self._step, count, self._seed)
-        self._step += len(indices)
-        return indices
+        taken = len(self._feed.indices(self._epoch, self._step, count, self._seed))
+        self._step += taken
+        return range(self._step - taken, self._step)
 
 
 class HostStream(Stream):
@@ -66,7 +83,7 @@ class HostStream(Stream):
     def __init__(self, batches: Iterator[Structure], reading: Reading | None = None, reread: int = 0) -> None:
         super().__init__(reread)
         self._reading = reading
-        self._batches = _MadeAhead(batches)
+        self._batches = MadeAhead(batches)
         self._next: Structure | None = None  # one that was looked at, and not taken
 
     def state(self) -> bytes | None:
@@ -92,11 +109,17 @@ class HostStream(Stream):
         return found
 
 
-class _MadeAhead:
-    """An iterator, read by a thread that is some items ahead; an error in it is raised where its item is taken."""
+@final
+class MadeAhead:
+    """An iterator, read by a thread that is some items ahead; an error in it is raised where its item is taken.
 
-    def __init__(self, items: Iterator[Any]) -> None:
-        self._items: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(AHEAD)
+    Args:
+        items: The iterator.
+        ahead: How many items are made before they are asked for.
+    """
+
+    def __init__(self, items: Iterator[Any], ahead: int = AHEAD) -> None:
+        self._items: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(ahead)
         self._ended = False
         # The thread holds the queue and not this object, so that it ends when nobody can ask for more.
         self._given_up = threading.Event()

@@ -235,7 +235,7 @@ def _first_batch(engine: Engine, feed: Feed, split: str) -> Feed:
 def _restored(task: Task, trace: Trace) -> Iterator[_State]:
     """Puts everything back at the end."""
     variables = task.variables()
-    # A backend's own variable, or where it has none Keras's.
+    # A trace gives the backend's own variables: Keras's, or what is inside them.
     own = {id(found) for variable in variables.values() for found in (variable, variable.value)}
     others = [(found, _value(found)) for found in trace.variables if id(found) not in own]
     state = _State(variables, checkpoint.read_variables(variables), others)

@@ -1,6 +1,8 @@
 """The torch engine: numbers worked out by hand, whatever the steps per call."""
 
 import resource
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -903,3 +905,305 @@ def test_a_trace_names_the_variables_that_a_step_uses_its_own_or_not():
     assert any(variable is elsewhere for variable in trace.variables)
     assert len(trace.variables) == 2
     assert elsewhere.numpy() == 1.0
+
+
+# ---------------------------------------------------------------------- traces
+
+
+def test_an_operation_that_needs_values_is_traced_with_zeros_and_changes_nothing():
+    class Counted(Noisy):
+        def train_step(self, batch):
+            steps = int(ops.max(ops.cast(batch[0] > 100.0, "int32"))) + 1  # no number on `meta`
+            return super().train_step(batch) * steps
+
+    task = Counted()
+    task.set_up(0)
+    before, states = weights(task), torch.get_rng_state()
+    trace = task.bind(make_engine).trace(task.run_train_step, ArrayFeed(noisy_data(20), 10).spec)
+    assert_same(weights(task)[: len(before)], before)
+    assert torch.equal(torch.get_rng_state(), states)
+    assert trace.names == ("loss",)
+    assert [update.unreached for update in trace.updates] == [()]
+    assert float(task.error.count) == 0
+
+
+def test_the_error_of_a_step_that_cannot_be_traced_is_its_own():
+    class Wrong(Line):
+        def loss(self, batch, training):
+            return ops.mean(ops.matmul(batch[0], ops.ones((7, 1))))
+
+    with pytest.raises(Exception, match="mat1 and mat2 shapes cannot be multiplied") as caught:
+        prepared(Wrong(), ArrayFeed(LINE, 2))
+    assert "meta" not in str(caught.value)
+
+
+def test_a_step_is_traced_with_the_size_of_its_batches():
+    sizes = []
+
+    class Sized(Line):
+        def loss(self, batch, training):
+            sizes.append(batch[0].shape[0])
+            return super().loss(batch, training)
+
+    task = Sized()
+    task.set_up(0)
+    task.bind(make_engine).trace(task.run_train_step, ArrayFeed(LINE, 3).spec, 3)
+    assert set(sizes) == {3}
+
+
+def test_layers_are_built_for_real_while_a_step_is_traced():
+    class Scaled(layers.Layer):
+        def build(self, shape):
+            self.scale = ops.convert_to_tensor([2.0])  # no variable, and so no part of what is put back
+            self.kernel = self.add_weight(shape=(shape[-1], 1), initializer="ones")
+
+        def call(self, x):
+            return ops.matmul(x, self.kernel) * self.scale
+
+    class Late(Line):
+        def build_model(self):
+            return keras.Sequential([Scaled()])
+
+    task = Late()
+    logs = learn(task, ArrayFeed([array[:2] for array in LINE], 2))
+    assert logs["loss"].tolist() == [0.0]  # y = 2x from the beginning
+    assert task.model.layers[0].scale.device.type == "cpu"
+
+
+def test_both_branches_of_a_condition_are_traced():
+    class Turns(Task):
+        def build(self):
+            self.models = [keras.Sequential([keras.Input((1,)), one_weight(1.0)]) for _ in range(2)]
+            self.optimizers = [keras.optimizers.SGD(0.125) for _ in range(2)]
+
+        def train_step(self, batch):
+            def update(number):
+                model, optimizer = self.models[number], self.optimizers[number]
+                return self.minimize(lambda: ops.mean(model(batch)), model.trainable_variables, optimizer)
+
+            return ops.cond(ops.max(batch) > 1.5, lambda: update(0), lambda: update(1))
+
+    task = Turns()
+    _engine, trace, _program = prepared(task, ArrayFeed(np.float32([[1], [2], [1]]), 1))
+    assert [update.optimizer for update in trace.updates] == task.optimizers
+    assert learn(task, ArrayFeed(np.float32([[1], [2], [1]]), 1))["loss"].tolist() == [1.0, 2.0, 0.875]
+    assert [int(optimizer.iterations) for optimizer in task.optimizers] == [1, 2]
+
+
+def test_a_trace_leaves_keras_as_it_was():
+    from keras.src.backend.torch import core, random
+
+    parts = [
+        (keras.Layer, "_maybe_build"),
+        (core, "cond"),
+        *((random, name) for name in ("dropout", "normal", "uniform")),
+    ]
+    before = [getattr(owner, name) for owner, name in parts]
+    learn(Noisy(), ArrayFeed(noisy_data(20), 10))
+    with pytest.raises(ValueError, match="expected a scalar"):
+        make_engine().trace(lambda batch: make_engine().minimize(lambda: batch, list, None), ArrayFeed(LINE, 2).spec[0])
+    assert [getattr(owner, name) for owner, name in parts] == before
+    assert str(core.get_device()) == "cpu"
+
+
+# ---------------------------------------------------------------------- gradients and what they leave
+
+
+def test_gradients_are_followed_in_minimize_alone_and_none_are_left():
+    class Watched(Line):
+        def train_step(self, batch):
+            seen.append(torch.is_grad_enabled())
+            return super().train_step(batch)
+
+        def loss(self, batch, training):
+            seen.append(torch.is_grad_enabled())
+            return super().loss(batch, training)
+
+        def predict_step(self, batch):
+            seen.append(torch.is_grad_enabled())
+            return self.model(batch)
+
+    seen, task = [], Watched()
+    engine, _trace, program = prepared(task, ArrayFeed(LINE, 3))
+    seen.clear()
+    program.run(engine.open(ArrayFeed(LINE, 3)), 1)
+    engine.program(task.run_evaluate_step, ["largest", "loss"]).run(engine.open(ArrayFeed(LINE, 3)), 1)
+    engine.predictor(task.run_predict_step).run(engine.open(ArrayFeed(LINE[0], 3)), 1)
+    assert seen == [False, True, False, False]
+    assert torch.is_grad_enabled()
+    kernel = task.model.layers[0].kernel.value
+    assert (kernel.grad, kernel.grad_fn, kernel.requires_grad) == (None, None, True)
+
+
+def test_a_variable_that_is_frozen_learns_where_it_is_named():
+    class Named(Line):
+        def build(self):
+            super().build()
+            self.model.layers[0].trainable = False
+
+        def train_step(self, batch):
+            return self.minimize(lambda: self.loss(batch, True), [self.model.layers[0].kernel])
+
+    task = Named()
+    assert learn(task, ArrayFeed(LINE, 2))["loss"].tolist() == LINE_LOSSES
+    assert not task.model.layers[0].kernel.value.requires_grad
+
+
+def test_what_is_frozen_or_thawed_between_two_calls_takes_effect():
+    class Two(Task):
+        def build_model(self):
+            return keras.Sequential([keras.Input((1,)), one_weight(1.0), one_weight(1.0)])
+
+        def build_optimizer(self):
+            return keras.optimizers.SGD(0.125)
+
+        def loss(self, batch, training):
+            return ops.mean(ops.square(self.model(batch[0]) - batch[1]))
+
+    task, feed = Two(), ArrayFeed(LINE, 1)
+    engine, _trace, program = prepared(task, feed)
+    stream = engine.open(feed)
+    found = []
+    for frozen in ([], [0], [0, 1]):
+        for number, layer in enumerate(task.model.layers):
+            layer.trainable = number not in frozen
+        before = [weight.item() for weight in task.model.get_weights()]
+        program.run(stream, 1)
+        found.append([weight.item() != old for weight, old in zip(task.model.get_weights(), before, strict=True)])
+    assert found == [[True, True], [False, True], [False, False]]
+
+
+def test_only_the_way_through_the_inputs_counts_in_gradients():
+    class Closed(Line):
+        def train_step(self, batch):
+            def penalty():
+                y = ops.square(batch[0]) * self.model.layers[0].kernel
+                z = y * 3.0  # depends on y, but not through the function
+                found = self.gradients(lambda given: ops.sum(given * ops.stop_gradient(z) + given * z), y)
+                return ops.mean(found)
+
+            return self.minimize(penalty)
+
+    # y = w, z = 3y; the gradient of yz + yz for a z that stands still is 2z = 6w; that of its mean for w: 3, from z.
+    task = Closed()
+    assert learn(task, ArrayFeed([array[:1] for array in LINE], 1))["loss"].tolist() == [6.0]
+    assert task.model.get_weights()[0].item() == 1 - 0.125 * 3
+
+
+def test_gradients_of_what_is_no_scalar_are_refused():
+    class Rows(Line):
+        def train_step(self, batch):
+            self.gradients(lambda x: x * 2.0, batch[0])
+
+    with pytest.raises(ValueError, match=r"gradients: the value has shape \(2, 1\); expected a scalar"):
+        learn(Rows(), ArrayFeed(LINE, 2))
+
+
+def test_what_is_logged_is_its_value_in_that_step():
+    class Counted(Line):
+        def train_step(self, batch):
+            self.log("rate", self.optimizer.learning_rate)
+            self.log("done", self.optimizer.iterations)
+            loss = super().train_step(batch)
+            self.log("weight", self.model.layers[0].kernel.value[0, 0])
+            return loss
+
+    logs = learn(Counted(), ArrayFeed(LINE, 2))
+    assert logs["done"].tolist() == [0.0, 1.0]
+    assert logs["rate"].tolist() == [0.125, 0.125]
+    assert logs["weight"].tolist() == LINE_WEIGHTS
+
+
+# ---------------------------------------------------------------------- dropout
+
+
+class Dropped(Task):
+    """The share of ones that a dropout of 1/4 leaves, and twice another of 1/2."""
+
+    def build(self):
+        self.layer, self.twice = layers.Dropout(0.25), layers.Dropout(0.5)
+
+    def evaluate_step(self, batch):
+        ones = ops.ones((100, 100))
+        kept = self.layer(ones, training=True)
+        pair = [self.twice(ones, training=True) for _ in range(2)]
+        self.log("kept", ops.mean(ops.cast(kept > 0, "float32")))
+        self.log("where", ops.sum(kept * ops.arange(100.0)))
+        self.log("value", ops.max(kept))
+        self.log("same", ops.mean(ops.cast(ops.equal(*pair), "float32")))
+
+
+def test_dropout_comes_from_its_layers_generator_and_leaves_the_global_one():
+    task, feed = Dropped(), ArrayFeed(np.zeros((5, 1)), 1)
+    task.set_up(0)
+    engine = task.bind(make_engine)
+    trace = engine.trace(task.run_evaluate_step, feed.spec)
+    states = torch.get_rng_state()
+    generators = [layer.seed_generator.state for layer in (task.layer, task.twice)]
+    assert {id(state) for state in generators} <= {id(variable) for variable in trace.variables}
+    before = [state.numpy() for state in generators]
+    logs = engine.program(task.run_evaluate_step, trace.names).run(engine.open(feed), 5).values
+    assert torch.equal(torch.get_rng_state(), states)
+    assert [(state.numpy() - old).tolist() for state, old in zip(generators, before, strict=True)] == [[0, 5], [0, 10]]
+    np.testing.assert_allclose(logs["kept"], 0.75, atol=0.02)  # more than four standard deviations of 0.0043
+    np.testing.assert_allclose(logs["same"], 0.5, atol=0.025)
+    assert len(set(logs["where"].tolist())) == 5
+    np.testing.assert_allclose(logs["value"], 4 / 3, rtol=1e-6)
+
+
+def test_dropout_goes_on_from_the_state_that_was_put_back():
+    task, feed = Dropped(), ArrayFeed(np.zeros((6, 1)), 1)
+    task.set_up(0)
+    engine = task.bind(make_engine)
+    program = engine.program(task.run_evaluate_step, engine.trace(task.run_evaluate_step, feed.spec).names)
+    state = task.layer.seed_generator.state
+    before = state.numpy()
+    whole = program.run(engine.open(feed), 6).values["kept"].tolist()
+    state.assign(before + np.int32([0, 2]))
+    again = program.run(engine.open(feed), 4).values["kept"].tolist()
+    assert again == whole[2:]
+
+
+def test_a_generator_that_draws_other_numbers_too_counts_both():
+    class Both(Task):
+        def build(self):
+            self.layer = layers.Dropout(0.5)
+
+        def evaluate_step(self, batch):
+            self.log("noise", keras.random.normal((), seed=self.layer.seed_generator))
+            self.log("kept", ops.mean(self.layer(ops.ones((64,)), training=True)))
+
+    found = []
+    for count in (1, 4):
+        task, feed = Both(), ArrayFeed(np.zeros((4, 1)), 1)
+        task.set_up(0)
+        engine = task.bind(make_engine)
+        program, stream = engine.program(task.run_evaluate_step, ["noise", "kept"]), engine.open(feed)
+        parts = [program.run(stream, count).values for _ in range(4 // count)]
+        found.append([np.concatenate([part[name] for part in parts]).tolist() for name in ("noise", "kept")])
+        assert task.layer.seed_generator.state.numpy()[1] == 8
+    assert found[0] == found[1]
+    assert len(set(found[0][0])) == 4
+
+
+# ---------------------------------------------------------------------- a run
+
+
+def test_a_run_loads_no_tensorflow(tmp_path):
+    program = f"""
+import sys
+import lightkeras as lk
+import keras
+
+class Scheduled(lk.testing.TwoMoons):
+    def build_optimizer(self):
+        return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.0, 50, warmup_target=0.01, warmup_steps=10))
+
+runner = lk.Runner(max_epochs=2, run_dir={str(tmp_path / "run")!r}, monitor="val/loss", patience=2, progress=False)
+runner.fit(Scheduled())
+runner.predict(Scheduled(), lk.testing.two_moons(5)[0], weights="best")
+print("tensorflow" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("False\n", "")
+    assert (tmp_path / "run" / "model.keras").exists()

@@ -75,7 +75,7 @@ class _Counter:
 
 def _mixed(seed: int, count: int) -> int:
     """64 bits that look unrelated for neighbours: the finalizer of splitmix64 (Steele, Lea and Flood, 2014)."""
-    bits = ((seed & 0xFFFFFFFF) << 32 | count & 0xFFFFFFFF) + 0x9E3779B97F4A7C15 & _WORD
+    bits = (((seed & 0xFFFFFFFF) << 32) + (count & 0xFFFFFFFF) + 0x9E3779B97F4A7C15) & _WORD
     bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 & _WORD
     bits = (bits ^ bits >> 27) * 0x94D049BB133111EB & _WORD
     return bits ^ bits >> 31

@@ -7,6 +7,7 @@ a `keras.StatelessScope` takes what would be written.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, final
 
@@ -14,6 +15,8 @@ import keras
 import torch
 from keras.src.backend.common import global_state
 from keras.src.backend.torch import core
+from keras.src.backend.torch import random as keras_random
+from keras.src.random.seed_generator import global_seed_generator
 
 from lightkeras.data.feed import ArraySpec, Structure, flatten, map_structure
 
@@ -22,6 +25,13 @@ EXAMPLES = 2
 
 SIZE = 64
 """Size of an axis that may have any."""
+
+_DRAWING = [
+    name
+    for name, found in inspect.getmembers(keras_random, inspect.isfunction)
+    if found.__module__ == keras_random.__name__ and "seed" in inspect.signature(found).parameters
+]
+"""Keras's functions that draw random numbers."""
 
 
 @final
@@ -104,7 +114,7 @@ def traced(abstract: bool) -> Iterator[Scope]:
     states = torch.get_rng_state()
     keras.Layer._maybe_build, core.cond = build, both
     try:
-        with scope, torch.no_grad(), _on(_Device("meta") if abstract else None):
+        with scope, torch.no_grad(), _drawing(scope), _on(_Device("meta") if abstract else None):
             yield scope
     finally:
         keras.Layer._maybe_build, core.cond = maybe_build, cond
@@ -137,6 +147,32 @@ def check_no_text(spec: Structure) -> None:
                 "frozen part of the task that reads it in `build_encoder`, so that its outputs are computed in the "
                 "input pipeline; or run on KERAS_BACKEND=tensorflow."
             )
+
+
+@contextlib.contextmanager
+def _drawing(scope: Scope) -> Iterator[None]:
+    """Inside, the generators of random numbers are noted: on `meta` none are drawn, and Keras makes no generator."""
+
+    def noting(original: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(original)
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            seed = signature.bind(*args, **kwargs).arguments.get("seed")
+            generator = global_seed_generator() if seed is None else seed
+            if isinstance(generator, keras.random.SeedGenerator):
+                scope.variables.setdefault(id(generator.state), generator.state)
+            return original(*args, **kwargs)
+
+        return noted
+
+    originals = {name: getattr(keras_random, name) for name in _DRAWING}
+    for name, original in originals.items():
+        setattr(keras_random, name, noting(original))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(keras_random, name, original)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,320 @@
+"""The engine: what the runner asks for, on JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, final
+
+import jax
+import jax.numpy as jnp
+import keras
+
+from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed, Structure, flatten, map_structure
+from lightkeras.data.reading import Reading
+from lightkeras.engine.base import Ahead, Engine, Predictor, Program, Seen, Step, Stream, Tensor, Trace, Update
+from lightkeras.engine.jax.cache import keep_compiled
+from lightkeras.engine.jax.looking import all_finite, largest, noting, numbers, sums_finite
+from lightkeras.engine.jax.programs import JaxPredictor, JaxProgram, by_id
+from lightkeras.engine.jax.scope import Values, is_eager, keras_adapted
+from lightkeras.engine.jax.steps import Known, Traced, abstract, abstract_batch, form, rehearse
+from lightkeras.engine.jax.streams import MadeAheadStream, PulledStream, narrowed, padded_batches
+from lightkeras.engine.looking import calls_seen, seen_as
+from lightkeras.engine.streams import ArrayStream, holds_bags
+
+if TYPE_CHECKING:
+    from lightkeras.engine.tensorflow.streams import Datasets
+
+
+@dataclasses.dataclass
+class _Notes:
+    """What is noted while a step is traced.
+
+    Args:
+        building: Whether models that build themselves are to do so now, and nothing is minimized yet.
+        names: Names that it logs.
+        updates: Its `minimize` calls so far.
+        outside: Which of them are in no branch.
+        sizes: float32 `[variables]` for each of those, the largest absolute value of each gradient.
+        updated: Variables that optimizers updated.
+    """
+
+    building: bool
+    names: tuple[str, ...] = ()
+    updates: list[Update] = dataclasses.field(default_factory=list)
+    outside: list[Update] = dataclasses.field(default_factory=list)
+    sizes: list[Tensor] = dataclasses.field(default_factory=list)
+    updated: Known = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Measure:
+    """A traced step that minimizes, and what to trace it with for other batches."""
+
+    step: Step
+    batch: Structure
+    traced: Traced
+    notes: _Notes
+
+
+@final
+class JaxEngine(Engine):
+    """See `Engine`."""
+
+    backend = "jax"
+
+    def __init__(self) -> None:
+        keep_compiled()
+        self._notes: _Notes | None = None  # while a step is traced, else None
+        self._known: Known = {}  # variables that steps were found to use
+        self._measure: _Measure | None = None  # of the step that was traced last of those that minimize
+        self._traces: dict[Step, tuple[Any, Traced]] = {}  # to be compiled
+        self._datasets: Datasets | None = None
+        self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
+        self._seen: list[Seen] | None = None  # a list while a step is looked at, else None
+
+    # ------------------------------------------------------------------ traces
+
+    def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
+        batch = abstract_batch(spec, batch_size)
+        traced, notes = self._traced(self._logged(step), batch)
+        self._traces[step] = (form(batch), traced)
+        if notes.updates:
+            self._measure = _Measure(step, batch, traced, notes)
+        return Trace(notes.names, tuple(notes.updates), (), traced.variables)
+
+    def gradient_sizes(self, step: Step, stream: Stream) -> list[tuple[keras.Variable, float]]:
+        measure = self._measure
+        if measure is None or measure.step != step:
+            raise ValueError("gradient_sizes: this step is not the one that was traced last: expected `trace` before.")
+        batch = stream.next_batch()
+        if batch is None:
+            raise ValueError("gradient_sizes: the stream has no batch left; expected one.")
+        batch = narrowed(batch)
+        traced, notes = measure.traced, measure.notes
+        if form(batch) != form(measure.batch):
+            traced, notes = self._traced(self._logged(step), abstract(batch))
+        kept = [variable for variable in traced.written if id(variable) not in notes.updated]
+
+        def measured(values: list[Tensor], batch: Structure) -> tuple[list[Tensor], list[Tensor]]:
+            (_, sizes), state = traced.call(by_id(traced.variables, values), batch)
+            after = by_id(traced.written, state)
+            return sizes, [after[id(variable)] for variable in kept]
+
+        sizes, after = jax.jit(measured)([variable.value for variable in traced.variables], batch)
+        for variable, value in zip(kept, after, strict=True):
+            variable.assign(value)
+        return [
+            pair
+            for update, column in zip(notes.outside, sizes, strict=True)
+            for pair in zip(update.variables, column.tolist(), strict=True)
+        ]
+
+    def _logged(self, step: Step) -> Callable[[Structure], tuple[dict[str, Tensor], list[Tensor]]]:
+        """The step as a function that returns its logs, and the sizes of its gradients."""
+
+        def logged(batch: Structure) -> tuple[dict[str, Tensor], list[Tensor]]:
+            logs = dict(step(batch))
+            if self._notes is None:
+                raise RuntimeError("A step was traced by another function than `_traced`.")
+            self._notes.names = tuple(logs)
+            return logs, self._notes.sizes
+
+        return logged
+
+    def _traced(self, function: Callable[[Structure], Any], batch: Structure) -> tuple[Traced, _Notes]:
+        """Traces a function until all variables that it uses are known; what builds itself is built the first time.
+
+        Raises:
+            ValueError: It makes new variables each time.
+        """
+        building = True
+        while True:
+            self._notes = notes = _Notes(building)
+            try:
+                rehearsal = rehearse(function, self._known, batch)
+            finally:
+                self._notes = None
+            if rehearsal.made and not building:
+                raise ValueError(
+                    "The step makes new variables each time it is run, as by `keras.layers.Dense(1)(x)`: they would "
+                    "not be learned. Make layers, metrics and seed generators in `build`, as attributes of the task."
+                )
+            self._known.update(rehearsal.found)
+            if building:
+                for optimizer, learned in Trace((), tuple(notes.updates)).optimizers():
+                    if learned and not optimizer.built:
+                        optimizer.build(learned)
+                    self._known.update({id(variable): variable for variable in optimizer.variables})
+            if not rehearsal.found and not (building and notes.updates):
+                return rehearsal.traced, notes
+            building = False
+
+    # ------------------------------------------------------------------ streams
+
+    def skip_epochs(self, feed: Feed, count: int) -> None:
+        if isinstance(feed, StreamFeed) and feed.dataset is not None:
+            self._of_datasets().skip_epochs(feed, count)
+
+    def open(
+        self,
+        feed: Feed,
+        epoch: int = 0,
+        step: int = 0,
+        seed: int = 0,
+        ahead: Ahead = (),
+        state: bytes | None = None,
+    ) -> Stream:
+        _check_nothing_ahead(ahead)
+        if isinstance(feed, ArrayFeed):
+            if holds_bags(feed.arrays):
+                return MadeAheadStream(padded_batches(feed, epoch, step, seed))
+            return ArrayStream(feed, self._on_device(feed), epoch, step, seed)
+        if not isinstance(feed, StreamFeed):
+            raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(feed).__name__}.")
+        if feed.dataset is None:
+            reading = Reading(feed, epoch, step, state)
+            return MadeAheadStream(reading.batches(), reading, step)
+        # Read when it is asked for: its state is that of the iterator. `tf.data` makes batches ahead by itself.
+        dataset = self._of_datasets().open(feed, epoch, step, (), state)
+        return PulledStream(dataset.next_batch, dataset.state, dataset.reread)
+
+    def open_batch(
+        self, batch: Structure, ahead: Ahead = (), shapes: Sequence[Sequence[int | None]] | None = None
+    ) -> Stream:
+        _check_nothing_ahead(ahead)
+        batches = iter([batch])
+        return PulledStream(lambda: next(batches, None), lambda: None)
+
+    def _on_device(self, feed: ArrayFeed) -> Structure:
+        if feed not in self._resident:
+            self._resident[feed] = map_structure(jax.device_put, narrowed(feed.arrays))
+        return self._resident[feed]
+
+    def _of_datasets(self) -> Datasets:
+        if self._datasets is None:
+            # Only here: whoever made the data set has imported TensorFlow, and no one else needs it.
+            from lightkeras.engine.tensorflow.streams import Datasets
+
+            self._datasets = Datasets()
+        return self._datasets
+
+    # ------------------------------------------------------------------ programs
+
+    def program(self, step: Step, names: Sequence[str], ahead: Ahead = ()) -> Program:
+        _check_nothing_ahead(ahead)
+        traces = dict([self._traces.pop(step)] if step in self._traces else [])
+
+        def trace(batch: Structure) -> Traced:
+            # The trace that found the names is used once more; a program that is made later is traced anew.
+            found = traces.pop(form(batch), None)
+            return self._traced(self._logged(step), batch)[0] if found is None else found
+
+        return JaxProgram(trace, names)
+
+    def predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
+        return JaxPredictor(lambda batch: self._traced(function, batch)[0])
+
+    # ------------------------------------------------------------------ inside a step
+
+    def minimize(
+        self,
+        loss_fn: Callable[[], Tensor],
+        variables: Callable[[], Sequence[keras.Variable]],
+        optimizer: keras.optimizers.Optimizer,
+    ) -> Tensor:
+        scope = Values.current()
+        if scope is None:
+            raise RuntimeError("minimize was called outside a step.")
+        notes = None if scope.is_rehearsed else self._notes
+        if self._notes is not None and self._notes.building:
+            loss = _checked(loss_fn())  # models that build themselves have their variables from here on
+            if notes is not None:
+                notes.updates.append(Update(tuple(variables()), optimizer, ()))
+            return loss
+        learned = tuple(variables())
+        reached: set[int] = set()
+
+        def scaled_loss(values: list[Tensor]) -> tuple[Tensor, Tensor]:
+            noted = [noting(functools.partial(reached.add, id(v)))(x) for v, x in zip(learned, values, strict=True)]
+            with Values(learned, noted, parent=scope):
+                loss = _checked(loss_fn())
+                return optimizer.scale_loss(loss), loss
+
+        (_, loss), gradients = jax.value_and_grad(scaled_loss, has_aux=True)([v.value for v in learned])
+        if self._seen is not None:
+            self._seen.append(seen_as("loss", "loss", [loss], numbers))
+            pairs = zip(learned, gradients, strict=True)
+            self._seen.extend(seen_as("gradient", v.path, [g], numbers) for v, g in pairs)
+        if notes is not None:
+            unreached = tuple(variable for variable in learned if id(variable) not in reached)
+            notes.updates.append(update := Update(learned, optimizer, unreached))
+            if not scope.in_branch:
+                notes.outside.append(update)
+                scale = optimizer.scale_loss(jnp.ones_like(loss)).astype("float32")
+                notes.sizes.append(jnp.stack([largest(g) for g in gradients]) / scale if learned else jnp.zeros(0))
+        if reached:
+            # As on TensorFlow, what the loss does not depend on is left alone, by weight decay too.
+            with Values(parent=scope) as updating:
+                found = zip(learned, gradients, strict=True)
+                optimizer.apply([g if id(v) in reached else None for v, g in found], learned)
+            if notes is not None:
+                notes.updated.update(updating.written)
+        return loss
+
+    def gradients(self, fn: Callable[[Structure], Tensor], inputs: Structure) -> Structure:
+        inputs = map_structure(jnp.asarray, inputs)
+        paths = [path for path, _ in flatten(inputs)]
+        reached: set[str] = set()
+
+        def value(inputs: Structure) -> Tensor:
+            left = iter(paths)
+            return fn(map_structure(lambda leaf: noting(functools.partial(reached.add, next(left)))(leaf), inputs))
+
+        found = jax.grad(value)(inputs)
+        lost = [path or "the input" for path in paths if path not in reached]
+        if lost:
+            raise ValueError(f"gradients: the value does not depend on {', '.join(lost)}.")
+        return found
+
+    # ------------------------------------------------------------------ looking
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        exhausted = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+        return exhausted or isinstance(error, MemoryError)
+
+    def run_eagerly(self, step: Step, batch: Structure) -> tuple[dict[str, float], list[Seen]]:
+        self._seen = []
+        try:
+            with keras_adapted(), Values() as scope, calls_seen(self._seen, numbers, is_eager):
+                logs = step(map_structure(jnp.asarray, narrowed(batch)))
+            for variable in scope.written.values():
+                variable.assign(scope.state_mapping[id(variable)])
+            return {name: float(value) for name, value in logs.items()}, self._seen
+        finally:
+            self._seen = None
+
+    def not_finite(self, variables: Mapping[str, keras.Variable]) -> list[str]:
+        floats = {key: v.value for key, v in variables.items() if keras.backend.is_float_dtype(v.dtype)}
+        if not floats or sums_finite(list(floats.values())).all():
+            return []
+        exact = all_finite(list(floats.values())).tolist()
+        return [key for key, finite in zip(floats, exact, strict=True) if not finite]
+
+
+def _checked(loss: Any) -> Tensor:
+    """The loss, if it is a scalar."""
+    loss = jnp.asarray(loss)
+    if loss.ndim != 0:
+        raise ValueError(f"minimize: the loss has shape {loss.shape}; expected a scalar. Take its mean over the batch.")
+    return loss
+
+
+def _check_nothing_ahead(ahead: Ahead) -> None:
+    if ahead:
+        raise ValueError(
+            f"The JAX engine computes nothing ahead in the input pipeline, but was given {len(ahead)} functions: "
+            "expected the `ahead` that its own trace found, which is empty."
+        )

@@ -1,0 +1,61 @@
+"""Looking into a step on JAX: numbers of arrays, variables that are not finite, gradients and their sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+
+from lightkeras.engine.base import Tensor
+
+
+def numbers(value: Any) -> np.ndarray | None:
+    """See `Numbers`."""
+    if not isinstance(value, jax.Array) or not jnp.issubdtype(value.dtype, jnp.floating):
+        return None
+    # In a function that is differentiated, and not compiled, this is the array itself.
+    value = jax.lax.stop_gradient(value)
+    return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
+
+
+def largest(gradient: Tensor) -> Tensor:
+    """Largest absolute value of a gradient; infinite if one of its values is not a number."""
+    size = jnp.max(jnp.abs(gradient), initial=0.0).astype("float32")
+    return jnp.where(jnp.isfinite(size), size, jnp.inf)
+
+
+def noting(note: Callable[[], object]) -> Callable[[Tensor], Tensor]:
+    """The identity, which calls `note` while its gradient is traced, unless that is zero by the structure of what
+    is differentiated: where the value is not used, or only under `stop_gradient`."""
+
+    @jax.custom_vjp
+    def identity(value: Tensor) -> Tensor:
+        return value
+
+    def forward(value: Any) -> tuple[Tensor, None]:
+        return value.value, None
+
+    def backward(_: None, gradient: Any) -> tuple[Tensor]:
+        if isinstance(gradient, SymbolicZero):
+            return (jnp.zeros(gradient.shape, gradient.dtype),)
+        note()
+        return (gradient,)
+
+    identity.defvjp(forward, backward, symbolic_zeros=True)
+    return identity
+
+
+@jax.jit
+def sums_finite(values: Sequence[Tensor]) -> Tensor:
+    """bool `[values]`: whether the sum of each is finite, and so all its values; false may be wrong."""
+    return jnp.stack([jnp.isfinite(jnp.sum(value, dtype=jnp.promote_types(value.dtype, "float32"))) for value in values])
+
+
+@jax.jit
+def all_finite(values: Sequence[Tensor]) -> Tensor:
+    """bool `[values]`: whether all values of each are finite."""
+    return jnp.stack([jnp.all(jnp.isfinite(value)) for value in values])

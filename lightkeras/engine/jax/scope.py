@@ -1,0 +1,156 @@
+"""Variables inside a step: their values are looked up in a scope, and what is assigned to them is kept there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, final
+
+import jax
+import keras
+from keras.src.backend.common import global_state
+from keras.src.backend.common.stateless_scope import get_stateless_scope
+from keras.src.backend.jax import core
+from keras.src.random import seed_generator
+
+from lightkeras.engine.base import Tensor
+
+
+def device_dtype(dtype: Any) -> Any:
+    """The dtype that an array has on the device: JAX halves 64 bits unless it is told not to."""
+    return jax.dtypes.canonicalize_dtype(jax.numpy.dtype(dtype))
+
+
+@final
+class Values(keras.StatelessScope):
+    """The values that variables have inside a step.
+
+    What is assigned is no part of a gradient: `jax.lax.stop_gradient` takes it out of the function that is
+    differentiated, so that it may leave that function by any way.
+
+    Args:
+        variables: Variables whose values are given.
+        values: Their values.
+        parent: The scope around this one, asked for the values of all others; `None` is the outermost, whose
+            variables have their own values.
+        branch: Whether what is assigned is kept here alone, as in one branch of a condition.
+        rehearsed: Whether what is computed here is computed again and only the second time is used.
+    """
+
+    def __init__(
+        self,
+        variables: Sequence[keras.Variable] = (),
+        values: Sequence[Tensor] = (),
+        parent: Values | None = None,
+        branch: bool = False,
+        rehearsed: bool = False,
+    ) -> None:
+        super().__init__(list(zip(variables, values, strict=True)), collect_losses=True)
+        self._parent = parent
+        self._branch = branch
+        self.in_branch: bool = branch or (parent is not None and parent.in_branch)
+        self.is_rehearsed: bool = rehearsed or (parent is not None and parent.is_rehearsed)
+        self.used: dict[int, keras.Variable] = {}  # variables that were read or written here
+        self.written: dict[int, keras.Variable] = {}
+        self.found: dict[int, keras.Variable] = {}  # those read whose value nobody gave
+        self.made: dict[int, keras.Variable] = {}  # those that have no value yet: they were made just now
+
+    @staticmethod
+    def current() -> Values | None:
+        """The innermost scope, if it is one of these."""
+        scope = get_stateless_scope()
+        return scope if isinstance(scope, Values) else None
+
+    def get_current_value(self, variable: keras.Variable) -> Tensor:
+        key = id(variable)
+        self.used[key] = variable
+        value = self.state_mapping.get(key)
+        if value is not None:
+            return value
+        if self._parent is not None:
+            return self._parent.get_current_value(variable)
+        self.found[key] = variable
+        if variable._value is None:
+            self.made[key] = variable
+            return variable._initializer(variable.shape, dtype=variable.dtype)
+        return variable._value
+
+    def add_update(self, update: tuple[keras.Variable, Tensor]) -> None:
+        variable, value = update
+        # A loop's state must keep its type, and the type of a Python number is weaker than a variable's.
+        value = jax.lax.convert_element_type(jax.lax.stop_gradient(value), device_dtype(variable.dtype))
+        key = id(variable)
+        self.used[key] = self.written[key] = variable
+        self.state_mapping[key] = value
+        if self._parent is None:
+            if variable._value is None:
+                self.made[key] = variable
+        elif not self._branch:
+            self._parent.add_update((variable, value))
+
+
+@contextlib.contextmanager
+def keras_adapted() -> Iterator[None]:
+    """Lets steps do in JAX what Keras cannot do there: assign in a branch of `keras.ops.cond`, and draw
+    random numbers without a seed.
+
+    Both go through one function of Keras each, which is replaced meanwhile; outside a step it acts as before.
+    """
+    cond, generator = core.cond, seed_generator.global_seed_generator
+
+    def seeded() -> keras.random.SeedGenerator:
+        found = global_state.get_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR)
+        if found is None and Values.current() is None:
+            return generator()
+        if found is None:
+            found = keras.random.SeedGenerator()
+            global_state.set_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR, found)
+        return found
+
+    def assigning(pred: Tensor, true_fn: Callable[[], Any], false_fn: Callable[[], Any]) -> Any:
+        scope = Values.current()
+        return cond(pred, true_fn, false_fn) if scope is None else _cond(cond, scope, pred, true_fn, false_fn)
+
+    core.cond, seed_generator.global_seed_generator = assigning, seeded
+    try:
+        yield
+    finally:
+        core.cond, seed_generator.global_seed_generator = cond, generator
+
+
+def _cond(
+    original: Callable[..., Any], scope: Values, pred: Tensor, true_fn: Callable[[], Any], false_fn: Callable[[], Any]
+) -> Any:
+    """A condition whose branches may assign: what either assigns, both give."""
+    if is_eager() and not isinstance(pred, jax.core.Tracer):
+        return true_fn() if pred else false_fn()
+    written: dict[int, keras.Variable] = {}
+
+    def rehearse(function: Callable[[], Any]) -> None:
+        def run() -> Any:
+            with Values(parent=scope, branch=True, rehearsed=True) as branch:
+                outputs = function()
+            written.update(branch.written)
+            return outputs
+
+        jax.eval_shape(run)
+
+    def with_values(function: Callable[[], Any]) -> Callable[[], Any]:
+        def run() -> tuple[Any, list[Tensor]]:
+            with Values(parent=scope, branch=True) as branch:
+                outputs = function()
+            return outputs, [branch.get_current_value(variable) for variable in written.values()]
+
+        return run
+
+    rehearse(true_fn)
+    rehearse(false_fn)
+    outputs, values = original(pred, with_values(true_fn), with_values(false_fn))
+    for variable, value in zip(written.values(), values, strict=True):
+        scope.add_update((variable, value))
+    return outputs
+
+
+def is_eager() -> bool:
+    """Whether operations are computed at once: not so in a function that is being compiled."""
+    return not isinstance(jax.numpy.zeros(()), jax.core.Tracer)

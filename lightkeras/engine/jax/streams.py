@@ -1,0 +1,267 @@
+"""Feeds on the device: arrays that lie there, and blocks of batches that are copied there while steps run."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, final
+
+import jax
+import numpy as np
+
+from lightkeras.data.bags import Bags
+from lightkeras.data.feed import ArrayFeed, Structure, flatten, map_structure
+from lightkeras.data.reading import Reading
+from lightkeras.engine.base import Stream
+from lightkeras.engine.jax.scope import device_dtype
+from lightkeras.engine.jax.steps import check_no_text, form
+from lightkeras.engine.streams import ArrayStream, MadeAhead
+
+BLOCK_BYTES = 1 << 22
+"""Most that a block holds, unless one batch is larger."""
+
+BLOCK_BATCHES = 16
+"""Most batches of a block."""
+
+BLOCK_SECONDS = 0.02
+"""A block waits no longer for its next batch: a slow source should not keep steps waiting that could run."""
+
+BLOCKS_AHEAD = 2
+"""Blocks that are made before they are asked for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Some batches of one form, on the device.
+
+    Args:
+        arrays: Arrays `[capacity, batch, ...]`.
+        start: The first batch to use.
+        count: How many to use.
+        size: Examples of each batch.
+    """
+
+    arrays: Structure
+    start: int
+    count: int
+    size: int
+
+
+class BlockStream(Stream):
+    """Batches that the host makes, in blocks."""
+
+    @abc.abstractmethod
+    def next_blocks(self, most: int) -> list[Block]:
+        """Takes the next batches, `most` of them at most; none at the end of the epoch."""
+
+    def shapes(self) -> list[list[int | None]] | None:
+        return None
+
+
+@final
+class MadeAheadStream(BlockStream):
+    """Blocks made by a thread of their own, while steps run.
+
+    Args:
+        batches: The batches as NumPy arrays; read in the thread.
+        reading: The stream that they are read from, which has the state; `None` where the position says all.
+        reread: See `Stream`.
+    """
+
+    def __init__(self, batches: Iterator[Structure], reading: Reading | None = None, reread: int = 0) -> None:
+        super().__init__(reread)
+        self._reading = reading
+        self._blocks = MadeAhead(_blocks(batches), BLOCKS_AHEAD)
+        self._block: tuple[list[Structure], Structure] | None = None
+        self._used = 0  # batches of it that were taken
+
+    def state(self) -> bytes | None:
+        return None if self._reading is None else self._reading.state()
+
+    def next_blocks(self, most: int) -> list[Block]:
+        batches = self._current()
+        if batches is None or self._block is None:
+            return []
+        start, count = self._used, min(most, len(batches) - self._used)
+        self._used += count
+        return [Block(self._block[1], start, count, _size(batches[0]))]
+
+    def next_batch(self) -> Structure | None:
+        batches = self._current()
+        if batches is None:
+            return None
+        self._used += 1
+        return batches[self._used - 1]
+
+    def _current(self) -> list[Structure] | None:
+        if self._block is None or self._used == len(self._block[0]):
+            self._block, self._used = self._blocks.take(), 0
+        return None if self._block is None else self._block[0]
+
+
+@final
+class PulledStream(BlockStream):
+    """Blocks made when they are asked for, of a source that must not be read ahead of its steps.
+
+    Args:
+        next_batch: Gives the next batch as NumPy arrays, `None` at the end.
+        state: See `Stream.state`.
+        reread: See `Stream`.
+    """
+
+    def __init__(
+        self, next_batch: Callable[[], Structure | None], state: Callable[[], bytes | None], reread: int = 0
+    ) -> None:
+        super().__init__(reread)
+        self._take, self._state = next_batch, state
+
+    def state(self) -> bytes | None:
+        return self._state()
+
+    def next_batch(self) -> Structure | None:
+        batch = self._take()
+        return None if batch is None else narrowed(batch)
+
+    def next_blocks(self, most: int) -> list[Block]:
+        batch = self.next_batch()
+        if batch is None:
+            return []
+        capacity = _capacity(batch)
+        found = [[batch]]
+        for _ in range(min(most, capacity) - 1):
+            batch = self.next_batch()
+            if batch is None:
+                break
+            if form(batch) == form(found[-1][0]):
+                found[-1].append(batch)
+            else:
+                found.append([batch])
+        return [Block(on_device(alike, capacity), 0, len(alike), _size(alike[0])) for alike in found]
+
+
+def _blocks(batches: Iterator[Structure]) -> Iterator[tuple[list[Structure], Structure]]:
+    """Batches of one form, a few at a time, and the same on the device."""
+    found: list[Structure] = []
+    capacity, began = 1, 0.0
+    try:
+        for given in batches:
+            batch = narrowed(given)
+            if found and form(batch) != form(found[0]):
+                yield found, on_device(found, capacity)
+                found = []
+            if not found:
+                capacity, began = _capacity(batch), time.monotonic()
+            found.append(batch)
+            if len(found) == capacity or time.monotonic() - began > BLOCK_SECONDS:
+                yield found, on_device(found, capacity)
+                found = []
+    except Exception:
+        if found:  # the steps before the one whose batch failed are run
+            yield found, on_device(found, capacity)
+        raise
+    if found:
+        yield found, on_device(found, capacity)
+
+
+def _capacity(batch: Structure) -> int:
+    size = sum(array.nbytes for _, array in flatten(batch))
+    return int(min(BLOCK_BATCHES, max(1, BLOCK_BYTES // max(size, 1))))
+
+
+def on_device(batches: list[Structure], capacity: int) -> Structure:
+    """Batches of one form in one array each, `[capacity, batch, ...]`; what is not filled is never read."""
+    leaves = [[array for _, array in flatten(batch)] for batch in batches]
+
+    def joined(position: int) -> np.ndarray:
+        first = leaves[0][position]
+        if capacity == 1:
+            return first[None]
+        block = np.empty((capacity, *first.shape), first.dtype)
+        for number, found in enumerate(leaves):
+            block[number] = found[position]
+        return block
+
+    positions = iter(range(len(leaves[0])))
+    return map_structure(lambda _: jax.device_put(joined(next(positions))), batches[0])
+
+
+def narrowed(arrays: Structure) -> Structure:
+    """Arrays of the dtypes that they have on the device.
+
+    Raises:
+        ValueError: Text, or whole numbers that do not fit.
+    """
+    leaves = {id(leaf): _narrowed(path, leaf) for path, leaf in flatten(arrays)}
+    return map_structure(lambda leaf: leaves[id(leaf)], arrays)
+
+
+def _narrowed(path: str, array: Any) -> np.ndarray:
+    array = np.asarray(array)
+    check_no_text(path, array.dtype)
+    dtype = device_dtype(array.dtype)
+    if dtype == array.dtype:
+        return array
+    if array.dtype.kind in "iu" and array.size:
+        limits = np.iinfo(dtype)
+        low, high = int(array.min()), int(array.max())
+        if low < limits.min or high > limits.max:
+            raise ValueError(
+                f"Array {path or '0'} is {array.dtype} and holds {low if low < limits.min else high}, which JAX would "
+                f"cut to {dtype}. Number the values anew from 0, or set JAX_ENABLE_X64=true."
+            )
+    return array.astype(dtype)
+
+
+def padded_batches(feed: ArrayFeed, epoch: int, step: int, seed: int) -> Iterator[Structure]:
+    """The batches of a feed with bags, made by NumPy; bags are filled up to one of a few lengths.
+
+    JAX compiles for each length anew. One that most batches fit in is worked out from the whole split, and
+    those above it are rounded up in steps of a fifth.
+    """
+    order, size = feed.order(epoch, seed), feed.batch_size
+    common = {id(leaf): _common_length(leaf, size) for _, leaf in flatten(feed.arrays) if isinstance(leaf, Bags)}
+    for start in range(step * size, len(order), size):
+        yield _padded(feed.arrays, order[start : start + size], common)
+
+
+def _padded(arrays: Structure, indices: np.ndarray, common: dict[int, int]) -> Structure:
+    def rows(leaf: np.ndarray | Bags) -> Structure:
+        if not isinstance(leaf, Bags):
+            return leaf[indices]
+        bags = leaf.take(indices)
+        return bags.batch(padded_length(len(bags.ids), common[id(leaf)]))
+
+    return map_structure(rows, arrays)
+
+
+def padded_length(entries: int, common: int) -> int:
+    """The length to fill up to: `common`, or the first of `common * 2 ** (n / 4)` that is enough."""
+    if entries <= common:
+        return common
+    return math.ceil(common * 2 ** (math.ceil(4 * math.log2(entries / common) - 1e-9) / 4))
+
+
+def _common_length(bags: Bags, batch_size: int) -> int:
+    """Entries that a batch of random examples stays below, but for one in ten thousand."""
+    lengths = np.diff(bags.splits)
+    most = int(np.sort(lengths)[-batch_size:].sum())  # no batch has more
+    usual = batch_size * lengths.mean() + 4 * math.sqrt(batch_size) * lengths.std()
+    return max(1, min(most, math.ceil(usual)))
+
+
+def _size(batch: Structure) -> int:
+    return len(flatten(batch)[0][1])
+
+
+_orders: weakref.WeakKeyDictionary[ArrayStream, jax.Array] = weakref.WeakKeyDictionary()
+
+
+def order_of(stream: ArrayStream) -> jax.Array:
+    """The order of a stream's epoch, on the device; copied there once."""
+    if stream not in _orders:
+        _orders[stream] = jax.device_put(stream.order)
+    return _orders[stream]
