@@ -163,6 +163,7 @@ def test_pytest_runs_beside_it(tmp_path):
     assert "1 passed" in done.stdout
 
 
+@pytest.mark.backends("tensorflow", reason="JAX sets it as well")
 def test_a_level_of_tensorflows_messages_that_was_asked_for_is_kept(monkeypatch):
     code = "import os, lightkeras; print(os.environ['TF_CPP_MIN_LOG_LEVEL'])"
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)

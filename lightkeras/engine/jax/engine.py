@@ -14,7 +14,19 @@ import keras
 
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed, Structure, flatten, map_structure
 from lightkeras.data.reading import Reading
-from lightkeras.engine.base import Ahead, Engine, Predictor, Program, Seen, Step, Stream, Tensor, Trace, Update
+from lightkeras.engine.base import (
+    Ahead,
+    Engine,
+    Predictor,
+    Program,
+    Seen,
+    Step,
+    Stream,
+    Tensor,
+    Trace,
+    Update,
+    check_names,
+)
 from lightkeras.engine.jax.cache import keep_compiled
 from lightkeras.engine.jax.looking import all_finite, largest, noting, numbers, sums_finite
 from lightkeras.engine.jax.programs import JaxPredictor, JaxProgram, by_id
@@ -34,6 +46,7 @@ class _Notes:
 
     Args:
         building: Whether models that build themselves are to do so now, and nothing is minimized yet.
+        expected: Names that it logged before; none if it was not traced before.
         names: Names that it logs.
         updates: Its `minimize` calls so far.
         outside: Which of them are in no branch.
@@ -42,6 +55,7 @@ class _Notes:
     """
 
     building: bool
+    expected: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     updates: list[Update] = dataclasses.field(default_factory=list)
     outside: list[Update] = dataclasses.field(default_factory=list)
@@ -119,6 +133,7 @@ class JaxEngine(Engine):
             logs = dict(step(batch))
             if self._notes is None:
                 raise RuntimeError("A step was traced by another function than `_traced`.")
+            check_names(list(logs), self._notes.expected or list(logs))
             self._notes.names = tuple(logs)
             return logs, self._notes.sizes
 
@@ -130,9 +145,9 @@ class JaxEngine(Engine):
         Raises:
             ValueError: It makes new variables each time.
         """
-        building = True
+        building, names = True, ()
         while True:
-            self._notes = notes = _Notes(building)
+            self._notes = notes = _Notes(building, names)
             try:
                 rehearsal = rehearse(function, self._known, batch)
             finally:
@@ -150,7 +165,7 @@ class JaxEngine(Engine):
                     self._known.update({id(variable): variable for variable in optimizer.variables})
             if not rehearsal.found and not (building and notes.updates):
                 return rehearsal.traced, notes
-            building = False
+            building, names = False, notes.names
 
     # ------------------------------------------------------------------ streams
 
@@ -257,9 +272,9 @@ class JaxEngine(Engine):
                 notes.sizes.append(jnp.stack([largest(g) for g in gradients]) / scale if learned else jnp.zeros(0))
         if reached:
             # As on TensorFlow, what the loss does not depend on is left alone, by weight decay too.
+            pairs = [pair for pair in zip(gradients, learned, strict=True) if id(pair[1]) in reached]
             with Values(parent=scope) as updating:
-                found = zip(learned, gradients, strict=True)
-                optimizer.apply([g if id(v) in reached else None for v, g in found], learned)
+                optimizer.apply(*map(list, zip(*pairs, strict=True)))
             if notes is not None:
                 notes.updated.update(updating.written)
         return loss

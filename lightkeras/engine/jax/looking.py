@@ -52,7 +52,9 @@ def noting(note: Callable[[], object]) -> Callable[[Tensor], Tensor]:
 @jax.jit
 def sums_finite(values: Sequence[Tensor]) -> Tensor:
     """bool `[values]`: whether the sum of each is finite, and so all its values; false may be wrong."""
-    return jnp.stack([jnp.isfinite(jnp.sum(value, dtype=jnp.promote_types(value.dtype, "float32"))) for value in values])
+    return jnp.stack(
+        [jnp.isfinite(jnp.sum(value, dtype=jnp.promote_types(value.dtype, "float32"))) for value in values]
+    )
 
 
 @jax.jit

@@ -91,7 +91,9 @@ class _Compiled:
         written = separate([variable.value for variable in self._traced.written], read)
         values, outputs = self._run(written, read, source, np.int32(start), np.int32(count))
         for variable, value in zip(self._traced.written, values, strict=True):
-            variable._direct_assign(value)  # `assign` would convert and check what is known to fit, at 30 times the cost
+            variable._direct_assign(
+                value
+            )  # `assign` would convert and check what is known to fit, at 30 times the cost
         return outputs
 
 

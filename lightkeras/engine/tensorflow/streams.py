@@ -14,7 +14,7 @@ import safetensors.numpy
 import tensorflow as tf
 
 from lightkeras.data.bags import Bags
-from lightkeras.data.feed import ArrayFeed, ArraySpec, Feed, StreamFeed, Structure, flatten, map_structure
+from lightkeras.data.feed import ArraySpec, Feed, StreamFeed, Structure, flatten, map_structure
 from lightkeras.data.reading import Reading
 from lightkeras.engine.base import Ahead, Stream, Tensor
 
