@@ -20,12 +20,12 @@ import sys
 import warnings
 from pathlib import Path
 
-import lightkeras as lk
-
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+
+import lightkeras as lk
 
 BACKENDS = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name) is not None]
 STEPS, BATCH, EXAMPLES = 100, 16, 250  # 16 batches an epoch, the last of 10

@@ -87,6 +87,7 @@ class JaxEngine(Engine):
         self._traces: dict[Step, tuple[Any, Traced]] = {}  # to be compiled
         self._datasets: Datasets | None = None
         self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
+        self._sums_finite, self._all_finite = jax.jit(sums_finite), jax.jit(all_finite)
         self._seen: list[Seen] | None = None  # a list while a step is looked at, else None
 
     # ------------------------------------------------------------------ traces
@@ -145,7 +146,8 @@ class JaxEngine(Engine):
         Raises:
             ValueError: It makes new variables each time.
         """
-        building, names = True, ()
+        building = True
+        names: tuple[str, ...] = ()
         while True:
             self._notes = notes = _Notes(building, names)
             try:
@@ -261,8 +263,8 @@ class JaxEngine(Engine):
         (_, loss), gradients = jax.value_and_grad(scaled_loss, has_aux=True)([v.value for v in learned])
         if self._seen is not None:
             self._seen.append(seen_as("loss", "loss", [loss], numbers))
-            pairs = zip(learned, gradients, strict=True)
-            self._seen.extend(seen_as("gradient", v.path, [g], numbers) for v, g in pairs)
+            found = zip(learned, gradients, strict=True)
+            self._seen.extend(seen_as("gradient", v.path, [g], numbers) for v, g in found)
         if notes is not None:
             unreached = tuple(variable for variable in learned if id(variable) not in reached)
             notes.updates.append(update := Update(learned, optimizer, unreached))
@@ -313,9 +315,9 @@ class JaxEngine(Engine):
 
     def not_finite(self, variables: Mapping[str, keras.Variable]) -> list[str]:
         floats = {key: v.value for key, v in variables.items() if keras.backend.is_float_dtype(v.dtype)}
-        if not floats or sums_finite(list(floats.values())).all():
+        if not floats or self._sums_finite(list(floats.values())).all():
             return []
-        exact = all_finite(list(floats.values())).tolist()
+        exact = self._all_finite(list(floats.values())).tolist()
         return [key for key, finite in zip(floats, exact, strict=True) if not finite]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import jax
@@ -131,7 +131,7 @@ class _Fused:
         if len(self._batches) == MANY_FORMS:
             warnings.warn(
                 f"Batches came in {MANY_FORMS} shapes so far, the last one {[shape for _, shape, _ in batch]}. JAX "
-                "compiles the step anew for each, which may take longer than the steps. Pad the batches to a few sizes.",
+                "compiles the step anew for each, which may take longer than the steps do. Pad batches to a few sizes.",
                 UserWarning,
                 stacklevel=2,
             )
@@ -223,6 +223,6 @@ class JaxPredictor(_Fused, Predictor):
         return one
 
 
-def by_id(variables: Sequence[keras.Variable], values: Sequence[Tensor]) -> Mapping[int, Tensor]:
+def by_id(variables: Sequence[keras.Variable], values: Sequence[Tensor]) -> dict[int, Tensor]:
     """The values by the `id` of their variables."""
     return {id(variable): value for variable, value in zip(variables, values, strict=True)}
