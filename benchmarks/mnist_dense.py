@@ -1,54 +1,64 @@
-"""Time per train step of a small dense network: ours, a hand-written compiled loop, and Keras's `fit`.
+"""Time per train step of a small dense network: ours, hand-written loops, Keras's `fit`, PyTorch Lightning.
 
-    LIGHTKERAS_DATA_DIR=../shared/data python benchmarks/mnist_dense.py [--rounds 5]
+    LIGHTKERAS_DATA_DIR=../shared/data python benchmarks/mnist_dense.py [--rounds 5] [--backends tensorflow jax torch]
 
-784-128-10 with dropout 0.2, batch 32, Adam, on MNIST (random pixels where there is no `mnist.npz`).
-Each side runs in a process of its own, one after the other, round by round, so that what the machine
-does besides hits all of them alike; the best epoch of a process counts, and the median of the rounds.
+784-128-10 with dropout 0.2, batch 32, Adam, on MNIST (random pixels where there is no `mnist.npz`). Every
+side runs in a process of its own, interleaved (see `rounds.py`); the best epoch of a process counts. With
+`--backends jax torch` Keras's `fit` on TensorFlow is left out. Lightning comes with the extra `benchmark`.
 
-    ours    lightkeras.Runner with all its defaults: per-step TensorBoard and CSV logs, checkpoints, early stopping
-    loop    tf.while_loop of steps inside one tf.function, 75 steps a call, nothing else
-    keras   model.fit with TensorBoard (per epoch), CSVLogger, ModelCheckpoint and EarlyStopping
+    ours-BACKEND   lightkeras.Runner with all its defaults: progress bar, per-step TensorBoard and CSV, checkpoints
+    loop-BACKEND   the same Keras layers and optimizer in a loop written by hand, and nothing else: a tf.while_loop in a
+                   tf.function or a jitted lax.scan, 75 steps a call; for torch a plain loop
+    fit-BACKEND    model.fit with TensorBoard (per epoch), CSVLogger, ModelCheckpoint and EarlyStopping
+    lightning      torch's own layers and Adam in a LightningModule; TensorBoard and CSV every 50 steps, its default
 """
 
 import argparse
+import functools
 import json
 import os
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-SIDES = ("ours", "loop", "keras")
+import rounds
+
+SIDES = {
+    **{f"ours-{backend}": backend for backend in ("tensorflow", "jax", "torch")},
+    **{f"loop-{backend}": backend for backend in ("tensorflow", "jax", "torch")},
+    **{f"fit-{backend}": backend for backend in ("tensorflow", "jax")},
+    "lightning": "torch",
+}
+WANTED = {  # ratio of the first side's time to the second's: at most
+    ("ours-tensorflow", "loop-tensorflow"): 1.10,
+    ("ours-jax", "loop-jax"): 1.10,
+    ("ours-torch", "loop-torch"): 1.05,
+    ("ours-tensorflow", "fit-tensorflow"): 1 / 2.5,
+    ("ours-jax", "fit-jax"): 1 / 1.8,
+    ("ours-jax", "fit-tensorflow"): 1 / 6,
+    ("ours-jax", "lightning"): 1 / 6,
+}
 BATCH, EPOCHS, STEPS_PER_CALL = 32, 4, 75
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--backends", nargs="*", default=["tensorflow", "jax", "torch"])
+    parser.add_argument("--keep", default="mnist_dense", help="name of the file below results/")
     parser.add_argument("--side", choices=SIDES, help="run one side in this process and print its figure")
     arguments = parser.parse_args()
     if arguments.side:
         print(json.dumps(measure(arguments.side)))
         return
-    found: dict[str, list[float]] = {side: [] for side in SIDES}
-    for _ in range(arguments.rounds):
-        for side in SIDES:
-            done = subprocess.run(
-                [sys.executable, __file__, "--side", side], capture_output=True, text=True, check=True
-            )
-            found[side].append(json.loads(done.stdout.splitlines()[-1]))
-    median = {side: statistics.median(values) for side, values in found.items()}
-    for side, values in found.items():
-        print(f"{side:6} {median[side]:7.0f} us a step   rounds: {', '.join(f'{value:.0f}' for value in values)}")
-    paired = {
-        side: statistics.median(ours / other for ours, other in zip(found["ours"], found[side], strict=True))
-        for side in SIDES
-    }
-    print(f"ours takes {paired['loop']:.2f} times the hand-written loop (median of the rounds' ratios)")
-    print(f"ours is {1 / paired['keras']:.2f} times faster than keras fit")
+    sides = {side: backend for side, backend in SIDES.items() if backend in arguments.backends}
+    found = rounds.interleave(__file__, sides, arguments.rounds)
+    rounds.show(found, "us a step")
+    pairs = {pair: limit for pair, limit in WANTED.items() if set(pair) <= set(sides)}
+    ratios = {f"{a} / {b}": [rounds.ratio(found, a, b), limit] for (a, b), limit in pairs.items()}
+    for name, (value, limit) in ratios.items():
+        print(f"{name}: {value:.3f}, wanted at most {limit:.3f}{'' if value <= limit else '   MISSED'}")
+    rounds.keep(arguments.keep, found, ratios)
 
 
 def measure(side: str) -> float:
@@ -59,6 +69,9 @@ def measure(side: str) -> float:
     import numpy as np
 
     images, labels = mnist(np)
+    if side == "lightning":
+        with tempfile.TemporaryDirectory() as folder:
+            return min(lightning(images, labels, Path(folder))) / -(-len(images) // BATCH) * 1e6
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
@@ -68,10 +81,14 @@ def measure(side: str) -> float:
             keras.layers.Dense(10),
         ]
     )
-    steps = len(images) // BATCH
+    kind, backend = side.split("-")
+    run = {"ours": ours, "fit": keras_fit}.get(kind) or {
+        "tensorflow": loop_tensorflow,
+        "jax": loop_jax,
+        "torch": loop_torch,
+    }[backend]
     with tempfile.TemporaryDirectory() as folder:
-        seconds = {"ours": ours, "loop": loop, "keras": keras_fit}[side](model, images, labels, Path(folder))
-    return min(seconds) / steps * 1e6
+        return min(run(model, images, labels, Path(folder))) / (len(images) // BATCH) * 1e6
 
 
 def mnist(np):
@@ -83,31 +100,12 @@ def mnist(np):
     return rng.random((60_000, 784), dtype="float32"), rng.integers(0, 10, 60_000).astype("int32")
 
 
-def epoch_clock():
-    """A callback that notes when each epoch begins, and when the last one has ended with all that belongs to it."""
-    import keras
-
-    class Clock(keras.callbacks.Callback):
-        times: list[float] = []  # noqa: RUF012
-
-        def on_epoch_begin(self, epoch, logs=None):
-            self.times.append(time.perf_counter())
-
-        def on_train_end(self, logs=None):
-            self.times.append(time.perf_counter())
-
-        def seconds(self):
-            return [after - before for before, after in zip(self.times, self.times[1:], strict=False)]
-
-    return Clock()
-
-
 def ours(model, images, labels, folder):
     import lightkeras as lk
 
     import keras
 
-    clock = epoch_clock()
+    clock = rounds.epoch_clock()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     task = lk.SupervisedTask(model, loss=loss, optimizer="adam", metrics=["accuracy"])
     runner = lk.Runner(max_epochs=EPOCHS, run_dir=folder / "run", callbacks=[clock])
@@ -118,23 +116,16 @@ def ours(model, images, labels, folder):
 def keras_fit(model, images, labels, folder):
     import keras
 
-    clock = epoch_clock()
+    clock = rounds.epoch_clock()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("adam", loss, metrics=["accuracy"])
-    callbacks = [
-        keras.callbacks.TensorBoard(folder / "tensorboard"),
-        keras.callbacks.CSVLogger(folder / "metrics.csv"),
-        keras.callbacks.ModelCheckpoint(folder / "last.keras"),
-        keras.callbacks.EarlyStopping("loss", patience=3),
-        clock,
-    ]
+    callbacks = [*rounds.fit_callbacks(folder), clock]
     model.fit(images, labels, batch_size=BATCH, epochs=EPOCHS, callbacks=callbacks, verbose=0)
     return clock.seconds()
 
 
-def loop(model, images, labels, folder):
+def loop_tensorflow(model, images, labels, folder):
     import keras
-    import numpy as np
     import tensorflow as tf
 
     cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -164,15 +155,134 @@ def loop(model, images, labels, folder):
         _, *arrays = tf.while_loop(lambda i, *_: i < count, body, (0, *empty))
         return [array.stack() for array in arrays]
 
+    return epochs(len(images), lambda indices: [column.numpy() for column in chunk(tf.constant(indices))])
+
+
+def loop_jax(model, images, labels, folder):
+    import jax
+    import keras
+    import numpy as np
+
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    optimizer = keras.optimizers.Adam()
+    optimizer.build(model.trainable_variables)
+    images, labels = jax.numpy.array(images), jax.numpy.array(labels)
+
+    def loss(trainable, others, x, y):
+        logits, others = model.stateless_call(trainable, others, x, training=True)
+        return cross_entropy(y, logits), (others, (logits.argmax(-1) == y).mean())
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def chunk(state, images, labels, indices):
+        def step(state, rows):
+            trainable, others, slots = state
+            x, y = images[rows], labels[rows]
+            (value, (others, accuracy)), gradients = jax.value_and_grad(loss, has_aux=True)(trainable, others, x, y)
+            trainable, slots = optimizer.stateless_apply(slots, gradients, trainable)
+            return (trainable, others, slots), (value, accuracy)
+
+        return jax.lax.scan(step, state, indices)
+
+    groups = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)
+    state = tuple([variable.value for variable in group] for group in groups)
+
+    def run(indices):
+        nonlocal state
+        state, logs = chunk(state, images, labels, indices)
+        return [np.asarray(column) for column in logs]
+
+    return epochs(len(images), run)
+
+
+def loop_torch(model, images, labels, folder):
+    import keras
+    import torch
+
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    optimizer = keras.optimizers.Adam()
+    optimizer.build(model.trainable_variables)
+    device = model.trainable_variables[0].value.device
+    images, labels = torch.as_tensor(images, device=device), torch.as_tensor(labels, device=device)
+
+    def run(indices):
+        logs = []
+        for rows in torch.as_tensor(indices, device=device):
+            x, y = images[rows], labels[rows]
+            logits = model(x, training=True)
+            value = cross_entropy(y, logits)
+            model.zero_grad()
+            value.backward()
+            gradients = [variable.value.grad for variable in model.trainable_variables]
+            with torch.no_grad():
+                optimizer.apply(gradients, model.trainable_variables)
+                logs.append(torch.stack([value.detach(), (logits.argmax(-1) == y).float().mean()]))
+        return torch.stack(logs).cpu().numpy()
+
+    return epochs(len(images), run)
+
+
+def epochs(examples, run):
+    """Seconds of each epoch of a hand-written loop: `run` takes int32 `[75, batch]`."""
+    import numpy as np
+
     rng, seconds = np.random.default_rng(0), []
     for _ in range(EPOCHS):
-        steps = len(images) // BATCH // STEPS_PER_CALL * STEPS_PER_CALL
-        order = rng.permutation(len(images))[: steps * BATCH].astype("int32")
+        steps = examples // BATCH // STEPS_PER_CALL * STEPS_PER_CALL
+        order = rng.permutation(examples)[: steps * BATCH].astype("int32")
         began = time.perf_counter()
         for indices in order.reshape(-1, STEPS_PER_CALL, BATCH):
-            [column.numpy() for column in chunk(tf.constant(indices))]
+            run(indices)
         seconds.append(time.perf_counter() - began)
     return seconds
+
+
+def lightning(images, labels, folder):
+    import logging
+    import warnings
+
+    import lightning as L
+    import torch
+    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+    warnings.simplefilter("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+    class Network(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            layers = (torch.nn.Linear(784, 128), torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(128, 10))
+            self.layers = torch.nn.Sequential(*layers)
+            self.times = []
+
+        def training_step(self, batch, _):
+            x, y = batch
+            logits = self.layers(x)
+            loss = torch.nn.functional.cross_entropy(logits, y)
+            self.log("loss", loss, prog_bar=True)
+            self.log("accuracy", (logits.argmax(-1) == y).float().mean())
+            return loss
+
+        def on_train_epoch_start(self):
+            self.times.append(time.perf_counter())
+
+        def on_train_end(self):
+            self.times.append(time.perf_counter())
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters())
+
+    examples = torch.utils.data.TensorDataset(torch.as_tensor(images), torch.as_tensor(labels).long())
+    loader = torch.utils.data.DataLoader(examples, batch_size=BATCH, shuffle=True)
+    network = Network()
+    trainer = L.Trainer(
+        max_epochs=EPOCHS,
+        default_root_dir=folder,
+        logger=[TensorBoardLogger(folder), CSVLogger(folder)],
+        callbacks=[ModelCheckpoint(folder), EarlyStopping("loss", patience=3)],
+    )
+    trainer.fit(network, loader)
+    return [after - before for before, after in zip(network.times, network.times[1:], strict=False)]
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ class ImdbHub(lk.Task):
             hidden_units: Units of the hidden layer.
             dropout: Share of the embedding that is dropped while training.
             learning_rate: Learning rate of Adam.
+            lazy: Whether Adam leaves the words alone that a batch does not hold, see `lk.optimizers.LazyAdam`.
             fine_tune: Whether the text embedding learns too, or stays frozen.
             module: Text module: a SavedModel folder, a name under <data_dir>/hub/, a URL, or auto.
             batch_size: Reviews per batch.
@@ -37,6 +38,7 @@ class ImdbHub(lk.Task):
         hidden_units: int = lk.Int(16, low=8, high=128, step=8)
         dropout: float = lk.Float(0.3, low=0.0, high=0.5)
         learning_rate: float = lk.Float(1e-2, low=1e-3, high=3e-2, log=True)
+        lazy: bool = False
         fine_tune: bool = True
         module: str = "auto"
         batch_size: int = 512
@@ -44,16 +46,19 @@ class ImdbHub(lk.Task):
     def build_data(self) -> lk.DataModule:
         return lk.data.ImdbReviews(batch_size=self.hp.batch_size)
 
-    def build_model(self) -> keras.Model:
+    def build_encoder(self) -> lk.Encoder:
         module = lk.hub.find_module(self.hp.module, self.lookup)
-        text = keras.Input((), dtype="string", name="text")
-        x = lk.HubLayer(module.handle, trainable=self.hp.fine_tune, name="embedding")(text)
-        x = layers.Dropout(self.hp.dropout)(x)
+        return lk.TextEncoder(module.handle, trainable=self.hp.fine_tune)
+
+    def build_model(self) -> keras.Model:
+        text = self.encoder.inputs()
+        x = layers.Dropout(self.hp.dropout)(self.encoder.embed(text))
         x = layers.Dense(self.hp.hidden_units, activation="relu")(x)
         return keras.Model(text, layers.Dense(1)(x))
 
     def build_optimizer(self) -> keras.optimizers.Optimizer:
-        return keras.optimizers.Adam(self.hp.learning_rate)
+        kind = lk.optimizers.LazyAdam if self.hp.lazy else keras.optimizers.Adam
+        return kind(self.hp.learning_rate)
 
     def loss(self, batch, training):
         text, label = batch

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 from lightkeras import _imports
 
 if TYPE_CHECKING:
-    from lightkeras import data, hub, plots, testing
+    from lightkeras import data, hub, optimizers, plots, testing
     from lightkeras.checkpoint import CheckpointError
     from lightkeras.cli import cli
+    from lightkeras.data.encoder import Encoder
     from lightkeras.data.lookup import Lookup
     from lightkeras.data.module import DataModule
+    from lightkeras.features import FeatureCache
     from lightkeras.hparams import Bool, Choice, Float, Int
-    from lightkeras.hub import HubLayer
+    from lightkeras.hub import HubLayer, TextEncoder
     from lightkeras.lock import RunLockedError
     from lightkeras.preflight import TaskError
     from lightkeras.results import BatchSizes, EvalResult, FitResult, LearningRates, SearchResult
@@ -39,7 +41,9 @@ _NAMES = {
     "Checkpoints": "lightkeras.saving",
     "Choice": "lightkeras.hparams",
     "DataModule": "lightkeras.data.module",
+    "Encoder": "lightkeras.data.encoder",
     "EvalResult": "lightkeras.results",
+    "FeatureCache": "lightkeras.features",
     "FitResult": "lightkeras.results",
     "Float": "lightkeras.hparams",
     "HubLayer": "lightkeras.hub",
@@ -54,10 +58,11 @@ _NAMES = {
     "SupervisedTask": "lightkeras.task",
     "Task": "lightkeras.task",
     "TaskError": "lightkeras.preflight",
+    "TextEncoder": "lightkeras.hub",
     "Tuner": "lightkeras.tuner",
     "cli": "lightkeras.cli",
 }
-_MODULES = ("data", "hub", "plots", "testing")
+_MODULES = ("data", "hub", "optimizers", "plots", "testing")
 
 __all__ = [
     "BatchSizes",
@@ -67,7 +72,9 @@ __all__ = [
     "Checkpoints",
     "Choice",
     "DataModule",
+    "Encoder",
     "EvalResult",
+    "FeatureCache",
     "FitResult",
     "Float",
     "HubLayer",
@@ -82,10 +89,12 @@ __all__ = [
     "SupervisedTask",
     "Task",
     "TaskError",
+    "TextEncoder",
     "Tuner",
     "cli",
     "data",
     "hub",
+    "optimizers",
     "plots",
     "testing",
 ]

@@ -1,11 +1,12 @@
 """What must happen when Keras or TensorFlow are imported, without importing them here.
 
-* Keras finds a class in a `.keras` file by its registration only, and `HubLayer` is registered when
-  `lightkeras.hub` is imported. So that `import lightkeras` is all it takes, and costs nothing, that
-  import follows the one of Keras.
+* Keras finds a class in a `.keras` file by its registration only, and `HubLayer` and the optimizers are
+  registered when their modules are imported. So that `import lightkeras` is all it takes, and costs
+  nothing, that import follows the one of Keras.
 * A run that began without TensorFlow has seeded all other generators; what imports it later finds it seeded.
 * TensorFlow's libraries write lines to the standard error while they load, before they read
   `TF_CPP_MIN_LOG_LEVEL`. Those are held back, and shown only if the import fails.
+* Of a backend that is not installed Keras says the bare name: here the extra to install is said too.
 
 All act through one finder on `sys.meta_path` that watches for the two names, delegates to the finders
 after it, and is otherwise out of the way.
@@ -24,12 +25,15 @@ import types
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+# Modules with classes that Keras must know.
+_WITH_CLASSES = ("lightkeras.hub", "lightkeras.optimizers")
+
 
 def install() -> None:
     """Starts watching; what is imported already is dealt with at once."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "keras" in sys.modules:
-        importlib.import_module("lightkeras.hub")
+        _register()
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
@@ -72,8 +76,30 @@ class _Loader(importlib.abc.Loader):
             if "lightkeras.randomness" in sys.modules:  # a run that began without TensorFlow has set the seeds
                 sys.modules["lightkeras.randomness"].seed_late(module)
             return
-        self._loader.exec_module(module)
-        importlib.import_module("lightkeras.hub")
+        with explained_missing_backend():
+            self._loader.exec_module(module)
+        _register()
+
+
+def _register() -> None:
+    for name in _WITH_CLASSES:
+        importlib.import_module(name)
+
+
+@contextlib.contextmanager
+def explained_missing_backend() -> Iterator[None]:
+    """Says how to install the backend that Keras is to run on, where Keras does not find it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in ("jax", "tensorflow", "torch"):
+            raise
+        extra = "" if error.name == "tensorflow" else f"[{error.name}]"
+        raise ModuleNotFoundError(
+            f"Keras is to run on {error.name!r} (KERAS_BACKEND, or keras.json), which is not installed: "
+            f"`pip install 'lightkeras{extra}'`, or set KERAS_BACKEND to one that is: tensorflow, jax or torch.",
+            name=error.name,
+        ) from error
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from lightkeras.checkpoint import Checkpoint
 from lightkeras.data import ArrayFeed, DataModule, Feed
 from lightkeras.data.arrays import as_feed, holds_arrays
 from lightkeras.engine.base import Engine, Step, Trace
+from lightkeras.features import encoded
 from lightkeras.fitting import Fit
 from lightkeras.lock import check_free
 from lightkeras.passes import Pass, bound_engine
@@ -142,6 +143,7 @@ def make_fit(
 ) -> Fit:
     """Traces, checks and compiles; writes nothing."""
     preflight.check_feed(task, train, "train")
+    train = encoded(train, task.frozen(), settings.features)
     engine = bound_engine(task)
     trace = preflight.trace_train(task, engine, train)
     learner = pass_over(train, task, engine, task.run_train_step, trace, settings.limit_batches.train)
@@ -149,6 +151,7 @@ def make_fit(
     watcher = None
     if validation is not None:
         preflight.check_feed(task, validation, "validation")
+        validation = encoded(validation, task.frozen(), settings.features)
         evaluation = preflight.trace_evaluate(task, engine, validation, train)
         names += preflight.epoch_names(task, evaluation, "val")
         limit = settings.limit_batches.validation
@@ -188,6 +191,7 @@ def make_fit(
 
 def config_of(settings: Settings, fit: Fit) -> dict[str, Any]:
     """What `config.json` says of a run."""
+    encoder = fit.task.frozen()
     return {
         **fit.facts,
         "runner": {**settings.record(), "run_dir": str(fit.directory.path)},
@@ -200,11 +204,34 @@ def config_of(settings: Settings, fit: Fit) -> dict[str, Any]:
         "monitor": {"name": fit.monitor, "mode": fit.progress.mode},
         "code": resuming.code_of(fit.task),
         "lookup": fit.task.lookup.record(),
-        "modules": hub.modules_in(fit.task.tracked().values()),
+        "modules": hub.modules_in(parts_of(fit.task)),
+        **({} if encoder is None else {"encoder": encoder.record()}),
         "seed": settings.seed,
         "argv": sys.argv,
         "started": run_directory.now(),
     }
+
+
+def parts_of(task: Task) -> list[Any]:
+    """All in which a module may be: models, layers and the encoder."""
+    encoder = task.frozen()
+    return [*task.tracked().values(), *([] if encoder is None else [encoder])]
+
+
+def check_frozen(task: Task, config: Mapping[str, Any]) -> None:
+    """Checks that a task has the frozen parts of the run whose weights it takes.
+
+    Raises:
+        ValueError: A module or the encoder is another one.
+    """
+    hub.check_modules(parts_of(task), config.get("modules", []))
+    encoder, recorded = task.frozen(), config.get("encoder", {}).get("fingerprint")
+    found = None if encoder is None else encoder.fingerprint
+    if found != recorded:
+        raise ValueError(
+            f"The saved run used an encoder with the fingerprint {recorded or 'none'}, and this task's is "
+            f"{found or 'none'}: its weights are for other features. Use the build_encoder that it was made with."
+        )
 
 
 def directory_of(settings: Settings, task: Task | None = None) -> RunDirectory:

@@ -263,7 +263,9 @@ def _read(variable: keras.Variable) -> np.ndarray:
     if variable.dtype == "bfloat16":  # NumPy 2 cannot read it from TensorFlow; float32 holds all of it
         return np.array(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))).astype(ml_dtypes.bfloat16)
     # TensorFlow's variables, unlike its tensors, answer NumPy 2 with a deprecation warning; `copy` gives a tensor.
-    return np.array(keras.ops.convert_to_numpy(keras.ops.copy(variable)))
+    array = np.array(keras.ops.convert_to_numpy(keras.ops.copy(variable)))
+    # PyTorch has no uint16 and uint32: Keras holds them in wider integers there.
+    return array if array.dtype.name == variable.dtype else array.astype(variable.dtype)
 
 
 def _storable(array: np.ndarray) -> np.ndarray:

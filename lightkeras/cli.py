@@ -29,6 +29,7 @@ from rich.console import Console
 from lightkeras import files, hparams, resuming
 from lightkeras._messages import raised_by_us
 from lightkeras.data.lookup import Lookup
+from lightkeras.features import FeatureCache
 from lightkeras.flags import COMMANDS, make_parser
 from lightkeras.results import Trial
 from lightkeras.run_directory import RunDirectory, path_of, snake_case
@@ -156,7 +157,8 @@ def _settings_of(given: Any, before: dict[str, Any] | None = None) -> dict[str, 
         before: Settings of which a group given in part takes the rest.
     """
     settings = dict(given if isinstance(given, dict) else vars(given))
-    for name, kind in {"limit_batches": LimitBatches, "checkpoints": Checkpoints}.items():
+    groups = {"limit_batches": LimitBatches, "checkpoints": Checkpoints, "features": FeatureCache}
+    for name, kind in groups.items():
         if name in settings and not isinstance(settings[name], kind):
             group = settings[name] if isinstance(settings[name], dict) else vars(settings[name])
             settings[name] = kind(**{**(before or {}).get(name, {}), **group})

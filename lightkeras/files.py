@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 
+class UnwritableError(Exception):
+    """A place that the work could do without cannot be written to."""
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file atomically: beside it, fsynced, then renamed.
 

@@ -17,10 +17,11 @@ import keras
 import safetensors.numpy
 
 from lightkeras import checkpoint, files, randomness, schedule
-from lightkeras._keras import tensorflow_left_out
+from lightkeras._lazily import tensorflow_only_if_loaded
 from lightkeras.bundle import write_bundle
 from lightkeras.callbacks import CallbackBridge
 from lightkeras.checkpoint import Checkpoint, CheckpointError
+from lightkeras.data.encoder import JoinError
 from lightkeras.divergence import Alarm, Located, Position, Snapshot, Watchdog, locate
 from lightkeras.engine.base import Engine, StepLogs, Stream
 from lightkeras.loggers import CsvLogger, Logger, TensorBoardLogger
@@ -359,19 +360,28 @@ class Fit:
 
     def export_best_model(self) -> None:
         """Writes `model.keras` with the best weights; the task keeps those it has."""
-        model = self.task.model_to_export()
         folder = self.directory.checkpoints
-        if model is None or not (folder / "best").exists():
+        if not (folder / "best").exists():
             return
         variables = self.task.variables()
         now = checkpoint.read_variables(variables)
         try:
             checkpoint.write_variables(variables, checkpoint.load(checkpoint.find(folder, "best")).arrays)
-            _export(model, self.directory.model_file)
+            model = self._joined()
+            if model is not None:
+                _export(model, self.directory.model_file)
         except (CheckpointError, FileNotFoundError) as error:
             warnings.warn(f"{self.directory.model_file} was not written: {error}", stacklevel=2)
         finally:
             checkpoint.write_variables(variables, now)
+
+    def _joined(self) -> keras.Model | None:
+        """The model to export, with the weights that it has now."""
+        try:
+            return self.task.model_to_export()
+        except JoinError as error:
+            self.bar.say(f"{self.directory.model_file} takes features and not the encoder's inputs: {error}")
+            return vars(self.task).get("model")
 
     def result(self) -> FitResult:
         return FitResult(
@@ -445,7 +455,7 @@ def _export(model: keras.Model, path: Path) -> None:
     try:
         if not model.compiled:
             model.optimizer = None
-        with files.explained(path), tensorflow_left_out():
+        with files.explained(path), tensorflow_only_if_loaded():
             model.save(beside)
             files.sync(beside)
             files.move_synced(beside, path)

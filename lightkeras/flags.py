@@ -170,8 +170,11 @@ def _say_null(parser: Parser) -> None:
 def _hide_groups(parser: Parser) -> None:
     """Leaves `--hp FILE` and its like out of the help: `--config` reads them all."""
     for action in parser._actions:
-        if action.dest in ("hp", "runner", "tuner", "find", "runner.limit_batches", "runner.checkpoints"):
+        if action.dest in _GROUPS:
             action.help = jsonargparse.SUPPRESS
+
+
+_GROUPS = {"hp", "runner", "tuner", "find", "runner.limit_batches", "runner.checkpoints", "runner.features"}
 
 
 class _Formatter(jsonargparse.DefaultHelpFormatter):

@@ -38,7 +38,7 @@ class Changes:
         return [*self.refused, *self.warned]
 
 
-_REFUSED = ("task", "hparams", "data", "seed", "monitor")
+_REFUSED = ("task", "hparams", "data", "encoder", "seed", "monitor")
 _WARNED = ("backend", "code", "modules", "preflight", "validate_every", "callbacks", "versions")
 
 
@@ -212,6 +212,8 @@ def _say_skipped(problems: list[str], found: Checkpoint) -> None:
 def _part(config: Mapping[str, Any], name: str) -> Any:
     if name in ("preflight", "validate_every", "callbacks"):
         return config.get("runner", {}).get(name)
+    if name == "encoder":  # where it lies does not matter
+        return config.get(name, {}).get("fingerprint")
     return config.get(name)
 
 

@@ -1,6 +1,7 @@
 """Runner: the loop, in one run directory.
 
-seed, task.build(), data.prepare()
+seed, task.build_encoder(), task.build(), data.prepare()
+encode the splits, if there is an encoder
 trace and check the steps                   # before anything is written
 create the run directory and lock it, write config.json
 for epoch in range(max_epochs):
@@ -27,11 +28,12 @@ from typing import Any, final
 import keras
 import numpy as np
 
-from lightkeras import assembly, checkpoint, finders, hub, preflight, schedule
+from lightkeras import assembly, checkpoint, finders, preflight, schedule
 from lightkeras.checkpoint import Checkpoint
 from lightkeras.data import DataModule, Feed
 from lightkeras.data.arrays import as_feed
 from lightkeras.divergence import Alarm, first_not_finite
+from lightkeras.features import FeatureCache, encoded
 from lightkeras.fitting import Fit
 from lightkeras.lock import RunLock
 from lightkeras.passes import bound_engine
@@ -193,6 +195,7 @@ class Runner(Settings):
         module = assembly.make_ready(task, self.seed, given=data is not None)
         feed = as_feed(data, batch_size) if data is not None else _split_of(module, split)
         preflight.check_feed(task, feed, split)
+        feed = encoded(feed, task.frozen(), self.features)
         engine = bound_engine(task)
         trace = preflight.trace_evaluate(task, engine, feed)
         preflight.epoch_names(task, trace, split)
@@ -222,7 +225,7 @@ class Runner(Settings):
             CheckpointError: The checkpoint is damaged or does not fit the task.
         """
         assembly.make_ready(task, self.seed, given=True)
-        feed = as_feed(data, batch_size)
+        feed = encoded(as_feed(data, batch_size), task.frozen(), FeatureCache(on_disk=False))
         engine = bound_engine(task)
         preflight.trace_predict(task, engine, feed)
         self._take_weights(task, weights)
@@ -274,6 +277,7 @@ class Runner(Settings):
             assembly.make_ready(task, self.seed, given=train is not None), train, None, batch_size
         )
         figure = None if self.run_dir is None else assembly.directory_of(self).figures / "learning_rate.png"
+        feed = encoded(feed, task.frozen(), self.features)
         return finders.find_learning_rate(task, feed, test, self.seed, figure)
 
     def find_batch_size(
@@ -311,6 +315,7 @@ class Runner(Settings):
         """
         search = finders.SizeSearch(low, high, steps, memory_bytes)
         feed, _ = assembly.feeds_of(assembly.make_ready(task, self.seed, given=train is not None), train, None, low)
+        feed = encoded(feed, task.frozen(), self.features)
         return finders.find_batch_size(task, feed, train is not None, search, self.seed)
 
     # ------------------------------------------------------------------ the loop
@@ -442,7 +447,7 @@ class Runner(Settings):
         if weights is None:
             return
         directory = assembly.directory_of(self)
-        hub.check_modules(task.tracked().values(), directory.read_config().get("modules", []))
+        assembly.check_frozen(task, directory.read_config())
         saved = checkpoint.load(checkpoint.find(directory.checkpoints, weights))
         models = task.model_variables()
         checkpoint.write_variables(models, {key: saved.arrays[key] for key in models if key in saved.arrays})

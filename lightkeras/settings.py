@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from lightkeras import schedule
+from lightkeras.features import FeatureCache
 from lightkeras.saving import Checkpoints
 
 
@@ -54,6 +55,7 @@ class Settings:
         skip_broken: Batches that may be skipped because a loss or a variable would not be finite after them;
             0 stops at the first.
         checkpoints: When to save, and what to keep.
+        features: Where features of a frozen part are kept.
         seed: Seed of the initial weights, of the order of examples and of dropout.
         steps_per_call: Train steps per compiled call; `None` fills about 75 ms. Results do not depend on it.
         run_dir: The run directory; `None` makes one under `runs/`.
@@ -76,6 +78,7 @@ class Settings:
     limit_batches: LimitBatches = dataclasses.field(default_factory=LimitBatches)
     skip_broken: int = 0
     checkpoints: Checkpoints = dataclasses.field(default_factory=Checkpoints)
+    features: FeatureCache = dataclasses.field(default_factory=FeatureCache)
     seed: int = 0
     steps_per_call: int | None = None
     run_dir: str | Path | None = None
@@ -108,6 +111,7 @@ class Settings:
         settings["run_dir"] = None if self.run_dir is None else str(self.run_dir)
         settings["limit_batches"] = dataclasses.asdict(self.limit_batches)
         settings["checkpoints"] = dataclasses.asdict(self.checkpoints)
+        settings["features"] = dataclasses.asdict(self.features)
         settings["callbacks"] = [type(callback).__name__ for callback in self.callbacks]
         return settings
 

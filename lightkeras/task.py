@@ -14,7 +14,9 @@ from lightkeras import hparams as hparams_
 from lightkeras import randomness
 from lightkeras._labels import check_labels, outputs_by_name
 from lightkeras.data import DataModule, Lookup
+from lightkeras.data.encoder import Encoder
 from lightkeras.data.feed import Structure
+from lightkeras.data.keras_encoder import KerasEncoder
 from lightkeras.engine.base import Engine, Tensor
 
 KERAS_OBJECTS = (keras.Layer, keras.optimizers.Optimizer, keras.metrics.Metric, keras.random.SeedGenerator)
@@ -63,6 +65,15 @@ class Task:
         """Where batches come from; `None` where they are given to the runner."""
         return None
 
+    def build_encoder(self) -> Encoder | keras.Layer | None:
+        """The frozen part, whose features are computed once for each example; `None` if there is none.
+
+        Called before `build`, it becomes `self.encoder`, and steps get its features in place of the batch's inputs.
+        It may be an `Encoder`, such as `lk.TextEncoder`, or a Keras model. `model.keras` takes the inputs
+        again, if the model is functional.
+        """
+        return None
+
     def build_model(self) -> keras.Model:
         """The model."""
         raise NotImplementedError(f"{type(self).__name__} needs a `build_model` that returns a keras.Model.")
@@ -97,7 +108,7 @@ class Task:
         """Looks at a whole split that is held in memory, before training.
 
         Args:
-            arrays: The split's arrays, as in its batches, with all examples on axis 0.
+            arrays: The split's arrays, as in its batches before an encoder, with all examples on axis 0.
             split: `"train"`, `"validation"` or `"test"`.
 
         Raises:
@@ -151,13 +162,15 @@ class Task:
         """
         if self._logs is None:
             raise self._outside_a_step("log")
-        shape = tuple(keras.ops.convert_to_tensor(value).shape)
+        # Of a variable its value now: it may change before the step is over.
+        tensor = keras.ops.copy(value) if isinstance(value, keras.Variable) else keras.ops.convert_to_tensor(value)
+        shape = tuple(tensor.shape)
         if shape:
             raise ValueError(
                 f"log({name!r}): the value has shape {shape}; expected a scalar. Take its mean over the batch."
             )
         # What is logged is no part of a gradient, and may leave the function that is differentiated.
-        self._logs[name] = keras.ops.stop_gradient(value)
+        self._logs[name] = keras.ops.stop_gradient(tensor)
 
     # ------------------------------------------------------------------ for the runner
 
@@ -172,8 +185,17 @@ class Task:
         if not self._is_set_up:
             randomness.seed(seed)
             self.data = self.build_data()
+            encoder = self.build_encoder()
+            if encoder is not None:
+                self.encoder: Any = encoder if isinstance(encoder, Encoder) else KerasEncoder(encoder)
             self.build()
             self._is_set_up = True
+
+    @final
+    def frozen(self) -> Encoder | None:
+        """What `build_encoder` made; `None` if there is nothing. A model that is called `encoder` is something else."""
+        encoder = vars(self).get("encoder")
+        return encoder if isinstance(encoder, Encoder) else None
 
     @final
     def bind(self, make_engine: Callable[[], Engine]) -> Engine:
@@ -252,8 +274,15 @@ class Task:
         return model
 
     def model_to_export(self) -> keras.Model | None:
-        """The model that a run leaves behind as `model.keras`; `None` leaves none."""
-        return vars(self).get("model")
+        """The model that a run leaves behind as `model.keras`; `None` leaves none.
+
+        It takes what batches hold: an encoder is part of it.
+
+        Raises:
+            JoinError: The model and the encoder cannot be made one.
+        """
+        model, encoder = vars(self).get("model"), self.frozen()
+        return model if model is None or encoder is None else encoder.join(model)
 
     @contextlib.contextmanager
     def _recording(self) -> Iterator[dict[str, Tensor]]:

@@ -17,7 +17,7 @@ from lightkeras.checkpoint import CheckpointError
 
 def variables(**values) -> dict[str, keras.Variable]:
     return {
-        key: keras.Variable(np.asarray(value), dtype=str(np.asarray(value).dtype), name=key)
+        key: keras.Variable(np.asarray(value), dtype=str(np.asarray(value).dtype), trainable=False, name=key)
         for key, value in values.items()
     }
 

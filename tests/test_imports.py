@@ -165,6 +165,16 @@ def test_pytest_runs_beside_it(tmp_path):
 
 def test_a_level_of_tensorflows_messages_that_was_asked_for_is_kept(monkeypatch):
     code = "import os, lightkeras; print(os.environ['TF_CPP_MIN_LOG_LEVEL'])"
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
     assert said(code) == "3"
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
     assert said(code) == "0"
+
+
+def test_a_backend_that_is_not_installed_is_named_with_its_extra(monkeypatch):
+    # JAX is hidden, where it is installed: a module that is None in sys.modules cannot be found.
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    done = run("import sys, lightkeras\nsys.modules['jax'] = None\nimport keras")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ModuleNotFoundError: Keras is to run on 'jax'")
+    assert "pip install 'lightkeras[jax]'" in last

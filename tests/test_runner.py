@@ -412,7 +412,7 @@ def test_predictions_are_those_of_the_model_in_order(run_dir):
     task = TwoMoons()
     runner(run_dir).fit(task)
     x = two_moons(301)[0]
-    expected = np.asarray(task.model(x))
+    expected = ops.convert_to_numpy(task.model(x))
     for batch_size in (1000, 7):
         found = runner(run_dir).predict(task, x, weights="last", batch_size=batch_size)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -41,6 +41,11 @@ class Bags:
         if len(self.splits) == 0 or self.splits[0] != 0 or self.splits[-1] != len(self.ids):
             raise ValueError(f"The splits of bags must begin with 0 and end with the {len(self.ids)} entries.")
 
+    @classmethod
+    def of_lengths(cls, ids: np.ndarray, weights: np.ndarray, lengths: np.ndarray) -> Bags:
+        """Bags that follow each other: integer `[examples]` says how many entries each has."""
+        return cls(ids, weights, np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)]))
+
     def __len__(self) -> int:
         return len(self.splits) - 1
 
@@ -54,6 +59,11 @@ class Bags:
         splits = np.concatenate([[0], np.cumsum(lengths)])
         entries = np.arange(splits[-1]) + np.repeat(starts - splits[:-1], lengths)
         return Bags(self.ids[entries], self.weights[entries], splits)
+
+    def first(self, count: int) -> Bags:
+        """The bags of the first examples, not copied."""
+        splits = self.splits[: count + 1]
+        return Bags(self.ids[: splits[-1]], self.weights[: splits[-1]], splits)
 
     def batch(self, entries: int | None = None) -> dict[str, np.ndarray]:
         """The arrays that a step gets.

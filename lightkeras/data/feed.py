@@ -94,6 +94,11 @@ def spec_of(array: np.ndarray | Bags) -> Structure:
     return ArraySpec(array.shape[1:], "string" if array.dtype == object else array.dtype.name)
 
 
+def first_of(leaf: np.ndarray | Bags, count: int) -> np.ndarray | Bags:
+    """The first examples of an array or of bags, not copied."""
+    return leaf.first(count) if isinstance(leaf, Bags) else leaf[:count]
+
+
 def digest_of(structure: Structure) -> str:
     """A digest of arrays: of their paths, shapes, dtypes and contents."""
     digest = hashlib.blake2b(digest_size=16)
@@ -159,14 +164,29 @@ class ArrayFeed(Feed):
         batch_size: Examples per batch.
         shuffle: Whether each epoch has an order of its own.
         seed: Seed of those orders.
+        raw: The feed that these examples were made of by an encoder, one by one; `None` if they were not. Data is
+            known by it: its fingerprint is this feed's.
+
+    Attributes:
+        encoded: What encoders made of this feed, by their fingerprints.
 
     Raises:
         ValueError: No examples, lengths that differ, a batch size below one, or a seed below zero.
         TypeError: An object array that holds something else than text.
     """
 
-    def __init__(self, arrays: Structure, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self,
+        arrays: Structure,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        raw: ArrayFeed | None = None,
+    ) -> None:
         check_batching(batch_size, seed)
+        self.raw = raw
+        self.encoded: dict[str, ArrayFeed] = {}
         self.arrays = as_arrays(arrays)
         leaves = flatten(self.arrays)
         if not leaves:
@@ -186,6 +206,11 @@ class ArrayFeed(Feed):
     @property
     def spec(self) -> Structure:
         return map_structure(spec_of, self.arrays)
+
+    @property
+    def holds_bags(self) -> bool:
+        """Whether an array of it is `Bags`, whose batches differ in their number of entries."""
+        return any(isinstance(leaf, Bags) for _, leaf in flatten(self.arrays))
 
     @property
     def steps(self) -> int:
@@ -238,7 +263,7 @@ class ArrayFeed(Feed):
         return self.order(epoch, run_seed)[start:].reshape(1, -1)
 
     def fingerprint(self) -> str:
-        return digest_of(self.arrays)
+        return digest_of(self.arrays) if self.raw is None else self.raw.fingerprint()
 
 
 @final
@@ -253,6 +278,7 @@ class StreamFeed(Feed):
         batch_size: Examples per batch; `None` if it varies or is not known.
         dataset: A `tf.data.Dataset` of the same batches, or `None`.
         origin: What the batches come from, to notice that it was given twice; `None` if not known.
+        raw: The feed that these batches were made of by an encoder; `None` if they were not.
     """
 
     def __init__(
@@ -264,12 +290,14 @@ class StreamFeed(Feed):
         batch_size: int | None = None,
         dataset: Any = None,
         origin: Any = None,
+        raw: StreamFeed | None = None,
     ) -> None:
         if steps is not None and steps < 1:
             raise ValueError(f"steps={steps}: the feed is empty; expected at least one batch.")
         self.open_epoch = open_epoch
         self.dataset = dataset
         self.origin = origin
+        self.raw = raw
         self._spec = spec
         self._steps = steps
         self._batch_size = batch_size
@@ -292,6 +320,13 @@ class StreamFeed(Feed):
 
     def fingerprint(self) -> None:
         return None
+
+
+def raw_of(feed: Feed) -> Feed:
+    """The feed as it was before an encoder."""
+    if isinstance(feed, (ArrayFeed, StreamFeed)) and feed.raw is not None:
+        return feed.raw
+    return feed
 
 
 def _parts(leaf: np.ndarray | Bags) -> list[np.ndarray]:

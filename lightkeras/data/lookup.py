@@ -68,7 +68,13 @@ class Lookup:
 
 
 def cache_dir() -> Path:
-    """The user's cache folder for lightkeras: `$XDG_CACHE_HOME/lightkeras`, else `~/.cache/lightkeras`."""
+    """The user's cache folder for lightkeras.
+
+    `$LIGHTKERAS_CACHE_DIR`, else `$XDG_CACHE_HOME/lightkeras`, else `~/.cache/lightkeras`.
+    """
+    named = os.environ.get("LIGHTKERAS_CACHE_DIR")
+    if named:
+        return Path(named).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "lightkeras"
 

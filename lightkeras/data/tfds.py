@@ -110,7 +110,7 @@ def read_split(folder: Path, split: str) -> dict[str, np.ndarray]:
         ValueError: A file is damaged, or the split does not exist or is empty.
     """
     check_prepared(folder)
-    _keep_gpus_free()
+    keep_gpus_free()
     builder = _open(folder)
     instructions = _instructions(builder, folder, split)
     features = _array_features(builder, folder)
@@ -209,7 +209,7 @@ def _decoded(records: Any, features: Any) -> Any:
     return decoded.batch(_RECORDS_AT_ONCE)
 
 
-def _keep_gpus_free() -> None:
+def keep_gpus_free() -> None:
     """Keeps TensorFlow, where it only reads files, from taking the memory that JAX or PyTorch needs."""
     keras = sys.modules.get("keras")
     if keras is None or keras.backend.backend() == "tensorflow":

@@ -53,7 +53,7 @@ class Trace:
         names: Names that the step logs, in order.
         updates: Its `minimize` calls, in order.
         ahead: What can be computed in the input pipeline.
-        variables: Variables that the step reads or writes, the backend's own; they have `assign`.
+        variables: Variables that the step reads or writes, the backend's own or Keras's; they have `assign`.
     """
 
     names: tuple[str, ...]
@@ -178,6 +178,11 @@ class Engine(abc.ABC):
             step: Function from one batch to its logs.
             spec: What a batch looks like.
             batch_size: Examples in it, where the backend needs to know; `None` if that varies.
+
+        Args:
+            step: The step.
+            spec: What a batch looks like.
+            batch_size: Examples in a batch, for an engine that cannot trace a step for all sizes; `None` if not known.
 
         Raises:
             ValueError: The step makes new variables each time it is run.

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from typing import final
 
 from lightkeras import hparams, memory, preflight
-from lightkeras.data.feed import ArrayFeed, Feed, map_structure
+from lightkeras.data.feed import ArrayFeed, Feed, first_of, map_structure, raw_of
 from lightkeras.engine.base import Engine, Trace
+from lightkeras.features import FeatureCache, encoded
 from lightkeras.finders.common import check_whole, random_states_kept, rolled_back
 from lightkeras.passes import bound_engine
 from lightkeras.results import BatchSize, BatchSizes
@@ -91,7 +92,7 @@ def find_batch_size(task: Task, feed: Feed, given: bool, search: SizeSearch, see
         )
     sizes = search.sizes(feed.examples)
     if isinstance(feed, ArrayFeed):
-        preflight.check_feed(task, _with_batches_of(task, feed, search.low), "train")
+        preflight.check_feed(task, _with_batches_of(task, raw_of(feed), search.low), "train")
     engine = bound_engine(task)
     trace = preflight.trace_train(task, engine, feed)
     gc.collect()
@@ -204,8 +205,8 @@ def _with_batches_of(task: Task, feed: Feed, size: int) -> Feed:
     """The split in batches of a size; of arrays without the smaller last one, which would be compiled apart."""
     if isinstance(feed, ArrayFeed):
         whole = feed.examples // size * size
-        arrays = map_structure(lambda array: array[:whole], feed.arrays)
-        return ArrayFeed(arrays, size, shuffle=feed.shuffle, seed=feed.seed)
+        arrays = map_structure(lambda leaf: first_of(leaf, whole), feed.arrays)
+        return ArrayFeed(arrays, size, shuffle=feed.shuffle, seed=feed.seed, raw=feed.raw)
     hp = task.hp
     try:
         task.hp = dataclasses.replace(hp, batch_size=size)
@@ -215,7 +216,7 @@ def _with_batches_of(task: Task, feed: Feed, size: int) -> Feed:
     if data is None:
         raise ValueError(f"{type(task).__name__}.build_data gave a data module first, and None for batch_size={size}.")
     data.prepare(task.lookup)
-    return data.train()
+    return encoded(data.train(), task.frozen(), FeatureCache())
 
 
 def _gb(size: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -39,7 +38,8 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
     holds it is saved with its fine-tuned weights, the handle and the module's fingerprint; to load it takes
     `keras.models.load_model(path, safe_mode=False)`, because a module's graph is code.
 
-    Needs the TensorFlow backend.
+    On JAX and PyTorch it can be part of a model that is built, saved and loaded, but not be run: there
+    `lk.TextEncoder` runs the module before the model.
 
     Args:
         handle: A local SavedModel folder or a http(s) URL. `find_module` turns short names into one of them.
@@ -53,7 +53,7 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
         fingerprint: Digest of the module's files when they were loaded (see `fingerprint`).
 
     Raises:
-        RuntimeError: The Keras backend is not TensorFlow.
+        RuntimeError: It is called with numbers or texts, and the Keras backend is not TensorFlow.
         FileNotFoundError: There is no folder at the handle.
         ValueError: The folder is not a complete, callable TF2 SavedModel.
         ConnectionError: The URL cannot be downloaded.
@@ -74,7 +74,6 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
     """
 
     def __init__(self, handle: str, trainable: bool = False, name: str | None = None, dtype: Any = None) -> None:
-        _require_tensorflow()
         # Keras would cast the input to the compute dtype; what counts is the dtype the module was saved with.
         super().__init__(trainable=trainable, name=name, dtype=dtype, autocast=False)
         self.handle = str(handle)
@@ -90,28 +89,45 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
         self.built = True
 
     def _track_module_variables(self, trainable: bool) -> None:
-        listed = _variables_of(self._module)
+        listed = variables_of(self._module)
         learned = {variable.ref() for variable in listed if variable.trainable}
         if "trainable_variables" in dir(self._module):
             learned &= {variable.ref() for variable in self._module.trainable_variables}
-        names: set[str] = set()
+        names: dict[str, None] = {}
+        shares = runs_modules()
         with keras.name_scope(self.name, caller=self):
             for variable in listed:
                 stem = name = variable.name.split(":")[0].replace("/", "_")
                 while name in names:
                     name = f"{stem}_{len(names)}"
-                names.add(name)
+                names[name] = None
                 # Made from a tf.Variable, a keras.Variable is a second name for the same storage.
                 shared = keras.Variable(
-                    variable,
+                    variable if shares else variable.numpy(),
                     shape=variable.shape,
                     dtype=variable.dtype.name,
                     trainable=variable.ref() in learned,
                     name=name,
                 )
                 self._track_variable(shared)
+        self._names = tuple(names)
         # Set again, so that it reaches the variables just tracked.
         self.trainable = trainable
+
+    def variable_at(self, position: int) -> keras.Variable:
+        """The variable that stands for the one at a position of `variables_of` the module."""
+        return next(variable for variable in self.variables if variable.name == self._names[position])
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # Before Keras tries to make a tensor of text, which these backends cannot.
+        given = keras.tree.flatten((args, kwargs))
+        if not runs_modules() and not any(isinstance(value, keras.KerasTensor) for value in given):
+            raise RuntimeError(
+                f"{self._who()} runs a TensorFlow graph, but Keras runs on {keras.backend.backend()!r}. Let the module "
+                "run before the model: return lk.TextEncoder(handle) from Task.build_encoder. Or set "
+                "KERAS_BACKEND=tensorflow before Keras is imported."
+            )
+        return super().__call__(*args, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         signature = self._signature_for(inputs)
@@ -204,7 +220,6 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
                 "that is not in the model's file. Keras's safe mode forbids that. If you trust the module, "
                 "load with safe_mode=False, or call keras.config.enable_unsafe_deserialization()."
             )
-        _require_tensorflow()
         arguments = {key: value for key, value in config.items() if key != "fingerprint"}
         recorded, found = config["fingerprint"], fingerprint(locate(handle))
         # Compared before anything of the module is run.
@@ -217,49 +232,9 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
         return cls(**arguments)
 
 
-def modules_in(objects: Iterable[Any]) -> list[dict[str, str]]:
-    """Handles and fingerprints of the modules in models, as a run directory records them."""
-    return [{"handle": layer.handle, "fingerprint": layer.fingerprint} for layer in _hub_layers(objects)]
-
-
-def check_modules(objects: Iterable[Any], recorded: Sequence[Mapping[str, str]]) -> None:
-    """Checks that models hold the modules that were recorded.
-
-    Args:
-        objects: The models.
-        recorded: What `modules_in` gave for the models that were saved.
-
-    Raises:
-        ValueError: A module is another one, or there are more or fewer.
-    """
-    found = modules_in(objects)
-    if [entry["fingerprint"] for entry in found] == [entry["fingerprint"] for entry in recorded]:
-        return
-    raise ValueError(
-        f"The saved run used the hub modules {_listed(recorded)}, but this task has {_listed(found)}. "
-        "Put the original module back in its place, or name it with the hyperparameter that chooses it."
-    )
-
-
-def _listed(modules: Sequence[Mapping[str, str]]) -> str:
-    return ", ".join(f"{entry['handle']} ({entry['fingerprint'][:8]})" for entry in modules) or "none"
-
-
-def _hub_layers(objects: Iterable[Any]) -> Iterator[HubLayer]:
-    for found in objects:
-        if isinstance(found, HubLayer):
-            yield found
-        elif isinstance(found, keras.Model):
-            yield from _hub_layers(found.layers)
-
-
-def _require_tensorflow() -> None:
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            f"HubLayer runs a TensorFlow graph, but Keras runs on {keras.backend.backend()!r}. Set "
-            "KERAS_BACKEND=tensorflow before Keras is imported, or compute the module's features in the "
-            "input pipeline (hub.load in a tf.data map) and feed them as numbers."
-        )
+def runs_modules() -> bool:
+    """Whether Keras runs on TensorFlow, so that a module can be part of a model that runs."""
+    return bool(keras.backend.backend() == "tensorflow")
 
 
 def _signatures_of(module: Any, handle: str) -> list[_Signature]:
@@ -276,7 +251,7 @@ def _signatures_of(module: Any, handle: str) -> list[_Signature]:
     return signatures
 
 
-def _variables_of(module: Any) -> list[Any]:
+def variables_of(module: Any) -> list[Any]:
     """The variables the module lists, then those its functions use without listing them, each once."""
     used = [variable for function in module.__call__.concrete_functions for variable in function.variables]
     return list({variable.ref(): variable for variable in [*getattr(module, "variables", ()), *used]}.values())

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lightkeras.data.lookup import announce, reachable
+from lightkeras.data.tfds import keep_gpus_free
 
 
 def is_url(handle: str) -> bool:
@@ -218,6 +219,7 @@ def load_module(folder: Path, handle: str) -> Any:
             "SavedModel. On TF-Hub a later version of the same module often is one: "
             "nnlm-en-dim50/2 is TF2, nnlm-en-dim50/1 is TF1."
         )
+    keep_gpus_free()
     hub = import_tensorflow_hub()
     import tensorflow as tf
 

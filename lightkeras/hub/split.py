@@ -64,7 +64,7 @@ def _cut(module: Any, samples: Sequence[str]) -> Halves | None:
     # Of `outputs` the first counts: once a gradient was taken, what that needs is among them too.
     if whole is None or len(tf.nest.flatten(whole.structured_outputs)) != 1:
         return None
-    if _changes_something(whole.graph.as_graph_def()):
+    if changes_something(whole.graph.as_graph_def()):
         return None
     graph, end = _without_calls(whole.graph.as_graph_def())
     output = end(whole.outputs[0].name)
@@ -91,7 +91,7 @@ def _cut(module: Any, samples: Sequence[str]) -> Halves | None:
     return halves if _agree(module, halves, whole.trainable_variables, samples) else None
 
 
-def _changes_something(graph: Any) -> bool:
+def changes_something(graph: Any) -> bool:
     """Whether a graph assigns, draws random numbers or does anything else that a second run would do again."""
     import tensorflow as tf
 
@@ -145,7 +145,9 @@ def _function_of(
     @tf.function(autograph=False, input_signature=[tf.TensorSpec(s.shape, s.dtype) for s in feeds.values()])  # type: ignore[untyped-decorator]
     def half(*tensors: Any) -> list[Any]:
         for variable in variables:
-            variable.read_value()  # shows a GradientTape outside that this function uses the variable
+            # Shows a GradientTape outside that this function uses the variable. No row is read where it has rows:
+            # once TensorFlow has written to single rows of a variable, reading it whole means to copy it.
+            variable.sparse_read(tf.zeros([0], tf.int32)) if variable.shape.rank else variable.read_value()
         known = dict(zip(feeds, tensors, strict=True))
         known |= {name: tf.identity(captured) for name, captured in captures.items() if name in used}
         inside = [name for name in fetches if name not in known]

@@ -6,7 +6,9 @@ import warnings
 
 import numpy as np
 
-from lightkeras.data.feed import ArrayFeed, ArraySpec, Feed, StreamFeed, Structure, flatten
+from lightkeras.data.bags import Bags
+from lightkeras.data.encoder import inputs_of
+from lightkeras.data.feed import ArrayFeed, ArraySpec, Feed, StreamFeed, flatten, raw_of
 from lightkeras.task import Task
 
 BLOCK_BYTES = 1 << 24
@@ -28,6 +30,7 @@ def check_feed(task: Task, feed: Feed, split: str) -> None:
     Raises:
         ValueError: A train split smaller than one batch, or arrays the task cannot learn from.
     """
+    feed = raw_of(feed)
     if isinstance(feed, ArrayFeed):
         if split == "train" and feed.examples < feed.batch_size:
             raise ValueError(
@@ -45,7 +48,11 @@ def check_finite(feed: Feed, split: str) -> None:
     """
     if not isinstance(feed, ArrayFeed):
         return
-    for path, array in flatten(feed.arrays):
+    if feed.raw is not None:
+        check_finite(feed.raw, split)
+        split = f"{split}, as its encoder gives it,"
+    for path, leaf in flatten(feed.arrays):
+        array = leaf.weights if isinstance(leaf, Bags) else leaf
         if array.dtype.kind not in "fc" and array.dtype.name != "bfloat16":
             continue
         broken = [(start, block) for start, block in _blocks(array) if not np.isfinite(block).all()]
@@ -64,8 +71,8 @@ def warn_of_other_inputs(train: Feed, validation: Feed) -> None:
 
     A model takes both, as whole numbers from 0 to 255 and fractions of 1, and its values mean nothing.
     """
-    expected = dict(flatten(_inputs(train.spec)))
-    for path, spec in flatten(_inputs(validation.spec)):
+    expected = dict(flatten(inputs_of(raw_of(train).spec)))
+    for path, spec in flatten(inputs_of(raw_of(validation).spec)):
         other = expected.get(path, spec)
         if _kind(spec) != _kind(other):
             warnings.warn(
@@ -81,6 +88,7 @@ def warn_of_shared_examples(train: Feed, validation: Feed) -> None:
 
     One example in a hundred is where it starts, and ten: real data sets have a few duplicates.
     """
+    train, validation = raw_of(train), raw_of(validation)
     if isinstance(train, StreamFeed) and isinstance(validation, StreamFeed):
         if train is validation or (train.origin is not None and train.origin is validation.origin):
             warnings.warn(
@@ -115,7 +123,7 @@ def shared_examples(train: ArrayFeed, validation: ArrayFeed) -> tuple[int, int]:
     Returns:
         How many were found, and how many were looked for: none where inputs differ in form.
     """
-    known, sought = dict(flatten(_inputs(train.arrays))), dict(flatten(_inputs(validation.arrays)))
+    known, sought = dict(flatten(inputs_of(train.arrays))), dict(flatten(inputs_of(validation.arrays)))
     if {path: _form(array) for path, array in known.items()} != {path: _form(array) for path, array in sought.items()}:
         return 0, 0
     rng = np.random.default_rng(0)
@@ -129,10 +137,6 @@ def shared_examples(train: ArrayFeed, validation: ArrayFeed) -> tuple[int, int]:
     candidates = np.flatnonzero(np.isin(_hashes(list(known.values()), mixed), wanted))
     rows = {_row(list(known.values()), number) for number in candidates.tolist()}
     return sum(_row(list(sought.values()), number) in rows for number in sample.tolist()), len(sample)
-
-
-def _inputs(batch: Structure) -> Structure:
-    return batch[0] if isinstance(batch, tuple) else batch
 
 
 def _kind(spec: ArraySpec) -> str:

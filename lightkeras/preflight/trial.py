@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from lightkeras import checkpoint, randomness
+from lightkeras._lazily import tensorflow_only_if_loaded
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.engine.base import Engine, StepLogs, Trace
 from lightkeras.passes import Pass
@@ -265,9 +266,9 @@ def _may_skip(optimizer: keras.optimizers.Optimizer) -> bool:
     if optimizer.gradient_accumulation_steps:
         return True
     # A warm-up may begin at zero: a schedule is written as more than its number.
-    return not isinstance(optimizer.get_config().get("learning_rate"), float) and not float(
-        keras.ops.convert_to_numpy(optimizer.learning_rate)
-    )
+    with tensorflow_only_if_loaded():
+        rate = optimizer.get_config().get("learning_rate")
+    return not isinstance(rate, float) and not float(keras.ops.convert_to_numpy(optimizer.learning_rate))
 
 
 def _value(variable: Any) -> np.ndarray:

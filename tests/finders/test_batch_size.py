@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +58,7 @@ class Sized(TwoMoons):
 def test_steps_are_run_with_batches_of_the_size_and_no_other():
     task = Sized()
     find_size(task, two_moons(50), high=16)
-    assert task.seen - {None} == {8, 16}  # None: while the step is traced on a backend that needs no size for it
+    assert task.seen - {None} == {8, 16}  # None: while the step is traced, for all sizes
 
 
 class Large(TwoMoons):
@@ -77,7 +78,7 @@ def test_a_batch_that_runs_out_of_memory_does_not_fit():
     assert found.tried[-1].seconds_per_step is None
     assert found.tried[-1].memory_bytes is None
     assert found.suggestion == 16
-    assert found.reason in ("32 ran out of memory (ResourceExhaustedError)", "32 ran out of memory (JaxRuntimeError)")
+    assert re.fullmatch(r"32 ran out of memory \(\w*Error\)", found.reason)
     assert int(task.optimizer.iterations) == 0  # what it had learned before it failed is undone
 
 

@@ -103,6 +103,23 @@ def test_a_table_look_up_in_a_nested_function_is_cut(tmp_path):
     assert_halves_are_the_whole(load(saved(Vocabulary(), tmp_path / "module")))
 
 
+def test_neither_the_second_half_nor_its_gradient_reads_a_whole_table(tmp_path):
+    module = load(saved(Vocabulary(), tmp_path / "module"))
+    halves = split(module)
+
+    @tf.function
+    def gradient(numbers):
+        with tf.GradientTape() as tape:
+            value = tf.reduce_sum(halves.from_numbers(numbers))
+        return tape.gradient(value, module.vectors).values
+
+    graph = gradient.get_concrete_function(halves.to_numbers(tf.constant(TEXTS))).graph.as_graph_def()
+    bodies = [graph.node, *(function.node_def for function in graph.library.function)]
+    operations = {node.op for body in bodies for node in body}
+    assert "ResourceGather" in operations
+    assert "ReadVariableOp" not in operations
+
+
 @pytest.mark.real
 @pytest.mark.skipif(not os.environ.get("LIGHTKERAS_DATA_DIR"), reason="needs LIGHTKERAS_DATA_DIR")
 def test_the_glove_module_is_cut_and_keeps_its_row_sparse_gradients():

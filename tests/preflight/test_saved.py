@@ -50,7 +50,7 @@ def test_numbers_that_are_none_and_scalars_and_empty_variables_come_back():
         check_saved(ready(Holding(keras.Variable(value, trainable=False))))
 
 
-@pytest.mark.backends("tensorflow", reason="the others have no text")
+@pytest.mark.backends("tensorflow", reason="the others have no variables of text")
 def test_a_variable_of_text_is_named():
     words = keras.Variable(["a"], dtype="string", trainable=False, name="words")
     message = r"Holding: a checkpoint cannot hold the variable words \(holder\.0000\), string\[1\]: .*Give it a dtype"

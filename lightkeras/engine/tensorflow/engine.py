@@ -35,7 +35,9 @@ from lightkeras.engine.tensorflow.streams import (
     PipelineStream,
     ReadingStream,
     computed_ahead,
+    gathered,
     generated,
+    on_device,
     staged,
     tensor_spec,
 )
@@ -120,7 +122,7 @@ class TensorFlowEngine(Engine):
         ahead: Ahead = (),
         state: bytes | None = None,
     ) -> Stream:
-        if isinstance(feed, ArrayFeed) and ahead:
+        if isinstance(feed, ArrayFeed) and (ahead or feed.holds_bags):
             return PipelineStream(self._pipeline_of(feed, ahead, epoch, step, seed), feed.spec)
         if isinstance(feed, ArrayFeed):
             return ArrayStream(feed, self._on_device(feed), epoch, step, seed)
@@ -263,7 +265,7 @@ class TensorFlowEngine(Engine):
         if ahead not in stages:
 
             def stage(indices: Tensor) -> Structure:
-                return computed_ahead(map_structure(lambda array: tf.gather(array, indices), arrays), ahead)
+                return computed_ahead(map_structure(lambda held: gathered(held, indices), arrays), ahead)
 
             signature = [tf.TensorSpec([None], tf.int32)]
             stages[ahead] = tf.function(stage, signature, autograph=False).get_concrete_function()
@@ -273,5 +275,5 @@ class TensorFlowEngine(Engine):
 
     def _on_device(self, feed: ArrayFeed) -> Structure:
         if feed not in self._resident:
-            self._resident[feed] = map_structure(tf.convert_to_tensor, feed.arrays)
+            self._resident[feed] = map_structure(on_device, feed.arrays)
         return self._resident[feed]

@@ -49,8 +49,9 @@ class _Fused:
     def _prepare(self, stream: Stream, count: int) -> Callable[[], list[Tensor]] | None:
         """The compiled call for the next batches; `None` where an array stream has none left."""
         if isinstance(stream, IteratorStream):
-            batch = stream.iterator.element_spec
-            signature = [tf.data.IteratorSpec(batch), tf.TensorSpec([], tf.int32)]
+            element = stream.iterator.element_spec
+            signature = [tf.data.IteratorSpec(element), tf.TensorSpec([], tf.int32)]
+            batch, _ = self._unpacked(element, stream.structure)
             loop = functools.partial(self._from_iterator, stream.structure)
             function = self._function(loop, signature, batch)
             return functools.partial(function, stream.iterator, np.int32(count))

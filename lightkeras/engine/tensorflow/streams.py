@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import tempfile
 import weakref
@@ -12,9 +13,10 @@ import numpy as np
 import safetensors.numpy
 import tensorflow as tf
 
+from lightkeras.data.bags import Bags
 from lightkeras.data.feed import ArraySpec, Feed, StreamFeed, Structure, flatten, map_structure
 from lightkeras.data.reading import Reading
-from lightkeras.engine.base import Ahead, Stream
+from lightkeras.engine.base import Ahead, Stream, Tensor
 
 AUTO = tf.data.AUTOTUNE
 _ITERATOR = "iterator"  # name of a saved iterator's files
@@ -142,6 +144,40 @@ def computed_ahead(batch: Structure, ahead: Ahead) -> Structure:
     """The arrays of a batch, and what each function makes of the array at its position."""
     leaves = tuple(leaf for _, leaf in flatten(batch))
     return leaves, tuple(function(leaves[position]) for function, position in ahead)
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldBags:
+    """Bags on the device: the tensors of `Bags`."""
+
+    ids: Tensor
+    weights: Tensor
+    splits: Tensor
+
+
+def on_device(leaf: np.ndarray | Bags) -> Tensor | HeldBags:
+    """A split's array, or its bags, as tensors."""
+    if isinstance(leaf, Bags):
+        return HeldBags(*map(tf.convert_to_tensor, (leaf.ids, leaf.weights, leaf.splits)))
+    return tf.convert_to_tensor(leaf)
+
+
+def gathered(held: Tensor | HeldBags, indices: Tensor) -> Structure:
+    """Some examples of what `on_device` gave, in the order of `indices`; of bags what `Bags.batch` gives."""
+    if not isinstance(held, HeldBags):
+        return tf.gather(held, indices)
+    starts = tf.gather(held.splits, indices)
+    counts = tf.gather(held.splits, indices + 1) - starts
+    rows = tf.repeat(tf.range(tf.size(indices)), counts)
+    # Entry number e of the batch is entry number e - (entries of the examples before it) of its own example.
+    shift = starts - tf.cumsum(counts, exclusive=True)
+    entries = tf.range(tf.reduce_sum(counts)) + tf.gather(shift, rows)
+    return {
+        "counts": tf.cast(counts, tf.int32),
+        "ids": tf.gather(held.ids, entries),
+        "weights": tf.gather(held.weights, entries),
+        "rows": rows,
+    }
 
 
 def tensor_spec(spec: ArraySpec) -> tf.TensorSpec:

@@ -1,0 +1,41 @@
+"""Draws `results.png` from the figures below `results/`, as the benchmarks wrote them.
+
+python benchmarks/draw.py
+"""
+
+import json
+import statistics
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+
+HERE = Path(__file__).parent
+OURS, OTHER = "#0072b2", "#b0b0b0"
+
+
+def main() -> None:
+    records = {path.stem: json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))}
+    heights = [len(record["figures"]) for record in records.values()]
+    size = (8, 0.28 * sum(heights) + 0.9 * len(heights))
+    figure, axes = plt.subplots(len(records), figsize=size, height_ratios=heights, squeeze=False, layout="constrained")
+    for axis, (name, record) in zip(axes[:, 0], records.items(), strict=True):
+        figures = record["figures"]
+        medians = [statistics.median(values) for values in figures.values()]
+        spread = [[m - min(v) for m, v in zip(medians, figures.values(), strict=True)]]
+        spread += [[max(v) - m for m, v in zip(medians, figures.values(), strict=True)]]
+        colors = [OURS if side.startswith(("ours", "lazy")) else OTHER for side in figures]
+        axis.barh(list(figures), medians, color=colors, xerr=spread, ecolor="#404040", capsize=2)
+        axis.invert_yaxis()
+        axis.set_title(f"{name} ({record['date']}, {record['machine']})", fontsize=8, loc="left")
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+        unit = "seconds" if name.startswith(("imdb", "growth")) else "microseconds a step"
+        axis.set_xlabel(f"{unit}, median; lines from the least to the most", fontsize=8)
+    figure.savefig(HERE / "results.png", dpi=100)
+
+
+if __name__ == "__main__":
+    main()

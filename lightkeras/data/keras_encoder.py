@@ -1,0 +1,83 @@
+"""A frozen Keras model as an encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, final
+
+import keras
+import numpy as np
+
+from lightkeras.data.encoder import Encoder, JoinError
+from lightkeras.data.feed import Structure, digest_of
+
+
+@final
+class KerasEncoder(Encoder):
+    """A Keras model that is not trained, run before the model on the backend that Keras runs on.
+
+    It runs in inference mode. Its variables are no part of the run: they are not saved with it, and not trained.
+    `Task.build_encoder` may return the model itself.
+
+    Args:
+        model: A functional or sequential model with known inputs. It is frozen: `trainable` becomes False.
+
+    Raises:
+        ValueError: The model does not say what its inputs and outputs are.
+    """
+
+    def __init__(self, model: keras.Layer) -> None:
+        if not isinstance(getattr(model, "inputs", None), list) or not isinstance(model, keras.Model):
+            raise ValueError(
+                f"build_encoder returned {type(model).__name__} {model.name!r}, which does not say what it takes: "
+                "expected a functional or sequential model. Put a layer behind an input: "
+                "keras.Sequential([keras.Input(shape), layer]). Or write a subclass of lk.Encoder."
+            )
+        self._model = model
+        model.trainable = False
+        # Taken once: weights that were changed afterwards would not be those of the features that are there.
+        self._fingerprint = _fingerprint_of(model)
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    def encode(self, inputs: Structure) -> Structure:
+        outputs = self._model(inputs, training=False)
+        return keras.tree.map_structure(lambda tensor: np.array(keras.ops.convert_to_numpy(tensor)), outputs)
+
+    def inputs(self) -> Structure:
+        return keras.tree.map_structure(
+            lambda tensor: keras.Input(tensor.shape[1:], dtype=tensor.dtype), self._model.output
+        )
+
+    def join(self, model: keras.Model) -> keras.Model:
+        if not isinstance(getattr(model, "inputs", None), list):
+            raise JoinError(f"{type(model).__name__} {model.name!r} is neither functional nor sequential.")
+        raw = keras.tree.map_structure(
+            lambda tensor: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=tensor.name), self._model.input
+        )
+        # A model of the same layers, without what training may have lent to this one, such as an optimizer.
+        rest = keras.Model(model.input, model.output)
+        try:
+            return keras.Model(raw, rest(self._model(raw, training=False)), name=model.name)
+        except ValueError as error:
+            raise JoinError(f"{model.name!r} does not take the features of {self._model.name!r}: {error}") from error
+
+
+def _fingerprint_of(model: keras.Model) -> str:
+    """A digest of a model's layers and variables, and of the backend: others give other last digits."""
+    config = json.dumps(keras.saving.serialize_keras_object(model), sort_keys=True, default=str)
+    # Keras numbers layers as they are made, so that the same model has other names when it is made again.
+    for number, layer in enumerate(_layers_of(model)):
+        config = config.replace(f'"{layer.name}"', f'"#{number}"')
+    digest = hashlib.blake2b(f"{keras.backend.backend()} {config}".encode(), digest_size=16)
+    for variable in model.variables:
+        digest.update(digest_of(np.asarray(keras.ops.convert_to_numpy(variable))).encode())
+    return digest.hexdigest()
+
+
+def _layers_of(layer: Any) -> list[Any]:
+    inner = getattr(layer, "layers", [])
+    return [layer, *(found for each in inner for found in _layers_of(each))]

@@ -1,0 +1,56 @@
+"""Rows of a `tf.Variable`, read and written in place."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, final
+
+import keras
+import tensorflow as tf
+
+from lightkeras.engine.rows import Rows
+
+Tensor = Any
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class TensorFlowRows(Rows):
+    """The touched rows alone.
+
+    Args:
+        indices: int32 or int64 `[rows]`, each once: writing rows twice would leave open which comes last.
+    """
+
+    indices: Tensor
+
+    def read(self, variable: Any) -> Tensor:
+        return tf.gather(_backend_variable(variable), self.indices)
+
+    def write(self, variable: Any, values: Tensor) -> None:
+        table = _backend_variable(variable)
+        table.scatter_update(tf.IndexedSlices(tf.cast(values, table.dtype), self.indices))
+
+
+def touched_rows_of(gradient: Tensor, is_table: bool) -> Rows | None:
+    """See `lightkeras.engine.rows.touched_rows`."""
+    if not isinstance(gradient, tf.IndexedSlices):
+        if not is_table:
+            return None
+        others = list(range(1, len(gradient.shape)))
+        indices = tf.where(tf.reduce_any(tf.not_equal(gradient, 0), others))[:, 0]
+        return TensorFlowRows(tf.gather(gradient, indices), indices)
+    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        raise NotImplementedError(
+            "Row-sparse updates with tf.distribute: the rows of several replicas would have to be brought "
+            f"together, which is not done; got {tf.distribute.get_strategy().num_replicas_in_sync} replicas. "
+            "Train on one device, or use Keras's own optimizer."
+        )
+    # `scatter_add` of repeated rows sums them up in any order; a sum over segments does not.
+    indices, segments = tf.unique(gradient.indices)
+    values = tf.math.unsorted_segment_sum(gradient.values, segments, tf.shape(indices)[0])
+    return TensorFlowRows(values, indices)
+
+
+def _backend_variable(variable: Any) -> tf.Variable:
+    return variable.value if isinstance(variable, keras.Variable) else variable

@@ -1,0 +1,81 @@
+"""Dropout without a seed, drawn from the state of its layer's own seed generator.
+
+On torch, Keras gives such dropout the process's global generator. That is no variable, so that a run that is
+resumed inside an epoch would draw other numbers, and it is shared with whatever reads the data in another
+thread. The generator of the layer is a variable, and saved; on the other backends Keras draws from it too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, final
+
+import keras
+import torch
+from keras.src.backend.torch import random as keras_random
+from keras.src.random.seed_generator import global_seed_generator
+
+_WORD = 2**64 - 1
+
+
+@contextlib.contextmanager
+def seeded_dropout() -> Iterator[None]:
+    """Inside, Keras's dropout takes its numbers from seed generators."""
+    original, counters, generator = keras_random.dropout, {}, torch.Generator()
+
+    def dropout(inputs: torch.Tensor, rate: float, noise_shape: Any = None, seed: Any = None) -> torch.Tensor:
+        if seed is None:
+            seed = global_seed_generator()
+        unseeded = isinstance(seed, keras.random.SeedGenerator) and seed._initial_seed is None
+        if not unseeded or noise_shape is not None or not 0 < rate < 1 or inputs.device.type not in ("cpu", "cuda"):
+            return original(inputs, rate, noise_shape, seed)
+        if id(seed) not in counters:
+            counters[id(seed)] = _Counter(seed)
+        number = counters[id(seed)].next()
+        if inputs.is_cuda:
+            # Nothing but steps draws from the device's generator, and its dropout is one kernel.
+            torch.cuda.default_generators[inputs.device.index].manual_seed(number)
+            return torch.nn.functional.dropout(inputs, rate)
+        noise = torch.empty_like(inputs).bernoulli_(1 - rate, generator=generator.manual_seed(number))
+        return inputs * noise.div_(1 - rate)
+
+    keras_random.dropout = dropout
+    try:
+        yield
+    finally:
+        keras_random.dropout = original
+
+
+@final
+class _Counter:
+    """A seed generator that is read once: its state is counted on the host, and kept up to date on the device."""
+
+    def __init__(self, generator: keras.random.SeedGenerator) -> None:
+        self._generator = generator  # kept alive, for it is known by its id
+        self._state = generator.state.value.detach()
+        self._drawn = self._state[1]
+        self._version: int
+        self._read()
+
+    def next(self) -> int:
+        """The seed of the next draw."""
+        if self._state._version != self._version:  # somebody else drew from it, or set it
+            self._read()
+        number = _mixed(self._seed, self._count)
+        self._count += 1
+        self._drawn.add_(1)
+        self._version = self._state._version
+        return number
+
+    def _read(self) -> None:
+        self._seed, self._count = self._state.tolist()
+        self._version = self._state._version
+
+
+def _mixed(seed: int, count: int) -> int:
+    """64 bits that look unrelated for neighbours: the finalizer of splitmix64 (Steele, Lea and Flood, 2014)."""
+    bits = (((seed & 0xFFFFFFFF) << 32) + (count & 0xFFFFFFFF) + 0x9E3779B97F4A7C15) & _WORD
+    bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 & _WORD
+    bits = (bits ^ bits >> 27) * 0x94D049BB133111EB & _WORD
+    return bits ^ bits >> 31

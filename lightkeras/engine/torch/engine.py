@@ -1,0 +1,316 @@
+"""The engine: what the runner asks for, on torch."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, final
+
+import keras
+import torch
+
+from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed, Structure, flatten, map_structure
+from lightkeras.data.reading import Reading
+from lightkeras.engine.base import (
+    Ahead,
+    Engine,
+    Predictor,
+    Program,
+    Seen,
+    Step,
+    Stream,
+    Tensor,
+    Trace,
+    Update,
+)
+from lightkeras.engine.looking import calls_seen, seen_as
+from lightkeras.engine.streams import ArrayStream, batches_in_memory, holds_bags
+from lightkeras.engine.torch.dropout import seeded_dropout
+from lightkeras.engine.torch.looking import all_finite, largest, numbers
+from lightkeras.engine.torch.programs import TorchPredictor, TorchProgram
+from lightkeras.engine.torch.streams import TensorStream, resident, tensors_of
+from lightkeras.engine.torch.tracing import batch_of, check_no_text, traced
+
+if TYPE_CHECKING:
+    from lightkeras.engine.tensorflow.streams import Datasets
+
+Variables = Callable[[], Sequence[keras.Variable]]
+
+
+@dataclasses.dataclass
+class _Tracing:
+    """What is noted while a step is traced.
+
+    Args:
+        building: Whether models that build themselves are to do so now.
+        updates: Its `minimize` calls so far.
+    """
+
+    building: bool
+    updates: list[Update] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Learned:
+    """What a `minimize` updates.
+
+    Args:
+        asked: What was asked for it.
+        variables: The variables.
+        values: Their tensors.
+    """
+
+    asked: Variables
+    variables: tuple[keras.Variable, ...]
+    values: tuple[torch.Tensor, ...]
+
+
+@final
+class TorchEngine(Engine):
+    """See `Engine`."""
+
+    backend = "torch"
+
+    def __init__(self) -> None:
+        self._tracing: _Tracing | None = None  # while a step is traced, else None
+        self._traced: Step | None = None  # the step that was traced last of those that minimize
+        self._sizes: list[tuple[keras.Variable, torch.Tensor]] | None = None  # while gradients are measured
+        self._seen: list[Seen] | None = None  # a list while a step is looked at, else None
+        self._learned: list[_Learned] = []  # of the minimize calls of a step, asked for once in a call of steps
+        self._number = 0  # of the next minimize in the step
+        self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
+        self._datasets: Datasets | None = None
+
+    def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
+        check_no_text(spec)
+        trace = None
+        # What fails without values is an operation that needs them, or a mistake that the step with values explains.
+        with contextlib.suppress(Exception):
+            trace = self._built_and_traced(step, batch_of(spec, True, batch_size), abstract=True)
+        if trace is None:
+            trace = self._built_and_traced(step, batch_of(spec, False, batch_size), abstract=False)
+        if trace.updates:
+            self._traced = step
+        return trace
+
+    def gradient_sizes(self, step: Step, stream: Stream) -> list[tuple[keras.Variable, float]]:
+        if self._traced != step:
+            raise ValueError("gradient_sizes: this step is not the one that was traced last: expected `trace` before.")
+        batch = stream.next_batch()
+        if batch is None:
+            raise ValueError("gradient_sizes: the stream has no batch left; expected one.")
+        found = self._sizes = []
+        try:
+            with self._running() as begin_step:
+                begin_step()
+                step(tensors_of(batch))
+        finally:
+            self._sizes = None
+        if not found:
+            return []
+        sizes = torch.stack([size for _, size in found]).tolist()
+        return [(variable, size) for (variable, _), size in zip(found, sizes, strict=True)]
+
+    def skip_epochs(self, feed: Feed, count: int) -> None:
+        if isinstance(feed, StreamFeed) and feed.dataset is not None:
+            self._open_datasets().skip_epochs(feed, count)
+
+    def open(
+        self,
+        feed: Feed,
+        epoch: int = 0,
+        step: int = 0,
+        seed: int = 0,
+        ahead: Ahead = (),
+        state: bytes | None = None,
+    ) -> Stream:
+        _check_none_ahead(ahead)
+        if isinstance(feed, ArrayFeed) and holds_bags(feed.arrays):
+            return TensorStream(batches_in_memory(feed, epoch, step, seed))
+        if isinstance(feed, ArrayFeed):
+            return ArrayStream(feed, self._on_device(feed), epoch, step, seed)
+        if not isinstance(feed, StreamFeed):
+            raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(feed).__name__}.")
+        if feed.dataset is not None:
+            return self._open_datasets().open(feed, epoch, step, (), state)
+        reading = Reading(feed, epoch, step, state)
+        return TensorStream(reading.batches(), reading, step)
+
+    def open_batch(
+        self, batch: Structure, ahead: Ahead = (), shapes: Sequence[Sequence[int | None]] | None = None
+    ) -> Stream:
+        _check_none_ahead(ahead)
+        return TensorStream(iter([batch]))  # an eager step knows all sizes, whatever `shapes` says
+
+    def program(self, step: Step, names: Sequence[str], ahead: Ahead = ()) -> Program:
+        _check_none_ahead(ahead)
+        return TorchProgram(step, names, self._running)
+
+    def predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
+        return TorchPredictor(function, self._running)
+
+    def minimize(
+        self, loss_fn: Callable[[], Tensor], variables: Variables, optimizer: keras.optimizers.Optimizer
+    ) -> Tensor:
+        if self._tracing is not None and self._tracing.building:
+            return _checked(loss_fn())  # models that build themselves have their variables from here on
+        learned = self._ask(variables)
+        with torch.enable_grad(), _differentiable(learned.values):
+            loss = _checked(loss_fn())
+            scaled = optimizer.scale_loss(loss)
+            gradients = _gradients(scaled, learned.values)
+        loss = loss.detach()
+        pairs = list(zip(learned.variables, gradients, strict=True))
+        if self._seen is not None:
+            self._seen.append(seen_as("loss", "loss", [loss], numbers))
+            self._seen.extend(seen_as("gradient", variable.path, [g], numbers) for variable, g in pairs)
+        if self._tracing is not None:
+            unreached = tuple(variable for variable, gradient in pairs if gradient is None)
+            self._tracing.updates.append(Update(learned.variables, optimizer, unreached))
+        elif self._sizes is not None:
+            scale = optimizer.scale_loss(torch.ones_like(loss)).float()
+            self._sizes.extend((variable, largest(gradient, loss.device) / scale) for variable, gradient in pairs)
+        else:
+            optimizer.apply(gradients, learned.variables)
+        return loss
+
+    def gradients(self, fn: Callable[[Structure], Tensor], inputs: Structure) -> Structure:
+        inside = torch.is_grad_enabled()  # a loss, which may be differentiated again
+        with torch.enable_grad():
+            # Views, so that no other way from the inputs to the value counts.
+            given = map_structure(_followed, map_structure(keras.ops.convert_to_tensor, inputs))
+            value = keras.ops.convert_to_tensor(fn(given))
+            if value.ndim != 0:
+                raise ValueError(f"gradients: the value has shape {tuple(value.shape)}; expected a scalar.")
+            leaves = flatten(given)
+            found = _gradients(value, [leaf for _, leaf in leaves], create_graph=inside)
+        lost = [path or "the input" for (path, _), part in zip(leaves, found, strict=True) if part is None]
+        if lost:
+            raise ValueError(f"gradients: the value does not depend on {', '.join(lost)}.")
+        left = iter(found)
+        return map_structure(lambda _: next(left), given)
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            return True
+        # On the host torch has no class of its own for it.
+        return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+    def run_eagerly(self, step: Step, batch: Structure) -> tuple[dict[str, float], list[Seen]]:
+        self._seen = []
+        try:
+            with self._running() as begin_step, calls_seen(self._seen, numbers, lambda: True):
+                begin_step()
+                logs = step(tensors_of(batch))
+            return {name: float(keras.ops.convert_to_tensor(value)) for name, value in logs.items()}, self._seen
+        finally:
+            self._seen = None
+
+    def not_finite(self, variables: Mapping[str, keras.Variable]) -> list[str]:
+        floats = {key: v for key, v in variables.items() if keras.backend.is_float_dtype(v.dtype)}
+        if not floats:
+            return []
+        finite = all_finite(list(floats.values()))
+        return [key for key, is_finite in zip(floats, finite, strict=True) if not is_finite]
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[Callable[[], None]]:
+        """What steps run in. Gradients are followed in `minimize` and `gradients` alone."""
+
+        def begin_step() -> None:
+            self._number = 0
+
+        self._learned = []  # what is frozen changes between calls
+        with torch.no_grad(), seeded_dropout():
+            yield begin_step
+
+    def _ask(self, variables: Variables) -> _Learned:
+        """What a `minimize` updates: the list is costly to make, so that a call makes it in its first step."""
+        number, self._number = self._number, self._number + 1
+        if self._tracing is None and number < len(self._learned) and self._learned[number].asked == variables:
+            return self._learned[number]
+        found = tuple(variables())
+        learned = _Learned(variables, found, tuple(variable.value for variable in found))
+        self._learned[number:] = [learned]
+        return learned
+
+    def _built_and_traced(self, step: Step, batch: Structure, abstract: bool) -> Trace:
+        self._run_abstractly(step, batch, abstract, building=True)
+        return self._run_abstractly(step, batch, abstract, building=False)
+
+    def _run_abstractly(self, step: Step, batch: Structure, abstract: bool, building: bool) -> Trace:
+        tracing = self._tracing = _Tracing(building)
+        try:
+            with traced(abstract) as scope, seeded_dropout():
+                names = tuple(step(batch))
+                anew = scope.makes_variables()
+        finally:
+            self._tracing = None
+        if anew and not building:
+            raise ValueError(
+                "The step makes new variables each time it is run, as by `keras.layers.Dense(1)(x)`: they would not "
+                "be learned. Make layers, metrics and seed generators in `build`, as attributes of the task."
+            )
+        return Trace(names, tuple(tracing.updates), (), tuple(scope.variables.values()))
+
+    def _on_device(self, feed: ArrayFeed) -> Structure:
+        if feed not in self._resident:
+            self._resident[feed] = resident(feed.arrays)
+        return self._resident[feed]
+
+    def _open_datasets(self) -> Datasets:
+        if self._datasets is None:
+            from lightkeras.engine.tensorflow.streams import Datasets  # loads TensorFlow, which made the dataset
+
+            self._datasets = Datasets()
+        return self._datasets
+
+
+@contextlib.contextmanager
+def _differentiable(values: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Inside, gradients with respect to all of these are followed, frozen ones too."""
+    frozen = [value for value in values if not value.requires_grad]
+    for value in frozen:
+        value.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for value in frozen:
+            value.requires_grad_(False)
+
+
+def _checked(loss: Tensor) -> torch.Tensor:
+    tensor: torch.Tensor = keras.ops.convert_to_tensor(loss)
+    if tensor.ndim != 0:
+        raise ValueError(
+            f"minimize: the loss has shape {tuple(tensor.shape)}; expected a scalar. Take its mean over the batch."
+        )
+    return tensor
+
+
+def _gradients(
+    value: torch.Tensor, inputs: Sequence[torch.Tensor], create_graph: bool = False
+) -> list[torch.Tensor | None]:
+    """Gradients of a scalar; `None` for what it does not depend on."""
+    followed = [tensor for tensor in inputs if tensor.requires_grad]
+    if not followed or not value.requires_grad:
+        return [None] * len(inputs)
+    if len(followed) == len(inputs):
+        return list(torch.autograd.grad(value, followed, create_graph=create_graph, allow_unused=True))
+    found = iter(torch.autograd.grad(value, followed, create_graph=create_graph, allow_unused=True))
+    return [next(found) if tensor.requires_grad else None for tensor in inputs]
+
+
+def _followed(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.requires_grad or not tensor.is_floating_point():
+        return tensor.view_as(tensor)
+    return tensor.detach().requires_grad_(True)
+
+
+def _check_none_ahead(ahead: Ahead) -> None:
+    if ahead:
+        raise ValueError(
+            "The torch engine computes nothing ahead; expected the `ahead` that its trace found, which is ()."
+        )

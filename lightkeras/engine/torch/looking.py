@@ -1,0 +1,33 @@
+"""Looking into a step on torch: numbers of tensors, variables that are not finite, sizes of gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import torch
+
+
+def numbers(value: Any) -> np.ndarray | None:
+    """See `Numbers`."""
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        return None
+    value = value.detach().cpu()
+    array: np.ndarray = (value.float() if value.dtype is torch.bfloat16 else value).numpy()
+    return array
+
+
+def largest(gradient: torch.Tensor | None, device: torch.device) -> torch.Tensor:
+    """Largest absolute value of a gradient, float32; not a number if one of its values is not."""
+    if gradient is None or not gradient.numel():
+        return torch.zeros((), device=device)
+    return gradient.abs().max().float()
+
+
+def all_finite(variables: Sequence[keras.Variable]) -> np.ndarray:
+    """Whether all values of each variable are finite: bool `[variables]`."""
+    sizes = [largest(variable.value.detach(), variable.value.device) for variable in variables]
+    finite: np.ndarray = torch.isfinite(torch.stack(sizes)).cpu().numpy()
+    return finite

@@ -1,0 +1,71 @@
+"""Steps, one after the other; what they log is read once per call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, final
+
+import keras
+import numpy as np
+import torch
+
+from lightkeras.data.feed import Structure, flatten
+from lightkeras.engine.base import Predictor, Program, Step, StepLogs, Stream, check_names
+from lightkeras.engine.torch.streams import next_batches
+
+Running = Callable[[], AbstractContextManager[Callable[[], None]]]
+"""Enters what steps run in; gives a function that is called before each step."""
+
+
+@final
+class TorchProgram(Program):
+    """A train or evaluation step."""
+
+    def __init__(self, step: Step, names: Sequence[str], running: Running) -> None:
+        self._step, self._names, self._running = step, tuple(names), running
+
+    def run(self, stream: Stream, count: int) -> StepLogs:
+        rows: list[torch.Tensor] = []
+        examples: list[int] = []
+        with self._running() as begin_step:
+            for batch in next_batches(stream, count):
+                begin_step()
+                returned = self._step(batch)
+                if tuple(returned) != self._names:
+                    check_names(list(returned), self._names)
+                examples.append(len(flatten(batch)[0][1]))
+                if self._names:
+                    # A copy: what is logged may be a variable, which the next step changes.
+                    rows.append(torch.stack([_scalar(returned[name]) for name in self._names]))
+        table = torch.stack(rows).cpu().numpy() if rows else np.zeros((len(examples), len(self._names)), "float32")
+        values = {name: np.ascontiguousarray(table[:, column]) for column, name in enumerate(self._names)}
+        return StepLogs(values, np.array(examples, "int64"))
+
+
+@final
+class TorchPredictor(Predictor):
+    """A function from batches to outputs."""
+
+    def __init__(self, function: Callable[[Structure], Structure], running: Running) -> None:
+        self._function, self._running = function, running
+
+    def run(self, stream: Stream, count: int) -> Structure | None:
+        with self._running():
+            parts = [self._outputs(batch) for batch in next_batches(stream, count)]
+        if not parts:
+            return None
+        joined = [torch.cat(leaves) for leaves in zip(*map(keras.tree.flatten, parts), strict=True)]
+        return keras.tree.pack_sequence_as(parts[0], [keras.ops.convert_to_numpy(leaf) for leaf in joined])
+
+    def _outputs(self, batch: Structure) -> Structure:
+        outputs = keras.tree.map_structure(keras.ops.convert_to_tensor, self._function(batch))
+        if any(leaf.ndim == 0 for leaf in keras.tree.flatten(outputs)):
+            raise ValueError("predict_step returned a scalar; expected outputs whose axis 0 counts examples.")
+        return outputs
+
+
+def _scalar(value: Any) -> torch.Tensor:
+    tensor: torch.Tensor = value if isinstance(value, torch.Tensor) else keras.ops.convert_to_tensor(value)
+    tensor = tensor.detach() if tensor.requires_grad else tensor
+    return tensor if tensor.dtype is torch.float32 else tensor.float()

@@ -1,0 +1,198 @@
+"""An abstract run of a step: on torch's `meta` device, where tensors have shapes and no values.
+
+An operation that cannot be run there is run for real, on a batch of zeros. Either way no variable changes:
+a `keras.StatelessScope` takes what would be written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, final
+
+import keras
+import torch
+from keras.src.backend.common import global_state
+from keras.src.backend.torch import core
+from keras.src.backend.torch import random as keras_random
+from keras.src.random.seed_generator import global_seed_generator
+
+from lightkeras.data.feed import ArraySpec, Structure, flatten, map_structure
+
+EXAMPLES = 2
+"""Size of a batch whose size does not matter."""
+
+SIZE = 64
+"""Size of an axis that may have any."""
+
+_DRAWING = [
+    name
+    for name, found in inspect.getmembers(keras_random, inspect.isfunction)
+    if found.__module__ == keras_random.__name__ and "seed" in inspect.signature(found).parameters
+]
+"""Keras's functions that draw random numbers."""
+
+
+@final
+class _Device(str):
+    """The name of a device that is equal to the device, which PyTorch's own comparison with a name is not.
+
+    `keras.ops.convert_to_tensor` compares, and would make a new tensor of one on `meta`, without its gradient.
+    """
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return str(self) == str(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
+
+
+@final
+class Scope(keras.StatelessScope):  # type: ignore[misc]
+    """Notes which variables are read or written, and changes none.
+
+    Args:
+        abstract: Whether values are on `meta`.
+    """
+
+    def __init__(self, abstract: bool) -> None:
+        super().__init__(collect_losses=True)
+        self._abstract = abstract
+        self.variables: dict[int, keras.Variable] = {}
+        self.built = False  # whether a layer made variables for itself
+
+    def get_current_value(self, variable: keras.Variable) -> torch.Tensor:
+        self.variables.setdefault(id(variable), variable)
+        if id(variable) not in self.state_mapping:  # the same tensor at every read: gradients are taken for it
+            self.state_mapping[id(variable)] = self._value(variable)
+        value: torch.Tensor = self.state_mapping[id(variable)]
+        return value
+
+    def add_update(self, update: tuple[keras.Variable, torch.Tensor]) -> None:
+        self.variables.setdefault(id(update[0]), update[0])
+        super().add_update(update)
+
+    def makes_variables(self) -> bool:
+        """Whether variables were made since the scope was entered."""
+        return self.built or bool(global_state.get_global_attribute("uninitialized_variables"))
+
+    def _value(self, variable: keras.Variable) -> torch.Tensor:
+        with _outside():
+            if self._abstract:
+                shape, dtype = tuple(variable.shape), core.to_torch_dtype(variable.dtype)
+                value = torch.empty(shape, dtype=dtype, device="meta")
+            else:
+                value = variable.value.detach().clone()
+        return value.requires_grad_(variable.trainable and value.is_floating_point())
+
+
+@contextlib.contextmanager
+def traced(abstract: bool) -> Iterator[Scope]:
+    """Inside, a step runs without a change to any variable; new variables get their values at the end.
+
+    Layers build themselves as they do outside; and of `keras.ops.cond` both branches are run.
+    """
+    maybe_build, cond = keras.Layer._maybe_build, core.cond
+
+    def build(self: keras.Layer, call_spec: Any) -> None:
+        if not self.built:
+            with _outside():
+                maybe_build(self, call_spec)
+            scope.built |= bool(self.variables)
+
+    def both(_pred: Any, true_fn: Callable[[], Any], false_fn: Callable[[], Any]) -> Any:
+        found = true_fn()
+        false_fn()
+        return found
+
+    scope = Scope(abstract)
+    states = torch.get_rng_state()
+    keras.Layer._maybe_build, core.cond = build, both
+    try:
+        with scope, torch.no_grad(), _drawing(scope), _on(_Device("meta") if abstract else None):
+            yield scope
+    finally:
+        keras.Layer._maybe_build, core.cond = maybe_build, cond
+        torch.set_rng_state(states)
+
+
+def batch_of(spec: Structure, abstract: bool, examples: int | None) -> Structure:
+    """A batch without values, or one of zeros."""
+
+    def tensor(leaf: ArraySpec) -> torch.Tensor:
+        shape = [examples or EXAMPLES, *(SIZE if size is None else size for size in leaf.shape)]
+        if abstract:
+            return torch.empty(shape, dtype=core.to_torch_dtype(leaf.dtype), device="meta")
+        zeros: torch.Tensor = keras.ops.zeros(shape, leaf.dtype)
+        return zeros
+
+    return map_structure(tensor, spec)
+
+
+def check_no_text(spec: Structure) -> None:
+    """Checks that all arrays of a batch can be tensors.
+
+    Raises:
+        ValueError: One is text.
+    """
+    for path, leaf in flatten(spec):
+        if leaf.dtype == "string":
+            raise ValueError(
+                f"Array {path or '0'} of a batch is text, and torch has no tensors of text: expected numbers. Name the "
+                "frozen part of the task that reads it in `build_encoder`, so that its outputs are computed in the "
+                "input pipeline; or run on KERAS_BACKEND=tensorflow."
+            )
+
+
+@contextlib.contextmanager
+def _drawing(scope: Scope) -> Iterator[None]:
+    """Inside, the generators of random numbers are noted: on `meta` none are drawn, and Keras makes no generator."""
+
+    def noting(original: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(original)
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            seed = signature.bind(*args, **kwargs).arguments.get("seed")
+            generator = global_seed_generator() if seed is None else seed
+            if isinstance(generator, keras.random.SeedGenerator):
+                scope.variables.setdefault(id(generator.state), generator.state)
+            return original(*args, **kwargs)
+
+        return noted
+
+    originals = {name: getattr(keras_random, name) for name in _DRAWING}
+    for name, original in originals.items():
+        setattr(keras_random, name, noting(original))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(keras_random, name, original)
+
+
+@contextlib.contextmanager
+def _on(device: str | None) -> Iterator[None]:
+    """Inside, Keras makes tensors on a device; `None` is its default."""
+    before = global_state.get_global_attribute("torch_device")
+    global_state.set_global_attribute("torch_device", device)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("torch_device", before)
+
+
+@contextlib.contextmanager
+def _outside() -> Iterator[None]:
+    """As if nothing was traced."""
+    scope = global_state.get_global_attribute("stateless_scope")
+    global_state.set_global_attribute("stateless_scope", None)
+    try:
+        with _on(None):
+            yield
+    finally:
+        global_state.set_global_attribute("stateless_scope", scope)

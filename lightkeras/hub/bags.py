@@ -1,0 +1,66 @@
+"""A layer that adds weighted rows of a table: the part of a text module that learns, on every backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+INPUTS = {"counts": "int32", "ids": "int32", "weights": "float32", "rows": "int32"}
+"""Names and dtypes of the arrays that `Bags.batch` gives."""
+
+
+@keras.saving.register_keras_serializable(package="lightkeras")
+class BagEmbedding(keras.layers.Layer):  # type: ignore[misc]
+    """Sums of weighted rows of a trainable table, one sum for each bag of a batch.
+
+    The gradient with respect to the table is as sparse as the batch where the backend has sparse gradients.
+
+    Args:
+        rows: Rows of the table.
+        width: Its columns.
+        name: The layer's name. `None` means Keras numbers it.
+        dtype: Dtype or policy of the output; sums are taken in the table's own dtype. `None` means Keras's policy.
+    """
+
+    def __init__(self, rows: int, width: int, name: str | None = None, dtype: Any = None) -> None:
+        # Weights cast to half precision would be other weights.
+        super().__init__(name=name, dtype=dtype, autocast=False)
+        self.rows, self.width = rows, width
+        # Made here: its shape is known, and a joined model takes it before the layer was called.
+        self.table = self.add_weight(shape=(rows, width), initializer="zeros", name="table", autocast=False)
+        self.built = True
+
+    def set_table(self, values: np.ndarray) -> None:
+        """Sets the table: float `[rows, width]`."""
+        self.table.assign(values)
+
+    def call(self, inputs: dict[str, Any]) -> Any:
+        """Sums of rows.
+
+        Args:
+            inputs: What `Bags.batch` gives, as tensors.
+
+        Returns:
+            float `[examples, width]`.
+        """
+        found = ops.take(self.table, inputs["ids"], axis=0)
+        weighted = found * ops.expand_dims(ops.cast(inputs["weights"], found.dtype), -1)
+        sums = ops.segment_sum(weighted, inputs["rows"], num_segments=ops.shape(inputs["counts"])[0])
+        return ops.cast(sums, self.compute_dtype)
+
+    def compute_output_spec(self, inputs: dict[str, Any]) -> Any:
+        return keras.KerasTensor((inputs["counts"].shape[0], self.width), self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: dict[str, Any]) -> tuple[int | None, int]:
+        return (input_shape["counts"][0], self.width)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "rows": self.rows, "width": self.width}
+
+
+def bag_inputs() -> dict[str, Any]:
+    """New `keras.Input`s for the arrays of bags."""
+    return {name: keras.Input((), dtype=dtype, name=name) for name, dtype in INPUTS.items()}

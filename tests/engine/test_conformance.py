@@ -1,0 +1,426 @@
+"""Every kind of task on every backend: the same numbers, with no branch in a task.
+
+For each backend that is installed, a process of its own (this file, run as a script) fits all of `TASKS` and writes
+down the losses of every step. They are compared here: between the backends, with Keras's `fit`, and between steps
+that were fused into calls in different ways. Then each backend goes on with the runs of the others.
+
+Examples, noise and initial weights come from NumPy, so that all backends begin with the same numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import lightkeras as lk
+
+BACKENDS = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name) is not None]
+STEPS, BATCH, EXAMPLES = 100, 16, 250  # 16 batches an epoch, the last of 10
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(EXAMPLES, 8)).astype("float32")
+CLASS = (X[:, 0] + X[:, 1] ** 2 > 1).astype("int32") + (X[:, 2] > 0.5).astype("int32")
+TARGET = np.tanh(X @ RNG.normal(size=(8, 2))).astype("float32")
+WEIGHT = RNG.uniform(0.1, 2, EXAMPLES).astype("float32")
+NOISE = RNG.normal(size=(EXAMPLES, 4)).astype("float32")
+IMAGE = RNG.random((EXAMPLES, 8, 8, 1)).astype("float32") + CLASS[:, None, None, None] / 4
+WORDS = RNG.integers(1, 20, (EXAMPLES, 6)).astype("int32")
+SERIES = np.cumsum(RNG.normal(size=(EXAMPLES, 6, 3)), axis=1).astype("float32")
+
+
+def cross_entropy(label, logits):
+    return ops.mean(keras.losses.sparse_categorical_crossentropy(label, logits, from_logits=True))
+
+
+def seeded(*models):
+    """Gives models weights that NumPy drew."""
+    rng = np.random.default_rng(1)
+    for variable in itertools.chain(*(model.trainable_variables for model in models)):
+        if len(variable.shape) > 1:
+            scale = 1 / np.sqrt(np.prod(variable.shape[:-1]))
+            variable.assign((rng.normal(size=variable.shape) * scale).astype("float32"))
+
+
+def dense(*units, inputs=8, last=None):
+    inside = [layers.Dense(count, "tanh") for count in units]
+    return keras.Sequential([keras.Input((inputs,)), *inside, *([] if last is None else [layers.Dense(last)])])
+
+
+class Seeded(lk.Task):
+    """A task with one model, whose weights are those that NumPy drew."""
+
+    arrays = (X, CLASS)
+
+    def build(self):
+        super().build()
+        seeded(self.model)
+
+    def build_optimizer(self):
+        return keras.optimizers.Adam(0.005)
+
+    def loss(self, batch, training):
+        x, y = batch
+        return cross_entropy(y, self.model(x, training=training))
+
+
+class Classifier(Seeded):
+    def build_model(self):
+        return dense(16, last=3)
+
+
+class OwnStep(Classifier):
+    """A step of its own, that logs."""
+
+    def train_step(self, batch):
+        x, y = batch
+
+        def loss():
+            logits = self.model(x, training=True)
+            self.log("accuracy", ops.mean(ops.cast(ops.equal(ops.argmax(logits, -1), y), "float32")))
+            return cross_entropy(y, logits)
+
+        value = self.minimize(loss)
+        self.log("weights", sum(ops.sum(ops.square(v)) for v in self.model.trainable_variables))
+        self.log("examples", float(x.shape[-1]))
+        return value
+
+
+class WeightedRegression(Seeded):
+    arrays = (X, TARGET, WEIGHT)
+
+    def build_model(self):
+        return dense(16, last=2)
+
+    def loss(self, batch, training):
+        x, y, weight = batch
+        errors = ops.mean(ops.square(self.model(x, training=training) - y), -1)
+        return ops.sum(errors * weight) / ops.sum(weight)
+
+
+class Autoencoder(Seeded):
+    arrays = X
+
+    def build_model(self):
+        return dense(6, 3, 6, last=8)
+
+    def loss(self, batch, training):
+        return ops.mean(ops.square(self.model(batch, training=training) - batch))
+
+
+class Vae(Seeded):
+    """The noise comes with the batch."""
+
+    arrays = (X, NOISE)
+
+    def build(self):
+        self.encoder, self.decoder = dense(12, last=8), dense(12, inputs=4, last=8)
+        self.optimizer = self.build_optimizer()
+        seeded(self.encoder, self.decoder)
+
+    def loss(self, batch, training):
+        x, noise = batch
+        mean, log_variance = ops.split(self.encoder(x, training=training), 2, axis=-1)
+        decoded = self.decoder(mean + ops.exp(log_variance / 2) * noise, training=training)
+        distance = ops.mean(ops.square(mean) + ops.exp(log_variance) - log_variance - 1) / 2
+        self.log("distance", distance)
+        return ops.mean(ops.square(decoded - x)) + 0.1 * distance
+
+
+class RandomVae(Vae):
+    """The noise comes from a seed generator of the task, and there is dropout: other numbers on each backend."""
+
+    arrays = X
+
+    def build(self):
+        super().build()
+        self.seeds, self.dropout = keras.random.SeedGenerator(3), layers.Dropout(0.1)
+
+    def loss(self, batch, training):
+        noise = keras.random.normal((ops.shape(batch)[0], 4), seed=self.seeds)
+        return super().loss((self.dropout(batch, training=training), noise), training)
+
+
+class Gan(Seeded):
+    arrays = (X, NOISE)
+
+    def build(self):
+        self.generator, self.discriminator = dense(12, inputs=4, last=8), dense(12, last=1)
+        self.generator_optimizer = keras.optimizers.Adam(0.002)
+        self.discriminator_optimizer = keras.optimizers.SGD(0.02, momentum=0.5)
+        seeded(self.generator, self.discriminator)
+
+    def verdict(self, x, target):
+        logit = self.discriminator(x, training=True)
+        return ops.mean(ops.softplus(logit) - target * logit)
+
+    def train_step(self, batch):
+        x, noise = batch
+        fake = self.minimize(
+            lambda: self.verdict(x, 1.0) + self.verdict(self.generator(noise, training=True), 0.0),
+            self.discriminator.trainable_variables,
+            self.discriminator_optimizer,
+        )
+        real = self.minimize(
+            lambda: self.verdict(self.generator(noise, training=True), 1.0),
+            self.generator.trainable_variables,
+            self.generator_optimizer,
+        )
+        self.log("discriminator", fake)
+        self.log("generator", real)
+        return fake + real
+
+    def evaluate_step(self, batch):
+        return self.verdict(batch[0], 1.0)
+
+
+class Distillation(Seeded):
+    def build(self):
+        self.teacher, self.model = dense(24, last=3), dense(8, last=3)
+        self.teacher.trainable = False
+        self.optimizer = self.build_optimizer()
+        seeded(self.model)
+        rng = np.random.default_rng(5)
+        for variable in self.teacher.variables:
+            variable.assign(rng.normal(size=variable.shape).astype("float32"))
+
+    def loss(self, batch, training):
+        x, y = batch
+        logits, taught = self.model(x, training=training), ops.softmax(self.teacher(x, training=False))
+        return cross_entropy(y, logits) - ops.mean(ops.sum(taught * ops.log_softmax(logits), -1))
+
+
+class GradientPenalty(Classifier):
+    def loss(self, batch, training):
+        x, _ = batch
+        gradient = self.gradients(lambda x: ops.sum(ops.square(self.model(x, training=training))), x)
+        penalty = ops.mean(ops.square(ops.sqrt(ops.sum(ops.square(gradient), -1) + 1e-6) - 1))
+        self.log("penalty", penalty)
+        return super().loss(batch, training) + 0.01 * penalty
+
+
+class Convolutional(Seeded):
+    """With batch normalization, whose moving means are state that no gradient moves."""
+
+    arrays = (IMAGE, CLASS)
+
+    def build_model(self):
+        inside = [layers.Conv2D(4, 3), layers.BatchNormalization(), layers.ReLU(), layers.MaxPooling2D()]
+        return keras.Sequential([keras.Input((8, 8, 1)), *inside, layers.Flatten(), layers.Dense(3)])
+
+
+class Recurrent(Seeded):
+    arrays = (SERIES, CLASS)
+
+    def build_model(self):
+        inside = [layers.LSTM(8, return_sequences=True), layers.GRU(8), layers.Dense(3)]
+        return keras.Sequential([keras.Input((6, 3)), *inside])
+
+
+class Attention(Seeded):
+    arrays = (WORDS, CLASS)
+
+    def build_model(self):
+        words = keras.Input((6,), dtype="int32")
+        x = layers.Embedding(20, 8)(words)
+        x = x + layers.MultiHeadAttention(2, 4)(layers.LayerNormalization()(x), layers.LayerNormalization()(x))
+        return keras.Model(words, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))
+
+
+def supervised():
+    task = lk.SupervisedTask(
+        dense(16, last=3),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        optimizer=keras.optimizers.Adam(0.005, clipnorm=0.5),
+        metrics=["accuracy"],
+    )
+    seeded(task._given)
+    return task
+
+
+def two_in_two_out():
+    left, right = keras.Input((8,), name="left"), keras.Input((4,), name="right")
+    both = layers.Dense(8, "tanh")(layers.Concatenate()([layers.Dense(8, "tanh")(left), right]))
+    outputs = {"label": layers.Dense(3, name="label")(both), "target": layers.Dense(2, name="target")(both)}
+    task = lk.SupervisedTask(
+        keras.Model({"left": left, "right": right}, outputs),
+        loss={"label": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "target": "mse"},
+        optimizer=keras.optimizers.SGD(0.05, momentum=0.9),
+        metrics={"target": ["mae"]},
+    )
+    seeded(task._given)
+    return task
+
+
+# Each with the arrays it is fitted on.
+TASKS = {
+    **{
+        kind.__name__: (kind, kind.arrays)
+        for kind in (
+            *(Classifier, OwnStep, WeightedRegression, Autoencoder, Vae, RandomVae, Gan, Distillation),
+            *(GradientPenalty, Convolutional, Recurrent, Attention),
+        )
+    },
+    "Supervised": (supervised, (X, CLASS)),
+    "TwoInTwoOut": (two_in_two_out, ({"left": X, "right": NOISE}, {"label": CLASS, "target": TARGET})),
+}
+AS_FIT = ("Supervised", "TwoInTwoOut")
+FUSED = ("Classifier", "Gan")
+CUTS = {
+    "1 step a call": {"steps_per_call": 1},
+    "7 steps a call": {"steps_per_call": 7},
+    "75 steps a call": {"steps_per_call": 75},
+    "cut by validations": {"steps_per_call": 75, "validate_every": 5},
+}
+
+
+# ------------------------------------------------------------------ in a process of its own
+
+
+def fit(name, folder, **settings):
+    """Fits a task; the values of its steps and epochs, from its run directory."""
+    make, arrays = TASKS[name]
+    settings = {"max_steps": STEPS, "max_epochs": 7, "patience": None, "steps_per_call": 75, **settings}
+    runner = lk.Runner(run_dir=folder, progress=False, preflight=name == "Gan", **settings)
+    validation = lk.data.ArrayFeed(arrays, BATCH) if "validate_every" in settings else None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The preflight")
+        runner.fit(make(), lk.data.ArrayFeed(arrays, BATCH), validation=validation, resume=True, accept_changes=True)
+    return values_of(folder)
+
+
+def values_of(folder):
+    rows = list(csv.DictReader((Path(folder) / "metrics.csv").open()))
+    columns = [column for column in rows[0] if column.startswith("train/")]
+    return {
+        kind: {name: [float(row[name]) for row in rows if row["kind"] == kind and row[name]] for name in columns}
+        for kind in ("step", "epoch")
+    }
+
+
+def fitted_by_keras(name):
+    make, (x, y) = TASKS[name]
+    task = make()
+    task.build()
+    return task.model.fit(x, y, batch_size=BATCH, epochs=3, shuffle=False, verbose=0).history
+
+
+def first_part(folder):
+    """All tasks; the cuts; `fit`; and a run to go on with."""
+    found = {name: fit(name, folder / name) for name in TASKS}
+    cuts = {n: {cut: fit(n, folder / f"{n} {cut}", **CUTS[cut])["step"] for cut in CUTS} for n in FUSED}
+    begun = {name: fit(name, folder / f"begun {name}", max_steps=50) for name in ("Classifier", "Gan", "Convolutional")}
+    return {"tasks": found, "cuts": cuts, "fit": {name: fitted_by_keras(name) for name in AS_FIT}, "begun": begun}
+
+
+def second_part(folder):
+    """Goes on with the runs that each backend began."""
+    found = {}
+    for other in BACKENDS:
+        for name in ("Classifier", "Gan", "Convolutional"):
+            run = folder / f"{name} from {other}"
+            shutil.copytree(folder.parent / other / f"begun {name}", run)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it says that the backend is another one
+                found[f"{name} from {other}"] = fit(name, run)["step"]
+    return found
+
+
+def main(part, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {"first": first_part, "second": second_part}[part](folder)
+    (folder / f"{part}.json").write_text(json.dumps(found))
+
+
+# ------------------------------------------------------------------ comparisons
+
+
+def worked(backend, part, folder):
+    environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment["XDG_CACHE_HOME"] = str(folder / "cache")
+    command = [sys.executable, __file__, part, str(folder / backend)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{backend}: {done.stderr[-3000:]}"
+    return json.loads((folder / backend / f"{part}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("conformance")
+
+
+@pytest.fixture(scope="module")
+def first(folder):
+    return {backend: worked(backend, "first", folder) for backend in BACKENDS}
+
+
+@pytest.fixture(scope="module")
+def second(folder, first):
+    return {backend: worked(backend, "second", folder) for backend in BACKENDS}
+
+
+others = pytest.mark.parametrize("backend", BACKENDS[1:])
+every = pytest.mark.parametrize("backend", BACKENDS)
+
+
+@others
+@pytest.mark.parametrize("name", [name for name in TASKS if name != "RandomVae"])
+def test_every_step_logs_the_same_on_every_backend(first, name, backend):
+    expected, found = (first[which]["tasks"][name]["step"] for which in ("tensorflow", backend))
+    assert found.keys() == expected.keys()
+    for column, values in expected.items():
+        assert len(values) == STEPS
+        np.testing.assert_allclose(found[column], values, rtol=1e-4, atol=1e-6, err_msg=column)
+
+
+@every
+@pytest.mark.parametrize("name", TASKS)
+def test_it_learns(first, name, backend):
+    losses = first[backend]["tasks"][name]["step"]["train/loss"]
+    assert np.isfinite(losses).all()
+    if name != "Gan":  # whose two losses work against each other
+        assert np.mean(losses[-16:]) < 0.95 * np.mean(losses[:16])
+
+
+@every
+@pytest.mark.parametrize("name", FUSED)
+def test_steps_give_the_same_bits_however_they_are_cut_into_calls(first, name, backend):
+    cuts = first[backend]["cuts"][name]
+    for cut in CUTS:
+        assert cuts[cut] == cuts["75 steps a call"], cut
+
+
+@every
+@pytest.mark.parametrize("name", AS_FIT)
+def test_epochs_are_those_of_keras_fit(first, name, backend):
+    epochs, history = first[backend]["tasks"][name]["epoch"], first[backend]["fit"][name]
+    for column, values in history.items():
+        np.testing.assert_allclose(epochs[f"train/{column}"][:3], values, rtol=1e-4, err_msg=column)
+
+
+@every
+@pytest.mark.parametrize("name", ["Classifier", "Gan", "Convolutional"])
+@pytest.mark.parametrize("other", BACKENDS)
+def test_a_run_goes_on_where_any_backend_left_it(first, second, name, backend, other):
+    """Weights, optimizers and counters are those of the other's checkpoint."""
+    uncut, found = first[backend]["tasks"][name]["step"], second[backend][f"{name} from {other}"]
+    for column, values in uncut.items():
+        if backend == other:
+            assert found[column] == values
+        else:
+            np.testing.assert_allclose(found[column], values, rtol=1e-4, atol=1e-6, err_msg=column)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
