@@ -173,7 +173,7 @@ def test_a_new_process_repeats_the_step_to_the_bit(made):
     assert "must not run" not in done.stdout + done.stderr
 
 
-@pytest.mark.backends("tensorflow", reason="the step reads text")
+@pytest.mark.backends("tensorflow", reason="the model takes text")
 def test_text_in_a_dict_is_kept_and_repeated_in_a_new_process(tmp_path):
     classes, module = load(tmp_path)
     task = classes["Words"]()

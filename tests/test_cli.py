@@ -122,11 +122,14 @@ def test_predict_answers_each_input_with_a_line_of_json(fitted, folder, capsys, 
     assert run("predict", "--run_dir", path, "0 1", "1 -0.5", "0 1", task=TwoMoons) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["input"] for row in rows] == ["0 1", "1 -0.5", "0 1"]
-    assert rows[0]["prediction"] == rows[2]["prediction"]
+    assert rows[0]["prediction"] == pytest.approx(rows[2]["prediction"], rel=1e-5)  # rounding may depend on the row
     assert rows[0]["prediction"][0] < rows[1]["prediction"][0]  # the upper moon is class 0
     monkeypatch.setattr("sys.stdin", io.StringIO("0 1\n1 -0.5\n"))
     assert run("predict", "--run_dir", path, "-", task=TwoMoons) == 0
-    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == rows[:2]
+    again = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["input"] for row in again] == ["0 1", "1 -0.5"]
+    for found, expected in zip(again, rows, strict=False):  # a batch of another size may round in another way
+        assert found["prediction"] == pytest.approx(expected["prediction"], rel=1e-5)
 
 
 def test_predict_for_data_without_typed_inputs_says_what_to_define(fitted, capsys):
@@ -217,7 +220,8 @@ def broken(tmp_path) -> Path:
 def test_replay_runs_the_step_that_broke_a_run_again_and_says_whether_it_is_the_same(broken, capsys):
     assert run("replay", "--run_dir", str(broken)) == 0
     printed = capsys.readouterr().out
-    assert "in the run  sequential" in printed
+    # TensorFlow's relu makes zero of a NaN: there the weights are what is not finite first.
+    assert re.search(r"in the run  (sequential|train/loss)", printed)
     assert "at step 2 (epoch 1, batch 2): the batch itself is not finite: array 0 holds nan in row 8" in printed
     assert printed.endswith("    result  bit for bit equal\n")
     path = broken / "broken" / "step-00000002"
@@ -227,7 +231,7 @@ def test_replay_runs_the_step_that_broke_a_run_again_and_says_whether_it_is_the_
     captured = checkpoint.Captured(saved.arrays, saved.state["variables"])
     checkpoint.save(broken / "broken" / "step-00000002-1", 2, captured, state, saved.extra)
     assert run("replay", "--run_dir", str(broken / "broken" / "step-00000002-1")) == 1
-    assert re.search(r"   differs  loss is [\d.]+, and was 0.25\n    result  not equal", capsys.readouterr().out)
+    assert re.search(r"   differs  loss is ([\d.]+|nan), and was 0.25\n    result  not equal", capsys.readouterr().out)
 
 
 def test_replay_of_a_run_that_did_not_break_ends_with_status_2(folder, capsys):

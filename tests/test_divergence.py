@@ -621,7 +621,7 @@ def test_an_operation_of_a_functional_model_is_named_like_a_layer():
     assert " (Log): -inf; its inputs were finite" in where_of(model, np.ones((2, 2), "float32"))
 
 
-@pytest.mark.backends("tensorflow", reason="the others run all or nothing of it uncompiled")
+@pytest.mark.backends("tensorflow", reason="the step asks TensorFlow whether it is compiled")
 def test_a_step_that_cannot_be_run_uncompiled_says_so():
     class Compiled(Regression):
         def loss(self, batch, training):
@@ -649,7 +649,7 @@ def _lengths(text):
     return tf.cast(tf.strings.length(text), tf.float32)
 
 
-@pytest.mark.backends("tensorflow", reason="the step reads text")
+@pytest.mark.backends("tensorflow", reason="the model takes text")
 @pytest.mark.parametrize("kind", ["arrays", "dataset"])
 def test_a_text_that_breaks_a_step_with_work_done_ahead_is_found(kind):
     texts = np.array(["good film", "bad", "fine", "x", "awful", "great", "no", "yes"], object)

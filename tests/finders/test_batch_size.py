@@ -58,7 +58,7 @@ class Sized(TwoMoons):
 def test_steps_are_run_with_batches_of_the_size_and_no_other():
     task = Sized()
     find_size(task, two_moons(50), high=16)
-    assert task.seen - {None} == {8, 16}  # None: while the step is traced, for all sizes
+    assert task.seen - {None} == {8, 16}  # None: while the step is traced on a backend that needs no size for it
 
 
 class Large(TwoMoons):
@@ -67,7 +67,8 @@ class Large(TwoMoons):
     def train_step(self, batch):
         loss = super().train_step(batch)
         width = 2**56 if batch[0].shape[0] == 32 else 1
-        return loss + 0.0 * ops.sum(ops.tile(batch[0][:16, :1], (1, width)))
+        # Sorted, because a compiler may sum without holding what it sums.
+        return loss + 0.0 * ops.sum(ops.sort(ops.tile(batch[0][:16, :1], (1, width))))
 
 
 def test_a_batch_that_runs_out_of_memory_does_not_fit():
@@ -90,6 +91,7 @@ class Wide(TwoMoons):
         return super().loss(batch, training) + 1e-9 * ops.mean(wide)
 
 
+@pytest.mark.backends("tensorflow", "torch", reason="XLA never holds the 8 MB")
 def test_a_batch_is_not_tried_where_it_would_take_more_memory_than_there_may_be():
     limit = memory.resident_bytes() + (1 << 30)
     found = find_size(Wide(), low=2, steps=1, memory_bytes=limit)
@@ -129,6 +131,7 @@ def control_group():
         CGROUP.rmdir()
 
 
+@pytest.mark.backends("tensorflow", "torch", reason="XLA never holds the 8 MB")
 def test_a_process_whose_control_group_has_a_limit_lives_to_tell(control_group):
     program = f"""
 import json, os, sys

@@ -160,7 +160,7 @@ def test_the_smaller_last_batch_is_compiled_for_before_the_first_epoch(tmp_path)
 
     task = Sized(TwoMoons.HParams(batch_size=48))  # 320 = 6 * 48 + 32 and 100 = 2 * 48 + 4
     Runner().check(task)
-    assert set(sizes) - {None} == {48, 32, 4}  # None: while the step is traced, for all sizes
+    assert set(sizes) - {None} == {48, 32, 4}  # None where a trace needs no size
 
 
 def test_a_sound_task_is_not_warned_of():

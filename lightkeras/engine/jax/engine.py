@@ -14,7 +14,19 @@ import keras
 
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed, Structure, flatten, map_structure
 from lightkeras.data.reading import Reading
-from lightkeras.engine.base import Ahead, Engine, Predictor, Program, Seen, Step, Stream, Tensor, Trace, Update
+from lightkeras.engine.base import (
+    Ahead,
+    Engine,
+    Predictor,
+    Program,
+    Seen,
+    Step,
+    Stream,
+    Tensor,
+    Trace,
+    Update,
+    check_names,
+)
 from lightkeras.engine.jax.cache import keep_compiled
 from lightkeras.engine.jax.looking import all_finite, largest, noting, numbers, sums_finite
 from lightkeras.engine.jax.programs import JaxPredictor, JaxProgram, by_id
@@ -34,6 +46,7 @@ class _Notes:
 
     Args:
         building: Whether models that build themselves are to do so now, and nothing is minimized yet.
+        expected: Names that it logged before; none if it was not traced before.
         names: Names that it logs.
         updates: Its `minimize` calls so far.
         outside: Which of them are in no branch.
@@ -42,6 +55,7 @@ class _Notes:
     """
 
     building: bool
+    expected: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     updates: list[Update] = dataclasses.field(default_factory=list)
     outside: list[Update] = dataclasses.field(default_factory=list)
@@ -73,6 +87,7 @@ class JaxEngine(Engine):
         self._traces: dict[Step, tuple[Any, Traced]] = {}  # to be compiled
         self._datasets: Datasets | None = None
         self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
+        self._sums_finite, self._all_finite = jax.jit(sums_finite), jax.jit(all_finite)
         self._seen: list[Seen] | None = None  # a list while a step is looked at, else None
 
     # ------------------------------------------------------------------ traces
@@ -119,6 +134,7 @@ class JaxEngine(Engine):
             logs = dict(step(batch))
             if self._notes is None:
                 raise RuntimeError("A step was traced by another function than `_traced`.")
+            check_names(list(logs), self._notes.expected or list(logs))
             self._notes.names = tuple(logs)
             return logs, self._notes.sizes
 
@@ -131,8 +147,9 @@ class JaxEngine(Engine):
             ValueError: It makes new variables each time.
         """
         building = True
+        names: tuple[str, ...] = ()
         while True:
-            self._notes = notes = _Notes(building)
+            self._notes = notes = _Notes(building, names)
             try:
                 rehearsal = rehearse(function, self._known, batch)
             finally:
@@ -150,7 +167,7 @@ class JaxEngine(Engine):
                     self._known.update({id(variable): variable for variable in optimizer.variables})
             if not rehearsal.found and not (building and notes.updates):
                 return rehearsal.traced, notes
-            building = False
+            building, names = False, notes.names
 
     # ------------------------------------------------------------------ streams
 
@@ -246,8 +263,8 @@ class JaxEngine(Engine):
         (_, loss), gradients = jax.value_and_grad(scaled_loss, has_aux=True)([v.value for v in learned])
         if self._seen is not None:
             self._seen.append(seen_as("loss", "loss", [loss], numbers))
-            pairs = zip(learned, gradients, strict=True)
-            self._seen.extend(seen_as("gradient", v.path, [g], numbers) for v, g in pairs)
+            found = zip(learned, gradients, strict=True)
+            self._seen.extend(seen_as("gradient", v.path, [g], numbers) for v, g in found)
         if notes is not None:
             unreached = tuple(variable for variable in learned if id(variable) not in reached)
             notes.updates.append(update := Update(learned, optimizer, unreached))
@@ -257,9 +274,9 @@ class JaxEngine(Engine):
                 notes.sizes.append(jnp.stack([largest(g) for g in gradients]) / scale if learned else jnp.zeros(0))
         if reached:
             # As on TensorFlow, what the loss does not depend on is left alone, by weight decay too.
+            pairs = [pair for pair in zip(gradients, learned, strict=True) if id(pair[1]) in reached]
             with Values(parent=scope) as updating:
-                found = zip(learned, gradients, strict=True)
-                optimizer.apply([g if id(v) in reached else None for v, g in found], learned)
+                optimizer.apply(*map(list, zip(*pairs, strict=True)))
             if notes is not None:
                 notes.updated.update(updating.written)
         return loss
@@ -298,9 +315,9 @@ class JaxEngine(Engine):
 
     def not_finite(self, variables: Mapping[str, keras.Variable]) -> list[str]:
         floats = {key: v.value for key, v in variables.items() if keras.backend.is_float_dtype(v.dtype)}
-        if not floats or sums_finite(list(floats.values())).all():
+        if not floats or self._sums_finite(list(floats.values())).all():
             return []
-        exact = all_finite(list(floats.values())).tolist()
+        exact = self._all_finite(list(floats.values())).tolist()
         return [key for key, finite in zip(floats, exact, strict=True) if not finite]
 
 

@@ -32,9 +32,7 @@ def noting(note: Callable[[], object]) -> Callable[[Tensor], Tensor]:
     """The identity, which calls `note` while its gradient is traced, unless that is zero by the structure of what
     is differentiated: where the value is not used, or only under `stop_gradient`."""
 
-    @jax.custom_vjp
-    def identity(value: Tensor) -> Tensor:
-        return value
+    identity = jax.custom_vjp(lambda value: value)
 
     def forward(value: Any) -> tuple[Tensor, None]:
         return value.value, None
@@ -46,16 +44,17 @@ def noting(note: Callable[[], object]) -> Callable[[Tensor], Tensor]:
         return (gradient,)
 
     identity.defvjp(forward, backward, symbolic_zeros=True)
-    return identity
+    noted: Callable[[Tensor], Tensor] = identity
+    return noted
 
 
-@jax.jit
 def sums_finite(values: Sequence[Tensor]) -> Tensor:
     """bool `[values]`: whether the sum of each is finite, and so all its values; false may be wrong."""
-    return jnp.stack([jnp.isfinite(jnp.sum(value, dtype=jnp.promote_types(value.dtype, "float32"))) for value in values])
+    return jnp.stack(
+        [jnp.isfinite(jnp.sum(value, dtype=jnp.promote_types(value.dtype, "float32"))) for value in values]
+    )
 
 
-@jax.jit
 def all_finite(values: Sequence[Tensor]) -> Tensor:
     """bool `[values]`: whether all values of each are finite."""
     return jnp.stack([jnp.all(jnp.isfinite(value)) for value in values])

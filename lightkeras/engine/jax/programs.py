@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import jax
@@ -91,7 +91,9 @@ class _Compiled:
         written = separate([variable.value for variable in self._traced.written], read)
         values, outputs = self._run(written, read, source, np.int32(start), np.int32(count))
         for variable, value in zip(self._traced.written, values, strict=True):
-            variable._direct_assign(value)  # `assign` would convert and check what is known to fit, at 30 times the cost
+            variable._direct_assign(
+                value
+            )  # `assign` would convert and check what is known to fit, at 30 times the cost
         return outputs
 
 
@@ -129,7 +131,7 @@ class _Fused:
         if len(self._batches) == MANY_FORMS:
             warnings.warn(
                 f"Batches came in {MANY_FORMS} shapes so far, the last one {[shape for _, shape, _ in batch]}. JAX "
-                "compiles the step anew for each, which may take longer than the steps. Pad the batches to a few sizes.",
+                "compiles the step anew for each, which may take longer than the steps do. Pad batches to a few sizes.",
                 UserWarning,
                 stacklevel=2,
             )
@@ -221,6 +223,6 @@ class JaxPredictor(_Fused, Predictor):
         return one
 
 
-def by_id(variables: Sequence[keras.Variable], values: Sequence[Tensor]) -> Mapping[int, Tensor]:
+def by_id(variables: Sequence[keras.Variable], values: Sequence[Tensor]) -> dict[int, Tensor]:
     """The values by the `id` of their variables."""
     return {id(variable): value for variable, value in zip(variables, values, strict=True)}

@@ -22,7 +22,7 @@ def device_dtype(dtype: Any) -> Any:
 
 
 @final
-class Values(keras.StatelessScope):
+class Values(keras.StatelessScope):  # type: ignore[misc]
     """The values that variables have inside a step.
 
     What is assigned is no part of a gradient: `jax.lax.stop_gradient` takes it out of the function that is

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import itertools
 import math
 import time
 import weakref
@@ -177,7 +178,7 @@ def on_device(batches: list[Structure], capacity: int) -> Structure:
     leaves = [[array for _, array in flatten(batch)] for batch in batches]
 
     def joined(position: int) -> np.ndarray:
-        first = leaves[0][position]
+        first: np.ndarray = leaves[0][position]
         if capacity == 1:
             return first[None]
         block = np.empty((capacity, *first.shape), first.dtype)
@@ -199,10 +200,10 @@ def narrowed(arrays: Structure) -> Structure:
     return map_structure(lambda leaf: leaves[id(leaf)], arrays)
 
 
-def _narrowed(path: str, array: Any) -> np.ndarray:
-    array = np.asarray(array)
+def _narrowed(path: str, given: Any) -> np.ndarray:
+    array: np.ndarray = np.asarray(given)
     check_no_text(path, array.dtype)
-    dtype = device_dtype(array.dtype)
+    dtype: np.dtype = device_dtype(array.dtype)
     if dtype == array.dtype:
         return array
     if array.dtype.kind in "iu" and array.size:
@@ -240,16 +241,15 @@ def _padded(arrays: Structure, indices: np.ndarray, common: dict[int, int]) -> S
 
 def padded_length(entries: int, common: int) -> int:
     """The length to fill up to: `common`, or the first of `common * 2 ** (n / 4)` that is enough."""
-    if entries <= common:
-        return common
-    return math.ceil(common * 2 ** (math.ceil(4 * math.log2(entries / common) - 1e-9) / 4))
+    lengths = (math.ceil(common * 2 ** (n / 4)) for n in itertools.count())
+    return next(length for length in lengths if length >= entries)
 
 
 def _common_length(bags: Bags, batch_size: int) -> int:
     """Entries that a batch of random examples stays below, but for one in ten thousand."""
     lengths = np.diff(bags.splits)
     most = int(np.sort(lengths)[-batch_size:].sum())  # no batch has more
-    usual = batch_size * lengths.mean() + 4 * math.sqrt(batch_size) * lengths.std()
+    usual = batch_size * float(lengths.mean()) + 4 * math.sqrt(batch_size) * float(lengths.std())
     return max(1, min(most, math.ceil(usual)))
 
 
