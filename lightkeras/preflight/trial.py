@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from lightkeras import checkpoint, randomness
-from lightkeras._lazily import tensorflow_only_if_loaded
+from lightkeras._keras import tensorflow_left_out
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.engine.base import Engine, StepLogs, Trace
 from lightkeras.passes import Pass
@@ -266,7 +266,7 @@ def _may_skip(optimizer: keras.optimizers.Optimizer) -> bool:
     if optimizer.gradient_accumulation_steps:
         return True
     # A warm-up may begin at zero: a schedule is written as more than its number.
-    with tensorflow_only_if_loaded():
+    with tensorflow_left_out():
         rate = optimizer.get_config().get("learning_rate")
     return not isinstance(rate, float) and not float(keras.ops.convert_to_numpy(optimizer.learning_rate))
 

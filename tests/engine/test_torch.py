@@ -990,6 +990,20 @@ def test_both_branches_of_a_condition_are_traced():
     assert [int(optimizer.iterations) for optimizer in task.optimizers] == [1, 2]
 
 
+def test_a_module_of_torch_inside_a_model_learns():
+    class Wrapped(Line):
+        def build_model(self):
+            self.linear = torch.nn.Linear(1, 1, bias=False)
+            torch.nn.init.ones_(self.linear.weight)
+            return keras.Sequential([keras.Input((1,)), keras.layers.TorchModuleWrapper(self.linear)])
+
+    task = Wrapped()
+    _engine, trace, _program = prepared(task, ArrayFeed(LINE, 2))
+    assert [update.unreached for update in trace.updates] == [()]
+    assert learn(task, ArrayFeed(LINE, 2))["loss"].tolist() == LINE_LOSSES
+    assert task.linear.weight.item() == LINE_WEIGHTS[-1]
+
+
 def test_a_trace_leaves_keras_as_it_was():
     from keras.src.backend.torch import core, random
 
@@ -1197,7 +1211,8 @@ import keras
 
 class Scheduled(lk.testing.TwoMoons):
     def build_optimizer(self):
-        return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.0, 50, warmup_target=0.01, warmup_steps=10))
+        rate = keras.optimizers.schedules.CosineDecay(0.0, 50, warmup_target=0.01, warmup_steps=10)
+        return keras.optimizers.Adam(rate)
 
 runner = lk.Runner(max_epochs=2, run_dir={str(tmp_path / "run")!r}, monitor="val/loss", patience=2, progress=False)
 runner.fit(Scheduled())

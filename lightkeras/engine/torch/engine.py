@@ -36,6 +36,9 @@ from lightkeras.engine.torch.tracing import batch_of, check_no_text, traced
 if TYPE_CHECKING:
     from lightkeras.engine.tensorflow.streams import Datasets
 
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+"""What errors say that have no class of their own: those of the host, of CUDA, and of cuBLAS and cuDNN."""
+
 Variables = Callable[[], Sequence[keras.Variable]]
 
 
@@ -89,7 +92,8 @@ class TorchEngine(Engine):
         # What fails without values is an operation that needs them, or a mistake that the step with values explains.
         with contextlib.suppress(Exception):
             trace = self._built_and_traced(step, batch_of(spec, True, batch_size), abstract=True)
-        if trace is None:
+        # The parameters of a `torch.nn.Module` inside a layer are used as they are, and so not seen without values.
+        if trace is None or any(update.unreached for update in trace.updates):
             trace = self._built_and_traced(step, batch_of(spec, False, batch_size), abstract=False)
         if trace.updates:
             self._traced = step
@@ -195,8 +199,7 @@ class TorchEngine(Engine):
     def is_out_of_memory(self, error: BaseException) -> bool:
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
             return True
-        # On the host torch has no class of its own for it.
-        return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+        return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
     def run_eagerly(self, step: Step, batch: Structure) -> tuple[dict[str, float], list[Seen]]:
         self._seen = []
@@ -243,7 +246,7 @@ class TorchEngine(Engine):
     def _run_abstractly(self, step: Step, batch: Structure, abstract: bool, building: bool) -> Trace:
         tracing = self._tracing = _Tracing(building)
         try:
-            with traced(abstract) as scope, seeded_dropout():
+            with traced(abstract) as scope:
                 names = tuple(step(batch))
                 anew = scope.makes_variables()
         finally:

@@ -17,9 +17,6 @@ from lightkeras.data.reading import Reading
 from lightkeras.engine.base import Stream
 from lightkeras.engine.streams import ArrayStream, HostStream
 
-ALIGNMENT = 64
-"""Bytes that a tensor begins at a multiple of: libraries compute in another order, to other last digits, if not."""
-
 _SHARED = {"bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"}
 
 
@@ -126,7 +123,7 @@ def _placed(device: torch.device, copying: torch.cuda.Stream | None, batch: Stru
 
 
 def _copied(array: np.ndarray) -> torch.Tensor:
-    """A copy in torch's own memory, which is aligned; NumPy's need not be."""
+    """A copy in torch's own memory, which is aligned; with NumPy's, which need not be, last digits may differ."""
     if array.dtype.name not in _SHARED:
         return keras.ops.convert_to_tensor(array).cpu().clone()
     copy = torch.empty(array.shape, dtype=getattr(torch, array.dtype.name))

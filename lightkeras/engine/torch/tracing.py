@@ -82,13 +82,15 @@ class Scope(keras.StatelessScope):  # type: ignore[misc]
         return self.built or bool(global_state.get_global_attribute("uninitialized_variables"))
 
     def _value(self, variable: keras.Variable) -> torch.Tensor:
+        value: torch.Tensor
         with _outside():
             if self._abstract:
-                shape, dtype = tuple(variable.shape), core.to_torch_dtype(variable.dtype)
-                value = torch.empty(shape, dtype=dtype, device="meta")
-            else:
-                value = variable.value.detach().clone()
-        return value.requires_grad_(variable.trainable and value.is_floating_point())
+                value = torch.empty(
+                    tuple(variable.shape), dtype=core.to_torch_dtype(variable.dtype), device="meta"
+                ).requires_grad_(variable.trainable)
+            else:  # the variable's own, which a wrapped `torch.nn.Module` uses too
+                value = variable.value
+        return value
 
 
 @contextlib.contextmanager
