@@ -17,7 +17,7 @@ import keras
 import safetensors.numpy
 
 from lightkeras import checkpoint, files, randomness, schedule
-from lightkeras._lazily import tensorflow_only_if_loaded
+from lightkeras._keras import tensorflow_left_out
 from lightkeras.bundle import write_bundle
 from lightkeras.callbacks import CallbackBridge
 from lightkeras.checkpoint import Checkpoint, CheckpointError
@@ -455,7 +455,7 @@ def _export(model: keras.Model, path: Path) -> None:
     try:
         if not model.compiled:
             model.optimizer = None
-        with files.explained(path), tensorflow_only_if_loaded():
+        with files.explained(path), tensorflow_left_out():
             model.save(beside)
             files.sync(beside)
             files.move_synced(beside, path)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lightkeras._lazily import tensorflow_only_if_loaded
+from lightkeras._keras import tensorflow_left_out
 
 _unseeded: list[int] = []  # the seed that TensorFlow is given if it is imported later
 
@@ -28,9 +28,9 @@ def seed(number: int) -> None:
     """
     import keras
 
-    with tensorflow_only_if_loaded() as loaded:
+    with tensorflow_left_out():
         keras.utils.set_random_seed(number)
-    _unseeded[:] = [] if loaded else [number]
+    _unseeded[:] = [] if "tensorflow" in sys.modules else [number]
 
 
 def seed_late(tensorflow: Any) -> None:

@@ -27,9 +27,9 @@ BESIDES = {"__init__", "_imports", "testing"}
 
 # Which parts of lightkeras each part may import; a part may always import itself. Helpers stand below
 # everything.
-HELPERS = {"_lazily", "_messages", "files", "hparams"}
+HELPERS = {"_keras", "_messages", "files", "hparams"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "_lazily": set(),
+    "_keras": set(),
     "_messages": set(),
     "files": set(),
     "hparams": {"_messages"},
@@ -201,7 +201,7 @@ def comparisons_with_a_backend(path: Path) -> Iterator[int]:
 def test_nothing_but_the_engines_asks_which_backend_it_is() -> None:
     """`hub` refuses the backends it cannot run on; `data.tfds` keeps TensorFlow off the others' GPU."""
     asking = {name for name, path in modules().items() if list(comparisons_with_a_backend(path))}
-    watching = {"_imports", "_lazily"}  # for a package of that name that is imported
+    watching = {"_imports", "_keras", "randomness"}  # for a package of that name that is imported
     assert {name for name in asking if not name.startswith("engine")} == {"hub.layer", "data.tfds"} | watching
 
 
