@@ -944,3 +944,17 @@ def test_a_trace_names_the_variables_that_a_step_uses_its_own_or_not():
     assert any(variable is elsewhere.value for variable in trace.variables)
     assert len(trace.variables) == 2
     assert float(elsewhere) == 1.0
+
+
+def test_a_row_looked_up_twice_gets_one_gradient():
+    """Keras's Adam squares the parts of a row's gradient as they come: the square of their sum is meant."""
+    engine = make_engine()
+    table, dense = keras.Variable(np.ones((4, 2)), name="table"), keras.Variable(np.ones((4, 2)), name="dense")
+    hot = ops.one_hot(np.array([1, 1, 2]), 4, dtype="float32")
+    for variable, looked_up in ((table, lambda: ops.take(table, [1, 1, 2], 0)), (dense, lambda: hot @ dense)):
+        optimizer = keras.optimizers.Adam(0.1, clipnorm=3.0)
+        for scale in (1.0, 5.0, 2.0):
+            weights = np.arange(6).reshape(3, 2) * scale
+            loss = lambda looked_up=looked_up, weights=weights: ops.sum(looked_up() * weights)  # noqa: E731
+            engine.minimize(loss, lambda variable=variable: [variable], optimizer)
+    np.testing.assert_allclose(table, dense, rtol=1e-6)

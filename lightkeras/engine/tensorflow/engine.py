@@ -29,6 +29,7 @@ from lightkeras.engine.looking import calls_seen, seen_as
 from lightkeras.engine.streams import ArrayStream
 from lightkeras.engine.tensorflow.looking import finite_checks, largest, numbers
 from lightkeras.engine.tensorflow.programs import TensorFlowPredictor, TensorFlowProgram
+from lightkeras.engine.tensorflow.rows import rows_summed
 from lightkeras.engine.tensorflow.streams import (
     AUTO,
     Datasets,
@@ -172,7 +173,7 @@ class TensorFlowEngine(Engine):
             raise ValueError(
                 f"minimize: the loss has shape {tuple(loss.shape)}; expected a scalar. Take its mean over the batch."
             )
-        gradients = tape.gradient(scaled, values)
+        gradients = [rows_summed(gradient) for gradient in tape.gradient(scaled, values)]
         if self._seen is not None:
             self._seen.append(seen_as("loss", "loss", [loss], numbers))
             self._seen.extend(

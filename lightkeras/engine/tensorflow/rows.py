@@ -46,10 +46,28 @@ def touched_rows_of(gradient: Tensor, is_table: bool) -> Rows | None:
             f"together, which is not done; got {tf.distribute.get_strategy().num_replicas_in_sync} replicas. "
             "Train on one device, or use Keras's own optimizer."
         )
+    summed = rows_summed(gradient)
+    return TensorFlowRows(summed.values, summed.indices)
+
+
+@final
+class SummedRows(tf.IndexedSlices):  # type: ignore[misc]
+    """Slices with every row once."""
+
+
+def rows_summed(gradient: Tensor | tf.IndexedSlices | None) -> Tensor | tf.IndexedSlices | None:
+    """A gradient whose parts for the same row of a table are summed up.
+
+    A table that is looked up gets one part for each look-up. Keras's optimizers and its clipping square the parts as
+    they are, and the square of a sum is another number: a word twice in a batch would be learned in another way than
+    on the other backends.
+    """
+    if not isinstance(gradient, tf.IndexedSlices) or isinstance(gradient, SummedRows):
+        return gradient
     # `scatter_add` of repeated rows sums them up in any order; a sum over segments does not.
     indices, segments = tf.unique(gradient.indices)
     values = tf.math.unsorted_segment_sum(gradient.values, segments, tf.shape(indices)[0])
-    return TensorFlowRows(values, indices)
+    return SummedRows(values, indices, gradient.dense_shape)
 
 
 def _backend_variable(variable: Any) -> tf.Variable:
