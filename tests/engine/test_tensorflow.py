@@ -954,7 +954,7 @@ def test_a_row_looked_up_twice_gets_one_gradient():
     for variable, looked_up in ((table, lambda: ops.take(table, [1, 1, 2], 0)), (dense, lambda: hot @ dense)):
         optimizer = keras.optimizers.Adam(0.1, clipnorm=3.0)
         for scale in (1.0, 5.0, 2.0):
-            weights = np.arange(6).reshape(3, 2) * scale
+            weights = np.arange(6, dtype="float32").reshape(3, 2) * np.float32(scale)
             loss = lambda looked_up=looked_up, weights=weights: ops.sum(looked_up() * weights)  # noqa: E731
             engine.minimize(loss, lambda variable=variable: [variable], optimizer)
     np.testing.assert_allclose(table, dense, rtol=1e-6)

@@ -46,7 +46,7 @@ def touched_rows_of(gradient: Tensor, is_table: bool) -> Rows | None:
             f"together, which is not done; got {tf.distribute.get_strategy().num_replicas_in_sync} replicas. "
             "Train on one device, or use Keras's own optimizer."
         )
-    summed = rows_summed(gradient)
+    summed = sum_of_rows(gradient)
     return TensorFlowRows(summed.values, summed.indices)
 
 
@@ -62,12 +62,16 @@ def rows_summed(gradient: Tensor | tf.IndexedSlices | None) -> Tensor | tf.Index
     they are, and the square of a sum is another number: a word twice in a batch would be learned in another way than
     on the other backends.
     """
-    if not isinstance(gradient, tf.IndexedSlices) or isinstance(gradient, SummedRows):
-        return gradient
+    return sum_of_rows(gradient) if isinstance(gradient, tf.IndexedSlices) else gradient
+
+
+def sum_of_rows(slices: tf.IndexedSlices) -> SummedRows:
+    if isinstance(slices, SummedRows):
+        return slices
     # `scatter_add` of repeated rows sums them up in any order; a sum over segments does not.
-    indices, segments = tf.unique(gradient.indices)
-    values = tf.math.unsorted_segment_sum(gradient.values, segments, tf.shape(indices)[0])
-    return SummedRows(values, indices, gradient.dense_shape)
+    indices, segments = tf.unique(slices.indices)
+    values = tf.math.unsorted_segment_sum(slices.values, segments, tf.shape(indices)[0])
+    return SummedRows(values, indices, slices.dense_shape)
 
 
 def _backend_variable(variable: Any) -> tf.Variable:
