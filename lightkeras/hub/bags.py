@@ -23,11 +23,14 @@ class BagEmbedding(keras.layers.Layer):  # type: ignore[misc]
         width: Its columns.
         name: The layer's name. `None` means Keras numbers it.
         dtype: Dtype or policy of the output; sums are taken in the table's own dtype. `None` means Keras's policy.
+        trainable: Whether the table learns.
     """
 
-    def __init__(self, rows: int, width: int, name: str | None = None, dtype: Any = None) -> None:
+    def __init__(
+        self, rows: int, width: int, name: str | None = None, dtype: Any = None, trainable: bool = True
+    ) -> None:
         # Weights cast to half precision would be other weights.
-        super().__init__(name=name, dtype=dtype, autocast=False)
+        super().__init__(name=name, dtype=dtype, trainable=trainable, autocast=False)
         self.rows, self.width = rows, width
         # Made here: its shape is known, and a joined model takes it before the layer was called.
         self.table = self.add_weight(shape=(rows, width), initializer="zeros", name="table", autocast=False)

@@ -949,7 +949,7 @@ def test_a_trace_names_the_variables_that_a_step_uses_its_own_or_not():
 def test_a_row_looked_up_twice_gets_one_gradient():
     """Keras's Adam squares the parts of a row's gradient as they come: the square of their sum is meant."""
     engine = make_engine()
-    table, dense = keras.Variable(np.ones((4, 2)), name="table"), keras.Variable(np.ones((4, 2)), name="dense")
+    table, dense = (keras.Variable(np.ones((4, 2), "float32")) for _ in range(2))
     hot = ops.one_hot(np.array([1, 1, 2]), 4, dtype="float32")
     for variable, looked_up in ((table, lambda: ops.take(table, [1, 1, 2], 0)), (dense, lambda: hot @ dense)):
         optimizer = keras.optimizers.Adam(0.1, clipnorm=3.0)
