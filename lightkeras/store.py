@@ -91,7 +91,7 @@ class Store:
             announce(f"waiting for another process that encodes the same data (into {self._folder / key})")
 
         with waiting_lock(self._file(key, "making"), say):
-            arrays = self._open(key, columns)  # somebody else may have made it meanwhile
+            arrays = self._open(key, columns, say=False)  # somebody else may have made it meanwhile
             if arrays is None:
                 self._write(key, columns, make(), record)
                 arrays = self._open(key, columns)
@@ -100,15 +100,16 @@ class Store:
         self._make_room()
         return arrays
 
-    def _open(self, key: str, columns: Columns) -> list[np.ndarray] | None:
-        """The arrays of an entry; `None` if it is not there, or damaged."""
+    def _open(self, key: str, columns: Columns, say: bool = True) -> list[np.ndarray] | None:
+        """The arrays of an entry; `None` if it is not there, or damaged, which is said once."""
         entry = self._folder / key
         if not entry.is_dir():
             return None
         try:
             arrays = _opened(entry, columns)
         except (_DamagedError, OSError) as error:
-            announce(f"the cached features in {entry} are damaged ({error}): they are made again")
+            if say:
+                announce(f"the cached features in {entry} are damaged ({error}): they are made again")
             return None
         with contextlib.suppress(OSError):  # removed meanwhile, or not ours: who used it last is of no use then
             os.utime(entry / META)

@@ -16,6 +16,8 @@ import lightkeras as lk
 from lightkeras import LimitBatches, Runner, SupervisedTask, checkpoint
 from lightkeras.optimizers import LazyAdagrad, LazyAdam, LazySGD
 
+pytestmark = pytest.mark.backends("tensorflow", reason="the other backends are tried in processes of their own")
+
 ROWS, WIDTH = 7, 3
 
 LAZY = {LazyAdam: keras.optimizers.Adam, LazySGD: keras.optimizers.SGD, LazyAdagrad: keras.optimizers.Adagrad}

@@ -8,6 +8,8 @@ import tensorflow as tf
 from lightkeras.data.bags import Bags
 from lightkeras.hub.bags import BagEmbedding, bag_inputs
 
+pytestmark = pytest.mark.backends("tensorflow", reason="the other backends are tried by tests of their engines")
+
 TABLE = np.array([[1.0, 2.0], [10.0, 20.0], [100.0, 200.0]], "float32")
 BAGS = Bags(np.array([0, 2, 1], "int32"), np.array([1.0, 0.5, -1.0], "float32"), np.array([0, 2, 2, 3]))
 SUMS = [[51.0, 102.0], [0.0, 0.0], [-10.0, -20.0]]
