@@ -90,6 +90,7 @@ def test_the_result_says_what_happened(finished: Finished) -> None:
         "hidden_units": 16,
         "dropout": 0.3,
         "learning_rate": 0.01,
+        "lazy": False,
         "fine_tune": True,
         "module": "auto",
         "batch_size": 512,
@@ -260,7 +261,7 @@ def test_real_data_that_is_nowhere_ends_with_what_was_tried(machine: Machine, tm
 def test_help_lists_every_flag(machine: Machine) -> None:
     done = machine.run("--help")
     assert (done.returncode, done.stderr) == (0, "")
-    hparams = ["hidden_units", "dropout", "learning_rate", "fine_tune", "module", "batch_size"]
+    hparams = ["hidden_units", "dropout", "learning_rate", "lazy", "fine_tune", "module", "batch_size"]
     runner = ["max_epochs", "monitor", "mode", "patience", "seed", "steps_per_call", "progress"]
     flags = [f"--hp.{name}" for name in hparams] + [f"--runner.{name}" for name in runner]
     flags += ["--config", "--run_dir", "--data_dir", "--source"]

@@ -45,7 +45,7 @@ def test_a_python_block_runs_as_a_file_of_its_own(number: int, tmp_path: Path) -
 
 
 def test_there_are_python_blocks_to_run() -> None:
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 4
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ import lightkeras as lk
 from lightkeras.data.encoder import JoinError
 from lightkeras.hub import HubLayer, TextEncoder, sample_text_module
 
+pytestmark = pytest.mark.backends("tensorflow", reason="the other backends are tried in processes of their own")
+
 TEXTS = np.array([b"a good film", b"", "bad", b"words nobody knows: qzx"], dtype=object)
 
 
