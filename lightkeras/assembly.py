@@ -182,6 +182,7 @@ def make_fit(
         seed=settings.seed,
         skip_broken=settings.skip_broken,
         checkpoints=settings.checkpoints,
+        traces=settings.profile,
     )
     run_directory.check_directory(directory, needed_bytes=5 * fit.state_bytes)
     if settings.preflight:

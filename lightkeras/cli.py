@@ -41,6 +41,7 @@ from lightkeras.terminal import (
     draw_curves,
     print_lines,
     report_fit,
+    report_profile,
     report_search,
     say_error,
     short,
@@ -111,7 +112,7 @@ def _fit(
         directory, wanted = resuming.place_of(path)
         path, resume = directory.path, wanted or True
         runner, hp, lookup = _as_before(directory, runner, hp, lookup, given)
-    made = Runner(**{**runner, "run_dir": path})
+    made = Runner(**{**runner, "run_dir": path, "profile": settings.profile or runner.get("profile", False)})
     task = task_class(hparams.from_dict(task_class.HParams, hp), lookup)
     if settings.dry_run:
         return _dry_run(made, task, resume, settings.accept_changes)
@@ -124,6 +125,8 @@ def _fit(
         draw_curves(fitted)
     tested = made.evaluate(task, weights="best") if then_test and fitted.best is not None and _has_test(task) else None
     report_fit(fitted, tested)
+    if made.profile:
+        report_profile(fitted.run_dir)
     return 1 if fitted.diverged else 0
 
 

@@ -24,6 +24,7 @@ from lightkeras.checkpoint import Checkpoint, CheckpointError
 from lightkeras.data.encoder import JoinError
 from lightkeras.divergence import Alarm, Located, Position, Snapshot, Watchdog, locate
 from lightkeras.engine.base import Engine, StepLogs, Stream
+from lightkeras.ledger import Ledger, counted
 from lightkeras.loggers import CsvLogger, Logger, TensorBoardLogger
 from lightkeras.passes import Pass
 from lightkeras.progress import ProgressBar
@@ -56,8 +57,11 @@ class Fit:
     skip_broken: int = 0
     checkpoints: Checkpoints = dataclasses.field(default_factory=Checkpoints)
     clock: Callable[[], float] = time.monotonic
+    ledger: Ledger = dataclasses.field(default_factory=Ledger)
+    traces: bool = False  # whether the backend traces one call
 
     step: int = 0  # train steps done
+    steps_here: int = 0  # of them, those done in this process
     epochs: int = 0  # epochs finished
     done: int = 0  # batches done of the epoch that goes on
     validations: int = 0
@@ -78,6 +82,7 @@ class Fit:
         self._since_mark: list[tuple[int, int, dict[str, list[float]]]] = []
         self._random: dict[str, Any] = {}  # the global generators when the epoch began
         self._saved: tuple[int, int, int] | None = None  # where the last checkpoint was taken
+        self._calls, self._compiled = 0, len(self.learner.compiled)
         mode = self.checkpoints.keep_mode
         if mode is None:
             mode = schedule.infer_mode(self.checkpoints.keep_by) if self.checkpoints.keep_by else self.progress.mode
@@ -133,7 +138,8 @@ class Fit:
     def begin(self, resumed: Checkpoint | None) -> None:
         """Tells the callbacks that training begins, and goes on from a checkpoint if there is one."""
         if resumed is None:
-            self.bridge.begin_train()
+            with self.ledger.part("callbacks"):
+                self.bridge.begin_train()
             return
         state = resumed.state
         arrays = safetensors.numpy.load(resumed.extra[CALLBACKS]) if CALLBACKS in resumed.extra else {}
@@ -166,9 +172,11 @@ class Fit:
             return self._stream
         self._random = randomness.read()
         stream = self._stream = self.learner.begin(self.epochs, self.seed)
-        self.bridge.hooks.on_epoch_begin(self.epochs)
+        with self.ledger.part("callbacks"):
+            self.bridge.hooks.on_epoch_begin(self.epochs)
         return stream
 
+    @counted("checkpoint")
     def finish(self) -> None:
         """Saves the state that was reached, unless it is no good or saved already, and waits for the disk."""
         if not self.diverged and self._saved != self._position():
@@ -177,6 +185,7 @@ class Fit:
                 self.save(always=True)
         self.saver.finish()
 
+    @counted("callbacks")
     def end_train(self) -> None:
         """Tells optimizers and callbacks that training is over, as Keras does."""
         for optimizer, learned in self.optimizers:
@@ -186,6 +195,27 @@ class Fit:
 
     # ------------------------------------------------------------------ values
 
+    @contextlib.contextmanager
+    def one_call(self) -> Iterator[None]:
+        """With its time counted, and traced by the backend if it is the second: the first one warms up."""
+        self._calls += 1
+        with self.ledger.part("trace"), contextlib.ExitStack() as stack:
+            if self.traces and self._calls == 2:
+                try:
+                    stack.enter_context(self.engine.traced(self.directory.profile))
+                except RuntimeError as error:  # such as a callback that profiles as well
+                    self.bar.say(f"No trace was written: {error}")
+            with self.ledger.part("compute"):
+                yield
+
+    def count_call(self, logs: StepLogs) -> None:
+        """Counts what of the last call's time was no computing."""
+        self.ledger.move(logs.waited, "compute", "data")
+        if len(self.learner.compiled) > self._compiled:
+            self._compiled = len(self.learner.compiled)
+            self.ledger.move(self.learner.seconds - logs.waited, "compute", "compilation")
+
+    @counted("logging")
     def log_steps(self, logs: StepLogs) -> None:
         """Takes in the logs of a call."""
         values = {f"train/{name}": column.tolist() for name, column in logs.values.items()}
@@ -194,6 +224,7 @@ class Fit:
         if self.skip_broken:
             self._since_mark.append((self.epochs + 1, self.step + 1, values))
         self.step += logs.steps
+        self.steps_here += logs.steps
         self.done += logs.steps
         self.bar.advance(self.epochs + 1, logs.steps, self.learner.seconds, self.learner.means())
 
@@ -207,6 +238,7 @@ class Fit:
         values = {f"train/{name}": value for name, value in self.learner.values().items()}
         return values | (dict(self.validated[1]) if self.validated is not None and self.validated_now else {})
 
+    @counted("logging")
     def log_validation(self) -> None:
         """Logs a validation inside an epoch."""
         if self.validated is not None:
@@ -214,6 +246,7 @@ class Fit:
                 logger.log_validation(self.epochs + 1, self.step, self.validated[1])
                 logger.flush()
 
+    @counted("logging")
     def add_epoch(self, values: Mapping[str, float]) -> None:
         """Takes in the values of a finished epoch."""
         self.epochs, self.done = self.epochs + 1, 0
@@ -234,6 +267,7 @@ class Fit:
 
     # ------------------------------------------------------------------ what is not finite
 
+    @counted("watch")
     def look(self, epoch_begins: bool = False) -> Alarm | None:
         """Checks the variables, if that is due, and keeps a snapshot of a state that is whole.
 
@@ -325,6 +359,7 @@ class Fit:
 
     # ------------------------------------------------------------------ files
 
+    @counted("checkpoint")
     def save(
         self,
         *,
@@ -354,10 +389,12 @@ class Fit:
         else:
             self.saver.wait(job)
 
+    @counted("checkpoint")
     def save_best(self, values: Mapping[str, float]) -> None:
         """Saves the weights as the best, beside the state that a resume goes on from."""
         self.saver.finish(best=self._job(True, values.get(self.monitor or ""), beside=True))
 
+    @counted("checkpoint")
     def export_best_model(self) -> None:
         """Writes `model.keras` with the best weights; the task keeps those it has."""
         folder = self.directory.checkpoints
@@ -382,6 +419,23 @@ class Fit:
         except JoinError as error:
             self.bar.say(f"{self.directory.model_file} takes features and not the encoder's inputs: {error}")
             return vars(self.task).get("model")
+
+    def write_profile(self) -> None:
+        """Writes `profile.json`: the time by part, and what was compiled."""
+        passes = {"train": self.learner} | ({} if self.watcher is None else {"validation": self.watcher})
+        compilations = [
+            {
+                "step": name,
+                "form": form,
+                "seconds": round(seconds, 6),
+                "cause": f"a batch of another form than {found.compiled[0][0]}" if number else "the first batch",
+            }
+            for name, found in passes.items()
+            for number, (form, seconds) in enumerate(found.compiled)
+        ]
+        trace = str(self.directory.profile) if self.directory.profile.exists() else None
+        summary = self.ledger.summary(self.steps_here)
+        files.write_json(self.directory.profile_file, {**summary, "compilations": compilations, "trace": trace})
 
     def result(self) -> FitResult:
         return FitResult(

@@ -108,7 +108,7 @@ def make_parser(task_class: type[Task], command: str | None, runner_defaults: di
         return parser
     parser.add_argument("--config", action="config", help="YAML file that may give any of the flags.")
     parser.add_class_arguments(task_class.HParams, "hp")
-    parser.add_class_arguments(Runner, "runner", skip={"run_dir", "callbacks"})
+    parser.add_class_arguments(Runner, "runner", skip={"run_dir", "callbacks", "profile"})
     flags = {action.dest for action in parser._actions}
     defaults = {f"runner.{name}": value for name, value in runner_defaults.items()}
     parser.set_defaults({name: value for name, value in defaults.items() if name in flags})
@@ -125,6 +125,7 @@ def make_parser(task_class: type[Task], command: str | None, runner_defaults: di
         parser.add_argument("--resume", action="store_true", help=_RESUME)
         parser.add_argument("--accept_changes", action="store_true", help=_ACCEPT_CHANGES)
         parser.add_argument("--dry_run", action="store_true", help=_DRY_RUN)
+        parser.add_argument("--profile", action="store_true", help=_PROFILE)
     parser.add_argument("--data_dir", type=str | None, default=None, help=_DATA_DIR)
     parser.add_argument("--source", type=SourceName, default="auto", help=_SOURCE)
     _say_ranges(parser, task_class)
@@ -139,6 +140,7 @@ _RESUME = (
 )
 _ACCEPT_CHANGES = "Go on though data or hyperparameters are not those that the run was started with."
 _DRY_RUN = "Check everything that can be checked before the first epoch, also of a resume, and stop there."
+_PROFILE = "Say where the time went, in a table and in profile.json, and let the backend trace a call to profile/."
 _DATA_DIR = "Folder looked into first for data and modules. Null: $LIGHTKERAS_DATA_DIR."
 _SOURCE = "real: never the built-in sample. sample: only that. auto: the sample where nothing else is found."
 

@@ -57,6 +57,8 @@ class Pass:
         self.examples = 0
         self.seconds = 0.0
         self.seconds_per_step: float | None = None
+        self.compiled: list[tuple[str, float]] = []
+        """Forms of batch that the step was compiled for, and the seconds of the call that did it, with its steps."""
         self._sums: dict[str, float] = {}
         self._compiled_for: set[int] = set()
 
@@ -102,6 +104,7 @@ class Pass:
             seconds: Time that the call took.
         """
         self.seconds = seconds
+        self._note_compiled(seconds)
         size = int(logs.examples[-1])
         if size in self._compiled_for:  # the first call for a size compiles, and says nothing of speed
             self.seconds_per_step = seconds / logs.steps
@@ -129,10 +132,15 @@ class Pass:
             step: Which batch, from 0.
         """
         stream = self._engine.open(self.feed if feed is None else feed, step=step, ahead=self._ahead)
+        began = time.perf_counter()
         logs = self.program.run(stream, 1)
+        self._note_compiled(time.perf_counter() - began)
         if logs.steps:
             self._compiled_for.add(int(logs.examples[-1]))
         return logs
+
+    def _note_compiled(self, seconds: float) -> None:
+        self.compiled += [(form, seconds) for form in self.program.forms[len(self.compiled) :]]
 
     def run(
         self,

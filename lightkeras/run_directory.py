@@ -61,6 +61,14 @@ class RunDirectory:
         return self.path / "figures"
 
     @property
+    def profile_file(self) -> Path:
+        return self.path / "profile.json"
+
+    @property
+    def profile(self) -> Path:
+        return self.path / "profile"
+
+    @property
     def model_file(self) -> Path:
         return self.path / "model.keras"
 
@@ -85,8 +93,9 @@ class RunDirectory:
             FileExistsError: It does.
         """
         path = self.path.absolute()
+        parts = ("checkpoints", "figures", "broken", "profile")
         for folder in (path, *path.parents):
-            if folder.name in ("checkpoints", "figures", "broken") and RunDirectory(folder.parent).config_file.exists():
+            if folder.name in parts and RunDirectory(folder.parent).config_file.exists():
                 raise FileExistsError(f"{self.path} belongs to the run in {folder.parent}. Give another run_dir.")
         if self.config_file.exists():
             raise FileExistsError(

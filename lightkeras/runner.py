@@ -35,6 +35,7 @@ from lightkeras.data.arrays import as_feed
 from lightkeras.divergence import Alarm, first_not_finite
 from lightkeras.features import FeatureCache, encoded
 from lightkeras.fitting import Fit
+from lightkeras.ledger import Ledger
 from lightkeras.lock import RunLock
 from lightkeras.passes import bound_engine
 from lightkeras.results import BatchSizes, EvalResult, FitResult, LearningRates
@@ -95,10 +96,14 @@ class Runner(Settings):
             OSError: The run directory cannot be written to.
             Interrupted: SIGTERM or Ctrl-C came; the state was saved.
         """
-        data = assembly.make_ready(task, self.seed, given=train is not None)
-        directory, wanted = assembly.place(self, task, resume, accept_changes)
-        fit = assembly.make_fit(self, task, data, directory, *assembly.feeds_of(data, train, validation, batch_size))
-        config = assembly.config_of(self, fit)
+        ledger = Ledger()
+        with ledger.part("start"):
+            data = assembly.make_ready(task, self.seed, given=train is not None)
+            directory, wanted = assembly.place(self, task, resume, accept_changes)
+            feeds = assembly.feeds_of(data, train, validation, batch_size)
+            fit = assembly.make_fit(self, task, data, directory, *feeds)
+            config = assembly.config_of(self, fit)
+        fit.ledger = ledger
         fit.directory.create(needed_bytes=5 * fit.state_bytes)
         with RunLock(fit.directory.lock_file):
             resumed: Checkpoint | None = None
@@ -122,6 +127,8 @@ class Runner(Settings):
                 fit.export_best_model()
             result = fit.result()
             fit.directory.update_result({**fit.facts, "fit": result.summary()})
+            if self.profile:
+                fit.write_profile()
         if fit.interrupted:
             raise Interrupted(result)
         return result
@@ -335,17 +342,21 @@ class Runner(Settings):
             event = schedule.steps_to_event(fit.step, left, self.max_steps, every)
             count = schedule.steps_next(event, learner.seconds_per_step, fixed)
             if bridge.watches_train_batches:
-                bridge.hooks.on_train_batch_begin(fit.done)
+                with fit.ledger.part("callbacks"):
+                    bridge.hooks.on_train_batch_begin(fit.done)
             began = time.perf_counter()
-            logs = learner.program.run(stream, count)
+            with fit.one_call():
+                logs = learner.program.run(stream, count)
             if not logs.steps:
                 break
             alarm = first_not_finite(logs, fit.step)
             logs = logs if alarm is None else logs.first(alarm.step - fit.step)
             learner.add(logs, time.perf_counter() - began)
+            fit.count_call(logs)
             fit.log_steps(logs)
             if bridge.watches_train_batches:
-                bridge.hooks.on_train_batch_end(fit.done - 1, learner.values())
+                with fit.ledger.part("callbacks"):
+                    bridge.hooks.on_train_batch_end(fit.done - 1, learner.values())
             alarm = alarm or self._alarm_at(fit, ended=fit.done == steps)
             if alarm is not None:
                 following = fit.recover(alarm)
@@ -362,7 +373,8 @@ class Runner(Settings):
         """What is not finite between two train steps: looked for when it is due, and before anything depends on it."""
         validates = schedule.is_multiple(fit.step, self.validation.steps)
         if ended or validates or fit.step == self.max_steps or fit.saver.is_due(fit.step, None):
-            return fit.watchdog.check(fit.step)
+            with fit.ledger.part("watch"):
+                return fit.watchdog.check(fit.step)
         return fit.look()
 
     def _stops_at(self, fit: Fit, ended: bool) -> bool:
@@ -399,7 +411,8 @@ class Runner(Settings):
         fit.add_epoch(values)
         fit.mark()
         improved = not judged and (fit.monitor is None or fit.monitor in values) and fit.judge(fit.epochs, values)
-        fit.bridge.end_epoch(fit.epochs - 1, values)
+        with fit.ledger.part("callbacks"):
+            fit.bridge.end_epoch(fit.epochs - 1, values)
         fit.save(improved=improved, values=None if judged else values, epoch_ended=fit.epochs)
         fit.bar.end_epoch(fit.epochs, values, improved)
         fit.stop_reason = self._reason_to_stop(fit)
@@ -408,7 +421,8 @@ class Runner(Settings):
         """Returns whether it came to its end; where there is nothing to validate on it has."""
         if fit.watcher is None:
             return True
-        found = fit.watcher.run(self.seed, self.steps_per_call, fit.bridge, lambda: fit.interrupted is not None)
+        with fit.ledger.part("validation"):
+            found = fit.watcher.run(self.seed, self.steps_per_call, fit.bridge, lambda: fit.interrupted is not None)
         if found is not None:
             fit.add_validation(found)
         return found is not None

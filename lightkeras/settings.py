@@ -63,6 +63,8 @@ class Settings:
         progress: Whether to show a progress bar (on a terminal only).
         preflight: Whether to try everything on one batch before the first epoch; see `lightkeras.preflight`
             for what is checked all the same.
+        profile: Whether to write where the time of a fit went to `profile.json`, and the backend's own trace of
+            its second call to `profile/`.
 
     Raises:
         ValueError: A setting out of its range.
@@ -85,6 +87,7 @@ class Settings:
     callbacks: Sequence[keras.callbacks.Callback] = ()
     progress: bool = True
     preflight: bool = True
+    profile: bool = False
 
     def __post_init__(self) -> None:
         least = {"max_epochs": 1, "max_steps": 1, "patience": 1, "seed": 0, "skip_broken": 0, "steps_per_call": 1}

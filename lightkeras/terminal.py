@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from lightkeras import files
+from lightkeras.ledger import PARTS
 from lightkeras.results import BatchSizes, Best, EvalResult, FitResult, SearchResult
 from lightkeras.run_directory import RunDirectory
 
@@ -38,6 +41,31 @@ def report_fit(fitted: FitResult, tested: EvalResult | None) -> None:
     }
     if fitted.interrupted:
         lines["go on"] = f"python {sys.argv[0]} --resume --run_dir {fitted.run_dir}"
+    print_lines(console, lines)
+
+
+def report_profile(run_dir: Path) -> None:
+    """Shows `profile.json`: the largest part first; what took no time is left out."""
+    directory = RunDirectory(run_dir)
+    profile = files.read_json(directory.profile_file)
+    table = Table(title=f"where {profile['wall_s']:.1f} s went, {profile['steps']:,} steps")
+    table.add_column("")
+    table.add_column("share", justify="right")
+    table.add_column("s", justify="right")
+    table.add_column("what is counted")
+    for name, part in sorted(profile["parts"].items(), key=lambda item: -item[1]["seconds"]):
+        if part["seconds"] >= 0.001:
+            table.add_row(name, f"{100 * part['share']:.1f} %", f"{part['seconds']:.3f}", PARTS[name])
+    console = Console()
+    console.print(table)
+    lines = {}
+    if profile["compute_us_per_step"] is not None:
+        lines["a step"] = f"{profile['compute_us_per_step']:,.0f} us of computing"
+    for number, found in enumerate(profile["compilations"], 1):
+        what = f"{found['step']} step compiled for {found['form']}"
+        lines[f"compiled {number}"] = f"{what}, {found['seconds']:.2f} s: {found['cause']}"
+    if profile["trace"] is not None:
+        lines["trace"] = f"tensorboard --logdir {profile['trace']}"
     print_lines(console, lines)
 
 

@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "task": HELPERS | {"data", "engine.base", "randomness", "_labels"},
     "callbacks": HELPERS,
     "loggers": HELPERS,
+    "ledger": set(),
     "lock": HELPERS,
     "signals": HELPERS,
     "store": HELPERS | {"data", "lock"},

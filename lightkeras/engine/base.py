@@ -17,6 +17,8 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Literal
 
 import keras
@@ -77,10 +79,12 @@ class StepLogs:
     Args:
         values: float32 `[steps]` by name.
         examples: int64 `[steps]`, the size of each batch.
+        waited: Seconds that the call waited for batches of a stream.
     """
 
     values: Mapping[str, np.ndarray]
     examples: np.ndarray
+    waited: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -88,7 +92,8 @@ class StepLogs:
 
     def first(self, count: int) -> StepLogs:
         """Those of the first steps."""
-        return StepLogs({name: column[:count] for name, column in self.values.items()}, self.examples[:count])
+        values = {name: column[:count] for name, column in self.values.items()}
+        return StepLogs(values, self.examples[:count], self.waited)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +144,9 @@ class Stream(abc.ABC):
 
 class Program(abc.ABC):
     """A step, compiled."""
+
+    forms: list[str]
+    """Forms of batch that it was compiled for, in order; empty where nothing is compiled."""
 
     @abc.abstractmethod
     def run(self, stream: Stream, count: int) -> StepLogs:
@@ -288,6 +296,14 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def gradients(self, fn: Callable[[Structure], Tensor], inputs: Structure) -> Structure:
         """Gradient of the scalar `fn(inputs)` with respect to `inputs`; itself differentiable."""
+
+    @abc.abstractmethod
+    def traced(self, folder: Path) -> AbstractContextManager[None]:
+        """Inside, the backend's own profiler traces what runs, and writes it below a folder for TensorBoard.
+
+        Raises:
+            RuntimeError: On entry: it is tracing already.
+        """
 
     @abc.abstractmethod
     def is_out_of_memory(self, error: BaseException) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import jax
@@ -297,6 +299,11 @@ class JaxEngine(Engine):
         return found
 
     # ------------------------------------------------------------------ looking
+
+    @contextlib.contextmanager
+    def traced(self, folder: Path) -> Iterator[None]:
+        with jax.profiler.trace(str(folder)):
+            yield
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         exhausted = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)

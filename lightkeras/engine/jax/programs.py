@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, final
@@ -116,6 +117,7 @@ class _Fused:
         self._trace = trace
         self._compiled: dict[Any, _Compiled] = {}
         self._batches: set[Any] = set()
+        self.forms: list[str] = []
 
     def _find(self, work: Work, rows: int, make: Callable[[Traced, int, int], Callable[..., Any]]) -> _Compiled:
         arrays, order = work.source
@@ -123,6 +125,7 @@ class _Fused:
         if key not in self._compiled:
             self._note(form(work.batch))
             traced = self._trace(work.batch)
+            self.forms.append(_text_of(form(work.batch), rows))
             self._compiled[key] = _Compiled(traced, make(traced, work.size, rows))
         return self._compiled[key]
 
@@ -152,8 +155,13 @@ class JaxProgram(_Fused, Program):
 
     def run(self, stream: Stream, count: int) -> StepLogs:
         done: list[tuple[Work, jax.Array]] = []
-        left = count
-        while left and (found := work_of(stream, left)):
+        left, waited = count, 0.0
+        while left:
+            began = time.perf_counter()
+            found = work_of(stream, left)
+            waited += time.perf_counter() - began
+            if not found:
+                break
             for work in found:
                 rows = max(LEAST_ROWS, 1 << (work.count - 1).bit_length())
                 compiled = self._find(work, rows, self._loop)
@@ -166,7 +174,7 @@ class JaxProgram(_Fused, Program):
         columns = [np.asarray(logs)[: work.count] for work, logs in done]
         values = np.concatenate(columns) if columns else np.zeros((0, len(self._names)), "float32")
         examples = np.repeat([work.size for work, _ in done], [work.count for work, _ in done]).astype(np.int64)
-        return StepLogs({name: values[:, number] for number, name in enumerate(self._names)}, examples)
+        return StepLogs({name: values[:, number] for number, name in enumerate(self._names)}, examples, waited)
 
     def _loop(self, traced: Traced, size: int, rows: int) -> Callable[..., Any]:
         names, logs = self._names, traced.outputs[0]
@@ -221,6 +229,11 @@ class JaxPredictor(_Fused, Predictor):
             return state, outputs
 
         return one
+
+
+def _text_of(batch: Any, rows: int) -> str:
+    arrays = ", ".join(f"{dtype}{list(shape)}" for _, shape, dtype in batch)
+    return f"{arrays}, up to {rows:,} steps a call" if rows else arrays
 
 
 def by_id(variables: Sequence[keras.Variable], values: Sequence[Tensor]) -> dict[int, Tensor]:

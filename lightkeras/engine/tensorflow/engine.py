@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import final
 
 import keras
@@ -201,6 +203,17 @@ class TensorFlowEngine(Engine):
         if lost:
             raise ValueError(f"gradients: the value does not depend on {', '.join(lost)}.")
         return found
+
+    @contextlib.contextmanager
+    def traced(self, folder: Path) -> Iterator[None]:
+        try:
+            tf.profiler.experimental.start(str(folder))
+        except tf.errors.OpError as error:
+            raise RuntimeError(f"TensorFlow's profiler did not start: {error.message}") from error
+        try:
+            yield
+        finally:
+            tf.profiler.experimental.stop()
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         return isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError))

@@ -32,7 +32,8 @@ class _Fused:
     def __init__(self, step: Callable[[Structure], Any], ahead: Ahead = ()) -> None:
         self._step = step
         self._ahead = ahead
-        self._functions: dict[str, Callable[..., list[Tensor]]] = {}
+        self._functions: dict[str, Callable[..., tuple[list[Tensor], Tensor]]] = {}
+        self.forms: list[str] = []
 
     def _outputs(self, batch: Structure) -> Sequence[tf.TensorSpec]:
         """Specs of what one step writes, for `TensorSpec`s of a batch."""
@@ -46,8 +47,11 @@ class _Fused:
         """One tensor with what all steps wrote."""
         raise NotImplementedError
 
-    def _prepare(self, stream: Stream, count: int) -> Callable[[], list[Tensor]] | None:
-        """The compiled call for the next batches; `None` where an array stream has none left."""
+    def _prepare(self, stream: Stream, count: int) -> Callable[[], tuple[list[Tensor], Tensor]] | None:
+        """The compiled call for the next batches; `None` where an array stream has none left.
+
+        It gives what the steps wrote, and the seconds that they waited for batches.
+        """
         if isinstance(stream, IteratorStream):
             element = stream.iterator.element_spec
             signature = [tf.data.IteratorSpec(element), tf.TensorSpec([], tf.int32)]
@@ -71,9 +75,12 @@ class _Fused:
         if key not in self._functions:
             bound = functools.partial(loop, self._outputs(batch))
             self._functions[key] = tf.function(bound, input_signature=signature, autograph=False)
+            self.forms.append(", ".join(f"{spec.dtype.name}{spec.shape}" for _, spec in flatten(batch)))
         return self._functions[key]
 
-    def _from_arrays(self, outputs: Sequence[tf.TensorSpec], arrays: Structure, indices: Tensor) -> list[Tensor]:
+    def _from_arrays(
+        self, outputs: Sequence[tf.TensorSpec], arrays: Structure, indices: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
         count = tf.shape(indices)[0]
 
         def body(i: Tensor, written: list[tf.TensorArray]) -> Any:
@@ -82,13 +89,15 @@ class _Fused:
 
         empty = [tf.TensorArray(spec.dtype, count, element_shape=spec.shape, infer_shape=False) for spec in outputs]
         _, written = tf.while_loop(lambda i, _: i < count, body, (tf.constant(0), empty))
-        return [self._join(array) for array in written]
+        return [self._join(array) for array in written], tf.constant(0.0, tf.float64)
 
     def _from_iterator(
         self, structure: Structure, outputs: Sequence[tf.TensorSpec], iterator: Iterator[Structure], count: Tensor
-    ) -> list[Tensor]:
-        def body(i: Tensor, _: Tensor, written: list[tf.TensorArray]) -> Any:
-            optional = iterator.get_next_as_optional()  # type: ignore[attr-defined]
+    ) -> tuple[list[Tensor], Tensor]:
+        def body(i: Tensor, _: Tensor, waited: Tensor, written: list[tf.TensorArray]) -> Any:
+            began = tf.timestamp()
+            with tf.control_dependencies([began]):
+                optional = iterator.get_next_as_optional()  # type: ignore[attr-defined]
 
             def step() -> list[tf.TensorArray]:
                 batch, scope = self._unpacked(optional.get_value(), structure)
@@ -96,16 +105,18 @@ class _Fused:
                     return _write(written, i, self._columns(batch, self._step(batch)))
 
             more = optional.has_value()
-            return i + tf.cast(more, tf.int32), more, tf.cond(more, step, lambda: list(written))
+            with tf.control_dependencies([more]):
+                waited += tf.timestamp() - began
+            return i + tf.cast(more, tf.int32), more, waited, tf.cond(more, step, lambda: list(written))
 
         # At the end of an epoch fewer than `count` are written: the arrays grow with what is there.
         empty = [
             tf.TensorArray(spec.dtype, 0, dynamic_size=True, element_shape=spec.shape, infer_shape=False)
             for spec in outputs
         ]
-        start = (tf.constant(0), tf.constant(True), empty)
-        *_, written = tf.while_loop(lambda i, more, _: tf.logical_and(i < count, more), body, start)
-        return [self._join(array) for array in written]
+        start = (tf.constant(0), tf.constant(True), tf.constant(0.0, tf.float64), empty)
+        *_, waited, written = tf.while_loop(lambda i, more, *_: tf.logical_and(i < count, more), body, start)
+        return [self._join(array) for array in written], waited
 
     def _unpacked(
         self, element: Structure, structure: Structure
@@ -130,8 +141,9 @@ class TensorFlowProgram(_Fused, Program):
         call = self._prepare(stream, count)
         if call is None:
             return StepLogs({name: np.zeros(0, "float32") for name in self._names}, np.zeros(0, "int64"))
-        *values, examples = [column.numpy() for column in call()]
-        return StepLogs(dict(zip(self._names, values, strict=True)), examples)
+        columns, waited = call()
+        *values, examples = [column.numpy() for column in columns]
+        return StepLogs(dict(zip(self._names, values, strict=True)), examples, float(waited))
 
     def _outputs(self, batch: Structure) -> Sequence[tf.TensorSpec]:
         return [*(tf.TensorSpec([], tf.float32) for _ in self._names), tf.TensorSpec([], tf.int64)]
@@ -151,7 +163,7 @@ class TensorFlowPredictor(_Fused, Predictor):
 
     def run(self, stream: Stream, count: int) -> Structure | None:
         call = self._prepare(stream, count)
-        columns = None if call is None else [column.numpy() for column in call()]
+        columns = None if call is None else [column.numpy() for column in call()[0]]
         if columns is None or len(columns[0]) == 0:
             return None
         return tf.nest.pack_sequence_as(self._structure, columns)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 import keras
@@ -195,6 +196,12 @@ class TorchEngine(Engine):
             raise ValueError(f"gradients: the value does not depend on {', '.join(lost)}.")
         left = iter(found)
         return map_structure(lambda _: next(left), given)
+
+    @contextlib.contextmanager
+    def traced(self, folder: Path) -> Iterator[None]:
+        written = torch.profiler.tensorboard_trace_handler(str(folder))
+        with torch.profiler.profile(on_trace_ready=written):
+            yield
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, final
@@ -24,12 +25,20 @@ class TorchProgram(Program):
 
     def __init__(self, step: Step, names: Sequence[str], running: Running) -> None:
         self._step, self._names, self._running = step, tuple(names), running
+        self.forms = []
 
     def run(self, stream: Stream, count: int) -> StepLogs:
         rows: list[torch.Tensor] = []
         examples: list[int] = []
+        waited = 0.0
         with self._running() as begin_step:
-            for batch in next_batches(stream, count):
+            batches = next_batches(stream, count)
+            while True:
+                began = time.perf_counter()
+                batch = next(batches, None)
+                waited += time.perf_counter() - began
+                if batch is None:
+                    break
                 begin_step()
                 returned = self._step(batch)
                 if tuple(returned) != self._names:
@@ -40,7 +49,7 @@ class TorchProgram(Program):
                     rows.append(torch.stack([_scalar(returned[name]) for name in self._names]))
         table = torch.stack(rows).cpu().numpy() if rows else np.zeros((len(examples), len(self._names)), "float32")
         values = {name: np.ascontiguousarray(table[:, column]) for column, name in enumerate(self._names)}
-        return StepLogs(values, np.array(examples, "int64"))
+        return StepLogs(values, np.array(examples, "int64"), waited)
 
 
 @final
