@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, final
 
 import keras
+import numpy as np
 from keras.src.backend.common import global_state
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 
@@ -58,6 +59,7 @@ class Task:
         self._is_set_up = False
         self._engine: Engine | None = None
         self._logs: dict[str, Tensor] | None = None
+        self._numbers: dict[str, float] = {}  # logged as such: compiled, they never change
 
     # ------------------------------------------------------------------ what a subclass defines
 
@@ -154,7 +156,7 @@ class Task:
 
         Args:
             name: Plain name such as `"accuracy"`; the split is put before it (`val/accuracy`).
-            value: Scalar tensor or number.
+            value: Scalar tensor or number. A number is what it was when the step was compiled, in every step.
 
         Raises:
             RuntimeError: Called outside a step.
@@ -162,6 +164,8 @@ class Task:
         """
         if self._logs is None:
             raise self._outside_a_step("log")
+        if isinstance(value, (bool, int, float, np.generic, np.ndarray)) and np.size(value) == 1:
+            self._numbers.setdefault(name, float(value))
         # Of a variable its value now: it may change before the step is over.
         tensor = keras.ops.copy(value) if isinstance(value, keras.Variable) else keras.ops.convert_to_tensor(value)
         shape = tuple(tensor.shape)
@@ -203,6 +207,11 @@ class Task:
         if self._engine is None:
             self._engine = make_engine()
         return self._engine
+
+    @final
+    def numbers_logged(self) -> dict[str, float]:
+        """What steps logged so far that was a number of Python or NumPy, and no tensor: the first of each name."""
+        return dict(self._numbers)
 
     @final
     def run_train_step(self, batch: Structure) -> Mapping[str, Tensor]:

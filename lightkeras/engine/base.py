@@ -174,6 +174,8 @@ class Engine(abc.ABC):
     """Tensors, gradients and compilation on one backend."""
 
     backend: str
+    compiles: bool = True
+    """Whether what a step does in Python is done once, when it is compiled, and not in every step."""
 
     @abc.abstractmethod
     def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:

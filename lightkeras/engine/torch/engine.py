@@ -76,6 +76,7 @@ class TorchEngine(Engine):
     """See `Engine`."""
 
     backend = "torch"
+    compiles = False
 
     def __init__(self) -> None:
         self._tracing: _Tracing | None = None  # while a step is traced, else None
