@@ -129,12 +129,14 @@ class Fit:
                 TensorBoardLogger(self.directory.path, self.facts["hparams"], config),
             ):
                 stack.push(functools.partial(self._close, logger))
-                logger.open(self.names, position, 0 if resumed is None else resumed.state["step"])
+                with self.ledger.part("logging"):
+                    logger.open(self.names, position, 0 if resumed is None else resumed.state["step"])
                 self._loggers.append(logger)
             stack.enter_context(self.bar)
             stack.enter_context(self.signals)
             yield
 
+    @counted("start")
     def begin(self, resumed: Checkpoint | None) -> None:
         """Tells the callbacks that training begins, and goes on from a checkpoint if there is one."""
         if resumed is None:
@@ -166,6 +168,7 @@ class Fit:
         for name, attributes in self.bridge.not_saved().items():
             self.bar.say(f"{name}: {', '.join(attributes)} could not be saved, and begin anew.")
 
+    @counted("data")
     def open_epoch(self) -> Stream:
         """The stream of the epoch that begins, or goes on after a resume."""
         if self.done and self._stream is not None:
@@ -491,6 +494,7 @@ class Fit:
     def _position(self) -> tuple[int, int, int]:
         return self.step, self.epochs, self.validations
 
+    @counted("logging")
     def _close(
         self, logger: Logger, kind: type[BaseException] | None, error: BaseException | None = None, *_: object
     ) -> None:

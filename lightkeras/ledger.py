@@ -19,16 +19,16 @@ from collections.abc import Callable, Iterator
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, final
 
 PARTS = {
-    "start": "building, data, features, tracing and the preflight, with what they compile",
-    "compute": "train steps, with the copies to the device",
-    "data": "waiting for batches of a stream",
-    "compilation": "first calls for a form of batch, with their steps",
+    "start": "set-up, data, features, tracing, preflight",
+    "compute": "train steps",
+    "data": "opening splits, waiting for batches",
+    "compilation": "first calls for a form of batch",
     "validation": "validation",
-    "logging": "CSV, TensorBoard and the progress bar",
+    "logging": "CSV, TensorBoard, progress bar",
     "callbacks": "Keras callbacks",
-    "checkpoint": "copying and waiting for checkpoints, and model.keras",
-    "watch": "looking for variables that are not finite, and snapshots",
-    "trace": "beginning and ending the backend's own trace",
+    "checkpoint": "copies for checkpoints, model.keras",
+    "watch": "looking for NaN and infinity, snapshots",
+    "trace": "beginning and ending the trace",
     "other": "everything else",
 }
 """The parts, and what is counted for them."""

@@ -120,7 +120,7 @@ def test_the_parts_are_the_wall_time(tmp_path) -> None:
     assert profile["steps"] == fitted.steps
     for name in ("start", "compute", "validation", "logging", "checkpoint", "watch"):
         assert parts[name] > 0, name
-    assert parts["data"] < 0.05  # they lie in memory
+    assert parts["data"] < 0.2  # they lie in memory
 
 
 class Slow(keras.callbacks.Callback):
