@@ -148,8 +148,8 @@ def test_waiting_for_a_stream_is_told_from_computing(tmp_path) -> None:
     settings = {"max_epochs": 2, "patience": None, "progress": False, "profile": True, "preflight": False}
     lk.Runner(run_dir=tmp_path / "run", **settings).fit(task, task.batches)
     parts = json.loads((tmp_path / "run" / "profile.json").read_text())["parts"]
-    assert 0.3 < parts["data"]["seconds"] < 1.3  # of 1.2: what goes on beside a first call is no waiting
-    assert parts["compute"]["seconds"] < 1.0
+    assert parts["data"]["seconds"] > 0.6  # of 1.2: what goes on beside a first call is no waiting
+    assert parts["compute"]["seconds"] < parts["data"]["seconds"]
 
 
 @pytest.mark.backends("tensorflow", "jax", reason="torch compiles nothing")
