@@ -100,13 +100,22 @@ def test_metrics_that_hold_several_values_give_them_all():
     assert metric_values(mean) == {"m": 3.0}
 
 
+class Compiling:
+    """What a pass knows of its program between two calls."""
+
+    forms = ()
+
+
 def test_the_time_of_a_step_is_measured_without_the_call_that_compiles():
-    learner = Pass(Values(), None, None, None)
+    program = Compiling()
+    learner = Pass(Values(), None, None, program)
     found = []
     for sizes, seconds in [([4], 11.0), ([4, 4], 2.0), ([3], 12.0), ([3], 0.5)]:
+        program.forms = program.forms if str(sizes[0]) in program.forms else [*program.forms, str(sizes[0])]
         learner.add(StepLogs({"loss": np.ones(len(sizes), "float32")}, np.array(sizes, "int64")), seconds)
         found.append((learner.seconds, learner.seconds_per_step))
     assert found == [(11.0, None), (2.0, 1.0), (12.0, 1.0), (0.5, 0.5)]
+    assert learner.compiled == [("4", 11.0), ("3", 12.0)]
 
 
 def test_the_engine_of_a_task_is_made_once():
