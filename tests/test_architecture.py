@@ -59,6 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ABOVE = [
     "passes",
     "preflight",
+    "freezing",
     "finders",
     "divergence",
     "bundle",
