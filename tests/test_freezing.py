@@ -300,7 +300,7 @@ def test_the_best_model_is_exported_with_the_slots_and_flags_of_its_own_epoch(tm
     np.testing.assert_array_equal(ops.convert_to_numpy(model.get_layer("base").kernel), START["base"])
     # The task goes on with what it has.
     assert int(task.optimizer.iterations) == 6 and task.model.get_layer("base").trainable
-    again = Runner(max_epochs=1, progress=False, run_dir=tmp_path / "again").fit(task, (X, Y), batch_size=4)
+    again = Runner(max_epochs=1, progress=False, preflight=False, run_dir=tmp_path / "again").fit(task, (X, Y), batch_size=4)
     assert again.steps == 3
 
 

@@ -69,7 +69,7 @@ def remake(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Vari
         variables: The variables, in order.
 
     Returns:
-        Whether anything changed.
+        Whether anything changed. Slots of variables that are no longer among these are gone.
 
     Raises:
         ValueError: The optimizer keeps its slots in a way that is not known here, so that they would be lost.
@@ -122,20 +122,25 @@ def _carry_over(before: _Before) -> None:
     optimizer, now = before.optimizer, learns(before.optimizer)
     places = {id(variable): place for place, variable in enumerate(before.learned)}
     pairs: list[tuple[keras.Variable, keras.Variable]] = []
-    known: set[int] = set()
+    replaced: dict[int, keras.Variable] = {}
+    stays: set[int] = set()
     for name, old in before.attributes.items():
-        new = vars(optimizer)[name]
+        new, found = vars(optimizer)[name], _variables_in(old)
         if new is old:
             if name not in before.lengths or before.lengths[name] == len(old):  # else `build` added to it
-                known.update(map(id, _variables_in(old)))
-        elif isinstance(old, keras.Variable):
+                stays.update(map(id, found))
+            continue
+        if isinstance(old, keras.Variable):
             pairs.append((old, new))
         elif isinstance(old, dict):
-            pairs += [(value, new[key]) for key, value in old.items() if isinstance(value, keras.Variable)]
-        elif isinstance(old, (list, tuple)) and len(old) == len(before.learned) and len(new) == len(now):
-            found = [(old[places[id(v)]], new[i]) for i, v in enumerate(now) if id(v) in places]
-            pairs += [pair for pair in found if isinstance(pair[0], keras.Variable)]
-    lost = [v.path for v in before.own if id(v) not in known | {id(old) for old, _ in pairs}]
+            pairs += [(value, new[key]) for key, value in old.items() if key in new]
+        elif len(old) == len(before.learned) and len(new) == len(now):
+            pairs += [(old[places[id(v)]], new[place]) for place, v in enumerate(now) if id(v) in places]
+        else:
+            continue
+        replaced.update({id(variable): variable for variable in found})
+    pairs = [pair for pair in pairs if isinstance(pair[0], keras.Variable)]
+    lost = [variable.path for variable in before.own if id(variable) not in stays | set(replaced)]
     other = [old.path for old, new in pairs if tuple(old.shape) != tuple(new.shape)]
     if lost or other:
         raise ValueError(
@@ -146,7 +151,8 @@ def _carry_over(before: _Before) -> None:
         )
     for old, new in pairs:
         new.assign(old)
-        optimizer._untrack_variable(old)
+    for variable in replaced.values():
+        optimizer._untrack_variable(variable)
     if optimizer.use_ema:
         for variable, average in zip(now, optimizer._model_variables_moving_average, strict=True):
             if id(variable) not in places and average is not None:

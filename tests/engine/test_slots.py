@@ -1,5 +1,7 @@
 """Slots of optimizers, made for more variables than before: what stays, where it stands, and what is refused."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -19,6 +21,10 @@ def step(optimizer, learned, size=0.1):
 
 def read(found):
     return [ops.convert_to_numpy(ops.copy(variable)) for variable in found]
+
+
+def names(optimizer):
+    return [re.sub(r"variable(_\d+)?$", "unnamed", variable.name) for variable in optimizer.variables]
 
 
 def scaled(optimizer):
@@ -53,7 +59,12 @@ MORE = {
 ALL = {kind.__name__: kind for kind in OF_KERAS} | MORE
 
 
-@pytest.mark.parametrize("name", ALL)
+def marked(name):
+    reason = "Keras on JAX cannot assign in a branch outside of a step"
+    return pytest.param(name, marks=pytest.mark.backends("tensorflow", "torch", reason=reason))
+
+
+@pytest.mark.parametrize("name", [marked(name) if name.startswith("scaled") else name for name in ALL])
 def test_an_optimizer_has_the_slots_of_one_that_was_built_for_all_and_keeps_what_it_had(name):
     a, b = variables()
     optimizer, whole = ALL[name](0.01), ALL[name](0.01)
@@ -65,7 +76,7 @@ def test_an_optimizer_has_the_slots_of_one_that_was_built_for_all_and_keeps_what
     step(whole, [d]), step(whole, [d], 0.2)
     make_slots(optimizer, [a, b])
     assert learns(optimizer) == (a, b)
-    assert [v.name for v in optimizer.variables] == [v.name for v in whole.variables]
+    assert names(optimizer) == names(whole)
     # Averages are the one exception: Keras lets that of a variable which is not learned yet begin at its first step.
     for found, expected in zip(read(optimizer.variables), read(whole.variables), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-6)
