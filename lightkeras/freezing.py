@@ -80,7 +80,9 @@ def in_words(task: Task, before: Flags, now: Flags) -> str:
     frozen = _outermost([name for name, old, new in pairs if old and not new])
     learning = _outermost([name for name, old, new in pairs if new and not old])
     parts = [(frozen, "frozen"), (learning, "unfrozen")]
-    return " and ".join(f"{_listed(found)} {'was' if len(found) == 1 else 'were'} {what}" for found, what in parts if found)
+    return " and ".join(
+        f"{_listed(found)} {'was' if len(found) == 1 else 'were'} {what}" for found, what in parts if found
+    )
 
 
 def record(task: Task, flags: Flags) -> dict[str, Any]:
@@ -117,8 +119,8 @@ def restore(task: Task, found: Mapping[str, Any] | None) -> bool:
         missing = [key for key in keys if key not in variables]
         if missing or path not in optimizers:
             raise CheckpointError(
-                f"The saved state does not fit this task: its optimizer {path} learns {', '.join(missing[:3]) or keys}, "
-                "which the task does not have. Use the hyperparameters and the code it was saved with."
+                f"The saved state does not fit this task: its {path} learns {', '.join(missing[:3]) or keys}, which "
+                "the task does not have. Use the hyperparameters and the code it was saved with."
             )
         changed |= optimizers[path].built and remake(optimizers[path], [variables[key] for key in keys])
     return changed
@@ -144,11 +146,13 @@ def trace_anew(task: Task, engine: Engine, learner: Pass, watcher: Pass | None, 
         TaskError: Nothing learns any more, or the steps log other names.
     """
     trace = preflight.trace_train(task, engine, learner.feed)
-    learner.take(engine.program(task.run_train_step, trace.names, trace.ahead), trace.ahead, cause)
+    program = engine.program(task.run_train_step, trace.names, trace.ahead)
+    learner.take(program, trace.ahead, cause)
     found = preflight.epoch_names(task, trace, "train")
     if watcher is not None:
         evaluation = preflight.trace_evaluate(task, engine, watcher.feed)
-        watcher.take(engine.program(task.run_evaluate_step, evaluation.names, evaluation.ahead), evaluation.ahead, cause)
+        program = engine.program(task.run_evaluate_step, evaluation.names, evaluation.ahead)
+        watcher.take(program, evaluation.ahead, cause)
         found += preflight.epoch_names(task, evaluation, "val")
     if set(found) != set(names):
         raise TaskError(

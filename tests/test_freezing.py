@@ -103,7 +103,9 @@ def in_order(run_dir, task, script, **settings):
     """The same by a run, with the batches in Keras's order."""
     from lightkeras.data.feed import ArrayFeed
 
-    runner = Runner(max_epochs=6, patience=None, progress=False, run_dir=run_dir, callbacks=[Stages(script)], **settings)
+    runner = Runner(
+        max_epochs=6, patience=None, progress=False, run_dir=run_dir, callbacks=[Stages(script)], **settings
+    )
     result = runner.fit(task, ArrayFeed((X, Y), 4), (X[:5], Y[:5]))
     return np.array([result.history["train/loss"], result.history["val/loss"]])
 
@@ -299,8 +301,11 @@ def test_the_best_model_is_exported_with_the_slots_and_flags_of_its_own_epoch(tm
     assert int(model.optimizer.iterations) == 3
     np.testing.assert_array_equal(ops.convert_to_numpy(model.get_layer("base").kernel), START["base"])
     # The task goes on with what it has.
-    assert int(task.optimizer.iterations) == 6 and task.model.get_layer("base").trainable
-    again = Runner(max_epochs=1, progress=False, preflight=False, run_dir=tmp_path / "again").fit(task, (X, Y), batch_size=4)
+    assert int(task.optimizer.iterations) == 6
+    assert task.model.get_layer("base").trainable
+    again = Runner(max_epochs=1, progress=False, preflight=False, run_dir=tmp_path / "again").fit(
+        task, (X, Y), batch_size=4
+    )
     assert again.steps == 3
 
 
@@ -341,7 +346,8 @@ def test_a_step_that_breaks_after_a_layer_was_unfrozen_is_found_and_repeated(tmp
             return ops.mean(ops.square(self.model(batch[0], training=False) - batch[1]))
 
     result = fitted(tmp_path, Breaking(), {1: {"base": True}}, max_epochs=4)
-    assert result.diverged and "at step 7 (epoch 3, batch 1)" in result.stop_reason
+    assert result.diverged
+    assert "at step 7 (epoch 3, batch 1)" in result.stop_reason
     found = bundle.replay(tmp_path, Breaking())
     assert found.equal, found.differences
 
@@ -352,5 +358,5 @@ def test_a_state_of_other_layers_is_refused():
     with pytest.raises(checkpoint.CheckpointError, match="says what learns of 1 layers with 1 variables, and the task"):
         freezing.set_flags(task, freezing.Flags((True,), (True,)))
     found = freezing.record(task, freezing.flags_of(task)) | {"optimizers": {"other": ["model.0000"]}}
-    with pytest.raises(checkpoint.CheckpointError, match="its optimizer other learns"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"its other learns model\.0000, which the task"):
         freezing.restore(task, found)

@@ -369,7 +369,8 @@ def test_batches_of_many_shapes_are_compiled_for_once():
     stream = engine.open(feed, ahead=trace.ahead)
     assert [program.run(stream, 7).steps for _ in range(3)] == [7, 7, 6]
     assert program.forms == ["float32(None, None)"]
-    assert {tuple(shape) for shape in traces} == {(None, None)} and len(traces) == 1
+    assert {tuple(shape) for shape in traces} == {(None, None)}
+    assert len(traces) == 1
 
 
 def test_an_error_in_a_stream_comes_out_with_its_message():
@@ -377,7 +378,7 @@ def test_an_error_in_a_stream_comes_out_with_its_message():
         yield LINE
         raise RuntimeError("the disk is on fire")
 
-    with pytest.raises(RuntimeError, match="^the disk is on fire$"):
+    with pytest.raises(RuntimeError, match=r"^the disk is on fire$"):
         learn(Line(), as_feed(broken))
 
 
