@@ -55,6 +55,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=place)
+    unlike = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if unlike:
+        raise pytest.UsageError(
+            "A name that is another one in each process keeps tests from running side by side. Give the parameters "
+            "`ids=` without an address: " + ", ".join(unlike)
+        )
     # Keras is not imported for this: what some tests are about is what happens when it is.
     keras = sys.modules.get("keras")
     backend = os.environ.get("KERAS_BACKEND", "tensorflow") if keras is None else keras.backend.backend()
