@@ -72,3 +72,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if backend not in marker.args:
                 reason = marker.kwargs.get("reason", "it tests what is that backend's own")
                 item.add_marker(pytest.mark.skip(reason=f"runs on {', '.join(marker.args)} only: {reason}"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Shows what experiments came to on the real data, and how long they took."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    properties = [pair for report in reports for pair in getattr(report, "user_properties", ())]
+    lines = [line for name, line in properties if name == "on the real data"]
+    if lines:
+        terminalreporter.section("on the real data")
+        for line in lines:
+            terminalreporter.line(line)
