@@ -96,12 +96,13 @@ class MnistExpert(lk.Task):
     def draw(self, predict):
         (images, labels), outputs = predict()
         digit, names = outputs["digit"], self.data.class_names
-        wrong = (digit != labels).nonzero()[0][:20]
-        titles = [f"{names[digit[number]]}, not {names[labels[number]]}" for number in wrong]
-        return {
-            "confusion": lk.plots.confusion_matrix(labels, digit, names),
-            "mistakes": lk.plots.image_grid(images[wrong], titles),
-        }
+        pictures = {"confusion": lk.plots.confusion_matrix(labels, digit, names)}
+        surest = (-outputs["probabilities"].max(axis=-1)).argsort()
+        wrong = surest[digit[surest] != labels[surest]][:20]
+        if len(wrong):
+            titles = [f"{names[labels[number]]} taken for {names[digit[number]]}" for number in wrong]
+            pictures["mistakes"] = lk.plots.image_grid(images[wrong], titles)
+        return pictures
 
 
 if __name__ == "__main__":
