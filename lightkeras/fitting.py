@@ -452,6 +452,9 @@ class Fit:
                 _export(model, self.directory.model_file)
         except (CheckpointError, FileNotFoundError) as error:
             warnings.warn(f"{self.directory.model_file} was not written: {error}", stacklevel=2)
+        except NotImplementedError as error:  # a class without `get_config`: the weights are in the checkpoints
+            reason = " ".join(str(error).split())
+            warnings.warn(f"{self.directory.model_file} was not written: {reason[:200]}", stacklevel=2)
         finally:
             checkpoint.write_variables(variables, now)
 
