@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CHARACTERS, MOST_LINES = 96, 5  # of a text, in a line and in all
-_WIDTH, _LINE, _PAD = 8.4, 0.165, 0.14  # inches
+_WIDTH, _LINE, _PAD = 7.4, 0.165, 0.14  # inches
 
 
 def text_panel(entries: Sequence[tuple[str, str | bytes, bool]]) -> Figure:
