@@ -241,6 +241,7 @@ def _predict(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
     task.set_up(runner.seed)
     if task.data is None:
         raise ValueError(f"{task_class.__name__} has no data module that could read inputs.")
+    inputs = task.data.expand(inputs, task.lookup)
     outputs = runner.predict(task, task.data.predict(inputs), weights=settings.weights)
     columns = outputs if isinstance(outputs, dict) else {"prediction": outputs}
     for number, given in enumerate(inputs):
