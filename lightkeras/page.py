@@ -27,7 +27,7 @@ th { font-weight: 600; }
 td.number, th + th { text-align: right; padding-left: .8rem; }
 td.text { padding-left: .8rem; }
 .wide { overflow-x: auto; }
-.list { width: 100%; font-size: .92rem; }
+.list { width: 100%; max-width: 46rem; font-size: .92rem; }
 .list th { width: 40%; font-weight: 500; color: #57606a; }
 .list td { overflow-wrap: anywhere; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); gap: 0 2.5rem; }

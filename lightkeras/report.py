@@ -24,6 +24,7 @@ _LINKED = ("config.json", "result.json", "metrics.csv", "model.keras", "profile.
 _FOLDERS = ("checkpoints", "figures", "broken", "profile")
 _TEXTS = {  # what is said of pictures whose names we know
     "curves": "Values over the epochs: train dashed, validation solid.",
+    "overlay": "Values of all runs over the epochs: train dashed, validation solid.",
     "learning_rate": "Loss over the learning rate, in a range test.",
 }
 
@@ -165,7 +166,11 @@ def _background(directory: RunDirectory, config: Mapping[str, Any]) -> list[Html
     command = shlex.join(["python", *map(str, config.get("argv", []))])
     resumed = [f"{item.get('at')}, after step {item.get('step', 0)}" for item in config.get("resumed", [])]
     data = {name: value for name, value in (config.get("data") or {}).items() if value is not None}
-    where = {name: value for name, value in (config.get("lookup") or {}).items() if value is not None}
+    lookup = config.get("lookup") or {}
+    where = {"asked for": lookup.get("source"), "data_dir": lookup.get("data_dir")}
+    where = {name: value for name, value in where.items() if value is not None}
+    settings = _flat({"seed": config.get("seed"), **(config.get("runner") or {})})
+    settings = {name: value for name, value in settings.items() if value is not None}
     environment = {
         "backend": config.get("backend"),
         **(config.get("machine") or {}),
@@ -178,7 +183,7 @@ def _background(directory: RunDirectory, config: Mapping[str, Any]) -> list[Html
             _section("Hyperparameters", _list(config.get("hparams") or {}, "There are none.")),
             _section("Data", _list({"source": config.get("source"), **data, **where})),
             _section("Environment", _list(environment)),
-            _section("Settings", _list(_flat({"seed": config.get("seed"), **(config.get("runner") or {})}))),
+            _section("Settings", _list(settings)),
         ),
         _section(
             "Command",
@@ -289,7 +294,7 @@ def _list(values: Mapping[str, Any], empty: str = "Nothing is known of it.") -> 
     """A table of names and values."""
     if not values:
         return tag("p", empty, class_="quiet")
-    rows = (tag("tr", tag("th", name, scope="row"), tag("td", _shown(value))) for name, value in values.items())
+    rows = (tag("tr", tag("th", name, scope="row"), tag("td", _plain(value))) for name, value in values.items())
     return tag("table", tag("tbody", *rows), class_="list")
 
 
@@ -308,14 +313,21 @@ def _kind(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
+    """A value in a table: those of a column have as many digits."""
+    if isinstance(value, float) and 1e-3 <= abs(value) < 1e4:
+        return f"{value:.4f}"
+    return _plain(value)
+
+
+def _plain(value: Any) -> str:
     if value is None:
         return "\N{EN DASH}"
     if isinstance(value, float):
-        return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
+        return f"{value:.6g}"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(map(_shown, value)) or "none"
+        return ", ".join(map(_plain, value)) or "none"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

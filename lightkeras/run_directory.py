@@ -18,7 +18,10 @@ from typing import Any, final
 
 from lightkeras import files
 
-PACKAGES = ("lightkeras", "keras", "tensorflow", "tensorflow-hub", "tensorflow-datasets", "keras-tuner", "numpy")
+PACKAGES = (
+    *("lightkeras", "keras", "tensorflow", "jax", "torch"),
+    *("tensorflow-hub", "tensorflow-datasets", "keras-tuner", "numpy"),
+)
 
 
 @final

@@ -134,7 +134,7 @@ def prediction_bars(
         _bars(all_axes[2 * number + 1], row, int(label), class_names)
         guess = int(row.argmax())
         right = guess == label
-        title = f"{RIGHT_MARK if right else WRONG_MARK} {short[guess]} {100 * row[guess]:.0f} %"
+        title = f"{RIGHT_MARK if right else WRONG_MARK} {short[guess]} ({100 * row[guess]:.0f} %)"
         title = title if right else f"{title}\n    true: {short[int(label)]}"
         all_axes[2 * number].set_title(title, loc="left", fontsize=8, color=RIGHT if right else WRONG)
     return figure
