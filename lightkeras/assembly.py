@@ -189,7 +189,7 @@ def make_fit(
     for name, value in task.numbers_logged().items() if engine.compiles else ():
         fit.bar.say(
             f"log({name!r}) was given the number {value:g} and no tensor: the step is compiled, and every step will "
-            "log that number. Log a tensor or a keras.Variable if it is to change."
+            "log what the number is then. Log a tensor or a keras.Variable if it is to change."
         )
     run_directory.check_directory(directory, needed_bytes=5 * fit.state_bytes)
     if settings.preflight:

@@ -61,6 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ABOVE = [
     "passes",
     "preflight",
+    "freezing",
     "finders",
     "divergence",
     "bundle",
