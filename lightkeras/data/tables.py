@@ -76,8 +76,8 @@ class Table(DataModule):
         features: The columns to predict it from, in order: names of columns of numbers, and `OneHot`.
             `None` means all columns but the target.
         incomplete: Whether rows without a value are left out (`"drop"`) or refused (`"error"`).
-        test: Rows of the test split: a fraction of all rows, a count, or `None` for no such split.
-        validation: Rows of the validation split: a fraction of those that `test` leaves, a count, or `None`.
+        test: Rows of the test split: a fraction of all rows, a count, or 0 for none.
+        validation: Rows of the validation split: a fraction of those that `test` leaves, a count, or 0.
         batch_size: Rows per batch.
         seed: Seed of the splits and of the order of the training batches, which is another one each epoch.
 
@@ -101,8 +101,8 @@ class Table(DataModule):
         *,
         features: Sequence[str | OneHot] | None = None,
         incomplete: Literal["drop", "error"] = "drop",
-        test: float | None = 0.2,
-        validation: float | None = 0.2,
+        test: float = 0.2,
+        validation: float = 0.2,
         batch_size: int = 32,
         seed: int = 0,
     ) -> None:
@@ -110,7 +110,7 @@ class Table(DataModule):
         if incomplete not in ("drop", "error"):
             raise ValueError(f"incomplete={incomplete!r} is not known. {did_you_mean(incomplete, ('drop', 'error'))}")
         for name, part in (("test", test), ("validation", validation)):
-            if part is not None:
+            if part != 0 or isinstance(part, bool):
                 with _about(name):
                     check_validation(part)
         if features is not None:
@@ -154,7 +154,7 @@ class Table(DataModule):
         kept = Columns({name: [column[row] for row in complete] for name, column in rows.items()}, names, columns.name)
         parts = {"train": (_inputs(features, kept), _numbers(self.target, kept))}
         for name, part in (("test", self._test), ("validation", self._validation)):
-            if part is not None:
+            if part != 0:
                 parts["train"], parts[name] = _held_out(parts["train"], name, part, self.seed)
         self._feeds = {
             name: ArrayFeed(arrays, self.batch_size, shuffle=name == "train", seed=self.seed)

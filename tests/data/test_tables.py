@@ -27,7 +27,7 @@ def file(tmp_path) -> Path:
 
 
 def prepared(table, target="mpg", **settings) -> Table:
-    made = Table(table, target, **{"test": None, "validation": None, **settings})
+    made = Table(table, target, **{"test": 0, "validation": 0, **settings})
     made.prepare(Lookup())
     return made
 
@@ -137,7 +137,7 @@ def test_two_features_that_make_one_column_are_an_error():
         ({"features": ["origin", OneHot("origin")]}, r"features names the column 'origin' twice"),
         ({"incomplete": "dorp"}, r"incomplete='dorp' is not known\. Did you mean 'drop'\?"),
         ({"test": 1.5}, r"^test=1\.5: expected a fraction between 0 and 1"),
-        ({"validation": 0}, r"^validation=0: expected a fraction between 0 and 1"),
+        ({"validation": -1}, r"^validation=-1: expected a fraction between 0 and 1"),
         ({"batch_size": 0}, r"batch_size=0: expected a whole number of at least 1"),
         ({"seed": -1}, r"seed=-1: expected a whole number of at least 0"),
     ],
