@@ -167,6 +167,15 @@ def test_splits_by_fraction_and_by_count_share_no_row_and_depend_on_the_seed():
     assert other.test().arrays[1].tolist() != test.arrays[1].tolist()
 
 
+def test_the_splits_are_those_of_pandas_and_keras():
+    """`sample(frac=0.8, random_state=0)` draws by NumPy's old generator; `validation_split` takes the last ones."""
+    table = prepared({"x": np.arange(10.0), "y": np.arange(10.0)}, "y", test=0.2, validation=0.25)
+    order = [2, 8, 4, 9, 1, 6, 7, 3, 0, 5]  # numpy.random.RandomState(0).permutation(10)
+    assert table.test().arrays[1].tolist() == sorted(order[8:])
+    assert table.validation().arrays[1].tolist() == sorted(order[6:8])
+    assert table.train().arrays[1].tolist() == sorted(order[:6])
+
+
 def test_preparing_again_does_nothing(file):
     table = prepared(file)
     file.unlink()
