@@ -14,7 +14,7 @@ from lightkeras._messages import did_you_mean
 from lightkeras.data.encoder import Encoder, JoinError, inputs_of
 from lightkeras.data.feed import Structure
 from lightkeras.data.tfds import keep_gpus_free
-from lightkeras.text.join import joined
+from lightkeras.text.join import LastWords, joined
 from lightkeras.text.words import (
     STANDARDIZERS,
     announce_broken,
@@ -28,6 +28,7 @@ from lightkeras.text.words import (
 
 PAD, UNKNOWN = 0, 1
 UNKNOWN_WORD = "[UNK]"
+KEEPS = ("first", "last")
 
 
 @final
@@ -53,12 +54,14 @@ class TextVectorizer(Encoder):
 
     Args:
         max_tokens: Size of the vocabulary, with the numbers 0 and 1, at least 3.
-        length: Words of a text that are kept, its first ones, at least 1.
+        length: Words of a text that are kept, at least 1.
         standardize: What becomes of a text before it is split at white space: `"lower_and_strip_punctuation"`,
             `"lower"`, `"strip_punctuation"` or `"none"`.
+        keep: Which words of a text that has more: the `"first"`, as `TextVectorization` does, or the `"last"`, as
+            Keras's `pad_sequences` does.
 
     Raises:
-        ValueError: A number out of its range, or a `standardize` that is not known.
+        ValueError: A number out of its range, or a `standardize` or `keep` that is not known.
 
     Example:
         >>> import numpy as np
@@ -72,7 +75,14 @@ class TextVectorizer(Encoder):
         'good film a [UNK]'
     """
 
-    def __init__(self, max_tokens: int, length: int, *, standardize: str = "lower_and_strip_punctuation") -> None:
+    def __init__(
+        self,
+        max_tokens: int,
+        length: int,
+        *,
+        standardize: str = "lower_and_strip_punctuation",
+        keep: str = "first",
+    ) -> None:
         for name, value, least in (("max_tokens", max_tokens, 3), ("length", length, 1)):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
                 raise ValueError(f"TextVectorizer({name}={value!r}): expected a whole number of at least {least}.")
@@ -80,7 +90,9 @@ class TextVectorizer(Encoder):
             raise ValueError(
                 f"TextVectorizer(standardize={standardize!r}) is not known. {did_you_mean(standardize, STANDARDIZERS)}"
             )
-        self.max_tokens, self.length, self.standardize = int(max_tokens), int(length), standardize
+        if keep not in KEEPS:
+            raise ValueError(f"TextVectorizer(keep={keep!r}) is not known. {did_you_mean(keep, KEEPS)}")
+        self.max_tokens, self.length, self.standardize, self.keep = int(max_tokens), int(length), standardize, keep
         self._words: list[bytes] | None = None
         self._numbers: dict[bytes, int] = {}
 
@@ -139,12 +151,12 @@ class TextVectorizer(Encoder):
 
     @property
     def fingerprint(self) -> str:
-        settings = f"TextVectorizer {self.length} {self.standardize} "
+        settings = f"TextVectorizer {self.length} {self.standardize} {self.keep} "
         return hashlib.blake2b(settings.encode() + b"\n".join(self._known()), digest_size=16).hexdigest()
 
     def record(self) -> dict[str, Any]:
-        settings = {"max_tokens": self.max_tokens, "length": self.length, "standardize": self.standardize}
-        return {**super().record(), **settings, "vocabulary_size": self.vocabulary_size}
+        names = ("max_tokens", "length", "standardize", "keep", "vocabulary_size")
+        return {**super().record(), **{name: getattr(self, name) for name in names}}
 
     def encode(self, inputs: Structure) -> np.ndarray:
         """Numbers of the words of some texts.
@@ -162,8 +174,9 @@ class TextVectorizer(Encoder):
         self._known()
         texts, split, number_of = texts_of(inputs, "TextVectorizer"), STANDARDIZERS[self.standardize], self._numbers.get
         found = np.full((len(texts), self.length), PAD, np.int32)
+        kept = slice(self.length) if self.keep == "first" else slice(-self.length, None)
         for row, text in zip(found, texts, strict=True):
-            numbers = [number_of(word, UNKNOWN) for word in split(text)[: self.length]]
+            numbers = [number_of(word, UNKNOWN) for word in split(text)[kept]]
             row[: len(numbers)] = numbers
         return found
 
@@ -207,10 +220,12 @@ class TextVectorizer(Encoder):
             layer = keras.layers.TextVectorization(
                 max_tokens=self.max_tokens,
                 standardize=None if self.standardize == "none" else self.standardize,
-                output_sequence_length=self.length,
-                name="words",
+                output_sequence_length=self.length if self.keep == "first" else None,
+                name="words" if self.keep == "first" else "all_words",
             )
         except ImportError as error:
             raise JoinError(f"Keras's TextVectorization needs TensorFlow, which is not installed: {error}") from error
         layer.set_vocabulary([word.decode() for word in self._known()])
-        return joined(layer, model)
+        if self.keep == "first":
+            return joined(layer, model)
+        return joined(layer, model, LastWords(self.length, name="words"))
