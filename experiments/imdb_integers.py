@@ -85,15 +85,16 @@ class ImdbIntegers(lk.Task):
         return {"positive": ops.sigmoid(ops.squeeze(self.model(batch[0], training=False), -1))}
 
     def draw(self, predict):
-        (texts, labels), outputs = predict(2000)
+        (texts, labels), outputs = predict()
         positive = outputs["positive"]
         right = (positive > 0.5) == (labels == 1)
-        numbers = self.encoder.encode(texts)
+        by_confidence = np.argsort(-abs(positive - 0.5), kind="stable")
         entries = []
-        for name, among in (("right", np.flatnonzero(right)), ("wrong", np.flatnonzero(~right))):
-            for n in among[np.argsort(-abs(positive[among] - 0.5))][:3]:
+        for name, wanted in (("right", True), ("wrong", False)):
+            for n in by_confidence[right[by_confidence] == wanted][:3]:
                 title = f"{name}: {positive[n]:.1%} positive, and it is {'positive' if labels[n] else 'negative'}"
-                entries.append((title, self.encoder.decode(numbers[n]), bool(right[n])))
+                seen = self.encoder.decode(self.encoder.encode(texts[n : n + 1])[0])
+                entries.append((title, seen, bool(right[n])))
         return {"reviews_as_the_model_sees_them": lk.plots.text_panel(entries)}
 
 
