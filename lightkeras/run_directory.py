@@ -92,16 +92,24 @@ class RunDirectory:
         Raises:
             FileExistsError: It does.
         """
-        path = self.path.absolute()
-        parts = ("checkpoints", "figures", "broken", "profile")
-        for folder in (path, *path.parents):
-            if folder.name in parts and RunDirectory(folder.parent).config_file.exists():
-                raise FileExistsError(f"{self.path} belongs to the run in {folder.parent}. Give another run_dir.")
+        self.check_not_inside()
         if self.config_file.exists():
             raise FileExistsError(
                 f"{self.path} already holds another run, which would be lost. "
                 "Go on with that one by resume=True (--resume), give another run_dir, or remove it first."
             )
+
+    def check_not_inside(self) -> None:
+        """Refuses a directory that belongs to a run.
+
+        Raises:
+            FileExistsError: It does.
+        """
+        path = self.path.absolute()
+        parts = ("checkpoints", "figures", "broken", "profile")
+        for folder in (path, *path.parents):
+            if folder.name in parts and RunDirectory(folder.parent).config_file.exists():
+                raise FileExistsError(f"{self.path} belongs to the run in {folder.parent}. Give another run_dir.")
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         files.write_json(self.config_file, config)

@@ -19,11 +19,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips tests of other backends: `@pytest.mark.backends("tensorflow", reason="...")` names those it runs on."""
+    """Skips tests of other backends, and of real data that is not at hand.
+
+    `@pytest.mark.backends("tensorflow", reason="...")` names the backends that a test runs on.
+    """
     # Keras is not imported for this: what some tests are about is what happens when it is.
     keras = sys.modules.get("keras")
     backend = os.environ.get("KERAS_BACKEND", "tensorflow") if keras is None else keras.backend.backend()
+    data = os.environ.get("LIGHTKERAS_DATA_DIR")
     for item in items:
+        if item.get_closest_marker("real") and not data:
+            item.add_marker(pytest.mark.skip(reason="needs LIGHTKERAS_DATA_DIR, the folder of the real data"))
         for marker in item.iter_markers("backends"):
             if backend not in marker.args:
                 reason = marker.kwargs.get("reason", "it tests what is that backend's own")
