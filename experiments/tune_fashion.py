@@ -1,15 +1,15 @@
 """The best hidden layer for Fashion-MNIST: search, find the number of epochs, fit anew, test.
 
-    python experiments/tune_fashion.py                                # all four, one after the other
+    python experiments/tune_fashion.py                                # all of it, one after the other
     python experiments/tune_fashion.py --resume --run_dir RUN         # goes on where it stopped
+    python experiments/tune_fashion.py --hp.learning_rate 1e-4        # searches the hidden units alone
     python experiments/tune_fashion.py fit --hp.hidden_units 256      # one network, without a search
-    python experiments/tune_fashion.py tune --tuner.oracle bayesian   # another search
-    python experiments/tune_fashion.py predict --run_dir RUN/final shirt.png
+    python experiments/tune_fashion.py predict --run_dir RUN/final --weights last test:0 shirt.png
 
-How many hidden units, and which learning rate? Hyperband (Li et al., 2018) gives many networks a few epochs, and
-the better ones more. How long the winner shall learn is found by a run of its own; the last one learns that long, from
-the validation images too, and only that one sees the test images. After "Introduction to the Keras Tuner",
-https://www.tensorflow.org/tutorials/keras/keras_tuner
+How many hidden units, and which learning rate? Hyperband (Li et al., 2018) gives many networks two epochs, and the
+better ones more. How long the best of them shall learn is found by a run of its own, on the images that are held
+out. The last run learns that long from these images too, and is the only one that is tested. After "Introduction to
+the Keras Tuner", https://www.tensorflow.org/tutorials/keras/keras_tuner
 """
 
 import dataclasses
@@ -19,21 +19,21 @@ import lightkeras as lk
 import keras
 from keras import layers, ops
 
-SEARCH_EPOCHS = 10
+SEARCH_EPOCHS = 10  # most epochs of a network in the search, as in the tutorial
 
 
 class TuneFashion(lk.Task):
-    """A network with one hidden layer that tells ten kinds of clothes, and the search for the best one."""
+    """Which article of clothing it is, by the hidden layer that a search found to be the best."""
 
     @dataclasses.dataclass(frozen=True)
     class HParams:
-        """Hyperparameters.
+        """Hyperparameters. One that is given another value than its default is not searched.
 
         Args:
             hidden_units: Units of the hidden layer.
             learning_rate: Learning rate of Adam.
             batch_size: Images per batch.
-            validation: Images that are kept from learning, to choose by; 0 learns from all.
+            validation: Images of the 60,000 that are held out to choose by; 0 learns from all.
         """
 
         hidden_units: int = lk.Int(128, low=32, high=512, step=32)
@@ -52,49 +52,54 @@ class TuneFashion(lk.Task):
         return keras.optimizers.Adam(self.hp.learning_rate)
 
     def loss(self, batch, training):
-        image, label = batch
-        logits = self.model(image, training=training)
-        self.log("accuracy", ops.mean(ops.cast(ops.argmax(logits, -1) == ops.cast(label, "int64"), "float32")))
-        return ops.mean(keras.losses.sparse_categorical_crossentropy(label, logits, from_logits=True))
+        images, labels = batch
+        logits = self.model(images, training=training)
+        self.log("accuracy", ops.mean(ops.cast(ops.argmax(logits, -1) == labels, "float32")))
+        return ops.mean(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))
 
     def predict_step(self, batch):
-        return ops.softmax(super().predict_step(batch))
+        probabilities = ops.softmax(self.model(batch[0], training=False))
+        return {"class": ops.argmax(probabilities, -1), "probabilities": probabilities}
+
+    def draw(self, predict):
+        (images, labels), outputs = predict(15)
+        names = self.data.class_names
+        return {"predictions": lk.plots.prediction_bars(images, outputs["probabilities"], labels, names)}
 
 
 def main(task, runner):
-    """Searches; finds how many epochs the best network needs; fits it anew on all images, and tests it."""
+    """What the command does without a name."""
+
+    def below(name, **settings):
+        return dataclasses.replace(runner, run_dir=runner.run_dir / name, **settings)
+
+    # 1. Which network is the best after a few epochs?
     default = task.HParams()
-    given = {name: value for name, value in vars(task.hp).items() if value != getattr(default, name)}
     found = lk.Tuner(
         type(task),
         objective="val/accuracy",
         oracle="hyperband",
         trials=None,
-        runner=dataclasses.replace(runner, max_epochs=min(SEARCH_EPOCHS, runner.max_epochs), patience=None),
+        runner=below("search", max_epochs=min(SEARCH_EPOCHS, runner.max_epochs), patience=None),
         run_dir=runner.run_dir / "search",
         lookup=task.lookup,
-        fixed=given,
+        fixed={name: value for name, value in vars(task.hp).items() if value != getattr(default, name)},
     ).search()
-    if found.best is None:
-        raise ValueError(f"No network of the search could be fitted: see {found.run_dir / 'trials.csv'}.")
     best = task.HParams(**found.best.hparams)
-    print(f"The search chose {best.hidden_units} hidden units and a learning rate of {best.learning_rate:g}.")
+    print(f"Of {len(found.trials)} trials the best is {best}.")
 
-    def fit(hp, name, **settings):
-        fitted = dataclasses.replace(runner, run_dir=runner.run_dir / name, **settings)
-        learned = type(task)(hp, task.lookup)
-        return fitted, learned, fitted.fit(learned, resume=True)
-
-    *_, watched = fit(best, "epochs", monitor="val/accuracy")
+    # 2. After how many epochs is it at its best?
+    watched = below("epochs", monitor="val/accuracy").fit(type(task)(best, task.lookup), resume=True)
     epochs = watched.best.epoch
-    print(f"Its validation accuracy was best after epoch {epochs}, {watched.best.value:.4f}.")
-    everything = dataclasses.replace(best, validation=0)
-    last, learned, _ = fit(everything, "final", monitor="train/loss", max_epochs=epochs, patience=None)
-    return {
-        "search": {"trials": len(found.trials), "best": dict(found.best.hparams), "val/accuracy": found.best.objective},
-        "epochs": epochs,
-        "test": dict(last.evaluate(learned, weights="last").metrics),
-    }
+    print(f"Its validation accuracy was best after epoch {epochs}: {watched.best.value:.4f}.")
+
+    # 3. It learns that long from all images, and sees those of the test.
+    last = below("final", monitor="train/loss", max_epochs=epochs, patience=None)
+    final = type(task)(dataclasses.replace(best, validation=0), task.lookup)
+    last.fit(final, resume=True)
+    tested = last.evaluate(final, weights="last")
+    print(f"Its test accuracy is {tested['accuracy']:.4f}.")
+    return {"best": dict(found.best.hparams), "epochs": epochs, "test": dict(tested.metrics)}
 
 
 if __name__ == "__main__":
