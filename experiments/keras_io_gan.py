@@ -159,4 +159,4 @@ def distance(left, right):
 
 
 if __name__ == "__main__":
-    lk.cli(KerasIoGan, max_epochs=8, monitor="val/distance", mode="min", patience=None, draw_every=1)
+    lk.cli(KerasIoGan, max_epochs=8, monitor="val/readable", mode="max", patience=None, draw_every=1)
