@@ -214,6 +214,7 @@ def config_of(settings: Settings, fit: Fit) -> dict[str, Any]:
         "lookup": fit.task.lookup.record(),
         "modules": hub.modules_in(parts_of(fit.task)),
         **({} if encoder is None else {"encoder": encoder.record()}),
+        "machine": run_directory.machine(),
         "seed": settings.seed,
         "argv": sys.argv,
         "started": run_directory.now(),

@@ -26,20 +26,19 @@ from typing import Any
 import jsonargparse
 from rich.console import Console
 
-from lightkeras import files, hparams, resuming, several
+from lightkeras import files, hparams, report, resuming, several
 from lightkeras._messages import raised_by_us
 from lightkeras.data.lookup import Lookup
 from lightkeras.features import FeatureCache
 from lightkeras.flags import COMMANDS, make_parser
 from lightkeras.results import Trial
-from lightkeras.run_directory import RunDirectory, path_of, snake_case
+from lightkeras.run_directory import RunDirectory, holds_several, path_of, runs_below, snake_case
 from lightkeras.runner import Interrupted, Runner
 from lightkeras.saving import Checkpoints
 from lightkeras.settings import LimitBatches
 from lightkeras.several import Main
 from lightkeras.task import Task
 from lightkeras.terminal import (
-    draw_curves,
     print_lines,
     report_fit,
     report_profile,
@@ -134,8 +133,6 @@ def _fit(
     except Interrupted as stop:
         report_fit(stop.result, None)
         raise
-    if fitted.epochs:
-        draw_curves(fitted)
     tested = made.evaluate(task, weights="best") if then_test and fitted.best is not None and _has_test(task) else None
     report_fit(fitted, tested)
     if made.profile:
@@ -171,8 +168,10 @@ def _run(
         print_lines(Console(), {"go on": f"python {sys.argv[0]} --resume --run_dir {directory.path}"})
         raise
     if made.profile:
-        for path in several.runs_below(directory):
+        for path in runs_below(directory):
             report_profile(path)
+    if made.pictures:
+        report.write(directory.path)
     report_several(directory)
     return 1 if diverged else 0
 
@@ -187,7 +186,7 @@ def _as_before(
     """Settings of the run in a directory, and over them what was given on the command line."""
     if not directory.config_file.exists():
         return runner, hp, lookup
-    config = directory.read_config() if several.holds_several(directory) else resuming.read_run(directory)
+    config = directory.read_config() if holds_several(directory) else resuming.read_run(directory)
     recorded = {name: value for name, value in config["runner"].items() if name in runner and name != "callbacks"}
     places = {"source": lookup.source, "data_dir": lookup.data_dir}
     before = {name: config.get("lookup", {}).get(name, value) for name, value in places.items()}
@@ -317,8 +316,8 @@ def _of_run(task_class: type[Task], settings: jsonargparse.Namespace) -> tuple[T
     config = RunDirectory(Path(settings.run_dir)).read_config()
     if "search" in config:
         raise ValueError(f"{settings.run_dir} holds a search: give one of its runs, such as {_best_trial(settings)}.")
-    if several.holds_several(RunDirectory(Path(settings.run_dir))):
-        runs = several.runs_below(RunDirectory(Path(settings.run_dir)))
+    if holds_several(RunDirectory(Path(settings.run_dir))):
+        runs = runs_below(RunDirectory(Path(settings.run_dir)))
         raise ValueError(
             f"{settings.run_dir} holds the runs of an experiment: give one of them, "
             f"{', '.join(map(str, runs)) or 'of which there is none yet'}."

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import re
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -20,7 +20,7 @@ import numpy as np
 from keras.src.backend.common import global_state
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 
-from lightkeras import checkpoint, files, plots, preflight, randomness
+from lightkeras import checkpoint, files, plots, preflight, randomness, report
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed, Structure, first_of, flatten, map_structure, raw_of
 from lightkeras.data.lookup import announce
 from lightkeras.engine.base import Engine, Predictor
@@ -208,6 +208,24 @@ def draw_split(directory: RunDirectory, drawing: Drawing, weights: str) -> None:
     write_pictures(directory, drawing.split, made, replace=True)
     step, _ = checkpoint.numbers(checkpoint.find(directory.checkpoints, weights))
     write_images(directory.path, drawing.split, step, tagged(drawing.split, made))
+
+
+def write_report(
+    directory: RunDirectory, history: Mapping[str, Sequence[float]] | None = None, best_epoch: int | None = None
+) -> None:
+    """Writes `report.html` of a run that is over. What makes that impossible is said: the run itself is whole.
+
+    Args:
+        directory: The run directory.
+        history: Values per epoch, of which the curves are drawn first; `None` leaves them as they are.
+        best_epoch: Epoch to mark in them, from 1; `None` marks none.
+    """
+    try:
+        if history and any(history.values()):
+            plots.save(plots.curves(history, best_epoch), directory.figures / "curves.png")
+        report.write(directory.path)
+    except Exception as error:  # a page is not worth a run; what was wrong is said
+        announce(f"{directory.report_file} was not written: {type(error).__name__}: {error}")
 
 
 def tagged(split: str, pictures: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -23,7 +23,7 @@ from lightkeras.callbacks import CallbackBridge
 from lightkeras.checkpoint import Checkpoint, CheckpointError
 from lightkeras.data.encoder import JoinError
 from lightkeras.divergence import Alarm, Located, Position, Snapshot, Watchdog, locate
-from lightkeras.drawing import Drawing, has_pictures, tagged, write_pictures
+from lightkeras.drawing import Drawing, has_pictures, tagged, write_pictures, write_report
 from lightkeras.engine.base import Engine, StepLogs, Stream
 from lightkeras.ledger import Ledger, counted
 from lightkeras.loggers import CsvLogger, Logger, TensorBoardLogger, write_images
@@ -308,6 +308,12 @@ class Fit:
         shown = made if best.state["step"] not in self.drawn else {}
         write_images(self.directory.path, self.drawing.split, best.state["step"], tagged(self.drawing.split, shown))
 
+    @counted("pictures")
+    def report(self) -> None:
+        """Draws the curves, and writes `report.html`."""
+        best = self.best.epoch if self.best is not None and self.best.epoch <= self.epochs else None
+        write_report(self.directory, self.history, best)
+
     # ------------------------------------------------------------------ what is not finite
 
     @counted("watch")
@@ -452,6 +458,9 @@ class Fit:
                 _export(model, self.directory.model_file)
         except (CheckpointError, FileNotFoundError) as error:
             warnings.warn(f"{self.directory.model_file} was not written: {error}", stacklevel=2)
+        except NotImplementedError as error:  # a class without `get_config`: the weights are in the checkpoints
+            reason = " ".join(str(error).split())
+            warnings.warn(f"{self.directory.model_file} was not written: {reason[:200]}", stacklevel=2)
         finally:
             checkpoint.write_variables(variables, now)
 

@@ -20,7 +20,7 @@ import keras
 import numpy as np
 
 from lightkeras import files, hparams, resuming, run_directory
-from lightkeras.run_directory import RunDirectory
+from lightkeras.run_directory import RunDirectory, holds_several, runs_below
 from lightkeras.runner import Runner
 from lightkeras.task import Task
 
@@ -131,30 +131,11 @@ class Experiment:
             "versions": run_directory.versions(),
             "runner": {**self._runner.record(), "run_dir": str(self.directory.path)},
             "lookup": self._task.lookup.record(),
+            "machine": run_directory.machine(),
             "seed": self._runner.seed,
             "argv": sys.argv,
             "started": run_directory.now(),
         }
-
-
-def holds_several(directory: RunDirectory) -> bool:
-    """Whether a directory is that of an experiment of several runs."""
-    return directory.config_file.exists() and "experiment" in directory.read_config()
-
-
-def runs_below(directory: RunDirectory) -> list[Path]:
-    """The run directories of an experiment, in the order in which they were started; searches are left out."""
-    found = []
-    for path in directory.path.rglob("config.json"):
-        config = RunDirectory(path.parent).read_config() if path.parent != directory.path else {}
-        inside = any(RunDirectory(above).config_file.exists() for above in _between(path.parent, directory.path))
-        if "data" in config and not inside:
-            found.append((str(config.get("started")), path.parent))
-    return [path for _, path in sorted(found)]
-
-
-def _between(path: Path, top: Path) -> list[Path]:
-    return [above for above in path.parents if above.is_relative_to(top) and above != top]
 
 
 def _source(results: Mapping[str, Mapping[str, Any]]) -> str | None:

@@ -12,15 +12,7 @@ from rich.table import Table
 from lightkeras import files
 from lightkeras.ledger import PARTS
 from lightkeras.results import BatchSizes, Best, EvalResult, FitResult, SearchResult
-from lightkeras.run_directory import RunDirectory
-from lightkeras.several import runs_below
-
-
-def draw_curves(fitted: FitResult) -> None:
-    from lightkeras import plots
-
-    best = fitted.best.epoch if fitted.best is not None else None
-    plots.save(plots.curves(fitted.history, best), RunDirectory(fitted.run_dir).figures / "curves.png")
+from lightkeras.run_directory import RunDirectory, runs_below
 
 
 def report_fit(fitted: FitResult, tested: EvalResult | None) -> None:

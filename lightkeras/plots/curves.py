@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightkeras._messages import did_you_mean
-from lightkeras.plots.style import BLACK, BLUE, GREY, MANY, ORANGE, panels, plain, tidy
+from lightkeras.plots.style import BLACK, BLUE, GREY, MANY, ORANGE, panels, plain, shortened, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ MOST_COLUMNS = 3
 _SPLITS = {"train": "train", "val": "validation"}
 _COLORS = {"train": ORANGE, "val": BLUE}
 _LINES = {"train": (0, (4, 2)), "val": "-"}
-_MARKERS = "osD^vP*X"
+_MARKERS = ("", "o", "s", "D", "^", "v", "P", "X")  # of runs: the first ones differ in colour alone
 _RATIO = 100.0  # from the least value to the largest, from which on an axis is logarithmic
 
 
@@ -79,6 +79,8 @@ def overlay(histories: Mapping[str, History], name: str | None = None) -> Figure
         raise ValueError(f"overlay(name={name!r}): no run has such a value. {did_you_mean(name, known)}")
     names = known if name is None else [name]
     figure, all_axes = panels(len(names), 2, (5.4, 4.0))
+    longest = max(len(shortened(run, 40)) for run in histories)
+    figure.set_figwidth(figure.get_figwidth() + 1.0 + 0.08 * longest)  # beside the panels is the legend
     styles = {run: (MANY[i % len(MANY)], _MARKERS[i // len(MANY) % len(_MARKERS)]) for i, run in enumerate(histories)}
     splits: dict[str, Any] = {}
     for value, axes in zip(names, all_axes, strict=True):
@@ -90,10 +92,13 @@ def overlay(histories: Mapping[str, History], name: str | None = None) -> Figure
                 if len(values):
                     drawn.append(values)
                     splits[word] = Line2D([], [], color=GREY, linestyle=_LINES[split], label=word)
-                    label = f"{plain(run)}, {word}"
+                    label = f"{plain(shortened(run, 40))}, {word}"
                     _line(axes, values, color=color, linestyle=_LINES[split], marker=marker, label=label)
         _over_epochs(axes, value, drawn)
-    runs = [Line2D([], [], color=color, marker=m, markersize=4, label=plain(run)) for run, (color, m) in styles.items()]
+    runs = [
+        Line2D([], [], color=color, marker=marker, markersize=4, label=plain(shortened(run, 40)))
+        for run, (color, marker) in styles.items()
+    ]
     figure.legend(handles=[*runs, *splits.values()], loc="outside right upper", frameon=False)
     return figure
 
@@ -152,6 +157,7 @@ def _names(history: History) -> list[str]:
 
 
 def _line(axes: Axes, values: Sequence[float], *, color: str, linestyle: Any, label: str, marker: str = "o") -> None:
+    marker = marker or ("o" if len(values) == 1 else "")  # a line of one point cannot be seen
     every = max(1, len(values) // 20)  # a marker for each of many epochs would hide the line
     finite = np.array([value if value is not None and math.isfinite(value) else math.nan for value in values], float)
     epochs = range(1, len(values) + 1)
@@ -169,11 +175,15 @@ def _over_epochs(axes: Axes, name: str, drawn: list[Sequence[float]]) -> None:
         axes.set_yticks([])
     elif min(finite) > 0 and max(finite) >= _RATIO * min(finite):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+    else:
+        axes.ticklabel_format(axis="y", useOffset=False)
     axes.set_xlabel("epoch")
     axes.set_ylabel(plain(name))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    if max(map(len, drawn)) == 1:
-        axes.set_xlim(0.5, 1.5)
+    last = max(map(len, drawn), default=1)
+    room = 0.5 if last == 1 else 0.04 * last
+    axes.set_xlim(max(1 - room, 0.4), last + room)
     tidy(axes)
 
 

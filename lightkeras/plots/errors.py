@@ -14,10 +14,10 @@ from lightkeras.plots.style import (
     check_equally_many,
     in_unit,
     labels_of,
+    named,
     numbers,
     panels,
     plain,
-    shortened,
     tidy,
 )
 
@@ -44,6 +44,8 @@ def confusion_matrix(labels: Any, predicted: Any, class_names: Sequence[str]) ->
         >>> [text.get_text() for text in figure.axes[0].texts]
         ['1', '0', '1', '1']
     """
+    from matplotlib.colors import PowerNorm
+
     true = labels_of(labels, "labels", "confusion_matrix", class_names)
     guess = labels_of(predicted, "predicted", "confusion_matrix", class_names)
     check_equally_many("confusion_matrix", labels=true, predicted=guess)
@@ -51,12 +53,16 @@ def confusion_matrix(labels: Any, predicted: Any, class_names: Sequence[str]) ->
     counts = np.zeros((size, size), np.int64)
     np.add.at(counts, (true, guess), 1)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    names = [plain(shortened(name, 24)) for name in class_names]
-    side = min(3.2 + 0.5 * size, 12.0) if size <= MOST_WITH_NUMBERS else 12.0
-    figure, (axes,) = panels(1, 1, (side + 0.8, side))
-    image = axes.imshow(100 * share, cmap="Blues", vmin=0, vmax=100)
+    names = named(class_names, 24)
+    side = min(3.0 + 0.5 * size, 12.0)
+    figure, (axes,) = panels(1, 1, (side + 1.2, side))
+    figure.set_layout_engine("compressed")  # which knows that cells are square
+    # The root of the share: that one in a hundred goes wrong is to be seen, too.
+    norm = PowerNorm(0.5, vmin=0, vmax=100)
+    image = axes.imshow(100 * share, cmap="Blues", norm=norm)
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.02)
     bar.set_label("share of the true class (%)")
+    bar.set_ticks([0, 1, 5, 10, 25, 50, 75, 100])
     fontsize = 9 if size <= MOST_WITH_NUMBERS else 6
     axes.set_xticks(range(size), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=fontsize)
     axes.set_yticks(range(size), names, fontsize=fontsize)
@@ -66,7 +72,7 @@ def confusion_matrix(labels: Any, predicted: Any, class_names: Sequence[str]) ->
     axes.set_title(f"{100 * right:.1f} % of {len(true):,} examples are right", loc="left", fontsize="medium")
     if size <= MOST_WITH_NUMBERS:
         for row, column in np.ndindex(size, size):
-            color = "white" if share[row, column] > 0.55 else "black" if counts[row, column] else "#b0b4ba"
+            color = "white" if share[row, column] > 0.3 else "black" if counts[row, column] else "#b0b4ba"
             text = f"{counts[row, column]:,}"
             axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8 if size > 6 else 11)
     return figure
@@ -84,7 +90,7 @@ def error_histogram(errors: Any, unit: str | None) -> Figure:
     """
     values = numbers(errors, "errors", "error_histogram")
     figure, (axes,) = panels(1, 1, (6.4, 4.0))
-    bins = int(np.clip(np.ceil(np.sqrt(len(values))), 5, 60))
+    bins = int(np.clip(2 * np.sqrt(len(values)), 6, 60))
     reach = max(float(np.abs(values).max()), 1e-12)
     axes.hist(values, bins=np.linspace(-reach, reach, 2 * (bins // 2) + 1), color=BLUE, edgecolor="white")
     axes.axvline(0, color=BLACK, linewidth=1, label="no error")

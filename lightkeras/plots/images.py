@@ -16,6 +16,7 @@ from lightkeras.plots.style import (
     WRONG_MARK,
     check_equally_many,
     labels_of,
+    named,
     panels,
     plain,
     shortened,
@@ -30,6 +31,7 @@ Images = Sequence[Any] | np.ndarray
 from 0 to 1, or uint8. A list may hold images of different sizes."""
 
 MOST_BARS = 10
+_LONGEST = 22  # characters of a class name beside its bar
 _TOLERANCE = 1e-3  # what rounding may add to 0, to 1 and to a sum of probabilities
 
 
@@ -53,12 +55,14 @@ def image_grid(images: Images, titles: Sequence[str] | None = None, columns: int
     _check_columns(columns, "image_grid")
     if titles is not None:
         check_equally_many("image_grid", images=checked, titles=titles)
-    side = 1.5 if columns <= 6 else 1.05
-    figure, all_axes = panels(len(checked), columns, (side, side + (0.0 if titles is None else 0.3)))
+    in_a_row = min(columns, len(checked))
+    side = 1.05 if in_a_row > 6 else 1.5 if in_a_row > 2 else 2.6
+    height = min(max(image.shape[0] / image.shape[1] for image in checked), 3.0) * side
+    figure, all_axes = panels(len(checked), columns, (side, height + (0.0 if titles is None else 0.3)))
     for number, (image, axes) in enumerate(zip(checked, all_axes, strict=True)):
         _show(axes, image)
         if titles is not None:
-            axes.set_title(_wrapped(titles[number], 16 if side > 1.2 else 12), fontsize=8 if side > 1.2 else 7)
+            axes.set_title(_wrapped(titles[number], int(12 * side)), fontsize=8 if side > 1.2 else 7)
     return figure
 
 
@@ -80,7 +84,7 @@ def before_after(rows: Mapping[str, Images]) -> Figure:
         raise ValueError(f"before_after: got {listed} images; expected as many in each row.")
     columns = next(iter(lengths.values()))
     figure, all_axes = panels(len(checked) * columns, columns, (1.3, 1.3))
-    width = max(len(line) for title in checked for line in _wrapped(title, 14).split("\n"))
+    width = max(len(line) for title in checked for line in _wrapped(title, 16, lines=3).split("\n"))
     figure.set_figwidth(1.3 * columns + 0.1 * width)
     left = iter(all_axes)
     for title, images in checked.items():
@@ -88,7 +92,9 @@ def before_after(rows: Mapping[str, Images]) -> Figure:
             axes = next(left)
             _show(axes, image)
             if number == 0:
-                axes.set_ylabel(_wrapped(title, 14), rotation=0, ha="right", va="center", fontsize=9, labelpad=6)
+                axes.set_ylabel(
+                    _wrapped(title, 16, lines=3), rotation=0, ha="right", va="center", fontsize=9, labelpad=6
+                )
     return figure
 
 
@@ -117,19 +123,20 @@ def prediction_bars(
     check_equally_many("prediction_bars", images=checked, probabilities=rows, labels=true)
     shown = min(len(class_names), MOST_BARS)
     columns = min(columns, len(checked))
-    longest = max(len(shortened(name, 22)) for name in class_names)
+    longest = max(map(len, named(class_names, _LONGEST)))
     # Two axes for each example, of which the bars need room for the names of the classes.
     figure, all_axes = panels(2 * len(checked), 2 * columns, (1.75, max(1.5, 0.17 * shown + 0.5)))
-    figure.set_figwidth(columns * (3.4 + 0.07 * longest))
+    figure.set_figwidth(columns * (3.6 + 0.07 * longest))
+    figure.get_layout_engine().set(w_pad=0.08)  # type: ignore[union-attr, call-arg]
+    short = named(class_names, 16)
     for number, (image, row, label) in enumerate(zip(checked, rows, true, strict=True)):
         _show(all_axes[2 * number], image)
         _bars(all_axes[2 * number + 1], row, int(label), class_names)
-        guess, named = int(row.argmax()), [plain(shortened(name, 22)) for name in class_names]
+        guess = int(row.argmax())
         right = guess == label
-        title = f"{RIGHT_MARK if right else WRONG_MARK} {named[guess]} {100 * row[guess]:.0f} %"
-        all_axes[2 * number].set_title(
-            title if right else f"{title}\nis {named[int(label)]}", fontsize=8, color=RIGHT if right else WRONG
-        )
+        title = f"{RIGHT_MARK if right else WRONG_MARK} {short[guess]} ({100 * row[guess]:.0f} %)"
+        title = title if right else f"{title}\n    true: {short[int(label)]}"
+        all_axes[2 * number].set_title(title, loc="left", fontsize=8, color=RIGHT if right else WRONG)
     return figure
 
 
@@ -141,7 +148,7 @@ def _bars(axes: Axes, row: np.ndarray, label: int, class_names: Sequence[str]) -
         order = order if label in order else sorted([*np.argsort(-row, kind="stable")[: MOST_BARS - 1].tolist(), label])
     colors = [RIGHT if number == label else WRONG if number == guess else GREY for number in order]
     axes.barh(range(len(order)), row[order], color=colors, height=0.75)
-    axes.set_yticks(range(len(order)), [plain(shortened(class_names[number], 22)) for number in order], fontsize=7)
+    axes.set_yticks(range(len(order)), named([class_names[number] for number in order], _LONGEST), fontsize=7)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 0.5, 1], ["0", "50", "100 %"], fontsize=7)
@@ -224,9 +231,9 @@ def _check_columns(columns: int, function: str) -> None:
         raise ValueError(f"{function}(columns={columns!r}): expected a whole number of at least 1.")
 
 
-def _wrapped(title: Any, width: int) -> str:
-    """A title in two lines at most."""
-    lines = textwrap.wrap(str(title), width)
-    if len(lines) > 2:
-        lines = [lines[0], shortened(" ".join(lines[1:]), width)]
-    return plain("\n".join(lines))
+def _wrapped(title: Any, width: int, lines: int = 2) -> str:
+    """A title in a few lines at most."""
+    found = textwrap.wrap(str(title), width)
+    if len(found) > lines:
+        found = [*found[: lines - 1], shortened(" ".join(found[lines - 1 :]), width)]
+    return plain("\n".join(found))

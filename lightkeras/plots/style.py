@@ -96,6 +96,16 @@ def shortened(text: Any, most: int) -> str:
     return line if len(line) <= most else f"{line[: most - 1].rstrip()}\N{HORIZONTAL ELLIPSIS}"
 
 
+def named(names: Sequence[str], most: int) -> list[str]:
+    """Names of classes for a label, of at most so many characters: of a long one the ends, which tell it apart."""
+    lines = [" ".join(str(name).split()) for name in names]
+    head, tail = most // 2, most - most // 2 - 1
+    return [
+        plain(line if len(line) <= most else f"{line[:head].rstrip()}\N{HORIZONTAL ELLIPSIS}{line[-tail:].lstrip()}")
+        for line in lines
+    ]
+
+
 def numbers(values: Any, name: str, function: str) -> np.ndarray:
     """Finite numbers as float64 `[n]`.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import textwrap
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,13 @@ from lightkeras.plots.style import RIGHT, RIGHT_MARK, WRONG, WRONG_MARK, plain, 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CHARACTERS, MOST_LINES = 96, 5  # of a text, in a line and in all
-_WIDTH, _LINE, _PAD = 8.4, 0.165, 0.14  # inches
+MOST_LINES = 5  # of a text
+ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
+_MOST = 1000  # characters that are looked at: more do not fit
+_SIZE = 8.5  # of the letters, in points
+_WIDTH, _LINE, _PAD = 7.4, 0.165, 0.14  # inches
+_LEFT = 0.15
+_ROOM = 0.95 * _WIDTH - _LEFT - 0.1  # for a line; letters are rounded to pixels
 
 
 def text_panel(entries: Sequence[tuple[str, str | bytes, bool]]) -> Figure:
@@ -45,17 +50,50 @@ def text_panel(entries: Sequence[tuple[str, str | bytes, bool]]) -> Figure:
         axes.axis("off")
         color, mark = (RIGHT, RIGHT_MARK) if right else (WRONG, WRONG_MARK)
         axes.axvspan(0, 0.05, _PAD / 2 / height, 1 - _PAD / 2 / height, color=color, linewidth=0)
-        heading = f"{mark} {plain(shortened(title, 100))}"
-        axes.text(0.15, height - _PAD, heading, color=color, fontweight="bold", fontsize=9.5, va="top")
+        heading = f"{mark} {plain(shortened(title, 60))}"
+        axes.text(_LEFT, height - _PAD, heading, color=color, fontweight="bold", fontsize=9.5, va="top")
         body = plain("\n".join(lines))
-        axes.text(0.15, height - _PAD - 1.15 * _LINE, body, fontsize=8.5, va="top", linespacing=1.25)
+        axes.text(_LEFT, height - _PAD - 1.15 * _LINE, body, fontsize=_SIZE, va="top", linespacing=1.25)
     return figure
 
 
 def _lines(text: str | bytes) -> list[str]:
+    """The beginning of a text, in lines that fit into the figure."""
     read = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-    line = shortened(read, CHARACTERS * MOST_LINES) or "(empty)"
-    lines = textwrap.wrap(line, CHARACTERS)
-    if len(lines) > MOST_LINES:
-        lines = [*lines[: MOST_LINES - 1], shortened(" ".join(lines[MOST_LINES - 1 :]), CHARACTERS)]
-    return lines
+    words = " ".join(read.split())[:_MOST].split(" ")
+    lines, rest = [""], [part for word in words for part in _parts(word)]
+    while rest:
+        longer = f"{lines[-1]} {rest[0]}".lstrip()
+        if _width(longer) > _ROOM:
+            if len(lines) == MOST_LINES:
+                break
+            lines.append("")
+            continue
+        lines[-1] = longer
+        del rest[0]
+    if rest or len(" ".join(read.split())) > _MOST:
+        while lines[-1] and _width(lines[-1] + ELLIPSIS) > _ROOM:
+            lines[-1] = lines[-1][:-1]
+        lines[-1] = lines[-1].rstrip() + ELLIPSIS
+    return lines if lines[0] else ["(empty)"]
+
+
+def _parts(word: str) -> list[str]:
+    """A word, cut where it would be longer than a line."""
+    parts = []
+    while _width(word) > _ROOM:
+        end = next(end for end in range(len(word), 0, -1) if _width(word[:end]) <= _ROOM)
+        parts.append(word[:end])
+        word = word[end:]
+    return [*parts, word]
+
+
+def _width(text: str) -> float:
+    """Width of a line of the body, in inches."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextToPath
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as a box, which has a width too
+        width, _, _ = TextToPath().get_text_width_height_descent(text, FontProperties(size=_SIZE), ismath=False)
+    return float(width) / 72
