@@ -54,6 +54,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plots": HELPERS,
     "progress": HELPERS,
     "run_directory": HELPERS,
+    "page": set(),
+    "report": HELPERS | {"page", "plots", "run_directory"},
 }
 # The parts above those: each may import whatever stands before it.
 ABOVE = [
@@ -62,6 +64,7 @@ ABOVE = [
     "finders",
     "divergence",
     "bundle",
+    "drawing",
     "saving",
     "settings",
     "fitting",
@@ -71,6 +74,7 @@ ABOVE = [
     "oracles",
     "tuner",
     "replaying",
+    "several",
     "flags",
     "terminal",
     "cli",
