@@ -16,6 +16,7 @@ FILES = [
     "test_resume.py",
     "test_skip_broken.py",
     "test_features.py",
+    "test_drawing.py",
     "data/test_keras_encoder.py",
 ]
 
