@@ -14,6 +14,7 @@ for epoch in range(max_epochs):
     log the epoch, call the callbacks, save a checkpoint
     stop if the monitored value got no better for `patience` epochs
 export the best model, write result.json
+draw the pictures of the task, write report.html
 
 A resume takes all of this up where the last checkpoint was made, inside an epoch too.
 """
@@ -133,9 +134,10 @@ class Runner(Settings):
             fit.directory.update_result({**fit.facts, "fit": result.summary()})
             if self.pictures and not fit.interrupted:
                 fit.draw_best()
-                fit.report()
             if self.profile:
                 fit.write_profile()
+            if self.pictures and not fit.interrupted:
+                fit.report()
         if fit.interrupted:
             raise Interrupted(result)
         return result
