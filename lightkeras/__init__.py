@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lightkeras import _imports
 
 if TYPE_CHECKING:
-    from lightkeras import data, hub, optimizers, plots, testing
+    from lightkeras import data, hub, optimizers, plots, report, testing
     from lightkeras.checkpoint import CheckpointError
     from lightkeras.cli import cli
     from lightkeras.data.encoder import Encoder
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lightkeras.saving import Checkpoints
     from lightkeras.settings import LimitBatches
     from lightkeras.task import SupervisedTask, Task
+    from lightkeras.text import NgramVectorizer, TextVectorizer
     from lightkeras.tuner import Tuner
 
 __version__ = "0.1.0"
@@ -52,6 +53,7 @@ _NAMES = {
     "LearningRates": "lightkeras.results",
     "LimitBatches": "lightkeras.settings",
     "Lookup": "lightkeras.data.lookup",
+    "NgramVectorizer": "lightkeras.text",
     "RunLockedError": "lightkeras.lock",
     "Runner": "lightkeras.runner",
     "SearchResult": "lightkeras.results",
@@ -59,10 +61,11 @@ _NAMES = {
     "Task": "lightkeras.task",
     "TaskError": "lightkeras.preflight",
     "TextEncoder": "lightkeras.hub",
+    "TextVectorizer": "lightkeras.text",
     "Tuner": "lightkeras.tuner",
     "cli": "lightkeras.cli",
 }
-_MODULES = ("data", "hub", "optimizers", "plots", "testing")
+_MODULES = ("data", "hub", "optimizers", "plots", "report", "testing")
 
 __all__ = [
     "BatchSizes",
@@ -83,6 +86,7 @@ __all__ = [
     "LearningRates",
     "LimitBatches",
     "Lookup",
+    "NgramVectorizer",
     "RunLockedError",
     "Runner",
     "SearchResult",
@@ -90,12 +94,14 @@ __all__ = [
     "Task",
     "TaskError",
     "TextEncoder",
+    "TextVectorizer",
     "Tuner",
     "cli",
     "data",
     "hub",
     "optimizers",
     "plots",
+    "report",
     "testing",
 ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -19,7 +20,7 @@ from lightkeras.task import Task
 COMMANDS = {
     "fit": "train, and keep the best weights",
     "test": "test the weights of a run",
-    "predict": "predict for texts on the command line, or one per line on standard input (-)",
+    "predict": "predict for texts, files or rows on the command line, or one per line on standard input (-)",
     "replay": "run the step that broke a run again, and compare it bit for bit",
     "tune": "search the declared ranges of the hyperparameters",
     "find_learning_rate": "suggest a learning rate, by a range test, and draw its curve",
@@ -29,7 +30,7 @@ USAGES = {
     None: "[COMMAND] [flags]",
     "fit": "[flags]",
     "test": "--run_dir RUN_DIR [flags]",
-    "predict": "--run_dir RUN_DIR [flags] TEXT ...",
+    "predict": "--run_dir RUN_DIR [flags] INPUT ...",
     "replay": "--run_dir RUN_DIR [flags]",
     "tune": "[flags]",
     "find_learning_rate": "[flags]",
@@ -84,14 +85,27 @@ class Parser(jsonargparse.ArgumentParser):
         return next((flag for action in self._actions if action.dest == name for flag in action.option_strings), name)
 
 
-def make_parser(task_class: type[Task], command: str | None, runner_defaults: dict[str, Any]) -> Parser:
+def make_parser(
+    task_class: type[Task],
+    command: str | None,
+    runner_defaults: dict[str, Any],
+    main: Callable[..., Any] | None = None,
+) -> Parser:
+    """The parser of a command.
+
+    Args:
+        task_class: The task.
+        command: The command's name; `None` for the one without.
+        runner_defaults: Settings of the runner that differ from its own defaults.
+        main: What the command without a name does; `None` for fitting and testing.
+    """
     program = Path(sys.argv[0]).name
     what = inspect.getdoc(task_class) or task_class.__name__
     if command is None:
         width = max(map(len, COMMANDS))
         commands = "\n".join(f"  {name:{width}} {text}" for name, text in COMMANDS.items())
         what = (
-            f"{what.splitlines()[0]} Without a command: fit, then test the best weights.\n\n"
+            f"{what.splitlines()[0]} Without a command: {_what_it_does(main)}\n\n"
             f"commands ({program} COMMAND --help says more):\n{commands}"
         )
     else:
@@ -123,7 +137,8 @@ def make_parser(task_class: type[Task], command: str | None, runner_defaults: di
         parser.add_argument("--run_dir", type=str | None, default=None, help="Run directory. Null: a new one in runs/.")
     if command in (None, "fit"):
         parser.add_argument("--resume", action="store_true", help=_RESUME)
-        parser.add_argument("--accept_changes", action="store_true", help=_ACCEPT_CHANGES)
+        if command == "fit" or main is None:  # main goes on with its runs by itself
+            parser.add_argument("--accept_changes", action="store_true", help=_ACCEPT_CHANGES)
         parser.add_argument("--dry_run", action="store_true", help=_DRY_RUN)
         parser.add_argument("--profile", action="store_true", help=_PROFILE)
     parser.add_argument("--data_dir", type=str | None, default=None, help=_DATA_DIR)
@@ -134,6 +149,13 @@ def make_parser(task_class: type[Task], command: str | None, runner_defaults: di
     return parser
 
 
+def _what_it_does(main: Callable[..., Any] | None) -> str:
+    if main is None:
+        return "fit, then test the best weights."
+    text = inspect.getdoc(main)
+    return f"{text.splitlines()[0]}" if text else "the runs of the experiment."
+
+
 _RESUME = (
     "Go on with the run in --run_dir, or from that checkpoint of one, with its settings where none are given; "
     "begin it if there is none."
@@ -141,6 +163,7 @@ _RESUME = (
 _ACCEPT_CHANGES = "Go on though data or hyperparameters are not those that the run was started with."
 _DRY_RUN = "Check everything that can be checked before the first epoch, also of a resume, and stop there."
 _PROFILE = "Say where the time went, in a table and in profile.json, and let the backend trace a call to profile/."
+_INPUTS = "Texts, files or rows, as the data takes them; or - for one per line on standard input."
 _DATA_DIR = "Folder looked into first for data and modules. Null: $LIGHTKERAS_DATA_DIR."
 _SOURCE = "real: never the built-in sample. sample: only that. auto: the sample where nothing else is found."
 
@@ -152,7 +175,7 @@ def _add_run_flags(parser: Parser, command: str) -> None:
     parser.add_argument("--data_dir", type=str | None, default=None, help=f"{_DATA_DIR} Default: that of the fit.")
     parser.add_argument("--source", type=SourceName | None, default=None, help=f"{_SOURCE} Default: that of the fit.")
     if command == "predict":
-        parser.add_argument("inputs", nargs="+", type=str, help="Texts, or - for one per line on standard input.")
+        parser.add_argument("inputs", nargs="+", type=str, help=_INPUTS)
 
 
 def _say_ranges(parser: Parser, task_class: type[Task]) -> None:

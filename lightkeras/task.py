@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, final
 
 import keras
 import numpy as np
@@ -15,14 +15,40 @@ from lightkeras import hparams as hparams_
 from lightkeras import randomness
 from lightkeras._labels import check_labels, outputs_by_name
 from lightkeras.data import DataModule, Lookup
-from lightkeras.data.encoder import Encoder
+from lightkeras.data.encoder import Encoder, batches_of
 from lightkeras.data.feed import Structure
 from lightkeras.data.keras_encoder import KerasEncoder
 from lightkeras.engine.base import Engine, Tensor
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 KERAS_OBJECTS = (keras.Layer, keras.optimizers.Optimizer, keras.metrics.Metric, keras.random.SeedGenerator)
 KerasObject = Any
 """An instance of one of `KERAS_OBJECTS`."""
+
+
+class Predict(Protocol):
+    """Examples of a split, and what `predict_step` gives for them: what `Task.draw` is given."""
+
+    split: str
+    """`"validation"` or `"test"`; `"train"` where there is no validation split."""
+
+    def __call__(self, count: int | None = None) -> tuple[Structure, Structure]:
+        """The first examples of the split, and the outputs for them.
+
+        Each example is run at most once for one call of `draw`, however often this is asked.
+
+        Args:
+            count: How many; `None` for all that the run uses of the split. Where there are fewer, all of them.
+
+        Returns:
+            The examples in the structure of the split's batches before an encoder, and the outputs in that of
+            `predict_step`: NumPy arrays whose axis 0 counts examples. Text is an object array of `bytes` or `str`.
+
+        Raises:
+            ValueError: `count` is below 1, or arrays of different batches cannot be joined.
+        """
 
 
 class Task:
@@ -71,7 +97,8 @@ class Task:
         """The frozen part, whose features are computed once for each example; `None` if there is none.
 
         Called before `build`, it becomes `self.encoder`, and steps get its features in place of the batch's inputs.
-        It may be an `Encoder`, such as `lk.TextEncoder`, or a Keras model. `model.keras` takes the inputs
+        It may be an `Encoder`, such as `lk.TextEncoder`, or a Keras model. One that learns, such as
+        `lk.TextVectorizer`, does so from the train split, before `build`. `model.keras` takes the inputs
         again, if the model is functional.
         """
         return None
@@ -105,6 +132,23 @@ class Task:
         """Outputs for one batch; axis 0 counts examples."""
         inputs = batch[0] if isinstance(batch, tuple) else batch
         return self.model(inputs, training=False)
+
+    def build_callbacks(self) -> list[keras.callbacks.Callback]:
+        """Keras callbacks of the task: made anew for each fit, after `build`; they come after those of the runner."""
+        return []
+
+    def draw(self, predict: Predict) -> Mapping[str, Figure]:
+        """Pictures of what was learned, by name; none unless overridden.
+
+        The runner calls it at the end of a fit with the best weights, after `evaluate(weights=...)`, and during
+        training every `draw_every` epochs. Each figure becomes `figures/<split>/<name>.png` and an image in
+        TensorBoard. Variables and random states are put back afterwards; an error is said, and the run goes on.
+
+        Args:
+            predict: Gives the first examples of a split, and the outputs of `predict_step` for them. Nothing is run
+                over the split unless it is called.
+        """
+        return {}
 
     def check_data(self, arrays: Structure, split: str) -> None:
         """Looks at a whole split that is held in memory, before training.
@@ -179,12 +223,17 @@ class Task:
     # ------------------------------------------------------------------ for the runner
 
     @final
-    def set_up(self, seed: int) -> None:
-        """Makes the data module, the models and the optimizers; called again it does nothing.
+    def set_up(self, seed: int, fit_encoder: Callable[[Encoder], None] | None = None) -> None:
+        """Makes the data module, the encoder, the models and the optimizers; called again it does nothing.
 
         Args:
             seed: Seed of the initial weights and of dropout (Python's, NumPy's and the backend's
                 global generators are set to it).
+            fit_encoder: Called with an encoder that has something to learn; `None` lets it learn from the train split
+                of the task's own data module.
+
+        Raises:
+            ValueError: There is no train split that the encoder could learn from.
         """
         if not self._is_set_up:
             randomness.seed(seed)
@@ -192,8 +241,20 @@ class Task:
             encoder = self.build_encoder()
             if encoder is not None:
                 self.encoder: Any = encoder if isinstance(encoder, Encoder) else KerasEncoder(encoder)
+                if not self.encoder.is_fitted:
+                    (fit_encoder or self._fit_encoder)(self.encoder)
             self.build()
             self._is_set_up = True
+
+    def _fit_encoder(self, encoder: Encoder) -> None:
+        if self.data is None:
+            raise ValueError(
+                f"{type(self).__name__}.build_encoder returned a {type(encoder).__name__} that learns from the train "
+                "split, and there is none: return a DataModule from build_data, fit it first, or take the weights "
+                "of a run, which holds what it learned."
+            )
+        self.data.prepare(self.lookup)
+        encoder.fit(batches_of(self.data.train()))
 
     @final
     def frozen(self) -> Encoder | None:

@@ -12,14 +12,7 @@ from rich.table import Table
 from lightkeras import files
 from lightkeras.ledger import PARTS
 from lightkeras.results import BatchSizes, Best, EvalResult, FitResult, SearchResult
-from lightkeras.run_directory import RunDirectory
-
-
-def draw_curves(fitted: FitResult) -> None:
-    from lightkeras import plots
-
-    best = fitted.best.epoch if fitted.best is not None else None
-    plots.curves(fitted.history, RunDirectory(fitted.run_dir).figures / "curves.png", best_epoch=best)
+from lightkeras.run_directory import RunDirectory, runs_below
 
 
 def report_fit(fitted: FitResult, tested: EvalResult | None) -> None:
@@ -34,14 +27,32 @@ def report_fit(fitted: FitResult, tested: EvalResult | None) -> None:
         console.print(table(splits))
     best = fitted.best
     lines = {} if best is None else {"best": f"{_when(best, fitted.epochs)}, by {fitted.monitor}"}
+    page = RunDirectory(fitted.run_dir).report_file
     lines |= {
         "stopped": f"{fitted.stop_reason} ({fitted.epochs} epochs, {fitted.steps:,} steps, {fitted.wall_s:.1f} s)",
+        **({"report": str(page)} if page.exists() else {}),
         "run": str(fitted.run_dir),
         "look": f"tensorboard --logdir {fitted.run_dir}",
     }
     if fitted.interrupted:
         lines["go on"] = f"python {sys.argv[0]} --resume --run_dir {fitted.run_dir}"
     print_lines(console, lines)
+
+
+def report_several(directory: RunDirectory) -> None:
+    """Shows the runs of an experiment side by side."""
+    console = Console()
+    rows: dict[str, Any] = {}
+    for path in runs_below(directory):
+        result = RunDirectory(path).read_result()
+        best = result.get("fit", {}).get("best") or {}
+        values = {name: value for name, value in best.items() if name.startswith("val/") and value is not None}
+        values |= {f"test/{name}": value for name, value in (result.get("test") or {}).items() if value is not None}
+        rows[path.relative_to(directory.path).as_posix()] = values
+    if any(rows.values()):
+        console.print(table(rows))
+    page = {"report": str(directory.report_file)} if directory.report_file.exists() else {}
+    print_lines(console, {**page, "runs": str(directory.path), "look": f"tensorboard --logdir {directory.path}"})
 
 
 def report_profile(run_dir: Path) -> None:

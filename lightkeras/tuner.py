@@ -167,6 +167,7 @@ class Tuner:
             monitor=objective,
             mode=mode,
             progress=False,
+            pictures=False,
             max_epochs=epochs or self.runner.max_epochs,
         )
         values = hparams.to_dict(hp)

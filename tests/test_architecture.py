@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hparams": {"_messages"},
     "data": HELPERS,
     "hub": HELPERS | {"data"},
+    "text": HELPERS | {"data", "hub"},
     "engine": {"data"},
     "optimizers": HELPERS | {"engine"},
     "_labels": {"data"},
@@ -46,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "signals": HELPERS,
     "store": HELPERS | {"data", "lock"},
     "features": HELPERS | {"data", "store"},
+    "learned": HELPERS | {"data"},
     "memory": set(),
     "checkpoint": HELPERS,
     "randomness": HELPERS,
@@ -54,6 +56,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plots": HELPERS,
     "progress": HELPERS,
     "run_directory": HELPERS,
+    "page": set(),
+    "report": HELPERS | {"page", "plots", "run_directory"},
 }
 # The parts above those: each may import whatever stands before it.
 ABOVE = [
@@ -63,6 +67,7 @@ ABOVE = [
     "finders",
     "divergence",
     "bundle",
+    "drawing",
     "saving",
     "settings",
     "fitting",
@@ -72,6 +77,7 @@ ABOVE = [
     "oracles",
     "tuner",
     "replaying",
+    "several",
     "flags",
     "terminal",
     "cli",

@@ -38,7 +38,7 @@ def folder(tmp_path_factory, tmp_path, monkeypatch) -> Path:
 def run(*words: str, task: type[lk.Task] = TwoMoons, **defaults: Any) -> int:
     """The exit status."""
     try:
-        lk.cli(task, list(words), **defaults)
+        lk.cli(task, args=list(words), **defaults)
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
@@ -55,7 +55,7 @@ def fitted(tmp_path_factory) -> tuple[Path, str]:
 
     printed, path = io.StringIO(), tmp_path_factory.mktemp("cli") / "run"
     with contextlib.redirect_stdout(printed):
-        lk.cli(TwoMoons, ["--hp.hidden_units", "8", *QUICK, "--run_dir", str(path)])
+        lk.cli(TwoMoons, args=["--hp.hidden_units", "8", *QUICK, "--run_dir", str(path)])
     return path, printed.getvalue()
 
 
@@ -130,6 +130,34 @@ def test_predict_answers_each_input_with_a_line_of_json(fitted, folder, capsys, 
     assert [row["input"] for row in again] == ["0 1", "1 -0.5"]
     for found, expected in zip(again, rows, strict=False):  # a batch of another size may round in another way
         assert found["prediction"] == pytest.approx(expected["prediction"], rel=1e-5)
+
+
+def test_an_input_that_is_several_examples_gets_a_line_for_each(fitted, capsys):
+    class TwoMoons(Typed):
+        def build_data(self):
+            data = super().build_data()
+            data.expand = lambda inputs, lookup: [point for text in inputs for point in text.split(", ")]
+            return data
+
+    assert run("predict", "--run_dir", str(fitted[0]), "0 1, 1 -0.5", "0 1", task=TwoMoons) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["input"] for row in rows] == ["0 1", "1 -0.5", "0 1"]
+    assert rows[0]["prediction"] == pytest.approx(rows[2]["prediction"], rel=1e-5)
+    assert rows[0]["prediction"][0] < rows[1]["prediction"][0]
+
+
+def test_data_that_gives_another_number_of_examples_than_there_are_inputs_is_an_error(fitted, capsys):
+    class TwoMoons(Typed):
+        def build_data(self):
+            data = super().build_data()
+            one = data.predict
+            data.predict = lambda inputs: one([point for text in inputs for point in text.split(", ")])
+            return data
+
+    assert run("predict", "--run_dir", str(fitted[0]), "0 1, 1 -0.5", task=TwoMoons) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "error: ArrayData.predict gave 2 examples for 1 inputs: expected one for each" in printed.err
 
 
 def test_predict_for_data_without_typed_inputs_says_what_to_define(fitted, capsys):
@@ -258,7 +286,7 @@ def test_a_setting_of_the_experiment_is_the_default_and_may_be_a_callback(folder
 
 def test_a_wrong_setting_of_the_experiment_is_not_the_users_mistake():
     with pytest.raises(ValueError, match=r"Runner\(max_epochs=0\)"):
-        lk.cli(TwoMoons, [], max_epochs=0)
+        lk.cli(TwoMoons, args=[], max_epochs=0)
 
 
 def test_help_shows_commands_ranges_and_defaults(capsys):
@@ -283,7 +311,7 @@ def test_help_of_a_command_shows_its_flags(capsys):
     assert "--run_dir" not in printed  # it writes nothing
     assert run("predict", "--help") == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("usage: moons.py predict --run_dir RUN_DIR [flags] TEXT ...\n")
+    assert printed.startswith("usage: moons.py predict --run_dir RUN_DIR [flags] INPUT ...\n")
     assert "--hp." not in printed
 
 
