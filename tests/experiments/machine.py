@@ -116,7 +116,7 @@ class Machine:
     ) -> list[subprocess.CompletedProcess[str]]:
         """Runs the experiment with each of some arguments in one process, one after the other, whatever comes of it.
 
-        For commands that are answered before anything is built: most of the time of each is that of a process that
+        For mistakes and other commands that train nothing: most of the time of each would be that of a process that
         imports TensorFlow.
         """
         commands = [list(args) for args in commands]
