@@ -247,7 +247,9 @@ def test_numbers_beyond_float32_stay_whole_in_integers():
 
 
 def test_text_is_refused_and_the_way_to_it_is_named():
-    with pytest.raises(ValueError, match=r"Array text of a batch is text, and torch has no tensors.* `build_encoder`"):
+    with pytest.raises(
+        ValueError, match=r"Array text of a batch is text, which torch cannot compute with.* `build_encoder`"
+    ):
         prepared(Line(), ArrayFeed({"text": np.array(["a", "b"]), "label": LINE[1][:2]}, 2))
 
 
