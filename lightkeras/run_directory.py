@@ -47,6 +47,11 @@ class RunDirectory:
         return self.path / "metrics.csv"
 
     @property
+    def encoder_file(self) -> Path:
+        """What the encoder learned from the train split."""
+        return self.path / "encoder.safetensors"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

@@ -141,7 +141,7 @@ def _last_of_each_class(order: np.ndarray, labels: np.ndarray, count: int) -> np
     whole = np.flatnonzero(shares == sizes)
     if whole.size:
         raise ValueError(
-            f"Class {classes[whole[0]]!r} has {sizes[whole[0]]} of {len(labels)} examples and would be held out whole "
+            f"Class {classes[whole[0]]} has {sizes[whole[0]]} of {len(labels)} examples and would be held out whole "
             f"with {count} of them, so that nothing could be learned about it. Hold out fewer, or leave stratify out."
         )
     of_class = number[order]

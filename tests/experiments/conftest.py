@@ -22,7 +22,10 @@ and it holds the default command to its figure on the real data, where that is a
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from machine import Experiment, Finished, Machine
@@ -51,6 +54,23 @@ def experiment_on_real_data(machine: Machine) -> Experiment:
 
     def on_real_data(name: str, *args: str | Path, timeout: float = 2400, **environment: str) -> Finished:
         environment = {"LIGHTKERAS_DATA_DIR": data, **environment}
-        return machine.finish(name, *args, "--source", "real", timeout=timeout, **environment)
+        began = time.monotonic()
+        done = machine.finish(name, *args, "--source", "real", timeout=timeout, **environment)
+        result = done.result
+        values = ", ".join(f"{key} {value:.4f}" for key, value in result.get("test", {}).items())
+        NEWS.append(f"{time.monotonic() - began:5.0f} s  {' '.join([name, *map(str, args)])}: {values or 'no test'}")
+        return done
 
     return on_real_data
+
+
+NEWS: list[str] = []  # of runs on the real data, for the next report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[Any]:
+    """Adds what a run on the real data came to to the report of its test: `tests/conftest.py` shows it at the end."""
+    report = yield
+    report.user_properties += [("on the real data", line) for line in NEWS]
+    NEWS.clear()
+    return report

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
@@ -26,6 +29,25 @@ SET_BY_HAND = (
     "COLUMNS",
     "COV_CORE_SOURCE",
 )
+
+# Runs a file as the main program with each of some lists of arguments, one after the other.
+EACH = """
+import contextlib, io, json, runpy, sys, traceback
+path, answers = sys.argv[1], []
+for args in json.load(sys.stdin):
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    sys.argv = [path, *args]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            runpy.run_path(path, run_name="__main__")
+        except SystemExit as end:
+            status = end.code or 0
+        except BaseException:
+            traceback.print_exc()
+            status = 1
+    answers.append([status, out.getvalue(), err.getvalue()])
+print(json.dumps(answers))
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +113,21 @@ class Machine:
         """Runs `python experiments/EXPERIMENT.py ARGS`, whatever comes of it."""
         return self.python(EXPERIMENTS / f"{experiment}.py", *args, stdin=stdin, timeout=timeout, **more)
 
+    def run_each(
+        self, experiment: str, commands: Iterable[Sequence[str]], timeout: float = 600, **more: str
+    ) -> list[subprocess.CompletedProcess[str]]:
+        """Runs the experiment with each of some arguments in one process, one after the other, whatever comes of it.
+
+        For commands that are answered before anything is built: most of the time of each is that of a process that
+        imports TensorFlow.
+        """
+        commands = [list(args) for args in commands]
+        path = EXPERIMENTS / f"{experiment}.py"
+        done = self.python("-c", EACH, path, stdin=json.dumps(commands), timeout=timeout, **more)
+        assert done.returncode == 0, done.stderr
+        answers = json.loads(done.stdout)
+        return [subprocess.CompletedProcess(args, *answer) for args, answer in zip(commands, answers, strict=True)]
+
     def finish(self, experiment: str, *args: str | Path, timeout: float = 600, **more: str) -> Finished:
         """Runs `python experiments/EXPERIMENT.py ARGS --run_dir NEW`, which must end with status 0."""
         run_dir = Path(tempfile.mkdtemp(prefix=f"{experiment}-", dir=self.home)) / "run"
@@ -101,3 +138,13 @@ class Machine:
 
 def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def load(name: str) -> ModuleType:
+    """`experiments/NAME.py` as a module of this process, for tests of what is in it. It runs nothing."""
+    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
+    assert spec is not None, name
+    assert spec.loader is not None, name
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

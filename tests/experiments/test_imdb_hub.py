@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,9 @@ def test_the_run_directory_holds_everything_about_the_run(finished: Finished) ->
         "report.html",
     }
     assert (finished.run_dir / "figures" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for split in ("validation", "test"):
+        panel = finished.run_dir / "figures" / split / "most_confident_reviews.png"
+        assert panel.read_bytes().startswith(b"\x89PNG")
     assert len((finished.run_dir / "metrics.csv").read_text().splitlines()) == 1 + EPOCHS * (STEPS_PER_EPOCH + 1)
 
 
@@ -186,23 +190,30 @@ def test_tune_runs_trials_and_names_the_best(machine: Machine, tmp_path: Path) -
 # ------------------------------------------------------------------ mistakes, and how they are answered
 
 
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (["--hp.hidden_unit", "8"], "Did you mean '--hp.hidden_units'?"),
-        (["--hp.hidden_units", "many"], "hp.hidden_units"),
-        (["--source", "nowhere"], "source"),
-        (["fitt"], "Did you mean 'fit'?"),
-        (["--runner.max_epochs", "0"], "max_epochs=0"),
-        (["test"], "run_dir"),
-        (["test", "--run_dir", "nothing"], "nothing holds no run"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_a_mistake_is_answered_and_ends_with_status_2(machine: Machine, args: list[str], message: str) -> None:
-    done = machine.run("imdb_hub", *args)
+MISTAKES = {
+    ("--hp.hidden_unit", "8"): "Did you mean '--hp.hidden_units'?",
+    ("--hp.hidden_units", "many"): "hp.hidden_units",
+    ("--source", "nowhere"): "source",
+    ("fitt",): "Did you mean 'fit'?",
+    ("--runner.max_epochs", "0"): "max_epochs=0",
+    ("test",): "run_dir",
+    ("test", "--run_dir", "nothing"): "nothing holds no run",
+}
+
+
+@pytest.fixture(scope="module")
+def answers(machine: Machine) -> dict[tuple[str, ...], subprocess.CompletedProcess[str]]:
+    commands = [*MISTAKES, ("--help",)]
+    return dict(zip(commands, machine.run_each("imdb_hub", commands), strict=True))
+
+
+@pytest.mark.parametrize("args", MISTAKES, ids=" ".join)
+def test_a_mistake_is_answered_and_ends_with_status_2(
+    answers: dict[tuple[str, ...], subprocess.CompletedProcess[str]], args: tuple[str, ...]
+) -> None:
+    done = answers[args]
     assert done.returncode == 2, done.stderr
-    assert message in done.stderr
+    assert MISTAKES[args] in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
@@ -223,8 +234,8 @@ def test_real_data_that_is_nowhere_ends_with_what_was_tried(machine: Machine, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_help_lists_every_flag(machine: Machine) -> None:
-    done = machine.run("imdb_hub", "--help")
+def test_help_lists_every_flag(answers: dict[tuple[str, ...], subprocess.CompletedProcess[str]]) -> None:
+    done = answers[("--help",)]
     assert (done.returncode, done.stderr) == (0, "")
     hparams = ["hidden_units", "dropout", "learning_rate", "lazy", "fine_tune", "module", "batch_size"]
     runner = ["max_epochs", "monitor", "mode", "patience", "seed", "steps_per_call", "progress"]
