@@ -26,7 +26,7 @@ from typing import Any
 import jsonargparse
 from rich.console import Console
 
-from lightkeras import files, hparams, report, resuming, several
+from lightkeras import assembly, files, hparams, report, resuming, several
 from lightkeras._messages import raised_by_us
 from lightkeras.data.lookup import Lookup
 from lightkeras.features import FeatureCache
@@ -237,7 +237,8 @@ def _predict(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
     if inputs == ["-"]:
         inputs = [line.rstrip("\n") for line in sys.stdin]
     task, runner = _of_run(task_class, settings)
-    task.set_up(runner.seed)
+    learn = assembly.learn_from(None, 1, RunDirectory(Path(settings.run_dir)))
+    assembly.make_ready(task, runner.seed, given=True, fit_encoder=learn)
     if task.data is None:
         raise ValueError(f"{task_class.__name__} has no data module that could read inputs.")
     inputs = task.data.expand(inputs, task.lookup)

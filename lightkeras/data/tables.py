@@ -12,7 +12,7 @@ import numpy as np
 
 from lightkeras._messages import did_you_mean
 from lightkeras.data.columns import Columns, TableFile, as_number, is_missing, key_of, of_arrays, row_of
-from lightkeras.data.feed import ArrayFeed, Structure, check_batching
+from lightkeras.data.feed import ArrayFeed, Structure, check_batching, map_structure
 from lightkeras.data.lookup import Lookup, announce
 from lightkeras.data.module import DataModule
 from lightkeras.data.split import check_validation, split
@@ -63,9 +63,10 @@ class OneHot:
 class Table(DataModule):
     """A table with a number to predict for each row.
 
-    Rows are put into an order of their own, which `seed` gives, and cut into splits: first the test split,
-    then validation of what is left. A row that has no value in a column that is used is left out, and that
-    is said; or it is an error.
+    Splits are cut from the rows in a random order, which `seed` gives: the last ones are the test split, and
+    the last ones of the others validation. So they are the rows that pandas's
+    `sample(frac, random_state=seed)` leaves out, and then Keras's `validation_split`: the splits of most tutorials.
+    A row that has no value in a column that is used is left out, and that is said; or it is an error.
 
     Batches are `({column: float32 [batch]}, target float32 [batch])`. `source` is the file's name, or
     `"arrays"`, once prepared.
@@ -76,8 +77,8 @@ class Table(DataModule):
         features: The columns to predict it from, in order: names of columns of numbers, and `OneHot`.
             `None` means all columns but the target.
         incomplete: Whether rows without a value are left out (`"drop"`) or refused (`"error"`).
-        test: Rows of the test split: a fraction of all rows, a count, or `None` for no such split.
-        validation: Rows of the validation split: a fraction of those that `test` leaves, a count, or `None`.
+        test: Rows of the test split: a fraction of all rows, a count, or 0 for none.
+        validation: Rows of the validation split: a fraction of those that `test` leaves, a count, or 0.
         batch_size: Rows per batch.
         seed: Seed of the splits and of the order of the training batches, which is another one each epoch.
 
@@ -101,8 +102,8 @@ class Table(DataModule):
         *,
         features: Sequence[str | OneHot] | None = None,
         incomplete: Literal["drop", "error"] = "drop",
-        test: float | None = 0.2,
-        validation: float | None = 0.2,
+        test: float = 0.2,
+        validation: float = 0.2,
         batch_size: int = 32,
         seed: int = 0,
     ) -> None:
@@ -110,7 +111,7 @@ class Table(DataModule):
         if incomplete not in ("drop", "error"):
             raise ValueError(f"incomplete={incomplete!r} is not known. {did_you_mean(incomplete, ('drop', 'error'))}")
         for name, part in (("test", test), ("validation", validation)):
-            if part is not None:
+            if part != 0 or isinstance(part, bool):
                 with _about(name):
                     check_validation(part)
         if features is not None:
@@ -152,16 +153,23 @@ class Table(DataModule):
         rows = {name: columns[name] for name in used}
         names = [columns.rows[row] for row in complete]
         kept = Columns({name: [column[row] for row in complete] for name, column in rows.items()}, names, columns.name)
-        parts = {"train": (_inputs(features, kept), _numbers(self.target, kept))}
-        for name, part in (("test", self._test), ("validation", self._validation)):
-            if part is not None:
-                parts["train"], parts[name] = _held_out(parts["train"], name, part, self.seed)
+        arrays = (_inputs(features, kept), _numbers(self.target, kept))
         self._feeds = {
-            name: ArrayFeed(arrays, self.batch_size, shuffle=name == "train", seed=self.seed)
-            for name, arrays in parts.items()
+            name: ArrayFeed(_taken(arrays, chosen), self.batch_size, shuffle=name == "train", seed=self.seed)
+            for name, chosen in self._chosen(len(complete)).items()
         }
         self._features = features
         self.source = Path(columns.name).name if file else "arrays"
+
+    def _chosen(self, total: int) -> dict[str, np.ndarray]:
+        """Which rows are of which split, in the order of the table."""
+        # Of NumPy's generators the one whose numbers never change, and that pandas takes.
+        chosen = {"train": np.random.RandomState(self.seed).permutation(total)}
+        for name, part in (("test", self._test), ("validation", self._validation)):
+            if part != 0:
+                with _about(name):
+                    chosen["train"], chosen[name] = split(chosen["train"], part, shuffle=False)
+        return {name: np.sort(rows) for name, rows in chosen.items()}
 
     def train(self) -> ArrayFeed:
         return self._prepared("train")["train"]
@@ -234,9 +242,8 @@ class Table(DataModule):
         return row
 
 
-def _held_out(arrays: Structure, name: str, part: float, seed: int) -> tuple[Structure, Structure]:
-    with _about(name):
-        return split(arrays, part, seed=seed)
+def _taken(arrays: Structure, rows: np.ndarray) -> Structure:
+    return map_structure(lambda array: array[rows], arrays)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ def file(tmp_path) -> Path:
 
 
 def prepared(table, target="mpg", **settings) -> Table:
-    made = Table(table, target, **{"test": None, "validation": None, **settings})
+    made = Table(table, target, **{"test": 0, "validation": 0, **settings})
     made.prepare(Lookup())
     return made
 
@@ -137,7 +137,7 @@ def test_two_features_that_make_one_column_are_an_error():
         ({"features": ["origin", OneHot("origin")]}, r"features names the column 'origin' twice"),
         ({"incomplete": "dorp"}, r"incomplete='dorp' is not known\. Did you mean 'drop'\?"),
         ({"test": 1.5}, r"^test=1\.5: expected a fraction between 0 and 1"),
-        ({"validation": 0}, r"^validation=0: expected a fraction between 0 and 1"),
+        ({"validation": -1}, r"^validation=-1: expected a fraction between 0 and 1"),
         ({"batch_size": 0}, r"batch_size=0: expected a whole number of at least 1"),
         ({"seed": -1}, r"seed=-1: expected a whole number of at least 0"),
     ],
@@ -165,6 +165,15 @@ def test_splits_by_fraction_and_by_count_share_no_row_and_depend_on_the_seed():
     again, other = (prepared(numbers, "y", test=0.2, validation=20, seed=seed) for seed in (3, 4))
     assert again.test().arrays[1].tolist() == test.arrays[1].tolist()
     assert other.test().arrays[1].tolist() != test.arrays[1].tolist()
+
+
+def test_the_splits_are_those_of_pandas_and_keras():
+    """`sample(frac=0.8, random_state=0)` draws by NumPy's old generator; `validation_split` takes the last ones."""
+    table = prepared({"x": np.arange(10.0), "y": np.arange(10.0)}, "y", test=0.2, validation=0.25)
+    order = [2, 8, 4, 9, 1, 6, 7, 3, 0, 5]  # numpy.random.RandomState(0).permutation(10)
+    assert table.test().arrays[1].tolist() == sorted(order[8:])
+    assert table.validation().arrays[1].tolist() == sorted(order[6:8])
+    assert table.train().arrays[1].tolist() == sorted(order[:6])
 
 
 def test_preparing_again_does_nothing(file):
