@@ -8,8 +8,8 @@
 The network is a subclass of `keras.Model` that says what happens to an image in `call`. The steps are written out:
 the train step takes the gradient of its loss and makes one update; both steps update a metric that remembers, which
 is empty when an epoch begins, and read when it ends. The tutorial tests after every epoch. Here that is done with
-images that are held out from training, so that the test images are looked at once, at the end. Pooling and dropout are added to
-its network: the one makes it three times as fast, the other keeps it from learning the images by heart. After
+images that are held out from training, so that the test images are looked at once, at the end. Pooling and dropout
+are added to its network: the one makes it faster, the other keeps it from learning the images by heart. After
 "TensorFlow 2 quickstart for experts", https://www.tensorflow.org/tutorials/quickstart/advanced
 """
 
