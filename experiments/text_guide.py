@@ -34,7 +34,7 @@ class TextGuide(lk.Task):
             features: N-grams that are kept, by their F-value; 0 keeps all that are in two texts.
             weights: What an n-gram weighs: see lk.NgramVectorizer.
             units: Units of a hidden layer on the n-grams, 0 for none, or half of those of the convolutions.
-            dropout: Share of a text's n-grams, or of the sequence model's features, that are dropped while training.
+            dropout: Share of the networks' features that is dropped while training; the plain sum drops nothing.
             learning_rate: Learning rate of Adam.
             validation: Share of the training reviews that is held out, to stop by.
             batch_size: Reviews per batch.
@@ -46,7 +46,7 @@ class TextGuide(lk.Task):
         weights: str = lk.Choice("naive_bayes", ["naive_bayes", "tf_idf", "binary"])
         units: int = lk.Int(0, low=0, high=128, step=32)
         dropout: float = lk.Float(0.2, low=0.0, high=0.8)
-        learning_rate: float = lk.Float(0.05, low=1e-4, high=0.3, log=True)
+        learning_rate: float = lk.Float(0.1, low=1e-4, high=0.3, log=True)
         validation: float = 0.1
         batch_size: int = 512
 
@@ -76,14 +76,12 @@ class TextGuide(lk.Task):
 
     def of_ngrams(self) -> keras.Model:
         bags = self.encoder.inputs()
-        kept = {**bags, "weights": layers.Dropout(self.hp.dropout)(bags["weights"])}
         if not self.hp.units:
-            # All weights are 1 at first, which is naive Bayes itself where that is what the n-grams weigh.
-            x = self.encoder.embed(kept, 1, initializer="ones")
-        else:
-            x = layers.Activation("relu")(self.encoder.embed(kept, self.hp.units))
-            x = layers.Dropout(self.hp.dropout)(x)
-        return keras.Model(bags, layers.Dense(1, kernel_initializer="ones")(x))
+            return keras.Model(bags, self.encoder.embed(bags, 1, initializer="zeros"))
+        kept = {**bags, "weights": layers.Dropout(self.hp.dropout)(bags["weights"])}
+        x = layers.Activation("relu")(self.encoder.embed(kept, self.hp.units))
+        x = layers.Dropout(self.hp.dropout)(x)
+        return keras.Model(bags, layers.Dense(1)(x))
 
     def of_a_sequence(self) -> keras.Model:
         words = self.encoder.inputs()
