@@ -38,7 +38,7 @@ WANTED = {  # ratio of the first side's time to the second's: at most
     ("ours-jax", "fit-tensorflow"): 1 / 6,
     ("ours-jax", "lightning"): 1 / 6,
 }
-BATCH, EPOCHS, STEPS_PER_CALL = 32, 4, 75
+BATCH, EPOCHS, STEPS_PER_CALL = 32, 3, 75
 
 
 def main() -> None:

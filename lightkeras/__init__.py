@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lightkeras.saving import Checkpoints
     from lightkeras.settings import LimitBatches
     from lightkeras.task import SupervisedTask, Task
+    from lightkeras.text import NgramVectorizer, TextVectorizer
     from lightkeras.tuner import Tuner
 
 __version__ = "0.1.0"
@@ -52,6 +53,7 @@ _NAMES = {
     "LearningRates": "lightkeras.results",
     "LimitBatches": "lightkeras.settings",
     "Lookup": "lightkeras.data.lookup",
+    "NgramVectorizer": "lightkeras.text",
     "RunLockedError": "lightkeras.lock",
     "Runner": "lightkeras.runner",
     "SearchResult": "lightkeras.results",
@@ -59,6 +61,7 @@ _NAMES = {
     "Task": "lightkeras.task",
     "TaskError": "lightkeras.preflight",
     "TextEncoder": "lightkeras.hub",
+    "TextVectorizer": "lightkeras.text",
     "Tuner": "lightkeras.tuner",
     "cli": "lightkeras.cli",
 }
@@ -83,6 +86,7 @@ __all__ = [
     "LearningRates",
     "LimitBatches",
     "Lookup",
+    "NgramVectorizer",
     "RunLockedError",
     "Runner",
     "SearchResult",
@@ -90,6 +94,7 @@ __all__ = [
     "Task",
     "TaskError",
     "TextEncoder",
+    "TextVectorizer",
     "Tuner",
     "cli",
     "data",

@@ -128,10 +128,11 @@ def _result_table(fit: Mapping[str, Any], result: Mapping[str, Any]) -> Html:
 def _summary(fit: Mapping[str, Any]) -> Html:
     best, lines = fit.get("best") or {}, {}
     if best:
-        lines["best"] = f"epoch {best.get('epoch')}, step {best.get('step'):,}, by {fit.get('monitor')}"
+        lines["best"] = f"epoch {best.get('epoch')}, step {_plain(best.get('step'))}, by {fit.get('monitor')}"
     if "stop_reason" in fit:
         lines["stopped"] = fit["stop_reason"]
-        lines["trained"] = f"{fit.get('epochs')} epochs, {fit.get('steps', 0):,} steps, {fit.get('wall_s'):,} s"
+        done = {"epochs": fit.get("epochs"), "steps": fit.get("steps"), "s": fit.get("wall_s")}
+        lines["trained"] = ", ".join(f"{_plain(value)} {unit}" for unit, value in done.items())
     return _list(lines)
 
 

@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hparams": {"_messages"},
     "data": HELPERS,
     "hub": HELPERS | {"data"},
+    "text": HELPERS | {"data", "hub"},
     "engine": {"data"},
     "optimizers": HELPERS | {"engine"},
     "_labels": {"data"},
@@ -46,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "signals": HELPERS,
     "store": HELPERS | {"data", "lock"},
     "features": HELPERS | {"data", "store"},
+    "learned": HELPERS | {"data"},
     "memory": set(),
     "checkpoint": HELPERS,
     "randomness": HELPERS,
@@ -61,6 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ABOVE = [
     "passes",
     "preflight",
+    "freezing",
     "finders",
     "divergence",
     "bundle",
