@@ -224,7 +224,7 @@ class Table(DataModule):
         if len(lost) == len(columns.rows):
             raise ValueError(f"{what}: no row is left to learn from.")
         self.incomplete_rows = len(lost)
-        announce(f"{what}: they are left out")
+        announce(f"{what}: they are left out", once=True)
         return sorted(set(range(len(columns.rows))) - set(lost))
 
     def _checked(self, row: Mapping[str, Any], columns: Sequence[str], number: int) -> Mapping[str, Any]:
