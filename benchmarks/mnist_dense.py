@@ -6,8 +6,8 @@
 side runs in a process of its own, interleaved (see `rounds.py`); the best epoch of a process counts. With
 `--backends jax torch` Keras's `fit` on TensorFlow is left out. Lightning comes with the extra `benchmark`.
 
-    ours-BACKEND   a task with a loss and an accuracy that it logs, lightkeras.Runner with all its defaults: progress bar,
-                   per-step TensorBoard and CSV, checkpoints
+    ours-BACKEND   a task that logs its accuracy, by lightkeras.Runner with all its defaults: progress bar, per-step
+                   TensorBoard and CSV, checkpoints
     compiled-BACKEND  the same by lightkeras.SupervisedTask, with Keras's stateful accuracy as `fit` has it
     loop-BACKEND   the same Keras layers and optimizer in a loop written by hand, and nothing else: a tf.while_loop in a
                    tf.function or a jitted lax.scan, 75 steps a call; for torch a plain loop
