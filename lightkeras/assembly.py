@@ -15,7 +15,7 @@ from lightkeras.checkpoint import Checkpoint
 from lightkeras.data import ArrayFeed, DataModule, Feed
 from lightkeras.data.arrays import as_feed, holds_arrays
 from lightkeras.data.encoder import Encoder, batches_of
-from lightkeras.drawing import Drawing
+from lightkeras.drawing import Drawing, has_pictures
 from lightkeras.engine.base import Engine, Step, Trace
 from lightkeras.features import encoded
 from lightkeras.fitting import Fit
@@ -214,8 +214,10 @@ def make_fit(
     for name, value in task.numbers_logged().items() if engine.compiles else ():
         fit.bar.say(
             f"log({name!r}) was given the number {value:g} and no tensor: the step is compiled, and every step will "
-            "log that number. Log a tensor or a keras.Variable if it is to change."
+            "log what the number is then. Log a tensor or a keras.Variable if it is to change."
         )
+    if settings.draw_every is not None and not has_pictures(task):
+        fit.bar.say(f"draw_every={settings.draw_every}: {type(task).__name__} defines no `draw`, so nothing is drawn.")
     run_directory.check_directory(directory, needed_bytes=5 * fit.state_bytes)
     if settings.preflight:
         preflight.run(task, engine, trace, learner, watcher)

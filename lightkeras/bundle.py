@@ -28,7 +28,7 @@ import ml_dtypes  # noqa: F401  (NumPy knows its dtypes by name from here on)
 import numpy as np
 import safetensors.numpy
 
-from lightkeras import checkpoint, hparams, learned, preflight, run_directory
+from lightkeras import checkpoint, freezing, hparams, learned, preflight, run_directory
 from lightkeras.data.encoder import Encoder
 from lightkeras.data.feed import StreamFeed, Structure, flatten, map_structure, spec_of
 from lightkeras.divergence import Located, digests_of, look_into
@@ -94,6 +94,7 @@ def write_bundle(folder: Path, task: Task, located: Located, *, seed: int, sourc
         "seed": seed,
         "logs": dict(located.logs),
         "variables_after": dict(located.digests),
+        "frozen": freezing.record(task, freezing.flags_of(task)),
         "batch": None if located.batch is None else _form(located.batch, ""),
         "shapes": located.shapes,
         "environment": _environment(),
@@ -146,6 +147,8 @@ def replay(folder: Path, task: Task) -> Replay:
     engine = bound_engine(task)
     feed = StreamFeed(lambda epoch: iter([batch]), map_structure(spec_of, batch), steps=1)
     trace = preflight.trace_train(task, engine, feed)
+    if freezing.restore(task, state.get("frozen")):
+        trace = preflight.trace_train(task, engine, feed)
     program = engine.program(task.run_train_step, trace.names, trace.ahead)
 
     variables = task.variables()

@@ -244,6 +244,12 @@ def _predict(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
     inputs = task.data.expand(inputs, task.lookup)
     outputs = runner.predict(task, task.data.predict(inputs), weights=settings.weights)
     columns = outputs if isinstance(outputs, dict) else {"prediction": outputs}
+    examples = len(next(iter(columns.values())))
+    if examples != len(inputs):
+        raise ValueError(
+            f"{type(task.data).__name__}.predict gave {examples} examples for {len(inputs)} inputs: expected one for "
+            "each. Let its `expand(inputs, lookup)` return one input for each example."
+        )
     for number, given in enumerate(inputs):
         row = {name: column[number].tolist() for name, column in columns.items()}
         print(json.dumps({"input": given, **row}, ensure_ascii=False))

@@ -14,6 +14,7 @@ for epoch in range(max_epochs):
     log the epoch, call the callbacks, save a checkpoint
     stop if the monitored value got no better for `patience` epochs
 export the best model, write result.json
+draw the pictures of the task, write report.html
 
 A resume takes all of this up where the last checkpoint was made, inside an epoch too.
 """
@@ -77,8 +78,9 @@ class Runner(Settings):
         """Trains a task.
 
         Args:
-            task: What is learned. Afterwards its models hold the weights of the last step; the best
-                ones are in the run directory.
+            task: What is learned. Afterwards its models hold the weights of the last step (their averages, with an
+                optimizer's `use_ema`, as in Keras); the best ones are in the run directory, as they were validated.
+                A layer whose `trainable` is set meanwhile is frozen or learns from the next epoch on.
             train: Arrays such as `(x, y)`, a `tf.data.Dataset`, or anything `lk.data.as_feed` takes;
                 `None` takes the task's data module.
             validation: The same, for validation; `None` without `train` takes the data module's.
@@ -133,9 +135,10 @@ class Runner(Settings):
             fit.directory.update_result({**fit.facts, "fit": result.summary()})
             if self.pictures and not fit.interrupted:
                 fit.draw_best()
-                fit.report()
             if self.profile:
                 fit.write_profile()
+            if self.pictures and not fit.interrupted:
+                fit.report()
         if fit.interrupted:
             raise Interrupted(result)
         return result

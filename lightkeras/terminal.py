@@ -27,8 +27,10 @@ def report_fit(fitted: FitResult, tested: EvalResult | None) -> None:
         console.print(table(splits))
     best = fitted.best
     lines = {} if best is None else {"best": f"{_when(best, fitted.epochs)}, by {fitted.monitor}"}
+    page = RunDirectory(fitted.run_dir).report_file
     lines |= {
         "stopped": f"{fitted.stop_reason} ({fitted.epochs} epochs, {fitted.steps:,} steps, {fitted.wall_s:.1f} s)",
+        **({"report": str(page)} if page.exists() else {}),
         "run": str(fitted.run_dir),
         "look": f"tensorboard --logdir {fitted.run_dir}",
     }
@@ -49,7 +51,8 @@ def report_several(directory: RunDirectory) -> None:
         rows[path.relative_to(directory.path).as_posix()] = values
     if any(rows.values()):
         console.print(table(rows))
-    print_lines(console, {"runs": str(directory.path), "look": f"tensorboard --logdir {directory.path}"})
+    page = {"report": str(directory.report_file)} if directory.report_file.exists() else {}
+    print_lines(console, {**page, "runs": str(directory.path), "look": f"tensorboard --logdir {directory.path}"})
 
 
 def report_profile(run_dir: Path) -> None:

@@ -63,6 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ABOVE = [
     "passes",
     "preflight",
+    "freezing",
     "finders",
     "divergence",
     "bundle",
