@@ -54,7 +54,7 @@ THUMBNAILS = {
         "figures/test/samples.png", flags=("--runner.max_epochs", "40", "--runner.draw_every", "null")
     ),
     "keras_io_autoencoder": Thumbnail(
-        "figures/test/before_after.png", (0, 0, 0.46, 1), ("--runner.max_epochs", "30", "--hp.batch_size", "32")
+        "figures/test/before_after.png", (0, 0, 0.43, 1), ("--runner.max_epochs", "30", "--hp.batch_size", "32")
     ),
     "keras_io_text_transformer": Thumbnail("figures/curves.png", LEFT_HALF),
 }
