@@ -7,6 +7,8 @@
     python experiment.py predict --run_dir DIR "a text" ...
     python experiment.py replay --run_dir DIR    run the step that broke a run again
     python experiment.py tune [flags]            search the declared ranges
+    python experiment.py tune --run_dir DIR --resume | --replay best
+                                                 go on with a search; do one of its trials again
     python experiment.py find_learning_rate [flags]
     python experiment.py find_batch_size [flags] suggest where to begin
 
@@ -26,25 +28,19 @@ from typing import Any
 import jsonargparse
 from rich.console import Console
 
-from lightkeras import files, hparams, resuming
+from lightkeras import files, hparams, resuming, tuning
 from lightkeras._messages import raised_by_us
 from lightkeras.data.lookup import Lookup
-from lightkeras.features import FeatureCache
-from lightkeras.flags import COMMANDS, make_parser
-from lightkeras.results import Trial
+from lightkeras.flags import COMMANDS, lookup_of, make_parser, settings_of
 from lightkeras.run_directory import RunDirectory, path_of, snake_case
 from lightkeras.runner import Interrupted, Runner
-from lightkeras.saving import Checkpoints
-from lightkeras.settings import LimitBatches
 from lightkeras.task import Task
 from lightkeras.terminal import (
     draw_curves,
     print_lines,
     report_fit,
     report_profile,
-    report_search,
     say_error,
-    short,
     table,
     table_of_sizes,
 )
@@ -77,7 +73,7 @@ def cli(task_class: type[Task], args: Sequence[str] | None = None, **runner_defa
         "test": lambda: _test(task_class, settings),
         "predict": lambda: _predict(task_class, settings),
         "replay": lambda: _replay(task_class, settings),
-        "tune": lambda: _tune(task_class, settings, runner_defaults, given()),
+        "tune": lambda: tuning.run(task_class, settings, runner_defaults, given()),
         "find_learning_rate": lambda: _find_learning_rate(task_class, settings, runner_defaults),
         "find_batch_size": lambda: _find_batch_size(task_class, settings, runner_defaults),
     }
@@ -104,8 +100,8 @@ def _fit(
 ) -> int:
     path = path_of(settings.run_dir, snake_case(task_class.__name__))
     resume: bool | Path = settings.resume
-    runner, hp = {**runner_defaults, **_settings_of(settings.runner)}, vars(settings.hp)
-    lookup = _lookup(settings)
+    runner, hp = {**runner_defaults, **settings_of(settings.runner)}, vars(settings.hp)
+    lookup = lookup_of(settings)
     if resume:
         if settings.run_dir is None:
             raise ValueError("--resume, but of which run? Give its --run_dir.")
@@ -146,26 +142,10 @@ def _as_before(
     before = {name: config.get("lookup", {}).get(name, value) for name, value in places.items()}
     over = {name: value for name, value in places.items() if name in given}
     return (
-        {**runner, **_settings_of(recorded), **_settings_of(given.get("runner", {}), recorded)},
+        {**runner, **settings_of(recorded), **settings_of(given.get("runner", {}), recorded)},
         {**config.get("hparams", {}), **(vars(given.hp) if "hp" in given else {})},
         Lookup(**{**before, **over}),
     )
-
-
-def _settings_of(given: Any, before: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Settings of a runner from the command line or from JSON; groups of settings as what they are.
-
-    Args:
-        given: The settings.
-        before: Settings of which a group given in part takes the rest.
-    """
-    settings = dict(given if isinstance(given, dict) else vars(given))
-    groups = {"limit_batches": LimitBatches, "checkpoints": Checkpoints, "features": FeatureCache}
-    for name, kind in groups.items():
-        if name in settings and not isinstance(settings[name], kind):
-            group = settings[name] if isinstance(settings[name], dict) else vars(settings[name])
-            settings[name] = kind(**{**(before or {}).get(name, {}), **group})
-    return settings
 
 
 def _dry_run(runner: Runner, task: Task, resume: bool | Path, accept_changes: bool) -> int:
@@ -205,44 +185,12 @@ def _replay(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
     return replaying.run(task_class, Path(settings.run_dir), settings.data_dir, settings.source)
 
 
-def _tune(
-    task_class: type[Task],
-    settings: jsonargparse.Namespace,
-    runner_defaults: dict[str, Any],
-    given: jsonargparse.Namespace,
-) -> int:
-    from lightkeras.tuner import Tuner
-
-    console = Console()
-
-    def say(trial: Trial) -> None:
-        value = "failed" if trial.objective is None else f"{trial.objective:.4f}"
-        values = "  ".join(f"{name} {short(trial.hparams[name])}" for name in searched)
-        console.print(f"trial {trial.name}  {value}  {values}", highlight=False)
-
-    fixed = vars(given.hp) if "hp" in given else {}
-    searched = [name for name in hparams.search_space(task_class.HParams) if name not in fixed]
-    path = path_of(settings.run_dir, f"{snake_case(task_class.__name__)}_search")
-    tuner = Tuner(
-        task_class,
-        **vars(settings.tuner),
-        run_dir=path,
-        runner=Runner(**{**runner_defaults, **_settings_of(settings.runner)}),
-        lookup=_lookup(settings),
-        fixed=fixed,
-        on_trial=say,
-    )
-    result = tuner.search()
-    report_search(result)
-    return 0 if result.best is not None else 1
-
-
 def _find_learning_rate(
     task_class: type[Task], settings: jsonargparse.Namespace, runner_defaults: dict[str, Any]
 ) -> int:
     path = path_of(settings.run_dir, f"{snake_case(task_class.__name__)}_learning_rate")
-    runner = Runner(**{**runner_defaults, **_settings_of(settings.runner), "run_dir": path})
-    task = task_class(hparams.from_dict(task_class.HParams, vars(settings.hp)), _lookup(settings))
+    runner = Runner(**{**runner_defaults, **settings_of(settings.runner), "run_dir": path})
+    task = task_class(hparams.from_dict(task_class.HParams, vars(settings.hp)), lookup_of(settings))
     found = runner.find_learning_rate(task, **vars(settings.find))
     lines = {"found": "no suggestion" if found.suggestion is None else f"{found.suggestion:.2g}"}
     lines |= {"why": found.reason, "took": f"{found.wall_s:.1f} s", "figure": str(found.figure)}
@@ -251,8 +199,8 @@ def _find_learning_rate(
 
 
 def _find_batch_size(task_class: type[Task], settings: jsonargparse.Namespace, runner_defaults: dict[str, Any]) -> int:
-    runner = Runner(**{**runner_defaults, **_settings_of(settings.runner)})
-    task = task_class(hparams.from_dict(task_class.HParams, vars(settings.hp)), _lookup(settings))
+    runner = Runner(**{**runner_defaults, **settings_of(settings.runner)})
+    task = task_class(hparams.from_dict(task_class.HParams, vars(settings.hp)), lookup_of(settings))
     found = runner.find_batch_size(task, **vars(settings.find))
     console = Console()
     console.print(table_of_sizes(found))
@@ -287,9 +235,3 @@ def _best_trial(settings: jsonargparse.Namespace) -> str:
 
 def _has_test(task: Task) -> bool:
     return task.data is not None and task.data.test() is not None
-
-
-def _lookup(settings: jsonargparse.Namespace) -> Lookup:
-    lookup = Lookup(settings.source, settings.data_dir)
-    lookup.record()  # a folder that is not there is refused before anything is made
-    return lookup

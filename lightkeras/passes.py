@@ -9,7 +9,7 @@ from typing import Any, final
 import keras
 import numpy as np
 
-from lightkeras import checkpoint, schedule
+from lightkeras import checkpoint, pulse, schedule
 from lightkeras.callbacks import CallbackBridge
 from lightkeras.data import Feed
 from lightkeras.engine import make_engine
@@ -140,6 +140,7 @@ class Pass:
         return logs
 
     def _note_compiled(self, seconds: float) -> None:
+        pulse.beat()
         self.compiled += [(form, seconds) for form in self.program.forms[len(self.compiled) :]]
 
     def run(

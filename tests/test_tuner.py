@@ -21,7 +21,8 @@ QUICK = lk.Runner(max_epochs=2, progress=False)
 
 
 def tuner(folder: Path, task: type[lk.Task] = TwoMoons, **settings: Any) -> lk.Tuner:
-    return lk.Tuner(task, **{"run_dir": folder / "search", "trials": 2, "runner": QUICK, **settings})
+    given = {"run_dir": folder / "search", "trials": 2, "runner": QUICK, "workers": 0, **settings}
+    return lk.Tuner(task, **given)
 
 
 class Fragile(TwoMoons):
@@ -79,7 +80,8 @@ def test_trials_csv_has_a_row_per_trial(searched):
     result, _ = searched
     with open(result.run_dir / "trials.csv") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["trial", "status", "val/loss", "hidden_units", "learning_rate", "batch_size", "reason"]
+    hparams = ["hidden_units", "learning_rate", "batch_size"]
+    assert list(rows[0]) == ["trial", "status", "val/loss", *hparams, "epochs", "wall_s", "reason"]
     for row, trial in zip(rows, result.trials, strict=True):
         assert row["trial"] == trial.name
         assert float(row["val/loss"]) == pytest.approx(trial.objective, rel=1e-8)
@@ -98,13 +100,18 @@ def test_result_json_names_the_best_trial(searched):
             "objective": "val/loss",
             "mode": "min",
             "trials": 3,
+            "completed": 3,
+            "pruned": 0,
             "failed": 0,
+            "epochs": 6,
             "best": {
                 "trial": result.best.name,
                 "run_dir": str(result.best.run_dir),
                 "value": result.best.objective,
                 "hparams": dict(result.best.hparams),
             },
+            "seeds": [],
+            "refit": None,
         },
     }
 
@@ -120,8 +127,19 @@ def test_config_json_says_how_it_was_searched(searched):
         "trials": 3,
         "seed": 0,
         "fixed": {},
+        "space": {},
+        "pruning": {"rule": None, "first": 1, "trials": 3, "factor": 3},
+        "chance": {"value": None, "epochs": 3},
+        "seeds": 0,
+        "top": 3,
+        "refit": False,
+        "workers": 0,
+        "retries": 1,
+        "limits": {"silence": 600.0, "memory_gb": None, "runs": 25},
     }
+    assert found["tried"] == {"hidden_units": "4 to 32 in steps of 4", "learning_rate": "0.001 to 0.1, log scale"}
     assert found["runner"]["max_epochs"] == 2
+    assert len(found["data"]["fingerprint"]) == 32
 
 
 def test_every_trial_can_be_evaluated_later_with_the_number_it_reported(searched):
@@ -206,8 +224,8 @@ def test_trials_that_go_wrong_are_failed_with_their_reason_and_never_best(tmp_pa
     assert result.best == found["well"]
     assert found["raises"].reason == "RuntimeError: no such optimizer, however hard one looks"
     assert found["diverges"].reason.startswith("train/loss became inf at step 4 (epoch 2, batch 2): ")
-    assert found["infinite"].reason == "the best val/loss is inf"
-    assert "val/loss got no better" in found["no number"].reason or "reached" in found["no number"].reason
+    assert found["infinite"].reason == "diverged: val/loss is inf after epoch 1"
+    assert found["no number"].reason == "diverged: val/loss is nan after epoch 1"
     assert all(trial.objective is None for fate, trial in found.items() if fate != "well")
     assert json.loads((result.run_dir / "result.json").read_text())["search"]["failed"] == 4
     with open(result.run_dir / "trials.csv") as file:
@@ -230,6 +248,7 @@ def test_a_search_without_a_success_has_no_best(tmp_path):
     result = tuner(tmp_path, Hopeless).search()
     assert result.best is None
     assert [trial.reason for trial in result.trials] == ["RuntimeError: never"] * 2
+    assert not result.best_dir.exists()
     assert json.loads((result.run_dir / "result.json").read_text())["search"]["best"] is None
 
 
