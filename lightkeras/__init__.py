@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lightkeras import _imports
 
 if TYPE_CHECKING:
-    from lightkeras import data, hub, optimizers, plots, testing
+    from lightkeras import data, hub, optimizers, plots, report, testing
     from lightkeras.checkpoint import CheckpointError
     from lightkeras.cli import cli
     from lightkeras.data.encoder import Encoder
@@ -62,7 +62,7 @@ _NAMES = {
     "Tuner": "lightkeras.tuner",
     "cli": "lightkeras.cli",
 }
-_MODULES = ("data", "hub", "optimizers", "plots", "testing")
+_MODULES = ("data", "hub", "optimizers", "plots", "report", "testing")
 
 __all__ = [
     "BatchSizes",
@@ -96,6 +96,7 @@ __all__ = [
     "hub",
     "optimizers",
     "plots",
+    "report",
     "testing",
 ]
 

@@ -14,6 +14,7 @@ from lightkeras.callbacks import CallbackBridge
 from lightkeras.checkpoint import Checkpoint
 from lightkeras.data import ArrayFeed, DataModule, Feed
 from lightkeras.data.arrays import as_feed, holds_arrays
+from lightkeras.drawing import Drawing
 from lightkeras.engine.base import Engine, Step, Trace
 from lightkeras.features import encoded
 from lightkeras.fitting import Fit
@@ -164,7 +165,7 @@ def make_fit(
     mode = settings.mode or (schedule.infer_mode(monitor) if monitor is not None else "min")
     optimizers = trace.optimizers()
     model = task.model_of_callbacks(optimizers[0][0])
-    bridge = CallbackBridge(settings.callbacks, model, settings.max_epochs, learner.steps)
+    bridge = CallbackBridge([*settings.callbacks, *task.build_callbacks()], model, settings.max_epochs, learner.steps)
     bridge.check_monitors(names)
     fit = Fit(
         task=task,
@@ -179,6 +180,7 @@ def make_fit(
         facts=_facts(task, data, train),
         bar=ProgressBar(settings.max_epochs, learner.steps, settings.progress),
         engine=engine,
+        drawing=_drawing(settings, task, engine, train, validation),
         seed=settings.seed,
         skip_broken=settings.skip_broken,
         checkpoints=settings.checkpoints,
@@ -212,6 +214,7 @@ def config_of(settings: Settings, fit: Fit) -> dict[str, Any]:
         "lookup": fit.task.lookup.record(),
         "modules": hub.modules_in(parts_of(fit.task)),
         **({} if encoder is None else {"encoder": encoder.record()}),
+        "machine": run_directory.machine(),
         "seed": settings.seed,
         "argv": sys.argv,
         "started": run_directory.now(),
@@ -255,6 +258,15 @@ def feeds_of(data: DataModule | None, train: Any, validation: Any, batch_size: i
     if data is None:
         return as_feed(train, batch_size, shuffle=holds_arrays(train)), watched
     return data.train(), data.validation() if validation is None else watched
+
+
+def _drawing(settings: Settings, task: Task, engine: Engine, train: Feed, validation: Feed | None) -> Drawing | None:
+    if not settings.pictures:
+        return None
+    limits = settings.limit_batches
+    if validation is None:
+        return Drawing(task, engine, train, "train", limits.train)
+    return Drawing(task, engine, validation, "validation", limits.validation)
 
 
 def pass_over(feed: Feed, task: Task, engine: Engine, step: Step, trace: Trace, limit: int | None) -> Pass:

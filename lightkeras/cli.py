@@ -1,6 +1,6 @@
 """The command line of an experiment: `lk.cli(MyTask)`.
 
-    python experiment.py [flags]                 fit, then test the best weights
+    python experiment.py [flags]                 fit, then test the best weights; or what the experiment does instead
     python experiment.py fit [flags]             fit alone
     python experiment.py --resume --run_dir DIR  go on with a run
     python experiment.py test --run_dir DIR      test the weights of a run
@@ -28,29 +28,41 @@ from typing import Any
 import jsonargparse
 from rich.console import Console
 
-from lightkeras import files, hparams, resuming, tuning
+from lightkeras import files, hparams, report, resuming, several, tuning
 from lightkeras._messages import raised_by_us
 from lightkeras.data.lookup import Lookup
 from lightkeras.flags import COMMANDS, lookup_of, make_parser, settings_of
-from lightkeras.run_directory import RunDirectory, path_of, snake_case
+from lightkeras.run_directory import RunDirectory, holds_several, path_of, runs_below, snake_case
 from lightkeras.runner import Interrupted, Runner
+from lightkeras.several import Main
 from lightkeras.task import Task
 from lightkeras.terminal import (
-    draw_curves,
     print_lines,
     report_fit,
     report_profile,
+    report_several,
     say_error,
     table,
     table_of_sizes,
 )
 
 
-def cli(task_class: type[Task], args: Sequence[str] | None = None, **runner_defaults: Any) -> None:
+def cli(
+    task_class: type[Task],
+    main: Main | None = None,
+    args: Sequence[str] | None = None,
+    **runner_defaults: Any,
+) -> None:
     """Runs an experiment from the command line.
 
     Args:
         task_class: The task.
+        main: What the command without a name does instead of fitting and testing, for an experiment of several runs.
+            It is given the task as the flags made it, not set up, and the runner with its `run_dir`, a `Path`. Further
+            tasks are `type(task)(dataclasses.replace(task.hp, ...), task.lookup)`, and each run is made below that
+            directory, by `dataclasses.replace(runner, run_dir=runner.run_dir / "small").fit(task, resume=True)`: with
+            `--resume` main is called again, and its runs go on. What it returns, a mapping of plain values or `None`,
+            becomes part of `result.json`. `None` fits and tests.
         args: The arguments; `None` takes those of the process.
         **runner_defaults: Settings of `Runner` that differ from its own defaults in this experiment.
 
@@ -61,14 +73,14 @@ def cli(task_class: type[Task], args: Sequence[str] | None = None, **runner_defa
     Runner(**runner_defaults)  # a wrong default is the experiment's mistake, not the user's
     words = list(sys.argv[1:] if args is None else args)
     command = words.pop(0) if words and words[0] in COMMANDS else None
-    parser = make_parser(task_class, command, runner_defaults)
+    parser = make_parser(task_class, command, runner_defaults, main)
     settings = parser.parse_args(words)
 
     def given() -> jsonargparse.Namespace:
         return parser.parse_args(words, defaults=False)
 
     actions: dict[str | None, Callable[[], int]] = {
-        None: lambda: _fit(task_class, settings, runner_defaults, given(), then_test=True),
+        None: lambda: _run(task_class, settings, runner_defaults, given(), main),
         "fit": lambda: _fit(task_class, settings, runner_defaults, given(), then_test=False),
         "test": lambda: _test(task_class, settings),
         "predict": lambda: _predict(task_class, settings),
@@ -117,13 +129,47 @@ def _fit(
     except Interrupted as stop:
         report_fit(stop.result, None)
         raise
-    if fitted.epochs:
-        draw_curves(fitted)
     tested = made.evaluate(task, weights="best") if then_test and fitted.best is not None and _has_test(task) else None
     report_fit(fitted, tested)
     if made.profile:
         report_profile(fitted.run_dir)
     return 1 if fitted.diverged else 0
+
+
+def _run(
+    task_class: type[Task],
+    settings: jsonargparse.Namespace,
+    runner_defaults: dict[str, Any],
+    given: jsonargparse.Namespace,
+    main: Main | None,
+) -> int:
+    """The command without a name."""
+    if main is None:
+        return _fit(task_class, settings, runner_defaults, given, then_test=True)
+    directory = RunDirectory(path_of(settings.run_dir, snake_case(task_class.__name__)))
+    runner, hp = {**runner_defaults, **settings_of(settings.runner)}, vars(settings.hp)
+    lookup = lookup_of(settings)
+    if settings.resume:
+        if settings.run_dir is None:
+            raise ValueError("--resume, but of which experiment? Give its --run_dir.")
+        runner, hp, lookup = _as_before(directory, runner, hp, lookup, given)
+    made = Runner(**{**runner, "run_dir": directory.path, "profile": settings.profile or runner.get("profile", False)})
+    task = task_class(hparams.from_dict(task_class.HParams, hp), lookup)
+    experiment = several.Experiment(main, task, made)
+    if settings.dry_run:
+        return _say_names(experiment.check(settings.resume))
+    try:
+        diverged = experiment.run(settings.resume)
+    except Interrupted:
+        print_lines(Console(), {"go on": f"python {sys.argv[0]} --resume --run_dir {directory.path}"})
+        raise
+    if made.profile:
+        for path in runs_below(directory):
+            report_profile(path)
+    if made.pictures:
+        report.write(directory.path)
+    report_several(directory)
+    return 1 if diverged else 0
 
 
 def _as_before(
@@ -136,7 +182,7 @@ def _as_before(
     """Settings of the run in a directory, and over them what was given on the command line."""
     if not directory.config_file.exists():
         return runner, hp, lookup
-    config = resuming.read_run(directory)
+    config = directory.read_config() if holds_several(directory) else resuming.read_run(directory)
     recorded = {name: value for name, value in config["runner"].items() if name in runner and name != "callbacks"}
     places = {"source": lookup.source, "data_dir": lookup.data_dir}
     before = {name: config.get("lookup", {}).get(name, value) for name, value in places.items()}
@@ -149,7 +195,10 @@ def _as_before(
 
 
 def _dry_run(runner: Runner, task: Task, resume: bool | Path, accept_changes: bool) -> int:
-    names = runner.check(task, resume=resume, accept_changes=accept_changes)
+    return _say_names(runner.check(task, resume=resume, accept_changes=accept_changes))
+
+
+def _say_names(names: Sequence[str]) -> int:
     Console().print(f"It can be run. Each epoch will log {', '.join(names)}.", highlight=False, soft_wrap=True)
     return 0
 
@@ -171,6 +220,7 @@ def _predict(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
     task.set_up(runner.seed)
     if task.data is None:
         raise ValueError(f"{task_class.__name__} has no data module that could read inputs.")
+    inputs = task.data.expand(inputs, task.lookup)
     outputs = runner.predict(task, task.data.predict(inputs), weights=settings.weights)
     columns = outputs if isinstance(outputs, dict) else {"prediction": outputs}
     for number, given in enumerate(inputs):
@@ -214,6 +264,12 @@ def _of_run(task_class: type[Task], settings: jsonargparse.Namespace) -> tuple[T
     config = RunDirectory(Path(settings.run_dir)).read_config()
     if "search" in config:
         raise ValueError(f"{settings.run_dir} holds a search: give one of its runs, such as {_best_trial(settings)}.")
+    if holds_several(RunDirectory(Path(settings.run_dir))):
+        runs = runs_below(RunDirectory(Path(settings.run_dir)))
+        raise ValueError(
+            f"{settings.run_dir} holds the runs of an experiment: give one of them, "
+            f"{', '.join(map(str, runs)) or 'of which there is none yet'}."
+        )
     if config.get("task") != task_class.__name__:
         raise ValueError(
             f"{settings.run_dir} holds a run of {config.get('task')}, not of {task_class.__name__}. "

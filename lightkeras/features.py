@@ -92,6 +92,13 @@ def encoded(feed: Feed, encoder: Encoder | None, cache: FeatureCache) -> Feed:
     return feed.encoded[encoder.fingerprint]
 
 
+def encoded_batch(batch: Structure, encoder: Encoder | None) -> Structure:
+    """One batch of NumPy arrays with features where the inputs were."""
+    if encoder is None or not encoder.encodes:
+        return batch
+    return with_inputs(batch, _batch_of(encoder, inputs_of(batch)))
+
+
 def spec_of_features(encoder: Encoder) -> Structure:
     """What the features of a batch look like: structure of `ArraySpec`."""
     return map_structure(
@@ -206,7 +213,7 @@ def _listed(specs: dict[str, ArraySpec]) -> str:
 
 def _encoded_stream(feed: StreamFeed, encoder: Encoder) -> StreamFeed:
     def encode(batch: Structure) -> Structure:
-        return with_inputs(batch, _batch_of(encoder, inputs_of(batch)))
+        return encoded_batch(batch, encoder)
 
     dataset = None if feed.dataset is None else _encoded_dataset(feed, encoder)
     return StreamFeed(

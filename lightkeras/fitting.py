@@ -23,9 +23,10 @@ from lightkeras.callbacks import CallbackBridge
 from lightkeras.checkpoint import Checkpoint, CheckpointError
 from lightkeras.data.encoder import JoinError
 from lightkeras.divergence import Alarm, Located, Position, Snapshot, Watchdog, locate
+from lightkeras.drawing import Drawing, has_pictures, tagged, write_pictures, write_report
 from lightkeras.engine.base import Engine, StepLogs, Stream
 from lightkeras.ledger import Ledger, counted
-from lightkeras.loggers import CsvLogger, Logger, TensorBoardLogger
+from lightkeras.loggers import CsvLogger, Logger, TensorBoardLogger, write_images
 from lightkeras.passes import Pass
 from lightkeras.progress import ProgressBar
 from lightkeras.results import Best, FitResult
@@ -53,6 +54,7 @@ class Fit:
     facts: dict[str, Any]
     bar: ProgressBar
     engine: Engine
+    drawing: Drawing | None = None  # `None` draws nothing
     seed: int = 0
     skip_broken: int = 0
     checkpoints: Checkpoints = dataclasses.field(default_factory=Checkpoints)
@@ -71,6 +73,7 @@ class Fit:
     diverged: bool = False
     history: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     skipped: list[int] = dataclasses.field(default_factory=list)  # steps whose batch was skipped
+    drawn: list[int] = dataclasses.field(default_factory=list)  # steps at which pictures were logged
     signals: StopSignals = dataclasses.field(default_factory=StopSignals)
 
     def __post_init__(self) -> None:
@@ -82,6 +85,7 @@ class Fit:
         self._since_mark: list[tuple[int, int, dict[str, list[float]]]] = []
         self._random: dict[str, Any] = {}  # the global generators when the epoch began
         self._saved: tuple[int, int, int] | None = None  # where the last checkpoint was taken
+        self._opened_to_draw = 0  # streams of the validation split, over the whole run
         self._calls, self._compiled = 0, len(self.learner.compiled)
         mode = self.checkpoints.keep_mode
         if mode is None:
@@ -150,6 +154,7 @@ class Fit:
         checkpoint.write_variables(self.task.variables(), resumed.arrays)
         self.step, self.epochs, self.done = state["step"], state["epochs"], state["done"]
         self.validations, self.skipped = state["validations"], list(state["skipped"])
+        self.drawn, self._opened_to_draw = list(state["drawn"]), state["opened_to_draw"]
         self.validated = None if state["validated"] is None else (state["validated"][0], state["validated"][1])
         self.best = None if state["best"] is None else Best(**state["best"])
         self.progress = schedule.Progress(**state["progress"])
@@ -158,7 +163,7 @@ class Fit:
         self._saved = self._position()
         self.learner.skip_epochs(self.epochs)
         if self.watcher is not None:
-            self.watcher.skip_epochs(self.validations)
+            self.watcher.skip_epochs(self.validations + state["opened_to_draw"])
         self._random = state["random"]
         randomness.write(self._random)
         if self.done:
@@ -267,6 +272,47 @@ class Fit:
         if self.progress.waited == 0:
             self.best = Best(epoch, self.step, values[self.monitor], dict(values))
         return self.progress.waited == 0 or self.saver.best is None
+
+    # ------------------------------------------------------------------ pictures
+
+    @counted("pictures")
+    def draw(self) -> None:
+        """Draws the pictures of the task with the weights as they are."""
+        if self.drawing is None:
+            return
+        before = self.drawing.opened
+        made = self.drawing.draw(training=True)
+        self._opened_to_draw += self.drawing.opened - before
+        if not made:
+            return
+        write_pictures(self.directory, self.drawing.split, made)
+        for logger in self._loggers:
+            logger.log_images(self.step, tagged(self.drawing.split, made))
+            logger.flush()
+        self.drawn.append(self.step)
+
+    @counted("pictures")
+    def draw_best(self) -> None:
+        """Draws them with the best weights; the task keeps those it has. The run is over, and its logs are closed."""
+        if self.drawing is None or not has_pictures(self.task) or not (self.directory.checkpoints / "best").exists():
+            return
+        self._stream = None  # a generator has one reader at a time
+        try:
+            best = checkpoint.load(checkpoint.find(self.directory.checkpoints, "best"))
+        except (CheckpointError, FileNotFoundError) as error:
+            warnings.warn(f"The best weights were not drawn: {error}", stacklevel=2)
+            return
+        models = self.task.model_variables()
+        made = self.drawing.draw({key: best.arrays[key] for key in models if key in best.arrays})
+        write_pictures(self.directory, self.drawing.split, made, replace=True)
+        shown = made if best.state["step"] not in self.drawn else {}
+        write_images(self.directory.path, self.drawing.split, best.state["step"], tagged(self.drawing.split, shown))
+
+    @counted("pictures")
+    def report(self) -> None:
+        """Draws the curves, and writes `report.html`."""
+        best = self.best.epoch if self.best is not None and self.best.epoch <= self.epochs else None
+        write_report(self.directory, self.history, best)
 
     # ------------------------------------------------------------------ what is not finite
 
@@ -412,6 +458,9 @@ class Fit:
                 _export(model, self.directory.model_file)
         except (CheckpointError, FileNotFoundError) as error:
             warnings.warn(f"{self.directory.model_file} was not written: {error}", stacklevel=2)
+        except NotImplementedError as error:  # a class without `get_config`: the weights are in the checkpoints
+            reason = " ".join(str(error).split())
+            warnings.warn(f"{self.directory.model_file} was not written: {reason[:200]}", stacklevel=2)
         finally:
             checkpoint.write_variables(variables, now)
 
@@ -476,6 +525,8 @@ class Fit:
             "callbacks": records,
             "kept": self.saver.record(),
             "skipped": list(self.skipped),
+            "drawn": list(self.drawn),
+            "opened_to_draw": self._opened_to_draw,
             "beside": beside,
         }
         feed = self._stream.state() if self.done and self._stream is not None else None

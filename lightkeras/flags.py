@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -90,14 +91,27 @@ class Parser(jsonargparse.ArgumentParser):
         return next((flag for action in self._actions if action.dest == name for flag in action.option_strings), name)
 
 
-def make_parser(task_class: type[Task], command: str | None, runner_defaults: dict[str, Any]) -> Parser:
+def make_parser(
+    task_class: type[Task],
+    command: str | None,
+    runner_defaults: dict[str, Any],
+    main: Callable[..., Any] | None = None,
+) -> Parser:
+    """The parser of a command.
+
+    Args:
+        task_class: The task.
+        command: The command's name; `None` for the one without.
+        runner_defaults: Settings of the runner that differ from its own defaults.
+        main: What the command without a name does; `None` for fitting and testing.
+    """
     program = Path(sys.argv[0]).name
     what = inspect.getdoc(task_class) or task_class.__name__
     if command is None:
         width = max(map(len, COMMANDS))
         commands = "\n".join(f"  {name:{width}} {text}" for name, text in COMMANDS.items())
         what = (
-            f"{what.splitlines()[0]} Without a command: fit, then test the best weights.\n\n"
+            f"{what.splitlines()[0]} Without a command: {_what_it_does(main)}\n\n"
             f"commands ({program} COMMAND --help says more):\n{commands}"
         )
     else:
@@ -132,7 +146,8 @@ def make_parser(task_class: type[Task], command: str | None, runner_defaults: di
         parser.add_argument("--replay", type=str | None, default=None, help=_REPLAY)
     if command in (None, "fit"):
         parser.add_argument("--resume", action="store_true", help=_RESUME)
-        parser.add_argument("--accept_changes", action="store_true", help=_ACCEPT_CHANGES)
+        if command == "fit" or main is None:  # main goes on with its runs by itself
+            parser.add_argument("--accept_changes", action="store_true", help=_ACCEPT_CHANGES)
         parser.add_argument("--dry_run", action="store_true", help=_DRY_RUN)
         parser.add_argument("--profile", action="store_true", help=_PROFILE)
     parser.add_argument("--data_dir", type=str | None, default=None, help=_DATA_DIR)
@@ -141,6 +156,13 @@ def make_parser(task_class: type[Task], command: str | None, runner_defaults: di
     _say_null(parser)
     _hide_groups(parser)
     return parser
+
+
+def _what_it_does(main: Callable[..., Any] | None) -> str:
+    if main is None:
+        return "fit, then test the best weights."
+    text = inspect.getdoc(main)
+    return f"{text.splitlines()[0]}" if text else "the runs of the experiment."
 
 
 _RESUME = (

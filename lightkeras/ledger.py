@@ -26,6 +26,7 @@ PARTS = {
     "validation": "validation",
     "logging": "CSV, TensorBoard, progress bar",
     "callbacks": "Keras callbacks",
+    "pictures": "pictures of the task, curves, report.html",
     "checkpoint": "copies for checkpoints, model.keras",
     "watch": "looking for NaN and infinity, snapshots",
     "trace": "beginning and ending the trace",

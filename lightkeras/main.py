@@ -1,5 +1,6 @@
 """The console command `lightkeras`, for what belongs to no experiment.
 
+lightkeras report DIR                             # writes report.html of a run, or of several, anew
 lightkeras replay DIR                             # says which class is needed, and runs nothing
 lightkeras replay DIR --task experiment.py:Class  # runs the broken step again
 
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import jsonargparse
 from rich.console import Console
 
-from lightkeras import files
+from lightkeras import files, report
 from lightkeras._messages import did_you_mean, raised_by_us
 from lightkeras.run_directory import find_broken
 
@@ -33,12 +34,15 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The arguments; `None` takes those of the process.
 
     Returns:
-        The exit status: 0 if a step was reproduced to the bit, 1 if it was not, 2 for a mistake in what
-        was asked for.
+        The exit status: 0 if a report was written or a step was reproduced to the bit, 1 if it was not, 2 for a
+        mistake in what was asked for.
     """
     settings = _parser().parse_args(list(sys.argv[1:] if args is None else args))
-    given = settings.replay
     try:
+        if settings.subcommand == "report":
+            print(report.write(settings.report.dir))
+            return 0
+        given = settings.replay
         folder = find_broken(Path(given.dir))
         if given.task is None:
             return _say_which(folder)
@@ -117,7 +121,13 @@ def _parser() -> jsonargparse.ArgumentParser:
     )
     replay.add_argument("--data_dir", type=str | None, default=None, help="Folder looked into first for modules.")
     parser = jsonargparse.ArgumentParser(prog="lightkeras", description="lightkeras: what belongs to no experiment.")
-    parser.add_subcommands().add_subcommand("replay", replay, help="repeat the step that broke a run")
+    page = jsonargparse.ArgumentParser(
+        description="Writes report.html from the files of a run, or of several runs side by side."
+    )
+    page.add_argument("dir", type=str, help="The run directory, or one that holds the runs of an experiment or search.")
+    commands = parser.add_subcommands()
+    commands.add_subcommand("report", page, help="write report.html anew")
+    commands.add_subcommand("replay", replay, help="repeat the step that broke a run")
     return parser
 
 

@@ -60,6 +60,10 @@ def read_run(directory: RunDirectory) -> dict[str, Any]:
         raise ValueError(
             f"{directory.path} holds a search, not a run: give one of its runs, such as {directory.path}/trials/0000."
         )
+    if "experiment" in config:
+        raise ValueError(
+            f"{directory.path} holds the runs of an experiment, each in a directory of its own: give one of those."
+        )
     missing = [name for name in ("task", "hparams", "runner", "data", "seed") if name not in config]
     if missing:
         raise ValueError(

@@ -10,6 +10,7 @@ import platform
 import re
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,10 @@ from typing import Any, final
 
 from lightkeras import files
 
-PACKAGES = ("lightkeras", "keras", "tensorflow", "tensorflow-hub", "tensorflow-datasets", "keras-tuner", "numpy")
+PACKAGES = (
+    *("lightkeras", "keras", "tensorflow", "jax", "torch"),
+    *("tensorflow-hub", "tensorflow-datasets", "keras-tuner", "numpy"),
+)
 
 
 @final
@@ -61,6 +65,10 @@ class RunDirectory:
         return self.path / "figures"
 
     @property
+    def report_file(self) -> Path:
+        return self.path / "report.html"
+
+    @property
     def profile_file(self) -> Path:
         return self.path / "profile.json"
 
@@ -92,16 +100,24 @@ class RunDirectory:
         Raises:
             FileExistsError: It does.
         """
-        path = self.path.absolute()
-        parts = ("checkpoints", "figures", "broken", "profile")
-        for folder in (path, *path.parents):
-            if folder.name in parts and RunDirectory(folder.parent).config_file.exists():
-                raise FileExistsError(f"{self.path} belongs to the run in {folder.parent}. Give another run_dir.")
+        self.check_not_inside()
         if self.config_file.exists():
             raise FileExistsError(
                 f"{self.path} already holds another run, which would be lost. "
                 "Go on with that one by resume=True (--resume), give another run_dir, or remove it first."
             )
+
+    def check_not_inside(self) -> None:
+        """Refuses a directory that belongs to a run.
+
+        Raises:
+            FileExistsError: It does.
+        """
+        path = self.path.absolute()
+        parts = ("checkpoints", "figures", "broken", "profile")
+        for folder in (path, *path.parents):
+            if folder.name in parts and RunDirectory(folder.parent).config_file.exists():
+                raise FileExistsError(f"{self.path} belongs to the run in {folder.parent}. Give another run_dir.")
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         files.write_json(self.config_file, config)
@@ -171,6 +187,26 @@ def check_directory(directory: RunDirectory, needed_bytes: int) -> None:
         )
 
 
+def holds_several(directory: RunDirectory) -> bool:
+    """Whether a directory is that of an experiment of several runs."""
+    return directory.config_file.exists() and "experiment" in directory.read_config()
+
+
+def runs_below(directory: RunDirectory) -> list[Path]:
+    """The run directories of an experiment, in the order in which they were started; searches are left out."""
+    found = []
+    for path in directory.path.rglob("config.json"):
+        config = RunDirectory(path.parent).read_config() if path.parent != directory.path else {}
+        inside = any(RunDirectory(above).config_file.exists() for above in _between(path.parent, directory.path))
+        if "data" in config and not inside:
+            found.append((str(config.get("started")), path.parent))
+    return [path for _, path in sorted(found)]
+
+
+def _between(path: Path, top: Path) -> list[Path]:
+    return [above for above in path.parents if above.is_relative_to(top) and above != top]
+
+
 def path_of(given: str | Path | None, name: str) -> Path:
     """The directory that was given, or a new name such as `runs/imdb_hub/20261122-101500-ab12`."""
     if given is not None:
@@ -215,6 +251,21 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def machine() -> dict[str, Any]:
+    """The machine that a run is on."""
+    cores = os.process_cpu_count() if sys.version_info >= (3, 13) else len(os.sched_getaffinity(0))
+    return {"system": platform.platform(), "processor": _processor(), "cores": cores}
+
+
+def _processor() -> str:
+    """The name of the processor; Python knows it on few systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _megabytes(size: int) -> str:

@@ -33,6 +33,7 @@ from lightkeras.checkpoint import Checkpoint
 from lightkeras.data import DataModule, Feed
 from lightkeras.data.arrays import as_feed
 from lightkeras.divergence import Alarm, first_not_finite
+from lightkeras.drawing import Drawing, draw_split, write_report
 from lightkeras.features import FeatureCache, encoded
 from lightkeras.fitting import Fit
 from lightkeras.ledger import Ledger
@@ -127,6 +128,9 @@ class Runner(Settings):
                 fit.export_best_model()
             result = fit.result()
             fit.directory.update_result({**fit.facts, "fit": result.summary()})
+            if self.pictures and not fit.interrupted:
+                fit.draw_best()
+                fit.report()
             if self.profile:
                 fit.write_profile()
         if fit.interrupted:
@@ -213,6 +217,9 @@ class Runner(Settings):
         result = EvalResult(split, metrics, watcher.examples, time.perf_counter() - started)
         if weights is not None:
             assembly.directory_of(self).update_result({split: metrics})
+            if self.pictures:
+                draw_split(assembly.directory_of(self), Drawing(task, engine, feed, split, limit), weights)
+                write_report(assembly.directory_of(self))
         return result
 
     def predict(self, task: Task, data: Any, *, weights: str | None = None, batch_size: int = 256) -> Any:
@@ -409,6 +416,8 @@ class Runner(Settings):
             return
         values = fit.values()
         fit.add_epoch(values)
+        if self.draw_every is not None and schedule.is_multiple(fit.epochs, self.draw_every):
+            fit.draw()
         fit.mark()
         improved = not judged and (fit.monitor is None or fit.monitor in values) and fit.judge(fit.epochs, values)
         with fit.ledger.part("callbacks"):

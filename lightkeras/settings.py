@@ -61,6 +61,9 @@ class Settings:
         run_dir: The run directory; `None` makes one under `runs/`.
         callbacks: Keras callbacks.
         progress: Whether to show a progress bar (on a terminal only).
+        draw_every: Epochs after which the pictures of the task are drawn during training, with the weights as they
+            are then; `None` draws them at the end alone.
+        pictures: Whether to draw at all: the curves, the pictures of the task, and `report.html`.
         preflight: Whether to try everything on one batch before the first epoch; see `lightkeras.preflight`
             for what is checked all the same.
         profile: Whether to write where the time of a fit went to `profile.json`, and the backend's own trace of
@@ -86,12 +89,14 @@ class Settings:
     run_dir: str | Path | None = None
     callbacks: Sequence[keras.callbacks.Callback] = ()
     progress: bool = True
+    draw_every: int | None = None
+    pictures: bool = True
     preflight: bool = True
     profile: bool = False
 
     def __post_init__(self) -> None:
         least = {"max_epochs": 1, "max_steps": 1, "patience": 1, "seed": 0, "skip_broken": 0, "steps_per_call": 1}
-        _check_whole(self, least, optional=("max_steps", "patience", "steps_per_call"))
+        _check_whole(self, least | {"draw_every": 1}, ("max_steps", "patience", "steps_per_call", "draw_every"))
         if self.max_time is not None and not 0 < self.max_time < float("inf"):
             raise ValueError(
                 f"{type(self).__name__}(max_time={self.max_time!r}): expected a number of seconds above 0."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, final
 
 import keras
 import numpy as np
@@ -20,9 +20,35 @@ from lightkeras.data.feed import Structure
 from lightkeras.data.keras_encoder import KerasEncoder
 from lightkeras.engine.base import Engine, Tensor
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 KERAS_OBJECTS = (keras.Layer, keras.optimizers.Optimizer, keras.metrics.Metric, keras.random.SeedGenerator)
 KerasObject = Any
 """An instance of one of `KERAS_OBJECTS`."""
+
+
+class Predict(Protocol):
+    """Examples of a split, and what `predict_step` gives for them: what `Task.draw` is given."""
+
+    split: str
+    """`"validation"` or `"test"`; `"train"` where there is no validation split."""
+
+    def __call__(self, count: int | None = None) -> tuple[Structure, Structure]:
+        """The first examples of the split, and the outputs for them.
+
+        Each example is run at most once for one call of `draw`, however often this is asked.
+
+        Args:
+            count: How many; `None` for all that the run uses of the split. Where there are fewer, all of them.
+
+        Returns:
+            The examples in the structure of the split's batches before an encoder, and the outputs in that of
+            `predict_step`: NumPy arrays whose axis 0 counts examples. Text is an object array of `bytes` or `str`.
+
+        Raises:
+            ValueError: `count` is below 1, or arrays of different batches cannot be joined.
+        """
 
 
 class Task:
@@ -105,6 +131,23 @@ class Task:
         """Outputs for one batch; axis 0 counts examples."""
         inputs = batch[0] if isinstance(batch, tuple) else batch
         return self.model(inputs, training=False)
+
+    def build_callbacks(self) -> list[keras.callbacks.Callback]:
+        """Keras callbacks of the task: made anew for each fit, after `build`; they come after those of the runner."""
+        return []
+
+    def draw(self, predict: Predict) -> Mapping[str, Figure]:
+        """Pictures of what was learned, by name; none unless overridden.
+
+        The runner calls it at the end of a fit with the best weights, after `evaluate(weights=...)`, and during
+        training every `draw_every` epochs. Each figure becomes `figures/<split>/<name>.png` and an image in
+        TensorBoard. Variables and random states are put back afterwards; an error is said, and the run goes on.
+
+        Args:
+            predict: Gives the first examples of a split, and the outputs of `predict_step` for them. Nothing is run
+                over the split unless it is called.
+        """
+        return {}
 
     def check_data(self, arrays: Structure, split: str) -> None:
         """Looks at a whole split that is held in memory, before training.

@@ -12,14 +12,7 @@ from rich.table import Table
 from lightkeras import files
 from lightkeras.ledger import PARTS
 from lightkeras.results import BatchSizes, Best, EvalResult, FitResult, SearchResult
-from lightkeras.run_directory import RunDirectory
-
-
-def draw_curves(fitted: FitResult) -> None:
-    from lightkeras import plots
-
-    best = fitted.best.epoch if fitted.best is not None else None
-    plots.curves(fitted.history, RunDirectory(fitted.run_dir).figures / "curves.png", best_epoch=best)
+from lightkeras.run_directory import RunDirectory, runs_below
 
 
 def report_fit(fitted: FitResult, tested: EvalResult | None) -> None:
@@ -42,6 +35,21 @@ def report_fit(fitted: FitResult, tested: EvalResult | None) -> None:
     if fitted.interrupted:
         lines["go on"] = f"python {sys.argv[0]} --resume --run_dir {fitted.run_dir}"
     print_lines(console, lines)
+
+
+def report_several(directory: RunDirectory) -> None:
+    """Shows the runs of an experiment side by side."""
+    console = Console()
+    rows: dict[str, Any] = {}
+    for path in runs_below(directory):
+        result = RunDirectory(path).read_result()
+        best = result.get("fit", {}).get("best") or {}
+        values = {name: value for name, value in best.items() if name.startswith("val/") and value is not None}
+        values |= {f"test/{name}": value for name, value in (result.get("test") or {}).items() if value is not None}
+        rows[path.relative_to(directory.path).as_posix()] = values
+    if any(rows.values()):
+        console.print(table(rows))
+    print_lines(console, {"runs": str(directory.path), "look": f"tensorboard --logdir {directory.path}"})
 
 
 def report_profile(run_dir: Path) -> None:

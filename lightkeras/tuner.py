@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightkeras import resuming, run_directory, schedule
+from lightkeras import hparams, resuming, run_directory, schedule
 from lightkeras._messages import did_you_mean
 from lightkeras.data.lookup import Lookup, announce
 from lightkeras.lock import RunLock, check_free, waiting_lock
@@ -196,8 +196,6 @@ class Tuner:
     def _look(self, pool: Pool | None) -> tuple[work.Look, str, str]:
         """What is known of the task, and the objective and its direction, checked against what an epoch really logs."""
         space = self.made_space()
-        from lightkeras import hparams
-
         values = hparams.to_dict(space.hparams({}))
         runner = dataclasses.replace(self.runner, run_dir=None, monitor=None, mode=None, progress=False)
         if pool is None:

@@ -55,6 +55,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plots": HELPERS,
     "progress": HELPERS,
     "run_directory": HELPERS,
+    "page": set(),
+    "report": HELPERS | {"page", "plots", "run_directory"},
 }
 # The parts above those: each may import whatever stands before it.
 ABOVE = [
@@ -63,6 +65,7 @@ ABOVE = [
     "finders",
     "divergence",
     "bundle",
+    "drawing",
     "saving",
     "settings",
     "fitting",
@@ -72,6 +75,7 @@ ABOVE = [
     "search",
     "tuner",
     "replaying",
+    "several",
     "flags",
     "terminal",
     "tuning",

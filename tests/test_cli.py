@@ -38,7 +38,7 @@ def folder(tmp_path_factory, tmp_path, monkeypatch) -> Path:
 def run(*words: str, task: type[lk.Task] = TwoMoons, **defaults: Any) -> int:
     """The exit status."""
     try:
-        lk.cli(task, list(words), **defaults)
+        lk.cli(task, args=list(words), **defaults)
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
@@ -55,7 +55,7 @@ def fitted(tmp_path_factory) -> tuple[Path, str]:
 
     printed, path = io.StringIO(), tmp_path_factory.mktemp("cli") / "run"
     with contextlib.redirect_stdout(printed):
-        lk.cli(TwoMoons, ["--hp.hidden_units", "8", *QUICK, "--run_dir", str(path)])
+        lk.cli(TwoMoons, args=["--hp.hidden_units", "8", *QUICK, "--run_dir", str(path)])
     return path, printed.getvalue()
 
 
@@ -258,7 +258,7 @@ def test_a_setting_of_the_experiment_is_the_default_and_may_be_a_callback(folder
 
 def test_a_wrong_setting_of_the_experiment_is_not_the_users_mistake():
     with pytest.raises(ValueError, match=r"Runner\(max_epochs=0\)"):
-        lk.cli(TwoMoons, [], max_epochs=0)
+        lk.cli(TwoMoons, args=[], max_epochs=0)
 
 
 def test_help_shows_commands_ranges_and_defaults(capsys):

@@ -41,6 +41,18 @@ class DataModule(abc.ABC):
         """Batches that are looked at once, at the end; `None` if there are none."""
         return None
 
+    def expand(self, inputs: Sequence[str], lookup: Lookup) -> list[str]:
+        """Raw inputs as `predict` takes them, each of which is one example.
+
+        Args:
+            inputs: What a person typed; one of them may stand for several examples, such as a file of images.
+            lookup: Where to look, if inputs name parts of the data.
+
+        Returns:
+            One input per example: those of `inputs`, unless a module says otherwise.
+        """
+        return list(inputs)
+
     def predict(self, inputs: Sequence[str]) -> Feed:
         """Batches of raw inputs as a person types them, such as texts on a command line.
 

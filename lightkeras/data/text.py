@@ -8,9 +8,9 @@ from typing import final
 
 import numpy as np
 
-from lightkeras.data import kept, tfds
+from lightkeras.data import kept, prepared, tfds
 from lightkeras.data.feed import ArrayFeed, check_batching
-from lightkeras.data.lookup import Lookup, announce, reachable
+from lightkeras.data.lookup import Lookup, announce
 from lightkeras.data.module import DataModule
 from lightkeras.data.sample import sample_reviews
 
@@ -64,7 +64,7 @@ class ImdbReviews(DataModule):
             return
         tried: list[str] = []
         if lookup.may_use_real:
-            self._folder = _find(lookup.folder, tried) or _download(tried)
+            self._folder = prepared.find(_NAME, lookup, DOWNLOAD_HOST, tried)
         if self._folder is not None:
             tfds.check_prepared(self._folder)
             self.source = "imdb_reviews"
@@ -145,29 +145,3 @@ class ImdbReviews(DataModule):
                 "plain_text, without its unsupervised split."
             )
         return columns["text"], labels.astype(np.int32)
-
-
-def _find(folder: Path | None, tried: list[str]) -> Path | None:
-    """The newest prepared version in the data folder, else in TFDS's; what was looked at goes to `tried`."""
-    if folder is None:
-        tried.append("no data folder is named by LIGHTKERAS_DATA_DIR or --data_dir")
-    for base in (folder, tfds.default_folder()):
-        if base is None:
-            continue
-        found = tfds.newest_version(base / _NAME)
-        if found is not None:
-            return found
-        tried.append(f"no version in {base / _NAME}")
-    return None
-
-
-def _download(tried: list[str]) -> Path | None:
-    if not reachable(DOWNLOAD_HOST):
-        tried.append(f"{DOWNLOAD_HOST} does not answer")
-        return None
-    announce(f"downloading {_NAME} with TFDS to {tfds.default_folder()} (about 80 MB)")
-    try:
-        return tfds.download(_NAME)
-    except OSError as error:
-        tried.append(str(error))
-        return None

@@ -124,7 +124,7 @@ def find_learning_rate(task: Task, feed: Feed, test: RangeTest, seed: int, figur
         wall_s=time.perf_counter() - began,
     )
     if figure is not None:
-        plots.learning_rates(rates, losses, curve, figure, suggestion=suggestion, loss=test.loss)
+        plots.save(plots.learning_rates(rates, losses, curve, suggestion, test.loss), figure)
     return result
 
 

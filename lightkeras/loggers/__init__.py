@@ -2,6 +2,6 @@
 
 from lightkeras.loggers.base import Logger
 from lightkeras.loggers.csv import CsvLogger
-from lightkeras.loggers.tensorboard import TensorBoardLogger
+from lightkeras.loggers.tensorboard import TensorBoardLogger, write_images
 
-__all__ = ["CsvLogger", "Logger", "TensorBoardLogger"]
+__all__ = ["CsvLogger", "Logger", "TensorBoardLogger", "write_images"]

@@ -55,6 +55,14 @@ class Logger(abc.ABC):
             values: The epoch's values by name.
         """
 
+    def log_images(self, step: int, images: Mapping[str, bytes]) -> None:  # noqa: B027, not every logger shows any
+        """Pictures; a logger that cannot show them leaves them out.
+
+        Args:
+            step: Train steps done, over the whole run.
+            images: PNG images by tag, such as `validation/confusion`.
+        """
+
     @abc.abstractmethod
     def flush(self) -> None:
         """Makes everything so far visible to readers."""

@@ -5,6 +5,7 @@ One file holds, under tags:
     train/<name>           at every train step
     val/<name>             at every epoch and every validation inside one, on the same axis of train steps
     epoch/<split>/<name>   the means over each epoch, on an axis of epochs
+    <split>/<picture>      pictures of the task, at the train step of their weights
     config                 the configuration, as text
     (hyperparameters)      for the HParams tab, with `val/...` as its metrics
 
@@ -18,6 +19,7 @@ import json
 import os
 import re
 import socket
+import struct
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -90,6 +92,10 @@ class TensorBoardLogger(Logger):
             self._opened().add(scalars(validation), step)
         self._opened().add(scalars({f"epoch/{name}": value for name, value in values.items()}), epoch)
 
+    def log_images(self, step: int, images: Mapping[str, bytes]) -> None:
+        if images:
+            self._opened().add(images_summary(images), step)
+
     def flush(self) -> None:
         if self._file is not None:
             self._file.flush()
@@ -149,12 +155,13 @@ class EventFile:
             there: it reads them in the order of their names.
         session_from: Train steps done where a session starts; a TensorBoard that has seen points of later steps
             drops them. `None` starts no session: the points go beside those that are there.
+        ending: What the name ends with.
     """
 
-    def __init__(self, folder: Path, session_from: int | None = None) -> None:
+    def __init__(self, folder: Path, session_from: int | None = None, ending: str = SUFFIX) -> None:
         started = time.time()
         seconds = max([int(started), *(1 + second for second in _seconds(folder))])
-        name = f"events.out.tfevents.{seconds:010d}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}{SUFFIX}"
+        name = f"events.out.tfevents.{seconds:010d}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}{ending}"
         self.path = folder / name
         with files.explained(self.path):
             self._file: BinaryIO = open(self.path, "xb")  # noqa: SIM115
@@ -196,6 +203,36 @@ def scalars(values: Mapping[str, float]) -> summary_pb2.Summary:
     return summary_pb2.Summary(
         value=[summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
     )
+
+
+def images_summary(images: Mapping[str, bytes]) -> summary_pb2.Summary:
+    """A summary of PNG images by tag."""
+    values = []
+    for tag, png in images.items():
+        width, height = struct.unpack_from(">II", png, 16)  # of the header, which comes first
+        image = summary_pb2.Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
+        values.append(summary_pb2.Summary.Value(tag=tag, image=image))
+    return summary_pb2.Summary(value=values)
+
+
+def write_images(folder: Path, split: str, step: int, images: Mapping[str, bytes]) -> None:
+    """Writes pictures to an event file of their own, in place of those that were written so of the split before.
+
+    Args:
+        folder: The run directory.
+        split: The split they were drawn of.
+        step: Train steps of their weights.
+        images: PNG images by tag.
+    """
+    ending = f".{split}{SUFFIX}"
+    before = sorted(folder.glob(f"events.out.tfevents.*{ending}"))
+    if images:
+        file = EventFile(folder, ending=ending)
+        file.add(images_summary(images), step)
+        file.close()
+    for path in before:
+        with files.explained(path):
+            path.unlink()
 
 
 def search_summary(space: Mapping[str, Range], metrics: Sequence[str]) -> summary_pb2.Summary:

@@ -11,6 +11,7 @@ Unless it is switched off, `run`:
     check_finite        numbers of the splits in memory are finite
     warn_of_...         the splits do not share examples, and hold numbers of one kind
     check_saved         every variable comes back from a checkpoint as it was
+    warn_of_missing_config  the model can be written to model.keras at the end
     try_steps           both steps run on a first and a smaller last batch: losses and gradients are
                         finite, variables move, names stay, the set of variables stays
 
@@ -20,7 +21,7 @@ Everything that was run is put back: not a bit differs afterwards. Nothing is wr
 from lightkeras.engine.base import Engine, Trace
 from lightkeras.passes import Pass
 from lightkeras.preflight.errors import TaskError
-from lightkeras.preflight.saved import check_saved
+from lightkeras.preflight.saved import check_saved, warn_of_missing_config
 from lightkeras.preflight.splits import (
     check_feed,
     check_finite,
@@ -65,4 +66,5 @@ def run(task: Task, engine: Engine, trace: Trace, learner: Pass, watcher: Pass |
         warn_of_other_inputs(learner.feed, watcher.feed)
         warn_of_shared_examples(learner.feed, watcher.feed)
     check_saved(task)
+    warn_of_missing_config(task)
     try_steps(task, engine, trace, learner, watcher)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 
 import keras
@@ -36,6 +37,22 @@ def check_saved(task: Task) -> None:
     names = {key: variable.path for key, variable in variables.items()}
     if json.loads(files.json_bytes(names)) != names:
         raise TaskError(f"{name}: the names of its variables do not come back from a checkpoint: {names}.")
+
+
+def warn_of_missing_config(task: Task) -> None:
+    """Warns of a model that could not be written to `model.keras` at the end: it does not say how it was made."""
+    model = vars(task).get("model")
+    if not isinstance(model, keras.Model):
+        return
+    try:
+        keras.saving.serialize_keras_object(model)
+    except NotImplementedError:
+        warnings.warn(
+            f"{type(task).__name__}: model.keras cannot be written at the end, for {type(model).__name__}, or a "
+            "layer in it, does not say how it was made. Give it a `get_config` that returns its constructor's arguments.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def forms(variables: Mapping[str, keras.Variable]) -> Forms:

@@ -165,6 +165,7 @@ class Coordinator:
             "max_epochs": run.epochs or plan.runner.max_epochs,
             "preflight": False,  # the search had its own
             "progress": False,
+            "pictures": False,
         }
         if run.joined:
             settings |= {"monitor": None, "mode": None, "patience": None}

@@ -66,6 +66,7 @@ def test_a_source_says_what_may_be_used(source, real, sample):
 
 
 def test_the_cache_follows_the_xdg_variable(monkeypatch, tmp_path):
+    monkeypatch.delenv("LIGHTKERAS_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_dir() == tmp_path / "lightkeras"
     monkeypatch.delenv("XDG_CACHE_HOME")

@@ -146,8 +146,8 @@ def test_a_failed_download_is_told_and_the_sample_stands_in(monkeypatch, capfd):
     def broken(name: str):
         raise OSError(f"TFDS could not download {name!r}: ConnectionError: reset")
 
-    monkeypatch.setattr(text, "reachable", lambda address: True)
-    monkeypatch.setattr(text.tfds, "download", broken)
+    monkeypatch.setattr(text.prepared, "reachable", lambda address: True)
+    monkeypatch.setattr(text.prepared, "download", broken)
     reviews = prepared(Lookup("auto"))
     assert reviews.source == "sample"
     downloading, found = capfd.readouterr().err.splitlines()
@@ -157,8 +157,8 @@ def test_a_failed_download_is_told_and_the_sample_stands_in(monkeypatch, capfd):
 
 def test_a_download_that_works_is_used(monkeypatch, version_folder):
     # The download itself needs the network; what it leaves behind is real.
-    monkeypatch.setattr(text, "reachable", lambda address: True)
-    monkeypatch.setattr(text.tfds, "download", lambda name: version_folder)
+    monkeypatch.setattr(text.prepared, "reachable", lambda address: True)
+    monkeypatch.setattr(text.prepared, "download", lambda name: version_folder)
     assert prepared(Lookup("real")).test().examples == 4
 
 

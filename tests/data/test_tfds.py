@@ -76,26 +76,6 @@ def test_features_of_varying_size_are_refused_with_a_remedy(tmp_path):
         tfds.read_split(tmp_path / "walks" / "1.0.0", "train")
 
 
-def test_the_newest_version_is_chosen_by_number(tmp_path):
-    for name in ("1.2.0", "1.10.0", "0.99.99", "incomplete.AB12_3.0.0", "2.0", "notes"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "9.0.0").write_text("a file is no version")
-    assert tfds.newest_version(tmp_path) == tmp_path / "1.10.0"
-
-
-def test_a_folder_without_versions_has_no_newest_one(tmp_path):
-    assert tfds.newest_version(tmp_path) is None
-    assert tfds.newest_version(tmp_path / "gone") is None
-
-
-def test_the_default_folder_is_the_one_of_tfds(monkeypatch, tmp_path):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    assert tfds.default_folder() == tmp_path
-    monkeypatch.delenv("TFDS_DATA_DIR")
-    monkeypatch.setenv("HOME", "/home/someone")
-    assert tfds.default_folder() == Path("/home/someone/tensorflow_datasets")
-
-
 def test_a_flipped_byte_is_found_and_its_file_named(version_folder):
     second = shards(version_folder, "train")[1]
     content = bytearray(second.read_bytes())

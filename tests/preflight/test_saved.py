@@ -8,7 +8,8 @@ from keras import layers
 
 from lightkeras import checkpoint
 from lightkeras.preflight import TaskError
-from lightkeras.preflight.saved import check_same_state, check_saved, forms, same_bits
+from lightkeras.preflight.saved import check_same_state, check_saved, forms, same_bits, warn_of_missing_config
+from lightkeras.runner import Runner
 from lightkeras.testing import TwoMoons
 
 
@@ -82,3 +83,59 @@ def test_variables_that_came_went_or_are_others_are_named():
 def test_bits_are_compared_and_not_numbers():
     assert same_bits(np.float32([np.nan]), np.float32([np.nan]))
     assert not same_bits(np.float32([0.0]), np.float32([-0.0]))
+
+
+class Net(keras.Model):
+    """A model that is a class: its units are an argument."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.units = units
+        self.dense = layers.Dense(1)
+
+    def call(self, points):
+        return self.dense(points)
+
+
+class Described(Net):
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+class WithNet(TwoMoons):
+    kind = Net
+
+    def build_model(self):
+        model = self.kind(3)
+        model(keras.Input((2,)))
+        return model
+
+
+def test_a_model_that_does_not_say_how_it_was_made_is_warned_of():
+    message = (
+        r"WithNet: model\.keras cannot be written at the end, for Net, or a layer in it, does not say how it was made\."
+        " Give it a `get_config`"
+    )
+    with pytest.warns(UserWarning, match=message):
+        warn_of_missing_config(ready(WithNet()))
+
+
+def test_models_that_say_it_and_tasks_without_a_model_are_not_warned_of():
+    class Says(WithNet):
+        kind = Described
+
+    class HasNone(TwoMoons):
+        def build(self):
+            self.network = self.build_model()
+
+    for task in (TwoMoons(), Says(), HasNone()):
+        warn_of_missing_config(ready(task))  # a warning would be an error
+
+
+def test_a_run_whose_model_cannot_be_written_keeps_its_result_and_its_weights(tmp_path):
+    with pytest.warns(UserWarning, match=r"model\.keras was not written: Object Net was created by passing"):
+        result = Runner(max_epochs=1, run_dir=tmp_path / "run", preflight=False).fit(WithNet())
+    assert result.epochs == 1
+    assert (tmp_path / "run" / "result.json").exists()
+    assert (tmp_path / "run" / "checkpoints" / "best").exists()
+    assert {path.name for path in (tmp_path / "run").glob("*.keras")} == set()

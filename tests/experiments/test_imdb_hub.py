@@ -2,78 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from machine import Experiment, Finished, Machine, read_json
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-EXPERIMENT = Path(__file__).resolve().parents[2] / "experiments" / "imdb_hub.py"
 EPOCHS, STEPS_PER_EPOCH = 2, 12
 TEXTS = ["A wonderful film, moving and clever.", "Dull, clumsy and far too long."]
-
-
-@dataclasses.dataclass(frozen=True)
-class Machine:
-    """A home folder in which nothing was downloaded, and runs of the experiment in it."""
-
-    home: Path
-
-    def environment(self, **more: str) -> dict[str, str]:
-        ours = ("LIGHTKERAS_DATA_DIR", "KERAS_BACKEND", "KERAS_HOME", "TFHUB_CACHE_DIR", "TF_CPP_MIN_LOG_LEVEL")
-        terminal = ("FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS", "COV_CORE_SOURCE")
-        kept = {name: value for name, value in os.environ.items() if name not in ours + terminal}
-        folders = {"HOME": "", "XDG_CACHE_HOME": "cache", "TFDS_DATA_DIR": "tfds"}
-        return kept | {name: str(self.home / folder) for name, folder in folders.items()} | more
-
-    def python(self, *args: str | Path, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *map(str, args)],
-            cwd=self.home,
-            env=self.environment(**more),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-
-    def run(self, *args: str | Path, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
-        return self.python(EXPERIMENT, *args, stdin=stdin, **more)
-
-
-@dataclasses.dataclass(frozen=True)
-class Finished:
-    """A run that was made once, for all tests that only look at it."""
-
-    run_dir: Path
-    process: subprocess.CompletedProcess[str]
-
-    @property
-    def result(self) -> dict[str, Any]:
-        return read_json(self.run_dir / "result.json")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    return Machine(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="module")
 def finished(machine: Machine) -> Finished:
     """The default command, in a folder of its own choice, for a few epochs."""
-    process = machine.run("--runner.max_epochs", str(EPOCHS))
+    process = machine.run("imdb_hub", "--runner.max_epochs", str(EPOCHS))
     assert process.returncode == 0, process.stderr
     (run_dir,) = machine.home.glob("runs/imdb_hub/*")
     return Finished(run_dir, process)
@@ -153,7 +101,7 @@ def test_nothing_else_is_said_where_there_is_no_terminal(finished: Finished) -> 
 
 def test_one_seed_gives_the_same_weights_bit_for_bit(machine: Machine, finished: Finished, tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_text(f"runner:\n  max_epochs: {EPOCHS}\nrun_dir: {tmp_path / 'again'}\n")
-    done = machine.run("fit", "--config", tmp_path / "settings.yaml")
+    done = machine.run("imdb_hub", "fit", "--config", tmp_path / "settings.yaml")
     assert done.returncode == 0, done.stderr
     last = f"checkpoints/step-{EPOCHS * STEPS_PER_EPOCH:08d}/variables.safetensors"
     assert (tmp_path / "again" / last).read_bytes() == (finished.run_dir / last).read_bytes()
@@ -166,7 +114,7 @@ def test_one_seed_gives_the_same_weights_bit_for_bit(machine: Machine, finished:
 def test_test_repeats_the_test_of_the_fit(machine: Machine, finished: Finished, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(finished.run_dir, copy)
-    done = machine.run("test", "--run_dir", copy)
+    done = machine.run("imdb_hub", "test", "--run_dir", copy)
     assert done.returncode == 0, done.stderr
     assert "best weights, 2,000 examples" in done.stdout
     assert read_json(copy / "result.json")["test"] == pytest.approx(finished.result["test"], rel=1e-6)
@@ -174,7 +122,7 @@ def test_test_repeats_the_test_of_the_fit(machine: Machine, finished: Finished, 
 
 @pytest.fixture(scope="module")
 def predicted(machine: Machine, finished: Finished) -> list[dict[str, Any]]:
-    done = machine.run("predict", "--run_dir", finished.run_dir, *TEXTS)
+    done = machine.run("imdb_hub", "predict", "--run_dir", finished.run_dir, *TEXTS)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -187,7 +135,7 @@ def test_predict_answers_each_text_with_a_line_of_json(predicted: list[dict[str,
 
 
 def test_predict_reads_standard_input(machine: Machine, finished: Finished, predicted: list[dict[str, Any]]) -> None:
-    done = machine.run("predict", "--run_dir", finished.run_dir, "-", stdin="\n".join(TEXTS) + "\n")
+    done = machine.run("imdb_hub", "predict", "--run_dir", finished.run_dir, "-", stdin="\n".join(TEXTS) + "\n")
     assert done.returncode == 0, done.stderr
     assert [json.loads(line) for line in done.stdout.splitlines()] == predicted
 
@@ -208,7 +156,16 @@ print(json.dumps(model.predict(tf.constant(sys.argv[2:]), verbose=0)[:, 0].tolis
 def test_tune_runs_trials_and_names_the_best(machine: Machine, tmp_path: Path) -> None:
     search = tmp_path / "search"
     done = machine.run(
-        "tune", "--run_dir", search, "--tuner.trials", "2", "--runner.max_epochs", "1", "--hp.dropout", "0.1"
+        "imdb_hub",
+        "tune",
+        "--run_dir",
+        search,
+        "--tuner.trials",
+        "2",
+        "--runner.max_epochs",
+        "1",
+        "--hp.dropout",
+        "0.1",
     )
     assert done.returncode == 0, done.stderr
     rows = (search / "trials.csv").read_text(encoding="utf-8").splitlines()
@@ -221,45 +178,52 @@ def test_tune_runs_trials_and_names_the_best(machine: Machine, tmp_path: Path) -
 # ------------------------------------------------------------------ mistakes, and how they are answered
 
 
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (["--hp.hidden_unit", "8"], "Did you mean '--hp.hidden_units'?"),
-        (["--hp.hidden_units", "many"], "hp.hidden_units"),
-        (["--source", "nowhere"], "source"),
-        (["fitt"], "Did you mean 'fit'?"),
-        (["--runner.max_epochs", "0"], "max_epochs=0"),
-        (["test"], "run_dir"),
-        (["test", "--run_dir", "nothing"], "nothing holds no run"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_a_mistake_is_answered_and_ends_with_status_2(machine: Machine, args: list[str], message: str) -> None:
-    done = machine.run(*args)
+MISTAKES = {
+    ("--hp.hidden_unit", "8"): "Did you mean '--hp.hidden_units'?",
+    ("--hp.hidden_units", "many"): "hp.hidden_units",
+    ("--source", "nowhere"): "source",
+    ("fitt",): "Did you mean 'fit'?",
+    ("--runner.max_epochs", "0"): "max_epochs=0",
+    ("test",): "run_dir",
+    ("test", "--run_dir", "nothing"): "nothing holds no run",
+}
+
+
+@pytest.fixture(scope="module")
+def answers(machine: Machine) -> dict[tuple[str, ...], subprocess.CompletedProcess[str]]:
+    commands = [*MISTAKES, ("--help",)]
+    return dict(zip(commands, machine.run_each("imdb_hub", commands), strict=True))
+
+
+@pytest.mark.parametrize("args", MISTAKES, ids=" ".join)
+def test_a_mistake_is_answered_and_ends_with_status_2(
+    answers: dict[tuple[str, ...], subprocess.CompletedProcess[str]], args: tuple[str, ...]
+) -> None:
+    done = answers[args]
     assert done.returncode == 2, done.stderr
-    assert message in done.stderr
+    assert MISTAKES[args] in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
 
 def test_a_run_directory_that_is_taken_is_left_as_it_was(machine: Machine, finished: Finished) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.run_dir.rglob("*")}
-    done = machine.run("--run_dir", finished.run_dir)
+    done = machine.run("imdb_hub", "--run_dir", finished.run_dir)
     assert done.returncode == 2
     assert "already holds another run, which would be lost" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in finished.run_dir.rglob("*")} == before
 
 
 def test_real_data_that_is_nowhere_ends_with_what_was_tried(machine: Machine, tmp_path: Path) -> None:
-    done = machine.run("--source", "real", "--data_dir", tmp_path, "--run_dir", tmp_path / "run")
+    done = machine.run("imdb_hub", "--source", "real", "--data_dir", tmp_path, "--run_dir", tmp_path / "run")
     assert done.returncode == 2, done.stdout
     assert "was found and source='real' forbids the built-in sample. Tried:" in done.stderr
     assert str(tmp_path / "hub" / "nnlm-en-dim50") in done.stderr
     assert not (tmp_path / "run").exists()
 
 
-def test_help_lists_every_flag(machine: Machine) -> None:
-    done = machine.run("--help")
+def test_help_lists_every_flag(answers: dict[tuple[str, ...], subprocess.CompletedProcess[str]]) -> None:
+    done = answers[("--help",)]
     assert (done.returncode, done.stderr) == (0, "")
     hparams = ["hidden_units", "dropout", "learning_rate", "lazy", "fine_tune", "module", "batch_size"]
     runner = ["max_epochs", "monitor", "mode", "patience", "seed", "steps_per_call", "progress"]
@@ -274,11 +238,7 @@ def test_help_lists_every_flag(machine: Machine) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.skipif(not os.environ.get("LIGHTKERAS_DATA_DIR"), reason="needs LIGHTKERAS_DATA_DIR")
-def test_on_the_real_data_the_test_accuracy_is_at_least_85_percent(tmp_path: Path) -> None:
-    data = Path(os.environ["LIGHTKERAS_DATA_DIR"]).resolve()
-    done = Machine(tmp_path).run("--source", "real", "--run_dir", tmp_path / "run", LIGHTKERAS_DATA_DIR=str(data))
-    assert done.returncode == 0, done.stderr
-    result = read_json(tmp_path / "run" / "result.json")
+def test_on_the_real_data_the_test_accuracy_is_at_least_85_percent(experiment_on_real_data: Experiment) -> None:
+    result = experiment_on_real_data("imdb_hub").result
     assert result["source"] == "imdb_reviews"
     assert result["test"]["accuracy"] >= 0.85

@@ -1,0 +1,157 @@
+"""Holding out a part of arrays: by fraction or by count, the same share of each class where that is wanted."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+
+from lightkeras.data.bags import Bags
+from lightkeras.data.feed import Structure, as_arrays, flatten, map_structure
+
+
+def split(
+    arrays: Structure,
+    validation: float = 0.1,
+    *,
+    stratify: np.ndarray | None = None,
+    shuffle: bool = True,
+    seed: int = 0,
+) -> tuple[Structure, Structure]:
+    """Splits arrays in two: what is learned from, and what is held out.
+
+    Args:
+        arrays: Arrays, `Bags`, or tuples, lists and dicts of them, as `ArrayData` reads them (float64 becomes
+            float32); axis 0 counts examples.
+        validation: What is held out. A float is a fraction between 0 and 1, of which the count is rounded
+            half up; an int is the count itself. Neither part may be empty.
+        stratify: Integer or text labels `[examples]`: each class gives its share, rounded so that the count is met
+            (largest remainders first; of equal ones the class that sorts first). `None` looks at no label.
+        shuffle: Whether those held out are drawn at random; `False` holds out the last ones (with `stratify`,
+            the last ones of each class). Both parts stay in the order they came in.
+        seed: Seed of that draw.
+
+    Returns:
+        The rest and the part held out, each in the form of `arrays`.
+
+    Raises:
+        ValueError: Lengths that differ, a part that would be empty, a class that would be held out whole, or
+            a `seed` below 0.
+        TypeError: `validation` is no number.
+
+    Example:
+        >>> import numpy as np
+        >>> x, y = np.arange(10), np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1])
+        >>> (x_train, y_train), (x_val, y_val) = split((x, y), 0.5, stratify=y, shuffle=False)
+        >>> x_train.tolist(), x_val.tolist()
+        ([0, 1, 2, 6, 7], [3, 4, 5, 8, 9])
+    """
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"seed={seed!r}: expected a whole number of at least 0.")
+    arrays = as_arrays(arrays)
+    total = _examples(arrays)
+    count = held_out(total, validation)
+    order = np.random.default_rng(seed).permutation(total) if shuffle else np.arange(total)
+    chosen = np.zeros(total, bool)
+    if stratify is None:
+        chosen[order[total - count :]] = True
+    else:
+        chosen[_last_of_each_class(order, _labels(stratify, total), count)] = True
+    return _part(arrays, ~chosen), _part(arrays, chosen)
+
+
+def check_validation(validation: float) -> None:
+    """Refuses what is neither a fraction between 0 and 1 nor a count of at least 1.
+
+    Raises:
+        ValueError: The number is out of range.
+        TypeError: It is no number.
+    """
+    if isinstance(validation, bool) or not isinstance(validation, (int, float, np.integer, np.floating)):
+        raise TypeError(
+            f"validation={validation!r}: expected a fraction between 0 and 1, such as 0.1, or a whole number of "
+            "examples."
+        )
+    is_count = isinstance(validation, (int, np.integer))
+    if not (validation >= 1 if is_count else 0 < validation < 1):
+        raise ValueError(
+            f"validation={validation!r}: expected a fraction between 0 and 1, such as 0.1, or a whole number of "
+            "examples of at least 1."
+        )
+
+
+def held_out(total: int, validation: float) -> int:
+    """How many of `total` examples are held out, at least 1 and less than all.
+
+    Args:
+        total: Examples there are.
+        validation: As in `split`.
+
+    Raises:
+        ValueError: One of the two parts would be empty.
+        TypeError: `validation` is no number.
+
+    Example:
+        >>> held_out(60_000, 0.1), held_out(25, 0.1), held_out(25, 10)
+        (6000, 3, 10)
+    """
+    check_validation(validation)
+    if isinstance(validation, (int, np.integer)):
+        count = int(validation)
+    else:
+        # The fraction as it is written: 0.35 of 10 are 3.5, though the float 0.35 is a little less.
+        count = int(Fraction(repr(float(validation))) * total + Fraction(1, 2))
+    if not 0 < count < total:
+        raise ValueError(
+            f"validation={validation!r} of {total} examples are {count}: expected at least 1, and at least 1 left to "
+            "learn from."
+        )
+    return count
+
+
+def _examples(arrays: Structure) -> int:
+    lengths = {path or "0": len(leaf) for path, leaf in flatten(arrays)}
+    if not lengths:
+        raise ValueError("There are no arrays to split: expected at least one.")
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"array {path} has {length}" for path, length in lengths.items())
+        raise ValueError(f"Arrays differ in their number of examples: {found}. Axis 0 must agree.")
+    return next(iter(lengths.values()))
+
+
+def _labels(stratify: np.ndarray, total: int) -> np.ndarray:
+    labels = np.asarray(stratify)
+    if labels.shape != (total,):
+        raise ValueError(
+            f"stratify has shape {labels.shape}: expected one label for each of the {total} examples, ({total},)."
+        )
+    if labels.dtype.kind == "f":
+        raise ValueError(
+            f"stratify holds {labels.dtype} numbers: expected classes, as whole numbers or texts. Numbers are put into "
+            "classes by numpy.digitize, for example."
+        )
+    return labels
+
+
+def _last_of_each_class(order: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    classes, number, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    shares, remainders = np.divmod(sizes * count, len(labels))
+    # A stable sort: of equal remainders the class that sorts first.
+    shares[np.argsort(-remainders, kind="stable")[: count - shares.sum()]] += 1
+    whole = np.flatnonzero(shares == sizes)
+    if whole.size:
+        raise ValueError(
+            f"Class {classes[whole[0]]} has {sizes[whole[0]]} of {len(labels)} examples and would be held out whole "
+            f"with {count} of them, so that nothing could be learned about it. Hold out fewer, or leave stratify out."
+        )
+    of_class = number[order]
+    return np.concatenate([order[of_class == each][sizes[each] - shares[each] :] for each in range(len(classes))])
+
+
+def _part(arrays: Structure, chosen: np.ndarray) -> Structure:
+    indices = np.flatnonzero(chosen)
+
+    def take(leaf: np.ndarray | Bags) -> np.ndarray | Bags:
+        return leaf.take(indices) if isinstance(leaf, Bags) else leaf[indices]
+
+    return map_structure(take, arrays)

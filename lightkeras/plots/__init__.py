@@ -1,0 +1,27 @@
+"""Figures, from plain arrays, drawn with matplotlib and without a display.
+
+Each function takes arrays and gives a `matplotlib.figure.Figure`, which `save` writes. Colours are those of Okabe and
+Ito (https://jfly.uni-koeln.de/color/), which people with any colour vision tell apart; what is right or wrong has a
+mark besides its colour.
+"""
+
+from lightkeras.plots.curves import curves, learning_rates, overlay
+from lightkeras.plots.errors import confusion_matrix, error_histogram, true_against_predicted
+from lightkeras.plots.images import before_after, image_grid, prediction_bars
+from lightkeras.plots.style import png, save
+from lightkeras.plots.texts import text_panel
+
+__all__ = [
+    "before_after",
+    "confusion_matrix",
+    "curves",
+    "error_histogram",
+    "image_grid",
+    "learning_rates",
+    "overlay",
+    "png",
+    "prediction_bars",
+    "save",
+    "text_panel",
+    "true_against_predicted",
+]

@@ -1,0 +1,162 @@
+"""What all figures share: colours, panels, plain text, and how they are written."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightkeras import files
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# M. Okabe and K. Ito, "Color Universal Design", 2008.
+BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+PURPLE, SKY, BLACK = "#CC79A7", "#56B4E9", "#000000"
+MANY = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)  # their yellow is too light for lines on white
+GREY = "#8a8f98"  # for what is neither of them
+RIGHT, WRONG = BLUE, VERMILLION
+RIGHT_MARK, WRONG_MARK = "\N{CHECK MARK}", "\N{BALLOT X}"
+DPI = 130
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG image."""
+    return _drawn(figure, "png")
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Writes a figure atomically.
+
+    Args:
+        figure: The figure.
+        path: The file, with an ending that matplotlib knows, such as `.png`, `.svg` or `.pdf`; folders are made.
+
+    Raises:
+        ValueError: matplotlib does not know the ending.
+        OSError: The file could not be written.
+    """
+    path = Path(path)
+    drawn = _drawn(figure, path.suffix.removeprefix(".") or "png")
+    with files.explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_bytes(path, drawn)
+
+
+def _drawn(figure: Figure, form: str) -> bytes:
+    drawn = io.BytesIO()
+    with warnings.catch_warnings():
+        # Texts of users hold whatever there is: what the font lacks is drawn as a box.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(drawn, format=form, dpi=DPI)
+    return drawn.getvalue()
+
+
+def panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """A figure with some panels in rows.
+
+    Args:
+        count: Panels.
+        columns: Most of them in a row.
+        size: Width and height of one, in inches.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for unused in axes[count:]:
+        unused.remove()
+    return figure, axes[:count]
+
+
+def tidy(axes: Axes, grid: str = "y") -> None:
+    """Takes away lines that say nothing, and adds faint ones that help to read values."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, alpha=0.25)  # type: ignore[arg-type]
+    axes.set_axisbelow(True)
+
+
+def plain(text: Any) -> str:
+    """Text that is drawn as it stands: matplotlib takes what is between two dollars for a formula."""
+    return str(text).replace("$", r"\$")
+
+
+def shortened(text: Any, most: int) -> str:
+    """Text in one line, of at most so many characters."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else f"{line[: most - 1].rstrip()}\N{HORIZONTAL ELLIPSIS}"
+
+
+def named(names: Sequence[str], most: int) -> list[str]:
+    """Names of classes for a label, of at most so many characters: of a long one the ends, which tell it apart."""
+    lines = [" ".join(str(name).split()) for name in names]
+    head, tail = most // 2, most - most // 2 - 1
+    return [
+        plain(line if len(line) <= most else f"{line[:head].rstrip()}\N{HORIZONTAL ELLIPSIS}{line[-tail:].lstrip()}")
+        for line in lines
+    ]
+
+
+def numbers(values: Any, name: str, function: str) -> np.ndarray:
+    """Finite numbers as float64 `[n]`.
+
+    Raises:
+        ValueError: They are none, have another shape, or are not finite.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{function}({name}=...): expected numbers, got an array of dtype {array.dtype}.")
+    array = array.astype(np.float64)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or not len(array):
+        raise ValueError(f"{function}({name}=...): expected the shape [n] with n of at least 1, got {array.shape}.")
+    if not np.isfinite(array).all():
+        raise ValueError(
+            f"{function}({name}=...): {int((~np.isfinite(array)).sum())} of {len(array)} values are not finite."
+        )
+    return array
+
+
+def labels_of(values: Any, name: str, function: str, class_names: Sequence[str]) -> np.ndarray:
+    """Class numbers as int64 `[n]`.
+
+    Raises:
+        ValueError: They are no whole numbers of `[n]`, or out of the range of the class names.
+    """
+    array = numbers(values, name, function)
+    if (array != np.round(array)).any():
+        raise ValueError(f"{function}({name}=...): expected class numbers, got {array[array != np.round(array)][0]}.")
+    wrong = array[(array < 0) | (array >= len(class_names))]
+    if len(wrong):
+        raise ValueError(
+            f"{function}({name}=...): there is the class {int(wrong[0])}, but the {len(class_names)} class_names are "
+            f"for 0 to {len(class_names) - 1}."
+        )
+    return array.astype(np.int64)
+
+
+def check_equally_many(function: str, **found: Sequence[Any] | np.ndarray) -> None:
+    """Checks that arguments belong together.
+
+    Raises:
+        ValueError: Their lengths differ.
+    """
+    lengths = {name: len(value) for name, value in found.items()}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{length} {name}" for name, length in lengths.items())
+        raise ValueError(f"{function}: got {listed}; expected as many of each.")
+
+
+def in_unit(name: str, unit: str | None) -> str:
+    """The name of an axis, with its unit where there is one."""
+    return plain(f"{name} ({unit})" if unit else name)

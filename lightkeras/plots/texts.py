@@ -1,0 +1,99 @@
+"""Texts as a picture."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lightkeras.plots.style import RIGHT, RIGHT_MARK, WRONG, WRONG_MARK, plain, shortened
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_LINES = 5  # of a text
+ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
+_MOST = 1000  # characters that are looked at: more do not fit
+_SIZE = 8.5  # of the letters, in points
+_WIDTH, _LINE, _PAD = 7.4, 0.165, 0.14  # inches
+_LEFT = 0.15
+_ROOM = 0.95 * _WIDTH - _LEFT - 0.1  # for a line; letters are rounded to pixels
+
+
+def text_panel(entries: Sequence[tuple[str, str | bytes, bool]]) -> Figure:
+    """Texts below each other, each with its title: right ones blue with a check mark, wrong ones red.
+
+    Of a long text the beginning is shown.
+
+    Args:
+        entries: `(title, text, right)`; `bytes` are read as UTF-8.
+
+    Raises:
+        ValueError: No entries, or one of another form.
+    """
+    from matplotlib.figure import Figure
+
+    if not len(entries):
+        raise ValueError("text_panel: there are no entries; expected (title, text, right) at least once.")
+    for number, entry in enumerate(entries):
+        if len(entry) != 3 or not isinstance(entry[1], (str, bytes)):
+            raise ValueError(f"text_panel: entry {number} is {entry!r}; expected (title, text, right).")
+    blocks = [_lines(text) for _, text, _ in entries]
+    heights = [_LINE * (len(lines) + 1) + 2 * _PAD for lines in blocks]
+    total = sum(heights)
+    figure = Figure(figsize=(_WIDTH, total))
+    top = total
+    for (title, _, right), lines, height in zip(entries, blocks, heights, strict=True):
+        top -= height
+        axes = figure.add_axes((0.01, top / total, 0.98, height / total))
+        axes.set(xlim=(0, _WIDTH), ylim=(0, height))
+        axes.axis("off")
+        color, mark = (RIGHT, RIGHT_MARK) if right else (WRONG, WRONG_MARK)
+        axes.axvspan(0, 0.05, _PAD / 2 / height, 1 - _PAD / 2 / height, color=color, linewidth=0)
+        heading = f"{mark} {plain(shortened(title, 60))}"
+        axes.text(_LEFT, height - _PAD, heading, color=color, fontweight="bold", fontsize=9.5, va="top")
+        body = plain("\n".join(lines))
+        axes.text(_LEFT, height - _PAD - 1.15 * _LINE, body, fontsize=_SIZE, va="top", linespacing=1.25)
+    return figure
+
+
+def _lines(text: str | bytes) -> list[str]:
+    """The beginning of a text, in lines that fit into the figure."""
+    read = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    words = " ".join(read.split())[:_MOST].split(" ")
+    lines, rest = [""], [part for word in words for part in _parts(word)]
+    while rest:
+        longer = f"{lines[-1]} {rest[0]}".lstrip()
+        if _width(longer) > _ROOM:
+            if len(lines) == MOST_LINES:
+                break
+            lines.append("")
+            continue
+        lines[-1] = longer
+        del rest[0]
+    if rest or len(" ".join(read.split())) > _MOST:
+        while lines[-1] and _width(lines[-1] + ELLIPSIS) > _ROOM:
+            lines[-1] = lines[-1][:-1]
+        lines[-1] = lines[-1].rstrip() + ELLIPSIS
+    return lines if lines[0] else ["(empty)"]
+
+
+def _parts(word: str) -> list[str]:
+    """A word, cut where it would be longer than a line."""
+    parts = []
+    while _width(word) > _ROOM:
+        end = next(end for end in range(len(word), 0, -1) if _width(word[:end]) <= _ROOM)
+        parts.append(word[:end])
+        word = word[end:]
+    return [*parts, word]
+
+
+def _width(text: str) -> float:
+    """Width of a line of the body, in inches."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextToPath
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as a box, which has a width too
+        width, _, _ = TextToPath().get_text_width_height_descent(text, FontProperties(size=_SIZE), ismath=False)
+    return float(width) / 72

@@ -1,0 +1,47 @@
+"""Runs the tests of the parts that stand on an engine on another backend: Keras has one in a process.
+
+Each backend has a file of its own here, because the files are what tests running side by side are shared out by.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+FILES = [
+    "test_runner.py",
+    "test_task.py",
+    "test_as_keras_fit.py",
+    "test_resume.py",
+    "test_skip_broken.py",
+    "test_features.py",
+    "data/test_keras_encoder.py",
+]
+
+
+@pytest.fixture
+def assert_passes() -> Callable[[str], None]:
+    """Asserts that the tests pass on a backend, in one process; without it the test is skipped."""
+
+    def passes(backend: str) -> None:
+        if importlib.util.find_spec(backend) is None:
+            pytest.skip(f"{backend} is not installed")
+        files = [str(TESTS / name) for name in [f"engine/test_{backend}.py", *FILES]]
+        # What this process is to the one that started it, where tests run side by side, is not for that one.
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST_")}
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
+            cwd=TESTS.parent,
+            env=ours | {"KERAS_BACKEND": backend},
+            capture_output=True,
+            text=True,
+            timeout=1800,
+        )
+        assert done.returncode == 0, f"{done.stdout[-20_000:]}\n{done.stderr[-5_000:]}"
+
+    return passes

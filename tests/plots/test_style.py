@@ -1,0 +1,83 @@
+"""How a figure is written: whole or not at all, without a display, and text as it stands."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import pytest
+
+from lightkeras import plots
+from lightkeras.plots.style import in_unit, named, plain, shortened
+
+HISTORY = {"train/loss": (0.9, 0.6, 0.4)}
+
+
+def test_the_ending_of_the_name_says_the_format(tmp_path):
+    figure = plots.curves(HISTORY)
+    plots.save(figure, tmp_path / "new" / "curves.svg")
+    assert ElementTree.parse(tmp_path / "new" / "curves.svg").getroot().tag.endswith("svg")
+    plots.save(figure, str(tmp_path / "curves.png"))
+    assert (tmp_path / "curves.png").read_bytes() == plots.png(figure)
+
+
+def test_an_ending_that_is_unknown_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"Format 'xyz' is not supported"):
+        plots.save(plots.curves(HISTORY), tmp_path / "curves.xyz")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_write_that_fails_leaves_the_figure_that_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "curves.png"
+    plots.save(plots.curves(HISTORY), path)
+    before = path.read_bytes()
+
+    def full(descriptor: int) -> None:  # a real disk cannot be told when to fill up
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"could not write .*curves\.png: No space left on device"):
+        plots.save(plots.curves(HISTORY, best_epoch=1), path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["curves.png"]
+
+
+def test_no_display_and_no_state_of_pyplot_is_used(tmp_path):
+    script = """
+import sys
+from lightkeras import plots
+print("matplotlib" in sys.modules)
+plots.save(plots.curves({"train/loss": [1.0]}), sys.argv[1])
+print("matplotlib.pyplot" in sys.modules)
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "a.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_signs_that_the_font_lacks_are_no_warning():
+    assert plots.png(plots.text_panel([("title", "a review in \N{CJK UNIFIED IDEOGRAPH-4E2D}", True)]))
+
+
+def test_dollars_begin_no_formula():
+    figure = plots.curves({"train/cost in $ per $": [1.0]})
+    assert figure.axes[0].get_ylabel() == r"cost in \$ per \$"
+    assert plots.png(figure)  # as a formula it would be wrong
+    assert plain("$5") == r"\$5"
+
+
+def test_long_text_is_cut_with_an_ellipsis_and_put_into_one_line():
+    assert shortened("one\n two", 20) == "one two"
+    assert shortened("one two three", 8) == "one two\N{HORIZONTAL ELLIPSIS}"
+
+
+def test_of_a_long_name_both_ends_are_kept():
+    names = [f"a rather long name of class {number}" for number in range(3)]
+    assert named([*names, "short"], 16) == [*(f"a rather\N{HORIZONTAL ELLIPSIS}class {n}" for n in range(3)), "short"]
+
+
+def test_an_axis_is_named_with_its_unit():
+    assert (in_unit("true", "mpg"), in_unit("true", None)) == ("true (mpg)", "true")
