@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightkeras import hparams, resuming, run_directory, schedule
+from lightkeras import hparams, report, resuming, run_directory, schedule
 from lightkeras._messages import did_you_mean
 from lightkeras.data.lookup import Lookup, announce
 from lightkeras.lock import RunLock, check_free, waiting_lock
@@ -30,13 +30,14 @@ from lightkeras.loggers.tensorboard import EventFile, config_summary, search_sum
 from lightkeras.results import SearchResult, Trial
 from lightkeras.run_directory import RunDirectory, snake_case
 from lightkeras.runner import Runner
-from lightkeras.search import drive, outputs, work
+from lightkeras.search import drive, figures, outputs, work
 from lightkeras.search.coordinator import Coordinator, Plan
 from lightkeras.search.journal import Journal
 from lightkeras.search.pool import Limits, Pool
 from lightkeras.search.pruning import Chance, Pruning
 from lightkeras.search.records import Record
 from lightkeras.search.space import Bounds, Space, check_oracle, make_space
+from lightkeras.search.view import View
 from lightkeras.signals import StopSignals
 from lightkeras.task import Task
 
@@ -279,10 +280,11 @@ class Tuner:
                 self._tell(directory, coordinator, run)
 
         coordinator = Coordinator(plan, journal, oracle, ended)
-        if pool is None:
-            drive.in_process(coordinator, self.task, self.lookup, signals, lambda: None)
-        else:
-            drive.by_pool(coordinator, pool, signals, lambda: None)
+        with View(coordinator, self.trials, self.runner.progress) as view:
+            if pool is None:
+                drive.in_process(coordinator, self.task, self.lookup, signals, view.show)
+            else:
+                drive.by_pool(coordinator, pool, signals, view.show)
         return self._finish(directory, coordinator, time.perf_counter() - started)
 
     def _tell(self, directory: RunDirectory, coordinator: Coordinator, run: Record) -> None:
@@ -301,12 +303,17 @@ class Tuner:
         if result.best is not None:
             outputs.make_best(result.refit or result.best.run_dir, result.best_dir)
         directory.update_result(outputs.summary(result, self.task.__name__, coordinator.repeats(), failed))
+        if self.runner.pictures:
+            figures.write(result, coordinator.plan.space, directory.figures)
+            report.write(directory.path)
+            if result.best is not None:
+                report.write(result.best_dir)
         return result
 
 
 _SAME = ("task", "tried", "data")
 _SAME_OF_SEARCH = ("objective", "mode", "oracle", "trials", "seed", "pruning", "chance", "seeds", "top", "refit")
-_FREE_OF_RUNNER = ("run_dir", "progress", "profile", "features", "steps_per_call", "callbacks", "preflight")
+_FREE_OF_RUNNER = ("run_dir", "draw_every", "progress", "profile", "features", "steps_per_call", "callbacks", "preflight", "pictures")
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
