@@ -207,7 +207,9 @@ def conditions(declaration: type) -> dict[str, dict[str, tuple[Scalar, ...]]]:
     Raises:
         ValueError: One depends on what is no choice above it, or on a value that the choice does not have.
     """
-    space, found, above = search_space(declaration), {}, []
+    space = search_space(declaration)
+    found: dict[str, dict[str, tuple[Scalar, ...]]] = {}
+    above: list[str] = []
     for name in space:
         needed = next(field for field in _fields(declaration) if field.name == name).metadata[_WHEN]
         for other, values in needed.items():

@@ -153,10 +153,10 @@ def choose(directory: RunDirectory, wanted: Path | None = None) -> Checkpoint | 
     return found
 
 
-def code_of(task: Task) -> dict[str, str]:
+def code_of(task_class: type[Task]) -> dict[str, str]:
     """Digests of the files that define a task's classes, by name of the class; those of lightkeras are not asked."""
     found = {}
-    for cls in type(task).__mro__:
+    for cls in task_class.__mro__:
         if cls in (Task, object) or cls.__module__.startswith("lightkeras."):
             continue
         try:

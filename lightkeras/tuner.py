@@ -313,7 +313,17 @@ class Tuner:
 
 _SAME = ("task", "tried", "data")
 _SAME_OF_SEARCH = ("objective", "mode", "oracle", "trials", "seed", "pruning", "chance", "seeds", "top", "refit")
-_FREE_OF_RUNNER = ("run_dir", "draw_every", "progress", "profile", "features", "steps_per_call", "callbacks", "preflight", "pictures")
+_FREE_OF_RUNNER = (
+    "run_dir",
+    "draw_every",
+    "progress",
+    "profile",
+    "features",
+    "steps_per_call",
+    "callbacks",
+    "preflight",
+    "pictures",
+)
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -18,9 +18,7 @@ MOST_COLUMNS = 3
 _RATIO = 50.0  # from the least value to the largest, from which on an axis is logarithmic
 
 
-def objective_over_trials(
-    values: Sequence[float | None], statuses: Sequence[str], objective: str, mode: str
-) -> Figure:
+def objective_over_trials(values: Sequence[float | None], statuses: Sequence[str], objective: str, mode: str) -> Figure:
     """The objective of each trial, in their order, and the best completed one so far.
 
     Args:
@@ -35,6 +33,8 @@ def objective_over_trials(
     check_equally_many("objective_over_trials", values=values, statuses=statuses)
     if not values:
         raise ValueError("There are no trials to draw.")
+    from matplotlib.ticker import MaxNLocator
+
     figure, (axes,) = panels(1, 1, (7.0, 4.0))
     numbers = np.arange(1, len(values) + 1)
     found = np.array([math.nan if value is None else value for value in values])
@@ -54,7 +54,7 @@ def objective_over_trials(
         axes.step(numbers, reached, where="post", color=GREY, linewidth=1.5, label="best so far", zorder=1)
     axes.set_xlabel("trial")
     axes.set_ylabel(plain(f"{objective} ({'lower' if mode == 'min' else 'higher'} is better)"))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     tidy(axes)
     figure.legend(loc="outside upper left", ncols=4, frameon=False)
     return figure
@@ -122,7 +122,7 @@ def _points(axes: Axes, x: Sequence[Any], y: Sequence[float]) -> None:
         return
     names = sorted({str(value) for value in x})
     # Side by side in their order, so that equal values do not hide each other, and the picture is always the same.
-    counts = {name: 0 for name in names}
+    counts = dict.fromkeys(names, 0)
     for value, height in sorted(zip(map(str, x), y, strict=True), key=lambda pair: pair[1]):
         offset = 0.12 * ((counts[value] % 5) - 2)
         counts[value] += 1

@@ -145,6 +145,7 @@ def _make(
         # A trial that failed is recorded with its reason; the search goes on to its end.
         "max_consecutive_failed_trials": 10**9,
     }
+    oracle: Any
     if kind == "hyperband":
         oracle = _Hyperband(max_epochs=epochs, **settings)
         oracle.max_trials = trials

@@ -93,8 +93,8 @@ def replay(task_class: type[Task], folder: Path, name: str) -> Replayed:
         raise ValueError(f"{folder} holds a search of {before['task']}, not of {task_class.__name__}.")
     runner = _runner_of(before["runner"])
     again = _unused(folder / "replays", run.number)
-    stopped = {} if run.stopped is None else {"max_epochs": outcome.epochs}
-    job = Job(run.name, before["hparams"], dataclasses.replace(runner, run_dir=again, **stopped), None)
+    epochs = runner.max_epochs if run.stopped is None else outcome.epochs
+    job = Job(run.name, before["hparams"], dataclasses.replace(runner, run_dir=again, max_epochs=epochs), None)
     done = _do(task_class, Lookup(**_places(config)), job, outcome)
     now = RunDirectory(again).read_config()
     return Replayed(

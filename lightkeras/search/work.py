@@ -88,7 +88,9 @@ def look(task_class: type[Task], lookup: Lookup | None, values: dict[str, Any], 
     names = runner.check(task)
     data = task.data
     kept.settle(ended_well=data is not None)
-    return Look(tuple(names), None if data is None else data.source, data and data.train().fingerprint())
+    if data is None:
+        return Look(tuple(names), None, None)
+    return Look(tuple(names), data.source, data.train().fingerprint())
 
 
 def run(job: Job, task_class: type[Task], lookup: Lookup | None, report: Report) -> Outcome:
@@ -192,7 +194,7 @@ def _fit(job: Job, task_class: type[Task], lookup: Lookup | None, runner: Runner
 
 
 def _outcome(fit: FitResult, job: Job, wall_s: float) -> Outcome:
-    done = {"epochs": fit.epochs, "steps": fit.steps, "wall_s": wall_s}
+    done: dict[str, Any] = {"epochs": fit.epochs, "steps": fit.steps, "wall_s": wall_s}
     if fit.diverged or fit.best is None:
         return Outcome(FAILED, fit.stop_reason, **done)
     if not math.isfinite(fit.best.value):

@@ -102,6 +102,7 @@ class _Worker:
         from lightkeras.runner import Interrupted
         from lightkeras.search import work
 
+        self._alive()  # all that takes long to import is there
         if not self._holds and self._setup.using is not None:
             lock.hold_shared(self._setup.using)  # until this process ends, however it does
             self._holds = True

@@ -104,7 +104,9 @@ def step(coordinator: Coordinator, job: Any, epoch: int) -> bool:
 
 
 def found(coordinator: Coordinator) -> list[Any]:
-    return [(run.name, dict(run.values), run.parent, run.epochs, run.outcome) for run in coordinator.records.runs.values()]
+    return [
+        (run.name, dict(run.values), run.parent, run.epochs, run.outcome) for run in coordinator.records.runs.values()
+    ]
 
 
 KINDS = ["random", "bayesian", "hyperband", "grid"]
@@ -224,7 +226,9 @@ def test_an_oracle_that_would_choose_otherwise_now_is_made_to_go_on_with_what_it
     text = path.read_text()
     first = text.splitlines()[0]
     path.write_text(text.replace(first, first.replace('"rate": 0.', '"rate": 0.0')))
-    with pytest.warns(UserWarning, match=r"The oracle would now choose .*goes on with what it chose.*Did versions change"):
+    with pytest.warns(
+        UserWarning, match=r"The oracle would now choose .*goes on with what it chose.*Did versions change"
+    ):
         ended = search(path, "random")
     assert ended.records.trials()[0].values["rate"] < 0.1
 

@@ -105,7 +105,9 @@ def test_fixed_and_narrowed_contradict_each_other():
 
 def test_nothing_to_search_is_said():
     fixed = {"kind": "none", "units": 8}
-    with pytest.raises(ValueError, match=r"nothing to search: Declared declares .*of which \['kind', 'rate', 'units'\]"):
+    with pytest.raises(
+        ValueError, match=r"nothing to search: Declared declares .*of which \['kind', 'rate', 'units'\]"
+    ):
         make_space(Declared, fixed, {"rate": Bounds(low=0.1)})
 
 
