@@ -28,7 +28,7 @@ from typing import Any
 import jsonargparse
 from rich.console import Console
 
-from lightkeras import files, hparams, report, resuming, several, tuning
+from lightkeras import hparams, report, resuming, several, tuning
 from lightkeras._messages import raised_by_us
 from lightkeras.data.lookup import Lookup
 from lightkeras.flags import COMMANDS, lookup_of, make_parser, settings_of
@@ -263,7 +263,7 @@ def _of_run(task_class: type[Task], settings: jsonargparse.Namespace) -> tuple[T
     """The task of a run as it was, and a runner on its directory."""
     config = RunDirectory(Path(settings.run_dir)).read_config()
     if "search" in config:
-        raise ValueError(f"{settings.run_dir} holds a search: give one of its runs, such as {_best_trial(settings)}.")
+        raise ValueError(f"{settings.run_dir} holds a search: give one of its runs, such as {settings.run_dir}/best.")
     if holds_several(RunDirectory(Path(settings.run_dir))):
         runs = runs_below(RunDirectory(Path(settings.run_dir)))
         raise ValueError(
@@ -280,13 +280,6 @@ def _of_run(task_class: type[Task], settings: jsonargparse.Namespace) -> tuple[T
     lookup = Lookup(settings.source or source, settings.data_dir or recorded.get("data_dir"))
     task = task_class(hparams.from_dict(task_class.HParams, config.get("hparams", {})), lookup)
     return task, Runner(run_dir=settings.run_dir, seed=config.get("seed", 0))
-
-
-def _best_trial(settings: jsonargparse.Namespace) -> str:
-    """The directory of the best trial of a search, as far as it is known."""
-    result = RunDirectory(Path(settings.run_dir)).result_file
-    best = (files.read_json(result) if result.exists() else {}).get("search", {}).get("best")
-    return str(best["run_dir"]) if best else f"{settings.run_dir}/trials/0000"
 
 
 def _has_test(task: Task) -> bool:

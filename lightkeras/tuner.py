@@ -157,7 +157,6 @@ class Tuner:
         directory = RunDirectory(self._path(resume))
         before = self._place(directory, resume)
         with contextlib.ExitStack() as stack:
-            signals = stack.enter_context(StopSignals())
             pool = None
             if self.workers:
                 using = directory.path / "workers.lock"
@@ -173,6 +172,7 @@ class Tuner:
             with waiting_lock(directory.path / "workers.lock", _say_waiting):
                 pass  # workers of a search that was killed end after it, and hold their runs until then
             journal = stack.enter_context(Journal(directory.path / "journal.jsonl"))
+            signals = stack.enter_context(StopSignals())  # until here a signal ends the process, and its workers
             return self._run(directory, journal, objective, mode, pool, signals)
 
     # ------------------------------------------------------------------ before the first trial
@@ -285,7 +285,7 @@ class Tuner:
                 drive.in_process(coordinator, self.task, self.lookup, signals, view.show)
             else:
                 drive.by_pool(coordinator, pool, signals, view.show)
-        return self._finish(directory, coordinator, time.perf_counter() - started)
+        return self._finish(directory, coordinator, pool, time.perf_counter() - started)
 
     def _tell(self, directory: RunDirectory, coordinator: Coordinator, run: Record) -> None:
         plan = coordinator.plan
@@ -294,13 +294,18 @@ class Tuner:
         if self.on_trial is not None:
             self.on_trial(outputs.trial_of(plan, run))
 
-    def _finish(self, directory: RunDirectory, coordinator: Coordinator, wall_s: float) -> SearchResult:
+    def _finish(
+        self, directory: RunDirectory, coordinator: Coordinator, pool: Pool | None, wall_s: float
+    ) -> SearchResult:
         result = outputs.result_of(coordinator, wall_s)
         refit = coordinator.records.runs.get("refit")
         failed = refit.outcome.reason if refit is not None and result.refit is None and refit.outcome else None
         if failed is not None:
             warnings.warn(f"The best could not be fitted on train and validation together: {failed}", stacklevel=3)
-        if result.best is not None:
+        best = coordinator.best()
+        if best is not None and result.best is not None:
+            if not RunDirectory(result.refit or result.best.run_dir).model_file.exists():
+                self._export(coordinator, best, pool)
             outputs.make_best(result.refit or result.best.run_dir, result.best_dir)
         directory.update_result(outputs.summary(result, self.task.__name__, coordinator.repeats(), failed))
         if self.runner.pictures:
@@ -310,12 +315,19 @@ class Tuner:
                 report.write(result.best_dir)
         return result
 
+    def _export(self, coordinator: Coordinator, best: Record, pool: Pool | None) -> None:
+        """Writes the model and the pictures of the best trial, which no trial does."""
+        problem = drive.export(coordinator.export(best), pool, self.task, self.lookup)
+        if problem is not None:
+            warnings.warn(f"The model of the best trial, {best.number}, was not written: {problem}", stacklevel=4)
+
 
 _SAME = ("task", "tried", "data")
 _SAME_OF_SEARCH = ("objective", "mode", "oracle", "trials", "seed", "pruning", "chance", "seeds", "top", "refit")
 _FREE_OF_RUNNER = (
     "run_dir",
     "draw_every",
+    "export",
     "progress",
     "profile",
     "features",

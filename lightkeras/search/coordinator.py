@@ -166,6 +166,7 @@ class Coordinator:
             "preflight": False,  # the search had its own
             "progress": False,
             "pictures": False,
+            "export": run.joined,  # of the trials, the best is exported when it is known
         }
         if run.joined:
             settings |= {"monitor": None, "mode": None, "patience": None}
@@ -179,6 +180,13 @@ class Coordinator:
             None if run.parent is None else plan.folder / run.parent,
             run.joined,
         )
+
+    def export(self, run: Record) -> Job:
+        """The end of a run that has ended, once more: it writes `model.keras`, and the pictures of the task."""
+        job = self.job(run)
+        pictures = self.plan.runner.pictures
+        runner = dataclasses.replace(job.runner, export=True, pictures=pictures)
+        return dataclasses.replace(job, runner=runner)
 
     def repeats(self) -> list[Repeats]:
         """What the best trials give with other seeds, in the order of the trials' own values."""

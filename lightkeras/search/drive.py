@@ -89,6 +89,30 @@ def in_process(
             raise SearchInterrupted(signals.received)
 
 
+def export(job: work.Job, pool: Pool | None, task: type[Task], lookup: Lookup | None) -> str | None:
+    """Does the end of a run once more, so that its model is written.
+
+    Args:
+        job: The run.
+        pool: Who works; `None` does it in this process.
+        task: The task's class.
+        lookup: Where data and modules are looked for.
+
+    Returns:
+        Why it could not be done; `None` if it was.
+    """
+    if pool is None:
+        outcome = work.run(job, task, lookup, lambda epoch, value: None)
+        return outcome.reason if outcome.status == FAILED else None
+    pool.hand(0, job)
+    while True:
+        for said in pool.wait():
+            if said.kind == "ended":
+                return str(said.content.reason) if said.content.status == FAILED else None
+            if said.kind in ("lost", "full", "interrupted"):
+                return f"its worker {said.kind}: {said.content}"
+
+
 def _take_in(said: Said, name: str, coordinator: Coordinator, pool: Pool) -> None:
     if said.kind == "epoch":
         pool.answer(said.slot, coordinator.report(name, *said.content))
