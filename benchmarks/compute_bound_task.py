@@ -2,11 +2,11 @@
 
 import dataclasses
 
+import lightkeras as lk
+
 import keras
 import numpy as np
 from keras import layers, ops
-
-import lightkeras as lk
 
 
 class Wide(lk.Task):

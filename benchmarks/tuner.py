@@ -197,9 +197,9 @@ def compute_bound(count):
     """Trials whose time is matrix products: as many threads as there are cores help one of them little."""
 
     def side(trials):
-        import compute_bound_task
-
         import lightkeras as lk
+
+        import compute_bound_task
 
         with tempfile.TemporaryDirectory() as folder:
             runner = lk.Runner(max_epochs=3, patience=None, progress=False, pictures=False)

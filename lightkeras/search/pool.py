@@ -288,7 +288,7 @@ def _how_it_ended(worker: _Worker) -> str:
         ended = f"was killed by {name}" + (", perhaps because memory ran out" if name == "SIGKILL" else "")
     else:
         ended = f"ended with status {code}"
-    last = _last_lines(worker.output) or (_last_lines(worker.job.run_dir / "output.txt") if worker.job else "")
+    last = (_last_lines(worker.job.run_dir / "output.txt") if worker.job else "") or _last_lines(worker.output)
     return f"{ended}{f', saying: {last}' if last else ''}"
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import os
 import pickle
 import signal
@@ -61,6 +62,9 @@ class Setup:
 def main(connection: Connection, setup: Setup) -> None:
     """Works until there is no more to do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the search, which tells its workers
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)  # the last words of a process that dies are to be read
     _end_with_parent()
     _offer_to_the_kernel()
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), _output(setup.output):
