@@ -29,6 +29,20 @@ class Moons(TwoMoons):
         batch_size: int = 80
 
 
+class Many(TwoMoons):
+    """More trials than a table has rows on a screen."""
+
+    @dataclasses.dataclass(frozen=True)
+    class HParams:
+        """Hyperparameters."""
+
+        kind: str = lk.Choice("wide", ["wide", "deep"])
+        hidden_units: int = lk.Int(8, low=4, high=12, step=4)
+        depth: int = lk.Int(1, low=1, high=2, when={"kind": "deep"})
+        learning_rate: float = lk.Float(1e-2, low=1e-3, high=1e-1, log=True)
+        batch_size: int = 160
+
+
 class Once(keras.callbacks.Callback):
     """Does something terrible after the second epoch: once in a search, or whenever it gets there.
 
