@@ -88,9 +88,12 @@ def test_a_browser_shows_the_trials_in_the_hparams_tab(server, search, tmp_path:
     with browser.Browser(tmp_path / "profile") as page:
         page.open(f"{server}/#hparams")
         text = ""
-        while not wanted <= set(text.split()):  # the page asks the server for them when it is there
-            threading.Event().wait(0.2)
+        for _ in range(1500):  # the page asks the server for them when it is there
             text = page.text()
+            if wanted <= set(text.split()):
+                break
+            threading.Event().wait(0.2)
         page.picture(tmp_path / "hparams.png")
+    assert wanted <= set(text.split()), text[-2000:]
     for heading in ("hidden_units", "learning_rate", "kind", "depth", "best/val/accuracy"):
         assert heading in text
