@@ -33,7 +33,8 @@ class AutoMpg(lk.Task):
             hidden_layers: Hidden layers; with 0 it is linear regression.
             hidden_units: Units of each hidden layer.
             learning_rate: Learning rate of Adam.
-            column: The only column to predict from, such as horsepower; all takes all of them.
+            column: The only column to predict from, such as horsepower; all takes all of them. Where four models are
+                compared, it is the column of those that get one; all is horsepower then.
             batch_size: Rows per batch.
         """
 
@@ -65,9 +66,9 @@ class AutoMpg(lk.Task):
     def loss(self, batch, training):
         columns, true = batch
         error = ops.squeeze(self.model(columns, training=training), -1) - true
-        self.log("mae", ops.mean(ops.abs(error)))
-        self.log("rmse", ops.sqrt(ops.mean(ops.square(error))))
-        return ops.mean(ops.abs(error))
+        mae = ops.mean(ops.abs(error))
+        self.log("mae", mae)
+        return mae
 
     def predict_step(self, batch):
         return {self.data.target: ops.squeeze(self.model(batch[0], training=False), -1)}
@@ -86,20 +87,15 @@ def main(task: AutoMpg, runner: lk.Runner) -> dict:
     """Fits the tutorial's four models, and compares them on the test split."""
     data = task.build_data()
     data.prepare(task.lookup)
+    one, every = {"column": data.single if task.hp.column == "all" else task.hp.column}, {"column": "all"}
     linear = {"hidden_layers": 0, "learning_rate": 0.1}
-    models = {
-        "linear_one": {"column": data.single, **linear},
-        "linear_all": linear,
-        "deep_one": {"column": data.single},
-        "deep_all": {},
-    }
+    models = {"linear_one": linear | one, "linear_all": linear | every, "deep_one": one, "deep_all": every}
     histories, tests = {}, {}
     for name, changes in models.items():
-        one = AutoMpg(dataclasses.replace(task.hp, **changes), task.lookup)
+        model = AutoMpg(dataclasses.replace(task.hp, **changes), task.lookup)
         run = dataclasses.replace(runner, run_dir=runner.run_dir / name)
-        fitted = run.fit(one, resume=True)
-        histories[name] = fitted.history
-        tests[name] = run.evaluate(one, weights="best").metrics
+        histories[name] = run.fit(model, resume=True).history
+        tests[name] = run.evaluate(model, weights="best").metrics
     lk.plots.save(lk.plots.overlay(histories, "mae"), runner.run_dir / "figures" / "mae.png")
     print(f"\nmean absolute error on the test split, in {data.unit}")
     for name, test in tests.items():

@@ -34,6 +34,7 @@ class ImdbIntegers(lk.Task):
             embedding: Width of a word's vector.
             hidden_units: Units of the hidden layer.
             masked: Whether the mean leaves out what was filled up; the tutorial's does not.
+            dropout: Share of the mean that is dropped while training.
             learning_rate: Learning rate of Adam.
             batch_size: Reviews per batch.
         """
@@ -43,7 +44,8 @@ class ImdbIntegers(lk.Task):
         embedding: int = lk.Int(16, low=8, high=64, step=8)
         hidden_units: int = lk.Int(16, low=8, high=64, step=8)
         masked: bool = lk.Bool(False)
-        learning_rate: float = lk.Float(1e-3, low=3e-4, high=3e-2, log=True)
+        dropout: float = lk.Float(0.5, low=0.0, high=0.7)
+        learning_rate: float = lk.Float(3e-3, low=3e-4, high=3e-2, log=True)
         batch_size: int = 512
 
     def build_data(self) -> lk.DataModule:
@@ -56,7 +58,7 @@ class ImdbIntegers(lk.Task):
     def build_model(self) -> keras.Model:
         words = self.encoder.inputs()
         x = layers.Embedding(self.hp.vocabulary, self.hp.embedding, mask_zero=self.hp.masked)(words)
-        x = layers.GlobalAveragePooling1D()(x)
+        x = layers.Dropout(self.hp.dropout)(layers.GlobalAveragePooling1D()(x))
         x = layers.Dense(self.hp.hidden_units, activation="relu")(x)
         return keras.Model(words, layers.Dense(1)(x))
 

@@ -147,7 +147,9 @@ def main(task: SaveAndLoad, runner: lk.Runner) -> dict:
     # The whole model, and what serves it.
     task.model.save(folder / "whole.keras")
     form, name = EXPORTS.get(keras.backend.backend(), SAVED_MODEL)
-    task.model.export(folder / name, format=form, verbose=False)
+    size = len(images) if form == "torch" else None  # torch's is for batches of one size, the others' for any
+    signature = [keras.InputSpec(shape=(size, 28, 28), dtype="float32")]
+    task.model.export(folder / name, format=form, input_signature=signature, verbose=False)
     np.save(folder / "images.npy", images)
     python("-c", RELOAD, str(folder), name)
     found["whole.keras, in a new process"] = np.load(folder / "whole.npy")

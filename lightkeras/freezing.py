@@ -119,7 +119,7 @@ def restore(task: Task, found: Mapping[str, Any] | None) -> bool:
         missing = [key for key in keys if key not in variables]
         if missing or path not in optimizers:
             raise CheckpointError(
-                f"The saved state does not fit this task: its {path} learns {', '.join(missing[:3]) or keys}, which "
+                f"The saved state does not fit this task: its {path} learns {', '.join(missing[:3] or keys)}, which "
                 "the task does not have. Use the hyperparameters and the code it was saved with."
             )
         changed |= optimizers[path].built and remake(optimizers[path], [variables[key] for key in keys])

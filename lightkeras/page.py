@@ -30,9 +30,8 @@ td.text { padding-left: .8rem; }
 .list { width: 100%; max-width: 46rem; table-layout: fixed; font-size: .92rem; }
 .list th { width: 40%; font-weight: 500; color: #57606a; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); gap: 0 2.5rem; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); }
-.figures { gap: 1rem 2rem; align-items: start; }
-figure { margin: .5rem 0; break-inside: avoid; }
+.figures { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; align-items: flex-start; }
+figure { max-width: 100%; margin: .5rem 0; break-inside: avoid; }
 img { display: block; max-width: 100%; height: auto; }
 figcaption { margin-top: .35rem; color: #57606a; font-size: .92rem; }
 pre { margin: .4rem 0; padding: .6rem .8rem; background: #f4f6f8; font-size: .88rem; }

@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import math
 import shlex
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,8 @@ def _of_several(directory: RunDirectory, config: Mapping[str, Any], result: Mapp
     for path in runs_below(directory):
         below = RunDirectory(path)
         name = path.relative_to(directory.path).as_posix()
+        if "search" in config and name.split("/")[0] in ("best", "replays"):  # what is there as a trial already
+            continue
         runs.append(_Run(name, below, below.read_config(), below.read_result()))
     histories = {run.name: history for run in runs if (history := history_of(run.directory))}
     curves = [_figure("overlay", plots.png(plots.overlay(histories)))] if histories else []
@@ -288,7 +291,16 @@ def _figure(name: str, png: bytes, split: str | None = None) -> Html:
     words = name.replace("_", " ")
     text = _TEXTS.get(name, words)
     of = f" ({SPLITS[split].lower()} split)" if split in SPLITS else ""
-    return tag("figure", tag("img", src=source, alt=f"{words}{of}"), tag("figcaption", f"{text}{of}"))
+    image = tag("img", src=source, alt=f"{words}{of}", **_size(png))
+    return tag("figure", image, tag("figcaption", f"{text}{of}"))
+
+
+def _size(png: bytes) -> dict[str, int]:
+    """The size that a figure was made for, in the pixels of a page, of which an inch has 96."""
+    if not png.startswith(b"\x89PNG") or len(png) < 24:
+        return {}  # a file that somebody put there, and that is no PNG; the browser will say so
+    width, height = struct.unpack_from(">II", png, 16)
+    return {"width": max(1, round(96 * width / plots.DPI)), "height": max(1, round(96 * height / plots.DPI))}
 
 
 def _list(values: Mapping[str, Any], empty: str = "Nothing is known of it.") -> Html:

@@ -78,8 +78,9 @@ class Runner(Settings):
         """Trains a task.
 
         Args:
-            task: What is learned. Afterwards its models hold the weights of the last step; the best
-                ones are in the run directory.
+            task: What is learned. Afterwards its models hold the weights of the last step (their averages, with an
+                optimizer's `use_ema`, as in Keras); the best ones are in the run directory, as they were validated.
+                A layer whose `trainable` is set meanwhile is frozen or learns from the next epoch on.
             train: Arrays such as `(x, y)`, a `tf.data.Dataset`, or anything `lk.data.as_feed` takes;
                 `None` takes the task's data module.
             validation: The same, for validation; `None` without `train` takes the data module's.
@@ -128,7 +129,7 @@ class Runner(Settings):
                 fit.finish()
                 self._judge_the_end(fit)
                 fit.end_train()
-            if not fit.interrupted:
+            if self.export and not fit.interrupted:
                 fit.export_best_model()
             result = fit.result()
             fit.directory.update_result({**fit.facts, "fit": result.summary()})

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
-from lightkeras import report
+from lightkeras import plots, report
 from lightkeras.main import main
 from lightkeras.run_directory import RunDirectory
 
@@ -186,6 +187,16 @@ def test_all_figures_are_shown_by_split_with_a_text_for_those_who_do_not_see_the
         "x",
     ]
     assert [decoded(image) for image in page.images] == [PNG] * 5
+
+
+def test_figures_have_the_size_that_they_were_made_for(tmp_path):
+    run = make_run(tmp_path / "run")
+    (run / "figures").mkdir()
+    (run / "figures" / "curves.png").write_bytes(plots.png(Figure(figsize=(5, 2))))
+    (run / "figures" / "other.png").write_bytes(b"no picture")
+    curves, other = read(run).images
+    assert (curves["width"], curves["height"]) == ("480", "192")  # 96 pixels of a page are an inch
+    assert "width" not in other
 
 
 def decoded(image: dict[str, str | None]) -> bytes:

@@ -18,6 +18,7 @@ from lightkeras.data.module import DataModule
 from lightkeras.data.split import check_validation, split
 
 _MOST_NAMED = 6
+_ADVICE = " Leave the column out of features, or give categories as OneHot({column!r})."
 
 
 @final
@@ -130,8 +131,7 @@ class Table(DataModule):
     @property
     def features(self) -> tuple[str, ...]:
         """Names of the columns of a batch, in order; known once prepared."""
-        if not self._features:
-            raise RuntimeError("Table has no columns yet: call `prepare(lookup)` first.")
+        self._prepared("columns")
         return tuple(name for feature in self._features for name in _names(feature))
 
     def prepare(self, lookup: Lookup) -> None:
@@ -153,7 +153,7 @@ class Table(DataModule):
         rows = {name: columns[name] for name in used}
         names = [columns.rows[row] for row in complete]
         kept = Columns({name: [column[row] for row in complete] for name, column in rows.items()}, names, columns.name)
-        arrays = (_inputs(features, kept), _numbers(self.target, kept))
+        arrays = (_inputs(features, kept, _ADVICE), _numbers(self.target, kept))
         self._feeds = {
             name: ArrayFeed(_taken(arrays, chosen), self.batch_size, shuffle=name == "train", seed=self.seed)
             for name, chosen in self._chosen(len(complete)).items()
@@ -172,13 +172,13 @@ class Table(DataModule):
         return {name: np.sort(rows) for name, rows in chosen.items()}
 
     def train(self) -> ArrayFeed:
-        return self._prepared("train")["train"]
+        return self._prepared("train data")["train"]
 
     def validation(self) -> ArrayFeed | None:
-        return self._prepared("validation").get("validation")
+        return self._prepared("validation data").get("validation")
 
     def test(self) -> ArrayFeed | None:
-        return self._prepared("test").get("test")
+        return self._prepared("test data").get("test")
 
     def predict(self, inputs: Sequence[str | Mapping[str, Any]]) -> ArrayFeed:
         """Batches of rows alone: tuples `({column: float32 [batch]},)`, in the order given.
@@ -195,16 +195,16 @@ class Table(DataModule):
             raise TypeError(f"Received the single row {inputs!r}: expected a list of rows, [{inputs!r}].")
         if len(inputs) == 0:
             raise ValueError("There are no rows to predict for: expected at least one.")
-        self.features  # noqa: B018, raises before `prepare`
+        self._prepared("columns")
         columns = [_column(feature) for feature in self._features]
         rows = [self._checked(row_of(given, number), columns, number) for number, given in enumerate(inputs, 1)]
         values = {name: [row[name] for row in rows] for name in columns}
         table = Columns(values, [f"row {number}" for number in range(1, len(rows) + 1)], "what was given")
         return ArrayFeed((_inputs(self._features, table),), self.batch_size)
 
-    def _prepared(self, split: str) -> dict[str, ArrayFeed]:
+    def _prepared(self, what: str) -> dict[str, ArrayFeed]:
         if not self._feeds:
-            raise RuntimeError(f"Table has no {split} data yet: call `prepare(lookup)` first.")
+            raise RuntimeError(f"Table has no {what} yet: call `prepare(lookup)` first.")
         return self._feeds
 
     def _complete(self, columns: Columns, used: Sequence[str]) -> list[int]:
@@ -224,7 +224,7 @@ class Table(DataModule):
         if len(lost) == len(columns.rows):
             raise ValueError(f"{what}: no row is left to learn from.")
         self.incomplete_rows = len(lost)
-        announce(f"{what}: they are left out")
+        announce(f"{what}: they are left out", once=True)
         return sorted(set(range(len(columns.rows))) - set(lost))
 
     def _checked(self, row: Mapping[str, Any], columns: Sequence[str], number: int) -> Mapping[str, Any]:
@@ -278,10 +278,13 @@ def _names(feature: str | OneHot) -> list[str]:
     return [feature]
 
 
-def _inputs(features: Sequence[str | OneHot], table: Columns) -> dict[str, np.ndarray]:
+def _inputs(features: Sequence[str | OneHot], table: Columns, advice: str = "") -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for feature in features:
-        columns = _one_hot(feature, table) if isinstance(feature, OneHot) else {feature: _numbers(feature, table)}
+        if isinstance(feature, OneHot):
+            columns = _one_hot(feature, table)
+        else:
+            columns = {feature: _numbers(feature, table, advice)}
         twice = next((name for name in columns if name in arrays), None)
         if twice is not None:
             raise ValueError(f"Two features make a column {twice!r}: rename a column, or a category of OneHot.")
@@ -289,12 +292,12 @@ def _inputs(features: Sequence[str | OneHot], table: Columns) -> dict[str, np.nd
     return arrays
 
 
-def _numbers(name: str, table: Columns) -> np.ndarray:
+def _numbers(name: str, table: Columns, advice: str = "") -> np.ndarray:
     where = (f"Column {name!r} in {row} of {table.name}" for row in table.rows)
     try:
         return np.array([as_number(v, w) for v, w in zip(table[name], where, strict=True)], dtype=np.float32)
     except ValueError as error:
-        raise ValueError(f"{error} Leave the column out of features, or give categories as OneHot({name!r}).") from None
+        raise ValueError(f"{error}{advice.format(column=name)}") from None
 
 
 def _one_hot(feature: OneHot, table: Columns) -> dict[str, np.ndarray]:

@@ -103,7 +103,7 @@ class Grams:
             raise ValueError(f"it holds {', '.join(sorted(arrays)) or 'nothing'}: expected words, keys and weights.")
         words, keys = unpack(np.asarray(arrays["words"])), np.asarray(arrays["keys"])
         weights = np.asarray(arrays["weights"])
-        fits = keys.shape == weights.shape and (keys.dtype, weights.dtype) == (np.int64, np.float32) and len(keys)
+        fits = keys.shape == weights.shape and keys.dtype == np.int64 and weights.dtype == np.float32 and len(keys)
         if not fits or (np.diff(keys) <= 0).any() or keys[-1] >> (BITS * longest) or not all(words):
             raise ValueError(
                 f"it holds {len(words):,} words and {keys.dtype}{keys.shape} keys that are no n-grams of 1 to "

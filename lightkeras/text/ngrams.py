@@ -81,18 +81,13 @@ class NgramVectorizer(Encoder):
         weights: str = "tf_idf",
         normalize: bool = True,
     ) -> None:
-        for name, value, most in (
-            ("ngrams", ngrams, LONGEST),
-            ("max_features", max_features, None),
-            ("min_texts", min_texts, None),
-        ):
-            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-            if (name, value) != ("max_features", None) and (not whole or not 1 <= value <= (most or value)):
-                limit = "of at least 1" if most is None else f"from 1 to {most}"
-                raise ValueError(f"{WHO}({name}={value!r}): expected a whole number {limit}.")
-        for name, value, valid in (("select", select, SELECTIONS), ("weights", weights, WEIGHTS)):
-            if value not in valid:
-                raise ValueError(f"{WHO}({name}={value!r}) is not known. {did_you_mean(value, valid)}")
+        _check_whole("ngrams", ngrams, LONGEST)
+        _check_whole("min_texts", min_texts)
+        if max_features is not None:
+            _check_whole("max_features", max_features)
+        for name, given, valid in (("select", select, SELECTIONS), ("weights", weights, WEIGHTS)):
+            if given not in valid:
+                raise ValueError(f"{WHO}({name}={given!r}) is not known. {did_you_mean(given, valid)}")
         self.ngrams, self.max_features, self.min_texts = ngrams, max_features, min_texts
         self.select, self.weights, self.normalize = select, weights, normalize
         self._grams: Grams | None = None
@@ -168,10 +163,10 @@ class NgramVectorizer(Encoder):
     def _weights_of(self, counts: Any, labels: np.ndarray | None) -> np.ndarray:
         present = counts.astype(bool).astype(np.float64)
         if self.weights == "tf_idf":
-            return np.log((1 + counts.shape[0]) / (1 + present.sum(axis=0))) + 1
+            return np.asarray(np.log((1 + counts.shape[0]) / (1 + present.sum(axis=0))) + 1)
         if self.weights == "naive_bayes":
             inside = [1 + present[np.flatnonzero(labels == label)].sum(axis=0) for label in (1, 0)]
-            return np.log(inside[0] / inside[0].sum()) - np.log(inside[1] / inside[1].sum())
+            return np.asarray(np.log(inside[0] / inside[0].sum()) - np.log(inside[1] / inside[1].sum()))
         return np.ones(counts.shape[1])
 
     def _take(self, words: list[bytes], keys: np.ndarray, weights: np.ndarray) -> None:
@@ -244,6 +239,13 @@ class NgramVectorizer(Encoder):
     def join(self, model: keras.Model) -> keras.Model:
         """A model that takes text: an `NgramBags` layer, then the model. It runs on TensorFlow alone."""
         return joined(NgramBags.of(self._known(), name="bags"), model)
+
+
+def _check_whole(name: str, value: Any, most: int | None = None) -> None:
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < 1 or (most is not None and value > most):
+        limit = "of at least 1" if most is None else f"from 1 to {most}"
+        raise ValueError(f"{WHO}({name}={value!r}): expected a whole number {limit}.")
 
 
 def _renumbered(words: list[bytes], ids: np.ndarray, lengths: np.ndarray, least: int) -> tuple[list[bytes], np.ndarray]:

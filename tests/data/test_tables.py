@@ -107,6 +107,12 @@ def test_text_in_a_column_of_numbers_is_named_with_its_line(file):
         prepared(file)
 
 
+def test_text_in_the_target_is_named_with_its_line(file):
+    file.write_text(CSV.replace("2833,2,22", "2833,2,far"))
+    with pytest.raises(ValueError, match=r"^Column 'mpg' in line 6 of .*cars\.csv holds 'far': expected a number\.$"):
+        prepared(file)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -225,7 +231,7 @@ def test_rows_are_taken_as_the_table_has_them_or_with_names_of_categories(table)
         ("weight=?,origin=1", r"^Row 2 has no value for weight: "),
         ("weight=1,orign=1", r"^Row 2 gives 'orign', which is no column\. Did you mean 'origin'\?"),
         ("weight=1,origin=1,mpg=18", r"^Row 2 gives 'mpg', which is what is predicted: leave it out"),
-        ("weight=heavy,origin=1", r"^Column 'weight' in row 2 of what was given holds 'heavy': expected a number"),
+        ("weight=heavy,origin=1", r"^Column 'weight' in row 2 of what was given holds 'heavy': expected a number\.$"),
         ("weight=1,origin=Japn", r"in row 2 of what was given holds 'Japn', .*Did you mean 'Japan'\?"),
         ("", r"^Row 2 is ''"),
     ],

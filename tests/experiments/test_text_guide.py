@@ -51,7 +51,7 @@ def test_it_predicts_from_raw_text_as_its_model_does(machine: Machine, finished:
 @pytest.mark.parametrize(
     ("flags", "encoder"),
     [
-        (("--hp.model", "sequence", "--hp.learning_rate", "1e-3"), "TextVectorizer"),
+        (("--hp.model", "sequence"), "TextVectorizer"),
         (
             ("--hp.model", "ngrams", "--hp.ngrams", "2", "--hp.features", "500", "--hp.weights", "tf_idf")
             + ("--hp.units", "64"),
