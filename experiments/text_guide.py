@@ -10,8 +10,8 @@ the model one weighted sum of them, or a small network (`--hp.units 64`); from t
 the model has separable convolutions.
 
 What helped the n-grams, as accuracy on the 25,000 test reviews: 0.913 with tf-idf weights, 0.919 with those times naive
-Bayes's, and 0.922 with naive Bayes's alone; 0.918 of the 0.922 is left with 15,000 reviews to learn from, not 22,500, and
-0.915 of that with scikit-learn's logistic regression in place of Adam that is stopped early. Dropping n-grams, and
+Bayes's, and 0.922 with naive Bayes's alone. Of that 0.918 is left with 15,000 reviews to learn from instead of 22,500,
+and of that 0.915 with scikit-learn's logistic regression in place of Adam that is stopped early. Dropping n-grams, and
 beginning with naive Bayes itself instead of zero, made it worse.
 
 See https://developers.google.com/machine-learning/guides/text-classification
