@@ -37,24 +37,26 @@ class Thumbnail:
     flags: tuple[str, ...] = ()
 
 
+LEFT_HALF = (0, 0, 1 / 2, 1)
+
 THUMBNAILS = {
     "mnist_beginner": Thumbnail("figures/test/predictions.png", (0, 0, 1 / 3, 1 / 5)),
     "mnist_expert": Thumbnail("figures/test/confusion.png"),
     "fashion_mnist": Thumbnail("figures/test/predictions.png", (0, 0, 2 / 3, 2 / 5)),
-    "imdb_integers": Thumbnail("figures/curves.png", (0, 0, 1 / 2, 1)),
-    "imdb_hub": Thumbnail("figures/curves.png", (0, 0, 1 / 2, 1)),
-    "auto_mpg": Thumbnail("deep/figures/test/true_against_predicted.png"),
-    "overfit_underfit": Thumbnail("figures/overlay.png"),
-    "save_and_load": Thumbnail("figures/curves.png"),
-    "tune_fashion": Thumbnail("final/figures/test/predictions.png", (0, 0, 2 / 3, 2 / 5), ("--runner.max_epochs", "3")),
-    "text_guide": Thumbnail("figures/curves.png", (0, 0, 1 / 2, 1)),
+    "imdb_integers": Thumbnail("figures/curves.png", LEFT_HALF),
+    "imdb_hub": Thumbnail("figures/test/most_confident_reviews.png", (0, 0, 0.6, 0.4)),
+    "auto_mpg": Thumbnail("deep_all/figures/test/true_against_predicted.png"),
+    "overfit_underfit": Thumbnail("figures/overlay.png", LEFT_HALF),
+    "save_and_load": Thumbnail("straight/figures/curves.png", LEFT_HALF),
+    "tune_fashion": Thumbnail("epochs/figures/curves.png", LEFT_HALF, ("--runner.max_epochs", "6")),
+    "text_guide": Thumbnail("figures/curves.png", LEFT_HALF),
     "keras_io_gan": Thumbnail(
-        "figures/test/samples.png", flags=("--runner.max_epochs", "60", "--runner.draw_every", "null")
+        "figures/test/samples.png", flags=("--runner.max_epochs", "40", "--runner.draw_every", "null")
     ),
     "keras_io_autoencoder": Thumbnail(
-        "figures/test/before_after.png", (0, 0, 0.46, 1), ("--runner.max_epochs", "30", "--hp.batch_size", "32")
+        "figures/test/before_after.png", (0, 0, 0.43, 1), ("--runner.max_epochs", "30", "--hp.batch_size", "32")
     ),
-    "keras_io_text_transformer": Thumbnail("figures/curves.png", (0, 0, 1 / 2, 1)),
+    "keras_io_text_transformer": Thumbnail("figures/curves.png", LEFT_HALF),
 }
 
 

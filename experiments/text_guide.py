@@ -67,16 +67,22 @@ class TextGuide(lk.Task):
         return lk.TextVectorizer(max_tokens=20_000, length=500)
 
     def decide(self) -> bool:
-        """Whether texts become bags of n-grams; says why."""
+        """Whether texts become bags of n-grams."""
         if self.hp.model != "auto":
+            self.reason = f"{self.hp.model}, as asked for."
             return self.hp.model == "ngrams"
         self.data.prepare(self.lookup)
         texts = self.data.train().arrays[0]
         words = float(np.median([len(text.split()) for text in texts]))
         ratio = len(texts) / words
-        answer = "below" if ratio < THRESHOLD else "not below"
-        print(f"{len(texts):,} texts with a median of {words:g} words: {ratio:.0f} is {answer} {THRESHOLD}.")
-        return ratio < THRESHOLD
+        side, answer = ("below", "ngrams") if ratio < THRESHOLD else ("not below", "sequence")
+        self.reason = (
+            f"{len(texts):,} texts with a median of {words:g} words: {ratio:.0f} is {side} {THRESHOLD}, so {answer}."
+        )
+        return answer == "ngrams"
+
+    def build_callbacks(self) -> list[keras.callbacks.Callback]:
+        return [keras.callbacks.LambdaCallback(on_train_begin=lambda logs: print(self.reason))]
 
     def build_model(self) -> keras.Model:
         return self.of_ngrams() if self.by_ngrams else self.of_a_sequence()

@@ -237,7 +237,7 @@ def config_of(settings: Settings, fit: Fit) -> dict[str, Any]:
             "batches": fit.learner.steps,
         },
         "monitor": {"name": fit.monitor, "mode": fit.progress.mode},
-        "code": resuming.code_of(fit.task),
+        "code": resuming.code_of(type(fit.task)),
         "lookup": fit.task.lookup.record(),
         "modules": hub.modules_in(parts_of(fit.task)),
         **({} if encoder is None else {"encoder": encoder.record()}),

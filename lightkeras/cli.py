@@ -7,6 +7,8 @@
     python experiment.py predict --run_dir DIR "a text" ...
     python experiment.py replay --run_dir DIR    run the step that broke a run again
     python experiment.py tune [flags]            search the declared ranges
+    python experiment.py tune --run_dir DIR --resume | --replay best
+                                                 go on with a search; do one of its trials again
     python experiment.py find_learning_rate [flags]
     python experiment.py find_batch_size [flags] suggest where to begin
 
@@ -26,26 +28,20 @@ from typing import Any
 import jsonargparse
 from rich.console import Console
 
-from lightkeras import assembly, files, hparams, report, resuming, several
+from lightkeras import assembly, hparams, report, resuming, several, tuning
 from lightkeras._messages import raised_by_us
 from lightkeras.data.lookup import Lookup
-from lightkeras.features import FeatureCache
-from lightkeras.flags import COMMANDS, make_parser
-from lightkeras.results import Trial
+from lightkeras.flags import COMMANDS, lookup_of, make_parser, settings_of
 from lightkeras.run_directory import RunDirectory, holds_several, path_of, runs_below, snake_case
 from lightkeras.runner import Interrupted, Runner
-from lightkeras.saving import Checkpoints
-from lightkeras.settings import LimitBatches
 from lightkeras.several import Main
 from lightkeras.task import Task
 from lightkeras.terminal import (
     print_lines,
     report_fit,
     report_profile,
-    report_search,
     report_several,
     say_error,
-    short,
     table,
     table_of_sizes,
 )
@@ -89,7 +85,7 @@ def cli(
         "test": lambda: _test(task_class, settings),
         "predict": lambda: _predict(task_class, settings),
         "replay": lambda: _replay(task_class, settings),
-        "tune": lambda: _tune(task_class, settings, runner_defaults, given()),
+        "tune": lambda: tuning.run(task_class, settings, runner_defaults, given()),
         "find_learning_rate": lambda: _find_learning_rate(task_class, settings, runner_defaults),
         "find_batch_size": lambda: _find_batch_size(task_class, settings, runner_defaults),
     }
@@ -116,8 +112,8 @@ def _fit(
 ) -> int:
     path = path_of(settings.run_dir, snake_case(task_class.__name__))
     resume: bool | Path = settings.resume
-    runner, hp = {**runner_defaults, **_settings_of(settings.runner)}, vars(settings.hp)
-    lookup = _lookup(settings)
+    runner, hp = {**runner_defaults, **settings_of(settings.runner)}, vars(settings.hp)
+    lookup = lookup_of(settings)
     if resume:
         if settings.run_dir is None:
             raise ValueError("--resume, but of which run? Give its --run_dir.")
@@ -151,8 +147,8 @@ def _run(
     if main is None:
         return _fit(task_class, settings, runner_defaults, given, then_test=True)
     directory = RunDirectory(path_of(settings.run_dir, snake_case(task_class.__name__)))
-    runner, hp = {**runner_defaults, **_settings_of(settings.runner)}, vars(settings.hp)
-    lookup = _lookup(settings)
+    runner, hp = {**runner_defaults, **settings_of(settings.runner)}, vars(settings.hp)
+    lookup = lookup_of(settings)
     if settings.resume:
         if settings.run_dir is None:
             raise ValueError("--resume, but of which experiment? Give its --run_dir.")
@@ -192,26 +188,10 @@ def _as_before(
     before = {name: config.get("lookup", {}).get(name, value) for name, value in places.items()}
     over = {name: value for name, value in places.items() if name in given}
     return (
-        {**runner, **_settings_of(recorded), **_settings_of(given.get("runner", {}), recorded)},
+        {**runner, **settings_of(recorded), **settings_of(given.get("runner", {}), recorded)},
         {**config.get("hparams", {}), **(vars(given.hp) if "hp" in given else {})},
         Lookup(**{**before, **over}),
     )
-
-
-def _settings_of(given: Any, before: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Settings of a runner from the command line or from JSON; groups of settings as what they are.
-
-    Args:
-        given: The settings.
-        before: Settings of which a group given in part takes the rest.
-    """
-    settings = dict(given if isinstance(given, dict) else vars(given))
-    groups = {"limit_batches": LimitBatches, "checkpoints": Checkpoints, "features": FeatureCache}
-    for name, kind in groups.items():
-        if name in settings and not isinstance(settings[name], kind):
-            group = settings[name] if isinstance(settings[name], dict) else vars(settings[name])
-            settings[name] = kind(**{**(before or {}).get(name, {}), **group})
-    return settings
 
 
 def _dry_run(runner: Runner, task: Task, resume: bool | Path, accept_changes: bool) -> int:
@@ -262,44 +242,12 @@ def _replay(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
     return replaying.run(task_class, Path(settings.run_dir), settings.data_dir, settings.source)
 
 
-def _tune(
-    task_class: type[Task],
-    settings: jsonargparse.Namespace,
-    runner_defaults: dict[str, Any],
-    given: jsonargparse.Namespace,
-) -> int:
-    from lightkeras.tuner import Tuner
-
-    console = Console()
-
-    def say(trial: Trial) -> None:
-        value = "failed" if trial.objective is None else f"{trial.objective:.4f}"
-        values = "  ".join(f"{name} {short(trial.hparams[name])}" for name in searched)
-        console.print(f"trial {trial.name}  {value}  {values}", highlight=False)
-
-    fixed = vars(given.hp) if "hp" in given else {}
-    searched = [name for name in hparams.search_space(task_class.HParams) if name not in fixed]
-    path = path_of(settings.run_dir, f"{snake_case(task_class.__name__)}_search")
-    tuner = Tuner(
-        task_class,
-        **vars(settings.tuner),
-        run_dir=path,
-        runner=Runner(**{**runner_defaults, **_settings_of(settings.runner)}),
-        lookup=_lookup(settings),
-        fixed=fixed,
-        on_trial=say,
-    )
-    result = tuner.search()
-    report_search(result)
-    return 0 if result.best is not None else 1
-
-
 def _find_learning_rate(
     task_class: type[Task], settings: jsonargparse.Namespace, runner_defaults: dict[str, Any]
 ) -> int:
     path = path_of(settings.run_dir, f"{snake_case(task_class.__name__)}_learning_rate")
-    runner = Runner(**{**runner_defaults, **_settings_of(settings.runner), "run_dir": path})
-    task = task_class(hparams.from_dict(task_class.HParams, vars(settings.hp)), _lookup(settings))
+    runner = Runner(**{**runner_defaults, **settings_of(settings.runner), "run_dir": path})
+    task = task_class(hparams.from_dict(task_class.HParams, vars(settings.hp)), lookup_of(settings))
     found = runner.find_learning_rate(task, **vars(settings.find))
     lines = {"found": "no suggestion" if found.suggestion is None else f"{found.suggestion:.2g}"}
     lines |= {"why": found.reason, "took": f"{found.wall_s:.1f} s", "figure": str(found.figure)}
@@ -308,8 +256,8 @@ def _find_learning_rate(
 
 
 def _find_batch_size(task_class: type[Task], settings: jsonargparse.Namespace, runner_defaults: dict[str, Any]) -> int:
-    runner = Runner(**{**runner_defaults, **_settings_of(settings.runner)})
-    task = task_class(hparams.from_dict(task_class.HParams, vars(settings.hp)), _lookup(settings))
+    runner = Runner(**{**runner_defaults, **settings_of(settings.runner)})
+    task = task_class(hparams.from_dict(task_class.HParams, vars(settings.hp)), lookup_of(settings))
     found = runner.find_batch_size(task, **vars(settings.find))
     console = Console()
     console.print(table_of_sizes(found))
@@ -322,7 +270,7 @@ def _of_run(task_class: type[Task], settings: jsonargparse.Namespace) -> tuple[T
     """The task of a run as it was, and a runner on its directory."""
     config = RunDirectory(Path(settings.run_dir)).read_config()
     if "search" in config:
-        raise ValueError(f"{settings.run_dir} holds a search: give one of its runs, such as {_best_trial(settings)}.")
+        raise ValueError(f"{settings.run_dir} holds a search: give one of its runs, such as {settings.run_dir}/best.")
     if holds_several(RunDirectory(Path(settings.run_dir))):
         runs = runs_below(RunDirectory(Path(settings.run_dir)))
         raise ValueError(
@@ -341,18 +289,5 @@ def _of_run(task_class: type[Task], settings: jsonargparse.Namespace) -> tuple[T
     return task, Runner(run_dir=settings.run_dir, seed=config.get("seed", 0))
 
 
-def _best_trial(settings: jsonargparse.Namespace) -> str:
-    """The directory of the best trial of a search, as far as it is known."""
-    result = RunDirectory(Path(settings.run_dir)).result_file
-    best = (files.read_json(result) if result.exists() else {}).get("search", {}).get("best")
-    return str(best["run_dir"]) if best else f"{settings.run_dir}/trials/0000"
-
-
 def _has_test(task: Task) -> bool:
     return task.data is not None and task.data.test() is not None
-
-
-def _lookup(settings: jsonargparse.Namespace) -> Lookup:
-    lookup = Lookup(settings.source, settings.data_dir)
-    lookup.record()  # a folder that is not there is refused before anything is made
-    return lookup

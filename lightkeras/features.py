@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lightkeras import files
+from lightkeras import files, pulse
 from lightkeras.data.bags import Bags
 from lightkeras.data.encoder import Encoder, inputs_of, with_inputs
 from lightkeras.data.feed import (
@@ -141,6 +141,7 @@ def _blocks(inputs: Structure, encoder: Encoder) -> Iterator[list[Any]]:
     def make(start: int) -> list[Any]:
         part = map_structure(lambda leaf: leaf[start : start + encoder.block], inputs)
         features = encoder.encode(part)
+        pulse.beat()
         expected = len(flatten(part)[0][1])
         for _, leaf in flatten(features):
             if len(leaf) != expected:

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import safetensors.numpy
 
-from lightkeras import checkpoint, files, freezing, randomness, schedule
+from lightkeras import checkpoint, files, freezing, hparams, randomness, schedule
 from lightkeras._keras import tensorflow_left_out
 from lightkeras.bundle import write_bundle
 from lightkeras.callbacks import CallbackBridge
@@ -132,7 +132,7 @@ class Fit:
             stack.callback(self.saver.close)
             for logger in (
                 CsvLogger(self.directory.metrics_file),
-                TensorBoardLogger(self.directory.path, self.facts["hparams"], config),
+                TensorBoardLogger(self.directory.path, self._meant(), config),
             ):
                 stack.push(functools.partial(self._close, logger))
                 with self.ledger.part("logging"):
@@ -570,6 +570,11 @@ class Fit:
     def _frozen(self) -> dict[str, Any]:
         now = dataclasses.asdict(freezing.flags_of(self.task))
         return {**freezing.record(self.task, self._flags), "now": now}
+
+    def _meant(self) -> dict[str, Any]:
+        """The hyperparameters that have a meaning beside the others."""
+        without = hparams.inactive(self.task.hp)
+        return {name: value for name, value in self.facts["hparams"].items() if name not in without}
 
     def _positions(self) -> dict[str, int]:
         return {name: size for logger in self._loggers for name, size in logger.position().items()}

@@ -14,7 +14,13 @@ from rich.console import Console
 
 from lightkeras import hparams
 from lightkeras._messages import did_you_mean
+from lightkeras.data.lookup import Lookup
+from lightkeras.features import FeatureCache
 from lightkeras.runner import Runner
+from lightkeras.saving import Checkpoints
+from lightkeras.search.pool import Limits
+from lightkeras.search.pruning import Chance, Pruning
+from lightkeras.settings import LimitBatches
 from lightkeras.task import Task
 
 COMMANDS = {
@@ -135,6 +141,9 @@ def make_parser(
         parser.add_method_arguments(Runner, command, "find", skip={"task", "train", "batch_size"})
     if command != "find_batch_size":  # which writes nothing
         parser.add_argument("--run_dir", type=str | None, default=None, help="Run directory. Null: a new one in runs/.")
+    if command == "tune":
+        parser.add_argument("--resume", action="store_true", help=_RESUME_SEARCH)
+        parser.add_argument("--replay", type=str | None, default=None, help=_REPLAY)
     if command in (None, "fit"):
         parser.add_argument("--resume", action="store_true", help=_RESUME)
         if command == "fit" or main is None:  # main goes on with its runs by itself
@@ -159,6 +168,12 @@ def _what_it_does(main: Callable[..., Any] | None) -> str:
 _RESUME = (
     "Go on with the run in --run_dir, or from that checkpoint of one, with its settings where none are given; "
     "begin it if there is none."
+)
+_RESUME_SEARCH = (
+    "Go on with the search in --run_dir, with its settings where none are given; begin it if there is none."
+)
+_REPLAY = (
+    "Do a trial of the search in --run_dir again, in a new process, and compare it bit for bit: its name, or best."
 )
 _ACCEPT_CHANGES = "Go on though data or hyperparameters are not those that the run was started with."
 _DRY_RUN = "Check everything that can be checked before the first epoch, also of a resume, and stop there."
@@ -199,7 +214,42 @@ def _hide_groups(parser: Parser) -> None:
             action.help = jsonargparse.SUPPRESS
 
 
-_GROUPS = {"hp", "runner", "tuner", "find", "runner.limit_batches", "runner.checkpoints", "runner.features"}
+_GROUPS = {"hp", "runner", "tuner", "find"} | {
+    *("runner.limit_batches", "runner.checkpoints", "runner.features"),
+    *("tuner.limits", "tuner.pruning", "tuner.chance"),
+}
+
+
+_KINDS = {
+    "limit_batches": LimitBatches,
+    "checkpoints": Checkpoints,
+    "features": FeatureCache,
+    "limits": Limits,
+    "pruning": Pruning,
+    "chance": Chance,
+}
+
+
+def settings_of(given: Any, before: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Settings of a runner or a tuner from the command line or from JSON; groups of settings as what they are.
+
+    Args:
+        given: The settings.
+        before: Settings of which a group given in part takes the rest.
+    """
+    settings = dict(given if isinstance(given, dict) else vars(given))
+    for name, kind in _KINDS.items():
+        if name in settings and not isinstance(settings[name], kind):
+            group = settings[name] if isinstance(settings[name], dict) else vars(settings[name])
+            settings[name] = kind(**{**(before or {}).get(name, {}), **group})
+    return settings
+
+
+def lookup_of(settings: jsonargparse.Namespace) -> Lookup:
+    """Where data and modules are looked for; a folder that is not there is refused before anything is made."""
+    lookup = Lookup(settings.source, settings.data_dir)
+    lookup.record()
+    return lookup
 
 
 class _Formatter(jsonargparse.DefaultHelpFormatter):

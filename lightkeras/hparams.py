@@ -7,6 +7,8 @@ one declaration:
     class HParams:
         hidden_units: int = lk.Int(16, low=8, high=128, step=8)
         learning_rate: float = lk.Float(1e-3, low=1e-4, high=1e-2, log=True)
+        kind: str = lk.Choice("wide", ["wide", "deep"])
+        layers: int = lk.Int(2, low=2, high=6, when={"kind": "deep"})   # searched for deep models only
         batch_size: int = 512            # a plain field: settable, not searched
 """
 
@@ -23,6 +25,10 @@ from lightkeras._messages import did_you_mean
 Scalar = int | float | str | bool
 
 _KEY = "lightkeras.range"
+_WHEN = "lightkeras.when"
+
+When = Mapping[str, Scalar | Sequence[Scalar]]
+"""What a hyperparameter depends on: names of other ones, each with the value or values at which it is used."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +71,9 @@ class Choices:
 Range = IntRange | FloatRange | Choices
 
 
-def Int(default: int, *, low: int, high: int, step: int = 1, log: bool = False) -> int:  # noqa: N802
+def Int(  # noqa: N802
+    default: int, *, low: int, high: int, step: int = 1, log: bool = False, when: When | None = None
+) -> int:
     """Declares a whole-number hyperparameter.
 
     Args:
@@ -74,6 +82,9 @@ def Int(default: int, *, low: int, high: int, step: int = 1, log: bool = False) 
         high: Largest value a search tries.
         step: Distance between the values a search tries; must be 1 with `log`.
         log: Whether a search draws on a logarithmic scale.
+        when: Choices that it depends on, declared above it: a search tries it where each of them has the value
+            given here, or one of the values, as in `{"kind": "deep"}`; elsewhere it has its default, and no
+            meaning. `None` depends on nothing.
 
     Returns:
         A dataclass field (typed as the value it will hold).
@@ -88,12 +99,18 @@ def Int(default: int, *, low: int, high: int, step: int = 1, log: bool = False) 
     if step < 1 or (log and step != 1):
         raise ValueError(f"Int(step={step}, log={log}): expected a step of at least 1, and exactly 1 with log=True.")
     _check_bounds("Int", default, low, high, log)
-    field: int = dataclasses.field(default=default, metadata={_KEY: IntRange(low, high, step, log)})
+    field: int = dataclasses.field(default=default, metadata=_metadata(IntRange(low, high, step, log), when))
     return field
 
 
 def Float(  # noqa: N802
-    default: float, *, low: float, high: float, step: float | None = None, log: bool = False
+    default: float,
+    *,
+    low: float,
+    high: float,
+    step: float | None = None,
+    log: bool = False,
+    when: When | None = None,
 ) -> float:
     """Declares a real-number hyperparameter.
 
@@ -103,6 +120,7 @@ def Float(  # noqa: N802
         high: Largest value a search tries.
         step: Distance between the values a search tries; `None` for any value in the range.
         log: Whether a search draws on a logarithmic scale; goes without `step`.
+        when: As in `Int`.
 
     Returns:
         A dataclass field (typed as the value it will hold).
@@ -118,19 +136,20 @@ def Float(  # noqa: N802
         raise ValueError(f"Float(step={step}, log={log}): expected a positive step, and none with log=True.")
     _check_bounds("Float", default, low, high, log)
     found = FloatRange(float(low), float(high), None if step is None else float(step), log)
-    field: float = dataclasses.field(default=float(default), metadata={_KEY: found})
+    field: float = dataclasses.field(default=float(default), metadata=_metadata(found, when))
     return field
 
 
 ValueT = TypeVar("ValueT", int, float, str, bool)
 
 
-def Choice(default: ValueT, values: Sequence[ValueT]) -> ValueT:  # noqa: N802
+def Choice(default: ValueT, values: Sequence[ValueT], *, when: When | None = None) -> ValueT:  # noqa: N802
     """Declares a hyperparameter that takes one of a few values; any other value is refused.
 
     Args:
         default: Value of a run that names none.
         values: The values there are, all of one type.
+        when: As in `Int`.
 
     Returns:
         A dataclass field (typed as the value it will hold).
@@ -145,19 +164,31 @@ def Choice(default: ValueT, values: Sequence[ValueT]) -> ValueT:  # noqa: N802
         raise TypeError(f"Choice({list(values)!r}): expected values of one type.")
     if default not in values:
         raise ValueError(f"Choice({default!r}): the default is none of the values {list(values)!r}.")
-    field: ValueT = dataclasses.field(default=default, metadata={_KEY: Choices(tuple(values))})
+    field: ValueT = dataclasses.field(default=default, metadata=_metadata(Choices(tuple(values)), when))
     return field
 
 
-def Bool(default: bool) -> bool:  # noqa: N802
+def Bool(default: bool, *, when: When | None = None) -> bool:  # noqa: N802
     """Declares a yes-or-no hyperparameter that a search tries both ways.
+
+    Args:
+        default: Value of a run that names none.
+        when: As in `Int`.
 
     Raises:
         TypeError: The default is neither `True` nor `False`.
     """
     if not isinstance(default, bool):
         raise TypeError(f"Bool({default!r}): expected True or False.")
-    return Choice(default, [False, True])
+    return Choice(default, [False, True], when=when)
+
+
+def _metadata(found: Range, when: When | None) -> dict[str, Any]:
+    given = {name: (value,) if isinstance(value, Scalar) else tuple(value) for name, value in (when or {}).items()}
+    for name, values in given.items():
+        if not values:
+            raise ValueError(f"when={{{name!r}: []}}: expected the value or the values at which it is used.")
+    return {_KEY: found, _WHEN: given}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +199,47 @@ class NoHParams:
 def search_space(declaration: type) -> dict[str, Range]:
     """The ranges of a declaration, by name, in the order of declaration; plain fields are left out."""
     return {field.name: field.metadata[_KEY] for field in _fields(declaration) if _KEY in field.metadata}
+
+
+def conditions(declaration: type) -> dict[str, dict[str, tuple[Scalar, ...]]]:
+    """What each hyperparameter with a range depends on: choices by name, each with the values at which it is used.
+
+    Raises:
+        ValueError: One depends on what is no choice above it, or on a value that the choice does not have.
+    """
+    space = search_space(declaration)
+    found: dict[str, dict[str, tuple[Scalar, ...]]] = {}
+    above: list[str] = []
+    for name in space:
+        needed = next(field for field in _fields(declaration) if field.name == name).metadata[_WHEN]
+        for other, values in needed.items():
+            choice = space.get(other)
+            if other not in above or not isinstance(choice, Choices):
+                known = [each for each in above if isinstance(space[each], Choices)]
+                raise ValueError(
+                    f"Hyperparameter {name}: when={{{other!r}: ...}} names no lk.Choice or lk.Bool that is declared "
+                    f"above it. {did_you_mean(other, known) if known else 'There is none.'}"
+                )
+            if wrong := [value for value in values if not _is_one_of(value, choice.values)]:
+                raise ValueError(
+                    f"Hyperparameter {name}: when={{{other!r}: {wrong[0]!r}}} can never be: {other} is {choice}."
+                )
+        found[name] = dict(needed)
+        above.append(name)
+    return found
+
+
+def inactive(hparams: Any) -> tuple[str, ...]:
+    """Names of the hyperparameters that have no meaning beside the others, in the order of declaration."""
+    found: list[str] = []
+    for name, needed in conditions(type(hparams)).items():
+        if any(other in found or getattr(hparams, other) not in values for other, values in needed.items()):
+            found.append(name)
+    return tuple(found)
+
+
+def _is_one_of(value: Scalar, values: Sequence[Scalar]) -> bool:
+    return any(type(value) is type(each) and value == each for each in values)
 
 
 def check(hparams: Any) -> None:
@@ -189,6 +261,7 @@ def check(hparams: Any) -> None:
         found = field.metadata.get(_KEY)
         if isinstance(found, Choices) and value not in found.values:
             raise ValueError(f"Hyperparameter {field.name}={value!r}: expected {found}.")
+    conditions(type(hparams))
 
 
 def to_dict(hparams: Any) -> dict[str, Any]:

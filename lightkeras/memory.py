@@ -1,4 +1,4 @@
-"""Memory of this process, as Linux counts it: what it holds, the most it held, and what is left for it."""
+"""Memory of a process, as Linux counts it: what it holds, the most it held, and what is left for it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,19 @@ def resident_bytes(proc: Path = PROC) -> int:
         OSError: The system is not Linux, or its `/proc` cannot be read.
     """
     return _kilobytes(proc / "self" / "status", "VmRSS") * 1024
+
+
+def private_bytes(process: int, proc: Path = PROC) -> int:
+    """Memory that a process holds for itself; files that it has mapped are not counted.
+
+    Args:
+        process: Its id.
+        proc: Where the kernel tells of processes.
+
+    Raises:
+        OSError: There is no such process, or the system is not Linux.
+    """
+    return _kilobytes(proc / str(process) / "status", "RssAnon") * 1024
 
 
 def peak_bytes(proc: Path = PROC) -> int:

@@ -10,7 +10,7 @@ from typing import Any, final
 import keras
 import numpy as np
 
-from lightkeras import checkpoint, schedule
+from lightkeras import checkpoint, pulse, schedule
 from lightkeras.callbacks import CallbackBridge
 from lightkeras.data import Feed
 from lightkeras.engine import make_engine
@@ -176,6 +176,7 @@ class Pass:
         return logs
 
     def _note_compiled(self, seconds: float) -> None:
+        pulse.beat()
         for number, form in enumerate(self.program.forms[self._noted :], start=self._noted):
             cause = f"a batch of another form than {self.program.forms[0]}" if number else self._cause
             self.compiled.append(Compilation(form, seconds, cause))

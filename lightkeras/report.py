@@ -226,6 +226,8 @@ def _of_several(directory: RunDirectory, config: Mapping[str, Any], result: Mapp
     for path in runs_below(directory):
         below = RunDirectory(path)
         name = path.relative_to(directory.path).as_posix()
+        if "search" in config and name.split("/")[0] in ("best", "replays"):  # what is there as a trial already
+            continue
         runs.append(_Run(name, below, below.read_config(), below.read_result()))
     histories = {run.name: history for run in runs if (history := history_of(run.directory))}
     curves = [_figure("overlay", plots.png(plots.overlay(histories)))] if histories else []

@@ -101,9 +101,12 @@ class Trial:
         name: Its name, and that of its run directory below `trials/`.
         hparams: All hyperparameters by name.
         objective: The best value of the objective; `None` where the trial failed.
-        status: `"completed"` or `"failed"`.
+        status: `"completed"`, `"pruned"` or `"failed"`.
         reason: Why it stopped.
         run_dir: Its run directory.
+        inactive: Hyperparameters that have no meaning beside the others; they have their defaults.
+        epochs: Epochs finished.
+        wall_s: Seconds it took.
     """
 
     name: str
@@ -112,6 +115,9 @@ class Trial:
     status: str
     reason: str
     run_dir: Path
+    inactive: tuple[str, ...] = ()
+    epochs: int = 0
+    wall_s: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,9 +128,12 @@ class SearchResult:
         run_dir: The directory of the search.
         objective: Name of the value that was searched for.
         mode: Whether it is better low (`"min"`) or high (`"max"`).
-        trials: All trials, in the order they were run.
-        best: The best of them; `None` where every trial failed.
-        wall_s: Seconds from the call to the return.
+        trials: All trials, in the order they were decided on.
+        best: The best of those that were completed: by the mean over other seeds, where there are such, else by its
+            own value. `None` where there is none.
+        wall_s: Seconds that the search took, in all attempts that came to an end.
+        repeats: Values of the objective with other seeds, by the trial's name.
+        refit: Run directory of the fit on train and validation together; `None` if there is none.
     """
 
     run_dir: Path
@@ -133,6 +142,13 @@ class SearchResult:
     trials: tuple[Trial, ...]
     best: Trial | None
     wall_s: float
+    repeats: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    refit: Path | None = None
+
+    @property
+    def best_dir(self) -> Path:
+        """Run directory of what the search found, ready to test, to predict with and to export."""
+        return self.run_dir / "best"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -81,10 +81,10 @@ def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
         now: The same for the run that would go on.
     """
 
-    def differences(names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(line for name in names for line in _differences(name, _part(before, name), _part(now, name)))
+    def all_of(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(line for name in names for line in differences(name, _part(before, name), _part(now, name)))
 
-    return Changes(differences(_REFUSED), differences(_WARNED))
+    return Changes(all_of(_REFUSED), all_of(_WARNED))
 
 
 def check_changes(changes: Changes, accepted: bool) -> None:
@@ -153,10 +153,10 @@ def choose(directory: RunDirectory, wanted: Path | None = None) -> Checkpoint | 
     return found
 
 
-def code_of(task: Task) -> dict[str, str]:
+def code_of(task_class: type[Task]) -> dict[str, str]:
     """Digests of the files that define a task's classes, by name of the class; those of lightkeras are not asked."""
     found = {}
-    for cls in type(task).__mro__:
+    for cls in task_class.__mro__:
         if cls in (Task, object) or cls.__module__.startswith("lightkeras."):
             continue
         try:
@@ -221,10 +221,17 @@ def _part(config: Mapping[str, Any], name: str) -> Any:
     return config.get(name)
 
 
-def _differences(name: str, before: Any, now: Any) -> list[str]:
+def differences(name: str, before: Any, now: Any) -> list[str]:
+    """How plain data differs, each difference in words.
+
+    Args:
+        name: What it is called.
+        before: What it was.
+        now: What it is.
+    """
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         keys = dict.fromkeys([*before, *now])
-        return [line for key in keys for line in _differences(f"{name}.{key}", before.get(key), now.get(key))]
+        return [line for key in keys for line in differences(f"{name}.{key}", before.get(key), now.get(key))]
     return [] if _plain(before) == _plain(now) else [f"{name} was {before!r} and is {now!r}"]
 
 

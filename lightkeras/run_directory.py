@@ -202,7 +202,7 @@ def runs_below(directory: RunDirectory) -> list[Path]:
     for path in directory.path.rglob("config.json"):
         config = RunDirectory(path.parent).read_config() if path.parent != directory.path else {}
         inside = any(RunDirectory(above).config_file.exists() for above in _between(path.parent, directory.path))
-        if "data" in config and not inside:
+        if "data" in config and "search" not in config and not inside:
             found.append((str(config.get("started")), path.parent))
     return [path for _, path in sorted(found)]
 

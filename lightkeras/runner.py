@@ -129,7 +129,7 @@ class Runner(Settings):
                 fit.finish()
                 self._judge_the_end(fit)
                 fit.end_train()
-            if not fit.interrupted:
+            if self.export and not fit.interrupted:
                 fit.export_best_model()
             result = fit.result()
             fit.directory.update_result({**fit.facts, "fit": result.summary()})

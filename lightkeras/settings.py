@@ -64,6 +64,7 @@ class Settings:
         draw_every: Epochs after which the pictures of the task are drawn during training, with the weights as they
             are then; `None` draws them at the end alone.
         pictures: Whether to draw at all: the curves, the pictures of the task, and `report.html`.
+        export: Whether to write `model.keras`, with the best weights, when a run has come to its end.
         preflight: Whether to try everything on one batch before the first epoch; see `lightkeras.preflight`
             for what is checked all the same.
         profile: Whether to write where the time of a fit went to `profile.json`, and the backend's own trace of
@@ -91,6 +92,7 @@ class Settings:
     progress: bool = True
     draw_every: int | None = None
     pictures: bool = True
+    export: bool = True
     preflight: bool = True
     profile: bool = False
 

@@ -14,7 +14,7 @@ from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from lightkeras import hparams as hparams_
 from lightkeras import randomness
 from lightkeras._labels import check_labels, outputs_by_name
-from lightkeras.data import DataModule, Lookup
+from lightkeras.data import DataModule, Lookup, kept
 from lightkeras.data.encoder import Encoder, batches_of
 from lightkeras.data.feed import Structure
 from lightkeras.data.keras_encoder import KerasEncoder
@@ -237,7 +237,7 @@ class Task:
         """
         if not self._is_set_up:
             randomness.seed(seed)
-            self.data = self.build_data()
+            self.data = kept.module(self.build_data())
             encoder = self.build_encoder()
             if encoder is not None:
                 self.encoder: Any = encoder if isinstance(encoder, Encoder) else KerasEncoder(encoder)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,16 +88,28 @@ def _when(best: Best, epochs: int) -> str:
 
 def report_search(result: SearchResult) -> None:
     console = Console()
-    failed = sum(trial.objective is None for trial in result.trials)
-    lines = {"trials": f"{len(result.trials)}, {failed} failed, {result.wall_s:.1f} s"}
+    statuses = [trial.status for trial in result.trials]
+    counted = [f"{statuses.count(status)} {status}" for status in ("completed", "pruned", "failed")]
+    lines = {"trials": f"{', '.join(counted)}, {result.wall_s:.1f} s"}
     if result.best is None:
-        lines["best"] = f"none: every trial failed, the last with: {result.trials[-1].reason}"
+        lines["best"] = f"none: no trial was completed, the last ended with: {result.trials[-1].reason}"
     else:
         values = ", ".join(f"{name}={short(value)}" for name, value in result.best.hparams.items())
         lines["best"] = f"{result.objective} {result.best.objective:.4f} with {values}"
-        lines["test it"] = f"python {sys.argv[0]} test --run_dir {result.best.run_dir}"
+        for name, repeated in result.repeats.items():
+            own = next(trial.objective for trial in result.trials if trial.name == name)
+            lines[f"{name}"] = f"{result.objective} {_spread(repeated)} with other seeds ({own:.4f} in the search)"
+        lines["test it"] = f"python {sys.argv[0]} test --run_dir {result.best_dir}"
     lines |= {"search": str(result.run_dir), "look": f"tensorboard --logdir {result.run_dir}"}
     print_lines(console, lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation."""
+    if not values:
+        return "none, as every run failed,"
+    spread = f" \N{PLUS-MINUS SIGN} {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.4f}{spread}"
 
 
 def print_lines(console: Console, lines: dict[str, str]) -> None:

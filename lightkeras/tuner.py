@@ -1,34 +1,44 @@
 """Tuner: many runs over the declared ranges, chosen by keras-tuner's oracles.
 
 check the settings, and the objective against what an epoch logs      # before the first trial
-while the oracle has another trial:
-    hyperparameters = the oracle's proposal
-    Runner.fit in trials/<name>/                                      # a run directory of its own
-    tell the oracle the best value of the objective
-name the best
+while there is something left to do:
+    for each idle worker: what the oracle proposes, as a run in trials/<name>/
+    for each report: note it in the journal; stop the run if it diverged, is stuck, or does worse than others
+    for each end: note it in the journal; tell the oracle
+the best few again with other seeds; the best again on train and validation together, if that was asked for
+name the best, and make best/
+
+Killed at any instant, it goes on: the journal holds all that was decided, and each run its checkpoints.
 """
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import dataclasses
-import io
-import math
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import keras
-
-from lightkeras import files, hparams, run_directory, schedule
+from lightkeras import hparams, report, resuming, run_directory, schedule
 from lightkeras._messages import did_you_mean
-from lightkeras.data.lookup import Lookup
-from lightkeras.hparams import Range
-from lightkeras.loggers.tensorboard import EventFile, config_summary, scalars, search_summary
-from lightkeras.results import Best, SearchResult, Trial
+from lightkeras.data.lookup import Lookup, announce
+from lightkeras.lock import RunLock, check_free, waiting_lock
+from lightkeras.loggers.tensorboard import EventFile, config_summary, search_summary
+from lightkeras.results import SearchResult, Trial
 from lightkeras.run_directory import RunDirectory, snake_case
 from lightkeras.runner import Runner
+from lightkeras.search import drive, figures, outputs, work
+from lightkeras.search.coordinator import Coordinator, Plan
+from lightkeras.search.journal import Journal
+from lightkeras.search.pool import Limits, Pool
+from lightkeras.search.pruning import Chance, Pruning
+from lightkeras.search.records import Record
+from lightkeras.search.space import Bounds, Space, check_oracle, make_space
+from lightkeras.search.view import View
+from lightkeras.signals import StopSignals
 from lightkeras.task import Task
 
 ORACLES = ("random", "bayesian", "hyperband", "grid")
@@ -51,6 +61,16 @@ class Tuner:
         runner: Settings of each run; its `run_dir` and `callbacks` are not used.
         lookup: Where data and modules are looked for; `None` is `Lookup()`.
         fixed: Hyperparameters that are not searched, by name, with their values.
+        space: Narrower ranges than declared, by name, as in `{"dropout": {"low": 0.1, "high": 0.3}}`.
+        workers: Processes that run trials side by side and divide the cores; 0 runs them in this process, one after
+            the other, which suits a debugger.
+        retries: How often a trial is tried again whose process died, hung or ran out of memory.
+        limits: What a worker process may take.
+        pruning: When trials are stopped that do worse than others.
+        chance: When a trial counts as stuck at chance, and failed.
+        seeds: Seeds with which the best trials are run again, so that a lucky one is seen as such.
+        top: How many trials those are.
+        refit: Whether the best is fitted once more, on train and validation together, for as many epochs as it took.
         on_trial: Called with each finished trial; `None` calls nothing.
 
     Raises:
@@ -68,6 +88,15 @@ class Tuner:
     runner: Runner = dataclasses.field(default_factory=Runner)
     lookup: Lookup | None = None
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    space: Mapping[str, Bounds] = dataclasses.field(default_factory=dict)
+    workers: int = 1
+    retries: int = 1
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    pruning: Pruning = dataclasses.field(default_factory=Pruning)
+    chance: Chance = dataclasses.field(default_factory=Chance)
+    seeds: int = 0
+    top: int = 3
+    refit: bool = False
     on_trial: Callable[[Trial], None] | None = None
 
     def __post_init__(self) -> None:
@@ -79,110 +108,115 @@ class Tuner:
             raise ValueError(f"Tuner(mode={self.mode!r}): expected 'min', 'max' or None.")
         if self.trials is None and self.oracle in ("random", "bayesian"):
             raise ValueError(f"Tuner(oracle={self.oracle!r}, trials=None) would never end: give a number of trials.")
-        for name, least in {"trials": 1, "seed": 0}.items():
+        for name, least in {"trials": 1, "seed": 0, "workers": 0, "retries": 0, "seeds": 0, "top": 1}.items():
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            if name == "trials" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"Tuner({name}={value!r}): expected a whole number of at least {least}.")
         if self.runner.callbacks:
             raise ValueError(
                 "Tuner(runner=...): the runner has callbacks, which would carry their state from trial to trial. "
                 "Make them inside the task instead, or leave them out."
             )
-        hparams.from_dict(self.task.HParams, self.fixed)
+        if self.pruning.rule is not None and self.oracle == "hyperband":
+            raise ValueError(
+                f"Tuner(oracle='hyperband', pruning={self.pruning.rule!r}): hyperband decides itself how long a trial "
+                "runs. Leave the pruning out, or take another oracle."
+            )
+        check_oracle(self.oracle, self.made_space())
 
-    def search(self) -> SearchResult:
-        """Runs the trials, one after the other.
+    def made_space(self) -> Space:
+        """What is searched.
+
+        Raises:
+            ValueError: A range that is empty or not the declared one's, or nothing to search.
+        """
+        bounds = {name: Bounds(**part) if isinstance(part, Mapping) else part for name, part in self.space.items()}
+        return make_space(self.task.HParams, self.fixed, bounds)
+
+    def search(self, *, resume: bool = False) -> SearchResult:
+        """Runs the trials.
+
+        Args:
+            resume: Whether to go on with the search in `run_dir`, where it was left; it begins if there is none.
 
         Returns:
-            All trials and the best of them. `best` is `None` where every trial failed.
+            All trials and the best of them. `best` is `None` where no trial was completed.
 
         Raises:
             ValueError: There is nothing to search, or the objective is logged by no epoch.
             FileExistsError: The directory holds another search or run.
+            RunLockedError: Another process is at work in the directory.
+            ChangedRunError: Another search was begun in the directory.
+            SearchInterrupted: SIGTERM or Ctrl-C came; the state was saved.
+            OSError: The directory cannot be written to.
         """
-        from lightkeras import oracles  # keras-tuner is imported for a search alone
+        if self.workers > (cores := len(os.sched_getaffinity(0))):
+            warnings.warn(f"Tuner(workers={self.workers}): there are {cores} cores, for which they wait.", stacklevel=2)
+        directory = RunDirectory(self._path(resume))
+        before = self._place(directory, resume)
+        with contextlib.ExitStack() as stack:
+            pool = None
+            if self.workers:
+                using = directory.path / "workers.lock"
+                pool = stack.enter_context(Pool(self.task, self.lookup, self.workers, self.limits, using))
+            found, objective, mode = self._look(pool)
+            config = self._config(directory, objective, mode, found)
+            if before is not None:
+                _check_same(before, config)
+            directory.create(needed_bytes=0)
+            stack.enter_context(RunLock(directory.lock_file))
+            if before is None:
+                self._begin(directory, config, objective)
+            with waiting_lock(directory.path / "workers.lock", _say_waiting):
+                pass  # workers of a search that was killed end after it, and hold their runs until then
+            journal = stack.enter_context(Journal(directory.path / "journal.jsonl"))
+            signals = stack.enter_context(StopSignals())  # until here a signal ends the process, and its workers
+            return self._run(directory, journal, objective, mode, pool, signals)
 
-        started = time.perf_counter()
-        space = self._space()
-        objective, mode = self._checked_objective()
-        directory = RunDirectory(run_directory.path_of(self.run_dir, f"{snake_case(self.task.__name__)}_search"))
-        directory.check_unused()
-        directory.create(needed_bytes=0)
-        config = self._config(directory, objective, mode)
-        directory.write_config(config)
+    # ------------------------------------------------------------------ before the first trial
+
+    def _path(self, resume: bool) -> Path:
+        if resume and self.run_dir is None:
+            raise ValueError("resume=True (--resume), but of which search? Give its run_dir.")
+        return run_directory.path_of(self.run_dir, f"{snake_case(self.task.__name__)}_search")
+
+    def _place(self, directory: RunDirectory, resume: bool) -> dict[str, Any] | None:
+        """The configuration of the search to go on with; `None` begins one."""
+        check_free(directory.lock_file)
+        if not resume or not directory.config_file.exists():
+            directory.check_unused()
+            run_directory.check_directory(directory, needed_bytes=0)
+            return None
+        before = directory.read_config()
+        if "search" not in before:
+            raise ValueError(f"{directory.path} holds a run, not a search: give another run_dir.")
+        return before
+
+    def _look(self, pool: Pool | None) -> tuple[work.Look, str, str]:
+        """What is known of the task, and the objective and its direction, checked against what an epoch really logs."""
+        space = self.made_space()
+        values = hparams.to_dict(space.hparams({}))
+        runner = dataclasses.replace(self.runner, run_dir=None, monitor=None, mode=None, progress=False)
+        if pool is None:
+            found = work.look(self.task, self.lookup, values, runner)
+        else:
+            found = pool.look(values, runner)
+        objective = self.objective or self.runner.monitor or "val/loss"
+        if objective not in found.names:
+            raise ValueError(f"objective={objective!r}: no epoch logs that. {did_you_mean(objective, found.names)}")
+        mode = self.mode or (self.runner.mode if objective == self.runner.monitor else None)
+        return found, objective, mode or schedule.infer_mode(objective)
+
+    def _begin(self, directory: RunDirectory, config: Mapping[str, Any], objective: str) -> None:
         tab = EventFile(directory.path)
-        tab.add(search_summary(space, [_best_tag(objective), objective]))
+        tab.add(search_summary(self.made_space().ranges, [f"best/{objective}", objective]))
         tab.add(config_summary(config))
         tab.close()
-        oracle = oracles.make_oracle(
-            self.oracle, space, objective, mode, self.trials, self.runner.max_epochs, self.seed
-        )
-        trials: list[Trial] = []
+        directory.write_config(config)  # last: what has it is a search
 
-        def run_trial(number: int, chosen: Mapping[str, Any], epochs: int | None) -> float:
-            trial = self._run(directory.path / "trials" / f"{number:04d}", chosen, epochs, objective, mode)
-            trials.append(trial)
-            _write_trials(directory.path / "trials.csv", objective, trials)
-            if self.on_trial is not None:
-                self.on_trial(trial)
-            if trial.objective is None:
-                raise oracles.FailedTrialError(trial.reason)
-            return trial.objective
-
-        oracles.search(oracle, space, directory.path, run_trial)
-        done = [trial for trial in trials if trial.objective is not None]
-        choose = min if mode == "min" else max
-        best = choose(done, key=_objective_of) if done else None
-        result = SearchResult(directory.path, objective, mode, tuple(trials), best, time.perf_counter() - started)
-        directory.update_result(_summary(result, self.task))
-        return result
-
-    def _space(self) -> dict[str, Range]:
-        space = hparams.search_space(self.task.HParams)
-        left = {name: found for name, found in space.items() if name not in self.fixed}
-        if not left:
-            raise ValueError(
-                f"There is nothing to search: {self.task.__name__}.HParams declares the ranges "
-                f"{sorted(space) or 'none'}, of which {sorted(set(space) & set(self.fixed)) or 'none'} are fixed. "
-                "Declare a hyperparameter with lk.Int, lk.Float, lk.Choice or lk.Bool, or fix fewer."
-            )
-        return left
-
-    def _checked_objective(self) -> tuple[str, str]:
-        """The objective and its direction, checked against what an epoch really logs."""
-        task = self.task(hparams.from_dict(self.task.HParams, self.fixed), self.lookup)
-        names = self.runner.check(task)
-        objective = self.objective or self.runner.monitor or "val/loss"
-        if objective not in names:
-            raise ValueError(f"objective={objective!r}: no epoch logs that. {did_you_mean(objective, names)}")
-        mode = self.mode or (self.runner.mode if objective == self.runner.monitor else None)
-        return objective, mode or schedule.infer_mode(objective)
-
-    def _run(self, path: Path, chosen: Mapping[str, Any], epochs: int | None, objective: str, mode: str) -> Trial:
-        keras.backend.clear_session()  # the graphs of the trial before
-        hp = hparams.from_dict(self.task.HParams, {**self.fixed, **chosen})
-        runner = dataclasses.replace(
-            self.runner,
-            run_dir=path,
-            monitor=objective,
-            mode=mode,
-            progress=False,
-            pictures=False,
-            max_epochs=epochs or self.runner.max_epochs,
-        )
-        values = hparams.to_dict(hp)
-        try:
-            fit = runner.fit(self.task(hp, self.lookup))
-        except Exception as error:  # one bad trial must not lose the search; its reason is kept
-            return Trial(path.name, values, None, "failed", f"{type(error).__name__}: {error}", path)
-        if fit.diverged or fit.best is None:
-            return Trial(path.name, values, None, "failed", fit.stop_reason, path)
-        if not math.isfinite(fit.best.value):
-            return Trial(path.name, values, None, "failed", f"the best {objective} is {fit.best.value}", path)
-        _log_best(path, objective, fit.best)
-        return Trial(path.name, values, fit.best.value, "completed", fit.stop_reason, path)
-
-    def _config(self, directory: RunDirectory, objective: str, mode: str) -> dict[str, Any]:
+    def _config(self, directory: RunDirectory, objective: str, mode: str, found: work.Look) -> dict[str, Any]:
         return {
             "task": self.task.__name__,
             "search": {
@@ -192,56 +226,146 @@ class Tuner:
                 "trials": self.trials,
                 "seed": self.seed,
                 "fixed": dict(self.fixed),
+                "space": {name: _plain(bounds) for name, bounds in self.space.items()},
+                "pruning": dataclasses.asdict(self.pruning),
+                "chance": dataclasses.asdict(self.chance),
+                "seeds": self.seeds,
+                "top": self.top,
+                "refit": self.refit,
+                "workers": self.workers,
+                "retries": self.retries,
+                "limits": dataclasses.asdict(self.limits),
             },
+            "tried": self.made_space().record(),
             "runner": {**self.runner.record(), "run_dir": str(directory.path)},
             "lookup": (self.lookup or Lookup()).record(),
+            "data": {"source": found.source, "fingerprint": found.data},
+            "code": resuming.code_of(self.task),
             "versions": run_directory.versions(),
             "started": run_directory.now(),
         }
 
+    # ------------------------------------------------------------------ the search
 
-def _objective_of(trial: Trial) -> float:
-    return float("nan") if trial.objective is None else trial.objective
+    def _run(
+        self,
+        directory: RunDirectory,
+        journal: Journal,
+        objective: str,
+        mode: str,
+        pool: Pool | None,
+        signals: StopSignals,
+    ) -> SearchResult:
+        from lightkeras.search.oracles import Oracle  # keras-tuner is imported for a search alone
+
+        started = time.perf_counter()
+        space = self.made_space()
+        plan = Plan(
+            folder=directory.path,
+            space=space,
+            objective=objective,
+            mode=mode,
+            runner=self.runner,
+            pruning=self.pruning,
+            chance=self.chance,
+            retries=self.retries,
+            seeds=self.seeds,
+            top=self.top,
+            refit=self.refit,
+        )
+        oracle = Oracle(self.oracle, space, objective, mode, self.trials, self.runner.max_epochs, self.seed)
+
+        def ended(run: Record) -> None:
+            if run.trial is not None:
+                self._tell(directory, coordinator, run)
+
+        coordinator = Coordinator(plan, journal, oracle, ended)
+        with View(coordinator, self.trials, self.runner.progress) as view:
+            if pool is None:
+                drive.in_process(coordinator, self.task, self.lookup, signals, view.show)
+            else:
+                drive.by_pool(coordinator, pool, signals, view.show)
+        return self._finish(directory, coordinator, pool, time.perf_counter() - started)
+
+    def _tell(self, directory: RunDirectory, coordinator: Coordinator, run: Record) -> None:
+        plan = coordinator.plan
+        ended = [outputs.trial_of(plan, found) for found in coordinator.records.trials() if found.outcome]
+        outputs.write_trials(directory.path / "trials.csv", plan.objective, ended)
+        if self.on_trial is not None:
+            self.on_trial(outputs.trial_of(plan, run))
+
+    def _finish(
+        self, directory: RunDirectory, coordinator: Coordinator, pool: Pool | None, wall_s: float
+    ) -> SearchResult:
+        result = outputs.result_of(coordinator, wall_s)
+        refit = coordinator.records.runs.get("refit")
+        failed = refit.outcome.reason if refit is not None and result.refit is None and refit.outcome else None
+        if failed is not None:
+            warnings.warn(f"The best could not be fitted on train and validation together: {failed}", stacklevel=3)
+        best = coordinator.best()
+        if best is not None and result.best is not None:
+            if not RunDirectory(result.refit or result.best.run_dir).model_file.exists():
+                self._export(coordinator, best, pool)
+            outputs.make_best(result.refit or result.best.run_dir, result.best_dir)
+        directory.update_result(outputs.summary(result, self.task.__name__, coordinator.repeats(), failed))
+        if self.runner.pictures:
+            figures.write(result, coordinator.plan.space, directory.figures)
+            report.write(directory.path)
+            if result.best is not None:
+                report.write(result.best_dir)
+        return result
+
+    def _export(self, coordinator: Coordinator, best: Record, pool: Pool | None) -> None:
+        """Writes the model and the pictures of the best trial, which no trial does."""
+        problem = drive.export(coordinator.export(best), pool, self.task, self.lookup)
+        if problem is not None:
+            warnings.warn(f"The model of the best trial, {best.number}, was not written: {problem}", stacklevel=4)
 
 
-def _best_tag(objective: str) -> str:
-    return f"best/{objective}"
+_SAME = ("task", "tried", "data")
+_SAME_OF_SEARCH = ("objective", "mode", "oracle", "trials", "seed", "pruning", "chance", "seeds", "top", "refit")
+_FREE_OF_RUNNER = (
+    "run_dir",
+    "draw_every",
+    "export",
+    "progress",
+    "profile",
+    "features",
+    "steps_per_call",
+    "callbacks",
+    "preflight",
+    "pictures",
+)
 
 
-def _log_best(path: Path, objective: str, best: Best) -> None:
-    """Writes what was searched for beside the trial's curves: of a curve, the HParams tab shows the last value."""
-    file = EventFile(path)
-    file.add(scalars({_best_tag(objective): best.value}), best.step)
-    file.close()
+def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuses to go on with another search than was begun; warns of what may change its numbers.
+
+    Raises:
+        ChangedRunError: It is another one.
+    """
+    lines = [line for name in _SAME for line in resuming.differences(name, before.get(name), now[name])]
+    parts = {"search": {name: name in _SAME_OF_SEARCH for name in now["search"]}}
+    parts["runner"] = {name: name not in _FREE_OF_RUNNER for name in now["runner"]}
+    for part, names in parts.items():
+        for name in [name for name, compared in names.items() if compared]:
+            lines += resuming.differences(f"{part}.{name}", before[part].get(name), now[part][name])
+    if lines:
+        raise resuming.ChangedRunError(
+            f"This is not the search that was begun in this directory: {'; '.join(lines)}. "
+            "Use what it was begun with, or begin a search in another directory."
+        )
+    for name in ("code", "versions"):
+        for line in resuming.differences(name, before.get(name), now[name]):
+            warnings.warn(
+                f"The search goes on with a change, and may differ from one that never stopped: {line}.", stacklevel=4
+            )
 
 
-def _write_trials(path: Path, objective: str, trials: Sequence[Trial]) -> None:
-    """`trials.csv`: one row per trial so far."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["trial", "status", objective, *trials[0].hparams, "reason"])
-    for trial in trials:
-        value = "" if trial.objective is None else f"{trial.objective:.9g}"
-        table.writerow([trial.name, trial.status, value, *trial.hparams.values(), trial.reason])
-    files.write_bytes(path, text.getvalue().encode())
+def _plain(bounds: Bounds | Mapping[str, Any]) -> dict[str, Any]:
+    given = dict(bounds) if isinstance(bounds, Mapping) else dataclasses.asdict(bounds)
+    return {name: value for name, value in given.items() if value is not None}
 
 
-def _summary(result: SearchResult, task: type[Task]) -> dict[str, Any]:
-    best = result.best
-    return {
-        "task": task.__name__,
-        "search": {
-            "objective": result.objective,
-            "mode": result.mode,
-            "trials": len(result.trials),
-            "failed": sum(trial.status == "failed" for trial in result.trials),
-            "wall_s": round(result.wall_s, 3),
-            "best": best
-            and {
-                "trial": best.name,
-                "run_dir": str(best.run_dir),
-                "value": best.objective,
-                "hparams": dict(best.hparams),
-            },
-        },
-    }
+def _say_waiting() -> None:
+    announce("waiting for workers of a search that was killed here to end")

@@ -35,6 +35,9 @@ TESTS = Path(__file__).parent
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults")
     group.addoption("--kills", type=int, default=20, help="how often each task of tests/faults/test_kills.py is killed")
+    group.addoption(
+        "--search-kills", type=int, default=3, help="how often each search of tests/faults/test_searches.py is killed"
+    )
     group.addoption("--kill-seed", type=int, default=0, help="seed of the instants")
     group.addoption(
         "--every-fault", type=int, default=5, help="which calls fail in tests/faults/test_disk.py: each n-th"

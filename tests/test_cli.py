@@ -167,15 +167,15 @@ def test_predict_for_data_without_typed_inputs_says_what_to_define(fitted, capsy
 
 
 def test_tune_searches_and_says_how_to_test_the_best(folder, capsys):
-    words = ["--tuner.trials", "3", *QUICK, "--hp.hidden_units", "5", "--run_dir", "s"]
+    words = ["--tuner.trials", "3", "--tuner.workers", "0", *QUICK, "--hp.hidden_units", "5", "--run_dir", "s"]
     assert run("tune", *words) == 0
     printed = capsys.readouterr().out
     assert len(re.findall(r"^trial 000[012]  \d\.\d{4}  learning_rate \S+$", printed, re.M)) == 3
     result = read("s/result.json")["search"]
     assert result["best"]["hparams"]["hidden_units"] == 5
     assert read("s/config.json")["search"]["fixed"] == {"hidden_units": 5}
-    best = result["best"]["run_dir"]
-    assert re.search(r"  trials  3, 0 failed, \d+\.\d s\n", printed)
+    best = "s/best"
+    assert re.search(r"  trials  3 completed, 0 pruned, 0 failed, \d+\.\d s\n", printed)
     assert f"    best  val/loss {result['best']['value']:.4f} with hidden_units=5, learning_rate=" in printed
     assert f" test it  python moons.py test --run_dir {best}\n" in printed
     assert run("test", "--run_dir", best) == 0
@@ -219,7 +219,10 @@ def test_find_batch_size_without_a_suggestion_fails(capsys):
 
 
 def test_what_the_experiment_monitors_is_what_tune_searches_for(folder):
-    assert run("tune", "--tuner.trials", "1", *QUICK, "--run_dir", "s", monitor="val/accuracy") == 0
+    assert (
+        run("tune", "--tuner.trials", "1", "--tuner.workers", "0", *QUICK, "--run_dir", "s", monitor="val/accuracy")
+        == 0
+    )
     assert read("s/result.json")["search"]["objective"] == "val/accuracy"
     assert read("s/result.json")["search"]["mode"] == "max"
 
@@ -412,10 +415,10 @@ def test_a_search_in_which_every_trial_fails_has_status_1(folder, capsys):
                 raise RuntimeError("too wide")
             return super().build_optimizer()
 
-    assert run("tune", "--tuner.trials", "2", "--run_dir", "s", task=Broken) == 1
+    assert run("tune", "--tuner.trials", "2", "--tuner.workers", "0", "--run_dir", "s", task=Broken) == 1
     printed = capsys.readouterr().out
     assert "trial 0000  failed  hidden_units" in printed
-    assert "    best  none: every trial failed, the last with: RuntimeError: too wide" in printed
+    assert "    best  none: no trial was completed, the last ended with: RuntimeError: too wide" in printed
 
 
 def test_a_run_that_was_fitted_on_the_sample_is_tested_on_the_sample(folder):
@@ -641,6 +644,8 @@ def test_tune_takes_groups_of_settings_of_the_runner(folder):
     words = [
         "--tuner.trials",
         "1",
+        "--tuner.workers",
+        "0",
         *QUICK,
         "--runner.limit_batches.train",
         "4",

@@ -119,17 +119,17 @@ def test_the_code_of_a_task_is_that_of_the_users_classes(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     import users_task
 
-    before = code_of(users_task.Mine())
+    before = code_of(users_task.Mine)
     assert sorted(before) == ["Base", "Mine"]
     file.write_text(textwrap.dedent(source) + "# another\n")
-    assert code_of(users_task.Mine())["Mine"] != before["Mine"]
+    assert code_of(users_task.Mine)["Mine"] != before["Mine"]
 
 
 def test_what_comes_with_lightkeras_and_what_was_typed_in_have_no_code():
-    assert code_of(TwoMoons()) == {}
+    assert code_of(TwoMoons) == {}
     typed: dict = {"__name__": "typed_in", "Base": TwoMoons}
     exec("class Typed(Base): pass", typed)
-    assert code_of(typed["Typed"]()) == {}
+    assert code_of(typed["Typed"]) == {}
     assert SupervisedTask.__module__.startswith("lightkeras.")
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import gc
 import json
+import os
 import weakref
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,18 @@ import pytest
 from keras import ops
 
 import lightkeras as lk
+from lightkeras import checkpoint
+from lightkeras.lock import RunLock
 from lightkeras.results import Trial
+from lightkeras.search import replay
 from lightkeras.testing import TwoMoons
 
 QUICK = lk.Runner(max_epochs=2, progress=False)
 
 
 def tuner(folder: Path, task: type[lk.Task] = TwoMoons, **settings: Any) -> lk.Tuner:
-    return lk.Tuner(task, **{"run_dir": folder / "search", "trials": 2, "runner": QUICK, **settings})
+    given = {"run_dir": folder / "search", "trials": 2, "runner": QUICK, "workers": 0, **settings}
+    return lk.Tuner(task, **given)
 
 
 class Fragile(TwoMoons):
@@ -79,7 +85,8 @@ def test_trials_csv_has_a_row_per_trial(searched):
     result, _ = searched
     with open(result.run_dir / "trials.csv") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["trial", "status", "val/loss", "hidden_units", "learning_rate", "batch_size", "reason"]
+    hparams = ["hidden_units", "learning_rate", "batch_size"]
+    assert list(rows[0]) == ["trial", "status", "val/loss", *hparams, "epochs", "wall_s", "reason"]
     for row, trial in zip(rows, result.trials, strict=True):
         assert row["trial"] == trial.name
         assert float(row["val/loss"]) == pytest.approx(trial.objective, rel=1e-8)
@@ -98,13 +105,18 @@ def test_result_json_names_the_best_trial(searched):
             "objective": "val/loss",
             "mode": "min",
             "trials": 3,
+            "completed": 3,
+            "pruned": 0,
             "failed": 0,
+            "epochs": 6,
             "best": {
                 "trial": result.best.name,
                 "run_dir": str(result.best.run_dir),
                 "value": result.best.objective,
                 "hparams": dict(result.best.hparams),
             },
+            "seeds": [],
+            "refit": None,
         },
     }
 
@@ -120,8 +132,19 @@ def test_config_json_says_how_it_was_searched(searched):
         "trials": 3,
         "seed": 0,
         "fixed": {},
+        "space": {},
+        "pruning": {"rule": None, "first": 1, "trials": 3, "factor": 3},
+        "chance": {"value": None, "epochs": 3},
+        "seeds": 0,
+        "top": 3,
+        "refit": False,
+        "workers": 0,
+        "retries": 1,
+        "limits": {"silence": 600.0, "memory_gb": None, "runs": 25},
     }
+    assert found["tried"] == {"hidden_units": "4 to 32 in steps of 4", "learning_rate": "0.001 to 0.1, log scale"}
     assert found["runner"]["max_epochs"] == 2
+    assert len(found["data"]["fingerprint"]) == 32
 
 
 def test_every_trial_can_be_evaluated_later_with_the_number_it_reported(searched):
@@ -206,8 +229,8 @@ def test_trials_that_go_wrong_are_failed_with_their_reason_and_never_best(tmp_pa
     assert result.best == found["well"]
     assert found["raises"].reason == "RuntimeError: no such optimizer, however hard one looks"
     assert found["diverges"].reason.startswith("train/loss became inf at step 4 (epoch 2, batch 2): ")
-    assert found["infinite"].reason == "the best val/loss is inf"
-    assert "val/loss got no better" in found["no number"].reason or "reached" in found["no number"].reason
+    assert found["infinite"].reason == "diverged: val/loss is inf after epoch 1"
+    assert found["no number"].reason == "diverged: val/loss is nan after epoch 1"
     assert all(trial.objective is None for fate, trial in found.items() if fate != "well")
     assert json.loads((result.run_dir / "result.json").read_text())["search"]["failed"] == 4
     with open(result.run_dir / "trials.csv") as file:
@@ -230,6 +253,7 @@ def test_a_search_without_a_success_has_no_best(tmp_path):
     result = tuner(tmp_path, Hopeless).search()
     assert result.best is None
     assert [trial.reason for trial in result.trials] == ["RuntimeError: never"] * 2
+    assert not result.best_dir.exists()
     assert json.loads((result.run_dir / "result.json").read_text())["search"]["best"] is None
 
 
@@ -240,6 +264,18 @@ def test_hyperband_grants_each_trial_its_epochs(tmp_path):
     assert epochs == [1, 1, 1, 3]
     best = min(result.trials[:3], key=lambda trial: trial.objective)
     assert result.trials[3].hparams == best.hparams
+    # It went on with that one's checkpoint, and is what it would have been from its first step.
+    config = json.loads((result.trials[3].run_dir / "config.json").read_text())
+    assert config["resumed"][0]["step"] == 10
+    again = lk.Runner(max_epochs=3, progress=False, monitor="val/loss", run_dir=tmp_path / "again")
+    again.fit(TwoMoons(TwoMoons.HParams(**best.hparams)))
+    found, expected = (
+        checkpoint.load(checkpoint.find(folder / "checkpoints", "last")).arrays
+        for folder in (result.trials[3].run_dir, tmp_path / "again")
+    )
+    assert {key: array.tobytes() for key, array in found.items()} == {
+        key: array.tobytes() for key, array in expected.items()
+    }
 
 
 def test_yes_or_no_keeps_its_type(tmp_path):
@@ -314,3 +350,127 @@ def test_callbacks_of_the_runner_are_refused():
     runner = lk.Runner(callbacks=[keras.callbacks.Callback()])
     with pytest.raises(ValueError, match=r"would carry their state from trial to trial"):
         lk.Tuner(TwoMoons, runner=runner)
+
+
+def test_the_best_is_a_run_directory_ready_to_test_and_to_predict_with(searched):
+    result, _ = searched
+    assert json.loads((result.best_dir / "config.json").read_text())["hparams"] == result.best.hparams
+    task = TwoMoons(TwoMoons.HParams(**result.best.hparams))
+    found = lk.Runner(run_dir=result.best_dir).evaluate(task, weights="best", split="validation")
+    assert found["loss"] == pytest.approx(result.best.objective, abs=1e-6)
+    assert (result.best_dir / "model.keras").is_file()
+    assert not list(result.best_dir.glob("events.*"))  # TensorBoard would list the run twice
+    assert [trial.name for trial in result.trials if (trial.run_dir / "model.keras").exists()] == [result.best.name]
+    assert {path.name for path in (result.run_dir / "figures").iterdir()} == {"objective.png", "hyperparameters.png"}
+    assert (result.run_dir / "report.html").is_file()
+
+
+def test_a_search_that_has_ended_goes_on_to_the_same_end(searched):
+    result, _ = searched
+    before = (result.run_dir / "trials.csv").read_bytes()
+    told: list[Trial] = []
+    again = tuner(result.run_dir.parent, trials=3, on_trial=told.append).search(resume=True)
+    assert told == []
+    assert again.trials == result.trials
+    assert (result.run_dir / "trials.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "change"),
+    [
+        (
+            {"space": {"hidden_units": {"low": 8}}},
+            r"tried\.hidden_units was '4 to 32 in steps of 4' and is '8 to 32 in",
+        ),
+        ({"fixed": {"hidden_units": 8}}, r"tried\.hidden_units was '4 to 32 in steps of 4' and is 'fixed to 8'"),
+        ({"objective": "train/loss"}, r"search\.objective was 'val/loss' and is 'train/loss'"),
+        ({"seed": 1}, r"search\.seed was 0 and is 1"),
+        ({"runner": lk.Runner(max_epochs=3, progress=False)}, r"runner\.max_epochs was 2 and is 3"),
+    ],
+)
+def test_another_search_does_not_go_on_in_the_directory_and_what_changed_is_named(searched, settings, change):
+    result, _ = searched
+    with pytest.raises(lk.ChangedRunError, match=rf"not the search that was begun in this directory: .*{change}"):
+        tuner(result.run_dir.parent, **{"trials": 3, **settings}).search(resume=True)
+
+
+def test_a_run_is_no_search_to_go_on_with(searched):
+    result, _ = searched
+    with pytest.raises(ValueError, match=r"holds a run, not a search"):
+        tuner(result.run_dir, run_dir=result.best.run_dir).search(resume=True)
+    with pytest.raises(ValueError, match=r"of which search\? Give its run_dir"):
+        lk.Tuner(TwoMoons).search(resume=True)
+
+
+def test_two_searches_at_a_time_in_one_directory_are_refused(searched):
+    result, _ = searched
+    with RunLock(result.run_dir / "run.lock"), pytest.raises(lk.RunLockedError, match=r"in use by another run"):
+        tuner(result.run_dir.parent, trials=3).search(resume=True)
+
+
+def test_a_full_disk_ends_the_search_which_goes_on_when_there_is_room(searched, tmp_path, monkeypatch):
+    result, _ = searched
+    pwrite, calls = os.pwrite, 0
+
+    def full(descriptor: int, content: Any, offset: int) -> int:
+        nonlocal calls
+        calls += b"event" in bytes(content)
+        if calls >= 6:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(descriptor, content, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match=r"could not write .*: No space left on device"):
+        tuner(tmp_path, trials=3).search()
+    monkeypatch.undo()
+    again = tuner(tmp_path, trials=3).search(resume=True)
+    assert [(trial.hparams, trial.objective) for trial in again.trials] == [
+        (trial.hparams, trial.objective) for trial in result.trials
+    ]
+
+
+def test_the_best_few_are_run_with_other_seeds_and_the_best_is_fitted_on_all(tmp_path):
+    runner = lk.Runner(max_epochs=1, progress=False)
+    result = tuner(tmp_path, seeds=2, top=1, refit=True, runner=runner).search()
+    best = min(result.trials, key=lambda trial: trial.objective)
+    assert list(result.repeats) == [best.name]
+    assert len(set(result.repeats[best.name]) | {best.objective}) == 3
+    (told,) = json.loads((result.run_dir / "result.json").read_text())["search"]["seeds"]
+    assert told["mean"] == pytest.approx(sum(told["values"]) / 2)
+    assert told["spread"] == pytest.approx(abs(told["values"][0] - told["values"][1]) / 2**0.5)
+    assert result.refit == tmp_path / "search" / "refit"
+    config = json.loads((result.best_dir / "config.json").read_text())
+    assert config["data"]["batches"] == (320 + 100 + 31) // 32
+    assert config["hparams"] == best.hparams
+
+
+def test_a_trial_is_replayed_to_the_bit_in_a_new_process_and_what_changed_is_named(searched):
+    result, _ = searched
+    file = result.trials[1].run_dir / "config.json"
+    before = file.read_text()
+    file.write_text(json.dumps(json.loads(before) | {"seed": 0, "code": {"TwoMoons": "another"}}))
+    try:
+        found = replay.replay(TwoMoons, result.run_dir, "0001")
+    finally:
+        file.write_text(before)
+    assert found.equal, found.different
+    assert (found.before, found.now) == (result.trials[1].objective, result.trials[1].objective)
+    assert found.changed == ("code.TwoMoons was 'another' and is None",)
+    assert "the same to the bit" in found.lines()["replay"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("0009", r"has no trial '0009'\. .*Valid names: 0000, 0001, 0002, best"), ("bets", r"Did you mean 'best'\?")],
+)
+def test_a_trial_that_is_not_there_cannot_be_replayed(searched, name, message):
+    with pytest.raises(ValueError, match=message):
+        replay.replay(TwoMoons, searched[0].run_dir, name)
+
+
+def test_more_workers_than_cores_are_warned_of(tmp_path):
+    class Local(TwoMoons):
+        """Cannot be imported by workers, which comes after the warning."""
+
+    with pytest.warns(UserWarning, match=r"Tuner\(workers=999\): there are \d+ cores"), pytest.raises(TypeError):
+        tuner(tmp_path, Local, workers=999).search()

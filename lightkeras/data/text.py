@@ -8,7 +8,7 @@ from typing import final
 
 import numpy as np
 
-from lightkeras.data import prepared, tfds
+from lightkeras.data import kept, prepared, tfds
 from lightkeras.data.feed import ArrayFeed, check_batching
 from lightkeras.data.lookup import Lookup, announce
 from lightkeras.data.module import DataModule
@@ -127,7 +127,7 @@ class ImdbReviews(DataModule):
 
     def _feed(self, split: str) -> ArrayFeed:
         if split not in self._feeds:
-            arrays = self._read(split)
+            arrays = kept.once((type(self), self._folder, split), lambda: self._read(split))
             self._feeds[split] = ArrayFeed(arrays, self.batch_size, shuffle=split == "train", seed=self.seed)
         return self._feeds[split]
 

@@ -9,6 +9,7 @@ from typing import Any, final
 import keras
 import numpy as np
 
+from lightkeras.data import kept
 from lightkeras.data.bags import Bags
 from lightkeras.data.encoder import Encoder, JoinError
 from lightkeras.data.feed import Structure, flatten
@@ -68,8 +69,9 @@ class TextEncoder(Encoder):
     def __init__(self, handle: str, trainable: bool = False) -> None:
         self.handle, self.trainable = str(handle), trainable
         folder = locate(self.handle)
-        self.module_fingerprint = fingerprint(folder)
-        self._module = load_module(folder, self.handle)
+        # In a process that does several runs, both are those of the first: nothing here changes the module.
+        self.module_fingerprint = kept.once(("fingerprint", folder), lambda: fingerprint(folder))
+        self._module = kept.once(("module", folder), lambda: load_module(folder, self.handle))
         self._width = _width_of(self._module, self.handle)
         self._takes_training = "training" in inspect.signature(self._module.__call__).parameters
         self._table: Table | None = None

@@ -8,6 +8,7 @@ mark besides its colour.
 from lightkeras.plots.curves import curves, learning_rates, overlay
 from lightkeras.plots.errors import confusion_matrix, error_histogram, true_against_predicted
 from lightkeras.plots.images import before_after, image_grid, prediction_bars
+from lightkeras.plots.search import importance, objective_over_hyperparameters, objective_over_trials
 from lightkeras.plots.style import DPI, png, save
 from lightkeras.plots.texts import text_panel
 
@@ -18,7 +19,10 @@ __all__ = [
     "curves",
     "error_histogram",
     "image_grid",
+    "importance",
     "learning_rates",
+    "objective_over_hyperparameters",
+    "objective_over_trials",
     "overlay",
     "png",
     "prediction_bars",

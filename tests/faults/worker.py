@@ -22,7 +22,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hunted
 import keras
+import keras_tuner  # noqa: F401, which takes a second
 import numpy as np
 import tensorflow as tf
 from keras import layers
@@ -32,6 +34,8 @@ from lightkeras import checkpoint, files, fitting, passes
 from lightkeras.data.lookup import Lookup
 from lightkeras.engine import tensorflow as engine
 from lightkeras.loggers import csv, tensorboard
+from lightkeras.search import coordinator
+from lightkeras.search.pruning import Pruning
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -110,7 +114,29 @@ def imdb() -> tuple[lk.Task, dict[str, Any]]:
 TASKS = {"mnist": mnist, "stream": stream, "generator": generator, "imdb": imdb}
 
 
+SEARCHES = tuple(f"search-{kind}" for kind in ("random", "bayesian", "hyperband", "grid"))
+
+
+def search(kind: str, run_dir: Path) -> None:
+    """A search of a few tiny runs, in this process; each is saved after every second step."""
+    checkpoints = lk.Checkpoints(every_steps=2, every_epochs=1, keep=1)
+    runner = lk.Runner(max_epochs=3, checkpoints=checkpoints, progress=False, pictures=False, preflight=False)
+    lk.Tuner(
+        hunted.Moons,
+        objective="val/accuracy",
+        oracle=kind,
+        trials=None if kind == "hyperband" else 5,
+        pruning=Pruning("halving" if kind == "random" else None),
+        workers=0,
+        runner=runner,
+        run_dir=run_dir,
+    ).search(resume=True)
+
+
 def train(name: str, run_dir: Path) -> None:
+    if name in SEARCHES:
+        search(name.removeprefix("search-"), run_dir)
+        return
     task, data = TASKS[name]()
     runner = lk.Runner(
         max_epochs=7,
@@ -190,6 +216,8 @@ POINTS: dict[str, tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., A
     "points": (tensorboard.TensorBoardLogger, "log_steps", after),
     "save": (fitting.Fit, "_job", after),  # copied, and not written
     "resume": (fitting.Fit, "begin", after),
+    "decided": (coordinator.Coordinator, "_note", before),  # and not noted
+    "noted": (coordinator.Coordinator, "_note", after),  # and nothing done of it
 }
 
 
@@ -223,7 +251,7 @@ def tell_when_it_begins(path: Path) -> None:
 
 def attempt(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("task", choices=[*TASKS, *SEARCHES])
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--kill")
     parser.add_argument("--ready", type=Path)

@@ -48,7 +48,7 @@ def searches(tmp_path_factory) -> list[lk.SearchResult]:
     """Two searches side by side, whose trials have the same names."""
     folder = tmp_path_factory.mktemp("logs")
     runner = lk.Runner(max_epochs=3, progress=False)
-    tuner = lk.Tuner(Moons, objective="val/accuracy", trials=2, runner=runner, run_dir=folder / "first")
+    tuner = lk.Tuner(Moons, objective="val/accuracy", workers=0, trials=2, runner=runner, run_dir=folder / "first")
     found = [tuner.search(), dataclasses.replace(tuner, seed=1, run_dir=folder / "second").search()]
     # A picture that draws the eye, and is no colour of TensorBoard's.
     picture = png(Figure(figsize=(2, 1), facecolor=COLOR))

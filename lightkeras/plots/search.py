@@ -1,0 +1,131 @@
+"""Pictures of a search: what was found when, what mattered, and each hyperparameter against the objective."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightkeras.plots.style import BLUE, GREY, ORANGE, VERMILLION, check_equally_many, panels, plain, shortened, tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_COLUMNS = 3
+_RATIO = 50.0  # from the least value to the largest, from which on an axis is logarithmic
+
+
+def objective_over_trials(values: Sequence[float | None], statuses: Sequence[str], objective: str, mode: str) -> Figure:
+    """The objective of each trial, in their order, and the best completed one so far.
+
+    Args:
+        values: Value of each trial; `None` of one that failed, which is a mark at the lower edge.
+        statuses: `"completed"`, `"pruned"` or `"failed"`, of each.
+        objective: Name of the objective.
+        mode: Whether it is better low (`"min"`) or high (`"max"`).
+
+    Raises:
+        ValueError: There are no trials, or not as many statuses.
+    """
+    check_equally_many("objective_over_trials", values=values, statuses=statuses)
+    if not values:
+        raise ValueError("There are no trials to draw.")
+    from matplotlib.ticker import MaxNLocator
+
+    figure, (axes,) = panels(1, 1, (7.0, 4.0))
+    numbers = np.arange(1, len(values) + 1)
+    found = np.array([math.nan if value is None else value for value in values])
+    done = np.array([status == "completed" for status in statuses])
+    pruned = np.array([status == "pruned" for status in statuses])
+    failed = np.array([status == "failed" for status in statuses])
+    axes.plot(numbers[done], found[done], "o", color=BLUE, markersize=5, label=f"completed ({done.sum()})")
+    if pruned.any():
+        axes.plot(numbers[pruned], found[pruned], "v", color=ORANGE, markersize=5, label=f"pruned ({pruned.sum()})")
+    if failed.any():
+        edge = axes.get_xaxis_transform()
+        heights = np.full(failed.sum(), 0.02)
+        axes.plot(numbers[failed], heights, "x", color=VERMILLION, transform=edge, label=f"failed ({failed.sum()})")
+    if done.any():
+        best = np.fmin.accumulate if mode == "min" else np.fmax.accumulate
+        reached = best(np.where(done, found, np.nan))
+        axes.step(numbers, reached, where="post", color=GREY, linewidth=1.5, label="best so far", zorder=1)
+    axes.set_xlabel("trial")
+    axes.set_ylabel(plain(f"{objective} ({'lower' if mode == 'min' else 'higher'} is better)"))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    tidy(axes)
+    figure.legend(loc="outside upper left", ncols=4, frameon=False)
+    return figure
+
+
+def importance(shares: Mapping[str, float], spreads: Mapping[str, float], method: str) -> Figure:
+    """How much each hyperparameter matters, as bars with their spread, the largest on top.
+
+    Args:
+        shares: Importance by name of hyperparameter.
+        spreads: Standard deviation of each.
+        method: How they were found, for the axis.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if not shares:
+        raise ValueError("There are no hyperparameters to draw.")
+    names = sorted(shares, key=lambda name: shares[name])
+    figure, (axes,) = panels(1, 1, (6.4, 1.2 + 0.42 * len(names)))
+    widths, errors = [shares[name] for name in names], [spreads.get(name, 0.0) for name in names]
+    axes.barh([plain(shortened(name, 30)) for name in names], widths, xerr=errors, color=BLUE, ecolor=GREY, height=0.6)
+    axes.axvline(0, color=GREY, linewidth=0.8)
+    axes.set_xlabel(plain(method))
+    tidy(axes, grid="x")
+    return figure
+
+
+def objective_over_hyperparameters(
+    hparams: Mapping[str, Sequence[Any]], values: Sequence[float], objective: str
+) -> Figure:
+    """One panel per hyperparameter: its value in each trial, against the objective.
+
+    An axis is logarithmic where all values are above 0 and the largest is 50 times the least or more. Values that are
+    no numbers stand side by side.
+
+    Args:
+        hparams: Values of each hyperparameter, by name; `None` where it had no meaning, which is not drawn.
+        values: Objective of each trial.
+        objective: Its name.
+
+    Raises:
+        ValueError: There is nothing to draw, or lengths differ.
+    """
+    if not hparams or not len(values):
+        raise ValueError("There are no trials to draw.")
+    figure, all_axes = panels(len(hparams), MOST_COLUMNS, (3.8, 3.2))
+    for (name, chosen), axes in zip(hparams.items(), all_axes, strict=True):
+        check_equally_many("objective_over_hyperparameters", **{"values": values, name: chosen})
+        pairs = [(x, y) for x, y in zip(chosen, values, strict=True) if x is not None]
+        _points(axes, [x for x, _ in pairs], [y for _, y in pairs])
+        axes.set_xlabel(plain(name))
+        tidy(axes)
+    for number, axes in enumerate(all_axes):
+        if number % min(MOST_COLUMNS, len(all_axes)) == 0:
+            axes.set_ylabel(plain(objective))
+    return figure
+
+
+def _points(axes: Axes, x: Sequence[Any], y: Sequence[float]) -> None:
+    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in x):
+        axes.plot(x, y, "o", color=BLUE, markersize=5, alpha=0.7)
+        if x and min(x) > 0 and max(x) >= _RATIO * min(x):
+            axes.set_xscale("log")
+        return
+    names = sorted({str(value) for value in x})
+    # Side by side in their order, so that equal values do not hide each other, and the picture is always the same.
+    counts = dict.fromkeys(names, 0)
+    for value, height in sorted(zip(map(str, x), y, strict=True), key=lambda pair: pair[1]):
+        offset = 0.12 * ((counts[value] % 5) - 2)
+        counts[value] += 1
+        axes.plot(names.index(value) + offset, height, "o", color=BLUE, markersize=5, alpha=0.7)
+    axes.set_xticks(range(len(names)), [plain(shortened(name, 14)) for name in names])
+    axes.set_xlim(-0.6, len(names) - 0.4)

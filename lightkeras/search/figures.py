@@ -1,0 +1,115 @@
+"""Figures of a search, and how much each hyperparameter mattered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightkeras import plots
+from lightkeras.hparams import Choices
+from lightkeras.results import SearchResult, Trial
+from lightkeras.search.space import Space
+
+LEAST_TRIALS = 8  # of fewer, a forest says nothing
+_TREES, _SHUFFLES = 200, 20
+
+
+def write(result: SearchResult, space: Space, folder: Path) -> list[Path]:
+    """Draws a search.
+
+    Args:
+        result: What happened.
+        space: What was searched.
+        folder: Where the figures go.
+
+    Returns:
+        The figures that could be drawn: those of trials with a value need some.
+    """
+    trials, written = result.trials, []
+
+    def save(name: str, figure: Any) -> None:
+        plots.save(figure, folder / f"{name}.png")
+        written.append(folder / f"{name}.png")
+
+    if trials:
+        values = [trial.objective for trial in trials]
+        statuses = [trial.status for trial in trials]
+        save("objective", plots.objective_over_trials(values, statuses, result.objective, result.mode))
+    done = [trial for trial in trials if trial.status == "completed"]
+    if done:
+        columns = _columns(done, space)
+        heights = [trial.objective for trial in done if trial.objective is not None]
+        save("hyperparameters", plots.objective_over_hyperparameters(columns, heights, result.objective))
+    if len(done) >= LEAST_TRIALS:
+        found = importance(done, space)
+        method = (
+            "mean rise of the squared error when its values are shuffled, in variances of the objective\n"
+            f"(random forest of {_TREES} trees, which explains {100 * found.explained:.0f} % out of bag)"
+        )
+        save("importance", plots.importance(found.shares, found.spreads, method))
+    return written
+
+
+class Importance:
+    """How much each hyperparameter mattered.
+
+    Args:
+        shares: Importance by name.
+        spreads: Its standard deviation over shuffles.
+        explained: Share of the variance that the forest explains for trials that a tree has not seen (R squared).
+    """
+
+    def __init__(self, shares: Mapping[str, float], spreads: Mapping[str, float], explained: float) -> None:
+        self.shares, self.spreads, self.explained = shares, spreads, explained
+
+
+def importance(trials: Sequence[Trial], space: Space) -> Importance:
+    """Permutation importance of each hyperparameter (Breiman, "Random Forests", Machine Learning 2001).
+
+    A random forest learns the objective from the hyperparameters; the importance of one is how much the forest's error
+    rises when the values of that one are shuffled between the trials.
+
+    Args:
+        trials: Completed trials.
+        space: What was searched.
+    """
+    import warnings
+
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.inspection import permutation_importance
+
+    columns = _columns(trials, space)
+    x = np.stack([_numbers(name, chosen, space) for name, chosen in columns.items()], axis=1)
+    y = np.array([trial.objective for trial in trials], dtype=np.float64)
+    if not y.std():
+        return Importance(dict.fromkeys(columns, 0.0), dict.fromkeys(columns, 0.0), 0.0)
+    forest = RandomForestRegressor(_TREES, oob_score=True, random_state=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Some inputs do not have OOB scores")
+        forest.fit(x, y)
+    found = permutation_importance(forest, x, y, n_repeats=_SHUFFLES, random_state=0, scoring="r2")
+    names = list(columns)
+    return Importance(
+        dict(zip(names, found.importances_mean.tolist(), strict=True)),
+        dict(zip(names, found.importances_std.tolist(), strict=True)),
+        max(0.0, float(forest.oob_score_)),
+    )
+
+
+def _columns(trials: Sequence[Trial], space: Space) -> dict[str, list[Any]]:
+    """Values of each hyperparameter that was searched; `None` where it had no meaning."""
+    return {
+        name: [None if name in trial.inactive else trial.hparams[name] for trial in trials] for name in space.ranges
+    }
+
+
+def _numbers(name: str, chosen: Sequence[Any], space: Space) -> np.ndarray:
+    """A column for a forest: a choice by its place, what had no meaning below all others."""
+    found = space.ranges[name]
+    if isinstance(found, Choices):
+        return np.array([-1.0 if value is None else float(found.values.index(value)) for value in chosen])
+    least = found.low - (found.high - found.low) - 1.0
+    return np.array([least if value is None else float(value) for value in chosen])

@@ -1,0 +1,90 @@
+"""The journal of a search: one line of JSON for each thing that happened, on disk before anything follows from it.
+
+A process may be killed, and a disk may fill up, at any instant. A line is whole if it ends: what stands after the
+last line end was being written, and nothing has followed from it, so that it is cut off.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self, final
+
+from lightkeras import files
+
+Event = dict[str, Any]
+
+
+@final
+class Journal:
+    """A journal, open for writing; a context manager.
+
+    Args:
+        path: The file; it is made if it is not there.
+
+    Attributes:
+        events: What it held when it was opened.
+
+    Raises:
+        ValueError: A line in it is not what was written.
+        OSError: It cannot be written to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.events: list[Event] = []
+        with files.explained(path):
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            content = path.read_bytes()
+            self._size = content.rfind(b"\n") + 1
+            os.ftruncate(self._descriptor, self._size)
+            files.sync(path.parent)
+        try:
+            self.events = [_parsed(path, number, line) for number, line in enumerate(content.split(b"\n")[:-1], 1)]
+        except ValueError:
+            os.close(self._descriptor)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+    def write(self, event: Mapping[str, Any], durable: bool = True) -> None:
+        """Adds a line.
+
+        Args:
+            event: Plain data. Numbers that are not finite become `null`.
+            durable: Whether it is to outlive a power cut too, and not only the end of this process.
+
+        Raises:
+            OSError: It could not be written; what was there before is as it was.
+        """
+        line = json.dumps(json.loads(files.json_bytes(event)), ensure_ascii=False).encode() + b"\n"
+        with files.explained(self._path):
+            try:
+                done = 0
+                while done < len(line):
+                    done += os.pwrite(self._descriptor, line[done:], self._size + done)
+                if durable:
+                    os.fsync(self._descriptor)
+            except OSError:
+                os.ftruncate(self._descriptor, self._size)  # half a line would end where the next one begins
+                raise
+        self._size += len(line)
+
+
+def _parsed(path: Path, number: int, line: bytes) -> Event:
+    try:
+        event = json.loads(line)
+        if not isinstance(event, dict) or "event" not in event:
+            raise ValueError("no event")
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors too
+        raise ValueError(
+            f"{path} is damaged: line {number} is not what was written ({error}). "
+            "Put back what it was, or start the search in another directory."
+        ) from error
+    return event

@@ -1,0 +1,157 @@
+"""What a search leaves beside its runs: `trials.csv`, `best/`, and what `result.json` says."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightkeras import files, hparams
+from lightkeras.results import SearchResult, Trial
+from lightkeras.search.coordinator import Coordinator, Plan, Repeats
+from lightkeras.search.records import Record
+
+_SHARED = ("checkpoints", "model.keras")  # written once, and replaced whole
+_LEFT_OUT = ("events.out.tfevents.*", "run.lock", "output.txt", "profile", "broken")
+
+
+def trial_of(plan: Plan, run: Record) -> Trial:
+    """A trial that ended, as users see it."""
+    hp = plan.space.hparams(run.values)
+    outcome = run.outcome
+    if outcome is None:
+        raise ValueError(f"{run.name} has not ended.")
+    return Trial(
+        name=run.number,
+        hparams=hparams.to_dict(hp),
+        objective=outcome.value,
+        status=outcome.status,
+        reason=outcome.reason,
+        run_dir=plan.folder / run.name,
+        inactive=hparams.inactive(hp),
+        epochs=outcome.epochs,
+        wall_s=outcome.wall_s,
+    )
+
+
+def write_trials(path: Path, objective: str, trials: Sequence[Trial]) -> None:
+    """`trials.csv`: one row per trial that has ended; the cell of a hyperparameter without meaning is empty."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    names = list(trials[0].hparams) if trials else []
+    table.writerow(["trial", "status", objective, *names, "epochs", "wall_s", "reason"])
+    for trial in trials:
+        value = "" if trial.objective is None else f"{trial.objective:.9g}"
+        chosen = ["" if name in trial.inactive else trial.hparams[name] for name in names]
+        row = [trial.name, trial.status, value, *chosen, trial.epochs, f"{trial.wall_s:.3f}", trial.reason]
+        table.writerow(row)
+    files.write_bytes(path, text.getvalue().encode())
+
+
+def result_of(coordinator: Coordinator, wall_s: float) -> SearchResult:
+    """What happened in a search that has ended."""
+    plan = coordinator.plan
+    trials = {run.name: trial_of(plan, run) for run in coordinator.records.trials() if run.outcome is not None}
+    best = coordinator.best()
+    refit = coordinator.records.runs.get("refit")
+    return SearchResult(
+        run_dir=plan.folder,
+        objective=plan.objective,
+        mode=plan.mode,
+        trials=tuple(trials.values()),
+        best=None if best is None else trials[best.name],
+        wall_s=wall_s,
+        repeats={trials[found.name].name: found.values for found in coordinator.repeats()},
+        refit=plan.folder / "refit"
+        if refit is not None and refit.outcome and refit.outcome.value is not None
+        else None,
+    )
+
+
+def summary(result: SearchResult, task: str, repeats: Sequence[Repeats], reason: str | None) -> dict[str, Any]:
+    """What `result.json` says of a search.
+
+    Args:
+        result: What happened.
+        task: Name of the task.
+        repeats: What the best trials gave with other seeds.
+        reason: Why there is no refit though one was asked for; `None` if there is, or none was.
+    """
+    best = result.best
+    statuses = [trial.status for trial in result.trials]
+    return {
+        "task": task,
+        "search": {
+            "objective": result.objective,
+            "mode": result.mode,
+            "trials": len(result.trials),
+            **{status: statuses.count(status) for status in ("completed", "pruned", "failed")},
+            "epochs": sum(trial.epochs for trial in result.trials),
+            "wall_s": round(result.wall_s, 3),
+            "best": best
+            and {
+                "trial": best.name,
+                "run_dir": str(best.run_dir),
+                "value": best.objective,
+                "hparams": dict(best.hparams),
+            },
+            "seeds": [_repeats_summary(found) for found in repeats],
+            "refit": None if result.refit is None else str(result.refit),
+            **({} if reason is None else {"refit_failed": reason}),
+        },
+    }
+
+
+def make_best(source: Path, target: Path) -> None:
+    """Makes `best/`: a run directory of its own, with what was learned in another one.
+
+    Checkpoints and the model are shared with it where the file system can (hard links): a run writes them once, and
+    replaces them whole. The event files stay behind, or TensorBoard would list the run twice.
+
+    Args:
+        source: The run directory of the best run.
+        target: The directory to make; one that is there is replaced.
+    """
+    beside = target.with_name(f".{target.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    with files.explained(target):
+        ignored = shutil.ignore_patterns(*_LEFT_OUT, *_SHARED)
+        shutil.copytree(source, beside, ignore=ignored)
+        for name in _SHARED:
+            _share(source / name, beside / name)
+        if target.exists():
+            old = target.with_name(f".{target.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+            beside.rename(target)
+            shutil.rmtree(old)
+        else:
+            beside.rename(target)
+
+
+def _share(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=_link)
+    elif source.exists():
+        _link(str(source), str(target))
+
+
+def _link(source: str, target: str) -> None:
+    with contextlib.suppress(OSError):  # another file system, or one without links
+        os.link(source, target)
+        return
+    shutil.copy2(source, target)
+
+
+def _repeats_summary(found: Repeats) -> Mapping[str, Any]:
+    plain = dataclasses.asdict(found)
+    name = plain.pop("name")
+    mean, spread = (None if math.isnan(value) else value for value in (found.mean, found.spread))
+    return {"trial": name.rpartition("/")[2], **plain, "mean": mean, "spread": spread}

@@ -1,0 +1,168 @@
+"""What the journal of a search says of each of its runs: a pure function of the events."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+COMPLETED, PRUNED, FAILED = "completed", "pruned", "failed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Args:
+        status: `"completed"`, `"pruned"` or `"failed"`.
+        reason: Why it stopped.
+        value: Best value of the objective; `None` where it failed.
+        epoch: Epoch, from 1, in which that was reached; 0 where it failed.
+        step: Train steps done then.
+        epochs: Epochs finished.
+        steps: Train steps done in all.
+        wall_s: Seconds it took, in the attempt that came to the end.
+        threads: Threads that its process computed with; `None` for as many as there were.
+    """
+
+    status: str
+    reason: str
+    value: float | None = None
+    epoch: int = 0
+    step: int = 0
+    epochs: int = 0
+    steps: int = 0
+    wall_s: float = 0.0
+    threads: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Stop:
+    """That a run was told to stop.
+
+    Args:
+        epoch: After which epoch, from 1.
+        status: How it ends: `"pruned"` or `"failed"`.
+        reason: Why.
+    """
+
+    epoch: int
+    status: str
+    reason: str
+
+
+@dataclasses.dataclass
+class Record:
+    """One run of a search, as far as it has come.
+
+    Args:
+        name: Path of its run directory below that of the search, such as `"trials/0003"`.
+        values: Hyperparameters that were chosen; those that are not used are left out.
+        trial: The oracle's name for it; `None` for a run after the trials.
+        epochs: Epochs it is granted, in all; `None` for as many as any run.
+        parent: Name of the run that it goes on with.
+        seed: Seed of the run; `None` for that of the search's runner.
+        joined: Whether it learns from train and validation together.
+        reports: Epochs with the value of the objective.
+        stopped: When and why it was told to stop; `None` if it was not.
+        lost: Why attempts at it were lost.
+        outcome: How it ended; `None` as long as it has not.
+        worker: Who works on it now; `None` if nobody does.
+    """
+
+    name: str
+    values: Mapping[str, Any]
+    trial: str | None = None
+    epochs: int | None = None
+    parent: str | None = None
+    seed: int | None = None
+    joined: bool = False
+    reports: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+    stopped: Stop | None = None
+    lost: list[str] = dataclasses.field(default_factory=list)
+    outcome: Outcome | None = None
+    worker: int | None = None
+
+    @property
+    def number(self) -> str:
+        """`0003` of `trials/0003`."""
+        return self.name.rpartition("/")[2]
+
+
+@dataclasses.dataclass
+class Records:
+    """All runs of a search.
+
+    Args:
+        runs: Runs by name, in the order in which they were decided on.
+        exhausted: Whether the oracle has no more trials.
+        idle: Whether the oracle has none before another trial has ended.
+        planned: What of the runs after the trials was decided on: `"seeds"`, `"refit"`.
+    """
+
+    runs: dict[str, Record] = dataclasses.field(default_factory=dict)
+    exhausted: bool = False
+    idle: bool = False
+    planned: set[str] = dataclasses.field(default_factory=set)
+
+    def apply(self, event: Mapping[str, Any]) -> None:
+        """Takes in what happened.
+
+        Raises:
+            ValueError: It is none of the events there are.
+        """
+        kind = event["event"]
+        if kind == "asked":
+            self._asked(event)
+        elif kind == "planned":
+            self.planned.add(event["stage"])
+            for run in event["runs"]:
+                self.runs[run["name"]] = Record(**run)
+        elif kind == "reported":
+            self._reported(event)
+        elif kind == "stopped":
+            self.runs[event["run"]].stopped = Stop(event["epoch"], event["status"], event["reason"])
+        elif kind == "lost":
+            run = self.runs[event["run"]]
+            run.lost.append(event["reason"])
+            run.worker = None
+        elif kind == "ended":
+            self.idle = False
+            run = self.runs[event["run"]]
+            run.outcome, run.worker = Outcome(**event["outcome"]), None
+        elif kind != "corrected":
+            raise ValueError(f"The journal tells of {kind!r}, which this version does not know.")
+
+    def trials(self) -> list[Record]:
+        """The trials, in the order in which they were decided on."""
+        return [run for run in self.runs.values() if run.trial is not None]
+
+    def unfinished(self) -> list[Record]:
+        """Runs that have not ended and that nobody works on."""
+        return [run for run in self.runs.values() if run.outcome is None and run.worker is None]
+
+    def working(self) -> list[Record]:
+        """Runs that somebody works on."""
+        return [run for run in self.runs.values() if run.worker is not None]
+
+    def ranked(self, mode: str) -> list[Record]:
+        """Completed trials, the best first; of equals the earlier one."""
+        sign = 1 if mode == "min" else -1
+        done = [(run, run.outcome) for run in self.trials() if run.outcome and run.outcome.status == COMPLETED]
+        return [run for run, _ in sorted(done, key=lambda item: sign * (item[1].value or 0.0))]
+
+    def _asked(self, event: Mapping[str, Any]) -> None:
+        self.exhausted |= event["status"] == "STOPPED"
+        self.idle = event["status"] == "IDLE"
+        if event["status"] != "RUNNING":
+            return
+        parent = event["parent"] and next(run.name for run in self.trials() if run.trial == event["parent"])
+        name = f"trials/{len(self.trials()):04d}"
+        self.runs[name] = Record(name, event["values"], event["trial"], event["epochs"], parent)
+
+    def _reported(self, event: Mapping[str, Any]) -> None:
+        run, epoch = self.runs[event["run"]], event["epoch"]
+        value = math.nan if event["value"] is None else event["value"]
+        # A run that was killed reports again what came after its last checkpoint.
+        run.reports = [(at, found) for at, found in run.reports if at < epoch] + [(epoch, value)]

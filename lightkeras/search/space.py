@@ -1,0 +1,193 @@
+"""What a search tries: the declared ranges, less what is fixed, and narrowed where that was asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+from lightkeras import hparams
+from lightkeras._messages import did_you_mean
+from lightkeras.hparams import Choices, FloatRange, IntRange, Range, Scalar
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """Narrows the declared range of one hyperparameter, for one search.
+
+    Args:
+        low: Smallest value that is tried; `None` leaves it as declared.
+        high: Largest value that is tried; `None` leaves it as declared.
+        step: Distance between the values that are tried; `None` leaves it as declared.
+        values: The values of a choice that are tried; `None` tries all.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+    values: list[Scalar] | None = None
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """What a search tries.
+
+    Args:
+        declaration: The dataclass that declares the hyperparameters.
+        ranges: Ranges that are searched, by name, in the order of declaration.
+        when: Of those, what each depends on: choices by name, with the values at which it is used.
+        fixed: Values of those that are not searched.
+    """
+
+    declaration: type
+    ranges: Mapping[str, Range]
+    when: Mapping[str, Mapping[str, tuple[Scalar, ...]]]
+    fixed: Mapping[str, Any]
+
+    def hparams(self, chosen: Mapping[str, Any]) -> Any:
+        """The hyperparameters of a trial: those chosen, those fixed, and defaults for the others."""
+        return hparams.from_dict(self.declaration, {**self.fixed, **chosen})
+
+    def record(self) -> dict[str, Any]:
+        """The space as plain data, to be read by people and compared."""
+        return {name: f"{found}{_when_text(self.when.get(name, {}))}" for name, found in self.ranges.items()} | {
+            name: f"fixed to {value!r}" for name, value in self.fixed.items()
+        }
+
+
+def make_space(declaration: type, fixed: Mapping[str, Any], bounds: Mapping[str, Bounds]) -> Space:
+    """The space of a search, checked.
+
+    Args:
+        declaration: The dataclass that declares the hyperparameters.
+        fixed: Values of those that are not to be searched.
+        bounds: Narrower ranges, by name.
+
+    Raises:
+        ValueError: A name that is not declared or not searched, a range that is empty or wider than declared, or
+            nothing to search.
+        TypeError: A value of another type than declared.
+    """
+    hparams.from_dict(declaration, fixed)
+    declared = hparams.search_space(declaration)
+    for name in bounds:
+        if name not in declared:
+            raise ValueError(f"space: {name!r} has no declared range. {did_you_mean(name, declared)}")
+        if name in fixed:
+            raise ValueError(f"space: {name!r} is fixed to {fixed[name]!r} and narrowed: do one of the two.")
+    ranges = {
+        name: narrowed(name, found, bounds[name]) if name in bounds else found
+        for name, found in declared.items()
+        if name not in fixed
+    }
+    settled = dict(fixed) | {name: value for name, found in ranges.items() for value in _only(found)}
+    when = hparams.conditions(declaration)
+    left: dict[str, Range] = {}
+    needs: dict[str, dict[str, tuple[Scalar, ...]]] = {}
+    for name, found in ranges.items():
+        needed = _needed(name, when, ranges, settled, left)
+        if name not in settled and needed is not None:
+            left[name], needs[name] = found, needed
+    if not left:
+        raise ValueError(
+            f"There is nothing to search: {declaration.__qualname__} declares the ranges "
+            f"{sorted(declared) or 'none'}, of which {sorted(set(declared) & set(settled)) or 'none'} are fixed. "
+            "Declare a hyperparameter with lk.Int, lk.Float, lk.Choice or lk.Bool, or fix fewer."
+        )
+    return Space(declaration, left, needs, settled)
+
+
+def check_oracle(kind: str, space: Space) -> None:
+    """Refuses a space that an oracle cannot handle.
+
+    Raises:
+        ValueError: A grid over a range that has no steps.
+    """
+    endless = [name for name, found in space.ranges.items() if not isinstance(found, Choices) and _has_no_steps(found)]
+    if kind == "grid" and endless:
+        name = endless[0]
+        raise ValueError(
+            f"Tuner(oracle='grid') cannot try every value of {name}: {space.ranges[name]}. Give it a step "
+            f"(space={{{name!r}: {{'step': ...}}}}), fix it, or take another oracle."
+        )
+
+
+def narrowed(name: str, found: Range, bounds: Bounds) -> Range:
+    """A declared range, narrowed.
+
+    Raises:
+        ValueError: What is left is empty, or not inside of what was declared.
+    """
+    if isinstance(found, Choices):
+        if (bounds.low, bounds.high, bounds.step) != (None, None, None):
+            raise ValueError(f"space: {name!r} is {found}: narrow it by values, not by low, high or step.")
+        return _fewer(name, found, bounds.values)
+    if bounds.values is not None:
+        raise ValueError(f"space: {name!r} is {found}: narrow it by low, high or step, not by values.")
+    low = found.low if bounds.low is None else bounds.low
+    high = found.high if bounds.high is None else bounds.high
+    step = found.step if bounds.step is None else bounds.step
+    if low > high:
+        raise ValueError(f"space: {name!r} from {low} to {high} is empty; low must not exceed high.")
+    if low < found.low or high > found.high:
+        raise ValueError(f"space: {name!r} from {low} to {high} is wider than what is declared: {found}.")
+    if bounds.step is not None and (found.log or bounds.step <= 0):
+        raise ValueError(f"space: {name!r} step={bounds.step}: expected a step above 0, and none on a log scale.")
+    if isinstance(found, FloatRange):
+        return FloatRange(float(low), float(high), None if step is None else float(step), found.log)
+    if wrong := [value for value in (low, high, step) if value is not None and value != int(value)]:
+        raise ValueError(f"space: {name!r} is {found}: expected whole numbers, got {wrong[0]}.")
+    if not found.log and bounds.step is None and (low - found.low) % found.step:
+        raise ValueError(f"space: {name!r} from {low}: no value that is tried, which are {found}. Give a step as well.")
+    return IntRange(int(low), int(high), int(step or 1), found.log)
+
+
+def _fewer(name: str, found: Choices, values: Sequence[Scalar] | None) -> Choices:
+    if values is None:
+        return found
+    if not values:
+        raise ValueError(f"space: {name!r} has no values left; expected some of {list(found.values)!r}.")
+    for value in values:
+        if not any(type(value) is type(each) and value == each for each in found.values):
+            raise ValueError(f"space: {name!r} cannot be {value!r}: it is {found}.")
+    return Choices(tuple(value for value in found.values if value in values))
+
+
+def _only(found: Range) -> tuple[Any, ...]:
+    """The one value of a range that has no other."""
+    if isinstance(found, Choices):
+        return found.values if len(found.values) == 1 else ()
+    return (found.low,) if found.low == found.high else ()
+
+
+def _needed(
+    name: str,
+    when: Mapping[str, Mapping[str, tuple[Scalar, ...]]],
+    ranges: Mapping[str, Range],
+    settled: Mapping[str, Any],
+    left: Mapping[str, Range],
+) -> dict[str, tuple[Scalar, ...]] | None:
+    """What a hyperparameter still depends on, with choices that are settled left out; `None` if it is never used."""
+    needed: dict[str, tuple[Scalar, ...]] = {}
+    for other, values in when[name].items():
+        if other in settled:
+            parents = _needed(other, when, ranges, settled, left)
+            if settled[other] not in values or parents is None:
+                return None
+            needed |= parents
+            continue
+        found = ranges[other]
+        possible = tuple(value for value in values if isinstance(found, Choices) and value in found.values)
+        if other not in left or not possible:
+            return None
+        needed[other] = possible
+    return needed
+
+
+def _has_no_steps(found: IntRange | FloatRange) -> bool:
+    return found.log or found.step is None
+
+
+def _when_text(needed: Mapping[str, tuple[Scalar, ...]]) -> str:
+    return "".join(f", when {name} is {' or '.join(map(repr, values))}" for name, values in needed.items())

@@ -1,0 +1,224 @@
+"""keras-tuner's own oracles, run over our ranges with a function in the place of training."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from lightkeras.hparams import Bool, Choice, Choices, FloatRange, IntRange
+from lightkeras.search.oracles import Answer, Oracle
+from lightkeras.search.space import Space, make_space
+
+SPACE = {
+    "units": IntRange(8, 32, 8, log=False),
+    "depth": IntRange(1, 64, 1, log=True),
+    "rate": FloatRange(1e-4, 1e-1, None, log=True),
+    "dropout": FloatRange(0.0, 0.5, 0.25, log=False),
+    "cell": Choices(("lstm", "gru")),
+    "fine_tune": Choices((False, True)),
+}
+Row = tuple[int, dict[str, Any], int | None]
+
+
+def make(
+    kind: str, ranges: Mapping[str, Any] = SPACE, when: Mapping[str, Any] | None = None, **settings: Any
+) -> Oracle:
+    space = Space(object, ranges, when or {}, {})
+    arguments = {"objective": "val/loss", "mode": "min", "trials": 8, "epochs": 9, "seed": 0, **settings}
+    return Oracle(kind, space, **arguments)
+
+
+def value_of(answer: Answer, number: int) -> float:
+    return float(answer.values.get("rate", number))
+
+
+def run(kind: str, ranges: Mapping[str, Any] = SPACE, **settings: Any) -> list[Row]:
+    """What an oracle asks for, one trial after the other, where the objective is simply the rate."""
+    oracle, rows = make(kind, ranges, **settings), []
+    while (answer := oracle.ask()).status == "RUNNING":
+        rows.append((len(rows), dict(answer.values), answer.epochs))
+        oracle.tell(answer.trial, value_of(answer, len(rows) - 1), 1)
+    assert answer.status == "STOPPED"
+    return rows
+
+
+@pytest.mark.parametrize("kind", ["random", "bayesian"])
+def test_every_value_lies_in_its_range_and_on_its_steps(kind):
+    rows = run(kind)
+    assert [number for number, _, _ in rows] == list(range(8))
+    for _, chosen, epochs in rows:
+        assert epochs is None
+        assert list(chosen) == list(SPACE)
+        assert chosen["units"] in (8, 16, 24, 32)
+        assert 1 <= chosen["depth"] <= 64
+        assert {type(chosen["units"]), type(chosen["depth"])} == {int}
+        assert 1e-4 <= chosen["rate"] <= 1e-1
+        assert chosen["dropout"] in (0.0, 0.25, 0.5)
+        assert chosen["cell"] in ("lstm", "gru")
+        assert type(chosen["fine_tune"]) is bool
+
+
+@pytest.mark.parametrize("kind", ["random", "bayesian", "hyperband", "grid"])
+def test_the_same_seed_gives_the_same_trials(kind):
+    assert run(kind) == run(kind)
+
+
+@pytest.mark.parametrize("kind", ["random", "bayesian", "hyperband"])
+def test_another_seed_gives_other_trials(kind):
+    assert run(kind) != run(kind, seed=1)
+
+
+def test_neighbouring_seeds_share_no_trials():
+    space = {"rate": SPACE["rate"]}
+    first, second = ({chosen["rate"] for _, chosen, _ in run("random", space, seed=seed)} for seed in (0, 1))
+    assert not first & second
+
+
+def test_a_logarithmic_range_is_drawn_on_a_logarithmic_scale():
+    rates = [chosen["rate"] for _, chosen, _ in run("random", {"rate": SPACE["rate"]}, trials=60)]
+    mean = sum(map(math.log10, rates)) / len(rates)
+    assert mean == pytest.approx(-2.5, abs=0.4)  # the middle of 1e-4 and 1e-1; drawn evenly it would be -1.4
+
+
+GRID = {name: SPACE[name] for name in ("units", "dropout", "cell", "fine_tune")}
+
+
+def test_a_grid_tries_every_combination_once():
+    rows = [tuple(chosen.values()) for _, chosen, _ in run("grid", GRID, trials=None)]
+    expected = itertools.product((8, 16, 24, 32), (0.0, 0.25, 0.5), ("lstm", "gru"), (False, True))
+    assert sorted(rows) == sorted(expected)
+    assert len(rows) == 48
+
+
+def test_a_grid_ends_at_the_number_of_trials():
+    assert len(run("grid", GRID, trials=5)) == 5
+
+
+def test_a_search_of_a_small_space_ends_when_it_is_exhausted():
+    rows = run("random", {"fine_tune": SPACE["fine_tune"]}, trials=20)
+    assert sorted(chosen["fine_tune"] for _, chosen, _ in rows) == [False, True]
+
+
+def test_hyperband_grants_epochs_in_powers_of_its_factor():
+    rows = run("hyperband", trials=None)
+    # Factor 3 and 9 epochs: brackets that start with 9, 5 and 3 trials, of which the
+    # best 3 and then 1, the best 2, and none go on with more epochs.
+    assert [epochs for _, _, epochs in rows] == [1] * 9 + [3] * 3 + [9] + [3] * 5 + [9] * 2 + [9] * 3
+    first, second, third = rows[:9], rows[9:12], rows[12]
+    best = sorted((chosen["rate"] for _, chosen, _ in first))[:3]
+    assert sorted(chosen["rate"] for _, chosen, _ in second) == best
+    assert third[1]["rate"] == best[0]
+
+
+def test_hyperband_ends_at_the_number_of_trials():
+    assert len(run("hyperband", trials=4)) == 4
+
+
+@pytest.mark.parametrize(("mode", "best"), [("min", min), ("max", max)])
+def test_hyperband_goes_on_with_the_best_in_the_direction_that_was_asked_for(mode, best):
+    rows = run("hyperband", trials=None, mode=mode)
+    assert rows[12][1]["rate"] == best(chosen["rate"] for _, chosen, _ in rows[:9])
+
+
+@pytest.mark.parametrize("kind", ["random", "bayesian", "hyperband", "grid"])
+def test_trials_that_fail_do_not_end_the_search_or_say_anything(capfd, kind):
+    oracle, asked = make(kind, GRID, trials=6), 0
+    while (answer := oracle.ask()).status == "RUNNING":
+        oracle.tell(answer.trial, None if asked % 2 == 0 else 1.0)
+        asked += 1
+    assert asked == 6
+    assert capfd.readouterr().out == ""
+
+
+def test_hyperband_says_which_trial_goes_on():
+    oracle, answers = make("hyperband", trials=None), []
+    while (answer := oracle.ask()).status == "RUNNING":
+        answers.append(answer)
+        oracle.tell(answer.trial, value_of(answer, 0), answer.epochs)
+    assert [answer.parent is None for answer in answers[:9]] == [True] * 9
+    for answer in answers[9:13]:
+        parent = next(found for found in answers if found.trial == answer.parent)
+        assert parent.values == answer.values
+        assert parent.epochs == answer.epochs / 3
+
+
+@pytest.mark.parametrize("kind", ["hyperband", "grid"])
+def test_an_oracle_with_nothing_to_offer_before_a_trial_ends_says_so(kind):
+    oracle = make(kind, {"fine_tune": SPACE["fine_tune"]}, trials=None)
+    answers = [oracle.ask()]
+    while answers[-1].status == "RUNNING":
+        answers.append(oracle.ask())
+    assert answers[-1].status == "IDLE"
+    oracle.tell(answers[0].trial, 1.0)
+    following = oracle.ask().status
+    assert following in ("RUNNING", "IDLE")
+
+
+@pytest.mark.parametrize("kind", ["random", "bayesian", "hyperband", "grid"])
+def test_an_oracle_that_is_asked_and_told_the_same_goes_on_as_the_first_one(kind):
+    """With two trials at a time, so that questions and answers are mixed; seven of them fit a Gaussian process."""
+    ranges = GRID if kind == "grid" else {name: SPACE[name] for name in ("units", "rate")}
+    calls: list[tuple[str, Any]] = []
+
+    def drive(oracle: Oracle, steps: int, running: list[Answer]) -> None:
+        for _ in range(steps):
+            if len(running) < 2 and (answer := oracle.ask()).status == "RUNNING":
+                calls.append(("ask", answer))
+                running.append(answer)
+                continue
+            if not running:
+                return
+            answer = running.pop(0)
+            told = None if len(calls) % 5 == 4 else value_of(answer, len(calls))
+            oracle.tell(answer.trial, told, 1)
+            calls.append(("tell", (answer.trial, told)))
+
+    first, running = make(kind, ranges, trials=12), []
+    drive(first, 18, running)
+    second, before = make(kind, ranges, trials=12), list(calls)
+    for call, content in before:
+        if call == "ask":
+            assert second.ask() == content
+        else:
+            second.tell(*content, 1)
+    running_too = list(running)
+    calls.clear()
+    drive(first, 8, running)
+    went_on = list(calls)
+    calls[:] = before
+    drive(second, 8, running_too)
+    # The numbering of the calls goes on from where it was, so that the same trials fail.
+    assert [call for call, _ in calls[len(before) :]] == [call for call, _ in went_on]
+    assert [c.values for call, c in calls[len(before) :] if call == "ask"] == [
+        c.values for call, c in went_on if call == "ask"
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditional:
+    kind: str = Choice("wide", ["wide", "deep"])
+    residual: bool = Bool(False, when={"kind": "deep"})
+    scale: float = Choice(1.0, [1.0, 2.0], when={"residual": True})
+    norm: bool = Bool(False)
+    epsilon: float = Choice(1e-3, [1e-3, 1e-5], when={"kind": ["deep", "wide"], "norm": True})
+
+
+@pytest.mark.parametrize("kind", ["random", "bayesian", "hyperband", "grid"])
+def test_what_depends_on_another_value_is_chosen_where_that_is_so(kind):
+    oracle = Oracle(kind, make_space(Conditional, {}, {}), "val/loss", "min", 20, 9, 0)
+    seen = []
+    while (answer := oracle.ask()).status == "RUNNING" and len(seen) < 20:
+        seen.append(dict(answer.values))
+        oracle.tell(answer.trial, float(len(seen)), 1)
+    for values in seen:
+        assert ("residual" in values) == (values["kind"] == "deep")
+        assert ("scale" in values) == (values.get("residual") is True)
+        assert ("epsilon" in values) == values["norm"]
+    if kind == "grid":
+        # Wide; deep; deep and residual, with either scale. Each without a norm, and with it and either epsilon.
+        assert len({tuple(values.items()) for values in seen}) == len(seen) == 4 * 3

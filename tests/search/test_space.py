@@ -1,0 +1,120 @@
+"""What a search tries: declared, fixed, narrowed, and depending on other values."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from lightkeras.hparams import Bool, Choice, Choices, Float, FloatRange, Int, IntRange
+from lightkeras.search.space import Bounds, check_oracle, make_space
+
+
+@dataclasses.dataclass(frozen=True)
+class Declared:
+    kind: str = Choice("wide", ["wide", "deep", "none"])
+    units: int = Int(16, low=8, high=64, step=8)
+    depth: int = Int(2, low=1, high=4, when={"kind": ["deep", "wide"]})
+    rate: float = Float(1e-2, low=1e-3, high=1e-1, log=True)
+    norm: bool = Bool(False, when={"kind": "deep"})
+    epsilon: float = Float(0.5, low=0.0, high=1.0, when={"norm": True})
+    batch_size: int = 32
+
+
+def test_a_space_is_what_is_declared_less_what_is_fixed():
+    space = make_space(Declared, {"rate": 0.5, "batch_size": 64}, {})
+    assert list(space.ranges) == ["kind", "units", "depth", "norm", "epsilon"]
+    assert space.when["depth"] == {"kind": ("deep", "wide")}
+    assert space.when["epsilon"] == {"norm": (True,)}
+    assert space.hparams({"kind": "deep"}) == Declared(kind="deep", rate=0.5, batch_size=64)
+
+
+def test_a_space_is_recorded_in_words():
+    assert make_space(Declared, {"rate": 0.5}, {"epsilon": Bounds(low=0.25)}).record() == {
+        "kind": "one of 'wide', 'deep', 'none'",
+        "units": "8 to 64 in steps of 8",
+        "depth": "1 to 4 in steps of 1, when kind is 'deep' or 'wide'",
+        "norm": "one of False, True, when kind is 'deep'",
+        "epsilon": "0.25 to 1, when norm is True",
+        "rate": "fixed to 0.5",
+    }
+
+
+def test_what_depends_on_a_fixed_choice_is_searched_always_or_never():
+    deep = make_space(Declared, {"kind": "deep"}, {})
+    assert deep.when == {"units": {}, "depth": {}, "rate": {}, "norm": {}, "epsilon": {"norm": (True,)}}
+    wide = make_space(Declared, {"kind": "wide"}, {})
+    assert list(wide.ranges) == ["units", "depth", "rate"]
+    assert list(make_space(Declared, {"kind": "none"}, {}).ranges) == ["units", "rate"]
+
+
+def test_what_depends_on_a_fixed_value_that_itself_depends_keeps_the_condition_of_that_one():
+    space = make_space(Declared, {"norm": True}, {})
+    assert space.when["epsilon"] == {"kind": ("deep",)}
+    assert "epsilon" not in make_space(Declared, {"norm": False}, {}).ranges
+
+
+def test_ranges_are_narrowed():
+    bounds = {
+        "kind": Bounds(values=["deep", "wide"]),
+        "units": Bounds(low=16, high=32),
+        "rate": Bounds(high=0.05),
+        "epsilon": Bounds(step=0.25),
+    }
+    ranges = make_space(Declared, {}, bounds).ranges
+    assert ranges["kind"] == Choices(("wide", "deep"))  # in the order of declaration
+    assert ranges["units"] == IntRange(16, 32, 8, log=False)
+    assert ranges["rate"] == FloatRange(1e-3, 0.05, None, log=True)
+    assert ranges["epsilon"] == FloatRange(0.0, 1.0, 0.25, log=False)
+
+
+def test_a_range_of_one_value_is_fixed():
+    space = make_space(Declared, {}, {"kind": Bounds(values=["deep"]), "units": Bounds(low=24, high=24)})
+    assert space.fixed == {"kind": "deep", "units": 24}
+    assert list(space.ranges) == ["depth", "rate", "norm", "epsilon"]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ({"unit": Bounds(low=16)}, r"space: 'unit' has no declared range\. Did you mean 'units'\?"),
+        ({"batch_size": Bounds(low=16)}, r"space: 'batch_size' has no declared range\."),
+        ({"units": Bounds(low=32, high=16)}, r"space: 'units' from 32 to 16 is empty; low must not exceed high"),
+        ({"units": Bounds(high=128)}, r"space: 'units' from 8 to 128 is wider than what is declared: 8 to 64 in steps"),
+        ({"rate": Bounds(low=1e-4)}, r"space: 'rate' from 0\.0001 to 0\.1 is wider"),
+        ({"units": Bounds(low=12)}, r"space: 'units' from 12: no value that is tried, which are 8 to 64 in steps of 8"),
+        ({"units": Bounds(low=8.5)}, r"expected whole numbers, got 8\.5"),
+        ({"rate": Bounds(step=0.01)}, r"space: 'rate' step=0\.01: expected a step above 0, and none on a log scale"),
+        ({"units": Bounds(step=0)}, r"space: 'units' step=0: expected a step above 0"),
+        ({"units": Bounds(values=[8])}, r"narrow it by low, high or step, not by values"),
+        ({"kind": Bounds(low=1)}, r"narrow it by values, not by low, high or step"),
+        ({"kind": Bounds(values=[])}, r"space: 'kind' has no values left; expected some of \['wide', 'deep', 'none'\]"),
+        ({"kind": Bounds(values=["tall"])}, r"space: 'kind' cannot be 'tall': it is one of 'wide', 'deep', 'none'"),
+        ({"norm": Bounds(values=[1])}, r"space: 'norm' cannot be 1: it is one of False, True"),
+    ],
+)
+def test_a_narrower_range_that_cannot_be_is_refused(bounds, message):
+    with pytest.raises(ValueError, match=message):
+        make_space(Declared, {}, bounds)
+
+
+def test_fixed_and_narrowed_contradict_each_other():
+    with pytest.raises(ValueError, match=r"space: 'units' is fixed to 8 and narrowed: do one of the two"):
+        make_space(Declared, {"units": 8}, {"units": Bounds(low=16)})
+
+
+def test_nothing_to_search_is_said():
+    fixed = {"kind": "none", "units": 8}
+    with pytest.raises(
+        ValueError, match=r"nothing to search: Declared declares .*of which \['kind', 'rate', 'units'\]"
+    ):
+        make_space(Declared, fixed, {"rate": Bounds(low=0.1)})
+
+
+def test_a_grid_needs_steps():
+    with pytest.raises(ValueError, match=r"oracle='grid'\) cannot try every value of rate: 0\.001 to 0\.1, log scale"):
+        check_oracle("grid", make_space(Declared, {}, {}))
+    with pytest.raises(ValueError, match=r"every value of epsilon: 0 to 1\. Give it a step"):
+        check_oracle("grid", make_space(Declared, {"rate": 0.1}, {}))
+    check_oracle("grid", make_space(Declared, {"rate": 0.1}, {"epsilon": Bounds(step=0.5)}))
+    check_oracle("random", make_space(Declared, {}, {}))

@@ -1,0 +1,20 @@
+"""Signs of life reach whoever listens."""
+
+from __future__ import annotations
+
+import lightkeras as lk
+from lightkeras import pulse
+from lightkeras.testing import TwoMoons
+
+
+def test_every_compiled_call_is_a_sign(tmp_path, monkeypatch):
+    monkeypatch.setattr(pulse, "_listeners", [])
+    pulse.beat()  # nobody listens
+    beats = []
+    pulse.listen(lambda: beats.append(1))
+    runner = lk.Runner(
+        max_epochs=2, run_dir=tmp_path / "run", progress=False, preflight=False, pictures=False, steps_per_call=5
+    )
+    runner.fit(TwoMoons())
+    # Two epochs of ten steps and of four batches of validation, five at a time.
+    assert len(beats) == 2 * (2 + 1)
