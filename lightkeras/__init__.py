@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from lightkeras.resuming import ChangedRunError
     from lightkeras.runner import Interrupted, Runner
     from lightkeras.saving import Checkpoints
+    from lightkeras.search.drive import SearchInterrupted
+    from lightkeras.search.pool import WorkerLimits
+    from lightkeras.search.pruning import Chance, Pruning
+    from lightkeras.search.space import Bounds
     from lightkeras.settings import LimitBatches
     from lightkeras.task import SupervisedTask, Task
     from lightkeras.tuner import Tuner
@@ -36,6 +40,8 @@ __version__ = "0.1.0"
 _NAMES = {
     "BatchSizes": "lightkeras.results",
     "Bool": "lightkeras.hparams",
+    "Bounds": "lightkeras.search.space",
+    "Chance": "lightkeras.search.pruning",
     "CheckpointError": "lightkeras.checkpoint",
     "ChangedRunError": "lightkeras.resuming",
     "Checkpoints": "lightkeras.saving",
@@ -54,12 +60,15 @@ _NAMES = {
     "Lookup": "lightkeras.data.lookup",
     "RunLockedError": "lightkeras.lock",
     "Runner": "lightkeras.runner",
+    "Pruning": "lightkeras.search.pruning",
+    "SearchInterrupted": "lightkeras.search.drive",
     "SearchResult": "lightkeras.results",
     "SupervisedTask": "lightkeras.task",
     "Task": "lightkeras.task",
     "TaskError": "lightkeras.preflight",
     "TextEncoder": "lightkeras.hub",
     "Tuner": "lightkeras.tuner",
+    "WorkerLimits": "lightkeras.search.pool",
     "cli": "lightkeras.cli",
 }
 _MODULES = ("data", "hub", "optimizers", "plots", "report", "testing")
@@ -67,6 +76,8 @@ _MODULES = ("data", "hub", "optimizers", "plots", "report", "testing")
 __all__ = [
     "BatchSizes",
     "Bool",
+    "Bounds",
+    "Chance",
     "ChangedRunError",
     "CheckpointError",
     "Checkpoints",
@@ -83,14 +94,17 @@ __all__ = [
     "LearningRates",
     "LimitBatches",
     "Lookup",
+    "Pruning",
     "RunLockedError",
     "Runner",
+    "SearchInterrupted",
     "SearchResult",
     "SupervisedTask",
     "Task",
     "TaskError",
     "TextEncoder",
     "Tuner",
+    "WorkerLimits",
     "cli",
     "data",
     "hub",
