@@ -33,7 +33,7 @@ from lightkeras.runner import Runner
 from lightkeras.search import drive, figures, outputs, work
 from lightkeras.search.coordinator import Coordinator, Plan
 from lightkeras.search.journal import Journal
-from lightkeras.search.pool import WorkerLimits, Pool
+from lightkeras.search.pool import Pool, WorkerLimits
 from lightkeras.search.pruning import Chance, Pruning
 from lightkeras.search.records import Record
 from lightkeras.search.space import Bounds, Space, check_oracle, make_space

@@ -19,7 +19,7 @@ from lightkeras.run_directory import RunDirectory
 from lightkeras.runner import Runner
 from lightkeras.saving import Checkpoints
 from lightkeras.search.journal import Journal
-from lightkeras.search.pool import WorkerLimits, Pool
+from lightkeras.search.pool import Pool, WorkerLimits
 from lightkeras.search.records import Outcome, Record, Records
 from lightkeras.search.work import Job
 from lightkeras.settings import LimitBatches

@@ -18,7 +18,7 @@ import hunted
 import pytest
 
 import lightkeras as lk
-from lightkeras.search.pool import WorkerLimits, Pool, check_importable
+from lightkeras.search.pool import Pool, WorkerLimits, check_importable
 from lightkeras.testing import TwoMoons
 
 PROGRAM = Path(__file__).parents[1] / "faults" / "searching.py"
