@@ -6,8 +6,9 @@
     python experiments/imdb_hub.py --help
 
 The text module turns a review into one vector: the sum of its words' vectors, scaled by the root of
-their number. On top of it are dropout, one hidden layer and one logit. After "Text classification
-with TensorFlow Hub: movie reviews", https://www.tensorflow.org/tutorials/keras/text_classification_with_hub
+their number. On top of it are dropout, one hidden layer and one logit. `figures/` has the curves and the reviews that
+the model was most confident of, right and wrong. After "Text classification with TensorFlow Hub: movie reviews",
+https://www.tensorflow.org/tutorials/keras/text_classification_with_hub
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import dataclasses
 import lightkeras as lk
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 
@@ -73,6 +75,18 @@ class ImdbHub(lk.Task):
     def predict_step(self, batch):
         logit = ops.squeeze(self.model(batch[0], training=False), -1)
         return {"logit": logit, "positive": ops.sigmoid(logit)}
+
+    def draw(self, predict):
+        (texts, labels), outputs = predict()
+        logit, positive = outputs["logit"], outputs["positive"]
+        right = (logit > 0) == (labels == 1)
+        by_confidence = np.argsort(-abs(logit), kind="stable")
+        entries = []
+        for name, wanted in (("right", True), ("wrong", False)):
+            for n in by_confidence[right[by_confidence] == wanted][:3]:
+                title = f"{name}: {positive[n]:.1%} positive, and it is {'positive' if labels[n] else 'negative'}"
+                entries.append((title, texts[n], bool(right[n])))
+        return {"most_confident_reviews": lk.plots.text_panel(entries)}
 
 
 if __name__ == "__main__":

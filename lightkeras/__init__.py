@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lightkeras.search.space import Bounds
     from lightkeras.settings import LimitBatches
     from lightkeras.task import SupervisedTask, Task
+    from lightkeras.text import NgramVectorizer, TextVectorizer
     from lightkeras.tuner import Tuner
 
 __version__ = "0.1.0"
@@ -58,15 +59,17 @@ _NAMES = {
     "LearningRates": "lightkeras.results",
     "LimitBatches": "lightkeras.settings",
     "Lookup": "lightkeras.data.lookup",
+    "NgramVectorizer": "lightkeras.text",
+    "Pruning": "lightkeras.search.pruning",
     "RunLockedError": "lightkeras.lock",
     "Runner": "lightkeras.runner",
-    "Pruning": "lightkeras.search.pruning",
     "SearchInterrupted": "lightkeras.search.drive",
     "SearchResult": "lightkeras.results",
     "SupervisedTask": "lightkeras.task",
     "Task": "lightkeras.task",
     "TaskError": "lightkeras.preflight",
     "TextEncoder": "lightkeras.hub",
+    "TextVectorizer": "lightkeras.text",
     "Tuner": "lightkeras.tuner",
     "WorkerLimits": "lightkeras.search.pool",
     "cli": "lightkeras.cli",
@@ -94,6 +97,7 @@ __all__ = [
     "LearningRates",
     "LimitBatches",
     "Lookup",
+    "NgramVectorizer",
     "Pruning",
     "RunLockedError",
     "Runner",
@@ -103,6 +107,7 @@ __all__ = [
     "Task",
     "TaskError",
     "TextEncoder",
+    "TextVectorizer",
     "Tuner",
     "WorkerLimits",
     "cli",

@@ -6,7 +6,8 @@
 * A run that began without TensorFlow has seeded all other generators; what imports it later finds it seeded.
 * TensorFlow's libraries write lines to the standard error while they load, before they read
   `TF_CPP_MIN_LOG_LEVEL`. Those are held back, and shown only if the import fails.
-* Of a backend that is not installed Keras says the bare name: here the extra to install is said too.
+* Of a backend that is not installed Keras says the bare name: here the extra to install is said too, and what
+  backends there are where the name is misspelled.
 
 All act through one finder on `sys.meta_path` that watches for the two names, delegates to the finders
 after it, and is otherwise out of the way.
@@ -24,6 +25,8 @@ import tempfile
 import types
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+_BACKENDS = ("jax", "tensorflow", "torch")
 
 # Modules with classes that Keras must know.
 _WITH_CLASSES = ("lightkeras.hub", "lightkeras.optimizers")
@@ -88,18 +91,28 @@ def _register() -> None:
 
 @contextlib.contextmanager
 def explained_missing_backend() -> Iterator[None]:
-    """Says how to install the backend that Keras is to run on, where Keras does not find it."""
+    """Says how to install the backend that Keras is to run on, where Keras does not find it; or that there is none."""
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name not in ("jax", "tensorflow", "torch"):
+        if error.name not in _BACKENDS:
             raise
         extra = "" if error.name == "tensorflow" else f"[{error.name}]"
         raise ModuleNotFoundError(
             f"Keras is to run on {error.name!r} (KERAS_BACKEND, or keras.json), which is not installed: "
             f"`pip install 'lightkeras{extra}'`, or set KERAS_BACKEND to one that is: tensorflow, jax or torch.",
             name=error.name,
-        ) from error
+        ) from None
+    except ValueError as error:
+        if "Unable to import backend" not in str(error):
+            raise
+        from lightkeras._messages import did_you_mean  # not needed by an import that succeeds
+
+        wanted = str(error).rpartition(":")[2].strip()
+        raise ValueError(
+            f"Keras is to run on {wanted!r} (KERAS_BACKEND, or keras.json), which is no backend of it. "
+            f"{did_you_mean(wanted, _BACKENDS)}"
+        ) from None
 
 
 @contextlib.contextmanager

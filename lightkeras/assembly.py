@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from lightkeras import checkpoint, hparams, hub, preflight, resuming, run_directory, schedule
+from lightkeras import checkpoint, hparams, hub, learned, preflight, resuming, run_directory, schedule
 from lightkeras.callbacks import CallbackBridge
 from lightkeras.checkpoint import Checkpoint
 from lightkeras.data import ArrayFeed, DataModule, Feed
 from lightkeras.data.arrays import as_feed, holds_arrays
-from lightkeras.drawing import Drawing
+from lightkeras.data.encoder import Encoder, batches_of
+from lightkeras.drawing import Drawing, has_pictures
 from lightkeras.engine.base import Engine, Step, Trace
 from lightkeras.features import encoded
 from lightkeras.fitting import Fit
@@ -26,9 +27,18 @@ from lightkeras.settings import Settings
 from lightkeras.task import Task
 
 
-def make_ready(task: Task, seed: int, given: bool) -> DataModule | None:
-    """Sets up the task, and prepares its data unless some was given."""
-    task.set_up(seed)
+def make_ready(
+    task: Task, seed: int, given: bool, fit_encoder: Callable[[Encoder], None] | None = None
+) -> DataModule | None:
+    """Sets up the task, and prepares its data unless some was given.
+
+    Args:
+        task: The task.
+        seed: Seed of its initial weights.
+        given: Whether data was given.
+        fit_encoder: As in `Task.set_up`.
+    """
+    task.set_up(seed, fit_encoder)
     data = task.data
     if data is None and not given:
         raise ValueError(
@@ -38,6 +48,20 @@ def make_ready(task: Task, seed: int, given: bool) -> DataModule | None:
     if data is not None and not given:
         data.prepare(task.lookup)
     return None if given else data
+
+
+def learn_from(train: Any, batch_size: int, directory: RunDirectory | None = None) -> Callable[[Encoder], None] | None:
+    """How an encoder comes to what it needs to know, for `Task.set_up`.
+
+    Args:
+        train: The train split, if one was given.
+        batch_size: Examples per batch of arrays.
+        directory: A run that is gone on with, or whose weights are taken: what its encoder learned belongs to its
+            weights. `None` if there is none.
+    """
+    if directory is not None and directory.config_file.exists():
+        return learned.reader(directory.encoder_file)
+    return None if train is None else lambda encoder: encoder.fit(batches_of(as_feed(train, batch_size)))
 
 
 def place(
@@ -81,6 +105,7 @@ def begin(fit: Fit, config: Mapping[str, Any]) -> None:
         FileExistsError: The run directory holds another one.
     """
     fit.directory.check_unused()
+    learned.write(fit.task.frozen(), fit.directory.encoder_file)  # first: where there is a run, it is there
     fit.directory.write_config(config)
 
 
@@ -189,8 +214,10 @@ def make_fit(
     for name, value in task.numbers_logged().items() if engine.compiles else ():
         fit.bar.say(
             f"log({name!r}) was given the number {value:g} and no tensor: the step is compiled, and every step will "
-            "log that number. Log a tensor or a keras.Variable if it is to change."
+            "log what the number is then. Log a tensor or a keras.Variable if it is to change."
         )
+    if settings.draw_every is not None and not has_pictures(task):
+        fit.bar.say(f"draw_every={settings.draw_every}: {type(task).__name__} defines no `draw`, so nothing is drawn.")
     run_directory.check_directory(directory, needed_bytes=5 * fit.state_bytes)
     if settings.preflight:
         preflight.run(task, engine, trace, learner, watcher)

@@ -5,7 +5,8 @@ RUN/broken/
     variables.safetensors   every variable before the step, as in a checkpoint
     batch.safetensors       the step's batch
     state.json              what happened: the step, what it logged, digests of the variables after it
-    manifest.json           size and BLAKE2 digest of the three
+    encoder.safetensors     what the encoder learned from the train split, if it did
+    manifest.json           size and BLAKE2 digest of all of these
 
 The arrays of a batch are named by their paths (`0`, `1/label`); `state.json` says what tuples and dicts they
 are in. An array of text is two: `<path>.bytes`, all texts in UTF-8 one after the other, and `<path>.ends`, where
@@ -27,13 +28,14 @@ import ml_dtypes  # noqa: F401  (NumPy knows its dtypes by name from here on)
 import numpy as np
 import safetensors.numpy
 
-from lightkeras import checkpoint, hparams, preflight, run_directory
+from lightkeras import checkpoint, freezing, hparams, learned, preflight, run_directory
+from lightkeras.data.encoder import Encoder
 from lightkeras.data.feed import StreamFeed, Structure, flatten, map_structure, spec_of
 from lightkeras.divergence import Located, digests_of, look_into
 from lightkeras.passes import bound_engine
 from lightkeras.task import Task
 
-BATCH = "batch.safetensors"
+BATCH, ENCODER = "batch.safetensors", "encoder.safetensors"
 _WHOLE = "0"  # name of an array that is the whole batch
 
 
@@ -92,12 +94,16 @@ def write_bundle(folder: Path, task: Task, located: Located, *, seed: int, sourc
         "seed": seed,
         "logs": dict(located.logs),
         "variables_after": dict(located.digests),
+        "frozen": freezing.record(task, freezing.flags_of(task)),
         "batch": None if located.batch is None else _form(located.batch, ""),
         "shapes": located.shapes,
         "environment": _environment(),
         "at": run_directory.now(),
     }
     extra = {} if located.batch is None else {BATCH: _encode(located.batch)}
+    encoder = task.frozen()
+    if encoder is not None and (content := learned.to_bytes(encoder)) is not None:
+        extra[ENCODER] = content
     checkpoint.save(path, broken.step, checkpoint.capture(task.variables()), state, extra)
     return path
 
@@ -128,10 +134,21 @@ def replay(folder: Path, task: Task) -> Replay:
     if not state["repeated"]:
         raise ValueError(f"{path} holds a state, but no step that breaks. {state['what_happened']}.")
     batch = _decode(saved.extra[BATCH], state["batch"])
-    task.set_up(state["seed"])
+
+    def fit_encoder(encoder: Encoder) -> None:
+        if ENCODER not in saved.extra:
+            raise ValueError(
+                f"{path} holds nothing that an encoder learned, and {type(encoder).__name__} needs it: use the "
+                "build_encoder that the run was made with."
+            )
+        learned.from_bytes(encoder, saved.extra[ENCODER], path / ENCODER)
+
+    task.set_up(state["seed"], fit_encoder)
     engine = bound_engine(task)
     feed = StreamFeed(lambda epoch: iter([batch]), map_structure(spec_of, batch), steps=1)
     trace = preflight.trace_train(task, engine, feed)
+    if freezing.restore(task, state.get("frozen")):
+        trace = preflight.trace_train(task, engine, feed)
     program = engine.program(task.run_train_step, trace.names, trace.ahead)
 
     variables = task.variables()

@@ -28,7 +28,7 @@ from typing import Any
 import jsonargparse
 from rich.console import Console
 
-from lightkeras import hparams, report, resuming, several, tuning
+from lightkeras import assembly, hparams, report, resuming, several, tuning
 from lightkeras._messages import raised_by_us
 from lightkeras.data.lookup import Lookup
 from lightkeras.flags import COMMANDS, lookup_of, make_parser, settings_of
@@ -217,12 +217,19 @@ def _predict(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
     if inputs == ["-"]:
         inputs = [line.rstrip("\n") for line in sys.stdin]
     task, runner = _of_run(task_class, settings)
-    task.set_up(runner.seed)
+    learn = assembly.learn_from(None, 1, RunDirectory(Path(settings.run_dir)))
+    assembly.make_ready(task, runner.seed, given=True, fit_encoder=learn)
     if task.data is None:
         raise ValueError(f"{task_class.__name__} has no data module that could read inputs.")
     inputs = task.data.expand(inputs, task.lookup)
     outputs = runner.predict(task, task.data.predict(inputs), weights=settings.weights)
     columns = outputs if isinstance(outputs, dict) else {"prediction": outputs}
+    examples = len(next(iter(columns.values())))
+    if examples != len(inputs):
+        raise ValueError(
+            f"{type(task.data).__name__}.predict gave {examples} examples for {len(inputs)} inputs: expected one for "
+            "each. Let its `expand(inputs, lookup)` return one input for each example."
+        )
     for number, given in enumerate(inputs):
         row = {name: column[number].tolist() for name, column in columns.items()}
         print(json.dumps({"input": given, **row}, ensure_ascii=False))

@@ -213,17 +213,22 @@ def draw_split(directory: RunDirectory, drawing: Drawing, weights: str) -> None:
 def write_report(
     directory: RunDirectory, history: Mapping[str, Sequence[float]] | None = None, best_epoch: int | None = None
 ) -> None:
-    """Writes `report.html` of a run that is over. What makes that impossible is said: the run itself is whole.
+    """Writes `report.html` of a run that is over. A page that cannot be made is said: the run itself is whole.
 
     Args:
         directory: The run directory.
         history: Values per epoch, of which the curves are drawn first; `None` leaves them as they are.
         best_epoch: Epoch to mark in them, from 1; `None` marks none.
+
+    Raises:
+        OSError: They cannot be written.
     """
     try:
         if history and any(history.values()):
             plots.save(plots.curves(history, best_epoch), directory.figures / "curves.png")
         report.write(directory.path)
+    except OSError:  # as everywhere in a run: a disk that is full is no matter of pictures
+        raise
     except Exception as error:  # a page is not worth a run; what was wrong is said
         announce(f"{directory.report_file} was not written: {type(error).__name__}: {error}")
 

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import safetensors.numpy
 
-from lightkeras import checkpoint, files, hparams, randomness, schedule
+from lightkeras import checkpoint, files, freezing, hparams, randomness, schedule
 from lightkeras._keras import tensorflow_left_out
 from lightkeras.bundle import write_bundle
 from lightkeras.callbacks import CallbackBridge
@@ -25,6 +25,7 @@ from lightkeras.data.encoder import JoinError
 from lightkeras.divergence import Alarm, Located, Position, Snapshot, Watchdog, locate
 from lightkeras.drawing import Drawing, has_pictures, tagged, write_pictures, write_report
 from lightkeras.engine.base import Engine, StepLogs, Stream
+from lightkeras.engine.slots import finalize
 from lightkeras.ledger import Ledger, counted
 from lightkeras.loggers import CsvLogger, Logger, TensorBoardLogger, write_images
 from lightkeras.passes import Pass
@@ -87,6 +88,7 @@ class Fit:
         self._saved: tuple[int, int, int] | None = None  # where the last checkpoint was taken
         self._opened_to_draw = 0  # streams of the validation split, over the whole run
         self._calls, self._compiled = 0, len(self.learner.compiled)
+        self._flags = freezing.flags_of(self.task)  # what the steps were traced with
         mode = self.checkpoints.keep_mode
         if mode is None:
             mode = schedule.infer_mode(self.checkpoints.keep_by) if self.checkpoints.keep_by else self.progress.mode
@@ -151,7 +153,12 @@ class Fit:
         arrays = safetensors.numpy.load(resumed.extra[CALLBACKS]) if CALLBACKS in resumed.extra else {}
         # The hooks come first: whatever they do to the variables is undone by those of the checkpoint.
         self.bridge.begin_train((state["callbacks"], arrays), state["epochs"] if state["done"] else None)
+        frozen = state.get("frozen")
+        if freezing.restore(self.task, frozen):
+            self._trace_anew("what was frozen when the run was saved")
         checkpoint.write_variables(self.task.variables(), resumed.arrays)
+        if frozen is not None:  # what a callback set since the steps were traced is noticed as it would have been
+            freezing.set_flags(self.task, freezing.flags_from(frozen["now"]))
         self.step, self.epochs, self.done = state["step"], state["epochs"], state["done"]
         self.validations, self.skipped = state["validations"], list(state["skipped"])
         self.drawn, self._opened_to_draw = list(state["drawn"]), state["opened_to_draw"]
@@ -178,11 +185,32 @@ class Fit:
         """The stream of the epoch that begins, or goes on after a resume."""
         if self.done and self._stream is not None:
             return self._stream
-        self._random = randomness.read()
-        stream = self._stream = self.learner.begin(self.epochs, self.seed)
+        self.learner.reset()
         with self.ledger.part("callbacks"):
             self.bridge.hooks.on_epoch_begin(self.epochs)
+        self._notice_frozen()  # before the stream: what it computes ahead belongs to the trace
+        self._random = randomness.read()
+        stream = self._stream = self.learner.begin(self.epochs, self.seed)
         return stream
+
+    def _notice_frozen(self) -> None:
+        """Traces the steps anew if layers were frozen or unfrozen since they were traced."""
+        flags = freezing.flags_of(self.task)
+        if flags == self._flags:
+            return
+        cause = f"{freezing.in_words(self.task, self._flags, flags)} before epoch {self.epochs + 1}"
+        self._trace_anew(cause)
+        learned = {id(variable) for _, variables in self.optimizers for variable in variables}
+        compiled = " and compiled" if self.engine.compiles else ""
+        self.bar.say(f"{cause}: {len(learned)} variables learn now, and the steps are traced{compiled} anew.")
+
+    def _trace_anew(self, cause: str) -> None:
+        with self.ledger.part("compilation"):
+            trace = freezing.trace_anew(self.task, self.engine, self.learner, self.watcher, self.names, cause)
+        self.optimizers = trace.optimizers()
+        self._flags = freezing.flags_of(self.task)
+        # A snapshot of before cannot be gone on with: neither by the new steps, nor in the new slots of optimizers.
+        self.watchdog = Watchdog(self.task, self.engine, self.clock)
 
     @counted("checkpoint")
     def finish(self) -> None:
@@ -197,7 +225,7 @@ class Fit:
     def end_train(self) -> None:
         """Tells optimizers and callbacks that training is over, as Keras does."""
         for optimizer, learned in self.optimizers:
-            optimizer.finalize_variable_values(learned)
+            finalize(optimizer, learned)
         last = {name: values[-1] for name, values in self.history.items()}
         self.bridge.end_train(last)
 
@@ -449,10 +477,11 @@ class Fit:
         folder = self.directory.checkpoints
         if not (folder / "best").exists():
             return
-        variables = self.task.variables()
-        now = checkpoint.read_variables(variables)
+        now, frozen = checkpoint.read_variables(self.task.variables()), self._frozen()
         try:
-            checkpoint.write_variables(variables, checkpoint.load(checkpoint.find(folder, "best")).arrays)
+            best = checkpoint.load(checkpoint.find(folder, "best"))
+            freezing.restore(self.task, best.state.get("frozen"))
+            checkpoint.write_variables(self.task.variables(), best.arrays)
             model = self._joined()
             if model is not None:
                 _export(model, self.directory.model_file)
@@ -462,7 +491,9 @@ class Fit:
             reason = " ".join(str(error).split())
             warnings.warn(f"{self.directory.model_file} was not written: {reason[:200]}", stacklevel=2)
         finally:
-            checkpoint.write_variables(variables, now)
+            freezing.restore(self.task, frozen)
+            checkpoint.write_variables(self.task.variables(), now)
+            freezing.set_flags(self.task, freezing.flags_from(frozen["now"]))
 
     def _joined(self) -> keras.Model | None:
         """The model to export, with the weights that it has now."""
@@ -478,12 +509,12 @@ class Fit:
         compilations = [
             {
                 "step": name,
-                "form": form,
-                "seconds": round(seconds, 6),
-                "cause": f"a batch of another form than {found.compiled[0][0]}" if number else "the first batch",
+                "form": compiled.form,
+                "seconds": round(compiled.seconds, 6),
+                "cause": compiled.cause,
             }
             for name, found in passes.items()
-            for number, (form, seconds) in enumerate(found.compiled)
+            for compiled in found.compiled
         ]
         trace = str(self.directory.profile) if self.directory.profile.exists() else None
         summary = self.ledger.summary(self.steps_here)
@@ -527,6 +558,7 @@ class Fit:
             "skipped": list(self.skipped),
             "drawn": list(self.drawn),
             "opened_to_draw": self._opened_to_draw,
+            "frozen": self._frozen(),
             "beside": beside,
         }
         feed = self._stream.state() if self.done and self._stream is not None else None
@@ -534,6 +566,10 @@ class Fit:
         extra |= {CALLBACKS: safetensors.numpy.save(arrays)} if arrays else {}
         captured = checkpoint.capture(self.task.variables())
         return Job(name, self.step, captured, state, extra, self._sync)
+
+    def _frozen(self) -> dict[str, Any]:
+        now = dataclasses.asdict(freezing.flags_of(self.task))
+        return {**freezing.record(self.task, self._flags), "now": now}
 
     def _meant(self) -> dict[str, Any]:
         """The hyperparameters that have a meaning beside the others."""

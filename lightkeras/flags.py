@@ -26,7 +26,7 @@ from lightkeras.task import Task
 COMMANDS = {
     "fit": "train, and keep the best weights",
     "test": "test the weights of a run",
-    "predict": "predict for texts on the command line, or one per line on standard input (-)",
+    "predict": "predict for texts, files or rows on the command line, or one per line on standard input (-)",
     "replay": "run the step that broke a run again, and compare it bit for bit",
     "tune": "search the declared ranges of the hyperparameters",
     "find_learning_rate": "suggest a learning rate, by a range test, and draw its curve",
@@ -36,7 +36,7 @@ USAGES = {
     None: "[COMMAND] [flags]",
     "fit": "[flags]",
     "test": "--run_dir RUN_DIR [flags]",
-    "predict": "--run_dir RUN_DIR [flags] TEXT ...",
+    "predict": "--run_dir RUN_DIR [flags] INPUT ...",
     "replay": "--run_dir RUN_DIR [flags]",
     "tune": "[flags]",
     "find_learning_rate": "[flags]",
@@ -178,6 +178,7 @@ _REPLAY = (
 _ACCEPT_CHANGES = "Go on though data or hyperparameters are not those that the run was started with."
 _DRY_RUN = "Check everything that can be checked before the first epoch, also of a resume, and stop there."
 _PROFILE = "Say where the time went, in a table and in profile.json, and let the backend trace a call to profile/."
+_INPUTS = "Texts, files or rows, as the data takes them; or - for one per line on standard input."
 _DATA_DIR = "Folder looked into first for data and modules. Null: $LIGHTKERAS_DATA_DIR."
 _SOURCE = "real: never the built-in sample. sample: only that. auto: the sample where nothing else is found."
 
@@ -189,7 +190,7 @@ def _add_run_flags(parser: Parser, command: str) -> None:
     parser.add_argument("--data_dir", type=str | None, default=None, help=f"{_DATA_DIR} Default: that of the fit.")
     parser.add_argument("--source", type=SourceName | None, default=None, help=f"{_SOURCE} Default: that of the fit.")
     if command == "predict":
-        parser.add_argument("inputs", nargs="+", type=str, help="Texts, or - for one per line on standard input.")
+        parser.add_argument("inputs", nargs="+", type=str, help=_INPUTS)
 
 
 def _say_ranges(parser: Parser, task_class: type[Task]) -> None:

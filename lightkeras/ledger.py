@@ -22,7 +22,7 @@ PARTS = {
     "start": "set-up, data, features, tracing, preflight",
     "compute": "train steps",
     "data": "opening splits, waiting for batches",
-    "compilation": "first calls for a form of batch",
+    "compilation": "tracing anew, first calls for a form of batch",
     "validation": "validation",
     "logging": "CSV, TensorBoard, progress bar",
     "callbacks": "Keras callbacks",

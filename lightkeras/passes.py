@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, final
@@ -28,6 +29,25 @@ def metric_values(metric: keras.metrics.Metric) -> dict[str, float]:
     if not isinstance(result, dict):
         result = {metric.name: result}
     return {name: float(keras.ops.convert_to_numpy(value)) for name, value in result.items()}
+
+
+FIRST_BATCH = "the first batch"
+"""Why a step is compiled for the first time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Compilation:
+    """A form of batch that a step was compiled for.
+
+    Args:
+        form: The form.
+        seconds: Time of the call that did it, with its steps.
+        cause: Why it had to be.
+    """
+
+    form: str
+    seconds: float
+    cause: str
 
 
 @final
@@ -57,8 +77,9 @@ class Pass:
         self.examples = 0
         self.seconds = 0.0
         self.seconds_per_step: float | None = None
-        self.compiled: list[tuple[str, float]] = []
-        """Forms of batch that the step was compiled for, and the seconds of the call that did it, with its steps."""
+        self.compiled: list[Compilation] = []
+        self._noted = 0  # forms of the program that are among those
+        self._cause = FIRST_BATCH
         self._sums: dict[str, float] = {}
         self._compiled_for: set[int] = set()
 
@@ -68,11 +89,26 @@ class Pass:
         known = [steps for steps in (self.feed.steps, self._limit) if steps is not None]
         return min(known, default=None)
 
-    def begin(self, epoch: int, seed: int) -> Stream:
-        """Starts over: means and metrics are empty, the feed is at the start of the epoch."""
+    def take(self, program: Program, ahead: Ahead, cause: str) -> None:
+        """Goes on with another program of the step, from the next stream on.
+
+        Args:
+            program: The compiled step.
+            ahead: What it wants computed ahead.
+            cause: Why, for the list of what was compiled.
+        """
+        self.program, self._ahead, self._cause = program, ahead, cause
+        self._noted, self._compiled_for = 0, set()
+
+    def reset(self) -> None:
+        """Empties means and metrics."""
         self.examples, self._sums = 0, {}
         for metric in self._task.metrics():
             metric.reset_state()
+
+    def begin(self, epoch: int, seed: int) -> Stream:
+        """Starts over: means and metrics are empty, the feed is at the start of the epoch."""
+        self.reset()
         return self._engine.open(self.feed, epoch, 0, seed, self._ahead)
 
     def state(self) -> dict[str, Any]:
@@ -141,7 +177,10 @@ class Pass:
 
     def _note_compiled(self, seconds: float) -> None:
         pulse.beat()
-        self.compiled += [(form, seconds) for form in self.program.forms[len(self.compiled) :]]
+        for number, form in enumerate(self.program.forms[self._noted :], start=self._noted):
+            cause = f"a batch of another form than {self.program.forms[0]}" if number else self._cause
+            self.compiled.append(Compilation(form, seconds, cause))
+        self._noted = len(self.program.forms)
 
     def run(
         self,

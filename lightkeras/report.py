@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import math
 import shlex
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -128,10 +129,11 @@ def _result_table(fit: Mapping[str, Any], result: Mapping[str, Any]) -> Html:
 def _summary(fit: Mapping[str, Any]) -> Html:
     best, lines = fit.get("best") or {}, {}
     if best:
-        lines["best"] = f"epoch {best.get('epoch')}, step {best.get('step'):,}, by {fit.get('monitor')}"
+        lines["best"] = f"epoch {best.get('epoch')}, step {_plain(best.get('step'))}, by {fit.get('monitor')}"
     if "stop_reason" in fit:
         lines["stopped"] = fit["stop_reason"]
-        lines["trained"] = f"{fit.get('epochs')} epochs, {fit.get('steps', 0):,} steps, {fit.get('wall_s'):,} s"
+        done = {"epochs": fit.get("epochs"), "steps": fit.get("steps"), "s": fit.get("wall_s")}
+        lines["trained"] = ", ".join(f"{_plain(value)} {unit}" for unit, value in done.items())
     return _list(lines)
 
 
@@ -289,7 +291,16 @@ def _figure(name: str, png: bytes, split: str | None = None) -> Html:
     words = name.replace("_", " ")
     text = _TEXTS.get(name, words)
     of = f" ({SPLITS[split].lower()} split)" if split in SPLITS else ""
-    return tag("figure", tag("img", src=source, alt=f"{words}{of}"), tag("figcaption", f"{text}{of}"))
+    image = tag("img", src=source, alt=f"{words}{of}", **_size(png))
+    return tag("figure", image, tag("figcaption", f"{text}{of}"))
+
+
+def _size(png: bytes) -> dict[str, int]:
+    """The size that a figure was made for, in the pixels of a page, of which an inch has 96."""
+    if not png.startswith(b"\x89PNG") or len(png) < 24:
+        return {}  # a file that somebody put there, and that is no PNG; the browser will say so
+    width, height = struct.unpack_from(">II", png, 16)
+    return {"width": max(1, round(96 * width / plots.DPI)), "height": max(1, round(96 * height / plots.DPI))}
 
 
 def _list(values: Mapping[str, Any], empty: str = "Nothing is known of it.") -> Html:

@@ -10,7 +10,6 @@ import platform
 import re
 import secrets
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,6 +45,11 @@ class RunDirectory:
     @property
     def metrics_file(self) -> Path:
         return self.path / "metrics.csv"
+
+    @property
+    def encoder_file(self) -> Path:
+        """What the encoder learned from the train split."""
+        return self.path / "encoder.safetensors"
 
     @property
     def checkpoints(self) -> Path:
@@ -255,8 +259,7 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """The machine that a run is on."""
-    cores = os.process_cpu_count() if sys.version_info >= (3, 13) else len(os.sched_getaffinity(0))
-    return {"system": platform.platform(), "processor": _processor(), "cores": cores}
+    return {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()}
 
 
 def _processor() -> str:

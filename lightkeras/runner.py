@@ -14,6 +14,7 @@ for epoch in range(max_epochs):
     log the epoch, call the callbacks, save a checkpoint
     stop if the monitored value got no better for `patience` epochs
 export the best model, write result.json
+draw the pictures of the task, write report.html
 
 A resume takes all of this up where the last checkpoint was made, inside an epoch too.
 """
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, final
 
@@ -32,6 +34,7 @@ from lightkeras import assembly, checkpoint, finders, preflight, schedule
 from lightkeras.checkpoint import Checkpoint
 from lightkeras.data import DataModule, Feed
 from lightkeras.data.arrays import as_feed
+from lightkeras.data.encoder import Encoder
 from lightkeras.divergence import Alarm, first_not_finite
 from lightkeras.drawing import Drawing, draw_split, write_report
 from lightkeras.features import FeatureCache, encoded
@@ -75,8 +78,9 @@ class Runner(Settings):
         """Trains a task.
 
         Args:
-            task: What is learned. Afterwards its models hold the weights of the last step; the best
-                ones are in the run directory.
+            task: What is learned. Afterwards its models hold the weights of the last step (their averages, with an
+                optimizer's `use_ema`, as in Keras); the best ones are in the run directory, as they were validated.
+                A layer whose `trainable` is set meanwhile is frozen or learns from the next epoch on.
             train: Arrays such as `(x, y)`, a `tf.data.Dataset`, or anything `lk.data.as_feed` takes;
                 `None` takes the task's data module.
             validation: The same, for validation; `None` without `train` takes the data module's.
@@ -99,8 +103,9 @@ class Runner(Settings):
         """
         ledger = Ledger()
         with ledger.part("start"):
-            data = assembly.make_ready(task, self.seed, given=train is not None)
             directory, wanted = assembly.place(self, task, resume, accept_changes)
+            learn = assembly.learn_from(train, batch_size, directory if resume else None)
+            data = assembly.make_ready(task, self.seed, given=train is not None, fit_encoder=learn)
             feeds = assembly.feeds_of(data, train, validation, batch_size)
             fit = assembly.make_fit(self, task, data, directory, *feeds)
             config = assembly.config_of(self, fit)
@@ -130,9 +135,10 @@ class Runner(Settings):
             fit.directory.update_result({**fit.facts, "fit": result.summary()})
             if self.pictures and not fit.interrupted:
                 fit.draw_best()
-                fit.report()
             if self.profile:
                 fit.write_profile()
+            if self.pictures and not fit.interrupted:
+                fit.report()
         if fit.interrupted:
             raise Interrupted(result)
         return result
@@ -168,8 +174,9 @@ class Runner(Settings):
             CheckpointError: As in `fit`.
             OSError: As in `fit`.
         """
-        data = assembly.make_ready(task, self.seed, given=train is not None)
         directory, wanted = assembly.place(self, task, resume, accept_changes)
+        learn = assembly.learn_from(train, batch_size, directory if resume else None)
+        data = assembly.make_ready(task, self.seed, given=train is not None, fit_encoder=learn)
         fit = assembly.make_fit(self, task, data, directory, *assembly.feeds_of(data, train, validation, batch_size))
         if resume and directory.config_file.exists():
             assembly.compared(fit, assembly.config_of(self, fit), wanted, accept_changes)
@@ -203,7 +210,7 @@ class Runner(Settings):
         started = time.perf_counter()
         if split not in ("validation", "test"):
             raise ValueError(f"split={split!r}: expected 'validation' or 'test'.")
-        module = assembly.make_ready(task, self.seed, given=data is not None)
+        module = assembly.make_ready(task, self.seed, given=data is not None, fit_encoder=self._learned(weights))
         feed = as_feed(data, batch_size) if data is not None else _split_of(module, split)
         preflight.check_feed(task, feed, split)
         feed = encoded(feed, task.frozen(), self.features)
@@ -238,7 +245,7 @@ class Runner(Settings):
             ValueError: There are no inputs; no run directory to take weights from.
             CheckpointError: The checkpoint is damaged or does not fit the task.
         """
-        assembly.make_ready(task, self.seed, given=True)
+        assembly.make_ready(task, self.seed, given=True, fit_encoder=self._learned(weights))
         feed = encoded(as_feed(data, batch_size), task.frozen(), FeatureCache(on_disk=False))
         engine = bound_engine(task)
         preflight.trace_predict(task, engine, feed)
@@ -287,9 +294,9 @@ class Runner(Settings):
             OSError: The figure cannot be written.
         """
         test = finders.RangeTest(low, high, steps, optimizer, loss)
-        feed, _ = assembly.feeds_of(
-            assembly.make_ready(task, self.seed, given=train is not None), train, None, batch_size
-        )
+        learn = assembly.learn_from(train, batch_size)
+        data = assembly.make_ready(task, self.seed, given=train is not None, fit_encoder=learn)
+        feed, _ = assembly.feeds_of(data, train, None, batch_size)
         figure = None if self.run_dir is None else assembly.directory_of(self).figures / "learning_rate.png"
         feed = encoded(feed, task.frozen(), self.features)
         return finders.find_learning_rate(task, feed, test, self.seed, figure)
@@ -328,7 +335,9 @@ class Runner(Settings):
             OSError: The system does not tell the memory of a process: it is not Linux.
         """
         search = finders.SizeSearch(low, high, steps, memory_bytes)
-        feed, _ = assembly.feeds_of(assembly.make_ready(task, self.seed, given=train is not None), train, None, low)
+        learn = assembly.learn_from(train, low)
+        data = assembly.make_ready(task, self.seed, given=train is not None, fit_encoder=learn)
+        feed, _ = assembly.feeds_of(data, train, None, low)
         feed = encoded(feed, task.frozen(), self.features)
         return finders.find_batch_size(task, feed, train is not None, search, self.seed)
 
@@ -464,6 +473,10 @@ class Runner(Settings):
         if self.max_time is not None and fit.clock() - fit.started >= self.max_time:
             return f"max_time={self.max_time:g} s reached"
         return None
+
+    def _learned(self, weights: str | None) -> Callable[[Encoder], None] | None:
+        """How an encoder comes to what it learned in the run whose weights are taken."""
+        return None if weights is None else assembly.learn_from(None, 1, assembly.directory_of(self))
 
     def _take_weights(self, task: Task, weights: str | None) -> None:
         """Puts the models' weights of a checkpoint into the task."""

@@ -15,7 +15,7 @@ from lightkeras import hparams as hparams_
 from lightkeras import randomness
 from lightkeras._labels import check_labels, outputs_by_name
 from lightkeras.data import DataModule, Lookup, kept
-from lightkeras.data.encoder import Encoder
+from lightkeras.data.encoder import Encoder, batches_of
 from lightkeras.data.feed import Structure
 from lightkeras.data.keras_encoder import KerasEncoder
 from lightkeras.engine.base import Engine, Tensor
@@ -97,7 +97,8 @@ class Task:
         """The frozen part, whose features are computed once for each example; `None` if there is none.
 
         Called before `build`, it becomes `self.encoder`, and steps get its features in place of the batch's inputs.
-        It may be an `Encoder`, such as `lk.TextEncoder`, or a Keras model. `model.keras` takes the inputs
+        It may be an `Encoder`, such as `lk.TextEncoder`, or a Keras model. One that learns, such as
+        `lk.TextVectorizer`, does so from the train split, before `build`. `model.keras` takes the inputs
         again, if the model is functional.
         """
         return None
@@ -222,12 +223,17 @@ class Task:
     # ------------------------------------------------------------------ for the runner
 
     @final
-    def set_up(self, seed: int) -> None:
-        """Makes the data module, the models and the optimizers; called again it does nothing.
+    def set_up(self, seed: int, fit_encoder: Callable[[Encoder], None] | None = None) -> None:
+        """Makes the data module, the encoder, the models and the optimizers; called again it does nothing.
 
         Args:
             seed: Seed of the initial weights and of dropout (Python's, NumPy's and the backend's
                 global generators are set to it).
+            fit_encoder: Called with an encoder that has something to learn; `None` lets it learn from the train split
+                of the task's own data module.
+
+        Raises:
+            ValueError: There is no train split that the encoder could learn from.
         """
         if not self._is_set_up:
             randomness.seed(seed)
@@ -235,8 +241,20 @@ class Task:
             encoder = self.build_encoder()
             if encoder is not None:
                 self.encoder: Any = encoder if isinstance(encoder, Encoder) else KerasEncoder(encoder)
+                if not self.encoder.is_fitted:
+                    (fit_encoder or self._fit_encoder)(self.encoder)
             self.build()
             self._is_set_up = True
+
+    def _fit_encoder(self, encoder: Encoder) -> None:
+        if self.data is None:
+            raise ValueError(
+                f"{type(self).__name__}.build_encoder returned a {type(encoder).__name__} that learns from the train "
+                "split, and there is none: return a DataModule from build_data, fit it first, or take the weights "
+                "of a run, which holds what it learned."
+            )
+        self.data.prepare(self.lookup)
+        encoder.fit(batches_of(self.data.train()))
 
     @final
     def frozen(self) -> Encoder | None:

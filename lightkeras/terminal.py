@@ -29,8 +29,10 @@ def report_fit(fitted: FitResult, tested: EvalResult | None) -> None:
         console.print(table(splits))
     best = fitted.best
     lines = {} if best is None else {"best": f"{_when(best, fitted.epochs)}, by {fitted.monitor}"}
+    page = RunDirectory(fitted.run_dir).report_file
     lines |= {
         "stopped": f"{fitted.stop_reason} ({fitted.epochs} epochs, {fitted.steps:,} steps, {fitted.wall_s:.1f} s)",
+        **({"report": str(page)} if page.exists() else {}),
         "run": str(fitted.run_dir),
         "look": f"tensorboard --logdir {fitted.run_dir}",
     }
@@ -51,7 +53,8 @@ def report_several(directory: RunDirectory) -> None:
         rows[path.relative_to(directory.path).as_posix()] = values
     if any(rows.values()):
         console.print(table(rows))
-    print_lines(console, {"runs": str(directory.path), "look": f"tensorboard --logdir {directory.path}"})
+    page = {"report": str(directory.report_file)} if directory.report_file.exists() else {}
+    print_lines(console, {**page, "runs": str(directory.path), "look": f"tensorboard --logdir {directory.path}"})
 
 
 def report_profile(run_dir: Path) -> None:
@@ -93,9 +96,9 @@ def report_search(result: SearchResult) -> None:
     else:
         values = ", ".join(f"{name}={short(value)}" for name, value in result.best.hparams.items())
         lines["best"] = f"{result.objective} {result.best.objective:.4f} with {values}"
-        for name, values in result.repeats.items():
+        for name, repeated in result.repeats.items():
             own = next(trial.objective for trial in result.trials if trial.name == name)
-            lines[f"{name}"] = f"{result.objective} {_spread(values)} with other seeds ({own:.4f} in the search)"
+            lines[f"{name}"] = f"{result.objective} {_spread(repeated)} with other seeds ({own:.4f} in the search)"
         lines["test it"] = f"python {sys.argv[0]} test --run_dir {result.best_dir}"
     lines |= {"search": str(result.run_dir), "look": f"tensorboard --logdir {result.run_dir}"}
     print_lines(console, lines)

@@ -18,6 +18,13 @@ FIRST = (
     "faults/test_kills.py",
     "engine/test_conformance.py",
     "test_resume.py",
+    # Of these, those that train the longest on the real data.
+    "experiments/test_text_guide.py",
+    "experiments/test_keras_io_text_transformer.py",
+    "experiments/test_overfit_underfit.py",
+    "experiments/test_mnist_expert.py",
+    "experiments/test_tune_fashion.py",
+    "experiments/test_keras_io_gan.py",
     "experiments/",
     "test_tuner",
     "callbacks/test_stock_callbacks.py",

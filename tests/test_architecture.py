@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pulse": set(),
     "data": HELPERS,
     "hub": HELPERS | {"data"},
+    "text": HELPERS | {"data", "hub"},
     "engine": {"data"},
     "optimizers": HELPERS | {"engine"},
     "_labels": {"data"},
@@ -47,6 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "signals": HELPERS,
     "store": HELPERS | {"data", "lock"},
     "features": HELPERS | {"data", "store", "pulse"},
+    "learned": HELPERS | {"data"},
     "memory": set(),
     "checkpoint": HELPERS,
     "randomness": HELPERS,
@@ -62,6 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ABOVE = [
     "passes",
     "preflight",
+    "freezing",
     "finders",
     "divergence",
     "bundle",

@@ -132,6 +132,34 @@ def test_predict_answers_each_input_with_a_line_of_json(fitted, folder, capsys, 
         assert found["prediction"] == pytest.approx(expected["prediction"], rel=1e-5)
 
 
+def test_an_input_that_is_several_examples_gets_a_line_for_each(fitted, capsys):
+    class TwoMoons(Typed):
+        def build_data(self):
+            data = super().build_data()
+            data.expand = lambda inputs, lookup: [point for text in inputs for point in text.split(", ")]
+            return data
+
+    assert run("predict", "--run_dir", str(fitted[0]), "0 1, 1 -0.5", "0 1", task=TwoMoons) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["input"] for row in rows] == ["0 1", "1 -0.5", "0 1"]
+    assert rows[0]["prediction"] == pytest.approx(rows[2]["prediction"], rel=1e-5)
+    assert rows[0]["prediction"][0] < rows[1]["prediction"][0]
+
+
+def test_data_that_gives_another_number_of_examples_than_there_are_inputs_is_an_error(fitted, capsys):
+    class TwoMoons(Typed):
+        def build_data(self):
+            data = super().build_data()
+            one = data.predict
+            data.predict = lambda inputs: one([point for text in inputs for point in text.split(", ")])
+            return data
+
+    assert run("predict", "--run_dir", str(fitted[0]), "0 1, 1 -0.5", task=TwoMoons) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "error: ArrayData.predict gave 2 examples for 1 inputs: expected one for each" in printed.err
+
+
 def test_predict_for_data_without_typed_inputs_says_what_to_define(fitted, capsys):
     assert run("predict", "--run_dir", str(fitted[0]), "0 1") == 2
     expected = "error: ArrayData does not say how typed inputs become batches: define its `predict(inputs)`.\n"
@@ -286,7 +314,7 @@ def test_help_of_a_command_shows_its_flags(capsys):
     assert "--run_dir" not in printed  # it writes nothing
     assert run("predict", "--help") == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("usage: moons.py predict --run_dir RUN_DIR [flags] TEXT ...\n")
+    assert printed.startswith("usage: moons.py predict --run_dir RUN_DIR [flags] INPUT ...\n")
     assert "--hp." not in printed
 
 

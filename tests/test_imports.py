@@ -171,10 +171,37 @@ def test_a_level_of_tensorflows_messages_that_was_asked_for_is_kept(monkeypatch)
     assert said(code) == "0"
 
 
-def test_a_backend_that_is_not_installed_is_named_with_its_extra(monkeypatch):
-    # JAX is hidden, where it is installed: a module that is None in sys.modules cannot be found.
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
-    done = run("import sys, lightkeras\nsys.modules['jax'] = None\nimport keras")
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("ModuleNotFoundError: Keras is to run on 'jax'")
-    assert "pip install 'lightkeras[jax]'" in last
+HIDDEN = """
+import sys, lightkeras
+class Hides:
+    def find_spec(self, name, path, target=None):
+        if name == {name!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hides())
+{use}
+"""
+
+
+@pytest.mark.parametrize("name", ["jax", "torch", "tensorflow"])
+def test_a_backend_that_is_not_installed_is_named_with_its_extra(monkeypatch, name):
+    monkeypatch.setenv("KERAS_BACKEND", name)
+    extra = "" if name == "tensorflow" else f"[{name}]"
+    expected = (
+        f"ModuleNotFoundError: Keras is to run on {name!r} (KERAS_BACKEND, or keras.json), which is not installed: "
+        f"`pip install 'lightkeras{extra}'`, or set KERAS_BACKEND to one that is: tensorflow, jax or torch."
+    )
+    done = run(HIDDEN.format(name=name, use="import keras"))
+    assert done.stderr.splitlines()[-1] == expected
+    # Without what Keras said: one error, not two.
+    assert done.stderr.count("Error: ") == 1
+    assert run(HIDDEN.format(name=name, use="lightkeras.Runner")).stderr.splitlines()[-1] == expected
+
+
+def test_a_backend_whose_name_is_misspelled_is_said_to_be_none(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflwo")
+    done = run("import lightkeras, keras")
+    assert done.stderr.splitlines()[-1] == (
+        "ValueError: Keras is to run on 'tensorflwo' (KERAS_BACKEND, or keras.json), which is no backend of it. "
+        "Did you mean 'tensorflow'? Valid names: jax, tensorflow, torch."
+    )
+    assert done.stderr.count("Error: ") == 1

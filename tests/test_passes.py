@@ -8,7 +8,7 @@ from keras import ops
 from lightkeras.data.arrays import as_feed
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.engine.base import StepLogs
-from lightkeras.passes import Pass, bound_engine, metric_values
+from lightkeras.passes import Compilation, Pass, bound_engine, metric_values
 from lightkeras.task import Task
 
 
@@ -115,7 +115,25 @@ def test_the_time_of_a_step_is_measured_without_the_call_that_compiles():
         learner.add(StepLogs({"loss": np.ones(len(sizes), "float32")}, np.array(sizes, "int64")), seconds)
         found.append((learner.seconds, learner.seconds_per_step))
     assert found == [(11.0, None), (2.0, 1.0), (12.0, 1.0), (0.5, 0.5)]
-    assert learner.compiled == [("4", 11.0), ("3", 12.0)]
+    assert learner.compiled == [
+        Compilation("4", 11.0, "the first batch"),
+        Compilation("3", 12.0, "a batch of another form than 4"),
+    ]
+
+
+def test_another_program_of_the_step_is_listed_with_its_cause_and_its_first_call_is_not_measured():
+    learner = Pass(Values(), None, None, first := Compiling())
+    other = Compiling()
+    for program, seconds in [(first, 5.0), (first, 1.0), (other, 7.0), (other, 2.0)]:
+        if program is not learner.program:
+            learner.take(program, (), "a was frozen before epoch 2")
+        program.forms = ["4"]
+        learner.add(StepLogs({"loss": np.ones(1, "float32")}, np.array([4], "int64")), seconds)
+    assert learner.compiled == [
+        Compilation("4", 5.0, "the first batch"),
+        Compilation("4", 7.0, "a was frozen before epoch 2"),
+    ]
+    assert learner.seconds_per_step == 2.0
 
 
 def test_the_engine_of_a_task_is_made_once():

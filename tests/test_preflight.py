@@ -54,24 +54,6 @@ def test_a_monitor_whose_name_does_not_tell_its_mode_is_refused(fit):
         fit(Scored(), monitor="val/reward")
 
 
-class LogsNumbers(TwoMoons):
-    calls = 0
-
-    def loss(self, batch, training):
-        self.calls += 1
-        self.log("calls", self.calls)
-        self.log("moment", keras.ops.mean(batch[0]))
-        return super().loss(batch, training)
-
-
-def test_a_number_that_is_logged_is_said_to_stay_what_it_is_once_compiled(tmp_path, capsys):
-    Runner(max_epochs=1, run_dir=tmp_path / "run", progress=True).fit(LogsNumbers())
-    said = capsys.readouterr().err
-    compiled = keras.backend.backend() != "torch"
-    assert ("log('calls') was given the number 1 and no tensor" in said) == compiled
-    assert "moment" not in said
-
-
 def test_any_name_that_is_logged_may_be_monitored():
     check_monitor("val/x", ["train/x", "val/x"])
     with pytest.raises(ValueError, match=r"'val/x': no epoch logs that. There are no valid names"):

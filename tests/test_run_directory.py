@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lightkeras.run_directory import RunDirectory, check_directory, path_of, snake_case, versions
+from lightkeras.run_directory import RunDirectory, check_directory, machine, path_of, snake_case, versions
 
 
 @pytest.fixture
@@ -175,3 +175,22 @@ def test_a_result_that_is_no_object_is_refused_and_left_as_it_is(tmp_path):
     with pytest.raises(ValueError, match=r"result\.json is damaged: expected an object, got list\."):
         directory.update_result({"test": {"loss": 0.5}})
     assert directory.result_file.read_text() == "[1, 2]"
+
+
+def test_the_machine_is_described():
+    found = machine()
+    assert found["cores"] >= 1
+    assert found["processor"]
+    assert found["system"]
+
+
+@pytest.mark.parametrize("part", ["checkpoints", "figures", "broken", "profile"])
+def test_a_directory_inside_a_part_of_a_run_is_refused(directory, part):
+    directory.create(needed_bytes=0)
+    directory.write_config({"task": "A"})
+    inside = RunDirectory(directory.path / part / "deeper")
+    with pytest.raises(
+        FileExistsError, match=rf"{part}/deeper belongs to the run in .*runs/a\. Give another run_dir\."
+    ):
+        inside.check_not_inside()
+    RunDirectory(directory.path / "below").check_not_inside()  # where an experiment has its runs

@@ -108,6 +108,31 @@ def test_two_epochs_are_those_worked_out_by_hand(run_dir):
     assert result.stop_reason == "max_epochs=2 reached"
 
 
+class LogsNumbers(TwoMoons):
+    calls = 0  # of the loss: what a step does in Python is done when it is compiled
+
+    def loss(self, batch, training):
+        self.calls += 1
+        self.log("calls", self.calls)
+        self.log("moment", ops.mean(batch[0]))
+        return super().loss(batch, training)
+
+
+def test_a_number_that_is_logged_is_said_to_stay_what_it_is_where_steps_are_compiled(run_dir, capsys):
+    Runner(max_epochs=1, run_dir=run_dir, steps_per_call=5).fit(LogsNumbers())
+    said = capsys.readouterr().err
+    compiled = keras.backend.backend() != "torch"
+    line = (
+        "log('calls') was given the number 1 and no tensor: the step is compiled, and every step will log what the "
+        "number is then. Log a tensor or a keras.Variable if it is to change."
+    )
+    assert (line in said) == compiled
+    assert "moment" not in said
+    assert said.count("was given the number") == compiled
+    values = {row["train/calls"] for row in rows(run_dir, "step")}
+    assert (len(values) == 1) == compiled
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path):
     found = {}
     for name, seed in {"a": 1, "b": 1, "c": 2}.items():

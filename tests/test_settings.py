@@ -14,6 +14,8 @@ from lightkeras.settings import Settings
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"draw_every": 0}, r"Settings\(draw_every=0\): expected a whole number of at least 1\."),
+        ({"draw_every": 1.5}, r"Settings\(draw_every=1\.5\): expected a whole number"),
         ({"max_steps": 0}, r"Settings\(max_steps=0\): expected a whole number of at least 1\."),
         ({"max_steps": 2.5}, r"Settings\(max_steps=2\.5\): expected a whole number"),
         ({"max_steps": True}, r"Settings\(max_steps=True\): expected a whole number"),

@@ -82,7 +82,8 @@ class AutoMpg(DataModule):
             if tried:
                 announce(
                     f"Auto MPG was not found (no data folder has it, and {tried[-1]}): using the built-in sample, "
-                    "which is another table: scikit-learn's, of the progression of diabetes"
+                    "which is another table: scikit-learn's, of the progression of diabetes",
+                    once=True,
                 )
             table, names = self._made(_sample(), "progression", _SAMPLE_FEATURES), ("sample", "points", "bmi")
         else:

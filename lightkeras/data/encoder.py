@@ -4,14 +4,20 @@
 
 A step then gets features where the inputs were, so that what makes them needs no gradient, no place on the
 accelerator, and not even the backend that the model runs on. What is exported takes the inputs again.
+
+An encoder may learn something first, such as a vocabulary: from the train split alone, before the model is built.
+What it learned is kept in the run directory, so that no split has to be there to test, to predict or to go on.
 """
 
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lightkeras.data.feed import Structure
+import numpy as np
+
+from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed, Structure
 
 if TYPE_CHECKING:
     import keras
@@ -38,9 +44,42 @@ class Encoder(abc.ABC):
     """Whether several threads may call `encode` at once, and should."""
 
     @property
+    def is_fitted(self) -> bool:
+        """Whether it has learned what it needs: where it learns nothing, it has."""
+        return True
+
+    def fit(self, batches: Iterable[Structure]) -> None:  # noqa: B027, most learn nothing
+        """Learns from the train split, once; called where `is_fitted` is False, before anything else.
+
+        Args:
+            batches: All examples of the split, in batches as they are before an encoder; each is given once.
+
+        Raises:
+            ValueError: There is nothing to be learned from them.
+            TypeError: They are of another form.
+        """
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What was learned, as arrays of numbers or booleans by name."""
+        return {}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:  # noqa: B027, most learn nothing
+        """Takes what an encoder of the same settings has learned, instead of `fit`.
+
+        Args:
+            state: What `state()` gave.
+
+        Raises:
+            ValueError: It is of another encoder.
+        """
+
+    @property
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """A digest of all that the features depend on besides the inputs: equal ones give equal features."""
+        """A digest of all that the features depend on besides the inputs: equal ones give equal features.
+
+        What was learned is part of it. It is asked for once that is there.
+        """
 
     @abc.abstractmethod
     def encode(self, inputs: Structure) -> Structure:
@@ -88,3 +127,13 @@ def with_inputs(batch: Structure, features: Structure) -> Structure:
         return features
     parts = (features, *batch[1:])
     return type(batch)(*parts) if hasattr(batch, "_fields") else parts
+
+
+def batches_of(feed: Feed) -> Iterator[Structure]:
+    """All examples of a split, for `Encoder.fit`: in one batch where they are in memory."""
+    if isinstance(feed, ArrayFeed):
+        yield feed.arrays
+    elif isinstance(feed, StreamFeed):
+        yield from feed.open_epoch(0)
+    else:
+        raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(feed).__name__}.")

@@ -95,7 +95,8 @@ class ImageData(DataModule, abc.ABC):
         inputs = _typed(inputs)
         if self.image_shape is None or any(_of_test_split(text) for text in inputs):
             self.prepare(lookup)
-        return [name for text in inputs for name in self._images_of(text)[0]]
+        files: dict[str, np.ndarray] = {}
+        return [name for text in inputs for name in self._images_of(text, files)[0]]
 
     @final
     def predict(self, inputs: Sequence[str] | np.ndarray) -> ArrayFeed:
@@ -116,7 +117,8 @@ class ImageData(DataModule, abc.ABC):
         """
         if isinstance(inputs, np.ndarray):
             return ArrayFeed((pixels.as_batch(inputs, self._known_shape(), "the array"),), self.batch_size)
-        images = [self._images_of(text)[1] for text in _typed(inputs)]
+        files: dict[str, np.ndarray] = {}
+        images = [self._images_of(text, files)[1] for text in _typed(inputs)]
         return ArrayFeed((np.concatenate(images),), self.batch_size)
 
     def _has(self, part: tuple[str, str]) -> bool:
@@ -167,7 +169,7 @@ class ImageData(DataModule, abc.ABC):
     def _numbers(self, labels: np.ndarray, name: str) -> np.ndarray:
         """Labels as int32 numbers of classes."""
         if labels.dtype.kind in "USOT":
-            texts = np.array([text.decode() if isinstance(text, bytes) else str(text) for text in labels])
+            texts = np.array(_texts(labels, name))
             unknown = texts[~np.isin(texts, self.class_names)]
             if unknown.size:
                 raise ValueError(
@@ -192,8 +194,8 @@ class ImageData(DataModule, abc.ABC):
 
     # ------------------------------------------------------------------ typed inputs
 
-    def _images_of(self, text: str) -> tuple[list[str], np.ndarray]:
-        """Names and images, float32 `[n, *image_shape]`, of what was typed."""
+    def _images_of(self, text: str, files: dict[str, np.ndarray]) -> tuple[list[str], np.ndarray]:
+        """Names and images, float32 `[n, *image_shape]`, of what was typed; `files` are those that were read before."""
         selection = _SELECTION.fullmatch(text)
         if _of_test_split(text):
             if selection is None:
@@ -202,11 +204,14 @@ class ImageData(DataModule, abc.ABC):
             if test is None:
                 raise ValueError(f"{text!r}, but there is no test split: give the path of a .png or .npy file.")
             return _selected(selection, test.arrays[0])
-        if selection is not None and selection["whole"].endswith(".npy") and not Path(text).exists():
-            return _selected(selection, pixels.read_file(Path(selection["whole"]), self._known_shape()))
-        images = pixels.read_file(Path(text), self._known_shape())
-        names = [text] if len(images) == 1 else [f"{text}:{number}" for number in range(len(images))]
-        return names, images
+        selected = selection is not None and selection["whole"].endswith(".npy") and not Path(text).exists()
+        path = selection["whole"] if selection is not None and selected else text
+        if path not in files:  # a batch is named once for each of its images
+            files[path] = pixels.read_file(Path(path), self._known_shape())
+        images = files[path]
+        if selection is not None and selected:
+            return _selected(selection, images)
+        return [text] if len(images) == 1 else [f"{text}:{number}" for number in range(len(images))], images
 
     def _known_shape(self) -> pixels.Shape:
         if self.image_shape is None:
@@ -316,10 +321,28 @@ def _named(part: tuple[str, str], arrays: object) -> dict[str, np.ndarray]:
 
 
 def _names_of(labels: np.ndarray) -> tuple[str, ...]:
-    """Names of classes that are given by the labels alone."""
-    if labels.dtype.kind in "ui" and labels.size:
-        return tuple(map(str, range(max(0, int(labels.max())) + 1)))
-    return tuple(sorted({text.decode() if isinstance(text, bytes) else str(text) for text in labels.ravel()}))
+    """Names of classes that are given by the training labels alone."""
+    if labels.dtype.kind in "USOT":
+        return tuple(sorted(set(_texts(labels, "y_train"))))
+    # Numbers that are no classes are refused when they are read.
+    return tuple(map(str, range(int(labels.max(initial=0)) + 1))) if labels.dtype.kind in "ui" else ("0",)
+
+
+def _texts(labels: np.ndarray, name: str) -> list[str]:
+    texts = []
+    for label in labels.ravel():
+        try:
+            text = label.decode() if isinstance(label, bytes) else label
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"The labels {name} hold {bytes(label)!r}, which is not UTF-8: decode it to str first."
+            ) from error
+        if not isinstance(text, str):
+            raise ValueError(
+                f"The labels {name} hold {type(text).__name__} {text!r}: expected numbers, or names of classes."
+            )
+        texts.append(str(text))
+    return texts
 
 
 def _typed(inputs: Sequence[str]) -> list[str]:

@@ -96,6 +96,18 @@ def reachable(url: str, timeout: float = 3.0) -> bool:
         return False  # nothing there, no such address, or something that does not speak HTTP
 
 
-def announce(line: str) -> None:
-    """Says one line to the person at the terminal, on standard error."""
+_said: set[str] = set()
+
+
+def announce(line: str, once: bool = False) -> None:
+    """Says one line to the person at the terminal, on standard error.
+
+    Args:
+        line: The line.
+        once: Whether to say it only if this process did not yet: an experiment of several runs prepares its data
+            for each.
+    """
+    if once and line in _said:
+        return
+    _said.add(line)
     print(f"lightkeras: {line}", file=sys.stderr, flush=True)

@@ -25,6 +25,8 @@ class Reading:
     def __init__(self, feed: StreamFeed, epoch: int, step: int = 0, state: bytes | None = None) -> None:
         self._feed, self._epoch = feed, epoch
         self._first: str | None = None
+        self.error: Exception | None = None
+        """What reading it raised, for those who get it in other words."""
         self._batches: Iterator[Structure] = self._read()
         if step:
             self._skip(step, None if state is None else state.decode())
@@ -43,10 +45,14 @@ class Reading:
         return None if self._first is None else self._first.encode()
 
     def _read(self) -> Iterator[Structure]:
-        for batch in self._feed.open_epoch(self._epoch):
-            if self._first is None:
-                self._first = digest_of(batch)
-            yield batch
+        try:
+            for batch in self._feed.open_epoch(self._epoch):
+                if self._first is None:
+                    self._first = digest_of(batch)
+                yield batch
+        except Exception as error:
+            self.error = error
+            raise
 
     def _skip(self, step: int, expected: str | None) -> None:
         for number in range(step):

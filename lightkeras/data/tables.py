@@ -12,12 +12,13 @@ import numpy as np
 
 from lightkeras._messages import did_you_mean
 from lightkeras.data.columns import Columns, TableFile, as_number, is_missing, key_of, of_arrays, row_of
-from lightkeras.data.feed import ArrayFeed, Structure, check_batching
+from lightkeras.data.feed import ArrayFeed, Structure, check_batching, map_structure
 from lightkeras.data.lookup import Lookup, announce
 from lightkeras.data.module import DataModule
 from lightkeras.data.split import check_validation, split
 
 _MOST_NAMED = 6
+_ADVICE = " Leave the column out of features, or give categories as OneHot({column!r})."
 
 
 @final
@@ -63,9 +64,10 @@ class OneHot:
 class Table(DataModule):
     """A table with a number to predict for each row.
 
-    Rows are put into an order of their own, which `seed` gives, and cut into splits: first the test split,
-    then validation of what is left. A row that has no value in a column that is used is left out, and that
-    is said; or it is an error.
+    Splits are cut from the rows in a random order, which `seed` gives: the last ones are the test split, and
+    the last ones of the others validation. So they are the rows that pandas's
+    `sample(frac, random_state=seed)` leaves out, and then Keras's `validation_split`: the splits of most tutorials.
+    A row that has no value in a column that is used is left out, and that is said; or it is an error.
 
     Batches are `({column: float32 [batch]}, target float32 [batch])`. `source` is the file's name, or
     `"arrays"`, once prepared.
@@ -76,8 +78,8 @@ class Table(DataModule):
         features: The columns to predict it from, in order: names of columns of numbers, and `OneHot`.
             `None` means all columns but the target.
         incomplete: Whether rows without a value are left out (`"drop"`) or refused (`"error"`).
-        test: Rows of the test split: a fraction of all rows, a count, or `None` for no such split.
-        validation: Rows of the validation split: a fraction of those that `test` leaves, a count, or `None`.
+        test: Rows of the test split: a fraction of all rows, a count, or 0 for none.
+        validation: Rows of the validation split: a fraction of those that `test` leaves, a count, or 0.
         batch_size: Rows per batch.
         seed: Seed of the splits and of the order of the training batches, which is another one each epoch.
 
@@ -101,8 +103,8 @@ class Table(DataModule):
         *,
         features: Sequence[str | OneHot] | None = None,
         incomplete: Literal["drop", "error"] = "drop",
-        test: float | None = 0.2,
-        validation: float | None = 0.2,
+        test: float = 0.2,
+        validation: float = 0.2,
         batch_size: int = 32,
         seed: int = 0,
     ) -> None:
@@ -110,7 +112,7 @@ class Table(DataModule):
         if incomplete not in ("drop", "error"):
             raise ValueError(f"incomplete={incomplete!r} is not known. {did_you_mean(incomplete, ('drop', 'error'))}")
         for name, part in (("test", test), ("validation", validation)):
-            if part is not None:
+            if part != 0 or isinstance(part, bool):
                 with _about(name):
                     check_validation(part)
         if features is not None:
@@ -129,8 +131,7 @@ class Table(DataModule):
     @property
     def features(self) -> tuple[str, ...]:
         """Names of the columns of a batch, in order; known once prepared."""
-        if not self._features:
-            raise RuntimeError("Table has no columns yet: call `prepare(lookup)` first.")
+        self._prepared("columns")
         return tuple(name for feature in self._features for name in _names(feature))
 
     def prepare(self, lookup: Lookup) -> None:
@@ -152,25 +153,32 @@ class Table(DataModule):
         rows = {name: columns[name] for name in used}
         names = [columns.rows[row] for row in complete]
         kept = Columns({name: [column[row] for row in complete] for name, column in rows.items()}, names, columns.name)
-        parts = {"train": (_inputs(features, kept), _numbers(self.target, kept))}
-        for name, part in (("test", self._test), ("validation", self._validation)):
-            if part is not None:
-                parts["train"], parts[name] = _held_out(parts["train"], name, part, self.seed)
+        arrays = (_inputs(features, kept, _ADVICE), _numbers(self.target, kept))
         self._feeds = {
-            name: ArrayFeed(arrays, self.batch_size, shuffle=name == "train", seed=self.seed)
-            for name, arrays in parts.items()
+            name: ArrayFeed(_taken(arrays, chosen), self.batch_size, shuffle=name == "train", seed=self.seed)
+            for name, chosen in self._chosen(len(complete)).items()
         }
         self._features = features
         self.source = Path(columns.name).name if file else "arrays"
 
+    def _chosen(self, total: int) -> dict[str, np.ndarray]:
+        """Which rows are of which split, in the order of the table."""
+        # Of NumPy's generators the one whose numbers never change, and that pandas takes.
+        chosen = {"train": np.random.RandomState(self.seed).permutation(total)}
+        for name, part in (("test", self._test), ("validation", self._validation)):
+            if part != 0:
+                with _about(name):
+                    chosen["train"], chosen[name] = split(chosen["train"], part, shuffle=False)
+        return {name: np.sort(rows) for name, rows in chosen.items()}
+
     def train(self) -> ArrayFeed:
-        return self._prepared("train")["train"]
+        return self._prepared("train data")["train"]
 
     def validation(self) -> ArrayFeed | None:
-        return self._prepared("validation").get("validation")
+        return self._prepared("validation data").get("validation")
 
     def test(self) -> ArrayFeed | None:
-        return self._prepared("test").get("test")
+        return self._prepared("test data").get("test")
 
     def predict(self, inputs: Sequence[str | Mapping[str, Any]]) -> ArrayFeed:
         """Batches of rows alone: tuples `({column: float32 [batch]},)`, in the order given.
@@ -187,16 +195,16 @@ class Table(DataModule):
             raise TypeError(f"Received the single row {inputs!r}: expected a list of rows, [{inputs!r}].")
         if len(inputs) == 0:
             raise ValueError("There are no rows to predict for: expected at least one.")
-        self.features  # noqa: B018, raises before `prepare`
+        self._prepared("columns")
         columns = [_column(feature) for feature in self._features]
         rows = [self._checked(row_of(given, number), columns, number) for number, given in enumerate(inputs, 1)]
         values = {name: [row[name] for row in rows] for name in columns}
         table = Columns(values, [f"row {number}" for number in range(1, len(rows) + 1)], "what was given")
         return ArrayFeed((_inputs(self._features, table),), self.batch_size)
 
-    def _prepared(self, split: str) -> dict[str, ArrayFeed]:
+    def _prepared(self, what: str) -> dict[str, ArrayFeed]:
         if not self._feeds:
-            raise RuntimeError(f"Table has no {split} data yet: call `prepare(lookup)` first.")
+            raise RuntimeError(f"Table has no {what} yet: call `prepare(lookup)` first.")
         return self._feeds
 
     def _complete(self, columns: Columns, used: Sequence[str]) -> list[int]:
@@ -216,7 +224,7 @@ class Table(DataModule):
         if len(lost) == len(columns.rows):
             raise ValueError(f"{what}: no row is left to learn from.")
         self.incomplete_rows = len(lost)
-        announce(f"{what}: they are left out")
+        announce(f"{what}: they are left out", once=True)
         return sorted(set(range(len(columns.rows))) - set(lost))
 
     def _checked(self, row: Mapping[str, Any], columns: Sequence[str], number: int) -> Mapping[str, Any]:
@@ -234,9 +242,8 @@ class Table(DataModule):
         return row
 
 
-def _held_out(arrays: Structure, name: str, part: float, seed: int) -> tuple[Structure, Structure]:
-    with _about(name):
-        return split(arrays, part, seed=seed)
+def _taken(arrays: Structure, rows: np.ndarray) -> Structure:
+    return map_structure(lambda array: array[rows], arrays)
 
 
 @contextlib.contextmanager
@@ -271,10 +278,13 @@ def _names(feature: str | OneHot) -> list[str]:
     return [feature]
 
 
-def _inputs(features: Sequence[str | OneHot], table: Columns) -> dict[str, np.ndarray]:
+def _inputs(features: Sequence[str | OneHot], table: Columns, advice: str = "") -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for feature in features:
-        columns = _one_hot(feature, table) if isinstance(feature, OneHot) else {feature: _numbers(feature, table)}
+        if isinstance(feature, OneHot):
+            columns = _one_hot(feature, table)
+        else:
+            columns = {feature: _numbers(feature, table, advice)}
         twice = next((name for name in columns if name in arrays), None)
         if twice is not None:
             raise ValueError(f"Two features make a column {twice!r}: rename a column, or a category of OneHot.")
@@ -282,12 +292,12 @@ def _inputs(features: Sequence[str | OneHot], table: Columns) -> dict[str, np.nd
     return arrays
 
 
-def _numbers(name: str, table: Columns) -> np.ndarray:
+def _numbers(name: str, table: Columns, advice: str = "") -> np.ndarray:
     where = (f"Column {name!r} in {row} of {table.name}" for row in table.rows)
     try:
         return np.array([as_number(v, w) for v, w in zip(table[name], where, strict=True)], dtype=np.float32)
     except ValueError as error:
-        raise ValueError(f"{error} Leave the column out of features, or give categories as OneHot({name!r}).") from None
+        raise ValueError(f"{error}{advice.format(column=name)}") from None
 
 
 def _one_hot(feature: OneHot, table: Columns) -> dict[str, np.ndarray]:

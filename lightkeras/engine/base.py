@@ -184,13 +184,10 @@ class Engine(abc.ABC):
         Layers, metrics and optimizers that build themselves on their first call are built, the optimizers
         where the backend compiles them with the step.
 
-        Args:
-            step: Function from one batch to its logs.
-            spec: What a batch looks like.
-            batch_size: Examples in it, where the backend needs to know; `None` if that varies.
+        A step may be traced again, when other variables learn: programs made before go on as they were.
 
         Args:
-            step: The step.
+            step: Function from one batch to its logs.
             spec: What a batch looks like.
             batch_size: Examples in a batch, for an engine that cannot trace a step for all sizes; `None` if not known.
 

@@ -24,16 +24,33 @@ class BagEmbedding(keras.layers.Layer):  # type: ignore[misc]
         name: The layer's name. `None` means Keras numbers it.
         dtype: Dtype or policy of the output; sums are taken in the table's own dtype. `None` means Keras's policy.
         trainable: Whether the table learns.
+        initializer: Keras initializer of the table.
+        regularizer: Keras regularizer of the table; `None` for none.
     """
 
     def __init__(
-        self, rows: int, width: int, name: str | None = None, dtype: Any = None, trainable: bool = True
+        self,
+        rows: int,
+        width: int,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+        initializer: Any = "zeros",
+        regularizer: Any = None,
     ) -> None:
         # Weights cast to half precision would be other weights.
         super().__init__(name=name, dtype=dtype, trainable=trainable, autocast=False)
         self.rows, self.width = rows, width
+        self.initializer = keras.initializers.get(initializer)
+        self.regularizer = keras.regularizers.get(regularizer)
         # Made here: its shape is known, and a joined model takes it before the layer was called.
-        self.table = self.add_weight(shape=(rows, width), initializer="zeros", name="table", autocast=False)
+        self.table = self.add_weight(
+            shape=(rows, width),
+            initializer=self.initializer,
+            regularizer=self.regularizer,
+            name="table",
+            autocast=False,
+        )
         self.built = True
 
     def set_table(self, values: np.ndarray) -> None:
@@ -61,7 +78,13 @@ class BagEmbedding(keras.layers.Layer):  # type: ignore[misc]
         return (input_shape["counts"][0], self.width)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "rows": self.rows, "width": self.width}
+        return {
+            **super().get_config(),
+            "rows": self.rows,
+            "width": self.width,
+            "initializer": keras.initializers.serialize(self.initializer),
+            "regularizer": keras.regularizers.serialize(self.regularizer),
+        }
 
 
 def bag_inputs() -> dict[str, Any]:

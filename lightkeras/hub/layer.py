@@ -53,7 +53,7 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
         fingerprint: Digest of the module's files when they were loaded (see `fingerprint`).
 
     Raises:
-        RuntimeError: It is called with numbers or texts, and the Keras backend is not TensorFlow.
+        NotImplementedError: It is called with numbers or texts, and the Keras backend is not TensorFlow.
         FileNotFoundError: There is no folder at the handle.
         ValueError: The folder is not a complete, callable TF2 SavedModel.
         ConnectionError: The URL cannot be downloaded.
@@ -122,7 +122,7 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
         # Before Keras tries to make a tensor of text, which these backends cannot.
         given = keras.tree.flatten((args, kwargs))
         if not runs_modules() and not any(isinstance(value, keras.KerasTensor) for value in given):
-            raise RuntimeError(
+            raise NotImplementedError(
                 f"{self._who()} runs a TensorFlow graph, but Keras runs on {keras.backend.backend()!r}. Let the module "
                 "run before the model: return lk.TextEncoder(handle) from Task.build_encoder. Or set "
                 "KERAS_BACKEND=tensorflow before Keras is imported."

@@ -55,7 +55,8 @@ class Logger(abc.ABC):
             values: The epoch's values by name.
         """
 
-    def log_images(self, step: int, images: Mapping[str, bytes]) -> None:  # noqa: B027, not every logger shows any
+    @abc.abstractmethod
+    def log_images(self, step: int, images: Mapping[str, bytes]) -> None:
         """Pictures; a logger that cannot show them leaves them out.
 
         Args:

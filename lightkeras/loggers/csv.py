@@ -59,6 +59,9 @@ class CsvLogger(Logger):
     def log_epoch(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
         self._write([["epoch", epoch, step, *self._means(values)]])
 
+    def log_images(self, step: int, images: Mapping[str, bytes]) -> None:
+        """A table has no place for them."""
+
     def flush(self) -> None:
         if self._file is not None:
             with files.explained(self._path):

@@ -21,7 +21,7 @@ History = Mapping[str, Sequence[float]]
 MOST_COLUMNS = 3
 _SPLITS = {"train": "train", "val": "validation"}
 _COLORS = {"train": ORANGE, "val": BLUE}
-_LINES = {"train": (0, (4, 2)), "val": "-"}
+_LINES: dict[str, Any] = {"train": (0, (4, 2)), "val": "-"}
 _MARKERS = ("", "o", "s", "D", "^", "v", "P", "X")  # of runs: the first ones differ in colour alone
 _RATIO = 100.0  # from the least value to the largest, from which on an axis is logarithmic
 

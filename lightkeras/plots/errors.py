@@ -92,7 +92,7 @@ def error_histogram(errors: Any, unit: str | None) -> Figure:
     figure, (axes,) = panels(1, 1, (6.4, 4.0))
     bins = int(np.clip(2 * np.sqrt(len(values)), 6, 60))
     reach = max(float(np.abs(values).max()), 1e-12)
-    axes.hist(values, bins=np.linspace(-reach, reach, 2 * (bins // 2) + 1), color=BLUE, edgecolor="white")
+    axes.hist(values, bins=np.linspace(-reach, reach, 2 * (bins // 2) + 1).tolist(), color=BLUE, edgecolor="white")
     axes.axvline(0, color=BLACK, linewidth=1, label="no error")
     mean = float(values.mean())
     axes.axvline(mean, color=ORANGE, linestyle="--", linewidth=1.8, label=f"mean error {mean:+.3g}{_of(unit)}")

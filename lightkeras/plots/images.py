@@ -195,7 +195,7 @@ def _image(image: np.ndarray, number: int, function: str) -> np.ndarray:
         return image
     if image.dtype.kind not in "fiub":
         raise ValueError(f"{function}: image {number} has the dtype {image.dtype}; expected float or uint8.")
-    image = image.astype(np.float32)
+    image = np.asarray(image, np.float32)
     if not np.isfinite(image).all():
         raise ValueError(f"{function}: image {number} has values that are not finite.")
     if image.min() < -_TOLERANCE or image.max() > 1 + _TOLERANCE:
@@ -203,7 +203,8 @@ def _image(image: np.ndarray, number: int, function: str) -> np.ndarray:
             f"{function}: image {number} has values from {image.min():.4g} to {image.max():.4g}; expected 0 to 1, or "
             "uint8 from 0 to 255. Scale them, as in images / 255."
         )
-    return np.clip(image, 0, 1)
+    clipped: np.ndarray = np.clip(image, 0, 1)
+    return clipped
 
 
 def _probabilities(given: Any, class_names: Sequence[str]) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from lightkeras.data.feed import ArraySpec, Feed, Structure, flatten
+from lightkeras.engine.layers import Failure, TextInputError, failure_noted, text_readers
 from lightkeras.task import Task
 
 
@@ -26,16 +27,22 @@ def explained(task: Task, call: Callable[[], Any], feed: Feed, method: str, trai
         train: The train split, if `feed` is another one.
 
     Raises:
-        TaskError: The model does not take such batches, or they differ from those of `train`.
+        TaskError: The model does not take such batches, they differ from those of `train`, or the backend
+            cannot run a layer.
     """
     try:
-        return call()
+        with failure_noted() as failure:
+            return call()
     except Exception as error:
         problem = _input_problem(task, feed.spec)
         if problem is None and train is not None:
             problem = difference(feed.spec, train.spec)
+        if problem is None:
+            problem = _backend_problem(task, error, failure)
         if problem is not None:
             raise TaskError(f"{type(task).__name__}.{method}: {problem}") from error
+        if failure.name is not None:
+            error.add_note(f"It was raised in the layer {failure.name}.")
         batch = ", ".join(f"{path}: {spec}" for path, spec in flatten(feed.spec))
         error.add_note(f"This came from {method}, which was given a batch of {{{batch}}}.")
         raise
@@ -62,6 +69,21 @@ def difference(validation: Structure, train: Structure) -> str | None:
         f"array {path or '0'} of validation is {found[path]}, and that of train {expected[path]}. "
         "Make both in the same way."
     )
+
+
+def _backend_problem(task: Task, error: Exception, failure: Failure) -> str | None:
+    """What the backend cannot run, and the way out; `None` if it is not that."""
+    if isinstance(error, TextInputError):
+        layers = text_readers(found for found in task.tracked().values() if isinstance(found, keras.Layer))
+        readers = [f"{layer.name} ({type(layer).__name__})" for layer in layers]
+        return f"{error} What would read it: {', '.join(readers)}." if readers else str(error)
+    if failure.needs_tensorflow:
+        return (
+            f"the layer {failure.name} computes with TensorFlow, which a step on {keras.backend.backend()} cannot. "
+            "Compute its outputs in the input pipeline, by a task with a `build_encoder`; or set "
+            "KERAS_BACKEND=tensorflow."
+        )
+    return None
 
 
 def _input_problem(task: Task, spec: Structure) -> str | None:

@@ -48,8 +48,8 @@ def warn_of_missing_config(task: Task) -> None:
         keras.saving.serialize_keras_object(model)
     except NotImplementedError:
         warnings.warn(
-            f"{type(task).__name__}: model.keras cannot be written at the end, for {type(model).__name__}, or a "
-            "layer in it, does not say how it was made. Give it a `get_config` that returns its constructor's arguments.",
+            f"{type(task).__name__}: model.keras cannot be written at the end, for {type(model).__name__}, or a layer "
+            "in it, does not say how it was made. Give it a `get_config` that returns what its constructor takes.",
             UserWarning,
             stacklevel=2,
         )

@@ -121,10 +121,13 @@ def shared_examples(train: ArrayFeed, validation: ArrayFeed) -> tuple[int, int]:
         validation: Of more than a thousand examples, a sample is looked for.
 
     Returns:
-        How many were found, and how many were looked for: none where inputs differ in form.
+        How many were found, and how many were looked for: none where inputs differ in form, or are a single
+        number, which many examples have in common.
     """
     known, sought = dict(flatten(inputs_of(train.arrays))), dict(flatten(inputs_of(validation.arrays)))
     if {path: _form(array) for path, array in known.items()} != {path: _form(array) for path, array in sought.items()}:
+        return 0, 0
+    if _single_numbers(list(known.values())):
         return 0, 0
     rng = np.random.default_rng(0)
     sample = _sample(rng, validation.examples, SAMPLED)
@@ -143,6 +146,11 @@ def _kind(spec: ArraySpec) -> str:
     """`float32` as `float`, and `uint8` as `int`: the kind of number, whatever its size."""
     name = spec.dtype.rstrip("0123456789")
     return {"uint": "int", "bfloat": "float"}.get(name, name)
+
+
+def _single_numbers(inputs: list[np.ndarray]) -> bool:
+    """Whether all that an example has is one number, such as the weight of a car."""
+    return len(inputs) == 1 and inputs[0].dtype != object and inputs[0][:1].size == 1
 
 
 def _form(array: np.ndarray) -> tuple[tuple[int, ...], str]:

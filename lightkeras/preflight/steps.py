@@ -10,13 +10,14 @@ import keras
 from lightkeras._messages import did_you_mean
 from lightkeras.data.feed import Feed, Structure
 from lightkeras.engine.base import Engine, Trace
+from lightkeras.engine.slots import make_slots
 from lightkeras.passes import metric_values
 from lightkeras.preflight.errors import TaskError, explained, paths
 from lightkeras.task import Task
 
 
 def trace_train(task: Task, engine: Engine, feed: Feed) -> Trace:
-    """Traces the train step, checks what it found, and builds the optimizers.
+    """Traces the train step, checks what it found, and builds the optimizers, anew if they are to learn more.
 
     Raises:
         TaskError: The step never minimizes, there is nothing to train, the loss misses a model, or
@@ -38,8 +39,7 @@ def trace_train(task: Task, engine: Engine, feed: Feed) -> Trace:
         _check_reached(name, task, update.variables, update.unreached)
     _check_held(name, task, trace)
     for optimizer, learned in trace.optimizers():
-        if not optimizer.built:
-            optimizer.build(learned)
+        make_slots(optimizer, learned)
     return trace
 
 

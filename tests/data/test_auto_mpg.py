@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightkeras.data import auto_mpg
+from lightkeras.data import auto_mpg, lookup
 from lightkeras.data.auto_mpg import AutoMpg
 from lightkeras.data.lookup import Lookup
 
@@ -27,6 +27,7 @@ def _nothing_outside(monkeypatch, tmp_path):
     """No data but what a test writes, and no network: the file's address is a port where nobody listens."""
     monkeypatch.delenv("LIGHTKERAS_DATA_DIR", raising=False)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setattr(lookup, "_said", set())
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with socket.socket() as opened:
@@ -125,6 +126,15 @@ def test_only_some_columns_may_be_asked_for(folder):
         prepared(Lookup("real", str(folder)), columns=["wieght"])
     with pytest.raises(ValueError, match=r"^columns='weight': expected a list of columns, \['weight'\]"):
         AutoMpg("weight")
+
+
+def test_what_stands_in_is_said_once_in_a_process(capfd, folder):
+    prepared(Lookup("real", str(folder)))
+    prepared(Lookup())
+    assert len(capfd.readouterr().err.splitlines()) == 2
+    prepared(Lookup("real", str(folder)))
+    prepared(Lookup())
+    assert capfd.readouterr().err == ""
 
 
 def test_preparing_again_does_nothing(folder):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightkeras.data import Images, Lookup
+from lightkeras.data import Images, Lookup, pixels
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (20, 4, 5), dtype=np.uint8)
@@ -158,6 +158,15 @@ def test_images_and_labels_that_do_not_fit_are_refused(arrays, message):
         prepared(arrays, class_names=["disc", "ring"])
 
 
+def test_names_of_classes_that_are_none_are_refused():
+    for labels, message in (
+        ([b"\xff"] * 20, r"labels y_train hold b'\\xff', which is not UTF-8: decode it to str first"),
+        (np.array(["a", None] * 10, dtype=object), "labels y_train hold NoneType None: expected numbers, or names of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            prepared((IMAGES, labels))
+
+
 def test_test_images_of_another_size_are_refused():
     images = prepared((IMAGES, LABELS), (np.zeros((2, 5, 4)), [0, 1]))
     with pytest.raises(ValueError, match=r"images x_test are \[2, 5, 4\]: expected images \[n, 4, 5\]\."):
@@ -269,6 +278,15 @@ def test_an_input_that_is_several_images_is_expanded_to_inputs_of_one_each(ready
         *("test:0", "test:1", "test:5", "three.npy:1", "three.npy:2"),
     ]
     assert np.array_equal(ready.predict(names).arrays[0], ready.predict(typed).arrays[0])
+
+
+def test_a_file_is_read_once_however_many_of_its_images_are_named(ready, files, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        pixels, "read_file", lambda path, shape: read.append(path.name) or IMAGES[9:12] / np.float32(255)
+    )
+    assert ready.predict(["three.npy:0", "three.npy:1", "three.npy:2"]).examples == 3
+    assert read == ["three.npy"]
 
 
 def test_the_data_is_looked_for_only_where_an_input_names_it(files, saved):

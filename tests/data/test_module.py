@@ -30,3 +30,7 @@ def test_a_module_without_train_cannot_be_made():
 def test_typed_inputs_are_refused_by_a_module_that_does_not_define_them():
     with pytest.raises(NotImplementedError, match=r"Squares does not say .*: define its `predict\(inputs\)`"):
         Squares().predict(["4"])
+
+
+def test_each_typed_input_is_one_example_unless_a_module_says_otherwise():
+    assert Squares().expand(("4", "5"), Lookup()) == ["4", "5"]

@@ -27,7 +27,7 @@ def file(tmp_path) -> Path:
 
 
 def prepared(table, target="mpg", **settings) -> Table:
-    made = Table(table, target, **{"test": None, "validation": None, **settings})
+    made = Table(table, target, **{"test": 0, "validation": 0, **settings})
     made.prepare(Lookup())
     return made
 
@@ -107,6 +107,12 @@ def test_text_in_a_column_of_numbers_is_named_with_its_line(file):
         prepared(file)
 
 
+def test_text_in_the_target_is_named_with_its_line(file):
+    file.write_text(CSV.replace("2833,2,22", "2833,2,far"))
+    with pytest.raises(ValueError, match=r"^Column 'mpg' in line 6 of .*cars\.csv holds 'far': expected a number\.$"):
+        prepared(file)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -137,7 +143,7 @@ def test_two_features_that_make_one_column_are_an_error():
         ({"features": ["origin", OneHot("origin")]}, r"features names the column 'origin' twice"),
         ({"incomplete": "dorp"}, r"incomplete='dorp' is not known\. Did you mean 'drop'\?"),
         ({"test": 1.5}, r"^test=1\.5: expected a fraction between 0 and 1"),
-        ({"validation": 0}, r"^validation=0: expected a fraction between 0 and 1"),
+        ({"validation": -1}, r"^validation=-1: expected a fraction between 0 and 1"),
         ({"batch_size": 0}, r"batch_size=0: expected a whole number of at least 1"),
         ({"seed": -1}, r"seed=-1: expected a whole number of at least 0"),
     ],
@@ -165,6 +171,15 @@ def test_splits_by_fraction_and_by_count_share_no_row_and_depend_on_the_seed():
     again, other = (prepared(numbers, "y", test=0.2, validation=20, seed=seed) for seed in (3, 4))
     assert again.test().arrays[1].tolist() == test.arrays[1].tolist()
     assert other.test().arrays[1].tolist() != test.arrays[1].tolist()
+
+
+def test_the_splits_are_those_of_pandas_and_keras():
+    """`sample(frac=0.8, random_state=0)` draws by NumPy's old generator; `validation_split` takes the last ones."""
+    table = prepared({"x": np.arange(10.0), "y": np.arange(10.0)}, "y", test=0.2, validation=0.25)
+    order = [2, 8, 4, 9, 1, 6, 7, 3, 0, 5]  # numpy.random.RandomState(0).permutation(10)
+    assert table.test().arrays[1].tolist() == sorted(order[8:])
+    assert table.validation().arrays[1].tolist() == sorted(order[6:8])
+    assert table.train().arrays[1].tolist() == sorted(order[:6])
 
 
 def test_preparing_again_does_nothing(file):
@@ -216,7 +231,7 @@ def test_rows_are_taken_as_the_table_has_them_or_with_names_of_categories(table)
         ("weight=?,origin=1", r"^Row 2 has no value for weight: "),
         ("weight=1,orign=1", r"^Row 2 gives 'orign', which is no column\. Did you mean 'origin'\?"),
         ("weight=1,origin=1,mpg=18", r"^Row 2 gives 'mpg', which is what is predicted: leave it out"),
-        ("weight=heavy,origin=1", r"^Column 'weight' in row 2 of what was given holds 'heavy': expected a number"),
+        ("weight=heavy,origin=1", r"^Column 'weight' in row 2 of what was given holds 'heavy': expected a number\.$"),
         ("weight=1,origin=Japn", r"in row 2 of what was given holds 'Japn', .*Did you mean 'Japan'\?"),
         ("", r"^Row 2 is ''"),
     ],

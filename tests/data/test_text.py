@@ -56,6 +56,14 @@ def test_the_data_folder_is_looked_into_first(data_folder, tmp_path, written_by_
     assert [str(spec) for spec in train.spec] == ["string[batch]", "int32[batch]"]
 
 
+def test_another_share_can_be_held_out(data_folder):
+    reviews = prepared(Lookup("real", str(data_folder)), validation=0.1)
+    assert texts_of(reviews.train()) == [f"train review {number}".encode() for number in range(9)]
+    assert texts_of(reviews.validation()) == [b"train review 9"]
+    sample = prepared(Lookup("sample"), validation=0.1)
+    assert (sample.train().examples, sample.validation().examples, sample.test().examples) == (7500, 500, 2000)
+
+
 def test_the_folder_of_tfds_comes_next(data_folder, tmp_path):
     data_folder.rename(tmp_path / "cache")
     reviews = prepared(Lookup("real"))
@@ -206,7 +214,13 @@ def test_a_split_is_not_there_before_prepare():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"batch_size": 0}, "batch_size=0: expected"), ({"seed": -1}, "seed=-1: expected")],
+    [
+        ({"batch_size": 0}, "batch_size=0: expected"),
+        ({"seed": -1}, "seed=-1: expected"),
+        ({"validation": 0.999}, r"validation=0\.999: expected a share of 0\.01 to 0\.99 in whole hundredths"),
+        ({"validation": 0.125}, r"validation=0\.125: expected a share"),
+        ({"validation": 10_000}, r"validation=10000: expected a share"),
+    ],
 )
 def test_settings_out_of_range_are_refused_at_once(settings, message):
     with pytest.raises(ValueError, match=message):
@@ -228,6 +242,8 @@ def test_no_texts_or_no_list_of_them_is_an_error():
         ImdbReviews().predict("Good.")
     with pytest.raises(TypeError, match="Input 1 is int 3: expected a string"):
         ImdbReviews().predict(["Good.", 3])
+    with pytest.raises(ValueError, match=r"Input 0, 'caf\\udce9', is not UTF-8: "):
+        ImdbReviews().predict(["caf\udce9"])
 
 
 REAL = os.environ.get("LIGHTKERAS_DATA_DIR")

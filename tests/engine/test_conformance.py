@@ -263,13 +263,33 @@ def two_in_two_out():
     return task
 
 
+class FineTuned(Seeded):
+    """A model whose first half is frozen for two epochs, and whose last layer is in the end."""
+
+    arrays = (X, CLASS)
+
+    def build_model(self):
+        base = keras.Sequential([layers.Dense(16, "tanh"), layers.BatchNormalization()], name="base")
+        model = keras.Sequential([keras.Input((8,)), base, layers.Dense(8, "tanh"), layers.Dense(3, name="head")])
+        base.trainable = False
+        return model
+
+
+class Stages(keras.callbacks.Callback):
+    """Unfreezes and freezes layers of `FineTuned`."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.get_layer("base").trainable = epoch >= 2
+        self.model.get_layer("head").trainable = epoch < 4
+
+
 # Each with the arrays it is fitted on.
 TASKS = {
     **{
         kind.__name__: (kind, kind.arrays)
         for kind in (
             *(Classifier, OwnStep, WeightedRegression, Autoencoder, Vae, RandomVae, Gan, Distillation),
-            *(GradientPenalty, Convolutional, Recurrent, Attention),
+            *(GradientPenalty, Convolutional, Recurrent, Attention, FineTuned),
         )
     },
     "Supervised": (supervised, (X, CLASS)),
@@ -279,6 +299,8 @@ TASKS = {
         ({"left": X[:240], "right": NOISE[:240]}, {"label": CLASS[:240], "target": TARGET[:240]}),
     ),
 }
+CALLBACKS = {"FineTuned": [Stages]}
+BEGUN = ("Classifier", "Gan", "Convolutional", "FineTuned")  # the last one is saved after its first half was unfrozen
 AS_FIT = ("Supervised", "TwoInTwoOut")
 FUSED = ("Classifier", "Gan")
 CUTS = {
@@ -296,6 +318,7 @@ def fit(name, folder, **settings):
     """Fits a task; the values of its steps and epochs, from its run directory."""
     make, arrays = TASKS[name]
     settings = {"max_steps": STEPS, "max_epochs": 7, "patience": None, "steps_per_call": 75, **settings}
+    settings["callbacks"] = [kind() for kind in CALLBACKS.get(name, [])]
     runner = lk.Runner(run_dir=folder, progress=False, preflight=name == "Gan", **settings)
     validation = lk.data.ArrayFeed(arrays, BATCH) if "validate_every" in settings else None
     with warnings.catch_warnings():
@@ -324,7 +347,7 @@ def first_part(folder):
     """All tasks; the cuts; `fit`; and a run to go on with."""
     found = {name: fit(name, folder / name) for name in TASKS}
     cuts = {n: {cut: fit(n, folder / f"{n} {cut}", **CUTS[cut])["step"] for cut in CUTS} for n in FUSED}
-    begun = {name: fit(name, folder / f"begun {name}", max_steps=50) for name in ("Classifier", "Gan", "Convolutional")}
+    begun = {name: fit(name, folder / f"begun {name}", max_steps=50) for name in BEGUN}
     return {"tasks": found, "cuts": cuts, "fit": {name: fitted_by_keras(name) for name in AS_FIT}, "begun": begun}
 
 
@@ -332,7 +355,7 @@ def second_part(folder):
     """Goes on with the runs that each backend began."""
     found = {}
     for other in BACKENDS:
-        for name in ("Classifier", "Gan", "Convolutional"):
+        for name in BEGUN:
             run = folder / f"{name} from {other}"
             shutil.copytree(folder.parent / other / f"begun {name}", run)
             with warnings.catch_warnings():
@@ -416,7 +439,7 @@ def test_epochs_are_those_of_keras_fit(first, name, backend):
 
 
 @every
-@pytest.mark.parametrize("name", ["Classifier", "Gan", "Convolutional"])
+@pytest.mark.parametrize("name", BEGUN)
 @pytest.mark.parametrize("other", BACKENDS)
 def test_a_run_goes_on_where_any_backend_left_it(first, second, name, backend, other):
     """Weights, optimizers and counters are those of the other's checkpoint."""

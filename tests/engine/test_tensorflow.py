@@ -350,12 +350,35 @@ def test_a_stream_with_rows_of_another_length_in_each_batch_is_read():
     assert logs["largest"].tolist() == [0.0, 0.5, 1.0, 1.5]
 
 
+def test_batches_of_many_shapes_are_compiled_for_once():
+    class Mean(Line):
+        def loss(self, batch, training):
+            return super().loss((ops.mean(batch, axis=1, keepdims=True), ops.zeros((1, 1))), training)
+
+    dataset = tf.data.Dataset.range(1, 21).map(lambda n: tf.cast(tf.range(n), tf.float32)).padded_batch(1)
+    traces = []
+
+    class Counted(Mean):
+        def loss(self, batch, training):
+            traces.append(batch.shape)
+            return super().loss(batch, training)
+
+    task = Counted()
+    engine, trace, program = prepared(task, feed := as_feed(dataset))
+    traces.clear()
+    stream = engine.open(feed, ahead=trace.ahead)
+    assert [program.run(stream, 7).steps for _ in range(3)] == [7, 7, 6]
+    assert program.forms == ["float32(None, None)"]
+    assert {tuple(shape) for shape in traces} == {(None, None)}
+    assert len(traces) == 1
+
+
 def test_an_error_in_a_stream_comes_out_with_its_message():
     def broken():
         yield LINE
         raise RuntimeError("the disk is on fire")
 
-    with pytest.raises(Exception, match="the disk is on fire"):
+    with pytest.raises(RuntimeError, match=r"^the disk is on fire$"):
         learn(Line(), as_feed(broken))
 
 
@@ -363,7 +386,7 @@ def test_memory_stays_flat_over_many_steps_of_a_stream():
     class Endless:
         def __iter__(self):
             batch = (np.zeros((1, 1), "float32"), np.zeros((1, 1), "float32"))
-            return iter([batch] * 10_000)
+            return iter([batch] * 4_000)
 
     feed = as_feed(Endless())
     engine, _trace, program = prepared(Line(), feed)
@@ -372,11 +395,11 @@ def test_memory_stays_flat_over_many_steps_of_a_stream():
         stream, steps = engine.open(feed, number), 0
         while (logs := program.run(stream, 500)).steps:
             steps += logs.steps
-        assert steps == 10_000
+        assert steps == 4_000
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     after_one = epoch(0)
-    assert epoch(1) - after_one < 8  # MB
+    assert epoch(1) - after_one < 4  # MB
 
 
 # ---------------------------------------------------------------------- predictions

@@ -247,7 +247,9 @@ def test_numbers_beyond_float32_stay_whole_in_integers():
 
 
 def test_text_is_refused_and_the_way_to_it_is_named():
-    with pytest.raises(ValueError, match=r"Array text of a batch is text, and torch has no tensors.* `build_encoder`"):
+    with pytest.raises(
+        ValueError, match=r"Array text of a batch is text, which torch cannot compute with.* `build_encoder`"
+    ):
         prepared(Line(), ArrayFeed({"text": np.array(["a", "b"]), "label": LINE[1][:2]}, 2))
 
 
@@ -399,7 +401,7 @@ def test_memory_stays_flat_over_many_steps_of_a_stream():
     class Endless:
         def __iter__(self):
             batch = (np.zeros((1, 1), "float32"), np.zeros((1, 1), "float32"))
-            return iter([batch] * 10_000)
+            return iter([batch] * 4_000)
 
     feed = as_feed(Endless())
     engine, _trace, program = prepared(Line(), feed)
@@ -408,11 +410,11 @@ def test_memory_stays_flat_over_many_steps_of_a_stream():
         stream, steps = engine.open(feed, number), 0
         while (logs := program.run(stream, 500)).steps:
             steps += logs.steps
-        assert steps == 10_000
+        assert steps == 4_000
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     after_one = epoch(0)
-    assert epoch(1) - after_one < 8  # MB
+    assert epoch(1) - after_one < 4  # MB
 
 
 # ---------------------------------------------------------------------- predictions

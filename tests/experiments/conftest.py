@@ -41,7 +41,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
 def experiment(machine: Machine) -> Experiment:
     """Runs an experiment on the built-in sample, whatever data this machine has."""
 
-    def on_the_sample(name: str, *args: str | Path, timeout: float = 600, **environment: str) -> Finished:
+    def on_the_sample(name: str, *args: str | Path, timeout: float = 1800, **environment: str) -> Finished:
         return machine.finish(name, *args, "--source", "sample", timeout=timeout, **environment)
 
     return on_the_sample

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
@@ -92,7 +94,7 @@ class Machine:
         return kept | {name: str(self.home / folder) for name, folder in folders.items()} | more
 
     def python(
-        self, *args: str | Path, stdin: str = "", timeout: float = 600, **more: str
+        self, *args: str | Path, stdin: str = "", timeout: float = 1800, **more: str
     ) -> subprocess.CompletedProcess[str]:
         """Runs Python in the home folder, to its end; `more` are variables of its environment."""
         return subprocess.run(
@@ -106,17 +108,17 @@ class Machine:
         )
 
     def run(
-        self, experiment: str, *args: str | Path, stdin: str = "", timeout: float = 600, **more: str
+        self, experiment: str, *args: str | Path, stdin: str = "", timeout: float = 1800, **more: str
     ) -> subprocess.CompletedProcess[str]:
         """Runs `python experiments/EXPERIMENT.py ARGS`, whatever comes of it."""
         return self.python(EXPERIMENTS / f"{experiment}.py", *args, stdin=stdin, timeout=timeout, **more)
 
     def run_each(
-        self, experiment: str, commands: Iterable[Sequence[str]], timeout: float = 600, **more: str
+        self, experiment: str, commands: Iterable[Sequence[str]], timeout: float = 1800, **more: str
     ) -> list[subprocess.CompletedProcess[str]]:
         """Runs the experiment with each of some arguments in one process, one after the other, whatever comes of it.
 
-        For commands that are answered before anything is built: most of the time of each is that of a process that
+        For mistakes and other commands that train nothing: most of the time of each would be that of a process that
         imports TensorFlow.
         """
         commands = [list(args) for args in commands]
@@ -126,7 +128,7 @@ class Machine:
         answers = json.loads(done.stdout)
         return [subprocess.CompletedProcess(args, *answer) for args, answer in zip(commands, answers, strict=True)]
 
-    def finish(self, experiment: str, *args: str | Path, timeout: float = 600, **more: str) -> Finished:
+    def finish(self, experiment: str, *args: str | Path, timeout: float = 1800, **more: str) -> Finished:
         """Runs `python experiments/EXPERIMENT.py ARGS --run_dir NEW`, which must end with status 0."""
         run_dir = Path(tempfile.mkdtemp(prefix=f"{experiment}-", dir=self.home)) / "run"
         process = self.run(experiment, *args, "--run_dir", run_dir, timeout=timeout, **more)
@@ -136,3 +138,13 @@ class Machine:
 
 def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def load(name: str) -> ModuleType:
+    """`experiments/NAME.py` as a module of this process, for tests of what is in it. It runs nothing."""
+    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
+    assert spec is not None, name
+    assert spec.loader is not None, name
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

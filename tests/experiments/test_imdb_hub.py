@@ -54,8 +54,20 @@ def test_the_result_says_what_happened(finished: Finished) -> None:
 
 def test_the_run_directory_holds_everything_about_the_run(finished: Finished) -> None:
     names = {path.name for path in finished.run_dir.iterdir() if not path.name.startswith("events.out.tfevents.")}
-    assert names == {"config.json", "run.lock", "metrics.csv", "checkpoints", "figures", "model.keras", "result.json"}
+    assert names == {
+        "config.json",
+        "run.lock",
+        "metrics.csv",
+        "checkpoints",
+        "figures",
+        "model.keras",
+        "result.json",
+        "report.html",
+    }
     assert (finished.run_dir / "figures" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for split in ("validation", "test"):
+        panel = finished.run_dir / "figures" / split / "most_confident_reviews.png"
+        assert panel.read_bytes().startswith(b"\x89PNG")
     assert len((finished.run_dir / "metrics.csv").read_text().splitlines()) == 1 + EPOCHS * (STEPS_PER_EPOCH + 1)
 
 

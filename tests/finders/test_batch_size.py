@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -114,7 +115,7 @@ def test_a_first_size_that_takes_more_than_it_may_does_not_fit():
     assert found.reason.startswith("8 brought the process to ")
 
 
-CGROUP = Path("/sys/fs/cgroup/memory/lightkeras-test")
+CGROUP = Path(f"/sys/fs/cgroup/memory/lightkeras-test-{os.getpid()}")
 
 
 @pytest.fixture

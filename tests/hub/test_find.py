@@ -25,7 +25,7 @@ def own_caches(tmp_path, monkeypatch):
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("LIGHTKERAS_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield
 
 
@@ -153,7 +153,7 @@ def test_the_rows_of_the_sample_have_about_length_one():
 
 def test_the_sample_is_the_same_whenever_and_wherever_it_is_written(tmp_path, monkeypatch):
     first = fingerprint(sample_text_module())
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    monkeypatch.setenv("LIGHTKERAS_CACHE_DIR", str(tmp_path / "other"))
     assert fingerprint(sample_text_module()) == first
     script = "from lightkeras.hub import *; print(fingerprint(sample_text_module()))"
     environment = {"XDG_CACHE_HOME": str(tmp_path / "third"), "PYTHONPATH": str(Path(__file__).parents[1])}
@@ -170,7 +170,7 @@ def test_the_sample_is_written_once_and_again_where_files_are_lost():
 
 
 def test_two_writers_at_once_leave_one_whole_sample(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "fresh"))
+    monkeypatch.setenv("LIGHTKERAS_CACHE_DIR", str(tmp_path / "fresh"))
     with ThreadPoolExecutor(2) as pool:
         folders = [job.result() for job in [pool.submit(sample_text_module) for _ in range(2)]]
     assert folders[0] == folders[1]

@@ -19,7 +19,7 @@ from lightkeras.hub.modules import cached_folder, damage, fetch
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("LIGHTKERAS_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

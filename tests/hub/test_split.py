@@ -18,7 +18,7 @@ TEXTS = ["the film was good", "", "bad bad bad", "words nobody knows: qzx", "GOO
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("LIGHTKERAS_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield str(sample_text_module())
 
 

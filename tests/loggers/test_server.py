@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import urllib.parse
@@ -12,11 +14,23 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+import matplotlib.colors
+import matplotlib.image
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import lightkeras as lk
+from lightkeras.loggers import write_images
+from lightkeras.plots import png
 from lightkeras.testing import TwoMoons
 
+COLOR = "#cc79a7"
+CHROMIUM = shutil.which("chromium")
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--no-proxy-server"),
+)
 OPEN = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback, whatever the environment says
 
 
@@ -35,7 +49,11 @@ def searches(tmp_path_factory) -> list[lk.SearchResult]:
     folder = tmp_path_factory.mktemp("logs")
     runner = lk.Runner(max_epochs=3, progress=False)
     tuner = lk.Tuner(Moons, objective="val/accuracy", workers=0, trials=2, runner=runner, run_dir=folder / "first")
-    return [tuner.search(), dataclasses.replace(tuner, seed=1, run_dir=folder / "second").search()]
+    found = [tuner.search(), dataclasses.replace(tuner, seed=1, run_dir=folder / "second").search()]
+    # A picture that draws the eye, and is no colour of TensorBoard's.
+    picture = png(Figure(figsize=(2, 1), facecolor=COLOR))
+    write_images(found[0].trials[0].run_dir, "validation", 20, {"validation/a picture": picture})
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +152,23 @@ def test_the_text_tab_shows_the_configuration_of_searches_and_trials(server, sea
     (shown,) = ask(server, "plugin/text/text", run="first", tag="config")
     assert "<code" in shown["text"]
     assert "val/accuracy" in shown["text"]
+
+
+def test_the_images_tab_has_the_picture_at_its_step(server, searches):
+    run = f"first/trials/{searches[0].trials[0].name}"
+    assert ask(server, "plugin/images/tags")[run].keys() == {"validation/a picture"}
+    (image,) = ask(server, "plugin/images/images", run=run, tag="validation/a picture", sample="0")
+    assert image["step"] == 20
+    with OPEN.open(f"{server}/data/plugin/images/individualImage?{image['query']}", timeout=60) as answer:
+        assert answer.read() == png(Figure(figsize=(2, 1), facecolor=COLOR))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on PATH")
+def test_a_browser_shows_the_picture(server, tmp_path):
+    shown = tmp_path / "shown.png"
+    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,900"]
+    command += ["--virtual-time-budget=120000", f"--screenshot={shown}", f"{server}/#images"]
+    subprocess.run(command, capture_output=True, check=True, env={**os.environ, "HOME": str(tmp_path)})
+    pixels = matplotlib.image.imread(shown)[..., :3]
+    close = np.abs(pixels - matplotlib.colors.to_rgb(COLOR)).max(-1) < 0.05
+    assert close.sum() > 5_000  # of a picture of 260 by 130

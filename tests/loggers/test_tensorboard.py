@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
+from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from tensorboard.util import tensor_util
 
 from lightkeras import files, hparams
-from lightkeras.loggers import TensorBoardLogger
+from lightkeras.loggers import TensorBoardLogger, write_images
 from lightkeras.loggers.tensorboard import EventFile, scalars, search_summary
+from lightkeras.plots import png
 
 HPARAMS = {"units": 16, "rate": 0.25, "fine_tune": True, "name": "nnlm", "nothing": None}
 NAMES = ["train/loss", "train/top-5 (a+b)", "val/loss"]
@@ -429,3 +431,49 @@ def test_what_is_not_on_the_disk_yet_when_the_file_is_closed_can_be_waited_for(t
     logger.close()
     logger.sync()
     assert synced == [*tmp_path.iterdir(), tmp_path]
+
+
+# ---------------------------------------------------------------------- pictures
+
+
+def pictures(folder: Path, tag: str) -> list[tuple[int, int, int, bytes]]:
+    found = EventAccumulator(str(folder), size_guidance={"images": 0})
+    found.Reload()
+    return [(event.step, event.width, event.height, event.encoded_image_string) for event in found.Images(tag)]
+
+
+def test_a_picture_is_logged_with_its_size_at_its_step(tmp_path):
+    picture = png(Figure(figsize=(2, 1)))
+    logger = opened(tmp_path)
+    logger.log_images(7, {"validation/a": picture})
+    logger.log_images(8, {})
+    logger.close()
+    assert pictures(tmp_path, "validation/a") == [(7, 260, 130, picture)]
+
+
+def test_pictures_after_the_position_of_a_run_that_goes_on_are_gone(tmp_path):
+    picture = png(Figure(figsize=(2, 1)))
+    logger = opened(tmp_path)
+    logger.log_images(1, {"validation/a": picture})
+    position = logger.position()
+    logger.log_images(2, {"validation/a": picture})
+    logger.close()
+    write_images(tmp_path, "validation", 2, {"validation/a": picture})
+    again = TensorBoardLogger(tmp_path, HPARAMS, {"task": "A"})
+    again.open(NAMES, position, step=1)
+    again.close()
+    assert [step for step, *_ in pictures(tmp_path, "validation/a")] == [1]
+
+
+def test_pictures_of_a_split_take_the_place_of_those_before_and_leave_other_files(tmp_path):
+    picture = png(Figure(figsize=(2, 1)))
+    logger = opened(tmp_path)
+    logger.log_steps(1, 1, {"train/loss": [8.0]})
+    logger.close()
+    for step in (3, 5):
+        write_images(tmp_path, "test", step, {"test/a": picture})
+        write_images(tmp_path, "validation", step, {"validation/a": picture})
+    write_images(tmp_path, "validation", 6, {})
+    assert [step for step, *_ in pictures(tmp_path, "test/a")] == [5]
+    assert points(read(tmp_path), "train/loss") == [(1, 8)]
+    assert len(list(tmp_path.iterdir())) == 2

@@ -20,6 +20,10 @@ FILES = [
     "test_resume.py",
     "test_skip_broken.py",
     "test_features.py",
+    "test_drawing.py",
+    "test_freezing.py",
+    "engine/test_slots.py",
+    "preflight/test_errors.py",
     "data/test_keras_encoder.py",
 ]
 

@@ -112,6 +112,17 @@ def test_inputs_of_another_form_cannot_be_compared():
     assert shared_examples(feed(rows(9)), feed({"x": rows(9)})) == (0, 0)
 
 
+def test_single_numbers_are_equal_by_nature():
+    horsepower = np.repeat(np.float32([70, 90, 110, 150]), 50)
+    for shape in ((200,), (200, 1)):
+        x = horsepower.reshape(shape)
+        assert shared_examples(feed(({"horsepower": x}, horsepower)), feed(({"horsepower": x}, horsepower))) == (0, 0)
+    two = np.stack([horsepower, horsepower], axis=-1)
+    assert shared_examples(feed(two), feed(two)) == (200, 200)
+    words = np.array(["a", "b"] * 20, dtype=object)  # a text is one value too, and is known again
+    assert shared_examples(feed(words), feed(words)) == (40, 40)
+
+
 @pytest.mark.parametrize(
     ("shared", "of", "warned"), [(9, 100, False), (10, 100, True), (10, 1000, True), (9, 1000, False)]
 )

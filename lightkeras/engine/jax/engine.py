@@ -36,6 +36,7 @@ from lightkeras.engine.jax.scope import Values, is_eager, keras_adapted
 from lightkeras.engine.jax.steps import Known, Traced, abstract, abstract_batch, form, rehearse
 from lightkeras.engine.jax.streams import MadeAheadStream, PulledStream, narrowed, padded_batches
 from lightkeras.engine.looking import calls_seen, seen_as
+from lightkeras.engine.slots import make_slots
 from lightkeras.engine.streams import ArrayStream, holds_bags
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ class JaxEngine(Engine):
     def __init__(self) -> None:
         keep_compiled()
         self._notes: _Notes | None = None  # while a step is traced, else None
-        self._known: Known = {}  # variables that steps were found to use
+        # Variables that steps were found to use; not kept alive here: an optimizer may be built anew.
+        self._known: weakref.WeakValueDictionary[int, keras.Variable] = weakref.WeakValueDictionary()
         self._measure: _Measure | None = None  # of the step that was traced last of those that minimize
         self._traces: dict[Step, tuple[Any, Traced]] = {}  # to be compiled
         self._datasets: Datasets | None = None
@@ -153,7 +155,7 @@ class JaxEngine(Engine):
         while True:
             self._notes = notes = _Notes(building, names)
             try:
-                rehearsal = rehearse(function, self._known, batch)
+                rehearsal = rehearse(function, dict(self._known), batch)
             finally:
                 self._notes = None
             if rehearsal.made and not building:
@@ -164,8 +166,8 @@ class JaxEngine(Engine):
             self._known.update(rehearsal.found)
             if building:
                 for optimizer, learned in Trace((), tuple(notes.updates)).optimizers():
-                    if learned and not optimizer.built:
-                        optimizer.build(learned)
+                    if learned:
+                        make_slots(optimizer, learned)
                     self._known.update({id(variable): variable for variable in optimizer.variables})
             if not rehearsal.found and not (building and notes.updates):
                 return rehearsal.traced, notes

@@ -85,12 +85,17 @@ class _Compiled:
         self._traced = traced
         self._read = traced.read_only
         self._run = jax.jit(run, donate_argnums=0)
+        self.compiling: float | None = None
+        """Seconds that its first call took, which compiles it and does not wait for what it computes."""
 
     def __call__(self, source: Structure, start: int, count: int) -> Any:
         """Runs, and sets the variables. The values they had are given away: their memory is used again."""
         read = [variable.value for variable in self._read]
         written = separate([variable.value for variable in self._traced.written], read)
+        began = time.perf_counter()
         values, outputs = self._run(written, read, source, np.int32(start), np.int32(count))
+        if self.compiling is None:
+            self.compiling = time.perf_counter() - began
         for variable, value in zip(self._traced.written, values, strict=True):
             variable._direct_assign(
                 value
@@ -116,25 +121,33 @@ class _Fused:
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
         self._compiled: dict[Any, _Compiled] = {}
-        self._batches: set[Any] = set()
+        self._tracing = 0.0  # seconds
+        self._warned = False
         self.forms: list[str] = []
 
     def _find(self, work: Work, rows: int, make: Callable[[Traced, int, int], Callable[..., Any]]) -> _Compiled:
         arrays, order = work.source
         key = (form(arrays), None if order is None else order.shape, work.size, rows)
         if key not in self._compiled:
-            self._note(form(work.batch))
+            began = time.perf_counter()
             traced = self._trace(work.batch)
             self.forms.append(_text_of(form(work.batch), rows))
             self._compiled[key] = _Compiled(traced, make(traced, work.size, rows))
+            self._tracing += time.perf_counter() - began
         return self._compiled[key]
 
-    def _note(self, batch: Any) -> None:
-        self._batches.add(batch)
-        if len(self._batches) == MANY_FORMS:
+    def _warn_of_many(self) -> None:
+        """Says once what it costs that batches come in many forms."""
+        if self._warned or len(self._compiled) < MANY_FORMS:
+            return
+        batches = {(key[0], key[2]) for key in self._compiled}
+        if len(batches) >= MANY_FORMS:
+            self._warned = True
+            seconds = self._tracing + sum(compiled.compiling or 0.0 for compiled in self._compiled.values())
             warnings.warn(
-                f"Batches came in {MANY_FORMS} shapes so far, the last one {[shape for _, shape, _ in batch]}. JAX "
-                "compiles the step anew for each, which may take longer than the steps do. Pad batches to a few sizes.",
+                f"Batches came in {len(batches)} shapes so far, the last one {self.forms[-1]}. JAX compiles the step "
+                f"anew for each, which took {seconds:.1f} s so far. Pad all batches to one length, or to one of a few "
+                "(bucket them by length).",
                 UserWarning,
                 stacklevel=2,
             )
@@ -171,6 +184,7 @@ class JaxProgram(_Fused, Program):
                 break
             if len(done) > 2:  # two blocks at a time are on their way, so that memory stays flat
                 done[-3][1].block_until_ready()
+        self._warn_of_many()
         columns = [np.asarray(logs)[: work.count] for work, logs in done]
         values = np.concatenate(columns) if columns else np.zeros((0, len(self._names)), "float32")
         examples = np.repeat([work.size for work, _ in done], [work.count for work, _ in done]).astype(np.int64)
@@ -213,6 +227,7 @@ class JaxPredictor(_Fused, Predictor):
             for work in found:
                 compiled = self._find(work, 0, self._one)
                 parts += [compiled(work.source, work.start, number) for number in range(work.count)]
+        self._warn_of_many()
         if not parts:
             return None
         return jax.tree.map(lambda *columns: np.concatenate([np.asarray(column) for column in columns]), *parts)

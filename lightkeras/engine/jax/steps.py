@@ -14,6 +14,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from lightkeras.data.feed import ArraySpec, Structure, flatten, map_structure
 from lightkeras.engine.base import Tensor
 from lightkeras.engine.jax.scope import Values, device_dtype, keras_adapted
+from lightkeras.engine.layers import TextInputError
 
 UNKNOWN_BATCH = 2
 """Size of a batch where a trace does not know it."""
@@ -116,7 +117,7 @@ def abstract_batch(spec: Structure, batch_size: int | None) -> Structure:
     """A batch of a spec as `jax.ShapeDtypeStruct`s.
 
     Raises:
-        ValueError: An array of text.
+        TextInputError: An array of text.
     """
 
     def leaf(found: ArraySpec) -> jax.ShapeDtypeStruct:
@@ -150,7 +151,4 @@ def form(arrays: Structure) -> tuple[Any, ...]:
 def check_no_text(path: str, dtype: Any) -> None:
     """Refuses text, which JAX cannot hold."""
     if str(dtype) in ("string", "object"):
-        raise ValueError(
-            f"Array {path or '0'} of the batch is text, which JAX cannot compute with. Compute what the text module "
-            "makes of it in the input pipeline, by a task with a `build_encoder`; or set KERAS_BACKEND=tensorflow."
-        )
+        raise TextInputError(path, "JAX")

@@ -58,7 +58,7 @@ class _Fused:
             batch, _ = self._unpacked(element, stream.structure)
             loop = functools.partial(self._from_iterator, stream.structure)
             function = self._function(loop, signature, batch)
-            return functools.partial(function, stream.iterator, np.int32(count))
+            return functools.partial(_read, stream, function, np.int32(count))
         if not isinstance(stream, ArrayStream):
             raise TypeError(f"Expected a stream that this engine opened, got {type(stream).__name__}.")
         indices = stream.next_indices(count)
@@ -181,6 +181,13 @@ class TensorFlowPredictor(_Fused, Predictor):
 
     def _join(self, array: tf.TensorArray) -> Tensor:
         return array.concat()
+
+
+def _read(
+    stream: IteratorStream, function: Callable[..., tuple[list[Tensor], Tensor]], count: np.int32
+) -> tuple[list[Tensor], Tensor]:
+    with stream.reading():
+        return function(stream.iterator, count)
 
 
 def _write(arrays: list[tf.TensorArray], i: Tensor, values: list[Tensor]) -> list[tf.TensorArray]:

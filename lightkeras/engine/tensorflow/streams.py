@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import tempfile
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import final
 
@@ -36,8 +38,14 @@ class IteratorStream(Stream):
         self.iterator = iter(dataset)
         self.structure = structure
 
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Inside, what went wrong in the source of the batches is raised as it was there."""
+        yield
+
     def next_batch(self) -> Structure | None:
-        element = next(self.iterator, None)
+        with self.reading():
+            element = next(self.iterator, None)
         if element is None:
             return None
         if self.structure is not None:
@@ -68,6 +76,15 @@ class ReadingStream(IteratorStream):
 
     def state(self) -> bytes | None:
         return self._reading.state()
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        try:
+            yield
+        except tf.errors.OpError:
+            if self._reading.error is None:
+                raise
+            raise self._reading.error from None  # `tf.data` gives its text, among much else
 
 
 @final

@@ -19,6 +19,7 @@ from keras.src.backend.torch import random as keras_random
 from keras.src.random.seed_generator import global_seed_generator
 
 from lightkeras.data.feed import ArraySpec, Structure, flatten, map_structure
+from lightkeras.engine.layers import TextInputError
 
 EXAMPLES = 2
 """Size of a batch whose size does not matter."""
@@ -140,15 +141,11 @@ def check_no_text(spec: Structure) -> None:
     """Checks that all arrays of a batch can be tensors.
 
     Raises:
-        ValueError: One is text.
+        TextInputError: One is text.
     """
     for path, leaf in flatten(spec):
         if leaf.dtype == "string":
-            raise ValueError(
-                f"Array {path or '0'} of a batch is text, and torch has no tensors of text: expected numbers. Name the "
-                "frozen part of the task that reads it in `build_encoder`, so that its outputs are computed in the "
-                "input pipeline; or run on KERAS_BACKEND=tensorflow."
-            )
+            raise TextInputError(path, "torch")
 
 
 @contextlib.contextmanager

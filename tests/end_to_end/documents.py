@@ -1,0 +1,63 @@
+"""The blocks of code in a document, and how a reader runs them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """A Markdown file of the checkout, by its path from the root."""
+
+    path: str
+
+    @property
+    def text(self) -> str:
+        return (ROOT / self.path).read_text(encoding="utf-8")
+
+    def blocks(self, language: str) -> list[str]:
+        """The blocks of a language, in order."""
+        return re.findall(rf"^```{language}\n(.*?)^```$", self.text, flags=re.MULTILINE | re.DOTALL)
+
+    def below(self, heading: str) -> str:
+        """The first block of commands below a heading."""
+        part = self.text.split(f"\n## {heading}\n", 1)[1]
+        return re.findall(r"^```bash\n(.*?)^```$", part, flags=re.MULTILINE | re.DOTALL)[0]
+
+    def missing_links(self) -> list[str]:
+        """Files that it links to and that are not there. A document without links is an error of the test."""
+        paths = re.findall(r"\]\(([^)#:]+)\)", self.text)
+        assert paths
+        return [path for path in paths if not ((ROOT / self.path).parent / path).is_file()]
+
+
+def run_block(block: str, folder: Path, name: str = "block.py") -> subprocess.CompletedProcess[str]:
+    """Runs a block of Python as a file of its own, in a folder and a home where nothing was downloaded."""
+    (folder / name).write_text(block, encoding="utf-8")
+    return run_command(f"python {name}", folder)
+
+
+def run_command(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a line that begins with `python`; it must end with status 0."""
+    program, *args = shlex.split(line)
+    assert program == "python"
+    kept = {name: value for name, value in os.environ.items() if name != "LIGHTKERAS_DATA_DIR"}
+    done = subprocess.run(
+        [sys.executable, *args],
+        cwd=folder,
+        env={**kept, "HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return done

@@ -1,0 +1,63 @@
+"""What `.ci/run` counts, from what the steps print that it runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPT = (Path(__file__).resolve().parents[2] / ".ci" / "run").read_text(encoding="utf-8")
+SIDE_BY_SIDE = "created: 2/2 workers\n2 workers [7 items]\n\n..... [100%]\n"
+
+
+def function(name: str) -> str:
+    found = re.search(rf"^{name}\(\) \{{(?:[^\n]*\}}|\n.*?\n\}})$", SCRIPT, flags=re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return found[0]
+
+
+def counted(tmp_path: Path, printed: str, status: int) -> str:
+    """What is passed and what failed after a step that printed something and ended with a status."""
+    (tmp_path / "printed").write_text(printed, encoding="utf-8")
+    program = f"""
+set -euo pipefail
+work={tmp_path} passed=10 failed=0 took=()
+{function("say")}
+{function("step")}
+step "a step" bash -c 'cat {tmp_path}/printed; exit {status}'
+echo "${{took[0]}}"
+echo "$passed passed, $failed failed"
+"""
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
+    *_, took, last = done.stdout.splitlines()
+    assert re.fullmatch(r" +\d+ s  +\d+ passed, \d+ failed  a step", took)
+    return last
+
+
+@pytest.mark.parametrize(
+    ("printed", "status", "expected"),
+    [
+        ("======= 7 passed in 2.05s =======\n", 0, "17 passed, 0 failed"),
+        (
+            SIDE_BY_SIDE + "= 5 passed, 2 skipped in 95.97s (0:01:35) =\npy: OK (99.1 seconds)\n",
+            0,
+            "15 passed, 0 failed",
+        ),
+        (SIDE_BY_SIDE + "= 2 failed, 3 passed, 2 errors in 95.97s (0:01:35) =\n", 1, "13 passed, 4 failed"),
+        (
+            "worker 'gw0' crashed while running 'tests/test_x.py::test_y'\n= 1 failed, 6 passed in 9.00s =\n",
+            1,
+            "16 passed, 1 failed",
+        ),
+        (SIDE_BY_SIDE + "= on the real data =\n 51 s  x: 2 failed\n= 7 passed in 9.00s =\n", 0, "17 passed, 0 failed"),
+        ("============ 1 error in 3.00s ============\n", 1, "10 passed, 1 failed"),
+        ("======= 7 passed in 2.05s =======\nlint: FAIL code 1\n", 1, "17 passed, 1 failed"),
+        ("fitted in 12.4 s\n", 0, "11 passed, 0 failed"),
+        ("expected an accuracy of at least 0.85\n", 1, "10 passed, 1 failed"),
+        ("", 3, "10 passed, 1 failed"),
+    ],
+)
+def test_a_step_is_counted_as_its_tests_or_as_one(tmp_path, printed, status, expected):
+    assert counted(tmp_path, printed, status) == expected
