@@ -84,7 +84,7 @@ def main(task, runner):
         run_dir=runner.run_dir / "search",
         lookup=task.lookup,
         fixed={name: value for name, value in vars(task.hp).items() if value != getattr(default, name)},
-    ).search()
+    ).search(resume=True)
     best = task.HParams(**found.best.hparams)
     print(f"Of {len(found.trials)} trials the best is {best}.")
 
