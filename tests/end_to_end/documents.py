@@ -34,7 +34,7 @@ class Document:
 
     def missing_links(self) -> list[str]:
         """Files that it links to and that are not there. A document without links is an error of the test."""
-        paths = re.findall(r"\]\(([^)#:]+)\)", self.text)
+        paths = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", self.text)
         assert paths
         return [path for path in paths if not ((ROOT / self.path).parent / path).is_file()]
 

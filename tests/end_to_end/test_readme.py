@@ -1,4 +1,4 @@
-"""The README's Python blocks are run as a reader would run them, and its commands are those of CI."""
+"""The Python blocks of the README and of its pages are run as a reader would run them; its commands are those of CI."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ import pytest
 from documents import ROOT, Document, run_block
 
 README = Document("README.md")
-BLOCKS = README.blocks("python")
+PAGES = [README, *(Document(f"docs/{name}.md") for name in ("runs", "data", "search"))]
+BLOCKS = {f"{page.path} {number}": block for page in PAGES for number, block in enumerate(page.blocks("python"))}
 
 
 def trains(block: str) -> bool:
     return "fit(" in block or "lk.cli(" in block
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_a_python_block_runs_as_a_file_of_its_own(number: int, tmp_path: Path) -> None:
-    run_block(BLOCKS[number], tmp_path)
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_python_block_runs_as_a_file_of_its_own(name: str, tmp_path: Path) -> None:
+    run_block(BLOCKS[name], tmp_path)
     results = [json.loads(path.read_text(encoding="utf-8")) for path in tmp_path.rglob("result.json")]
     best = [result["fit"]["best"] for result in results if "fit" in result]
-    assert bool(best) == trains(BLOCKS[number])
+    assert bool(best) == trains(BLOCKS[name])
     for found in best:
         assert "val/accuracy" in found
         assert found["epoch"] > 1  # it learned: validation got better after the first epoch
 
 
 def test_there_are_python_blocks_to_run() -> None:
-    assert sum(map(trains, BLOCKS)) >= 6
+    assert sum(map(trains, BLOCKS.values())) >= 6
+    assert {name.split()[0] for name in BLOCKS} == {"README.md", "docs/runs.md", "docs/data.md"}
 
 
 @pytest.mark.parametrize(
@@ -61,5 +63,6 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert 'tests=$(readme_block "## Run the tests")' in script
 
 
-def test_the_files_it_links_to_exist() -> None:
-    assert README.missing_links() == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.path)
+def test_the_files_it_links_to_exist(page: Document) -> None:
+    assert page.missing_links() == []
