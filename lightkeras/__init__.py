@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from lightkeras.resuming import ChangedRunError
     from lightkeras.runner import Interrupted, Runner
     from lightkeras.saving import Checkpoints
+    from lightkeras.search.drive import SearchInterrupted
+    from lightkeras.search.pool import WorkerLimits
+    from lightkeras.search.pruning import Chance, Pruning
+    from lightkeras.search.space import Bounds
     from lightkeras.settings import LimitBatches
     from lightkeras.task import SupervisedTask, Task
     from lightkeras.text import NgramVectorizer, TextVectorizer
@@ -37,6 +41,8 @@ __version__ = "0.1.0"
 _NAMES = {
     "BatchSizes": "lightkeras.results",
     "Bool": "lightkeras.hparams",
+    "Bounds": "lightkeras.search.space",
+    "Chance": "lightkeras.search.pruning",
     "CheckpointError": "lightkeras.checkpoint",
     "ChangedRunError": "lightkeras.resuming",
     "Checkpoints": "lightkeras.saving",
@@ -54,8 +60,10 @@ _NAMES = {
     "LimitBatches": "lightkeras.settings",
     "Lookup": "lightkeras.data.lookup",
     "NgramVectorizer": "lightkeras.text",
+    "Pruning": "lightkeras.search.pruning",
     "RunLockedError": "lightkeras.lock",
     "Runner": "lightkeras.runner",
+    "SearchInterrupted": "lightkeras.search.drive",
     "SearchResult": "lightkeras.results",
     "SupervisedTask": "lightkeras.task",
     "Task": "lightkeras.task",
@@ -63,6 +71,7 @@ _NAMES = {
     "TextEncoder": "lightkeras.hub",
     "TextVectorizer": "lightkeras.text",
     "Tuner": "lightkeras.tuner",
+    "WorkerLimits": "lightkeras.search.pool",
     "cli": "lightkeras.cli",
 }
 _MODULES = ("data", "hub", "optimizers", "plots", "report", "testing")
@@ -70,6 +79,8 @@ _MODULES = ("data", "hub", "optimizers", "plots", "report", "testing")
 __all__ = [
     "BatchSizes",
     "Bool",
+    "Bounds",
+    "Chance",
     "ChangedRunError",
     "CheckpointError",
     "Checkpoints",
@@ -87,8 +98,10 @@ __all__ = [
     "LimitBatches",
     "Lookup",
     "NgramVectorizer",
+    "Pruning",
     "RunLockedError",
     "Runner",
+    "SearchInterrupted",
     "SearchResult",
     "SupervisedTask",
     "Task",
@@ -96,6 +109,7 @@ __all__ = [
     "TextEncoder",
     "TextVectorizer",
     "Tuner",
+    "WorkerLimits",
     "cli",
     "data",
     "hub",

@@ -18,7 +18,7 @@ from lightkeras.data.lookup import Lookup
 from lightkeras.features import FeatureCache
 from lightkeras.runner import Runner
 from lightkeras.saving import Checkpoints
-from lightkeras.search.pool import Limits
+from lightkeras.search.pool import WorkerLimits
 from lightkeras.search.pruning import Chance, Pruning
 from lightkeras.settings import LimitBatches
 from lightkeras.task import Task
@@ -224,7 +224,7 @@ _KINDS = {
     "limit_batches": LimitBatches,
     "checkpoints": Checkpoints,
     "features": FeatureCache,
-    "limits": Limits,
+    "limits": WorkerLimits,
     "pruning": Pruning,
     "chance": Chance,
 }

@@ -33,7 +33,7 @@ from lightkeras.runner import Runner
 from lightkeras.search import drive, figures, outputs, work
 from lightkeras.search.coordinator import Coordinator, Plan
 from lightkeras.search.journal import Journal
-from lightkeras.search.pool import Limits, Pool
+from lightkeras.search.pool import Pool, WorkerLimits
 from lightkeras.search.pruning import Chance, Pruning
 from lightkeras.search.records import Record
 from lightkeras.search.space import Bounds, Space, check_oracle, make_space
@@ -91,7 +91,7 @@ class Tuner:
     space: Mapping[str, Bounds] = dataclasses.field(default_factory=dict)
     workers: int = 1
     retries: int = 1
-    limits: Limits = dataclasses.field(default_factory=Limits)
+    limits: WorkerLimits = dataclasses.field(default_factory=WorkerLimits)
     pruning: Pruning = dataclasses.field(default_factory=Pruning)
     chance: Chance = dataclasses.field(default_factory=Chance)
     seeds: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def run(
     try:
         result = dataclasses.replace(tuner, on_trial=say).search(resume=settings.resume)
     except SearchInterrupted as stop:
-        go_on = f"tune --run_dir {tuner.run_dir} --resume"
+        go_on = f"python {sys.argv[0]} tune --run_dir {tuner.run_dir} --resume"
         print_lines(console, {"stopped": f"{stop.received} received, the state is saved", "go on": go_on})
         raise
     report_search(result)

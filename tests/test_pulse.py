@@ -16,5 +16,5 @@ def test_every_compiled_call_is_a_sign(tmp_path, monkeypatch):
         max_epochs=2, run_dir=tmp_path / "run", progress=False, preflight=False, pictures=False, steps_per_call=5
     )
     runner.fit(TwoMoons())
-    # Two epochs of ten steps and of four batches of validation, five at a time.
-    assert len(beats) == 2 * (2 + 1)
+    # Two epochs of ten steps, five at a time, and of validation: three batches, and the smaller last one.
+    assert len(beats) == 2 * (2 + 2)

@@ -140,7 +140,7 @@ def test_config_json_says_how_it_was_searched(searched):
         "refit": False,
         "workers": 0,
         "retries": 1,
-        "limits": {"silence": 600.0, "memory_gb": None, "runs": 25},
+        "limits": {"silence": 600.0, "memory_gb": None, "runs": 50},
     }
     assert found["tried"] == {"hidden_units": "4 to 32 in steps of 4", "learning_rate": "0.001 to 0.1, log scale"}
     assert found["runner"]["max_epochs"] == 2

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_COLUMNS = 3
+_BESIDE = (0, 2, -2, 1, -1)  # where points of one value stand: so that they make no slope
 _RATIO = 50.0  # from the least value to the largest, from which on an axis is logarithmic
 
 
@@ -74,7 +75,7 @@ def importance(shares: Mapping[str, float], spreads: Mapping[str, float], method
     if not shares:
         raise ValueError("There are no hyperparameters to draw.")
     names = sorted(shares, key=lambda name: shares[name])
-    figure, (axes,) = panels(1, 1, (6.4, 1.2 + 0.42 * len(names)))
+    figure, (axes,) = panels(1, 1, (6.8, 1.4 + 0.42 * len(names)))
     widths, errors = [shares[name] for name in names], [spreads.get(name, 0.0) for name in names]
     axes.barh([plain(shortened(name, 30)) for name in names], widths, xerr=errors, color=BLUE, ecolor=GREY, height=0.6)
     axes.axvline(0, color=GREY, linewidth=0.8)
@@ -124,7 +125,7 @@ def _points(axes: Axes, x: Sequence[Any], y: Sequence[float]) -> None:
     # Side by side in their order, so that equal values do not hide each other, and the picture is always the same.
     counts = dict.fromkeys(names, 0)
     for value, height in sorted(zip(map(str, x), y, strict=True), key=lambda pair: pair[1]):
-        offset = 0.12 * ((counts[value] % 5) - 2)
+        offset = 0.1 * _BESIDE[counts[value] % len(_BESIDE)]
         counts[value] += 1
         axes.plot(names.index(value) + offset, height, "o", color=BLUE, markersize=5, alpha=0.7)
     axes.set_xticks(range(len(names)), [plain(shortened(name, 14)) for name in names])

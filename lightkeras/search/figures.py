@@ -46,8 +46,8 @@ def write(result: SearchResult, space: Space, folder: Path) -> list[Path]:
     if len(done) >= LEAST_TRIALS:
         found = importance(done, space)
         method = (
-            "mean rise of the squared error when its values are shuffled, in variances of the objective\n"
-            f"(random forest of {_TREES} trees, which explains {100 * found.explained:.0f} % out of bag)"
+            "rise of the squared error when it is shuffled,\nin variances of the objective\n"
+            f"(random forest of {_TREES} trees; {100 * found.explained:.0f} % explained out of bag)"
         )
         save("importance", plots.importance(found.shares, found.spreads, method))
     return written

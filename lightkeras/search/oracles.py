@@ -130,7 +130,15 @@ class _Hyperband(_Unsaved, keras_tuner.oracles.HyperbandOracle):  # type: ignore
 
 
 class _Grid(_Unsaved, keras_tuner.oracles.GridSearchOracle):  # type: ignore[misc]
-    pass
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """As keras-tuner's, which waits for a trial to end before it goes on from it, lest a trial add to the space.
+
+        Here the space is known from the start, and several workers are to be kept busy.
+        """
+        found: dict[str, Any] = super().populate_space(trial_id)
+        if found["status"] == "RUNNING" and trial_id not in self._populate_next:
+            self._populate_next.append(trial_id)
+        return found
 
 
 def _make(

@@ -31,7 +31,7 @@ GRACE = 120.0  # seconds in which a worker that was told to end saves its run
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class WorkerLimits:
     """What a worker may take.
 
     Args:
@@ -47,15 +47,15 @@ class Limits:
 
     silence: float | None = 600.0
     memory_gb: float | None = None
-    runs: int = 25
+    runs: int = 50
 
     def __post_init__(self) -> None:
         for name in ("silence", "memory_gb"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"Limits({name}={value!r}): expected a number above 0, or None.")
+                raise ValueError(f"WorkerLimits({name}={value!r}): expected a number above 0, or None.")
         if isinstance(self.runs, bool) or not isinstance(self.runs, int) or self.runs < 1:
-            raise ValueError(f"Limits(runs={self.runs!r}): expected a whole number of at least 1.")
+            raise ValueError(f"WorkerLimits(runs={self.runs!r}): expected a whole number of at least 1.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Pool:
         task: type[Task],
         lookup: Lookup | None,
         workers: int,
-        limits: Limits,
+        limits: WorkerLimits,
         using: Path | None = None,
         threads: int | None = None,
     ) -> None:
@@ -300,7 +300,7 @@ def _last_lines(path: Path, most: int = 300) -> str:
     return " / ".join(text.strip().splitlines()[-3:])[-most:]
 
 
-def _share(limits: Limits, workers: int) -> float | None:
+def _share(limits: WorkerLimits, workers: int) -> float | None:
     """Memory of each worker's own, in bytes; `None` where the system does not tell."""
     if limits.memory_gb is not None:
         return limits.memory_gb * 1e9

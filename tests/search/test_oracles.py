@@ -135,6 +135,19 @@ def test_trials_that_fail_do_not_end_the_search_or_say_anything(capfd, kind):
     assert capfd.readouterr().out == ""
 
 
+def test_a_grid_has_as_many_trials_at_a_time_as_there_are_workers():
+    oracle, rows = make("grid", GRID, trials=None), []
+    answers = [oracle.ask() for _ in range(5)]
+    while answers:
+        answer = answers.pop(0)
+        assert answer.status == "RUNNING"
+        rows.append(tuple(answer.values.values()))
+        oracle.tell(answer.trial, 1.0)
+        if (following := oracle.ask()).status == "RUNNING":
+            answers.append(following)
+    assert sorted(rows) == sorted(itertools.product((8, 16, 24, 32), (0.0, 0.25, 0.5), ("lstm", "gru"), (False, True)))
+
+
 def test_hyperband_says_which_trial_goes_on():
     oracle, answers = make("hyperband", trials=None), []
     while (answer := oracle.ask()).status == "RUNNING":

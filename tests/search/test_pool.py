@@ -18,7 +18,7 @@ import hunted
 import pytest
 
 import lightkeras as lk
-from lightkeras.search.pool import Limits, Pool, check_importable
+from lightkeras.search.pool import Pool, WorkerLimits, check_importable
 from lightkeras.testing import TwoMoons
 
 PROGRAM = Path(__file__).parents[1] / "faults" / "searching.py"
@@ -46,7 +46,7 @@ def test_a_worker_that_dies_or_eats_memory_is_one_lost_attempt_and_never_a_lost_
             space={"fate": {"values": ["well", "dies once", "eats", "raises"]}},
             workers=2,
             retries=1,
-            limits=Limits(silence=None, memory_gb=2.5),
+            limits=WorkerLimits(silence=None, memory_gb=2.5),
             runner=lk.Runner(max_epochs=3, progress=False, pictures=False),
             run_dir=hunted_in / "search",
         ).search()
@@ -80,7 +80,7 @@ def test_a_worker_that_gives_no_sign_of_life_is_killed_and_its_trial_tried_again
         trials=1,
         fixed={"fate": "hangs once"},
         retries=1,
-        limits=Limits(silence=3600.0),
+        limits=WorkerLimits(silence=3600.0),
         runner=lk.Runner(max_epochs=3, progress=False, pictures=False),
         run_dir=hunted_in / "search",
     ).search()
@@ -182,18 +182,18 @@ def test_a_class_that_no_other_process_can_import_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"silence": 0}, r"Limits\(silence=0\): expected a number above 0, or None"),
-        ({"memory_gb": -1.0}, r"Limits\(memory_gb=-1\.0\): expected a number above 0, or None"),
-        ({"runs": 0}, r"Limits\(runs=0\): expected a whole number of at least 1"),
+        ({"silence": 0}, r"WorkerLimits\(silence=0\): expected a number above 0, or None"),
+        ({"memory_gb": -1.0}, r"WorkerLimits\(memory_gb=-1\.0\): expected a number above 0, or None"),
+        ({"runs": 0}, r"WorkerLimits\(runs=0\): expected a whole number of at least 1"),
     ],
 )
 def test_limits_that_cannot_be_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        Limits(**settings)
+        WorkerLimits(**settings)
 
 
 def test_workers_divide_the_cores():
     cores = len(os.sched_getaffinity(0))
-    with Pool(TwoMoons, None, 2, Limits()) as pool:
+    with Pool(TwoMoons, None, 2, WorkerLimits()) as pool:
         assert pool.threads == max(1, cores // 2)
         assert pool.idle() == [0, 1]
