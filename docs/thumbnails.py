@@ -48,7 +48,7 @@ THUMBNAILS = {
     "auto_mpg": Thumbnail("deep_all/figures/test/true_against_predicted.png"),
     "overfit_underfit": Thumbnail("figures/overlay.png", LEFT_HALF),
     "save_and_load": Thumbnail("straight/figures/curves.png", LEFT_HALF),
-    "tune_fashion": Thumbnail("epochs/figures/curves.png", LEFT_HALF, ("--runner.max_epochs", "6")),
+    "tune_fashion": Thumbnail("search/figures/hyperparameters.png"),
     "text_guide": Thumbnail("figures/curves.png", LEFT_HALF),
     "keras_io_gan": Thumbnail(
         "figures/test/samples.png", flags=("--runner.max_epochs", "40", "--runner.draw_every", "null")

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from lightkeras import checkpoint, files
+from lightkeras._keras import tensorflow_left_out
 from lightkeras.preflight.errors import TaskError
 from lightkeras.task import Task
 
@@ -45,7 +46,8 @@ def warn_of_missing_config(task: Task) -> None:
     if not isinstance(model, keras.Model):
         return
     try:
-        keras.saving.serialize_keras_object(model)
+        with tensorflow_left_out():
+            keras.saving.serialize_keras_object(model)
     except NotImplementedError:
         warnings.warn(
             f"{type(task).__name__}: model.keras cannot be written at the end, for {type(model).__name__}, or a layer "

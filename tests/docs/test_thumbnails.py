@@ -28,7 +28,8 @@ def test_those_that_were_made_are_small_pictures(thumbnails):
     for path in paths:
         assert path.stem in thumbnails.THUMBNAILS
         assert path.stat().st_size <= thumbnails.MOST_BYTES
-        assert Image.open(path).size == thumbnails.SIZE
+        with Image.open(path) as picture:
+            assert picture.size == thumbnails.SIZE
 
 
 def test_of_a_picture_a_part_is_shown_without_its_margins(thumbnails, tmp_path):

@@ -270,9 +270,11 @@ class FineTuned(Seeded):
 
     def build_model(self):
         base = keras.Sequential([layers.Dense(16, "tanh"), layers.BatchNormalization()], name="base")
-        model = keras.Sequential([keras.Input((8,)), base, layers.Dense(8, "tanh"), layers.Dense(3, name="head")])
-        base.trainable = False
-        return model
+        return keras.Sequential([keras.Input((8,)), base, layers.Dense(8, "tanh"), layers.Dense(3, name="head")])
+
+    def build(self):
+        super().build()  # gives what is trainable its weights
+        self.model.get_layer("base").trainable = False
 
 
 class Stages(keras.callbacks.Callback):

@@ -71,7 +71,9 @@ def test_a_digit_is_predicted_with_its_probabilities(machine: Machine, finished:
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_it_runs_on_the_other_backends(experiment: Experiment, backend: str) -> None:
     pytest.importorskip(backend)
-    run = experiment("mnist_expert", "--runner.max_epochs", "2", "--hp.filters", "8", KERAS_BACKEND=backend)
+    run = experiment(
+        "mnist_expert", "--runner.max_epochs", "2", "--hp.batch_size", "50", timeout=1200, KERAS_BACKEND=backend
+    )
     assert run.result["backend"] == backend
     assert run.result["test"]["accuracy"] > 0.5
 
