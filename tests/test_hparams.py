@@ -139,3 +139,68 @@ def test_a_class_that_is_no_dataclass_is_refused_with_the_remedy():
 def test_a_declaration_that_makes_no_sense_is_refused(declare, error, message):
     with pytest.raises(error, match=message):
         declare()
+
+
+@dataclasses.dataclass(frozen=True)
+class Depending:
+    kind: str = Choice("wide", ["wide", "deep", "none"])
+    norm: bool = Bool(False, when={"kind": ["wide", "deep"]})
+    epsilon: float = Float(1e-3, low=1e-5, high=1e-1, log=True, when={"norm": True})
+    depth: int = Int(2, low=1, high=4, when={"kind": "deep", "norm": False})
+
+
+def test_what_depends_on_another_value_says_on_which():
+    assert hparams.conditions(Depending) == {
+        "kind": {},
+        "norm": {"kind": ("wide", "deep")},
+        "epsilon": {"norm": (True,)},
+        "depth": {"kind": ("deep",), "norm": (False,)},
+    }
+    assert hparams.conditions(NoHParams) == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "without"),
+    [
+        ({}, ("epsilon", "depth")),
+        ({"norm": True}, ("depth",)),
+        ({"kind": "deep"}, ("epsilon",)),
+        ({"kind": "deep", "norm": True}, ("depth",)),
+        # What depends on something without a meaning has none either, whatever its default.
+        ({"kind": "none", "norm": True}, ("norm", "epsilon", "depth")),
+    ],
+)
+def test_what_has_no_meaning_beside_the_others_is_known(values, without):
+    assert hparams.inactive(Depending(**values)) == without
+
+
+def test_a_value_may_be_set_where_it_has_no_meaning():
+    hparams.check(Depending(kind="none", depth=4))
+
+
+def declared(**more):
+    fields = [("kind", str, Choice("wide", ["wide", "deep"])), ("units", int, Int(4, low=1, high=8))]
+    fields += [(name, type(field.default), field) for name, field in more.items()]
+    return dataclasses.make_dataclass("Declared", fields, frozen=True)
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        (
+            Int(1, low=1, high=2, when={"kin": "deep"}),
+            r"depth: when=\{'kin': \.\.\.\} names no .* Did you mean 'kind'\?",
+        ),
+        (Int(1, low=1, high=2, when={"units": 4}), r"when=\{'units': \.\.\.\} names no lk\.Choice or lk\.Bool that is"),
+        (Int(1, low=1, high=2, when={"depth": 1}), r"when=\{'depth': \.\.\.\} names no lk\.Choice"),
+        (Int(1, low=1, high=2, when={"kind": "tall"}), r"when=\{'kind': 'tall'\} can never be: kind is one of 'wide'"),
+    ],
+)
+def test_a_condition_that_cannot_be_is_refused(field, message):
+    with pytest.raises(ValueError, match=message):
+        hparams.conditions(declared(depth=field))
+
+
+def test_a_condition_without_a_value_is_refused():
+    with pytest.raises(ValueError, match=r"when=\{'kind': \[\]\}: expected the value or the values"):
+        Int(1, low=1, high=2, when={"kind": []})
