@@ -67,6 +67,7 @@ def test_its_ranges_can_be_searched(machine: Machine) -> None:
 
 
 @pytest.mark.real
+@pytest.mark.long
 def test_on_the_real_data_the_test_accuracy_is_at_least_0_88(experiment_on_real_data: Experiment) -> None:
     result = experiment_on_real_data("fashion_mnist").result
     assert result["source"] == "fashion_mnist"

@@ -110,6 +110,7 @@ def test_a_run_that_stops_inside_an_epoch_goes_on_with_the_noise_that_comes_next
 
 
 @pytest.mark.real
+@pytest.mark.long
 def test_on_the_real_data_a_tenth_of_the_error_is_left(experiment_on_real_data: Experiment) -> None:
     result = experiment_on_real_data("keras_io_autoencoder").result
     assert result["source"] == "mnist"

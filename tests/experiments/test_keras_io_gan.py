@@ -134,6 +134,7 @@ def test_the_average_moves_towards_the_generator_by_what_it_does_not_remember(tm
 
 
 @pytest.mark.real
+@pytest.mark.long
 def test_on_the_real_data_a_student_of_its_digits_can_read_real_ones(experiment_on_real_data: Experiment) -> None:
     result = experiment_on_real_data("keras_io_gan").result
     assert result["source"] == "mnist"

@@ -80,6 +80,7 @@ def test_a_single_run_works_on_the_other_backends(machine: Machine, backend: str
 
 
 @pytest.mark.real
+@pytest.mark.long
 def test_on_the_real_data_regularization_lowers_the_validation_loss(experiment_on_real_data: Experiment) -> None:
     result = experiment_on_real_data("overfit_underfit").result
     assert result["source"] == "imdb_reviews"

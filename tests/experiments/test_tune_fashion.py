@@ -70,6 +70,7 @@ def test_a_resume_of_what_is_finished_trains_nothing_and_says_the_same(finished:
 
 
 @pytest.mark.real
+@pytest.mark.long
 def test_on_the_real_data_it_is_better_than_the_default_of_fashion_mnist(experiment_on_real_data: Experiment) -> None:
     default, tuned = (experiment_on_real_data(name).result for name in ("fashion_mnist", "tune_fashion"))
     assert default["source"] == tuned["source"] == "fashion_mnist"
