@@ -40,7 +40,8 @@ def test_the_table_says_which_run_overfits(finished: Finished) -> None:
         verdict = "does not overfit" not in line
         assert finished.result["comparison"][name]["overfits"] is verdict
         assert f"{finished.result['comparison'][name]['val_loss']:.4f}" in line
-    assert finished.result["large"] == finished.result["comparison"]["large"]["val_loss"]
+    assert finished.result["large"] == finished.result["comparison"]["large"]["last_val_loss"]
+    assert finished.result["large_regularized"] == finished.result["comparison"]["large_both"]["last_val_loss"]
 
 
 @pytest.mark.parametrize(
