@@ -65,6 +65,7 @@ class TextTransformer(lk.Task):
             hidden_units: Units of the hidden layer.
             dropout: Share that is dropped while training.
             learning_rate: Learning rate of Adam.
+            validation: Share of the training reviews that is held out, to stop by.
             batch_size: Reviews per batch.
         """
 
@@ -74,15 +75,16 @@ class TextTransformer(lk.Task):
         heads: int = lk.Int(2, low=1, high=4)
         inner_units: int = lk.Int(32, low=16, high=128, step=16)
         hidden_units: int = lk.Int(20, low=10, high=60, step=10)
-        dropout: float = lk.Float(0.1, low=0.0, high=0.5)
+        dropout: float = lk.Float(0.4, low=0.0, high=0.5)
         learning_rate: float = lk.Float(1e-3, low=1e-4, high=1e-2, log=True)
-        batch_size: int = 32
+        validation: float = 0.1
+        batch_size: int = 64
 
     def build_data(self) -> lk.DataModule:
-        return lk.data.ImdbReviews(batch_size=self.hp.batch_size)
+        return lk.data.ImdbReviews(batch_size=self.hp.batch_size, validation=self.hp.validation)
 
     def build_encoder(self) -> lk.Encoder:
-        return lk.TextVectorizer(max_tokens=self.hp.vocabulary, length=self.hp.length)
+        return lk.TextVectorizer(max_tokens=self.hp.vocabulary, length=self.hp.length, keep="last")
 
     def build_model(self) -> keras.Model:
         words = self.encoder.inputs()
