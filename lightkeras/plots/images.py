@@ -127,7 +127,7 @@ def prediction_bars(
     # Two axes for each example, of which the bars need room for the names of the classes.
     figure, all_axes = panels(2 * len(checked), 2 * columns, (1.75, max(1.5, 0.17 * shown + 0.5)))
     figure.set_figwidth(columns * (3.6 + 0.07 * longest))
-    figure.get_layout_engine().set(w_pad=0.08)  # type: ignore[union-attr, call-arg]
+    figure.get_layout_engine().set(w_pad=0.08)
     short = named(class_names, 16)
     for number, (image, row, label) in enumerate(zip(checked, rows, true, strict=True)):
         _show(all_axes[2 * number], image)

@@ -81,7 +81,7 @@ def panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure,
 def tidy(axes: Axes, grid: str = "y") -> None:
     """Takes away lines that say nothing, and adds faint ones that help to read values."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis=grid, alpha=0.25)  # type: ignore[arg-type]
+    axes.grid(axis=grid, alpha=0.25)
     axes.set_axisbelow(True)
 
 
