@@ -18,13 +18,14 @@ import os, signal, sys, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from lightkeras.signals import StopSignals, exit_status
 """
+# The second signal may come at once, before the line after the answer: all of it is inside the try.
 TWICE = """
 stop = StopSignals()
 with stop:
-    print("ready", flush=True)
-    sys.stdin.readline()
-    print(stop.received, flush=True)
     try:
+        print("ready", flush=True)
+        sys.stdin.readline()
+        print(stop.received, flush=True)
         sys.stdin.readline()
     except KeyboardInterrupt:
         print("interrupted", stop.received, flush=True)

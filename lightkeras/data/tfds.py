@@ -53,7 +53,7 @@ class Described:
 
     Args:
         splits: Examples of each split.
-        features: Names of the features.
+        features: Names of the features, sorted: TFDS gives them in no certain order.
         supervised: Names of the input and of the label, if the data set says which they are.
         class_names: Names of the classes of each feature that is a class label.
     """
@@ -82,7 +82,7 @@ def describe(folder: Path) -> Described:
     labels = {name: found for name, found in features.items() if isinstance(found, tfds.features.ClassLabel)}
     return Described(
         {name: found.num_examples for name, found in builder.info.splits.items()},
-        tuple(features),
+        tuple(sorted(features)),
         tuple(keys) if plain else None,
         {name: tuple(found.names or ()) for name, found in labels.items()},
     )
