@@ -84,7 +84,8 @@ class _Fused:
         count = tf.shape(indices)[0]
 
         def body(i: Tensor, written: list[tf.TensorArray]) -> Any:
-            batch = map_structure(lambda array: tf.gather(array, indices[i]), arrays)
+            rows = indices[i]
+            batch = map_structure(lambda array: tf.gather(array, rows), arrays)
             return i + 1, _write(written, i, self._columns(batch, self._step(batch)))
 
         empty = [tf.TensorArray(spec.dtype, count, element_shape=spec.shape, infer_shape=False) for spec in outputs]
@@ -142,16 +143,17 @@ class TensorFlowProgram(_Fused, Program):
         if call is None:
             return StepLogs({name: np.zeros(0, "float32") for name in self._names}, np.zeros(0, "int64"))
         columns, waited = call()
-        *values, examples = [column.numpy() for column in columns]
-        return StepLogs(dict(zip(self._names, values, strict=True)), examples, float(waited))
+        values, examples = [column.numpy() for column in columns]
+        return StepLogs(dict(zip(self._names, values.T, strict=True)), examples, float(waited))
 
     def _outputs(self, batch: Structure) -> Sequence[tf.TensorSpec]:
-        return [*(tf.TensorSpec([], tf.float32) for _ in self._names), tf.TensorSpec([], tf.int64)]
+        # All that is logged in one row: each array that is written to costs time in every step.
+        return [tf.TensorSpec([len(self._names)], tf.float32), tf.TensorSpec([], tf.int64)]
 
     def _columns(self, batch: Structure, returned: Mapping[str, Tensor]) -> list[Tensor]:
         check_names(list(returned), self._names)
         values = [tf.cast(tf.convert_to_tensor(returned[name]), tf.float32) for name in self._names]
-        return [*values, tf.shape(flatten(batch)[0][1], tf.int64)[0]]
+        return [tf.stack(values) if values else tf.zeros([0]), tf.shape(flatten(batch)[0][1], tf.int64)[0]]
 
     def _join(self, array: tf.TensorArray) -> Tensor:
         return array.stack()
