@@ -171,7 +171,7 @@ def test_the_first_loss_that_is_not_finite_is_found_and_other_values_only_where_
     assert str(found) == "train/fake became inf at step 2"
 
 
-def test_checks_and_snapshots_take_a_hundredth_of_the_time_each_and_a_tenth_where_an_epoch_begins():
+def test_checks_and_snapshots_take_half_a_hundredth_of_the_time_each_and_a_tenth_where_an_epoch_begins():
     run = Run(Regression(sequential(zeros_dense())), ArrayFeed(regression(), 4), clock=Clock())
     stream = run.learner.begin(0, 0)
     clock, watchdog = run.clock, run.watchdog
@@ -182,14 +182,14 @@ def test_checks_and_snapshots_take_a_hundredth_of_the_time_each_and_a_tenth_wher
 
     clock.tick = 0.5  # each reading of the clock: one when a look begins, and one after each of its parts
     assert look(0) == (False, 0)
-    clock.now, clock.tick = 49.0, 0.0  # the snapshot took 0.5 s, until 2.0 (the compilation one more reading)
+    clock.now, clock.tick = 99.0, 0.0  # the snapshot took 0.5 s, until 2.0 (the compilation one more reading)
     run.task.model.layers[0].kernel.assign(np.full((3, 1), np.nan))
     assert look(1) == (False, 0)
-    clock.now = 51.5  # 50 s after the check ended
+    clock.now = 101.5  # 100 s after the check ended
     assert look(2) == (True, 0)
     run.task.model.layers[0].kernel.assign(np.zeros((3, 1)))
     assert look(3) == (False, 0)
-    clock.now = 52.0  # 50 s after the snapshot ended
+    clock.now = 102.0  # 100 s after the snapshot ended
     assert look(4) == (False, 4)
     clock.tick = 0.5
     clock.now = 999.5
