@@ -33,6 +33,7 @@ from lightkeras.runner import Runner
 from lightkeras.search import drive, figures, outputs, work
 from lightkeras.search.coordinator import Coordinator, Plan
 from lightkeras.search.journal import Journal
+from lightkeras.search.launching import Cluster, make_pool
 from lightkeras.search.pool import Pool, WorkerLimits
 from lightkeras.search.pruning import Chance, Pruning
 from lightkeras.search.records import Record
@@ -42,6 +43,7 @@ from lightkeras.signals import StopSignals
 from lightkeras.task import Task
 
 ORACLES = ("random", "bayesian", "hyperband", "grid")
+POOLS = ("local", "ray")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +66,11 @@ class Tuner:
         space: Narrower ranges than declared, by name, as in `{"dropout": {"low": 0.1, "high": 0.3}}`.
         workers: Processes that run trials side by side and divide the cores; 0 runs them in this process, one after
             the other, which suits a debugger.
+        pool: Where those processes run: `"local"` is this machine; `"ray"` is a Ray cluster, whose nodes must all see
+            `run_dir` and the task's file (extra `ray`).
+        address: Address of the Ray cluster, as `ray.init` takes it; `None` uses the one that `RAY_ADDRESS` names, or
+            starts one on this machine.
+        gpus: GPUs, or parts of one, that Ray gives each worker; without, it hides them.
         retries: How often a trial is tried again whose process died, hung or ran out of memory.
         limits: What a worker process may take.
         pruning: When trials are stopped that do worse than others.
@@ -90,6 +97,9 @@ class Tuner:
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     space: Mapping[str, Bounds] = dataclasses.field(default_factory=dict)
     workers: int = 1
+    pool: str = "local"
+    address: str | None = None
+    gpus: float = 0.0
     retries: int = 1
     limits: WorkerLimits = dataclasses.field(default_factory=WorkerLimits)
     pruning: Pruning = dataclasses.field(default_factory=Pruning)
@@ -114,6 +124,7 @@ class Tuner:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"Tuner({name}={value!r}): expected a whole number of at least {least}.")
+        self._check_pool()
         if self.runner.callbacks:
             raise ValueError(
                 "Tuner(runner=...): the runner has callbacks, which would carry their state from trial to trial. "
@@ -125,6 +136,19 @@ class Tuner:
                 "runs. Leave the pruning out, or take another oracle."
             )
         check_oracle(self.oracle, self.made_space())
+
+    def _check_pool(self) -> None:
+        if self.pool not in POOLS:
+            raise ValueError(f"Tuner(pool={self.pool!r}) is not known. {did_you_mean(self.pool, POOLS)}")
+        if isinstance(self.gpus, bool) or not 0 <= self.gpus < float("inf"):
+            raise ValueError(f"Tuner(gpus={self.gpus!r}): expected a number of at least 0.")
+        if self.pool == "ray" and not self.workers:
+            raise ValueError("Tuner(pool='ray', workers=0): on a cluster at least one worker is needed.")
+        for name in ("address", "gpus"):
+            if self.pool == "local" and getattr(self, name):
+                raise ValueError(
+                    f"Tuner({name}={getattr(self, name)!r}) is for a cluster: say pool='ray', or leave it out."
+                )
 
     def made_space(self) -> Space:
         """What is searched.
@@ -150,9 +174,11 @@ class Tuner:
             RunLockedError: Another process is at work in the directory.
             ChangedRunError: Another search was begun in the directory.
             SearchInterrupted: SIGTERM or Ctrl-C came; the state was saved.
-            OSError: The directory cannot be written to.
+            OSError: The directory cannot be written to, or a node of the cluster does not see it.
+            ImportError: Ray is asked for and not installed.
+            ConnectionError: There is no such cluster.
         """
-        if self.workers > (cores := len(os.sched_getaffinity(0))):
+        if self.pool == "local" and self.workers > (cores := len(os.sched_getaffinity(0))):
             warnings.warn(f"Tuner(workers={self.workers}): there are {cores} cores, for which they wait.", stacklevel=2)
         directory = RunDirectory(self._path(resume))
         before = self._place(directory, resume)
@@ -160,7 +186,9 @@ class Tuner:
             pool = None
             if self.workers:
                 using = directory.path / "workers.lock"
-                pool = stack.enter_context(Pool(self.task, self.lookup, self.workers, self.limits, using))
+                cluster = Cluster(self.address, self.gpus) if self.pool == "ray" else None
+                made = make_pool(self.task, self.lookup, self.workers, self.limits, using, cluster=cluster)
+                pool = stack.enter_context(made)
             found, objective, mode = self._look(pool)
             config = self._config(directory, objective, mode, found)
             if before is not None:
@@ -233,6 +261,9 @@ class Tuner:
                 "top": self.top,
                 "refit": self.refit,
                 "workers": self.workers,
+                "pool": self.pool,
+                "address": self.address,
+                "gpus": self.gpus,
                 "retries": self.retries,
                 "limits": dataclasses.asdict(self.limits),
             },

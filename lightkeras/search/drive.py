@@ -49,7 +49,7 @@ def by_pool(coordinator: Coordinator, pool: Pool, signals: StopSignals, show: Ca
                 pool.hand(slot, job)
         if coordinator.finished:  # what came last was that there is nothing left
             break
-        if not coordinator.records.working():
+        if not coordinator.records.working() and pool.idle():
             raise RuntimeError("The search has not ended, and there is nothing to do: this is a fault of lightkeras.")
         for said in pool.wait():
             _take_in(said, names[said.slot], coordinator, pool)
@@ -104,7 +104,9 @@ def export(job: work.Job, pool: Pool | None, task: type[Task], lookup: Lookup | 
     if pool is None:
         outcome = work.run(job, task, lookup, lambda epoch, value: None)
         return outcome.reason if outcome.status == FAILED else None
-    pool.hand(0, job)
+    while not (idle := pool.idle()):  # a cluster has lost all its nodes
+        pool.wait()
+    pool.hand(idle[0], job)
     while True:
         for said in pool.wait():
             if said.kind == "ended":

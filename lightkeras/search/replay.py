@@ -19,7 +19,8 @@ from lightkeras.run_directory import RunDirectory
 from lightkeras.runner import Runner
 from lightkeras.saving import Checkpoints
 from lightkeras.search.journal import Journal
-from lightkeras.search.pool import Pool, WorkerLimits
+from lightkeras.search.launching import make_pool
+from lightkeras.search.pool import WorkerLimits
 from lightkeras.search.records import Outcome, Record, Records
 from lightkeras.search.work import Job
 from lightkeras.settings import LimitBatches
@@ -133,7 +134,7 @@ def _find(folder: Path, name: str, mode: str) -> tuple[Record, Outcome]:
 
 def _do(task_class: type[Task], lookup: Lookup, job: Job, outcome: Outcome) -> Outcome:
     """Does the run in a new process, with as many threads as it had."""
-    with Pool(task_class, lookup, 1, WorkerLimits(), threads=outcome.threads) as pool:
+    with make_pool(task_class, lookup, 1, WorkerLimits(), threads=outcome.threads) as pool:
         pool.hand(0, job)
         while True:
             for said in pool.wait():

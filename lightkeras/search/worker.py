@@ -6,7 +6,7 @@
     job                        ->
                                <-   alive                    at each step of the work, at most once a second
                                <-   epoch(number, value)     and waits for the answer
-    why to stop, or None       ->
+    answer(why to stop, or None) ->
                                <-   ended(outcome)  or  lost(reason)  or  full(error)  or  interrupted
 
 Keras, its backend and the task's data are loaded once, and stay. A worker ends when its pipe does, with its parent
@@ -20,6 +20,7 @@ import dataclasses
 import io
 import os
 import pickle
+import platform
 import signal
 import sys
 import threading
@@ -40,6 +41,7 @@ if TYPE_CHECKING:  # imported by the worker when it has told that it is there
     from lightkeras.task import Task
 
 ALIVE_EVERY = 1.0  # seconds, at most so often
+_SHARE_IT = "Give a run_dir on a file system that all nodes of the cluster share, under the same path."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +49,15 @@ class Setup:
     """What a worker is started with.
 
     Args:
-        task: The task's class.
+        task: The task's class, pickled: its module and name, which the worker imports.
         lookup: Where data and modules are looked for.
-        output: File that gets what the process says while it does no run.
+        output: File that gets what the process says while it does no run; the launcher names one.
         using: File that it holds from its first run on, together with the other workers, as long as it lives.
     """
 
-    task: type[Task]
+    task: bytes
     lookup: Lookup | None
-    output: Path
+    output: Path | None
     using: Path | None
 
 
@@ -67,7 +69,10 @@ def main(connection: Connection, setup: Setup) -> None:
             stream.reconfigure(line_buffering=True)  # the last words of a process that dies are to be read
     _end_with_parent()
     _offer_to_the_kernel()
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), _output(setup.output):
+    with (
+        contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError),
+        _output(setup.output or Path(os.devnull)),
+    ):
         _Worker(connection, setup).work()
 
 
@@ -94,7 +99,7 @@ class _Worker:
         from lightkeras.search import work
 
         try:
-            found = work.look(self._setup.task, self._setup.lookup, values, runner)
+            found = work.look(self._task(), self._setup.lookup, values, runner)
         except Exception as error:
             self._send("raised", _portable(error))
         else:
@@ -108,12 +113,16 @@ class _Worker:
 
         self._alive()  # all that takes long to import is there
         if not self._holds and self._setup.using is not None:
+            if not self._setup.using.exists():
+                folder = self._setup.using.parent
+                self._send("full", f"{platform.node()} does not see {folder}. {_SHARE_IT}")
+                return True
             lock.hold_shared(self._setup.using)  # until this process ends, however it does
             self._holds = True
         try:
             work.prepare(job)
             with _output(job.run_dir / "output.txt"):
-                outcome = work.run(job, self._setup.task, self._setup.lookup, self._report)
+                outcome = work.run(job, self._task(), self._setup.lookup, self._report)
         except Interrupted:
             self._send("interrupted", None)
             return False
@@ -126,10 +135,15 @@ class _Worker:
         self._send("ended", outcome)
         return True
 
+    def _task(self) -> type[Task]:
+        found: type[Task] = pickle.loads(self._setup.task)  # the name that the search gave this process
+        return found
+
     def _report(self, epoch: int, value: float) -> str | None:
         self._send("epoch", (epoch, value))
-        answer: str | None = self._connection.recv()
-        return answer
+        _, answer = self._connection.recv()
+        why: str | None = answer
+        return why
 
     def _alive(self) -> None:
         now = time.monotonic()

@@ -18,7 +18,8 @@ import hunted
 import pytest
 
 import lightkeras as lk
-from lightkeras.search.pool import Pool, WorkerLimits, check_importable
+from lightkeras.search.launching import make_pool, reference_of
+from lightkeras.search.pool import WorkerLimits
 from lightkeras.testing import TwoMoons
 
 PROGRAM = Path(__file__).parents[1] / "faults" / "searching.py"
@@ -174,7 +175,7 @@ def test_a_class_that_no_other_process_can_import_is_refused():
         """Only here."""
 
     with pytest.raises(TypeError, match=r"Local cannot be imported from .*: define it at the top of a file.*workers=0"):
-        check_importable(Local)
+        reference_of(Local)
     with pytest.raises(TypeError, match=r"search in this process with workers=0"):
         lk.Tuner(Local, workers=1).search()
 
@@ -194,6 +195,6 @@ def test_limits_that_cannot_be_are_refused(settings, message):
 
 def test_workers_divide_the_cores():
     cores = len(os.sched_getaffinity(0))
-    with Pool(TwoMoons, None, 2, WorkerLimits()) as pool:
+    with make_pool(TwoMoons, None, 2, WorkerLimits()) as pool:
         assert pool.threads == max(1, cores // 2)
         assert pool.idle() == [0, 1]

@@ -1,0 +1,153 @@
+"""What stands for a search on a node of a Ray cluster: it starts a worker process there, and carries what is said.
+
+It imports neither Keras nor the task, so that it costs the node little, and hands on messages as the bytes that they
+are. The worker is the one of a search on one machine: it saves its run when it is told to end, says what it does, and
+ends with its agent, however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.machinery
+import multiprocessing
+import os
+import platform
+import sys
+import tempfile
+import types
+from collections.abc import Iterator, Mapping
+from multiprocessing.connection import wait
+from multiprocessing.spawn import get_preparation_data
+from pathlib import Path
+from typing import final
+
+from lightkeras import memory
+from lightkeras.search.channel import last_lines
+from lightkeras.search.local import how_it_ended
+from lightkeras.search.worker import Setup, main
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What a worker has to know of the search's process to import what that has imported.
+
+    Args:
+        main_name: Name of the module that was run; `None` where it was a file.
+        main_path: The file that was run; `None` where there is none.
+        search_path: `sys.path`.
+        environment: Variables of the environment.
+        version: Version of lightkeras.
+    """
+
+    main_name: str | None
+    main_path: str | None
+    search_path: tuple[str, ...]
+    environment: Mapping[str, str]
+    version: str
+
+
+def origin(environment: Mapping[str, str], version: str) -> Origin:
+    """Of this process."""
+    found = get_preparation_data("lightkeras")
+    name, path = found.get("init_main_from_name"), found.get("init_main_from_path")
+    return Origin(name, path, tuple(sys.path), dict(environment), version)
+
+
+@dataclasses.dataclass(frozen=True)
+class News:
+    """What an agent tells.
+
+    Args:
+        messages: Pickled messages of the worker.
+        ended: How the worker ended; `None` while it lives.
+        held: Memory of its own, in bytes.
+        last_words: What it said last outside of a run, if it ended.
+    """
+
+    messages: tuple[bytes, ...]
+    ended: str | None
+    held: int
+    last_words: str
+
+
+@final
+class Agent:
+    """An actor of Ray; its methods may run side by side.
+
+    Args:
+        setup: What the worker is started with.
+        origin: Where the search comes from.
+        name: Name of the worker.
+
+    Raises:
+        RuntimeError: Another version of lightkeras is installed on the node.
+    """
+
+    def __init__(self, setup: Setup, origin: Origin, name: str) -> None:
+        from lightkeras import __version__
+
+        if __version__ != origin.version:
+            raise RuntimeError(
+                f"{platform.node()} has lightkeras {__version__}, and the search has {origin.version}: install the "
+                "same one on all nodes."
+            )
+        os.environ.update(origin.environment)
+        sys.path.extend(path for path in origin.search_path if path not in sys.path)
+        self._folder = tempfile.TemporaryDirectory(prefix="lightkeras.")
+        self._output = Path(self._folder.name) / "worker.txt"
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        here = dataclasses.replace(setup, output=self._output)
+        self._process = context.Process(target=main, args=(theirs, here), name=name)
+        with _run_as(origin):
+            self._process.start()
+        theirs.close()
+        self._known, self._untold = 0, list[bytes]()
+
+    def listen(self, known: int, seconds: float) -> News:
+        """Waits until the worker says something or ends, at most so long, and tells what it said.
+
+        Args:
+            known: Messages that the search has, of all that the worker ever sent. The others are told again, for what
+                was told last may be lost.
+            seconds: How long at most.
+        """
+        del self._untold[: known - self._known]
+        self._known = known
+        if not self._untold:
+            wait([self._connection, self._process.sentinel], seconds)
+        alive = self._process.is_alive()  # asked first: what it said before it ended is in the pipe by then
+        with contextlib.suppress(EOFError, OSError):
+            while self._connection.poll():
+                self._untold.append(self._connection.recv_bytes())
+        held = 0
+        with contextlib.suppress(OSError):
+            held = memory.private_bytes(self._process.pid or 0)
+        ended = None if alive else how_it_ended(self._process.exitcode)
+        return News(tuple(self._untold), ended, held, "" if alive else last_lines(self._output))
+
+    def send(self, message: bytes) -> None:
+        """Sends the worker a pickled message."""
+        with contextlib.suppress(OSError):  # it has died, which `listen` tells
+            self._connection.send_bytes(message)
+
+    def terminate(self) -> None:
+        """Tells the worker to save its run and to end."""
+        self._process.terminate()
+
+
+@contextlib.contextmanager
+def _run_as(origin: Origin) -> Iterator[None]:
+    """With the search's main module for that of this process, which a spawned process imports."""
+    mine, theirs = sys.modules["__main__"], types.ModuleType("__main__")
+    theirs.__spec__ = None
+    if origin.main_name is not None:
+        theirs.__spec__ = importlib.machinery.ModuleSpec(origin.main_name, None)
+    if origin.main_path is not None:
+        theirs.__file__ = origin.main_path
+    sys.modules["__main__"] = theirs
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = mine
