@@ -1,4 +1,8 @@
-"""Steps, compiled: a `jax.lax.while_loop` of them inside one `jax.jit`, one for each form of batch."""
+"""Steps, compiled: a `jax.lax.while_loop` of them inside one `jax.jit`, one for each form of batch.
+
+On XLA's CPU a convolution takes up to half as long again inside a loop. A step that has one is compiled by itself
+there, and called once for each batch.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from lightkeras.data.feed import Structure, map_structure
 from lightkeras.engine.base import Predictor, Program, StepLogs, Stream, Tensor, check_names
@@ -85,22 +90,46 @@ class _Compiled:
         self._traced = traced
         self._read = traced.read_only
         self._run = jax.jit(run, donate_argnums=0)
+        self.alone = is_faster_alone(traced)
+        """Whether a train or evaluation step is called by itself."""
         self.compiling: float | None = None
         """Seconds that its first call took, which compiles it and does not wait for what it computes."""
 
-    def __call__(self, source: Structure, start: int, count: int) -> Any:
-        """Runs, and sets the variables. The values they had are given away: their memory is used again."""
+    def __call__(self, source: Structure, start: int, numbers: Sequence[int]) -> list[Any]:
+        """Runs once for each number, and sets the variables. Gives the outputs.
+
+        The values that the variables had are given away: their memory is used again.
+        """
         read = [variable.value for variable in self._read]
-        written = separate([variable.value for variable in self._traced.written], read)
-        began = time.perf_counter()
-        values, outputs = self._run(written, read, source, np.int32(start), np.int32(count))
-        if self.compiling is None:
-            self.compiling = time.perf_counter() - began
+        values, outputs = separate([variable.value for variable in self._traced.written], read), []
+        for number in numbers:
+            began = time.perf_counter()
+            values, output = self._run(values, read, source, np.int32(start), np.int32(number))
+            outputs.append(output)
+            if self.compiling is None:
+                self.compiling = time.perf_counter() - began
         for variable, value in zip(self._traced.written, values, strict=True):
-            variable._direct_assign(
-                value
-            )  # `assign` would convert and check what is known to fit, at 30 times the cost
+            # `assign` would convert and check what is known to fit, at 30 times the cost.
+            variable._direct_assign(value)
         return outputs
+
+
+def is_faster_alone(traced: Traced) -> bool:
+    """Whether a step takes less time in a call of its own than in a loop.
+
+    Told from the step and not by the clock, so that a run that is gone on with computes the same bits.
+    """
+    return jax.default_backend() == "cpu" and "conv_general_dilated" in primitives_of(traced.jaxpr.jaxpr)
+
+
+def primitives_of(jaxpr: Jaxpr) -> set[str]:
+    """Names of the operations of a function, and of the functions in it."""
+    inner = (leaf for equation in jaxpr.eqns for leaf in jax.tree.leaves(list(equation.params.values())))
+    found = {equation.primitive.name for equation in jaxpr.eqns}
+    for part in inner:
+        if isinstance(part, ClosedJaxpr | Jaxpr):
+            found |= primitives_of(part.jaxpr if isinstance(part, ClosedJaxpr) else part)
+    return found
 
 
 def separate(given_away: list[jax.Array], kept: Sequence[jax.Array]) -> list[jax.Array]:
@@ -131,8 +160,8 @@ class _Fused:
         if key not in self._compiled:
             began = time.perf_counter()
             traced = self._trace(work.batch)
-            self.forms.append(_text_of(form(work.batch), rows))
-            self._compiled[key] = _Compiled(traced, make(traced, work.size, rows))
+            compiled = self._compiled[key] = _Compiled(traced, make(traced, work.size, rows))
+            self.forms.append(_text_of(form(work.batch), 0 if compiled.alone else rows))
             self._tracing += time.perf_counter() - began
         return self._compiled[key]
 
@@ -167,7 +196,7 @@ class JaxProgram(_Fused, Program):
         self._names = tuple(names)
 
     def run(self, stream: Stream, count: int) -> StepLogs:
-        done: list[tuple[Work, jax.Array]] = []
+        done: list[tuple[Work, list[jax.Array]]] = []
         left, waited = count, 0.0
         while left:
             began = time.perf_counter()
@@ -177,40 +206,45 @@ class JaxProgram(_Fused, Program):
                 break
             for work in found:
                 rows = max(LEAST_ROWS, 1 << (work.count - 1).bit_length())
-                compiled = self._find(work, rows, self._loop)
-                done.append((work, compiled(work.source, work.start, work.count)))
+                compiled = self._find(work, rows, self._steps)
+                numbers = range(work.count) if compiled.alone else [work.count]
+                done.append((work, compiled(work.source, work.start, numbers)))
                 left -= work.count
             if isinstance(stream, ArrayStream):  # the smaller last batch comes in a call of its own
                 break
             if len(done) > 2:  # two blocks at a time are on their way, so that memory stays flat
-                done[-3][1].block_until_ready()
+                done[-3][1][-1].block_until_ready()
         self._warn_of_many()
-        columns = [np.asarray(logs)[: work.count] for work, logs in done]
+        columns = [np.concatenate([np.asarray(part) for part in logs])[: work.count] for work, logs in done]
         values = np.concatenate(columns) if columns else np.zeros((0, len(self._names)), "float32")
         examples = np.repeat([work.size for work, _ in done], [work.count for work, _ in done]).astype(np.int64)
         return StepLogs({name: values[:, number] for number, name in enumerate(self._names)}, examples, waited)
 
-    def _loop(self, traced: Traced, size: int, rows: int) -> Callable[..., Any]:
+    def _steps(self, traced: Traced, size: int, rows: int) -> Callable[..., Any]:
         names, logs = self._names, traced.outputs[0]
         check_names(list(logs), names)
 
-        def loop(
-            written: list[Tensor], read: list[Tensor], source: Structure, start: Tensor, count: Tensor
+        def step(
+            state: list[Tensor], read: list[Tensor], source: Structure, start: Tensor, number: Tensor
         ) -> tuple[list[Tensor], Tensor]:
-            constants = by_id(traced.read_only, read)
+            values = by_id(traced.read_only, read) | by_id(traced.written, state)
+            (logs, *_), state = traced.call(values, fetch(source, size, start, number))
+            row = jnp.stack([logs[name].astype("float32") for name in names]) if names else jnp.zeros(0)
+            return state, row[None]
 
+        def loop(
+            state: list[Tensor], read: list[Tensor], source: Structure, start: Tensor, count: Tensor
+        ) -> tuple[list[Tensor], Tensor]:
             def body(carry: tuple[Tensor, list[Tensor], Tensor]) -> tuple[Tensor, list[Tensor], Tensor]:
                 number, state, table = carry
-                batch = fetch(source, size, start, number)
-                (logs, *_), state = traced.call(constants | by_id(traced.written, state), batch)
-                row = jnp.stack([logs[name].astype("float32") for name in names]) if names else jnp.zeros(0)
-                return number + 1, state, jax.lax.dynamic_update_index_in_dim(table, row, number, 0)
+                state, row = step(state, read, source, start, number)
+                return number + 1, state, jax.lax.dynamic_update_slice_in_dim(table, row, number, 0)
 
-            first = (jnp.int32(0), written, jnp.zeros((rows, len(names)), "float32"))
+            first = (jnp.int32(0), state, jnp.zeros((rows, len(names)), "float32"))
             _, state, table = jax.lax.while_loop(lambda carry: carry[0] < count, body, first)
             return state, table
 
-        return loop
+        return step if is_faster_alone(traced) else loop
 
 
 @final
@@ -226,7 +260,7 @@ class JaxPredictor(_Fused, Predictor):
         while len(parts) < count and (found := work_of(stream, count - len(parts))):
             for work in found:
                 compiled = self._find(work, 0, self._one)
-                parts += [compiled(work.source, work.start, number) for number in range(work.count)]
+                parts += compiled(work.source, work.start, range(work.count))
         self._warn_of_many()
         if not parts:
             return None

@@ -7,7 +7,7 @@ import dataclasses
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import keras
 import tensorflow as tf
@@ -93,8 +93,20 @@ class TensorFlowEngine(Engine):
         self._finite: tuple[tuple[keras.Variable, ...], Callable[[], Tensor], Callable[[], Tensor]] | None = None
 
     def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
-        self._run_abstractly(step, spec, building=True)
-        trace, measure = self._run_abstractly(step, spec, building=False)
+        made: list[tf.Variable] = []
+
+        def note(create: Callable[..., tf.Variable], **settings: Any) -> tf.Variable:
+            made.append(create(**settings))
+            return made[-1]
+
+        found = None
+        # What fails where models are not built yet is told by the traces below.
+        with contextlib.suppress(Exception), tf.variable_creator_scope(note):
+            found = self._run_abstractly(step, spec, building=False)
+        if found is None or made:  # it was not whole: something was built meanwhile
+            self._run_abstractly(step, spec, building=True)
+            found = self._run_abstractly(step, spec, building=False)
+        trace, measure = found
         if trace.updates:
             self._measure = measure
         return trace

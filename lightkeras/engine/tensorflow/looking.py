@@ -11,9 +11,15 @@ import tensorflow as tf
 
 from lightkeras.engine.base import Tensor
 
+FEW = 24
+"""So many variables are checked one by one."""
+
 
 def finite_checks(variables: Sequence[keras.Variable]) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
-    """Two compiled checks, bool `[variables]`: a quick one that may be wrong in saying no, and an exact one."""
+    """Two checks, bool `[variables]`: a quick one that may be wrong in saying no, and an exact one.
+
+    Of more than a few variables they are compiled, which takes as long as a hundred checks of a few.
+    """
 
     # A sum is finite only if all its terms are, and needs no memory: half the time of `is_finite`.
     def quick() -> Tensor:
@@ -22,6 +28,8 @@ def finite_checks(variables: Sequence[keras.Variable]) -> tuple[Callable[[], Ten
     def exact() -> Tensor:
         return tf.stack([tf.reduce_all(tf.math.is_finite(v.value)) for v in variables])
 
+    if len(variables) <= FEW:
+        return quick, exact
     return tf.function(quick, autograph=False), tf.function(exact, autograph=False)
 
 
