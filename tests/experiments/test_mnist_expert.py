@@ -12,7 +12,7 @@ from machine import EXPERIMENTS, Experiment, Finished, Machine
 
 @pytest.fixture(scope="module")
 def finished(experiment: Experiment) -> Finished:
-    return experiment("mnist_expert", "--runner.max_epochs", "2")
+    return experiment("mnist_expert", "--runner.max_epochs", "2", "--hp.batch_size", "50")
 
 
 def test_it_learns_the_digits_of_the_sample(finished: Finished) -> None:
