@@ -62,8 +62,8 @@ class MnistExpert(lk.Task):
         filters: int = lk.Int(32, low=8, high=64, step=8)
         hidden_units: int = lk.Int(128, low=32, high=256, step=32)
         dropout: float = lk.Float(0.5, low=0.0, high=0.6)
-        learning_rate: float = lk.Float(1e-3, low=1e-4, high=1e-2, log=True)
-        batch_size: int = 128
+        learning_rate: float = lk.Float(2e-3, low=1e-4, high=1e-2, log=True)
+        batch_size: int = 256
 
     def build_data(self) -> lk.DataModule:
         return lk.data.Mnist(batch_size=self.hp.batch_size)
