@@ -121,6 +121,29 @@ def test_more_steps_than_the_table_of_logs_has_rows_are_one_call():
     np.testing.assert_array_equal(logs.values["largest"], feed.arrays[0][:, 0])
 
 
+class Convolved(Line):
+    """The same line, by a convolution over one pixel."""
+
+    def build_model(self):
+        point = keras.Input((1,))
+        pixel = layers.Conv1D(1, 1, use_bias=False, kernel_initializer="ones")(ops.expand_dims(point, -1))
+        return keras.Model(point, ops.squeeze(pixel, -1))
+
+
+@pytest.mark.parametrize(("task", "looped"), [(Line, True), (Convolved, False)])
+def test_on_a_cpu_a_step_with_a_convolution_is_called_by_itself_and_any_other_in_a_loop(task, looped):
+    feed = ArrayFeed(LINE, 1)
+    engine, _trace, program = prepared(task(), feed)
+    stream = engine.open(feed)
+    logs = [program.run(stream, count) for count in (2, 5)]
+    assert [part.steps for part in logs] == [2, 1]
+    assert [part.examples.tolist() for part in logs] == [[1, 1], [1]]
+    # Errors -1, then 2 * 1.25 - 4 = -1.5, then 3 * 2 - 6 = 0: w = 1 + 2/8, then 1.25 + 6/8.
+    assert np.concatenate([part.values["loss"] for part in logs]).tolist() == [1.0, 2.25, 0.0]
+    on_cpu = jax.default_backend() == "cpu"
+    assert [("steps a call" in form) for form in program.forms] == [looped or not on_cpu]
+
+
 class Noisy(Task):
     """Dropout, batch normalization, noise of two kinds and a stateful metric: all the state there is."""
 
