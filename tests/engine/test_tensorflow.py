@@ -53,6 +53,34 @@ def prepared(task, feed, seed=0):
     return engine, trace, engine.program(task.run_train_step, trace.names)
 
 
+@pytest.mark.parametrize("built", [True, False])
+def test_a_step_is_traced_once_and_again_only_where_its_model_builds_itself(built):
+    runs = []
+
+    class Counted(Line):
+        def build_model(self):
+            return super().build_model() if built else keras.Sequential([one_weight(1.0)])
+
+        def loss(self, batch, training):
+            runs.append(1)
+            return super().loss(batch, training)
+
+    task = Counted()
+    _engine, trace, _program = prepared(task, ArrayFeed(LINE, 2))
+    assert (len(runs) == 1) is built
+    assert [update.variables for update in trace.updates] == [tuple(task.model.trainable_variables)]
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_variables_that_are_not_finite_are_found_one_by_one_or_compiled(count):
+    engine = make_engine()
+    variables = {str(number): keras.Variable(np.ones(2, "float32")) for number in range(count)}
+    variables |= {"large": keras.Variable(np.full(4, 3e38, "float32")), "whole": keras.Variable(1, dtype="int32")}
+    assert engine.not_finite(variables) == []  # the sum of the large ones is not finite, and they are
+    variables["1"].assign([1.0, np.nan])
+    assert engine.not_finite(variables) == ["1"]
+
+
 def learn(task, feed, count=8, epochs=1, seed=0):
     """Logs of every step over some epochs, `count` steps per call."""
     engine, _trace, program = prepared(task, feed, seed)
