@@ -216,10 +216,7 @@ def compute_bound(count):
 
 
 def overhead(trials):
-    """What each further trial adds to a search, less the compiled calls of its training and validation.
-
-    Compiling counts as overhead: `compute` is without it, `validation` is not.
-    """
+    """What each further trial adds to a search, less its training and validation; compiling counts as overhead."""
     import lightkeras as lk
     from lightkeras.testing import TwoMoons
 
@@ -236,13 +233,8 @@ def overhead(trials):
         )
         result = tuner.search()
         profiles = [json.loads((trial.run_dir / "profile.json").read_text()) for trial in result.trials[1:]]
-    steps = [p["parts"]["compute"]["seconds"] + p["parts"]["validation"]["seconds"] - compiling(p) for p in profiles]
+    steps = [p["parts"]["compute"]["seconds"] + p["parts"]["validation"]["seconds"] for p in profiles]
     print(statistics.median(end - start - step for start, end, step in zip(ends, ends[1:], steps, strict=False)))
-
-
-def compiling(profile):
-    """Seconds that validation took to compile."""
-    return sum(found["seconds"] for found in profile["compilations"] if found["step"] == "validation")
 
 
 def memory(trials):

@@ -88,6 +88,7 @@ class Fit:
         self._saved: tuple[int, int, int] | None = None  # where the last checkpoint was taken
         self._opened_to_draw = 0  # streams of the validation split, over the whole run
         self._calls, self._compiled = 0, len(self.learner.compiled)
+        self._compiled_to_watch = 0 if self.watcher is None else len(self.watcher.compiled)
         self._flags = freezing.flags_of(self.task)  # what the steps were traced with
         mode = self.checkpoints.keep_mode
         if mode is None:
@@ -266,6 +267,10 @@ class Fit:
 
     def add_validation(self, found: Mapping[str, float]) -> None:
         """Takes in the values of a validation."""
+        if self.watcher is not None:
+            compiled = self.watcher.compiled[self._compiled_to_watch :]
+            self._compiled_to_watch += len(compiled)
+            self.ledger.move(sum(found.seconds for found in compiled), "validation", "compilation")
         self.validations += 1
         self.validated = (self.step, {f"val/{name}": value for name, value in found.items()})
 

@@ -164,6 +164,16 @@ def test_what_was_compiled_is_named_with_its_cause(tmp_path) -> None:
     assert "validation" in {found["step"] for found in profile["compilations"]}
 
 
+@pytest.mark.backends("tensorflow", "jax", reason="torch compiles nothing")
+def test_compiling_is_counted_apart_from_training_and_from_validation(tmp_path) -> None:
+    runner = lk.Runner(max_epochs=1, profile=True, progress=False, preflight=False, run_dir=tmp_path / "run")
+    runner.fit(TwoMoons())
+    profile = json.loads((tmp_path / "run" / "profile.json").read_text())
+    assert {found["step"] for found in profile["compilations"]} == {"train", "validation"}
+    compiled = sum(found["seconds"] for found in profile["compilations"])
+    assert profile["parts"]["compilation"]["seconds"] == pytest.approx(compiled, rel=0.05)
+
+
 def test_the_backend_traces_one_call(tmp_path) -> None:
     _, profile = profiled(tmp_path / "run")
     names = [path.name for path in (tmp_path / "run" / "profile").rglob("*") if path.is_file()]
