@@ -198,6 +198,12 @@ def scaled():
     return classifier(keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0**10, dynamic_growth_steps=6))
 
 
+def one_for_each_part():
+    adam, sgd = keras.optimizers.Adam(0.02), keras.optimizers.SGD(0.1, 0.9)
+    parts = keras.optimizers.OptimizerMap(sgd, {".*kernel": adam})
+    return classifier(keras.optimizers.MultiOptimizer(parts))
+
+
 CASES = {
     "arrays": Case(callbacks=lambda: [*plateau(), Epochs()]),
     "tf.data": Case(data=given(shuffled_dataset), settings={"validate_every": "7 steps"}),
@@ -220,6 +226,8 @@ CASES = {
     "without validation": Case(data=lambda: {"train": TRAIN, "batch_size": 16}),
     "saved by steps": Case(settings={"checkpoints": Checkpoints(every_steps=4, keep=3), "validate_every": "6 steps"}),
 }
+if hasattr(keras.optimizers, "MultiOptimizer"):  # newer than the oldest Keras that is allowed
+    CASES["an optimizer for each part"] = Case(one_for_each_part)
 if keras.backend.backend() == "torch":  # the others have no need of PyTorch
     CASES["DataLoader"] = Case(data=given(loader))
 

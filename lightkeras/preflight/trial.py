@@ -88,8 +88,8 @@ def check_rates(task: Task, trace: Trace) -> None:
     Raises:
         TaskError: One is negative or not finite.
     """
-    for optimizer, _ in trace.optimizers():
-        rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+    for optimizer in [part for given, _ in trace.optimizers() for part in _parts(given)]:
+        rate = _rate(optimizer)
         if not 0 <= rate < math.inf:
             raise TaskError(
                 f"{type(task).__name__}: the optimizer {optimizer.name!r} has a learning rate of {rate}; "
@@ -194,10 +194,10 @@ def check_learned(
             )
         moved = [variable for variable in learned if id(variable) in pushed]
         if moved and all(same_bits(before[keys[id(v)]], after[keys[id(v)]]) for v in moved):
-            rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+            rates = ", ".join(f"{_rate(part):g}" for part in _parts(optimizer))
             raise TaskError(
                 f"{name}: one step of the optimizer {optimizer.name!r} changed none of its variables "
-                f"({paths(moved)}), though they have gradients; its learning rate is {rate:g}. Raise that, or look at "
+                f"({paths(moved)}), though they have gradients; its learning rate is {rates}. Raise that, or look at "
                 "what else the optimizer was given."
             )
 
@@ -267,8 +267,17 @@ def _may_skip(optimizer: keras.optimizers.Optimizer) -> bool:
         return True
     # A warm-up may begin at zero: a schedule is written as more than its number.
     with tensorflow_left_out():
-        rate = optimizer.get_config().get("learning_rate")
-    return not isinstance(rate, float) and not float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+        parts = [(part, part.get_config().get("learning_rate")) for part in _parts(optimizer)]
+    return any(not isinstance(rate, float) and not _rate(part) for part, rate in parts)
+
+
+def _parts(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Optimizer]:
+    """Those of a `keras.optimizers.MultiOptimizer`, which has no rate itself; any other alone."""
+    return list(getattr(optimizer, "optimizers", None) or [optimizer])
+
+
+def _rate(optimizer: keras.optimizers.Optimizer) -> float:
+    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
 
 
 def _value(variable: Any) -> np.ndarray:

@@ -94,6 +94,20 @@ def test_a_rate_that_is_no_number_above_zero_is_refused(rate):
         check_rates(task, trace)
 
 
+@pytest.mark.skipif(not hasattr(keras.optimizers, "MultiOptimizer"), reason="newer than this Keras")
+def test_the_rates_of_an_optimizer_for_each_part_are_looked_at_one_by_one():
+    def both(first, second):
+        parts = [keras.optimizers.SGD(first, name="first"), keras.optimizers.SGD(second, name="second")]
+        return keras.optimizers.MultiOptimizer(lambda variable: parts["bias" in variable.path])
+
+    checked(both(0.1, 0.0))
+    task, trace, _ = traced(both(0.1, -0.1))
+    with pytest.raises(TaskError, match=r"'second' has a learning rate of -0\.1"):
+        check_rates(task, trace)
+    with pytest.raises(TaskError, match=r"changed none of its variables .* rate is 0, 0\. Raise"):
+        checked(both(0.0, 0.0))
+
+
 def test_a_step_that_gathers_or_warms_up_or_has_nothing_to_learn_may_move_nothing():
     checked(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2))
     warm_up = keras.optimizers.schedules.PolynomialDecay(0.0, 5, 0.1)
