@@ -76,6 +76,7 @@ def in_process(
             show()
             return why
 
+        work.prepare(job)
         try:
             outcome = work.run(job, task, lookup, report)
         except work.OutOfMemoryError as error:  # tried again it would run out again

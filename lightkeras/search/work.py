@@ -94,7 +94,7 @@ def look(task_class: type[Task], lookup: Lookup | None, values: dict[str, Any], 
 
 
 def run(job: Job, task_class: type[Task], lookup: Lookup | None, report: Report) -> Outcome:
-    """Does a run, or goes on with it where it was left.
+    """Does a run, or goes on with it where it was left. `prepare` comes before.
 
     Args:
         job: The run.
@@ -111,7 +111,6 @@ def run(job: Job, task_class: type[Task], lookup: Lookup | None, report: Report)
         OSError: The disk is full, which is no fault of the run.
     """
     began = time.perf_counter()
-    prepare(job)
     keras.backend.clear_session()  # the graphs of the run before
     callbacks = [] if job.objective is None else [Reporter(job.objective, report)]
     runner = dataclasses.replace(job.runner, callbacks=callbacks, progress=False)

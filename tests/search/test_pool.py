@@ -62,8 +62,9 @@ def test_a_worker_that_dies_or_eats_memory_is_one_lost_attempt_and_never_a_lost_
     lost = {event["run"]: event["reason"] for event in events(result.run_dir) if event["event"] == "lost"}
     names = {fate: f"trials/{trial.name}" for fate, trial in found.items()}
     assert set(lost) == {names["dies once"], names["eats"]}
-    assert lost[names["dies once"]].startswith("was killed by SIGKILL, perhaps because memory ran out")
-    assert (found["dies once"].run_dir / "output.txt").exists()
+    expected = "was killed by SIGKILL, perhaps because memory ran out, saying: the last words"
+    assert lost[names["dies once"]] == expected
+    assert "the last words" in (found["dies once"].run_dir / "output.txt").read_text()
 
 
 def test_a_worker_that_gives_no_sign_of_life_is_killed_and_its_trial_tried_again(hunted_in, monkeypatch):

@@ -126,7 +126,7 @@ def test_a_worker_that_is_killed_is_one_lost_attempt_with_its_reason(cluster, fo
     result = search(cluster, folder / "dies", task=hunted.Hunted, trials=1, workers=1, fixed=fixed)
     assert [trial.status for trial in result.trials] == ["completed"]
     (lost,) = [event["reason"] for event in events(result.run_dir) if event["event"] == "lost"]
-    assert lost.startswith("was killed by SIGKILL")
+    assert lost == "was killed by SIGKILL, perhaps because memory ran out, saying: the last words"
 
 
 def test_a_search_that_is_told_to_end_saves_its_runs_and_goes_on(cluster, folder, tmp_path):
