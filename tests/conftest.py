@@ -18,6 +18,7 @@ FIRST = (
     "faults/test_kills.py",
     "engine/test_conformance.py",
     "test_resume.py",
+    "search/test_ray.py",
     # Of these, those that train the longest on the real data.
     "experiments/test_text_guide.py",
     "experiments/test_keras_io_text_transformer.py",
