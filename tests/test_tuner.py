@@ -139,6 +139,9 @@ def test_config_json_says_how_it_was_searched(searched):
         "top": 3,
         "refit": False,
         "workers": 0,
+        "pool": "local",
+        "address": None,
+        "gpus": 0.0,
         "retries": 1,
         "limits": {"silence": 600.0, "memory_gb": None, "runs": 50},
     }

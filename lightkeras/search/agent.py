@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import final
 
 from lightkeras import memory
+from lightkeras.run_directory import versions
 from lightkeras.search.channel import last_lines
 from lightkeras.search.local import how_it_ended
 from lightkeras.search.worker import Setup, main
@@ -85,11 +86,10 @@ class Agent:
     """
 
     def __init__(self, setup: Setup, origin: Origin, name: str) -> None:
-        from lightkeras import __version__
-
-        if __version__ != origin.version:
+        version = versions().get("lightkeras", "")
+        if version != origin.version:
             raise RuntimeError(
-                f"{platform.node()} has lightkeras {__version__}, and the search has {origin.version}: install the "
+                f"{platform.node()} has lightkeras {version}, and the search has {origin.version}: install the "
                 "same one on all nodes."
             )
         os.environ.update(origin.environment)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, final
 
-from lightkeras import __version__
+from lightkeras.run_directory import versions
 from lightkeras.search.agent import Agent, News, origin
 from lightkeras.search.channel import Channel, Message, environment_of_threads
 from lightkeras.search.worker import Setup
@@ -118,7 +118,9 @@ class RayLauncher:
         self._setup, self._memory = setup, memory
         self._agent = self._ray.remote(num_cpus=self._threads, num_gpus=gpus, max_restarts=0, max_concurrency=2)(Agent)
         passed_on = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
-        self._origin = origin(passed_on | environment_of_threads(self._threads, os.environ), __version__)
+        self._origin = origin(
+            passed_on | environment_of_threads(self._threads, os.environ), versions().get("lightkeras", "")
+        )
 
     @property
     def threads(self) -> int:

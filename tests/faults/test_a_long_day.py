@@ -16,7 +16,7 @@ import lightkeras as lk
 from lightkeras import assembly, checkpoint, saving
 from lightkeras.fitting import Fit
 
-SECONDS_PER_STEP, STEPS_PER_CALL, STEPS_PER_EPOCH = 2, 60, 360
+SECONDS_PER_STEP, STEPS_PER_CALL, STEPS_PER_EPOCH = 2, 60, 1440
 DAY = 24 * 60 * 60
 STEPS = DAY // SECONDS_PER_STEP
 STEPS_PER_SAVE = 10 * 60 // SECONDS_PER_STEP
