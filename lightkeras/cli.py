@@ -91,7 +91,7 @@ def cli(
     }
     try:
         status = actions[command]()
-    except (ValueError, TypeError, OSError, NotImplementedError) as error:
+    except (ValueError, TypeError, OSError, ImportError, NotImplementedError) as error:
         if not raised_by_us(error):
             raise
         say_error(error)

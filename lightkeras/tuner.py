@@ -68,9 +68,9 @@ class Tuner:
             the other, which suits a debugger.
         pool: Where those processes run: `"local"` is this machine; `"ray"` is a Ray cluster, whose nodes must all see
             `run_dir` and the task's file (extra `ray`).
-        address: Address of the Ray cluster, as `ray.init` takes it; `None` uses the one that `RAY_ADDRESS` names, or
-            starts one on this machine.
-        gpus: GPUs, or parts of one, that Ray gives each worker; without, it hides them.
+        address: Address of the Ray cluster, as `ray.init` takes it; `None` uses the one that `RAY_ADDRESS` names, else
+            the one that `ray start` started on this machine, else starts one there.
+        gpus: GPUs that each worker is given by Ray, or the part of one; with 0 it sees none.
         retries: How often a trial is tried again whose process died, hung or ran out of memory.
         limits: What a worker process may take.
         pruning: When trials are stopped that do worse than others.
@@ -142,6 +142,8 @@ class Tuner:
             raise ValueError(f"Tuner(pool={self.pool!r}) is not known. {did_you_mean(self.pool, POOLS)}")
         if isinstance(self.gpus, bool) or not 0 <= self.gpus < float("inf"):
             raise ValueError(f"Tuner(gpus={self.gpus!r}): expected a number of at least 0.")
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"Tuner(gpus={self.gpus!r}): above 1, expected a whole number of GPUs.")
         if self.pool == "ray" and not self.workers:
             raise ValueError("Tuner(pool='ray', workers=0): on a cluster at least one worker is needed.")
         for name in ("address", "gpus"):
@@ -175,7 +177,7 @@ class Tuner:
             ChangedRunError: Another search was begun in the directory.
             SearchInterrupted: SIGTERM or Ctrl-C came; the state was saved.
             OSError: The directory cannot be written to, or a node of the cluster does not see it.
-            ImportError: Ray is asked for and not installed.
+            ImportError: Ray is asked for and not installed, or a node of the cluster lacks what the search needs.
             ConnectionError: There is no such cluster.
         """
         if self.pool == "local" and self.workers > (cores := len(os.sched_getaffinity(0))):
@@ -195,6 +197,8 @@ class Tuner:
                 _check_same(before, config)
             directory.create(needed_bytes=0)
             stack.enter_context(RunLock(directory.lock_file))
+            if pool is not None:
+                pool.begin()  # before there is a search: where a node does not see it, none was begun
             if before is None:
                 self._begin(directory, config, objective)
             with waiting_lock(directory.path / "workers.lock", _say_waiting):

@@ -81,7 +81,10 @@ def _tuner(
             if "search" not in config:
                 raise ValueError(f"{directory.path} holds a run, not a search: give the --run_dir of a search.")
             before = {name: value for name, value in config["search"].items() if name in tuner}
-            tuner |= settings_of(before) | settings_of(given.get("tuner", {}), before)
+            now = settings_of(given.get("tuner", {}), before)
+            if now.get("pool") == "local":  # where the cluster was is of no use
+                before = {name: value for name, value in before.items() if name not in ("address", "gpus")}
+            tuner |= settings_of(before) | now
             recorded = {name: value for name, value in config["runner"].items() if name in runner}
             recorded.pop("callbacks", None)
             runner |= settings_of(recorded) | settings_of(given.get("runner", {}), recorded)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.machinery
+import importlib.util
 import multiprocessing
 import os
-import platform
 import sys
 import tempfile
+import threading
 import types
 from collections.abc import Iterator, Mapping
 from multiprocessing.connection import wait
@@ -26,7 +27,7 @@ from lightkeras import memory
 from lightkeras.run_directory import versions
 from lightkeras.search.channel import last_lines
 from lightkeras.search.local import how_it_ended
-from lightkeras.search.worker import Setup, main
+from lightkeras.search.worker import SHARE_IT, Setup, main, output_to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,31 @@ def origin(environment: Mapping[str, str], version: str) -> Origin:
     return Origin(name, path, tuple(sys.path), dict(environment), version)
 
 
+def what_is_missing(origin: Origin, module: str) -> str | None:
+    """What this node lacks to work for a search; `None` if nothing. It imports nothing of that.
+
+    Args:
+        origin: Where the search comes from.
+        module: Name of the task's module.
+    """
+    version = versions().get("lightkeras", "")
+    if version != origin.version:
+        return f"has lightkeras {version}, and the search has {origin.version}: install the same one on all nodes"
+    if origin.main_path is not None and not Path(origin.main_path).exists():
+        return f"does not have the file {origin.main_path}: put it there, or on a file system that all nodes share"
+    _find_as(origin)
+    for name in (origin.main_name, module):
+        package = (name or "__main__").partition(".")[0]
+        if package != "__main__" and importlib.util.find_spec(package) is None:
+            return f"cannot import {package}: install it there, or put it on a file system that all nodes share"
+    return None
+
+
+def what_is_not_seen(setup: Setup) -> str | None:
+    """The directory of a search, where this node does not see it; `None` if it does."""
+    return None if setup.sees_directory() or setup.using is None else f"does not see {setup.using.parent}. {SHARE_IT}"
+
+
 @dataclasses.dataclass(frozen=True)
 class News:
     """What an agent tells.
@@ -74,7 +100,7 @@ class News:
 
 @final
 class Agent:
-    """An actor of Ray; its methods may run side by side.
+    """An actor of Ray; its methods may run side by side, and be called again where the answer was lost.
 
     Args:
         setup: What the worker is started with.
@@ -82,28 +108,28 @@ class Agent:
         name: Name of the worker.
 
     Raises:
-        RuntimeError: Another version of lightkeras is installed on the node.
+        RuntimeError: The node lacks what the search needs.
     """
 
     def __init__(self, setup: Setup, origin: Origin, name: str) -> None:
-        version = versions().get("lightkeras", "")
-        if version != origin.version:
-            raise RuntimeError(
-                f"{platform.node()} has lightkeras {version}, and the search has {origin.version}: install the "
-                "same one on all nodes."
-            )
+        problem = what_is_missing(origin, setup.module)  # this node may have joined the cluster later
+        if problem is not None:
+            raise RuntimeError(f"The node {problem}.")
         os.environ.update(origin.environment)
-        sys.path.extend(path for path in origin.search_path if path not in sys.path)
-        self._folder = tempfile.TemporaryDirectory(prefix="lightkeras.")
-        self._output = Path(self._folder.name) / "worker.txt"
+        _find_as(origin)
+        descriptor, name_of_file = tempfile.mkstemp(prefix="lightkeras.")
+        os.unlink(name_of_file)  # it is never closed, and nothing of it is left when this process is killed
+        self._output = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         here = dataclasses.replace(setup, output=self._output)
         self._process = context.Process(target=main, args=(theirs, here), name=name)
-        with _run_as(origin):
+        with _run_as(origin), output_to(self._output):  # also of what goes wrong before it is at `main`
             self._process.start()
         theirs.close()
+        self._listening, self._sending = threading.Lock(), threading.Lock()
         self._known, self._untold = 0, list[bytes]()
+        self._sent = set[int]()
 
     def listen(self, known: int, seconds: float) -> News:
         """Waits until the worker says something or ends, at most so long, and tells what it said.
@@ -113,28 +139,41 @@ class Agent:
                 was told last may be lost.
             seconds: How long at most.
         """
-        del self._untold[: known - self._known]
-        self._known = known
-        if not self._untold:
-            wait([self._connection, self._process.sentinel], seconds)
-        alive = self._process.is_alive()  # asked first: what it said before it ended is in the pipe by then
-        with contextlib.suppress(EOFError, OSError):
-            while self._connection.poll():
-                self._untold.append(self._connection.recv_bytes())
-        held = 0
-        with contextlib.suppress(OSError):
-            held = memory.private_bytes(self._process.pid or 0)
-        ended = None if alive else how_it_ended(self._process.exitcode)
-        return News(tuple(self._untold), ended, held, "" if alive else last_lines(self._output))
+        with self._listening:  # the one before may still be waiting, though the search has lost it
+            del self._untold[: max(0, known - self._known)]
+            self._known = max(known, self._known)
+            if not self._untold:
+                wait([self._connection, self._process.sentinel], seconds)
+            alive = self._process.is_alive()  # asked first: what it said before it ended is in the pipe by then
+            with contextlib.suppress(EOFError, OSError):
+                while self._connection.poll():
+                    self._untold.append(self._connection.recv_bytes())
+            held = 0
+            with contextlib.suppress(OSError):
+                held = memory.private_bytes(self._process.pid or 0)
+            ended = None if alive else how_it_ended(self._process.exitcode)
+            return News(tuple(self._untold), ended, held, "" if alive else last_lines(self._output))
 
-    def send(self, message: bytes) -> None:
-        """Sends the worker a pickled message."""
-        with contextlib.suppress(OSError):  # it has died, which `listen` tells
-            self._connection.send_bytes(message)
+    def send(self, number: int, message: bytes) -> None:
+        """Sends the worker a pickled message, once.
+
+        Args:
+            number: Which of the messages to this worker it is.
+            message: The message.
+        """
+        with self._sending, contextlib.suppress(OSError):  # the worker has died, which `listen` tells
+            if number not in self._sent:
+                self._sent.add(number)
+                self._connection.send_bytes(message)
 
     def terminate(self) -> None:
         """Tells the worker to save its run and to end."""
         self._process.terminate()
+
+
+def _find_as(origin: Origin) -> None:
+    """Lets this process find modules where the search's process does."""
+    sys.path.extend(path for path in origin.search_path if path not in sys.path)
 
 
 @contextlib.contextmanager

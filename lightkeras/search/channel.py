@@ -62,6 +62,13 @@ class Launcher(Protocol):
     def memory(self) -> float | None:
         """Most memory of each worker's own, in bytes; `None` where it is not watched."""
 
+    def begin(self) -> None:
+        """Makes the directory of the search, which is there now, known to where workers may be put.
+
+        Raises:
+            OSError: A machine does not see it.
+        """
+
     def places(self) -> int:
         """How many workers there is a place for now."""
 

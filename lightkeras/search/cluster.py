@@ -7,20 +7,25 @@ path, and have lightkeras and the task's file; data and kept features may be eac
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import pickle
+import signal
 import socket
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, final
 
 from lightkeras.run_directory import versions
-from lightkeras.search.agent import Agent, News, origin
+from lightkeras.search.agent import Agent, News, origin, what_is_missing, what_is_not_seen
 from lightkeras.search.channel import Channel, Message, environment_of_threads
 from lightkeras.search.worker import Setup
 
 LISTEN = 5.0  # seconds that an agent waits for news before it says that there are none
+ASK = 60.0  # seconds in which a node answers before the search
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _PASSED_ON = ("KERAS_", "LIGHTKERAS_", "TF_", "TFDS_", "TFHUB_", "JAX_", "XLA_", "OMP_", "OPENBLAS_", "MKL_")
 
 
@@ -38,6 +43,8 @@ class RayChannel:
         self.news = agent.listen.remote(0, LISTEN)
         self._messages: list[Message] = []
         self._known = 0  # messages so far
+        self._sent = 0
+        self._calls: list[tuple[Any, Callable[[], Any]]] = []  # of which it is not known yet whether they arrived
         self._started = False
         self._ended: str | None = None
         self._held, self._last_words = 0, ""
@@ -46,7 +53,8 @@ class RayChannel:
         return self._started
 
     def send(self, message: Message) -> None:
-        self._agent.send.remote(pickle.dumps(message))
+        self._sent += 1
+        self._call(functools.partial(self._agent.send.remote, self._sent, pickle.dumps(message)))
 
     def received(self) -> list[Message]:
         self._look()
@@ -64,13 +72,31 @@ class RayChannel:
         return self._held
 
     def terminate(self) -> None:
-        self._agent.terminate.remote()
+        self._call(self._agent.terminate.remote)
 
     def end(self) -> None:
         self._ray.kill(self._agent)  # and with it the worker
 
+    def _call(self, call: Callable[[], Any]) -> None:
+        self._calls.append((call(), call))
+
+    def _call_again(self) -> None:
+        """Repeats the calls that were lost on their way; the agent knows those that it has had."""
+        pending, self._calls = self._calls, []
+        for answer, call in pending:
+            if not self._ray.wait([answer], timeout=0)[0]:
+                self._calls.append((answer, call))
+                continue
+            try:
+                self._ray.get(answer)
+            except self._ray.exceptions.ActorUnavailableError:
+                self._call(call)
+            except self._ray.exceptions.RayError:
+                return  # the agent has ended, as the answer to `listen` tells
+
     def _look(self) -> None:
         """Takes in what the agent has told meanwhile."""
+        self._call_again()
         while self._ended is None and self._ray.wait([self.news], timeout=0)[0]:
             try:
                 news: News = self._ray.get(self.news)
@@ -102,25 +128,26 @@ class RayLauncher:
         gpus: GPUs of each worker.
 
     Raises:
-        ImportError: Ray is not installed.
+        ImportError: Ray is not installed, or a node lacks what the search needs.
         ConnectionError: There is no such cluster.
         ValueError: It has not so many cores, or GPUs.
     """
 
     def __init__(self, setup: Setup, workers: int, memory: float | None, address: str | None, gpus: float) -> None:
         self._ray, self._joined = _join(address)
-        self._gpus = gpus
+        self._setup, self._memory, self._gpus = setup, memory, gpus
         try:
-            self._threads = threads_for(self._nodes(), workers, gpus)
+            self._threads = threads_for([node["Resources"] for node in self._nodes()], workers, gpus)
+            self._agent = self._ray.remote(num_cpus=self._threads, num_gpus=gpus, max_restarts=0, max_concurrency=2)(
+                Agent
+            )
+            self._origin = origin(self._environment(), versions().get("lightkeras", ""))
+            problems = self._of_each_node(what_is_missing, self._origin, setup.module)
+            if problems:
+                raise ImportError(f"Not all nodes of the cluster can work for the search: {' '.join(problems)}")
         except BaseException:
             self.close()
             raise
-        self._setup, self._memory = setup, memory
-        self._agent = self._ray.remote(num_cpus=self._threads, num_gpus=gpus, max_restarts=0, max_concurrency=2)(Agent)
-        passed_on = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
-        self._origin = origin(
-            passed_on | environment_of_threads(self._threads, os.environ), versions().get("lightkeras", "")
-        )
 
     @property
     def threads(self) -> int:
@@ -133,11 +160,49 @@ class RayLauncher:
     def start(self, slot: int) -> Channel:
         return RayChannel(self._ray, self._agent.remote(self._setup, self._origin, f"lightkeras worker {slot}"))
 
-    def _nodes(self) -> list[dict[str, float]]:
-        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+    def begin(self) -> None:
+        self._setup.mark()
+        problems = self._of_each_node(what_is_not_seen, self._setup)
+        if problems:
+            raise OSError(" ".join(problems))
 
     def places(self) -> int:
-        return places_on(self._nodes(), self._threads, self._gpus)
+        return places_on([node["Resources"] for node in self._nodes()], self._threads, self._gpus)
+
+    def _environment(self) -> dict[str, str]:
+        passed_on = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
+        more = environment_of_threads(self._threads, os.environ) | environment_of_gpus(self._gpus, os.environ)
+        return passed_on | more
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        return [node for node in self._ray.nodes() if node["Alive"]]
+
+    def _of_each_node(self, ask: Callable[..., str | None], *given: Any) -> list[str]:
+        """What the nodes that workers may be put on answer, if anything; a sentence of each."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        names, asked = [], []
+        for node in self._nodes():
+            if places_on([node["Resources"]], self._threads, self._gpus):
+                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                task = self._ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(ask)
+                names.append(f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})")
+                asked.append(task.remote(*given))
+        self._ray.wait(asked, num_returns=len(asked), timeout=ASK)
+        answers = map(self._answer, asked)
+        return [f"{name} {answer}." for name, answer in zip(names, answers, strict=True) if answer is not None]
+
+    def _answer(self, made: Any) -> str | None:
+        exceptions = self._ray.exceptions
+        try:
+            answer: str | None = self._ray.get(made, timeout=0)
+            return answer.rstrip(".") if answer else None
+        except exceptions.GetTimeoutError:
+            return f"did not answer in {ASK:g} s"
+        except (exceptions.NodeDiedError, exceptions.TaskUnschedulableError):
+            return None  # it has left the cluster meanwhile
+        except (exceptions.RayError, RuntimeError) as error:  # lightkeras cannot be imported there
+            return f"cannot work for lightkeras: {_last_line(error)}"
 
     def wait(self, channels: Sequence[Any], seconds: float) -> None:
         if not channels:
@@ -161,8 +226,13 @@ def places_on(nodes: Sequence[dict[str, float]], threads: int, gpus: float) -> i
     by_cpu = [int(node.get("CPU", 0.0)) // threads for node in nodes]
     if not gpus:
         return sum(by_cpu)
-    by_gpu = [int(node.get("GPU", 0.0) / gpus + 1e-9) for node in nodes]
+    by_gpu = [_places_on_gpus(int(node.get("GPU", 0.0)), gpus) for node in nodes]
     return sum(map(min, by_cpu, by_gpu))
+
+
+def _places_on_gpus(count: int, gpus: float) -> int:
+    """On so many of them; the part of one that a worker asks for is not put together of several."""
+    return count // int(gpus) if gpus >= 1 else count * int(1 / gpus + 1e-9)
 
 
 def threads_for(nodes: Sequence[dict[str, float]], workers: int, gpus: float = 0.0) -> int:
@@ -188,6 +258,22 @@ def threads_for(nodes: Sequence[dict[str, float]], workers: int, gpus: float = 0
     return found
 
 
+def environment_of_gpus(gpus: float, environment: Mapping[str, str]) -> dict[str, str]:
+    """What to set so that a worker keeps to the GPUs that it was given.
+
+    Args:
+        gpus: How many: Ray tells a worker which, but leaves it all of them where it asks for none.
+        environment: What is set already, and stays.
+    """
+    if gpus == 0:
+        return {"CUDA_VISIBLE_DEVICES": ""}
+    if gpus >= 1:
+        return {}
+    # Backends take nearly all memory of a GPU when they start, whoever is there beside them.
+    sharing = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    return {name: value for name, value in sharing.items() if name not in environment}
+
+
 def _join(address: str | None) -> tuple[Any, bool]:
     """Ray, and whether this process joined the cluster here."""
     try:
@@ -204,31 +290,61 @@ def _join(address: str | None) -> tuple[Any, bool]:
                 "address out, or call ray.shutdown() before."
             )
         return ray, False
-    _check_reachable(address)
+    where = _known_address(address)
+    said = f"RAY_ADDRESS={where}" if where != address else f"Tuner(address={address!r})"
+    _check_reachable(ray, where, said)
     settings: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
-    if address is None and not os.environ.get("RAY_ADDRESS"):
+    if where is None:
         settings["include_dashboard"] = False
     try:
-        ray.init(**settings)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        raise ConnectionError(f"No Ray cluster could be joined at {address or 'RAY_ADDRESS'}: {error}") from error
+        with _same_answer_to_sigterm():
+            ray.init(**settings)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, ImportError) as error:
+        if where is None:
+            raise ConnectionError(f"No Ray could be started on this machine: {error}") from error
+        raise ConnectionError(f"{said}: no Ray cluster could be joined there: {error}") from error
     return ray, True
 
 
-def _check_reachable(address: str | None) -> None:
+def _known_address(address: str | None) -> str | None:
+    """The address that Ray will go to; `None` where it looks for a cluster, or starts one."""
+    return address if address not in (None, "auto") else os.environ.get("RAY_ADDRESS") or address
+
+
+@contextlib.contextmanager
+def _same_answer_to_sigterm() -> Iterator[None]:
+    """Puts back what happens upon SIGTERM: Ray lets the process exit with status 15, which no shell does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _check_reachable(ray: Any, where: str | None, said: str) -> None:
     """Refuses an address at which nothing listens: Ray itself would try for minutes."""
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    host, _, port = (where or "").removeprefix("ray://").rpartition(":")
     if not port.isdigit():  # "auto" and its like, which Ray resolves
         return
+    host = host.strip("[]")
+    if host in _THIS_MACHINE and not str(where).startswith("ray://"):
+        host = ray.util.get_node_ip_address()  # which Ray takes it for
     try:
         with contextlib.closing(socket.create_connection((host, int(port)), timeout=10)):
             pass
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise ConnectionError(
-            f"Tuner(address={address!r}): nothing listens there ({error}). Start a cluster with `ray start --head`, "
-            "which prints its address, or leave the address out to start one on this machine."
+            f"{said}: nothing listens at {host}:{port} ({error}). Start a cluster with `ray start --head`, which "
+            "prints its address, or leave the address out to start one on this machine."
         ) from error
 
 
 def _in_a_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]

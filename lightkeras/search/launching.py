@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import secrets
 import sys
 from pathlib import Path
 
@@ -20,9 +21,9 @@ class Cluster:
     """The Ray cluster to work on.
 
     Args:
-        address: Its address, as `ray.init` takes it; `None` uses the one that `RAY_ADDRESS` names, or starts one on
-            this machine.
-        gpus: GPUs, or parts of one, that each worker is given.
+        address: Its address, as `ray.init` takes it; `None` uses the one that `RAY_ADDRESS` names, else the one that
+            `ray start` started on this machine, else starts one there.
+        gpus: GPUs that each worker is given, or the part of one; with 0 it sees none.
     """
 
     address: str | None = None
@@ -51,11 +52,11 @@ def make_pool(
 
     Raises:
         TypeError: The task's class cannot be found by another process.
-        ImportError: Ray is not installed.
+        ImportError: Ray is not installed, or a node of the cluster lacks what the search needs.
         ConnectionError: There is no such cluster.
         ValueError: The cluster has not so many cores, or GPUs.
     """
-    setup = Setup(reference_of(task), lookup, None, using)
+    setup = Setup(reference_of(task), task.__module__, lookup, None, using, secrets.token_hex())
     memory = None if limits.memory_gb is None else limits.memory_gb * 1e9
     launcher: Launcher
     if cluster is None:

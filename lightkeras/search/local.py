@@ -108,6 +108,9 @@ class LocalLauncher:
     def memory(self) -> float | None:
         return self._memory
 
+    def begin(self) -> None:
+        self._setup.mark()
+
     def places(self) -> int:
         return self._workers
 

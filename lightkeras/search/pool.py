@@ -95,6 +95,14 @@ class Pool:
         """Threads that each worker computes with."""
         return self._launcher.threads
 
+    def begin(self) -> None:
+        """Says that the directory of the search is there. It comes before the first run.
+
+        Raises:
+            OSError: A node of the cluster does not see it.
+        """
+        self._launcher.begin()
+
     def idle(self) -> list[int]:
         """Slots of the workers that have nothing to do, and of those that could be started."""
         empty = [slot for slot, worker in enumerate(self._workers) if worker is None]

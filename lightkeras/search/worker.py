@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # imported by the worker when it has told that it is there
     from lightkeras.task import Task
 
 ALIVE_EVERY = 1.0  # seconds, at most so often
-_SHARE_IT = "Give a run_dir on a file system that all nodes of the cluster share, under the same path."
+SHARE_IT = "Give a run_dir on a file system that all nodes of the cluster share, under the same path."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,15 +51,31 @@ class Setup:
 
     Args:
         task: The task's class, pickled: its module and name, which the worker imports.
+        module: Name of that module.
         lookup: Where data and modules are looked for.
         output: File that gets what the process says while it does no run; the launcher names one.
         using: File that it holds from its first run on, together with the other workers, as long as it lives.
+        token: What is in that file, and in no other of that path.
     """
 
     task: bytes
+    module: str
     lookup: Lookup | None
     output: Path | None
     using: Path | None
+    token: str
+
+    def mark(self) -> None:
+        """Writes `using`, when the directory of the search is there."""
+        if self.using is not None:
+            self.using.write_text(self.token)  # in place: others may hold it
+
+    def sees_directory(self) -> bool:
+        """Whether `using` is, on this machine, the file that the search wrote."""
+        try:
+            return self.using is None or self.using.read_text() == self.token
+        except OSError:
+            return False
 
 
 def main(connection: Connection, setup: Setup) -> None:
@@ -72,7 +88,7 @@ def main(connection: Connection, setup: Setup) -> None:
     _offer_to_the_kernel()
     with (
         contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError),
-        _output(setup.output or Path(os.devnull)),
+        output_to(setup.output or Path(os.devnull)),
     ):
         _Worker(connection, setup).work()
 
@@ -115,15 +131,14 @@ class _Worker:
         self._alive()  # all that takes long to import is there
         self._keep_imports()
         if not self._holds and self._setup.using is not None:
-            if not self._setup.using.exists():
-                folder = self._setup.using.parent
-                self._send("full", f"{platform.node()} does not see {folder}. {_SHARE_IT}")
+            if not self._setup.sees_directory():
+                self._send("full", f"{platform.node()} does not see {self._setup.using.parent}. {SHARE_IT}")
                 return True
             lock.hold_shared(self._setup.using)  # until this process ends, however it does
             self._holds = True
         try:
             work.prepare(job)
-            with _output(job.run_dir / "output.txt"):
+            with output_to(job.run_dir / "output.txt"):
                 outcome = work.run(job, self._task(), self._setup.lookup, self._report)
         except Interrupted:
             self._send("interrupted", None)
@@ -203,8 +218,8 @@ def _offer_to_the_kernel() -> None:
 
 
 @contextlib.contextmanager
-def _output(path: Path) -> Iterator[None]:
-    """With all that the process says, also from below Python, in a file."""
+def output_to(path: Path) -> Iterator[None]:
+    """With all that this process says, also from below Python, in a file."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     _flush()
     before = [os.dup(number) for number in (1, 2)]
