@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lightkeras import __version__
+from lightkeras.run_directory import versions
 from lightkeras.search.agent import Agent, Origin, what_is_missing, what_is_not_seen
 from lightkeras.search.launching import reference_of
 from lightkeras.search.worker import Setup
@@ -24,7 +24,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Origin:
     """A search that was started by no file; what an agent does to its process is taken back."""
     monkeypatch.setattr(os, "environ", os.environ.copy())
     monkeypatch.setattr(sys, "path", list(sys.path))
-    return Origin(None, None, tuple(sys.path), {}, __version__)
+    return Origin(None, None, tuple(sys.path), {}, versions()["lightkeras"])
 
 
 def end_of(agent: Agent) -> tuple[str, str]:
