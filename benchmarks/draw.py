@@ -32,7 +32,7 @@ def main() -> None:
         axis.set_title(f"{name} ({record['date']}, {record['machine']})", fontsize=8, loc="left")
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-        unit = "seconds" if name.startswith(("imdb", "growth")) else "microseconds a step"
+        unit = "seconds" if name.startswith(("imdb", "growth", "tuner")) else "microseconds a step"
         axis.set_xlabel(f"{unit}, median; lines from the least to the most", fontsize=8)
     figure.savefig(HERE / "results.png", dpi=100)
 
