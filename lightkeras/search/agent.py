@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import importlib.machinery
 import importlib.util
-import multiprocessing
 import os
 import sys
 import tempfile
@@ -26,8 +25,8 @@ from typing import final
 from lightkeras import memory
 from lightkeras.run_directory import versions
 from lightkeras.search.channel import last_lines
-from lightkeras.search.local import how_it_ended
-from lightkeras.search.worker import SHARE_IT, Setup, main, output_to
+from lightkeras.search.local import how_it_ended, start_worker
+from lightkeras.search.worker import SHARE_IT, Setup, output_to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,13 +119,9 @@ class Agent:
         descriptor, name_of_file = tempfile.mkstemp(prefix="lightkeras.")
         os.unlink(name_of_file)  # it is never closed, and nothing of it is left when this process is killed
         self._output = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
         here = dataclasses.replace(setup, output=self._output)
-        self._process = context.Process(target=main, args=(theirs, here), name=name)
         with _run_as(origin), output_to(self._output):  # also of what goes wrong before it is at `main`
-            self._process.start()
-        theirs.close()
+            self._process, self._connection = start_worker(here, name)
         self._listening, self._sending = threading.Lock(), threading.Lock()
         self._known, self._untold = 0, list[bytes]()
         self._sent = set[int]()

@@ -54,13 +54,10 @@ class Channel(Protocol):
 class Launcher(Protocol):
     """Starts worker processes."""
 
-    @property
-    def threads(self) -> int:
-        """Threads that each computes with."""
-
-    @property
-    def memory(self) -> float | None:
-        """Most memory of each worker's own, in bytes; `None` where it is not watched."""
+    threads: int
+    """Threads that each computes with."""
+    memory: float | None
+    """Most memory of each worker's own, in bytes; `None` where it is not watched."""
 
     def begin(self) -> None:
         """Makes the directory of the search, which is there now, known to where workers may be put.

@@ -135,10 +135,10 @@ class RayLauncher:
 
     def __init__(self, setup: Setup, workers: int, memory: float | None, address: str | None, gpus: float) -> None:
         self._ray, self._joined = _join(address)
-        self._setup, self._memory, self._gpus = setup, memory, gpus
+        self._setup, self.memory, self._gpus = setup, memory, gpus
         try:
-            self._threads = threads_for([node["Resources"] for node in self._nodes()], workers, gpus)
-            self._agent = self._ray.remote(num_cpus=self._threads, num_gpus=gpus, max_restarts=0, max_concurrency=2)(
+            self.threads = threads_for([node["Resources"] for node in self._nodes()], workers, gpus)
+            self._agent = self._ray.remote(num_cpus=self.threads, num_gpus=gpus, max_restarts=0, max_concurrency=2)(
                 Agent
             )
             self._origin = origin(self._environment(), versions().get("lightkeras", ""))
@@ -148,14 +148,6 @@ class RayLauncher:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def threads(self) -> int:
-        return self._threads
-
-    @property
-    def memory(self) -> float | None:
-        return self._memory
 
     def start(self, slot: int) -> Channel:
         return RayChannel(self._ray, self._agent.remote(self._setup, self._origin, f"lightkeras worker {slot}"))
@@ -167,11 +159,11 @@ class RayLauncher:
             raise OSError(" ".join(problems))
 
     def places(self) -> int:
-        return places_on([node["Resources"] for node in self._nodes()], self._threads, self._gpus)
+        return places_on([node["Resources"] for node in self._nodes()], self.threads, self._gpus)
 
     def _environment(self) -> dict[str, str]:
         passed_on = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
-        more = environment_of_threads(self._threads, os.environ) | environment_of_gpus(self._gpus, os.environ)
+        more = environment_of_threads(self.threads, os.environ) | environment_of_gpus(self._gpus, os.environ)
         return passed_on | more
 
     def _nodes(self) -> list[dict[str, Any]]:
@@ -183,7 +175,7 @@ class RayLauncher:
 
         names, asked = [], []
         for node in self._nodes():
-            if places_on([node["Resources"]], self._threads, self._gpus):
+            if places_on([node["Resources"]], self.threads, self._gpus):
                 there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 task = self._ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(ask)
                 names.append(f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})")

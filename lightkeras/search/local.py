@@ -13,13 +13,23 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, final
 
 from lightkeras import memory
 from lightkeras.search.channel import Channel, Message, environment_of_threads, last_lines
 from lightkeras.search.worker import Setup, main
+
+
+def start_worker(setup: Setup, name: str) -> tuple[Any, Connection]:
+    """Starts a worker as a process of this one; gives the process, and the end of the pipe to it."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=main, args=(theirs, setup), name=name)
+    process.start()
+    theirs.close()
+    return process, ours
 
 
 @final
@@ -33,14 +43,9 @@ class LocalChannel:
     """
 
     def __init__(self, setup: Setup, name: str, environment: Mapping[str, str]) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self._output = setup.output
-        self.process = context.Process(target=main, args=(theirs, setup), name=name)
+        self._output, self._closed = setup.output, False
         with _environment(environment):
-            self.process.start()
-        theirs.close()
-        self._closed = False
+            self.process, self.connection = start_worker(setup, name)
 
     def started(self) -> bool:
         return True
@@ -95,18 +100,10 @@ class LocalLauncher:
 
     def __init__(self, setup: Setup, workers: int, memory: float | None = None, threads: int | None = None) -> None:
         self._setup, self._workers = setup, workers
-        self._threads = threads or max(1, len(os.sched_getaffinity(0)) // workers)
-        self._memory = _share(workers) if memory is None else memory
+        self.threads = threads or max(1, len(os.sched_getaffinity(0)) // workers)
+        self.memory = _share(workers) if memory is None else memory
         self._folder = tempfile.TemporaryDirectory(prefix="lightkeras.")
         self._started = 0
-
-    @property
-    def threads(self) -> int:
-        return self._threads
-
-    @property
-    def memory(self) -> float | None:
-        return self._memory
 
     def begin(self) -> None:
         self._setup.mark()
@@ -117,7 +114,7 @@ class LocalLauncher:
     def start(self, slot: int) -> Channel:
         self._started += 1
         setup = dataclasses.replace(self._setup, output=Path(self._folder.name) / f"worker-{self._started}.txt")
-        environment = environment_of_threads(self._threads, os.environ)
+        environment = environment_of_threads(self.threads, os.environ)
         return LocalChannel(setup, f"lightkeras worker {slot}", environment)
 
     def wait(self, channels: Sequence[Any], seconds: float) -> None:

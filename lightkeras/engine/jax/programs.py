@@ -86,23 +86,23 @@ def fetch(source: Structure, size: int, start: Tensor, number: Tensor) -> Struct
 class _Compiled:
     """A traced function, compiled for one form of batch, with the variables that it reads and writes."""
 
-    def __init__(self, traced: Traced, run: Callable[..., Any]) -> None:
+    def __init__(self, traced: Traced, run: Callable[..., Any], alone: bool) -> None:
         self._traced = traced
         self._read = traced.read_only
         self._run = jax.jit(run, donate_argnums=0)
-        self.alone = is_faster_alone(traced)
-        """Whether a train or evaluation step is called by itself."""
+        self.alone = alone
+        """Whether it takes one batch, by its number, and not the first so many."""
         self.compiling: float | None = None
         """Seconds that its first call took, which compiles it and does not wait for what it computes."""
 
-    def __call__(self, source: Structure, start: int, numbers: Sequence[int]) -> list[Any]:
-        """Runs once for each number, and sets the variables. Gives the outputs.
+    def __call__(self, source: Structure, start: int, count: int) -> list[Any]:
+        """Runs over some batches, and sets the variables. Gives the outputs of each call.
 
         The values that the variables had are given away: their memory is used again.
         """
         read = [variable.value for variable in self._read]
         values, outputs = separate([variable.value for variable in self._traced.written], read), []
-        for number in numbers:
+        for number in range(count) if self.alone else [count]:
             began = time.perf_counter()
             values, output = self._run(values, read, source, np.int32(start), np.int32(number))
             outputs.append(output)
@@ -154,13 +154,15 @@ class _Fused:
         self._warned = False
         self.forms: list[str] = []
 
-    def _find(self, work: Work, rows: int, make: Callable[[Traced, int, int], Callable[..., Any]]) -> _Compiled:
+    def _find(
+        self, work: Work, rows: int, make: Callable[[Traced, int, int], tuple[Callable[..., Any], bool]]
+    ) -> _Compiled:
         arrays, order = work.source
         key = (form(arrays), None if order is None else order.shape, work.size, rows)
         if key not in self._compiled:
             began = time.perf_counter()
             traced = self._trace(work.batch)
-            compiled = self._compiled[key] = _Compiled(traced, make(traced, work.size, rows))
+            compiled = self._compiled[key] = _Compiled(traced, *make(traced, work.size, rows))
             self.forms.append(_text_of(form(work.batch), 0 if compiled.alone else rows))
             self._tracing += time.perf_counter() - began
         return self._compiled[key]
@@ -207,8 +209,7 @@ class JaxProgram(_Fused, Program):
             for work in found:
                 rows = max(LEAST_ROWS, 1 << (work.count - 1).bit_length())
                 compiled = self._find(work, rows, self._steps)
-                numbers = range(work.count) if compiled.alone else [work.count]
-                done.append((work, compiled(work.source, work.start, numbers)))
+                done.append((work, compiled(work.source, work.start, work.count)))
                 left -= work.count
             if isinstance(stream, ArrayStream):  # the smaller last batch comes in a call of its own
                 break
@@ -220,7 +221,7 @@ class JaxProgram(_Fused, Program):
         examples = np.repeat([work.size for work, _ in done], [work.count for work, _ in done]).astype(np.int64)
         return StepLogs({name: values[:, number] for number, name in enumerate(self._names)}, examples, waited)
 
-    def _steps(self, traced: Traced, size: int, rows: int) -> Callable[..., Any]:
+    def _steps(self, traced: Traced, size: int, rows: int) -> tuple[Callable[..., Any], bool]:
         names, logs = self._names, traced.outputs[0]
         check_names(list(logs), names)
 
@@ -244,7 +245,8 @@ class JaxProgram(_Fused, Program):
             _, state, table = jax.lax.while_loop(lambda carry: carry[0] < count, body, first)
             return state, table
 
-        return step if is_faster_alone(traced) else loop
+        alone = is_faster_alone(traced)
+        return step if alone else loop, alone
 
 
 @final
@@ -260,13 +262,13 @@ class JaxPredictor(_Fused, Predictor):
         while len(parts) < count and (found := work_of(stream, count - len(parts))):
             for work in found:
                 compiled = self._find(work, 0, self._one)
-                parts += compiled(work.source, work.start, range(work.count))
+                parts += compiled(work.source, work.start, work.count)
         self._warn_of_many()
         if not parts:
             return None
         return jax.tree.map(lambda *columns: np.concatenate([np.asarray(column) for column in columns]), *parts)
 
-    def _one(self, traced: Traced, size: int, rows: int) -> Callable[..., Any]:
+    def _one(self, traced: Traced, size: int, rows: int) -> tuple[Callable[..., Any], bool]:
         if any(output.ndim == 0 for output in jax.tree.leaves(traced.outputs)):
             raise ValueError("predict_step returned a scalar; expected outputs whose axis 0 counts examples.")
 
@@ -277,7 +279,7 @@ class JaxPredictor(_Fused, Predictor):
             outputs, state = traced.call(values, fetch(source, size, start, number))
             return state, outputs
 
-        return one
+        return one, True
 
 
 def _text_of(batch: Any, rows: int) -> str:
