@@ -71,6 +71,29 @@ def test_a_step_is_traced_once_and_again_only_where_its_model_builds_itself(buil
     assert [update.variables for update in trace.updates] == [tuple(task.model.trainable_variables)]
 
 
+def test_an_evaluation_is_traced_once_and_has_one_form_for_batches_of_any_size():
+    runs = []
+
+    class Counted(Line):
+        def evaluate_step(self, batch):
+            runs.append(1)
+            return super().evaluate_step(batch)
+
+    task, feed = Counted(), ArrayFeed(LINE, 2)
+    task.set_up(0)
+    engine = task.bind(make_engine)
+    trace = engine.trace(task.run_evaluate_step, feed.spec)
+    program = engine.program(task.run_evaluate_step, trace.names)
+    stream = engine.open(feed)
+    logs = [program.run(stream, 1) for _ in range(2)]
+    # With w = 1 the errors are -1 and -2, then -3.
+    assert [part.values["loss"].tolist() for part in logs] == [[2.5], [9.0]]
+    assert [part.examples.tolist() for part in logs] == [[2], [1]]
+    assert (len(runs), len(program.forms)) == (1, 1)
+    task.model.set_weights([np.float32([[2.0]])])  # the trace holds the variables, and not their values
+    assert program.run(engine.open(feed), 1).values["loss"].tolist() == [0.0]
+
+
 @pytest.mark.parametrize("count", [3, 40])
 def test_variables_that_are_not_finite_are_found_one_by_one_or_compiled(count):
     engine = make_engine()

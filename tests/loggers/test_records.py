@@ -26,9 +26,10 @@ def test_the_checksum_of_the_standards_example_is_right():
     assert masked_crc32c(rows(bytes(32))).tolist() == [masked]
 
 
+@pytest.mark.parametrize("count", [5, 50])  # one by one, and side by side
 @pytest.mark.parametrize("length", [0, 1, 2, 7, 8, 9, 255, 300, 4097])
-def test_the_checksums_are_tensorboards(length):
-    many = RANDOM.integers(0, 256, (5, length), dtype=np.uint8)
+def test_the_checksums_are_tensorboards(length, count):
+    many = RANDOM.integers(0, 256, (count, length), dtype=np.uint8)
     assert masked_crc32c(many).tolist() == [pywrap_tensorflow.masked_crc32c(row.tobytes()) for row in many]
 
 

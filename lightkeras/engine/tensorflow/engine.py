@@ -62,18 +62,18 @@ class _Tracing:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Measure:
-    """A traced step that minimizes, to be run on a batch.
+class _Traced:
+    """A traced step, to be run on a batch of any size.
 
     Args:
         step: The step.
         learned: Variables of each `minimize` whose gradients come out.
-        run: From a batch to the sizes of those gradients.
+        run: From a batch to its logs; of a step that minimizes, to the sizes of those gradients, without the updates.
     """
 
     step: Step
     learned: tuple[tuple[keras.Variable, ...], ...]
-    run: Callable[[Structure], Sequence[Tensor]]
+    run: Callable[[Structure], Any]
 
 
 @final
@@ -84,7 +84,8 @@ class TensorFlowEngine(Engine):
 
     def __init__(self) -> None:
         self._tracing: _Tracing | None = None  # while a step is traced, else None
-        self._measure: _Measure | None = None  # of the step that was traced last of those that minimize
+        self._learning: _Traced | None = None  # the step that was traced last of those that minimize
+        self._evaluating: _Traced | None = None  # and of the others
         self._stages: weakref.WeakKeyDictionary[Feed, dict[Ahead, Callable[[Tensor], Structure]]]
         self._stages = weakref.WeakKeyDictionary()
         self._datasets = Datasets()
@@ -106,22 +107,24 @@ class TensorFlowEngine(Engine):
         if found is None or made:  # it was not whole: something was built meanwhile
             self._run_abstractly(step, spec, building=True)
             found = self._run_abstractly(step, spec, building=False)
-        trace, measure = found
+        trace, traced = found
         if trace.updates:
-            self._measure = measure
+            self._learning = traced
+        else:
+            self._evaluating = traced
         return trace
 
     def gradient_sizes(self, step: Step, stream: Stream) -> list[tuple[keras.Variable, float]]:
-        measure = self._measure
-        if measure is None or measure.step != step:
+        traced = self._learning
+        if traced is None or traced.step != step:
             raise ValueError("gradient_sizes: this step is not the one that was traced last: expected `trace` before.")
         batch = stream.next_batch()
         if batch is None:
             raise ValueError("gradient_sizes: the stream has no batch left; expected one.")
-        sizes = [column.numpy().tolist() for column in measure.run(map_structure(tf.convert_to_tensor, batch))]
+        sizes = [column.numpy().tolist() for column in traced.run(map_structure(tf.convert_to_tensor, batch))]
         return [
             pair
-            for learned, column in zip(measure.learned, sizes, strict=True)
+            for learned, column in zip(traced.learned, sizes, strict=True)
             for pair in zip(learned, column, strict=True)
         ]
 
@@ -164,7 +167,11 @@ class TensorFlowEngine(Engine):
         return PipelineStream(tf.data.Dataset.from_tensors(leaves).map(unconverted), batch)
 
     def program(self, step: Step, names: Sequence[str], ahead: Ahead = ()) -> Program:
-        return TensorFlowProgram(step, names, ahead)
+        traced = self._evaluating
+        # The trace of a step that learns lacks the updates; one of what is computed ahead has that in it.
+        if traced is None or traced.step != step or ahead:
+            return TensorFlowProgram(step, names, ahead)
+        return TensorFlowProgram(traced.run, names, any_size=True)
 
     def predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
         return TensorFlowPredictor(function)
@@ -251,17 +258,19 @@ class TensorFlowEngine(Engine):
             return []
         return [key for key, finite in zip(floats, exact().numpy(), strict=True) if not finite]
 
-    def _run_abstractly(self, step: Step, spec: Structure, building: bool) -> tuple[Trace, _Measure]:
+    def _run_abstractly(self, step: Step, spec: Structure, building: bool) -> tuple[Trace, _Traced]:
         names: list[str] = []
         ahead: list[tuple[Callable[[Tensor], Structure], int]] = []
         learned: list[tuple[keras.Variable, ...]] = []
         tracing = self._tracing = _Tracing(building)
 
-        def run(batch: Structure) -> list[Tensor]:
+        def run(batch: Structure) -> Mapping[str, Tensor] | list[Tensor]:
             recording = Recording([leaf for _, leaf in flatten(batch)])
             with recording.entered():
-                names[:] = list(step(batch))
-            ahead[:] = recording.found
+                logs = step(batch)
+            names[:], ahead[:] = list(logs), recording.found
+            if not tracing.updates:
+                return logs
             # What a branch computes cannot leave it, and might not be there.
             graph = tf.compat.v1.get_default_graph()
             found = zip(tracing.updates, tracing.sizes, strict=True)
@@ -283,7 +292,7 @@ class TensorFlowEngine(Engine):
         finally:
             self._tracing = None
         trace = Trace(tuple(names), tuple(tracing.updates), tuple(ahead), tuple(traced.graph.variables))
-        return trace, _Measure(step, tuple(learned), traced)
+        return trace, _Traced(step, tuple(learned), traced)
 
     def _pipeline_of(self, feed: ArrayFeed, ahead: Ahead, epoch: int, step: int, seed: int) -> tf.data.Dataset:
         """Batches of a feed in memory, with what is computed ahead, made by all cores while steps run."""

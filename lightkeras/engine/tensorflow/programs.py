@@ -27,11 +27,18 @@ from lightkeras.engine.tensorflow.streams import IteratorStream
 
 
 class _Fused:
-    """A step, run `count` times in one `tf.function`; one function for each form of batch."""
+    """A step, run `count` times in one `tf.function`; one function for each form of batch.
 
-    def __init__(self, step: Callable[[Structure], Any], ahead: Ahead = ()) -> None:
+    Args:
+        step: The step.
+        ahead: What is computed ahead of it.
+        any_size: Whether batches of arrays that differ only in size have one function. It is a little slower.
+    """
+
+    def __init__(self, step: Callable[[Structure], Any], ahead: Ahead = (), any_size: bool = False) -> None:
         self._step = step
         self._ahead = ahead
+        self._any_size = any_size
         self._functions: dict[str, Callable[..., tuple[list[Tensor], Tensor]]] = {}
         self.forms: list[str] = []
 
@@ -64,7 +71,7 @@ class _Fused:
         indices = stream.next_indices(count)
         if indices is None:
             return None
-        size = indices.shape[1]
+        size = None if self._any_size else indices.shape[1]
         arrays = map_structure(tf.TensorSpec.from_tensor, stream.arrays)
         batch = map_structure(lambda spec: tf.TensorSpec([size, *spec.shape[1:]], spec.dtype), arrays)
         signature = [arrays, tf.TensorSpec([None, size], tf.int32)]
@@ -134,8 +141,8 @@ class _Fused:
 class TensorFlowProgram(_Fused, Program):
     """A train or evaluation step, compiled."""
 
-    def __init__(self, step: Step, names: Sequence[str], ahead: Ahead = ()) -> None:
-        super().__init__(step, ahead)
+    def __init__(self, step: Step, names: Sequence[str], ahead: Ahead = (), any_size: bool = False) -> None:
+        super().__init__(step, ahead, any_size)
         self._names = tuple(names)
 
     def run(self, stream: Stream, count: int) -> StepLogs:
