@@ -46,7 +46,7 @@ THUMBNAILS = {
     "imdb_integers": Thumbnail("figures/curves.png", LEFT_HALF),
     "imdb_hub": Thumbnail("figures/test/most_confident_reviews.png", (0, 0, 0.6, 0.4)),
     "auto_mpg": Thumbnail("deep_all/figures/test/true_against_predicted.png"),
-    "overfit_underfit": Thumbnail("figures/overlay.png", (0, 0, 0.47, 1)),
+    "overfit_underfit": Thumbnail("figures/overlay.png", (0, 0, 0.4, 1)),
     "save_and_load": Thumbnail("straight/figures/curves.png", LEFT_HALF),
     "tune_fashion": Thumbnail("search/figures/hyperparameters.png"),
     "text_guide": Thumbnail("figures/curves.png", LEFT_HALF),

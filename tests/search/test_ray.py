@@ -380,12 +380,21 @@ def test_without_ray_the_extra_is_named():
 
 
 def test_a_node_that_is_lost_in_mid_trial_is_one_lost_attempt(cluster, at_work):
+    search = at_work / "search"
+
     def take_one_away() -> None:
-        cluster.remove_node(cluster.both[1], allow_graceful=False)
+        mine = ray.get_runtime_context().get_node_id()  # the search's own place, which Ray chose among all
+        assert mine in {node.node_id for node in cluster.list_all_nodes()}
+        theirs = next(node for node in reversed(cluster.both) if node.node_id != mine)
+        cluster.remove_node(theirs, allow_graceful=False)
+        for _ in range(600):  # its processes outlive it by a moment, in which a trial could come to its end
+            if events(search, "lost"):
+                break
+            pause()
         (at_work / "go on").touch()
 
     with meanwhile(lambda: len(at_work_in(at_work)) == 2, take_one_away):
-        result = tuner(at_work / "search", address=cluster.address, trials=2, retries=1).search()
+        result = tuner(search, address=cluster.address, trials=2, retries=1).search()
     assert [trial.status for trial in result.trials] == ["completed"] * 2
     (lost,) = [event["reason"] for event in events(result.run_dir, "lost")]
     assert lost.startswith("was lost with its node or its agent: ")
