@@ -8,11 +8,14 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self, final
 
 from lightkeras import files
+
+_LOOK_EVERY = 0.1  # seconds
 
 
 class RunLockedError(OSError):
@@ -150,6 +153,28 @@ def check_free(path: Path) -> None:
         return
     finally:
         os.close(descriptor)
+
+
+def wait_until_free(path: Path, seconds: float) -> bool:
+    """Waits until nobody holds a `RunLock`; changes nothing.
+
+    Args:
+        path: The file; it need not be there.
+        seconds: How long at most.
+
+    Returns:
+        Whether it is free.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            check_free(path)
+        except RunLockedError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_LOOK_EVERY)
+        else:
+            return True
 
 
 _HELD: set[RunLock] = set()

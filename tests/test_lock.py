@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from lightkeras.lock import RunLock, RunLockedError, check_free
+from lightkeras.lock import RunLock, RunLockedError, check_free, wait_until_free
 
 HOLD = """
 import pathlib, sys
@@ -197,6 +197,14 @@ def test_a_lock_is_asked_for_without_being_taken(tmp_path):
     assert path.stat().st_mtime_ns == before.st_mtime_ns
     with RunLock(path):
         pass
+
+
+def test_a_lock_is_waited_for_until_its_process_has_ended(path):
+    assert wait_until_free(path, 0.0)  # it is not even there
+    with running(HOLD, path) as (process, _):
+        assert not wait_until_free(path, 0.2)
+        threading.Timer(0.3, process.kill).start()
+        assert wait_until_free(path, 60.0)
 
 
 def test_what_ended_the_run_is_told_before_a_lock_file_that_could_not_be_written(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from lightkeras.callbacks.bridge import keras_names
 from lightkeras.data import joined, kept
 from lightkeras.data.lookup import Lookup
 from lightkeras.engine import make_engine
+from lightkeras.lock import wait_until_free
 from lightkeras.loggers.tensorboard import EventFile, scalars
 from lightkeras.results import Best, FitResult
 from lightkeras.run_directory import RunDirectory
@@ -28,6 +29,8 @@ from lightkeras.task import Task
 
 Report = Callable[[int, float], "str | None"]
 """Takes an epoch, from 1, and the value of the objective; answers why the run is to stop, or `None`."""
+
+LEFT_BEHIND = 60.0  # seconds in which what is left of an attempt that was lost must have ended
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_COPIED = ("run.lock", "output.txt", "result.json", "report.html", "model.keras", "figures", "profile", "broken")
@@ -132,9 +135,11 @@ def run(job: Job, task_class: type[Task], lookup: Lookup | None, report: Report)
 def prepare(job: Job) -> None:
     """Makes the run directory; of a run that goes on with another, as a copy of that one's.
 
-    It is there whole or not at all: copied beside, and renamed.
+    It is there whole or not at all: copied beside, and renamed. A process of an attempt that was lost, on a node that
+    no longer answers, may be in it for a moment still: that one is waited for.
     """
     target = job.run_dir
+    wait_until_free(RunDirectory(target).lock_file, LEFT_BEHIND)
     if (target / "config.json").exists():
         return
     shutil.rmtree(target, ignore_errors=True)  # of an attempt that did not come to its configuration
