@@ -1,4 +1,4 @@
-"""A task whose time is matrix products, for `tuner.py`; in a file of its own, from which workers import it."""
+"""Tasks whose time is training, for `tuner.py`; in a file of their own, from which workers import them."""
 
 import dataclasses
 
@@ -37,3 +37,29 @@ class Wide(lk.Task):
         logit = ops.squeeze(self.model(x, training=training), -1)
         self.log("accuracy", ops.mean(ops.cast((logit > 0) == (label > 0.5), "float32")))
         return ops.mean(ops.softplus(logit) - label * logit)
+
+
+class Tutorial(lk.Task):
+    """The Fashion-MNIST tutorial's network and batches: each operation is too small for several cores."""
+
+    @dataclasses.dataclass(frozen=True)
+    class HParams:
+        """Hyperparameters."""
+
+        learning_rate: float = lk.Float(1e-3, low=1e-4, high=1e-2, log=True)
+
+    def build_data(self):
+        return lk.data.FashionMnist(batch_size=32)
+
+    def build_model(self):
+        hidden = layers.Dense(128, activation="relu")
+        return keras.Sequential([keras.Input((28, 28)), layers.Flatten(), hidden, layers.Dense(10)])
+
+    def build_optimizer(self):
+        return keras.optimizers.Adam(self.hp.learning_rate)
+
+    def loss(self, batch, training):
+        images, labels = batch
+        logits = self.model(images, training=training)
+        self.log("accuracy", ops.mean(ops.cast(ops.argmax(logits, -1) == labels, "float32")))
+        return ops.mean(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))

@@ -15,6 +15,7 @@ import signal
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, final
 
@@ -25,6 +26,9 @@ from lightkeras.search.worker import Setup
 
 LISTEN = 5.0  # seconds that an agent waits for news before it says that there are none
 ASK = 60.0  # seconds in which a node answers before the search
+PATIENCE = 30.0  # seconds in which a worker has a place, or it is said that it has none
+REACH = 10.0  # seconds in which an address answers
+_SETTINGS = 4  # type of a frame of HTTP/2
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _PASSED_ON = ("KERAS_", "LIGHTKERAS_", "TF_", "TFDS_", "TFHUB_", "JAX_", "XLA_", "OMP_", "OPENBLAS_", "MKL_")
 
@@ -36,10 +40,12 @@ class RayChannel:
     Args:
         ray: The module.
         agent: The actor.
+        name: Name of the worker.
     """
 
-    def __init__(self, ray: Any, agent: Any) -> None:
-        self._ray, self._agent = ray, agent
+    def __init__(self, ray: Any, agent: Any, name: str) -> None:
+        self._ray, self._agent, self._name = ray, agent, name
+        self._waiting_since: float | None = time.monotonic()  # for a place; `None` once it has one or that was said
         self.news = agent.listen.remote(0, LISTEN)
         self._messages: list[Message] = []
         self._known = 0  # messages so far
@@ -50,6 +56,15 @@ class RayChannel:
         self._held, self._last_words = 0, ""
 
     def started(self) -> bool:
+        waiting = self._waiting_since
+        if not self._started and waiting is not None and time.monotonic() - waiting > PATIENCE:
+            self._waiting_since = None
+            warnings.warn(
+                f"The {self._name} has waited for a place on the cluster for {PATIENCE:g} s and goes on waiting, "
+                "while other work holds the processors or GPUs that it asks for: `ray status` tells.",
+                UserWarning,
+                stacklevel=2,
+            )
         return self._started
 
     def send(self, message: Message) -> None:
@@ -150,7 +165,8 @@ class RayLauncher:
             raise
 
     def start(self, slot: int) -> Channel:
-        return RayChannel(self._ray, self._agent.remote(self._setup, self._origin, f"lightkeras worker {slot}"))
+        name = f"lightkeras worker {slot}"
+        return RayChannel(self._ray, self._agent.remote(self._setup, self._origin, name), name)
 
     def begin(self) -> None:
         self._setup.mark()
@@ -317,21 +333,36 @@ def _same_answer_to_sigterm() -> Iterator[None]:
 
 
 def _check_reachable(ray: Any, where: str | None, said: str) -> None:
-    """Refuses an address at which nothing listens: Ray itself would try for minutes."""
+    """Refuses an address at which nothing listens, or something else than Ray: that would try for minutes."""
     host, _, port = (where or "").removeprefix("ray://").rpartition(":")
     if not port.isdigit():  # "auto" and its like, which Ray resolves
         return
     host = host.strip("[]")
     if host in _THIS_MACHINE and not str(where).startswith("ray://"):
         host = ray.util.get_node_ip_address()  # which Ray takes it for
+    how = (
+        "Start a cluster with `ray start --head`, which prints its address, or leave the address out to start one on "
+        "this machine."
+    )
     try:
-        with contextlib.closing(socket.create_connection((host, int(port)), timeout=10)):
-            pass
+        with contextlib.closing(socket.create_connection((host, int(port)), timeout=REACH)) as connection:
+            speaks = os.environ.get("RAY_USE_TLS") == "1" or _speaks_http2(connection)
     except (OSError, OverflowError) as error:
-        raise ConnectionError(
-            f"{said}: nothing listens at {host}:{port} ({error}). Start a cluster with `ray start --head`, which "
-            "prints its address, or leave the address out to start one on this machine."
-        ) from error
+        raise ConnectionError(f"{said}: nothing listens at {host}:{port} ({error}). {how}") from error
+    if not speaks:
+        raise ConnectionError(f"{said}: what listens at {host}:{port} is no Ray cluster. {how}")
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    """Whether a server answers as those of gRPC do: the frame of settings comes first (RFC 9113, section 3.4)."""
+    empty_settings = bytes([0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0])
+    try:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + empty_settings)
+        with connection.makefile("rb") as answer:
+            head = answer.read(9)  # length (3), type, flags, stream (4)
+    except OSError:  # it says nothing, or hangs up
+        return False
+    return len(head) == 9 and head[3] == _SETTINGS and head[5:] == bytes(4)
 
 
 def _in_a_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -295,6 +296,33 @@ def test_more_workers_than_the_cluster_has_places_are_refused(cluster, tmp_path)
     assert not ray.is_initialized()
 
 
+def test_a_worker_that_waits_for_a_place_is_told_of_once(cluster, monkeypatch):
+    monkeypatch.setattr("lightkeras.search.cluster.PATIENCE", 0.5)
+    made = launcher(cluster)
+
+    def holds() -> None:
+        threading.Event().wait()
+
+    try:
+        holders = [ray.remote(num_cpus=1, max_retries=0)(holds).remote() for _ in range(2)]
+        while ray.available_resources().get("CPU", 0.0):
+            pause()
+        channel = made.start(0)
+        assert not channel.started()
+        threading.Event().wait(0.6)
+        with pytest.warns(UserWarning, match=r"lightkeras worker 0 has waited for a place .* 0\.5 s .* `ray status`"):
+            channel.started()
+        for holder in holders:
+            ray.cancel(holder, force=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            while not channel.started():
+                channel.received()
+        channel.end()
+    finally:
+        made.close()
+
+
 def test_joining_a_cluster_leaves_sigterm_as_it_was(cluster):
     before = signal.getsignal(signal.SIGTERM)
     made = launcher(cluster)
@@ -316,6 +344,32 @@ def test_an_address_at_which_nothing_listens_is_refused_at_once(tmp_path, monkey
     port = address.rpartition(":")[2]
     with pytest.raises(ConnectionError, match=rf"^{said}: nothing listens at [\d.]+:{port} \(.*ray start --head"):
         tuner(tmp_path / "nowhere", address=None if by_environment else address).search()
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", None])
+def test_an_address_at_which_something_else_listens_is_refused(tmp_path, monkeypatch, answer):
+    """One hangs up, one answers in another language, one says nothing."""
+    monkeypatch.setattr("lightkeras.search.cluster.REACH", 2.0)
+    with socket.socket() as server:
+        server.bind(("", 0))
+        server.listen()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        answered = list[socket.socket]()
+
+        def serve() -> None:
+            answered.append(server.accept()[0])
+            if answer is not None:
+                with answered[0] as connection:
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(ConnectionError, match=rf"^Tuner\(address='{address}'\): what listens .* is no Ray cluster"):
+            tuner(tmp_path / "nowhere", address=address).search()
+        thread.join()
+        for connection in answered:
+            connection.close()
     assert not (tmp_path / "nowhere").exists()
 
 
