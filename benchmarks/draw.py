@@ -18,6 +18,7 @@ OURS, OTHER = "#0072b2", "#b0b0b0"
 
 def main() -> None:
     records = {path.stem: json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))}
+    records = {name: record for name, record in records.items() if len(record["figures"]) > 1}  # the rest: numbers
     heights = [len(record["figures"]) for record in records.values()]
     size = (8, 0.28 * sum(heights) + 0.9 * len(heights))
     figure, axes = plt.subplots(len(records), figsize=size, height_ratios=heights, squeeze=False, layout="constrained")
@@ -26,15 +27,16 @@ def main() -> None:
         medians = [statistics.median(values) for values in figures.values()]
         spread = [[m - min(v) for m, v in zip(medians, figures.values(), strict=True)]]
         spread += [[max(v) - m for m, v in zip(medians, figures.values(), strict=True)]]
-        colors = [OURS if side.startswith(("ours", "lazy")) else OTHER for side in figures]
+        colors = [OURS if side.startswith(("ours", "lazy", "two workers", "best")) else OTHER for side in figures]
         axis.barh(list(figures), medians, color=colors, xerr=spread, ecolor="#404040", capsize=2)
         axis.invert_yaxis()
         axis.set_title(f"{name} ({record['date']}, {record['machine']})", fontsize=8, loc="left")
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
         unit = "seconds" if name.startswith(("imdb", "growth", "tuner")) else "microseconds a step"
+        unit = "validation accuracy" if name == "tuner_best" else unit
         axis.set_xlabel(f"{unit}, median; lines from the least to the most", fontsize=8)
-    figure.savefig(HERE / "results.png", dpi=100)
+    figure.savefig(HERE / "results.png", dpi=75)
 
 
 if __name__ == "__main__":

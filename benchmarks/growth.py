@@ -2,8 +2,9 @@
 
     python benchmarks/growth.py [--rounds 5] [--backend tensorflow]
 
-A dense network on random data, with lightkeras's defaults; seconds from the first epoch to the end of the run. Every
-side runs in a process of its own, interleaved (see `rounds.py`). Memory of a stream is measured by `stream_memory.py`.
+A dense network on random data, with lightkeras's defaults; seconds in epochs, all that they wait for
+included. Every side runs in a process of its own, interleaved (see `rounds.py`). Memory of a stream is measured by
+`stream_memory.py`.
 
     base         12,800 examples of 100 numbers in batches of 32, 5 epochs, 100-256-256-10
     examples     ten times the examples
@@ -56,7 +57,7 @@ def weights(units: int) -> int:
 
 
 def measure(examples: int, epochs: int, units: int) -> float:
-    """Seconds from the first epoch to the end of the run."""
+    """Seconds in epochs."""
     import lightkeras as lk
 
     import keras
