@@ -9,6 +9,23 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from by_hand import (
+    LINE,
+    LINE_LOSSES,
+    LINE_WEIGHTS,
+    Batches,
+    HalfPrecision,
+    Line,
+    Square,
+    assert_same,
+    batches,
+    learn,
+    noisy_data,
+    one_weight,
+    predictions,
+    prepared,
+    weights,
+)
 from keras import layers, ops
 
 from lightkeras import Runner
@@ -16,7 +33,6 @@ from lightkeras.data.arrays import as_feed
 from lightkeras.data.bags import Bags
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.engine import make_engine
-from lightkeras.engine.base import Seen
 from lightkeras.task import Task
 
 pytestmark = pytest.mark.backends("jax")
@@ -29,88 +45,12 @@ if keras.backend.backend() == "jax":
     from lightkeras.engine.jax.scope import Values
 
 
-def one_weight(value):
-    return layers.Dense(1, use_bias=False, kernel_initializer=keras.initializers.Constant(value))
-
-
-class Line(Task):
-    """y = w x with w = 1 at first, squared error, SGD with a learning rate of 1/8: exact in float32."""
-
-    def build_model(self):
-        return keras.Sequential([keras.Input((1,)), one_weight(1.0)])
-
-    def build_optimizer(self):
-        return keras.optimizers.SGD(0.125)
-
-    def loss(self, batch, training):
-        x, y = batch
-        error = ops.cast(self.model(x, training=training), "float32") - ops.cast(y, "float32")
-        self.log("largest", ops.max(x))
-        return ops.mean(ops.square(error))
-
-
-LINE = (np.float32([[1], [2], [3]]), np.float32([[2], [4], [6]]))
-# First batch: errors -1 and -2, loss (1 + 4) / 2, gradient (2(-1)1 + 2(-2)2) / 2 = -5, w = 1 + 5/8.
-# Second: error 3 * 1.625 - 6 = -1.125, loss 1.265625, gradient 2(-1.125)3 = -6.75, w = 1.625 + 6.75/8.
-LINE_LOSSES, LINE_WEIGHTS = [2.5, 1.265625], [1.625, 2.46875]
-
-
-def prepared(task, feed, seed=0):
-    """The engine, the trace and the compiled train step."""
-    task.set_up(seed)
-    engine = task.bind(make_engine)
-    trace = engine.trace(task.run_train_step, feed.spec, feed.batch_size)
-    return engine, trace, engine.program(task.run_train_step, trace.names)
-
-
-def learn(task, feed, count=8, epochs=1, seed=0):
-    """Logs of every step over some epochs, `count` steps per call."""
-    engine, _trace, program = prepared(task, feed, seed)
-    parts = []
-    for epoch in range(epochs):
-        stream = engine.open(feed, epoch, seed=seed)
-        while (logs := program.run(stream, count)).steps:
-            assert logs.steps <= count
-            parts.append(logs)
-    values = {name: np.concatenate([logs.values[name] for logs in parts]) for name in parts[0].values}
-    return values | {"examples": np.concatenate([logs.examples for logs in parts])}
-
-
-def weights(task):
-    return [ops.convert_to_numpy(variable) for variable in task.variables().values()]
-
-
-def assert_same(found, expected):
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
 def test_the_engine_of_this_backend_is_jaxs():
     assert isinstance(make_engine(), JaxEngine)
     assert make_engine().backend == "jax"
 
 
 # ---------------------------------------------------------------------- steps
-
-
-@pytest.mark.parametrize("count", [1, 2, 7])
-def test_the_logs_of_every_step_and_the_weights_are_those_worked_out_by_hand(count):
-    task = Line()
-    logs = learn(task, ArrayFeed(LINE, 2), count)
-    assert logs["loss"].tolist() == LINE_LOSSES
-    assert logs["largest"].tolist() == [2.0, 3.0]
-    assert logs["examples"].tolist() == [2, 1]  # the smaller last batch is part of the epoch
-    assert {column.dtype.name for column in logs.values()} == {"float32", "int64"}
-    assert task.model.get_weights()[0].item() == LINE_WEIGHTS[-1]
-    assert int(task.optimizer.iterations) == 2
-
-
-def test_a_call_gives_what_was_asked_for_and_then_less_and_then_nothing():
-    feed = ArrayFeed((np.zeros((11, 1)), np.zeros((11, 1))), 2)
-    engine, _trace, program = prepared(Line(), feed)
-    stream = engine.open(feed)
-    assert [program.run(stream, 3).steps for _ in range(5)] == [3, 2, 1, 0, 0]
 
 
 def test_more_steps_than_the_table_of_logs_has_rows_are_one_call():
@@ -167,27 +107,6 @@ class Noisy(Task):
             return ops.mean(ops.square(output - y))
 
         return self.minimize(loss)
-
-
-def noisy_data(count=1003):
-    rng = np.random.default_rng(0)
-    return rng.normal(size=(count, 4)).astype("float32"), rng.normal(size=(count, 1)).astype("float32")
-
-
-@pytest.fixture(scope="module")
-def one_step_at_a_time():
-    task = Noisy()
-    logs = learn(task, ArrayFeed(noisy_data(), 10, shuffle=True), 1, epochs=2)
-    return logs, weights(task)
-
-
-@pytest.mark.parametrize("count", [7, 75, 1000])
-def test_steps_per_call_change_no_bit_of_any_variable_or_log(one_step_at_a_time, count):
-    task = Noisy()
-    logs = learn(task, ArrayFeed(noisy_data(), 10, shuffle=True), count, epochs=2)
-    assert logs["examples"].tolist() == ([10] * 100 + [3]) * 2
-    np.testing.assert_array_equal(logs["loss"], one_step_at_a_time[0]["loss"])
-    assert_same(weights(task), one_step_at_a_time[1])
 
 
 def test_calls_of_other_lengths_compile_nothing_new():
@@ -373,36 +292,7 @@ def test_text_is_refused_before_anything_is_compiled_and_the_way_out_is_named():
         learn(Line(), feed)
 
 
-def test_dicts_tuples_and_lists_keep_their_form():
-    class Nested(Line):
-        def loss(self, batch, training):
-            assert type(batch) is tuple
-            assert type(batch[0]) is dict
-            assert type(batch[0]["b"]) is tuple
-            return super().loss((batch[0]["b"][0], batch[0]["a"]), training)
-
-    arrays = ({"b": (LINE[0], np.zeros((3, 2, 2))), "a": LINE[1]}, np.zeros(3))
-    assert learn(Nested(), ArrayFeed(arrays, 2))["loss"].tolist() == LINE_LOSSES
-
-
 # ---------------------------------------------------------------------- streams
-
-
-def batches(arrays, size):
-    for start in range(0, len(arrays[0]), size):
-        yield tuple(array[start : start + size] for array in arrays)
-
-
-class Batches(keras.utils.PyDataset):
-    def __init__(self, arrays, size):
-        super().__init__()
-        self.parts = list(batches(arrays, size))
-
-    def __len__(self):
-        return len(self.parts)
-
-    def __getitem__(self, index):
-        return self.parts[index]
 
 
 def dataset(arrays, size):
@@ -539,21 +429,6 @@ def test_lengths_are_rounded_up_in_steps_of_a_fifth():
 # ---------------------------------------------------------------------- predictions
 
 
-class Square(Line):
-    def predict_step(self, batch):
-        return {"square": batch * batch, "pair": (batch + 1, ops.cast(batch[:, 0], "int32"))}
-
-
-def predictions(task, data, count=4, batch_size=3):
-    task.set_up(0)
-    engine, feed = task.bind(make_engine), as_feed(data, batch_size)
-    predictor, stream = engine.predictor(task.predict_step), engine.open(feed)
-    parts = []
-    while (part := predictor.run(stream, count)) is not None:
-        parts.append(part)
-    return parts
-
-
 @pytest.mark.parametrize("examples", [1, 2, 3, 10, 12])
 def test_predictions_keep_order_and_structure_for_any_number_of_inputs(examples):
     x = np.arange(examples, dtype="float32")[:, None]
@@ -566,46 +441,7 @@ def test_predictions_keep_order_and_structure_for_any_number_of_inputs(examples)
         assert joined["pair"][1].dtype == np.int32
 
 
-def test_a_prediction_that_is_a_scalar_is_refused():
-    class Total(Line):
-        def predict_step(self, batch):
-            return ops.sum(batch)
-
-    with pytest.raises(ValueError, match="predict_step returned a scalar; expected outputs whose axis 0"):
-        predictions(Total(), LINE[0])
-
-
 # ---------------------------------------------------------------------- minimize and gradients
-
-
-def test_two_optimizers_each_update_their_own_variables():
-    class Gan(Task):
-        def build(self):
-            self.generator = keras.Sequential([keras.Input((1,)), one_weight(0.5)])
-            self.critic = keras.Sequential([keras.Input((1,)), one_weight(1.0)])
-            self.slow, self.fast = keras.optimizers.SGD(0.25), keras.optimizers.SGD(0.5)
-
-        def train_step(self, batch):
-            noise = ops.ones_like(batch)
-
-            def critic_loss():
-                return ops.mean(self.critic(self.generator(noise))) - ops.mean(self.critic(batch))
-
-            def generator_loss():
-                return -ops.mean(self.critic(self.generator(noise)))
-
-            self.log("critic", self.minimize(critic_loss, self.critic.trainable_variables, self.fast))
-            self.log("generator", self.minimize(generator_loss, self.generator.trainable_variables, self.slow))
-
-    task = Gan()
-    logs = learn(task, ArrayFeed(np.float32([[2], [2]]), 1))
-    # c = 1, g = 1/2: loss gc - 2c = -1.5, gradient g - 2 = -1.5, c = 1.75; then loss -gc = -0.875, gradient
-    # -c = -1.75, g = 0.9375. Next: (0.9375 - 2) 1.75 = -1.859375, c = 2.28125; loss -2.138671875, g = 1.5078125.
-    assert logs["critic"].tolist() == [-1.5, -1.859375]
-    assert logs["generator"].tolist() == [-0.875, -2.138671875]
-    assert task.critic.get_weights()[0].item() == 2.28125
-    assert task.generator.get_weights()[0].item() == 1.5078125
-    assert (int(task.slow.iterations), int(task.fast.iterations)) == (2, 2)
 
 
 class InBranch(Line):
@@ -683,23 +519,6 @@ def test_what_the_loss_does_not_depend_on_is_left_alone_by_weight_decay():
     task = Decaying()
     learn(task, ArrayFeed(LINE, 2))
     assert task.unused.kernel.numpy().item() == 3.0
-
-
-def test_a_gradient_penalty_is_itself_minimized():
-    class Penalty(Line):
-        def train_step(self, batch):
-            def penalty():
-                found = self.gradients(lambda x: ops.sum(ops.square(self.model(x))), batch)
-                self.log("gradient", ops.max(found))
-                return ops.mean(ops.square(found))
-
-            return self.minimize(penalty)
-
-    task = Penalty()
-    # f = (wx)^2, df/dx = 2 w^2 x, penalty 4 w^4 x^2 = 1, its gradient 16 w^3 x^2 = 4, w = 1 - 4/8.
-    logs = learn(task, ArrayFeed(np.float32([[0.5]]), 1))
-    assert (logs["loss"].tolist(), logs["gradient"].tolist()) == ([1.0], [1.0])
-    assert task.model.get_weights()[0].item() == 0.5
 
 
 def test_gradients_keep_the_structure_of_the_inputs_and_name_what_is_lost():
@@ -786,37 +605,6 @@ def test_gradients_are_gathered_clipped_and_averaged_by_the_optimizer():
     )  # -2 and -8, their mean clipped to -1
 
 
-class HalfPrecision(Line):
-    """The line in float16, where the scale of the loss decides whether gradients overflow."""
-
-    scale = 4.0
-
-    def build_model(self):
-        kernel = keras.initializers.Constant(1.0)
-        dense = layers.Dense(1, use_bias=False, kernel_initializer=kernel, dtype="mixed_float16")
-        return keras.Sequential([keras.Input((1,)), dense])
-
-    def build_optimizer(self):
-        return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.125), initial_scale=self.scale)
-
-
-@pytest.mark.parametrize("count", [1, 8])
-def test_mixed_precision_gives_the_same_numbers_where_they_are_exact(count):
-    task = HalfPrecision()
-    assert learn(task, ArrayFeed(LINE, 2), count)["loss"].tolist() == LINE_LOSSES
-    assert task.model.get_weights()[0].item() == LINE_WEIGHTS[-1]
-
-
-def test_a_step_whose_scaled_gradient_overflows_is_skipped_and_the_scale_halved():
-    class Overflowing(HalfPrecision):
-        scale = 2.0**15  # times 5 is beyond float16's 65504
-
-    task = Overflowing()
-    assert learn(task, ArrayFeed([array[:2] for array in LINE], 2))["loss"].tolist() == [2.5]
-    assert task.model.get_weights()[0].item() == 1.0
-    assert float(task.optimizer.dynamic_scale) == 2.0**14
-
-
 # ---------------------------------------------------------------------- one step, looked into
 
 
@@ -857,23 +645,6 @@ def test_work_ahead_is_refused():
         make_engine().open(ArrayFeed(LINE, 1), ahead=((abs, 0),))
 
 
-def test_a_step_that_is_looked_into_shows_layers_losses_and_gradients_in_order():
-    task = Line()
-    engine, _trace, _program = prepared(task, ArrayFeed(LINE, 2))
-    call = keras.Operation.__call__
-    logs, seen = engine.run_eagerly(task.run_train_step, tuple(array[:2] for array in LINE))
-    assert logs == {"largest": 2.0, "loss": LINE_LOSSES[0]}
-    assert task.model.get_weights()[0].item() == LINE_WEIGHTS[0]
-    assert keras.Operation.__call__ is call
-    name, dense = task.model.name, task.model.layers[0].name
-    assert [found for found in seen if not found.name.endswith(("(Cast)", "(Subtract)", "(Max)"))] == [
-        Seen("layer", f"{name}/{dense} (Dense)", None, largest=2.0),
-        Seen("layer", f"{name} (Sequential)", None, largest=2.0),
-        Seen("loss", "loss", None, largest=2.5),
-        Seen("gradient", task.model.layers[0].kernel.path, None, largest=5.0),
-    ]
-
-
 @pytest.mark.parametrize("task_class", [HalfPrecision, InBranch])
 def test_a_step_with_a_condition_is_looked_into(task_class):
     task = task_class()
@@ -898,27 +669,6 @@ def test_a_step_that_raises_leaves_keras_as_it_was():
     assert Values.current() is None
     with pytest.raises(ValueError, match="seeded random ops"):
         jax.jit(lambda: keras.random.uniform(()))()
-
-
-def test_variables_that_are_not_finite_are_found_whatever_their_dtype():
-    values = {
-        "fine": np.float32([1.0, 2.0]),
-        "large": np.float32([3e38, 3e38]),  # their sum is not finite, and they are
-        "nan": np.float32([0.0, np.nan]),
-        "cancelled": np.float32([np.inf, -np.inf]),
-        "half": np.float16([np.inf]),
-        "half and fine": np.float16([6e4, 6e4]),
-        "whole": np.int32([2**31 - 1]),
-    }
-    variables = {
-        key: keras.Variable(value, dtype=value.dtype.name, trainable=value.dtype.kind == "f")
-        for key, value in values.items()
-    }
-    variables["brain"] = keras.Variable([np.nan], dtype="bfloat16")
-    engine = make_engine()
-    assert engine.not_finite(variables) == ["nan", "cancelled", "half", "brain"]
-    assert engine.not_finite({key: variables[key] for key in ("fine", "large", "whole")}) == []
-    assert engine.not_finite({"whole": variables["whole"]}) == []
 
 
 def test_running_out_of_memory_is_told_from_other_errors():

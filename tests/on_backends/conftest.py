@@ -22,6 +22,7 @@ FILES = [
     "test_features.py",
     "test_drawing.py",
     "test_freezing.py",
+    "engine/test_every_engine.py",
     "engine/test_slots.py",
     "preflight/test_errors.py",
     "data/test_keras_encoder.py",
