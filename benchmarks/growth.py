@@ -9,7 +9,7 @@ included. Every side runs in a process of its own, interleaved (see `rounds.py`)
     base         12,800 examples of 100 numbers in batches of 32, 5 epochs, 100-256-256-10
     examples     ten times the examples
     steps        ten times the epochs
-    parameters   100-1024-1024-10: eleven times the parameters (its arithmetic grows as much)
+    parameters   100-1024-1024-10: twelve times the parameters (its arithmetic grows as much)
     large        ten times the parameters of that: 100-3400-3400-10, one epoch; figures are scaled to the same steps
 """
 

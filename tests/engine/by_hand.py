@@ -30,8 +30,6 @@ class Line(Task):
 
 
 LINE = (np.float32([[1], [2], [3]]), np.float32([[2], [4], [6]]))
-
-
 # First batch: errors -1 and -2, loss (1 + 4) / 2, gradient (2(-1)1 + 2(-2)2) / 2 = -5, w = 1 + 5/8.
 # Second: error 3 * 1.625 - 6 = -1.125, loss 1.265625, gradient 2(-1.125)3 = -6.75, w = 1.625 + 6.75/8.
 LINE_LOSSES, LINE_WEIGHTS = [2.5, 1.265625], [1.625, 2.46875]
@@ -72,7 +70,7 @@ def assert_same(found, expected):
 
 
 class Noisy(Task):
-    """Dropout, batch normalization, noise of its own and a stateful metric: all the state there is."""
+    """Dropout, batch normalization, noise of two kinds and a stateful metric: all the state there is."""
 
     def build(self):
         self.model = keras.Sequential(
@@ -86,6 +84,7 @@ class Noisy(Task):
     def train_step(self, batch):
         x, y = batch
         x = x + keras.random.normal(ops.shape(x), stddev=0.1, seed=self.seeds)
+        x = x + keras.random.normal(ops.shape(x), stddev=0.1)
 
         def loss():
             output = self.model(x, training=True)

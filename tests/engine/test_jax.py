@@ -16,6 +16,7 @@ from by_hand import (
     Batches,
     HalfPrecision,
     Line,
+    Noisy,
     Square,
     assert_same,
     batches,
@@ -84,31 +85,6 @@ def test_on_a_cpu_a_step_with_a_convolution_is_called_by_itself_and_any_other_in
     assert [("steps a call" in form) for form in program.forms] == [looped or not on_cpu]
 
 
-class Noisy(Task):
-    """Dropout, batch normalization, noise of two kinds and a stateful metric: all the state there is."""
-
-    def build(self):
-        self.model = keras.Sequential(
-            [keras.Input((4,)), layers.Dense(8, "relu"), layers.BatchNormalization(), layers.Dropout(0.5),
-             layers.Dense(1)]
-        )  # fmt: skip
-        self.optimizer = keras.optimizers.Adam(0.01)
-        self.seeds = keras.random.SeedGenerator(7)
-        self.error = keras.metrics.MeanAbsoluteError("error")
-
-    def train_step(self, batch):
-        x, y = batch
-        x = x + keras.random.normal(ops.shape(x), stddev=0.1, seed=self.seeds)
-        x = x + keras.random.normal(ops.shape(x), stddev=0.1)
-
-        def loss():
-            output = self.model(x, training=True)
-            self.error.update_state(y, output)
-            return ops.mean(ops.square(output - y))
-
-        return self.minimize(loss)
-
-
 def test_calls_of_other_lengths_compile_nothing_new():
     feed = ArrayFeed(noisy_data(1000), 10)
     engine, _trace, program = prepared(Noisy(), feed)
@@ -150,17 +126,10 @@ def test_noise_differs_from_step_to_step_with_a_generator_and_without():
         jax.jit(lambda: keras.random.uniform(()))()
 
 
-def test_a_trace_changes_no_variable_and_builds_the_optimizer():
+def test_a_trace_builds_the_optimizer_and_knows_every_variable():
     task = Noisy()
     task.set_up(0)
-    before = {key: ops.convert_to_numpy(v) for key, v in task.variables().items()}
     trace = task.bind(make_engine).trace(task.run_train_step, ArrayFeed(noisy_data(20), 10).spec)
-    after = {key: ops.convert_to_numpy(v) for key, v in task.variables().items()}
-    for key, value in before.items():
-        np.testing.assert_array_equal(after[key], value)
-    assert trace.names == ("loss",)
-    assert [update.optimizer for update in trace.updates] == [task.optimizer]
-    assert [update.unreached for update in trace.updates] == [()]
     assert task.optimizer.built
     assert {id(variable) for variable in task.variables().values()} == {id(variable) for variable in trace.variables}
 
@@ -186,17 +155,6 @@ def test_the_step_is_run_twice_by_python_and_its_trace_is_compiled():
         engine.open(feed), 1
     )  # what is made anew is traced anew
     assert task.calls == 6
-
-
-def test_names_that_change_are_refused():
-    class Moody(Line):
-        def train_step(self, batch):
-            if batch[0].shape[0] == 1:
-                self.log("lonely", 1.0)
-            return super().train_step(batch)
-
-    with pytest.raises(ValueError, match=r"must log the same names .* now new: \['lonely'\]"):
-        learn(Moody(), ArrayFeed(LINE, 2))
 
 
 def test_a_learning_rate_that_is_set_between_calls_takes_effect():
