@@ -19,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from lightkeras.training.divergence import watchdog
+
 MODELS = {"small": ((128,), 8), "large": ((4096, 4096), 1)}  # hidden units, epochs
 SIDES = ("default", "none")
 
@@ -58,7 +60,8 @@ def run(model: str, side: str) -> dict[str, float]:
 def measure(model: str, side: str) -> dict[str, float]:
     """Trains once; seconds of wall and processor time from the first epoch on, and what was spent on what."""
     import lightkeras as lk
-    from lightkeras import checkpoint, divergence, fitting
+    from lightkeras.runs import checkpoint
+    from lightkeras.training import fit
 
     import keras
 
@@ -78,9 +81,9 @@ def measure(model: str, side: str) -> dict[str, float]:
 
         setattr(owner, method, call)
 
-    timed(fitting.Fit, "save", "held")
+    timed(fit.Fit, "save", "held")
     timed(checkpoint, "save", "written", "saves")
-    timed(divergence.Watchdog, "look", "watched")
+    timed(watchdog.Watchdog, "look", "watched")
     units, epochs = MODELS[model]
     x, y = pixels()
     net = keras.Sequential([keras.Input((784,)), *(keras.layers.Dense(n, "relu") for n in units)])

@@ -28,6 +28,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from lightkeras.training.divergence import watchdog
+
 SIDES = ("lazy", "adam")
 WIDTH, WORDS, BATCH, STEPS, EPOCHS = 50, 230, 512, {"lazy": 40, "adam": 10}, 3
 
@@ -74,8 +76,8 @@ def measure(side: str, folder: Path, rows: int) -> dict[str, float]:
     if side == "make":
         make_module(folder, rows)
         return {}
-    from lightkeras import divergence, fitting
     from lightkeras.engine.tensorflow import TensorFlowProgram
+    from lightkeras.training import fit
 
     import keras
 
@@ -103,8 +105,8 @@ def measure(side: str, folder: Path, rows: int) -> dict[str, float]:
         return logs
 
     TensorFlowProgram.run = run_steps
-    timed(fitting.Fit, "save", "held")
-    timed(divergence.Watchdog, "look", "watched")
+    timed(fit.Fit, "save", "held")
+    timed(watchdog.Watchdog, "look", "watched")
     steps = STEPS[side]
     train, validation = texts(steps * BATCH, rows, seed=0), texts(4 * BATCH, rows, seed=1)
     begins: list[float] = []

@@ -240,7 +240,7 @@ def overhead(trials):
 
 def memory(trials):
     import lightkeras as lk
-    from lightkeras import memory as measured
+    from lightkeras.system import memory as measured
     from lightkeras.testing import TwoMoons
 
     held = []
@@ -300,8 +300,8 @@ SIDES = {
 
 def count():
     """Where workers import this file: notes each reading of a split, and each run of the encoder over one."""
-    from lightkeras import features
     from lightkeras.data import ImdbReviews
+    from lightkeras.encoders import features
 
     def noted(function, say):
         def notes(*arguments):

@@ -20,7 +20,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, Union
 
-from lightkeras._messages import did_you_mean
+from lightkeras.system.messages import did_you_mean
 
 Scalar = int | float | str | bool
 

@@ -33,8 +33,9 @@ from typing import Any, TypedDict, Unpack
 import keras
 from keras import ops
 
-from lightkeras._messages import did_you_mean
-from lightkeras.engine.rows import Rows, touched_rows
+from lightkeras.engine.sparse_rows import Rows
+from lightkeras.engine.touched_rows import touched_rows
+from lightkeras.system.messages import did_you_mean
 
 Tensor = Any
 

@@ -30,22 +30,24 @@ from typing import Any, final
 import keras
 import numpy as np
 
-from lightkeras import assembly, checkpoint, finders, preflight, schedule
-from lightkeras.checkpoint import Checkpoint
 from lightkeras.data import DataModule, Feed
 from lightkeras.data.arrays import as_feed
-from lightkeras.data.encoder import Encoder
-from lightkeras.divergence import Alarm, first_not_finite
-from lightkeras.drawing import Drawing, draw_split, write_report
-from lightkeras.features import FeatureCache, encoded
-from lightkeras.fitting import Fit
-from lightkeras.ledger import Ledger
-from lightkeras.lock import RunLock
-from lightkeras.passes import bound_engine
-from lightkeras.results import BatchSizes, EvalResult, FitResult, LearningRates
-from lightkeras.settings import Settings
-from lightkeras.signals import exit_status
+from lightkeras.encoders.base import Encoder
+from lightkeras.encoders.features import FeatureCache, encoded
+from lightkeras.runs import checkpoint
+from lightkeras.runs.checkpoint import Checkpoint
+from lightkeras.runs.results import BatchSizes, EvalResult, FitResult, LearningRates
+from lightkeras.system.locks import RunLock
+from lightkeras.system.signals import exit_status
+from lightkeras.system.variables import write_variables
 from lightkeras.task import Task
+from lightkeras.training import decisions, finders, preflight, setup
+from lightkeras.training.divergence.watchdog import Alarm, first_not_finite
+from lightkeras.training.fit import Fit
+from lightkeras.training.pictures import Drawing, draw_split, write_report
+from lightkeras.training.settings import Settings
+from lightkeras.training.stepper import bound_engine
+from lightkeras.training.timing import Ledger
 
 
 class Interrupted(SystemExit):
@@ -103,21 +105,21 @@ class Runner(Settings):
         """
         ledger = Ledger()
         with ledger.part("start"):
-            directory, wanted = assembly.place(self, task, resume, accept_changes)
-            learn = assembly.learn_from(train, batch_size, directory if resume else None)
-            data = assembly.make_ready(task, self.seed, given=train is not None, fit_encoder=learn)
-            feeds = assembly.feeds_of(data, train, validation, batch_size)
-            fit = assembly.make_fit(self, task, data, directory, *feeds)
-            config = assembly.config_of(self, fit)
+            directory, wanted = setup.place(self, task, resume, accept_changes)
+            learn = setup.learn_from(train, batch_size, directory if resume else None)
+            data = setup.make_ready(task, self.seed, given=train is not None, fit_encoder=learn)
+            feeds = setup.feeds_of(data, train, validation, batch_size)
+            fit = setup.make_fit(self, task, data, directory, *feeds)
+            config = setup.config_of(self, fit)
         fit.ledger = ledger
         fit.directory.create(needed_bytes=5 * fit.state_bytes)
         with RunLock(fit.directory.lock_file):
             resumed: Checkpoint | None = None
             restart = False
             if resume:
-                resumed, restart = assembly.go_on(fit, config, wanted, accept_changes)
+                resumed, restart = setup.go_on(fit, config, wanted, accept_changes)
             else:
-                assembly.begin(fit, config)
+                setup.begin(fit, config)
             with fit.opened(config, resumed, restart):
                 fit.begin(resumed)
                 if not fit.leaves_epoch:
@@ -174,12 +176,12 @@ class Runner(Settings):
             CheckpointError: As in `fit`.
             OSError: As in `fit`.
         """
-        directory, wanted = assembly.place(self, task, resume, accept_changes)
-        learn = assembly.learn_from(train, batch_size, directory if resume else None)
-        data = assembly.make_ready(task, self.seed, given=train is not None, fit_encoder=learn)
-        fit = assembly.make_fit(self, task, data, directory, *assembly.feeds_of(data, train, validation, batch_size))
+        directory, wanted = setup.place(self, task, resume, accept_changes)
+        learn = setup.learn_from(train, batch_size, directory if resume else None)
+        data = setup.make_ready(task, self.seed, given=train is not None, fit_encoder=learn)
+        fit = setup.make_fit(self, task, data, directory, *setup.feeds_of(data, train, validation, batch_size))
         if resume and directory.config_file.exists():
-            assembly.compared(fit, assembly.config_of(self, fit), wanted, accept_changes)
+            setup.compared(fit, setup.config_of(self, fit), wanted, accept_changes)
         return fit.names
 
     def evaluate(
@@ -210,7 +212,7 @@ class Runner(Settings):
         started = time.perf_counter()
         if split not in ("validation", "test"):
             raise ValueError(f"split={split!r}: expected 'validation' or 'test'.")
-        module = assembly.make_ready(task, self.seed, given=data is not None, fit_encoder=self._learned(weights))
+        module = setup.make_ready(task, self.seed, given=data is not None, fit_encoder=self._learned(weights))
         feed = as_feed(data, batch_size) if data is not None else _split_of(module, split)
         preflight.check_feed(task, feed, split)
         feed = encoded(feed, task.frozen(), self.features)
@@ -219,14 +221,14 @@ class Runner(Settings):
         preflight.epoch_names(task, trace, split)
         self._take_weights(task, weights)
         limit = self.limit_batches.test if split == "test" else self.limit_batches.validation
-        watcher = assembly.pass_over(feed, task, engine, task.run_evaluate_step, trace, limit)
+        watcher = setup.pass_over(feed, task, engine, task.run_evaluate_step, trace, limit)
         metrics = watcher.run(self.seed, self.steps_per_call) or {}
         result = EvalResult(split, metrics, watcher.examples, time.perf_counter() - started)
         if weights is not None:
-            assembly.directory_of(self).update_result({split: metrics})
+            setup.directory_of(self).update_result({split: metrics})
             if self.pictures:
-                draw_split(assembly.directory_of(self), Drawing(task, engine, feed, split, limit), weights)
-                write_report(assembly.directory_of(self))
+                draw_split(setup.directory_of(self), Drawing(task, engine, feed, split, limit), weights)
+                write_report(setup.directory_of(self))
         return result
 
     def predict(self, task: Task, data: Any, *, weights: str | None = None, batch_size: int = 256) -> Any:
@@ -245,7 +247,7 @@ class Runner(Settings):
             ValueError: There are no inputs; no run directory to take weights from.
             CheckpointError: The checkpoint is damaged or does not fit the task.
         """
-        assembly.make_ready(task, self.seed, given=True, fit_encoder=self._learned(weights))
+        setup.make_ready(task, self.seed, given=True, fit_encoder=self._learned(weights))
         feed = encoded(as_feed(data, batch_size), task.frozen(), FeatureCache(on_disk=False))
         engine = bound_engine(task)
         preflight.trace_predict(task, engine, feed)
@@ -294,10 +296,10 @@ class Runner(Settings):
             OSError: The figure cannot be written.
         """
         test = finders.RangeTest(low, high, steps, optimizer, loss)
-        learn = assembly.learn_from(train, batch_size)
-        data = assembly.make_ready(task, self.seed, given=train is not None, fit_encoder=learn)
-        feed, _ = assembly.feeds_of(data, train, None, batch_size)
-        figure = None if self.run_dir is None else assembly.directory_of(self).figures / "learning_rate.png"
+        learn = setup.learn_from(train, batch_size)
+        data = setup.make_ready(task, self.seed, given=train is not None, fit_encoder=learn)
+        feed, _ = setup.feeds_of(data, train, None, batch_size)
+        figure = None if self.run_dir is None else setup.directory_of(self).figures / "learning_rate.png"
         feed = encoded(feed, task.frozen(), self.features)
         return finders.find_learning_rate(task, feed, test, self.seed, figure)
 
@@ -335,9 +337,9 @@ class Runner(Settings):
             OSError: The system does not tell the memory of a process: it is not Linux.
         """
         search = finders.SizeSearch(low, high, steps, memory_bytes)
-        learn = assembly.learn_from(train, low)
-        data = assembly.make_ready(task, self.seed, given=train is not None, fit_encoder=learn)
-        feed, _ = assembly.feeds_of(data, train, None, low)
+        learn = setup.learn_from(train, low)
+        data = setup.make_ready(task, self.seed, given=train is not None, fit_encoder=learn)
+        feed, _ = setup.feeds_of(data, train, None, low)
         feed = encoded(feed, task.frozen(), self.features)
         return finders.find_batch_size(task, feed, train is not None, search, self.seed)
 
@@ -355,8 +357,8 @@ class Runner(Settings):
         fixed = 1 if bridge.watches_train_batches or bridge.asked_to_stop else self.steps_per_call
         while (steps is None or fit.done < steps) and not fit.leaves_epoch:
             left = None if steps is None else steps - fit.done
-            event = schedule.steps_to_event(fit.step, left, self.max_steps, every)
-            count = schedule.steps_next(event, learner.seconds_per_step, fixed)
+            event = decisions.steps_to_event(fit.step, left, self.max_steps, every)
+            count = decisions.steps_next(event, learner.seconds_per_step, fixed)
             if bridge.watches_train_batches:
                 with fit.ledger.part("callbacks"):
                     bridge.hooks.on_train_batch_begin(fit.done)
@@ -387,7 +389,7 @@ class Runner(Settings):
 
     def _alarm_at(self, fit: Fit, ended: bool) -> Alarm | None:
         """What is not finite between two train steps: looked for when it is due, and before anything depends on it."""
-        validates = schedule.is_multiple(fit.step, self.validation.steps)
+        validates = decisions.is_multiple(fit.step, self.validation.steps)
         if ended or validates or fit.step == self.max_steps or fit.saver.is_due(fit.step, None):
             with fit.ledger.part("watch"):
                 return fit.watchdog.check(fit.step)
@@ -400,7 +402,7 @@ class Runner(Settings):
             fit: The fit.
             ended: Whether it was the epoch's last step: what ends the run then waits for the epoch's end.
         """
-        due = fit.watcher is not None and schedule.is_multiple(fit.step, self.validation.steps)
+        due = fit.watcher is not None and decisions.is_multiple(fit.step, self.validation.steps)
         if due and not fit.validated_now:
             if not self._validate(fit):
                 return True
@@ -421,11 +423,11 @@ class Runner(Settings):
 
     def _end_epoch(self, fit: Fit) -> None:
         judged = fit.validated_now and (fit.monitor or "").startswith("val/")
-        if schedule.is_multiple(fit.epochs + 1, self.validation.epochs) and not self._validate(fit):
+        if decisions.is_multiple(fit.epochs + 1, self.validation.epochs) and not self._validate(fit):
             return
         values = fit.values()
         fit.add_epoch(values)
-        if self.draw_every is not None and schedule.is_multiple(fit.epochs, self.draw_every):
+        if self.draw_every is not None and decisions.is_multiple(fit.epochs, self.draw_every):
             fit.draw()
         fit.mark()
         improved = not judged and (fit.monitor is None or fit.monitor in values) and fit.judge(fit.epochs, values)
@@ -460,7 +462,7 @@ class Runner(Settings):
         if fit.bridge.asked_to_stop:
             return f"{fit.bridge.asked_to_stop} asked to stop"
         if fit.progress.exhausted(self.patience):
-            by_epoch = self.validation == schedule.Every(1, "epoch") or not (fit.monitor or "").startswith("val/")
+            by_epoch = self.validation == decisions.Every(1, "epoch") or not (fit.monitor or "").startswith("val/")
             word = "epoch" if by_epoch else "validation"
             return f"{fit.monitor} got no better for {fit.progress.waited} {word}{'s' * (fit.progress.waited > 1)}"
         if fit.epochs >= self.max_epochs:
@@ -476,17 +478,17 @@ class Runner(Settings):
 
     def _learned(self, weights: str | None) -> Callable[[Encoder], None] | None:
         """How an encoder comes to what it learned in the run whose weights are taken."""
-        return None if weights is None else assembly.learn_from(None, 1, assembly.directory_of(self))
+        return None if weights is None else setup.learn_from(None, 1, setup.directory_of(self))
 
     def _take_weights(self, task: Task, weights: str | None) -> None:
         """Puts the models' weights of a checkpoint into the task."""
         if weights is None:
             return
-        directory = assembly.directory_of(self)
-        assembly.check_frozen(task, directory.read_config())
+        directory = setup.directory_of(self)
+        setup.check_frozen(task, directory.read_config())
         saved = checkpoint.load(checkpoint.find(directory.checkpoints, weights))
         models = task.model_variables()
-        checkpoint.write_variables(models, {key: saved.arrays[key] for key in models if key in saved.arrays})
+        write_variables(models, {key: saved.arrays[key] for key in models if key in saved.arrays})
 
 
 def _split_of(data: DataModule | None, split: str) -> Feed:

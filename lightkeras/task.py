@@ -12,13 +12,13 @@ from keras.src.backend.common import global_state
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 
 from lightkeras import hparams as hparams_
-from lightkeras import randomness
-from lightkeras._labels import check_labels, outputs_by_name
-from lightkeras.data import DataModule, Lookup, kept
-from lightkeras.data.encoder import Encoder, batches_of
-from lightkeras.data.feed import Structure
-from lightkeras.data.keras_encoder import KerasEncoder
+from lightkeras.data import DataModule, Lookup, reuse
+from lightkeras.data.labels import check_labels, outputs_by_name
+from lightkeras.data.structure import Structure
+from lightkeras.encoders.base import Encoder, batches_of
+from lightkeras.encoders.keras_model import KerasEncoder
 from lightkeras.engine.base import Engine, Tensor
+from lightkeras.system import random_states
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -236,8 +236,8 @@ class Task:
             ValueError: There is no train split that the encoder could learn from.
         """
         if not self._is_set_up:
-            randomness.seed(seed)
-            self.data = kept.module(self.build_data())
+            random_states.seed(seed)
+            self.data = reuse.module(self.build_data())
             encoder = self.build_encoder()
             if encoder is not None:
                 self.encoder: Any = encoder if isinstance(encoder, Encoder) else KerasEncoder(encoder)

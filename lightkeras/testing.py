@@ -9,7 +9,7 @@ import numpy as np
 from keras import layers, ops
 
 from lightkeras.data.arrays import ArrayData
-from lightkeras.data.feed import Structure
+from lightkeras.data.structure import Structure
 from lightkeras.engine.base import Tensor
 from lightkeras.hparams import Float, Int
 from lightkeras.task import Task

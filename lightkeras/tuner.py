@@ -22,25 +22,29 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightkeras import hparams, report, resuming, run_directory, schedule
-from lightkeras._messages import did_you_mean
-from lightkeras.data.lookup import Lookup, announce
-from lightkeras.lock import RunLock, check_free, waiting_lock
-from lightkeras.loggers.tensorboard import EventFile, config_summary, search_summary
-from lightkeras.results import SearchResult, Trial
-from lightkeras.run_directory import RunDirectory, snake_case
+from lightkeras import hparams
+from lightkeras.data.lookup import Lookup
 from lightkeras.runner import Runner
-from lightkeras.search import drive, figures, outputs, work
+from lightkeras.runs import report
+from lightkeras.runs.directory import RunDirectory, check_directory, run_path, snake_case
+from lightkeras.runs.loggers.tensorboard import EventFile, config_summary, search_summary
+from lightkeras.runs.results import SearchResult, Trial
+from lightkeras.runs.resume import ChangedRunError, code_of, config_differences
+from lightkeras.search import figures, loop, outputs, trial_run
 from lightkeras.search.coordinator import Coordinator, Plan
 from lightkeras.search.journal import Journal
-from lightkeras.search.launching import Cluster, make_pool
-from lightkeras.search.pool import Pool, WorkerLimits
+from lightkeras.search.progress_table import View
 from lightkeras.search.pruning import Chance, Pruning
 from lightkeras.search.records import Record
 from lightkeras.search.space import Bounds, Space, check_oracle, make_space
-from lightkeras.search.view import View
-from lightkeras.signals import StopSignals
+from lightkeras.search.workers.launch import Cluster, make_pool
+from lightkeras.search.workers.pool import Pool, WorkerLimits
+from lightkeras.system import environment
+from lightkeras.system.locks import RunLock, check_free, waiting_lock
+from lightkeras.system.messages import announce, did_you_mean
+from lightkeras.system.signals import StopSignals
 from lightkeras.task import Task
+from lightkeras.training import decisions
 
 ORACLES = ("random", "bayesian", "hyperband", "grid")
 POOLS = ("local", "ray")
@@ -212,34 +216,34 @@ class Tuner:
     def _path(self, resume: bool) -> Path:
         if resume and self.run_dir is None:
             raise ValueError("resume=True (--resume), but of which search? Give its run_dir.")
-        return run_directory.path_of(self.run_dir, f"{snake_case(self.task.__name__)}_search")
+        return run_path(self.run_dir, f"{snake_case(self.task.__name__)}_search")
 
     def _place(self, directory: RunDirectory, resume: bool) -> dict[str, Any] | None:
         """The configuration of the search to go on with; `None` begins one."""
         check_free(directory.lock_file)
         if not resume or not directory.config_file.exists():
             directory.check_unused()
-            run_directory.check_directory(directory, needed_bytes=0)
+            check_directory(directory, needed_bytes=0)
             return None
         before = directory.read_config()
         if "search" not in before:
             raise ValueError(f"{directory.path} holds a run, not a search: give another run_dir.")
         return before
 
-    def _look(self, pool: Pool | None) -> tuple[work.Look, str, str]:
+    def _look(self, pool: Pool | None) -> tuple[trial_run.Look, str, str]:
         """What is known of the task, and the objective and its direction, checked against what an epoch really logs."""
         space = self.made_space()
         values = hparams.to_dict(space.hparams({}))
         runner = dataclasses.replace(self.runner, run_dir=None, monitor=None, mode=None, progress=False)
         if pool is None:
-            found = work.look(self.task, self.lookup, values, runner)
+            found = trial_run.look(self.task, self.lookup, values, runner)
         else:
             found = pool.look(values, runner)
         objective = self.objective or self.runner.monitor or "val/loss"
         if objective not in found.names:
             raise ValueError(f"objective={objective!r}: no epoch logs that. {did_you_mean(objective, found.names)}")
         mode = self.mode or (self.runner.mode if objective == self.runner.monitor else None)
-        return found, objective, mode or schedule.infer_mode(objective)
+        return found, objective, mode or decisions.infer_mode(objective)
 
     def _begin(self, directory: RunDirectory, config: Mapping[str, Any], objective: str) -> None:
         tab = EventFile(directory.path)
@@ -248,7 +252,7 @@ class Tuner:
         tab.close()
         directory.write_config(config)  # last: what has it is a search
 
-    def _config(self, directory: RunDirectory, objective: str, mode: str, found: work.Look) -> dict[str, Any]:
+    def _config(self, directory: RunDirectory, objective: str, mode: str, found: trial_run.Look) -> dict[str, Any]:
         return {
             "task": self.task.__name__,
             "search": {
@@ -275,9 +279,9 @@ class Tuner:
             "runner": {**self.runner.record(), "run_dir": str(directory.path)},
             "lookup": (self.lookup or Lookup()).record(),
             "data": {"source": found.source, "fingerprint": found.data},
-            "code": resuming.code_of(self.task),
-            "versions": run_directory.versions(),
-            "started": run_directory.now(),
+            "code": code_of(self.task),
+            "versions": environment.versions(),
+            "started": environment.now(),
         }
 
     # ------------------------------------------------------------------ the search
@@ -317,9 +321,9 @@ class Tuner:
         coordinator = Coordinator(plan, journal, oracle, ended)
         with View(coordinator, self.trials, self.runner.progress) as view:
             if pool is None:
-                drive.in_process(coordinator, self.task, self.lookup, signals, view.show)
+                loop.in_process(coordinator, self.task, self.lookup, signals, view.show)
             else:
-                drive.by_pool(coordinator, pool, signals, view.show)
+                loop.by_pool(coordinator, pool, signals, view.show)
         return self._finish(directory, coordinator, pool, time.perf_counter() - started)
 
     def _tell(self, directory: RunDirectory, coordinator: Coordinator, run: Record) -> None:
@@ -352,7 +356,7 @@ class Tuner:
 
     def _export(self, coordinator: Coordinator, best: Record, pool: Pool | None) -> None:
         """Writes the model and the pictures of the best trial, which no trial does."""
-        problem = drive.export(coordinator.export(best), pool, self.task, self.lookup)
+        problem = loop.export(coordinator.export(best), pool, self.task, self.lookup)
         if problem is not None:
             warnings.warn(f"The model of the best trial, {best.number}, was not written: {problem}", stacklevel=4)
 
@@ -379,19 +383,19 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     Raises:
         ChangedRunError: It is another one.
     """
-    lines = [line for name in _SAME for line in resuming.differences(name, before.get(name), now[name])]
+    lines = [line for name in _SAME for line in config_differences(name, before.get(name), now[name])]
     parts = {"search": {name: name in _SAME_OF_SEARCH for name in now["search"]}}
     parts["runner"] = {name: name not in _FREE_OF_RUNNER for name in now["runner"]}
     for part, names in parts.items():
         for name in [name for name, compared in names.items() if compared]:
-            lines += resuming.differences(f"{part}.{name}", before[part].get(name), now[part][name])
+            lines += config_differences(f"{part}.{name}", before[part].get(name), now[part][name])
     if lines:
-        raise resuming.ChangedRunError(
+        raise ChangedRunError(
             f"This is not the search that was begun in this directory: {'; '.join(lines)}. "
             "Use what it was begun with, or begin a search in another directory."
         )
     for name in ("code", "versions"):
-        for line in resuming.differences(name, before.get(name), now[name]):
+        for line in config_differences(name, before.get(name), now[name]):
             warnings.warn(
                 f"The search goes on with a change, and may differ from one that never stopped: {line}.", stacklevel=4
             )

@@ -17,8 +17,8 @@ FIRST = (
     "on_backends/test_torch.py",
     "faults/test_kills.py",
     "engine/test_conformance.py",
-    "test_resume.py",
-    "search/test_ray.py",
+    "scenarios/test_resume.py",
+    "search/workers/test_ray.py",
     # Of these, those that train the longest on the real data.
     "experiments/test_text_guide.py",
     "experiments/test_keras_io_text_transformer.py",
@@ -28,7 +28,7 @@ FIRST = (
     "experiments/test_keras_io_gan.py",
     "experiments/",
     "test_tuner",
-    "callbacks/test_stock_callbacks.py",
+    "training/callbacks/test_stock_callbacks.py",
 )
 TESTS = Path(__file__).parent
 

@@ -22,69 +22,25 @@ ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
 BACKENDS = {"tensorflow", "jax", "torch"}
 
-# No parts of the order: the public names, what runs before all the others, and tasks for users' tests.
-BESIDES = {"__init__", "_imports", "testing"}
-
-# Which parts of lightkeras each part may import; a part may always import itself. Helpers stand below
-# everything.
-HELPERS = {"_keras", "_messages", "files", "hparams"}
+# Which names on the top level of the package each of them may import, itself aside. Tests of users import `testing`.
 MAY_IMPORT: dict[str, set[str]] = {
-    "_keras": set(),
-    "_messages": set(),
-    "files": set(),
-    "hparams": {"_messages"},
-    "pulse": set(),
-    "data": HELPERS,
-    "hub": HELPERS | {"data"},
-    "text": HELPERS | {"data", "hub"},
-    "engine": {"data"},
-    "optimizers": HELPERS | {"engine"},
-    "_labels": {"data"},
-    "task": HELPERS | {"data", "engine.base", "randomness", "_labels"},
-    "callbacks": HELPERS,
-    "loggers": HELPERS,
-    "ledger": set(),
-    "lock": HELPERS,
-    "signals": HELPERS,
-    "store": HELPERS | {"data", "lock"},
-    "features": HELPERS | {"data", "store", "pulse"},
-    "learned": HELPERS | {"data"},
-    "memory": set(),
-    "checkpoint": HELPERS,
-    "randomness": HELPERS,
-    "schedule": HELPERS,
-    "results": HELPERS,
-    "plots": HELPERS,
-    "progress": HELPERS,
-    "run_directory": HELPERS,
-    "page": set(),
-    "report": HELPERS | {"page", "plots", "run_directory"},
+    "system": set(),
+    "hparams": {"system"},
+    "plots": {"system"},
+    "data": {"system"},
+    "encoders": {"data", "system"},
+    "engine": {"data", "system"},
+    "optimizers": {"engine", "system"},
+    "task": {"engine", "encoders", "data", "hparams", "system"},
+    "testing": {"task", "engine", "data", "hparams"},
+    "runs": {"plots", "hparams", "system"},
+    "training": {"task", "engine", "encoders", "data", "runs", "plots", "hparams", "system"},
+    "runner": {"training", "task", "encoders", "data", "runs", "system"},
+    "search": {"runner", "training", "task", "engine", "encoders", "data", "runs", "plots", "hparams", "system"},
+    "tuner": {"search", "runner", "training", "task", "data", "runs", "hparams", "system"},
+    "command_line": {"tuner", "search", "runner", "training", "task", "encoders", "data", "runs", "hparams", "system"},
+    "__init__": {"system"},
 }
-# The parts above those: each may import whatever stands before it.
-ABOVE = [
-    "passes",
-    "preflight",
-    "freezing",
-    "finders",
-    "divergence",
-    "bundle",
-    "drawing",
-    "saving",
-    "settings",
-    "fitting",
-    "resuming",
-    "assembly",
-    "runner",
-    "search",
-    "tuner",
-    "replaying",
-    "several",
-    "flags",
-    "terminal",
-    "tuning",
-    "cli",
-    "main",
-]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,25 +113,39 @@ def ours(found: Import) -> str | None:
     return name
 
 
-def allowed(part: str) -> set[str]:
-    return set(MAY_IMPORT) | set(ABOVE[: ABOVE.index(part)]) if part in ABOVE else MAY_IMPORT[part]
+def test_every_name_on_the_top_level_has_its_line() -> None:
+    assert {name.split(".")[0] or "__init__" for name in modules()} == set(MAY_IMPORT)
 
 
-def test_every_part_of_the_package_has_its_place() -> None:
-    parts = {name.split(".")[0] or "__init__" for name in modules()} - BESIDES
-    assert parts == set(MAY_IMPORT) | set(ABOVE)
+def test_the_rule_has_no_circle() -> None:
+    allowed, ordered = dict(MAY_IMPORT), set[str]()
+    while free := [name for name, below in allowed.items() if below <= ordered]:
+        ordered.update(free)
+        allowed = {name: below for name, below in allowed.items() if name not in free}
+    assert allowed == {}
 
 
-def test_imports_go_in_one_direction() -> None:
+def test_imports_follow_the_rule() -> None:
     wrong = []
     for found in imports():
         target = ours(found)
-        if target is None or found.part in BESIDES:
-            continue
-        may = allowed(found.part) | {found.part}
-        if not any(target == name or target.startswith(f"{name}.") for name in may):
+        if target is not None and target.split(".")[0] not in MAY_IMPORT[found.part] | {found.part}:
             wrong.append(f"{found.file}:{found.line} imports {found.module}")
     assert wrong == []
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Without what is imported inside functions, which is imported when all modules are there."""
+    below: dict[str, set[str]] = {name: set() for name in modules()}
+    for found in imports():
+        target = ours(found)
+        name = found.file.removesuffix(".py").replace("/", ".").removesuffix(".__init__").partition(".")[2]
+        if target and found.at_module_level and not found.for_types and not target.startswith(f"{name}."):
+            below[name].add(target)
+    while free := [name for name, targets in below.items() if not targets & below.keys()]:
+        for name in free:
+            del below[name]
+    assert below == {}
 
 
 def test_nothing_but_the_engines_imports_a_backend_when_it_is_imported() -> None:
@@ -197,7 +167,8 @@ def test_each_engine_imports_its_own_backend_alone() -> None:
         if each.part == "engine" and each.module.split(".")[0] in BACKENDS
     }
     assert ("tensorflow", "tensorflow") in found
-    assert {(file, backend) for file, backend in found if file != backend} == set()
+    # Every engine reads `tf.data`, where it is given that.
+    assert {(file, backend) for file, backend in found if file != backend} == {("tf_data", "tensorflow")}
 
 
 def comparisons_with_a_backend(path: Path) -> Iterator[int]:
@@ -209,10 +180,11 @@ def comparisons_with_a_backend(path: Path) -> Iterator[int]:
 
 
 def test_nothing_but_the_engines_asks_which_backend_it_is() -> None:
-    """`hub` refuses the backends it cannot run on; `data.tfds` keeps TensorFlow off the others' GPU."""
+    """`hub` refuses the backends it cannot run on; `system` keeps TensorFlow off the others' GPU."""
     asking = {name for name, path in modules().items() if list(comparisons_with_a_backend(path))}
-    watching = {"_imports", "_keras", "randomness"}  # for a package of that name that is imported
-    assert {name for name in asking if not name.startswith("engine")} == {"hub.layer", "data.tfds"} | watching
+    watching = {"import_hook", "tensorflow", "random_states"}  # for a package of that name that is imported
+    expected = {"encoders.hub.layer"} | {f"system.{name}" for name in watching}
+    assert {name for name in asking if not name.startswith("engine")} == expected
 
 
 def test_importing_lightkeras_alone_loads_neither_keras_nor_tensorflow() -> None:
@@ -226,7 +198,7 @@ def test_reading_a_data_set_is_all_that_loads_tensorflow_in_data() -> None:
     program = """
 import os, sys
 os.environ["KERAS_BACKEND"] = "nothing"
-import lightkeras.data, lightkeras.hparams, lightkeras.results, lightkeras.schedule
+import lightkeras.data, lightkeras.hparams, lightkeras.runs.results, lightkeras.training.decisions
 print("keras" in sys.modules, "tensorflow" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

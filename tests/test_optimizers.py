@@ -14,8 +14,9 @@ import tensorflow as tf
 from keras import layers
 
 import lightkeras as lk
-from lightkeras import LimitBatches, Runner, SupervisedTask, checkpoint
+from lightkeras import LimitBatches, Runner, SupervisedTask
 from lightkeras.optimizers import LazyAdagrad, LazyAdam, LazySGD
+from lightkeras.system.variables import read_variables
 
 pytestmark = pytest.mark.backends("tensorflow", reason="the other backends are tried in processes of their own")
 
@@ -345,7 +346,7 @@ def fit(run_dir, optimizer, resume=False, **settings):
     task = SupervisedTask(model(), loss=CROSS_ENTROPY, optimizer=optimizer)
     runner = Runner(run_dir=run_dir, max_epochs=3, patience=None, **settings)
     runner.fit(task, (WORDS, LABELS), batch_size=16, resume=resume)
-    return checkpoint.read_variables(task.variables())
+    return read_variables(task.variables())
 
 
 def test_a_run_that_stopped_inside_an_epoch_ends_as_one_that_never_stopped(tmp_path):

@@ -13,10 +13,12 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from lightkeras import Checkpoints, Runner, checkpoint
+from lightkeras import Checkpoints, Runner
 from lightkeras.data.arrays import ArrayData
 from lightkeras.data.feed import ArrayFeed
-from lightkeras.results import FitResult
+from lightkeras.runs import checkpoint
+from lightkeras.runs.results import FitResult
+from lightkeras.system.variables import CheckpointError
 from lightkeras.task import Task
 from lightkeras.testing import TwoMoons, two_moons
 
@@ -505,7 +507,7 @@ def test_weights_without_a_run_directory_are_refused():
 def test_weights_of_another_shape_are_refused(run_dir):
     runner(run_dir, max_epochs=1).fit(TwoMoons())
     task = TwoMoons(TwoMoons.HParams(hidden_units=8))
-    with pytest.raises(checkpoint.CheckpointError, match=r"shape \(2, 8\), the saved value \(2, 16\)"):
+    with pytest.raises(CheckpointError, match=r"shape \(2, 8\), the saved value \(2, 16\)"):
         runner(run_dir).evaluate(task, weights="last")
 
 

@@ -16,10 +16,10 @@ import pytest
 from keras import ops
 
 import lightkeras as lk
-from lightkeras import checkpoint
-from lightkeras.lock import RunLock
-from lightkeras.results import Trial
-from lightkeras.search import replay
+from lightkeras.runs import checkpoint
+from lightkeras.runs.results import Trial
+from lightkeras.search import repeat_trial
+from lightkeras.system.locks import RunLock
 from lightkeras.testing import TwoMoons
 
 QUICK = lk.Runner(max_epochs=2, progress=False)
@@ -453,7 +453,7 @@ def test_a_trial_is_replayed_to_the_bit_in_a_new_process_and_what_changed_is_nam
     before = file.read_text()
     file.write_text(json.dumps(json.loads(before) | {"seed": 0, "code": {"TwoMoons": "another"}}))
     try:
-        found = replay.replay(TwoMoons, result.run_dir, "0001")
+        found = repeat_trial.replay(TwoMoons, result.run_dir, "0001")
     finally:
         file.write_text(before)
     assert found.equal, found.different
@@ -468,7 +468,7 @@ def test_a_trial_is_replayed_to_the_bit_in_a_new_process_and_what_changed_is_nam
 )
 def test_a_trial_that_is_not_there_cannot_be_replayed(searched, name, message):
     with pytest.raises(ValueError, match=message):
-        replay.replay(TwoMoons, searched[0].run_dir, name)
+        repeat_trial.replay(TwoMoons, searched[0].run_dir, name)
 
 
 def test_more_workers_than_cores_are_warned_of(tmp_path):

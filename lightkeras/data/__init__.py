@@ -1,18 +1,19 @@
 """Where batches come from."""
 
 from lightkeras.data.arrays import ArrayData, as_feed
-from lightkeras.data.auto_mpg import AutoMpg
 from lightkeras.data.batches import Batches
-from lightkeras.data.columns import TableFile
-from lightkeras.data.feed import ArrayFeed, ArraySpec, Feed, StreamFeed
-from lightkeras.data.images import Images
+from lightkeras.data.datasets.auto_mpg import AutoMpg
+from lightkeras.data.datasets.columns import TableFile
+from lightkeras.data.datasets.images import Images
+from lightkeras.data.datasets.imdb import ImdbReviews
+from lightkeras.data.datasets.mnist import FashionMnist, Mnist
+from lightkeras.data.datasets.tables import OneHot, Table
+from lightkeras.data.datasets.tfds import Tfds
+from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.data.lookup import Lookup
-from lightkeras.data.mnist import FashionMnist, Mnist
 from lightkeras.data.module import DataModule
 from lightkeras.data.split import split
-from lightkeras.data.tables import OneHot, Table
-from lightkeras.data.text import ImdbReviews
-from lightkeras.data.tfds_data import Tfds
+from lightkeras.data.structure import ArraySpec
 
 __all__ = [
     "ArrayData",

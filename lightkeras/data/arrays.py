@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, final, runtime_checkable
 
 from lightkeras.data import streams
-from lightkeras.data.feed import ArrayFeed, Batches, Feed, Structure, as_arrays, check_batching, flatten
+from lightkeras.data.feed import ArrayFeed, Batches, Feed, check_batching
 from lightkeras.data.lookup import Lookup
 from lightkeras.data.module import DataModule
+from lightkeras.data.structure import Structure, as_arrays, flatten
 
 
 @final

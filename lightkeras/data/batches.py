@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, final
 
 from lightkeras.data.arrays import as_feed, holds_arrays
-from lightkeras.data.feed import Feed, flatten
+from lightkeras.data.feed import Feed
 from lightkeras.data.module import DataModule
+from lightkeras.data.structure import flatten
 
 
 @final

@@ -8,110 +8,13 @@ resumed by saying where to go on. Feeds know no backend: an engine turns them in
 from __future__ import annotations
 
 import abc
-import dataclasses
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
 
 from lightkeras.data.bags import Bags
-
-Structure = Any
-"""A batch: an array, or tuples, lists and dicts of arrays."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ArraySpec:
-    """What one array of a batch looks like.
-
-    Args:
-        shape: Shape without the batch axis; `None` where a size varies.
-        dtype: NumPy name of the dtype, or `"string"`.
-    """
-
-    shape: tuple[int | None, ...]
-    dtype: str
-
-    def __str__(self) -> str:
-        return f"{self.dtype}[batch{''.join(f', {size}' for size in self.shape)}]"
-
-
-def map_structure(function: Callable[[Any], Any], structure: Structure) -> Structure:
-    """Applies `function` to every leaf of tuples, lists and dicts, keeping their form."""
-    if isinstance(structure, Mapping):
-        return {key: map_structure(function, value) for key, value in structure.items()}
-    if isinstance(structure, tuple) and hasattr(structure, "_fields"):
-        return type(structure)(*(map_structure(function, value) for value in structure))
-    if isinstance(structure, (tuple, list)):
-        return type(structure)(map_structure(function, value) for value in structure)
-    return function(structure)
-
-
-def flatten(structure: Structure, prefix: str = "") -> list[tuple[str, Any]]:
-    """Leaves of a structure with their paths: `("0", x), ("1/label", y)`. `None` is no leaf."""
-    if structure is None:
-        return []
-    if isinstance(structure, Mapping):
-        items: Iterable[tuple[Any, Any]] = structure.items()
-    elif isinstance(structure, (tuple, list)):
-        items = enumerate(structure)
-    else:
-        return [(prefix, structure)]
-    return [leaf for key, value in items for leaf in flatten(value, f"{prefix}/{key}" if prefix else str(key))]
-
-
-def as_arrays(structure: Structure) -> Structure:
-    """Turns whatever NumPy can read into NumPy arrays: tensors, lists of numbers, lists of texts.
-
-    Args:
-        structure: Arrays, tensors of any backend, lists of plain values (nested ones too, if their
-            rows are equally long), or tuples, lists and dicts of these.
-
-    Returns:
-        The same tuples, lists and dicts of NumPy arrays, each with at least one axis. Text is an
-        object array of `bytes` or `str`.
-
-    Raises:
-        ValueError: A scalar or `None` where an array was expected, or rows of different lengths.
-        TypeError: An object array that holds something else than text.
-    """
-    if isinstance(structure, list) and _is_plain(structure):
-        return _as_array(structure)
-    if isinstance(structure, Mapping):
-        return {key: as_arrays(value) for key, value in structure.items()}
-    if isinstance(structure, tuple) and hasattr(structure, "_fields"):
-        return type(structure)(*(as_arrays(value) for value in structure))
-    if isinstance(structure, (tuple, list)):
-        return type(structure)(as_arrays(value) for value in structure)
-    return _as_array(structure)
-
-
-def spec_of(array: np.ndarray | Bags) -> Structure:
-    """What one array of a batch looks like, whatever the length of its axis 0; of bags, what `Bags.batch` gives."""
-    if isinstance(array, Bags):
-        return {name: ArraySpec((), column.dtype.name) for name, column in array.take(np.zeros(0, int)).batch().items()}
-    return ArraySpec(array.shape[1:], "string" if array.dtype == object else array.dtype.name)
-
-
-def first_of(leaf: np.ndarray | Bags, count: int) -> np.ndarray | Bags:
-    """The first examples of an array or of bags, not copied."""
-    return leaf.first(count) if isinstance(leaf, Bags) else leaf[:count]
-
-
-def digest_of(structure: Structure) -> str:
-    """A digest of arrays: of their paths, shapes, dtypes and contents."""
-    digest = hashlib.blake2b(digest_size=16)
-    leaves = [(path, part) for path, leaf in flatten(structure) for part in _parts(leaf)]
-    for path, array in leaves:
-        digest.update(f"{path}:{array.shape}:{array.dtype};".encode())
-        if array.dtype == object:
-            for text in array.ravel():
-                digest.update(text if isinstance(text, bytes) else text.encode())
-                digest.update(b"\0")
-        else:
-            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
-    return digest.hexdigest()
+from lightkeras.data.structure import Structure, as_arrays, digest_of, flatten, map_structure, spec_of
 
 
 def check_batching(batch_size: int, seed: int) -> None:
@@ -329,48 +232,8 @@ def raw_of(feed: Feed) -> Feed:
     return feed
 
 
-def _parts(leaf: np.ndarray | Bags) -> list[np.ndarray]:
-    return [leaf.ids, leaf.weights, leaf.splits] if isinstance(leaf, Bags) else [leaf]
-
-
 def _is_whole(number: Any) -> bool:
     return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether this is a number, a text, or a list of nothing else: one array, not a structure of arrays."""
-    if isinstance(value, list):
-        return bool(value) and all(map(_is_plain, value))
-    return isinstance(value, (int, float, complex, str, bytes, np.generic))
-
-
-def _holds_text(value: Any) -> bool:
-    return any(map(_holds_text, value)) if isinstance(value, list) else isinstance(value, (str, bytes))
-
-
-def _as_array(value: Any) -> np.ndarray | Bags:
-    if isinstance(value, Bags):
-        return value
-    if value is None:
-        raise ValueError("Received None where an array was expected: leave it out, `(x,)` and not `(x, None)`.")
-    try:
-        # Without dtype=object NumPy would pad each text of a list to the longest, and cut trailing zeros.
-        array = np.array(value, dtype=object) if _holds_text(value) else np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"This is no array: {error} Pad rows of different lengths to one length.") from error
-    if array.ndim == 0:
-        raise ValueError(f"Received the scalar {value!r}: expected an array with one row per example.")
-    if array.dtype == np.float64:
-        return array.astype(np.float32)  # as Keras does
-    if array.dtype.kind in "UST":  # str, bytes, and NumPy's variable-width StringDType
-        return array.astype(object)
-    if array.dtype == object and not all(isinstance(item, (bytes, str)) for item in array.ravel()):
-        wrong = next(type(item).__name__ for item in array.ravel() if not isinstance(item, (bytes, str)))
-        raise TypeError(
-            f"An array of dtype object holds {wrong}; expected text (bytes or str) or a numeric dtype. "
-            "Rows of different lengths must be padded to one length first."
-        )
-    return array
 
 
 Batches = Feed | Sequence[Any] | Mapping[str, Any] | np.ndarray | Iterable[Any]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import http.client
 import os
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 
-from lightkeras._messages import did_you_mean
+from lightkeras.system.messages import did_you_mean
 
 SOURCES = ("auto", "real", "sample")
 
@@ -67,18 +66,6 @@ class Lookup:
         return self.source != "real"
 
 
-def cache_dir() -> Path:
-    """The user's cache folder for lightkeras.
-
-    `$LIGHTKERAS_CACHE_DIR`, else `$XDG_CACHE_HOME/lightkeras`, else `~/.cache/lightkeras`.
-    """
-    named = os.environ.get("LIGHTKERAS_CACHE_DIR")
-    if named:
-        return Path(named).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "lightkeras"
-
-
 def reachable(url: str, timeout: float = 3.0) -> bool:
     """Tells whether a web server answers, so that a machine without a network does not wait for retries.
 
@@ -94,20 +81,3 @@ def reachable(url: str, timeout: float = 3.0) -> bool:
         return True  # it answered, if only to say no
     except (OSError, ValueError, http.client.HTTPException):
         return False  # nothing there, no such address, or something that does not speak HTTP
-
-
-_said: set[str] = set()
-
-
-def announce(line: str, once: bool = False) -> None:
-    """Says one line to the person at the terminal, on standard error.
-
-    Args:
-        line: The line.
-        once: Whether to say it only if this process did not yet: an experiment of several runs prepares its data
-            for each.
-    """
-    if once and line in _said:
-        return
-    _said.add(line)
-    print(f"lightkeras: {line}", file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 
 from lightkeras.data.bags import Bags
-from lightkeras.data.feed import Structure, as_arrays, flatten, map_structure
+from lightkeras.data.structure import Structure, as_arrays, flatten, map_structure
 
 
 def split(

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from lightkeras.data.feed import ArraySpec, StreamFeed, Structure, as_arrays, flatten, map_structure, spec_of
+from lightkeras.data.feed import StreamFeed
+from lightkeras.data.structure import ArraySpec, Structure, as_arrays, flatten, map_structure, spec_of
 
 
 def is_tf_dataset(data: Any) -> bool:

@@ -24,7 +24,8 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from lightkeras.data.feed import Feed, Structure
+from lightkeras.data.feed import Feed
+from lightkeras.data.structure import Structure
 
 Tensor = Any
 Step = Callable[[Structure], Mapping[str, Tensor]]

@@ -10,8 +10,9 @@ from typing import Any, final
 import numpy as np
 
 from lightkeras.data.bags import Bags
-from lightkeras.data.feed import ArrayFeed, Structure, flatten, map_structure
-from lightkeras.data.reading import Reading
+from lightkeras.data.feed import ArrayFeed
+from lightkeras.data.stream_reader import Reading
+from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.base import Stream
 
 AHEAD = 8

@@ -6,7 +6,7 @@ mark besides its colour.
 """
 
 from lightkeras.plots.curves import curves, learning_rates, overlay
-from lightkeras.plots.errors import confusion_matrix, error_histogram, true_against_predicted
+from lightkeras.plots.evaluation import confusion_matrix, error_histogram, true_against_predicted
 from lightkeras.plots.images import before_after, image_grid, prediction_bars
 from lightkeras.plots.search import importance, objective_over_hyperparameters, objective_over_trials
 from lightkeras.plots.style import DPI, png, save

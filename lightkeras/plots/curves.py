@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightkeras._messages import did_you_mean
 from lightkeras.plots.style import BLACK, BLUE, GREY, MANY, ORANGE, panels, plain, shortened, tidy
+from lightkeras.system.messages import did_you_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightkeras import files
+from lightkeras.system import files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -26,7 +26,7 @@ from lightkeras.search.oracles import Oracle
 from lightkeras.search.pruning import Chance, Pruning, is_better, not_finite
 from lightkeras.search.records import COMPLETED, FAILED, PRUNED, Outcome, Record, Records, Stop
 from lightkeras.search.space import Space
-from lightkeras.search.work import Job
+from lightkeras.search.trial_run import Job
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from lightkeras import plots
 from lightkeras.hparams import Choices
-from lightkeras.results import SearchResult, Trial
+from lightkeras.runs.results import SearchResult, Trial
 from lightkeras.search.space import Space
 
 LEAST_TRIALS = 8  # of fewer, a forest says nothing

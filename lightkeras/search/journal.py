@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, final
 
-from lightkeras import files
+from lightkeras.system import files
 
 Event = dict[str, Any]
 

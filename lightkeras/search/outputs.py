@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightkeras import files, hparams
-from lightkeras.results import SearchResult, Trial
+from lightkeras import hparams
+from lightkeras.runs.results import SearchResult, Trial
 from lightkeras.search.coordinator import Coordinator, Plan, Repeats
 from lightkeras.search.records import Record
+from lightkeras.system import files
 
 _SHARED = ("checkpoints", "model.keras")  # written once, and replaced whole
 _LEFT_OUT = ("events.out.tfevents.*", "run.lock", "output.txt", "profile", "broken")

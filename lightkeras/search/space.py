@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 from lightkeras import hparams
-from lightkeras._messages import did_you_mean
 from lightkeras.hparams import Choices, FloatRange, IntRange, Range, Scalar
+from lightkeras.system.messages import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from lightkeras.data.arrays import ArrayData, as_feed
-from lightkeras.data.feed import ArrayFeed, ArraySpec, StreamFeed
+from lightkeras.data.feed import ArrayFeed, StreamFeed
 from lightkeras.data.lookup import Lookup
+from lightkeras.data.structure import ArraySpec
 
 X, Y = np.arange(10, dtype="float32").reshape(5, 2), np.array([0, 1, 0, 1, 1])
 

@@ -8,7 +8,7 @@ import scipy.sparse
 
 from lightkeras.data import ArrayFeed
 from lightkeras.data.bags import Bags
-from lightkeras.data.feed import ArraySpec
+from lightkeras.data.structure import ArraySpec
 
 
 def random_bags(examples: int, seed: int = 0) -> tuple[Bags, scipy.sparse.csr_array]:

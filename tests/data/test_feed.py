@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightkeras.data.feed import ArrayFeed, ArraySpec, StreamFeed, as_arrays, flatten, map_structure
+from lightkeras.data.feed import ArrayFeed, StreamFeed
+from lightkeras.data.structure import ArraySpec, as_arrays, flatten, map_structure
 
 
 def epoch_in_chunks(feed: ArrayFeed, epoch: int, chunks: list[int]) -> list[list[int]]:

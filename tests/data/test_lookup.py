@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lightkeras.data.lookup import Lookup, announce, cache_dir, reachable
+from lightkeras.data.lookup import Lookup, reachable
+from lightkeras.system.files import cache_dir
+from lightkeras.system.messages import announce
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from typing import IO, Any
 
 import pytest
 
-from lightkeras import files, lock
-from lightkeras.loggers import csv, tensorboard
+from lightkeras.runs.loggers import csv, tensorboard
+from lightkeras.system import files, locks
 
 KINDS = ("open", "write", "fsync", "replace", "mkdir", "truncate")
 
@@ -81,7 +81,7 @@ class Disk:
 
         for module in (files, csv, tensorboard):
             patch.setattr(module, "open", failing_open, raising=False)
-        patch.setattr(lock.os, "open", failing_descriptor)
+        patch.setattr(locks.os, "open", failing_descriptor)
         patch.setattr(os, "replace", failing_replace)
         patch.setattr(os, "fsync", failing("fsync", fsync))
         patch.setattr(os, "mkdir", failing("mkdir", mkdir))

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightkeras import checkpoint
+from lightkeras.runs import checkpoint
 
 WORKER = Path(__file__).with_name("worker.py")
 

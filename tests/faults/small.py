@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 import lightkeras as lk
-from lightkeras.results import FitResult
+from lightkeras.runs.results import FitResult
 
 STEPS = 4  # of an epoch
 EPOCHS = 3

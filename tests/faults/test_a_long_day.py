@@ -13,8 +13,9 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 import lightkeras as lk
-from lightkeras import assembly, checkpoint, saving
-from lightkeras.fitting import Fit
+from lightkeras.runs import checkpoint
+from lightkeras.training import saver, setup
+from lightkeras.training.fit import Fit
 
 SECONDS_PER_STEP, STEPS_PER_CALL, STEPS_PER_EPOCH = 2, 60, 1440
 DAY = 24 * 60 * 60
@@ -62,14 +63,14 @@ def test_a_day_of_training_has_exact_counts_and_flat_memory(
         clock.fit = Fit(**parts, clock=clock)
         return clock.fit
 
-    write = saving.Saver.write
+    write = saver.Saver.write
 
-    def noted(saver: saving.Saver, job: saving.Job) -> None:
+    def noted(saver: saver.Saver, job: saver.Job) -> None:
         saves.append(job.step)
         write(saver, job)
 
-    monkeypatch.setattr(assembly, "Fit", make)
-    monkeypatch.setattr(saving.Saver, "write", noted)
+    monkeypatch.setattr(setup, "Fit", make)
+    monkeypatch.setattr(saver.Saver, "write", noted)
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     x = np.random.default_rng(0).normal(size=(STEPS_PER_EPOCH, 2)).astype("float32")

@@ -13,8 +13,8 @@ import harness
 import pytest
 import small
 
-from lightkeras import files
-from lightkeras.checkpoint import CheckpointError
+from lightkeras.system import files
+from lightkeras.system.variables import CheckpointError
 
 LAST, BEFORE, BESIDE = "step-00000006", "step-00000004", "step-00000006-1"
 

@@ -23,7 +23,7 @@ import small
 from disk import KINDS, Disk
 
 import lightkeras as lk
-from lightkeras import checkpoint
+from lightkeras.runs import checkpoint
 
 RARE: dict[str, Any] = {"checkpoints": lk.Checkpoints(every_epochs=1), "max_epochs": 2}
 

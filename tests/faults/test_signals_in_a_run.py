@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import signalled
 
-from lightkeras import checkpoint
+from lightkeras.runs import checkpoint
 from lightkeras.testing import TwoMoons
 
 PROGRAM = Path(signalled.__file__)

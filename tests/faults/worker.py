@@ -30,12 +30,14 @@ import tensorflow as tf
 from keras import layers
 
 import lightkeras as lk
-from lightkeras import checkpoint, files, fitting, passes
 from lightkeras.data.lookup import Lookup
 from lightkeras.engine import tensorflow as engine
-from lightkeras.loggers import csv, tensorboard
+from lightkeras.runs import checkpoint
+from lightkeras.runs.loggers import csv, tensorboard
 from lightkeras.search import coordinator
 from lightkeras.search.pruning import Pruning
+from lightkeras.system import files
+from lightkeras.training import fit, stepper
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -210,12 +212,12 @@ POINTS: dict[str, tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., A
     "prune": (shutil, "rmtree", half_removed),
     "pruned": (checkpoint, "prune", after),
     "step": (engine.TensorFlowProgram, "run", before),
-    "validation": (passes.Pass, "_run", after),
-    "epoch": (fitting.Fit, "add_epoch", after),  # logged, and not saved
+    "validation": (stepper.Pass, "_run", after),
+    "epoch": (fit.Fit, "add_epoch", after),  # logged, and not saved
     "row": (csv.CsvLogger, "log_steps", after),
     "points": (tensorboard.TensorBoardLogger, "log_steps", after),
-    "save": (fitting.Fit, "_job", after),  # copied, and not written
-    "resume": (fitting.Fit, "begin", after),
+    "save": (fit.Fit, "_job", after),  # copied, and not written
+    "resume": (fit.Fit, "begin", after),
     "decided": (coordinator.Coordinator, "_note", before),  # and not noted
     "noted": (coordinator.Coordinator, "_note", after),  # and nothing done of it
 }
@@ -236,14 +238,14 @@ def arm(point: str, call: int) -> None:
 
 
 def tell_when_it_begins(path: Path) -> None:
-    function = fitting.Fit.open_epoch
+    function = fit.Fit.open_epoch
 
     @functools.wraps(function)
-    def begins(fit: fitting.Fit) -> Any:
+    def begins(fit: fit.Fit) -> Any:
         path.touch()
         return function(fit)
 
-    fitting.Fit.open_epoch = begins  # type: ignore[method-assign]
+    fit.Fit.open_epoch = begins  # type: ignore[method-assign]
 
 
 # ---------------------------------------------------------------------- one attempt, or many

@@ -16,16 +16,16 @@ TESTS = Path(__file__).parents[1]
 FILES = [
     "test_runner.py",
     "test_task.py",
-    "test_as_keras_fit.py",
-    "test_resume.py",
-    "test_skip_broken.py",
-    "test_features.py",
-    "test_drawing.py",
-    "test_freezing.py",
+    "scenarios/test_as_keras_fit.py",
+    "scenarios/test_resume.py",
+    "scenarios/test_skip_broken.py",
+    "encoders/test_features.py",
+    "training/test_pictures.py",
+    "training/test_freezing.py",
     "engine/test_every_engine.py",
-    "engine/test_slots.py",
-    "preflight/test_errors.py",
-    "data/test_keras_encoder.py",
+    "engine/test_optimizer_state.py",
+    "training/test_step_errors.py",
+    "encoders/test_keras_model.py",
 ]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from lightkeras import plots
 from lightkeras.hparams import Bool, Choice, Float
-from lightkeras.results import SearchResult, Trial
+from lightkeras.runs.results import SearchResult, Trial
 from lightkeras.search import figures
 from lightkeras.search.space import make_space
 

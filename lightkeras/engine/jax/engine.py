@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import keras
 
-from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed, Structure, flatten, map_structure
-from lightkeras.data.reading import Reading
+from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
+from lightkeras.data.stream_reader import Reading
+from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.base import (
     Ahead,
     Engine,
@@ -30,17 +31,17 @@ from lightkeras.engine.base import (
     check_names,
 )
 from lightkeras.engine.jax.cache import keep_compiled
-from lightkeras.engine.jax.looking import all_finite, largest, noting, numbers, sums_finite
+from lightkeras.engine.jax.finite import all_finite, largest, noting, numbers, sums_finite
 from lightkeras.engine.jax.programs import JaxPredictor, JaxProgram, by_id
 from lightkeras.engine.jax.scope import Values, is_eager, keras_adapted
 from lightkeras.engine.jax.steps import Known, Traced, abstract, abstract_batch, form, rehearse
 from lightkeras.engine.jax.streams import MadeAheadStream, PulledStream, narrowed, padded_batches
-from lightkeras.engine.looking import calls_seen, seen_as
-from lightkeras.engine.slots import make_slots
+from lightkeras.engine.layer_calls import calls_seen, seen_as
+from lightkeras.engine.optimizer_state import make_slots
 from lightkeras.engine.streams import ArrayStream, holds_bags
 
 if TYPE_CHECKING:
-    from lightkeras.engine.tensorflow.streams import Datasets
+    from lightkeras.engine.tf_data import Datasets
 
 
 @dataclasses.dataclass
@@ -217,7 +218,7 @@ class JaxEngine(Engine):
     def _of_datasets(self) -> Datasets:
         if self._datasets is None:
             # Only here: whoever made the data set has imported TensorFlow, and no one else needs it.
-            from lightkeras.engine.tensorflow.streams import Datasets
+            from lightkeras.engine.tf_data import Datasets
 
             self._datasets = Datasets()
         return self._datasets

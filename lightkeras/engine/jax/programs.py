@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from lightkeras.data.feed import Structure, map_structure
+from lightkeras.data.structure import Structure, map_structure
 from lightkeras.engine.base import Predictor, Program, StepLogs, Stream, Tensor, check_names
 from lightkeras.engine.jax.steps import Traced, abstract, form
 from lightkeras.engine.jax.streams import BlockStream, order_of

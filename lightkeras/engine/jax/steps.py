@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import keras
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-from lightkeras.data.feed import ArraySpec, Structure, flatten, map_structure
+from lightkeras.data.structure import ArraySpec, Structure, flatten, map_structure
 from lightkeras.engine.base import Tensor
 from lightkeras.engine.jax.scope import Values, device_dtype, keras_adapted
-from lightkeras.engine.layers import TextInputError
+from lightkeras.engine.unsupported_layers import TextInputError
 
 UNKNOWN_BATCH = 2
 """Size of a batch where a trace does not know it."""

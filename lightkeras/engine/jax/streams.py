@@ -15,8 +15,9 @@ import jax
 import numpy as np
 
 from lightkeras.data.bags import Bags
-from lightkeras.data.feed import ArrayFeed, Structure, flatten, map_structure
-from lightkeras.data.reading import Reading
+from lightkeras.data.feed import ArrayFeed
+from lightkeras.data.stream_reader import Reading
+from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.base import Stream
 from lightkeras.engine.jax.scope import device_dtype
 from lightkeras.engine.jax.steps import check_no_text, form

@@ -12,38 +12,25 @@ from typing import Any, final
 import keras
 import tensorflow as tf
 
-from lightkeras.data.ahead import Recording
-from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed, Structure, flatten, map_structure
-from lightkeras.data.reading import Reading
-from lightkeras.engine.base import (
-    Ahead,
-    Engine,
-    Predictor,
-    Program,
-    Seen,
-    Step,
-    Stream,
-    Tensor,
-    Trace,
-    Update,
-)
-from lightkeras.engine.looking import calls_seen, seen_as
+from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
+from lightkeras.data.precompute import Recording
+from lightkeras.data.stream_reader import Reading
+from lightkeras.data.structure import Structure, flatten, map_structure
+from lightkeras.engine.base import Ahead, Engine, Predictor, Program, Seen, Step, Stream, Tensor, Trace, Update
+from lightkeras.engine.layer_calls import calls_seen, seen_as
 from lightkeras.engine.streams import ArrayStream
-from lightkeras.engine.tensorflow.looking import finite_checks, largest, numbers
+from lightkeras.engine.tensorflow.finite import finite_checks, largest, numbers
 from lightkeras.engine.tensorflow.programs import TensorFlowPredictor, TensorFlowProgram
-from lightkeras.engine.tensorflow.rows import rows_summed
+from lightkeras.engine.tensorflow.sparse_rows import rows_summed
 from lightkeras.engine.tensorflow.streams import (
-    AUTO,
-    Datasets,
     PipelineStream,
     ReadingStream,
-    computed_ahead,
     gathered,
     generated,
     on_device,
-    staged,
     tensor_spec,
 )
+from lightkeras.engine.tf_data import AUTO, Datasets, computed_ahead, staged
 
 
 @dataclasses.dataclass

@@ -10,20 +10,11 @@ from typing import Any, final
 import numpy as np
 import tensorflow as tf
 
-from lightkeras.data.ahead import Providing
-from lightkeras.data.feed import Structure, flatten, map_structure
-from lightkeras.engine.base import (
-    Ahead,
-    Predictor,
-    Program,
-    Step,
-    StepLogs,
-    Stream,
-    Tensor,
-    check_names,
-)
+from lightkeras.data.precompute import Providing
+from lightkeras.data.structure import Structure, flatten, map_structure
+from lightkeras.engine.base import Ahead, Predictor, Program, Step, StepLogs, Stream, Tensor, check_names
 from lightkeras.engine.streams import ArrayStream
-from lightkeras.engine.tensorflow.streams import IteratorStream
+from lightkeras.engine.tf_data import IteratorStream
 
 
 class _Fused:

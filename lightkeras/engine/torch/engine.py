@@ -12,30 +12,20 @@ from typing import TYPE_CHECKING, final
 import keras
 import torch
 
-from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed, Structure, flatten, map_structure
-from lightkeras.data.reading import Reading
-from lightkeras.engine.base import (
-    Ahead,
-    Engine,
-    Predictor,
-    Program,
-    Seen,
-    Step,
-    Stream,
-    Tensor,
-    Trace,
-    Update,
-)
-from lightkeras.engine.looking import calls_seen, seen_as
+from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
+from lightkeras.data.stream_reader import Reading
+from lightkeras.data.structure import Structure, flatten, map_structure
+from lightkeras.engine.base import Ahead, Engine, Predictor, Program, Seen, Step, Stream, Tensor, Trace, Update
+from lightkeras.engine.layer_calls import calls_seen, seen_as
 from lightkeras.engine.streams import ArrayStream, batches_in_memory, holds_bags
 from lightkeras.engine.torch.dropout import seeded_dropout
-from lightkeras.engine.torch.looking import all_finite, largest, numbers
+from lightkeras.engine.torch.finite import all_finite, largest, numbers
 from lightkeras.engine.torch.programs import TorchPredictor, TorchProgram
 from lightkeras.engine.torch.streams import TensorStream, resident, tensors_of
 from lightkeras.engine.torch.tracing import batch_of, check_no_text, traced
 
 if TYPE_CHECKING:
-    from lightkeras.engine.tensorflow.streams import Datasets
+    from lightkeras.engine.tf_data import Datasets
 
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 """What errors say that have no class of their own: those of the host, of CUDA, and of cuBLAS and cuDNN."""
@@ -273,7 +263,7 @@ class TorchEngine(Engine):
 
     def _open_datasets(self) -> Datasets:
         if self._datasets is None:
-            from lightkeras.engine.tensorflow.streams import Datasets  # loads TensorFlow, which made the dataset
+            from lightkeras.engine.tf_data import Datasets  # loads TensorFlow, which made the dataset
 
             self._datasets = Datasets()
         return self._datasets

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import torch
 
-from lightkeras.data.feed import Structure, flatten
+from lightkeras.data.structure import Structure, flatten
 from lightkeras.engine.base import Predictor, Program, Step, StepLogs, Stream, check_names
 from lightkeras.engine.torch.streams import next_batches
 

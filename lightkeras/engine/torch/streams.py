@@ -12,8 +12,8 @@ import keras
 import numpy as np
 import torch
 
-from lightkeras.data.feed import Structure, flatten, map_structure
-from lightkeras.data.reading import Reading
+from lightkeras.data.stream_reader import Reading
+from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.base import Stream
 from lightkeras.engine.streams import ArrayStream, HostStream
 

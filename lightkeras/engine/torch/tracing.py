@@ -18,8 +18,8 @@ from keras.src.backend.torch import core
 from keras.src.backend.torch import random as keras_random
 from keras.src.random.seed_generator import global_seed_generator
 
-from lightkeras.data.feed import ArraySpec, Structure, flatten, map_structure
-from lightkeras.engine.layers import TextInputError
+from lightkeras.data.structure import ArraySpec, Structure, flatten, map_structure
+from lightkeras.engine.unsupported_layers import TextInputError
 
 EXAMPLES = 2
 """Size of a batch whose size does not matter."""

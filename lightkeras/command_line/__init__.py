@@ -1,0 +1,1 @@
+"""The command line: flags of a task, and what each command prints."""

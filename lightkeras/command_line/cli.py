@@ -1,0 +1,297 @@
+"""The command line of an experiment: `lk.cli(MyTask)`.
+
+    python experiment.py [flags]                 fit, then test the best weights; or what the experiment does instead
+    python experiment.py fit [flags]             fit alone
+    python experiment.py --resume --run_dir DIR  go on with a run
+    python experiment.py test --run_dir DIR      test the weights of a run
+    python experiment.py predict --run_dir DIR "a text" ...
+    python experiment.py replay --run_dir DIR    run the step that broke a run again
+    python experiment.py tune [flags]            search the declared ranges
+    python experiment.py tune --run_dir DIR --resume | --replay best
+                                                 go on with a search; do one of its trials again
+    python experiment.py find_learning_rate [flags]
+    python experiment.py find_batch_size [flags] suggest where to begin
+
+The flags are the hyperparameters (`--hp.`), the settings of the runner (`--runner.`), of the tuner
+(`--tuner.`) and of the finders (`--find.`), where data is looked for, and the run directory;
+jsonargparse makes them from the declarations, and reads any of them from `--config file.yaml`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+from rich.console import Console
+
+from lightkeras import hparams
+from lightkeras.command_line import tune
+from lightkeras.command_line.console import (
+    print_lines,
+    report_fit,
+    report_profile,
+    report_several,
+    say_error,
+    table,
+    table_of_sizes,
+)
+from lightkeras.command_line.experiment import Experiment, Main
+from lightkeras.command_line.flags import COMMANDS, lookup_of, make_parser, settings_of
+from lightkeras.data.lookup import Lookup
+from lightkeras.runner import Interrupted, Runner
+from lightkeras.runs import report
+from lightkeras.runs.directory import RunDirectory, holds_several, run_path, runs_below, snake_case
+from lightkeras.runs.resume import read_run, run_and_checkpoint
+from lightkeras.system.messages import raised_by_us
+from lightkeras.task import Task
+from lightkeras.training import setup
+
+
+def cli(
+    task_class: type[Task],
+    main: Main | None = None,
+    args: Sequence[str] | None = None,
+    **runner_defaults: Any,
+) -> None:
+    """Runs an experiment from the command line.
+
+    Args:
+        task_class: The task.
+        main: What the command without a name does instead of fitting and testing, for an experiment of several runs.
+            It is given the task as the flags made it, not set up, and the runner with its `run_dir`, a `Path`. Further
+            tasks are `type(task)(dataclasses.replace(task.hp, ...), task.lookup)`, and each run is made below that
+            directory, by `dataclasses.replace(runner, run_dir=runner.run_dir / "small").fit(task, resume=True)`: with
+            `--resume` main is called again, and its runs go on. What it returns, a mapping of plain values or `None`,
+            becomes part of `result.json`. `None` fits and tests.
+        args: The arguments; `None` takes those of the process.
+        **runner_defaults: Settings of `Runner` that differ from its own defaults in this experiment.
+
+    Raises:
+        SystemExit: With status 2 for a mistake in what was asked for, 1 for a run that diverged, a
+            search without a success or a finder without a suggestion.
+    """
+    Runner(**runner_defaults)  # a wrong default is the experiment's mistake, not the user's
+    words = list(sys.argv[1:] if args is None else args)
+    command = words.pop(0) if words and words[0] in COMMANDS else None
+    parser = make_parser(task_class, command, runner_defaults, main)
+    settings = parser.parse_args(words)
+
+    def given() -> jsonargparse.Namespace:
+        return parser.parse_args(words, defaults=False)
+
+    actions: dict[str | None, Callable[[], int]] = {
+        None: lambda: _run(task_class, settings, runner_defaults, given(), main),
+        "fit": lambda: _fit(task_class, settings, runner_defaults, given(), then_test=False),
+        "test": lambda: _test(task_class, settings),
+        "predict": lambda: _predict(task_class, settings),
+        "replay": lambda: _replay(task_class, settings),
+        "tune": lambda: tune.run(task_class, settings, runner_defaults, given()),
+        "find_learning_rate": lambda: _find_learning_rate(task_class, settings, runner_defaults),
+        "find_batch_size": lambda: _find_batch_size(task_class, settings, runner_defaults),
+    }
+    try:
+        status = actions[command]()
+    except (ValueError, TypeError, OSError, ImportError, NotImplementedError) as error:
+        if not raised_by_us(error):
+            raise
+        say_error(error)
+        status = 2
+    if status:
+        raise SystemExit(status)
+
+
+# ---------------------------------------------------------------------- commands
+
+
+def _fit(
+    task_class: type[Task],
+    settings: jsonargparse.Namespace,
+    runner_defaults: dict[str, Any],
+    given: jsonargparse.Namespace,
+    then_test: bool,
+) -> int:
+    path = run_path(settings.run_dir, snake_case(task_class.__name__))
+    resume: bool | Path = settings.resume
+    runner, hp = {**runner_defaults, **settings_of(settings.runner)}, vars(settings.hp)
+    lookup = lookup_of(settings)
+    if resume:
+        if settings.run_dir is None:
+            raise ValueError("--resume, but of which run? Give its --run_dir.")
+        directory, wanted = run_and_checkpoint(path)
+        path, resume = directory.path, wanted or True
+        runner, hp, lookup = _as_before(directory, runner, hp, lookup, given)
+    made = Runner(**{**runner, "run_dir": path, "profile": settings.profile or runner.get("profile", False)})
+    task = task_class(hparams.from_dict(task_class.HParams, hp), lookup)
+    if settings.dry_run:
+        return _dry_run(made, task, resume, settings.accept_changes)
+    try:
+        fitted = made.fit(task, resume=resume, accept_changes=settings.accept_changes)
+    except Interrupted as stop:
+        report_fit(stop.result, None)
+        raise
+    tested = made.evaluate(task, weights="best") if then_test and fitted.best is not None and _has_test(task) else None
+    report_fit(fitted, tested)
+    if made.profile:
+        report_profile(fitted.run_dir)
+    return 1 if fitted.diverged else 0
+
+
+def _run(
+    task_class: type[Task],
+    settings: jsonargparse.Namespace,
+    runner_defaults: dict[str, Any],
+    given: jsonargparse.Namespace,
+    main: Main | None,
+) -> int:
+    """The command without a name."""
+    if main is None:
+        return _fit(task_class, settings, runner_defaults, given, then_test=True)
+    directory = RunDirectory(run_path(settings.run_dir, snake_case(task_class.__name__)))
+    runner, hp = {**runner_defaults, **settings_of(settings.runner)}, vars(settings.hp)
+    lookup = lookup_of(settings)
+    if settings.resume:
+        if settings.run_dir is None:
+            raise ValueError("--resume, but of which experiment? Give its --run_dir.")
+        runner, hp, lookup = _as_before(directory, runner, hp, lookup, given)
+    made = Runner(**{**runner, "run_dir": directory.path, "profile": settings.profile or runner.get("profile", False)})
+    task = task_class(hparams.from_dict(task_class.HParams, hp), lookup)
+    experiment = Experiment(main, task, made)
+    if settings.dry_run:
+        return _say_names(experiment.check(settings.resume))
+    try:
+        diverged = experiment.run(settings.resume)
+    except Interrupted:
+        print_lines(Console(), {"go on": f"python {sys.argv[0]} --resume --run_dir {directory.path}"})
+        raise
+    if made.profile:
+        for path in runs_below(directory):
+            report_profile(path)
+    if made.pictures:
+        report.write(directory.path)
+    report_several(directory)
+    return 1 if diverged else 0
+
+
+def _as_before(
+    directory: RunDirectory,
+    runner: dict[str, Any],
+    hp: dict[str, Any],
+    lookup: Lookup,
+    given: jsonargparse.Namespace,
+) -> tuple[dict[str, Any], dict[str, Any], Lookup]:
+    """Settings of the run in a directory, and over them what was given on the command line."""
+    if not directory.config_file.exists():
+        return runner, hp, lookup
+    config = directory.read_config() if holds_several(directory) else read_run(directory)
+    recorded = {name: value for name, value in config["runner"].items() if name in runner and name != "callbacks"}
+    places = {"source": lookup.source, "data_dir": lookup.data_dir}
+    before = {name: config.get("lookup", {}).get(name, value) for name, value in places.items()}
+    over = {name: value for name, value in places.items() if name in given}
+    return (
+        {**runner, **settings_of(recorded), **settings_of(given.get("runner", {}), recorded)},
+        {**config.get("hparams", {}), **(vars(given.hp) if "hp" in given else {})},
+        Lookup(**{**before, **over}),
+    )
+
+
+def _dry_run(runner: Runner, task: Task, resume: bool | Path, accept_changes: bool) -> int:
+    return _say_names(runner.check(task, resume=resume, accept_changes=accept_changes))
+
+
+def _say_names(names: Sequence[str]) -> int:
+    Console().print(f"It can be run. Each epoch will log {', '.join(names)}.", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _test(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
+    task, runner = _of_run(task_class, settings)
+    result = runner.evaluate(task, weights=settings.weights)
+    console = Console()
+    console.print(table({"test": result.metrics}))
+    console.print(f"{settings.weights} weights, {result.examples:,} examples, {result.wall_s:.1f} s", highlight=False)
+    return 0
+
+
+def _predict(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
+    inputs: list[str] = settings.inputs
+    if inputs == ["-"]:
+        inputs = [line.rstrip("\n") for line in sys.stdin]
+    task, runner = _of_run(task_class, settings)
+    learn = setup.learn_from(None, 1, RunDirectory(Path(settings.run_dir)))
+    setup.make_ready(task, runner.seed, given=True, fit_encoder=learn)
+    if task.data is None:
+        raise ValueError(f"{task_class.__name__} has no data module that could read inputs.")
+    inputs = task.data.expand(inputs, task.lookup)
+    outputs = runner.predict(task, task.data.predict(inputs), weights=settings.weights)
+    columns = outputs if isinstance(outputs, dict) else {"prediction": outputs}
+    examples = len(next(iter(columns.values())))
+    if examples != len(inputs):
+        raise ValueError(
+            f"{type(task.data).__name__}.predict gave {examples} examples for {len(inputs)} inputs: expected one for "
+            "each. Let its `expand(inputs, lookup)` return one input for each example."
+        )
+    for number, given in enumerate(inputs):
+        row = {name: column[number].tolist() for name, column in columns.items()}
+        print(json.dumps({"input": given, **row}, ensure_ascii=False))
+    return 0
+
+
+def _replay(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
+    from lightkeras.command_line import replay
+
+    return replay.run(task_class, Path(settings.run_dir), settings.data_dir, settings.source)
+
+
+def _find_learning_rate(
+    task_class: type[Task], settings: jsonargparse.Namespace, runner_defaults: dict[str, Any]
+) -> int:
+    path = run_path(settings.run_dir, f"{snake_case(task_class.__name__)}_learning_rate")
+    runner = Runner(**{**runner_defaults, **settings_of(settings.runner), "run_dir": path})
+    task = task_class(hparams.from_dict(task_class.HParams, vars(settings.hp)), lookup_of(settings))
+    found = runner.find_learning_rate(task, **vars(settings.find))
+    lines = {"found": "no suggestion" if found.suggestion is None else f"{found.suggestion:.2g}"}
+    lines |= {"why": found.reason, "took": f"{found.wall_s:.1f} s", "figure": str(found.figure)}
+    print_lines(Console(), lines)
+    return 1 if found.suggestion is None else 0
+
+
+def _find_batch_size(task_class: type[Task], settings: jsonargparse.Namespace, runner_defaults: dict[str, Any]) -> int:
+    runner = Runner(**{**runner_defaults, **settings_of(settings.runner)})
+    task = task_class(hparams.from_dict(task_class.HParams, vars(settings.hp)), lookup_of(settings))
+    found = runner.find_batch_size(task, **vars(settings.find))
+    console = Console()
+    console.print(table_of_sizes(found))
+    lines = {"found": "no suggestion" if found.suggestion is None else str(found.suggestion)}
+    print_lines(console, lines | {"why": found.reason, "took": f"{found.wall_s:.1f} s"})
+    return 1 if found.suggestion is None else 0
+
+
+def _of_run(task_class: type[Task], settings: jsonargparse.Namespace) -> tuple[Task, Runner]:
+    """The task of a run as it was, and a runner on its directory."""
+    config = RunDirectory(Path(settings.run_dir)).read_config()
+    if "search" in config:
+        raise ValueError(f"{settings.run_dir} holds a search: give one of its runs, such as {settings.run_dir}/best.")
+    if holds_several(RunDirectory(Path(settings.run_dir))):
+        runs = runs_below(RunDirectory(Path(settings.run_dir)))
+        raise ValueError(
+            f"{settings.run_dir} holds the runs of an experiment: give one of them, "
+            f"{', '.join(map(str, runs)) or 'of which there is none yet'}."
+        )
+    if config.get("task") != task_class.__name__:
+        raise ValueError(
+            f"{settings.run_dir} holds a run of {config.get('task')}, not of {task_class.__name__}. "
+            "Use the experiment it was made with."
+        )
+    recorded = config.get("lookup", {})
+    source = "sample" if config.get("source") == "sample" else recorded.get("source", "auto")
+    lookup = Lookup(settings.source or source, settings.data_dir or recorded.get("data_dir"))
+    task = task_class(hparams.from_dict(task_class.HParams, config.get("hparams", {})), lookup)
+    return task, Runner(run_dir=settings.run_dir, seed=config.get("seed", 0))
+
+
+def _has_test(task: Task) -> bool:
+    return task.data is not None and task.data.test() is not None

@@ -1,0 +1,151 @@
+"""What a person sees of a command: tables, and a few lines on where things are."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lightkeras.runs.directory import RunDirectory, runs_below
+from lightkeras.runs.results import BatchSizes, Best, EvalResult, FitResult, SearchResult
+from lightkeras.system import files
+from lightkeras.training.timing import PARTS
+
+
+def report_fit(fitted: FitResult, tested: EvalResult | None) -> None:
+    console = Console()
+    splits: dict[str, Any] = {}
+    for name, value in (fitted.best.logs if fitted.best is not None else {}).items():
+        split, plain = name.split("/", 1)
+        splits.setdefault(split, {})[plain] = value
+    if tested is not None:
+        splits["test"] = tested.metrics
+    if fitted.best is not None:
+        console.print(table(splits))
+    best = fitted.best
+    lines = {} if best is None else {"best": f"{_when(best, fitted.epochs)}, by {fitted.monitor}"}
+    page = RunDirectory(fitted.run_dir).report_file
+    lines |= {
+        "stopped": f"{fitted.stop_reason} ({fitted.epochs} epochs, {fitted.steps:,} steps, {fitted.wall_s:.1f} s)",
+        **({"report": str(page)} if page.exists() else {}),
+        "run": str(fitted.run_dir),
+        "look": f"tensorboard --logdir {fitted.run_dir}",
+    }
+    if fitted.interrupted:
+        lines["go on"] = f"python {sys.argv[0]} --resume --run_dir {fitted.run_dir}"
+    print_lines(console, lines)
+
+
+def report_several(directory: RunDirectory) -> None:
+    """Shows the runs of an experiment side by side."""
+    console = Console()
+    rows: dict[str, Any] = {}
+    for path in runs_below(directory):
+        result = RunDirectory(path).read_result()
+        best = result.get("fit", {}).get("best") or {}
+        values = {name: value for name, value in best.items() if name.startswith("val/") and value is not None}
+        values |= {f"test/{name}": value for name, value in (result.get("test") or {}).items() if value is not None}
+        rows[path.relative_to(directory.path).as_posix()] = values
+    if any(rows.values()):
+        console.print(table(rows))
+    page = {"report": str(directory.report_file)} if directory.report_file.exists() else {}
+    print_lines(console, {**page, "runs": str(directory.path), "look": f"tensorboard --logdir {directory.path}"})
+
+
+def report_profile(run_dir: Path) -> None:
+    """Shows `profile.json`: the largest part first; what took no time is left out."""
+    directory = RunDirectory(run_dir)
+    profile = files.read_json(directory.profile_file)
+    table = Table(title=f"where {profile['wall_s']:.1f} s went, {profile['steps']:,} steps")
+    table.add_column("")
+    table.add_column("share", justify="right")
+    table.add_column("s", justify="right")
+    table.add_column("what is counted")
+    for name, part in sorted(profile["parts"].items(), key=lambda item: -item[1]["seconds"]):
+        if part["seconds"] >= 0.001:
+            table.add_row(name, f"{100 * part['share']:.1f} %", f"{part['seconds']:.3f}", PARTS[name])
+    console = Console()
+    console.print(table)
+    lines = {}
+    if profile["compute_us_per_step"] is not None:
+        lines["a step"] = f"{profile['compute_us_per_step']:,.0f} us of computing"
+    for number, found in enumerate(profile["compilations"], 1):
+        what = f"{found['step']} step compiled for {found['form']}"
+        lines[f"compiled {number}"] = f"{what}, {found['seconds']:.2f} s: {found['cause']}"
+    if profile["trace"] is not None:
+        lines["trace"] = f"tensorboard --logdir {profile['trace']}"
+    print_lines(console, lines)
+
+
+def _when(best: Best, epochs: int) -> str:
+    return f"epoch {best.epoch} of {epochs}" if best.epoch <= epochs else f"step {best.step:,}, in epoch {best.epoch}"
+
+
+def report_search(result: SearchResult) -> None:
+    console = Console()
+    statuses = [trial.status for trial in result.trials]
+    counted = [f"{statuses.count(status)} {status}" for status in ("completed", "pruned", "failed")]
+    lines = {"trials": f"{', '.join(counted)}, {result.wall_s:.1f} s"}
+    if result.best is None:
+        lines["best"] = f"none: no trial was completed, the last ended with: {result.trials[-1].reason}"
+    else:
+        values = ", ".join(f"{name}={short(value)}" for name, value in result.best.hparams.items())
+        lines["best"] = f"{result.objective} {result.best.objective:.4f} with {values}"
+        for name, repeated in result.repeats.items():
+            own = next(trial.objective for trial in result.trials if trial.name == name)
+            lines[f"{name}"] = f"{result.objective} {_spread(repeated)} with other seeds ({own:.4f} in the search)"
+        lines["test it"] = f"python {sys.argv[0]} test --run_dir {result.best_dir}"
+    lines |= {"search": str(result.run_dir), "look": f"tensorboard --logdir {result.run_dir}"}
+    print_lines(console, lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation."""
+    if not values:
+        return "none, as every run failed,"
+    spread = f" \N{PLUS-MINUS SIGN} {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.4f}{spread}"
+
+
+def print_lines(console: Console, lines: dict[str, str]) -> None:
+    for name, text in lines.items():
+        console.print(f"{name:>8}  {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def table(splits: dict[str, Any]) -> Table:
+    table = Table()
+    table.add_column("")
+    names = list(dict.fromkeys(name for values in splits.values() for name in values))
+    for name in names:
+        table.add_column(name, justify="right")
+    for split, values in splits.items():
+        table.add_row(split, *(f"{values[name]:.4f}" if name in values else "" for name in names))
+    return table
+
+
+def table_of_sizes(found: BatchSizes) -> Table:
+    table = Table()
+    for name in ("batch size", "fits", "ms per step", "examples per s", "memory, MB"):
+        table.add_column(name, justify="right")
+    for tried in found.tried:
+        time = "" if tried.seconds_per_step is None else f"{1000 * tried.seconds_per_step:,.2f}"
+        speed = "" if tried.examples_per_second is None else f"{tried.examples_per_second:,.0f}"
+        memory = "" if tried.memory_bytes is None else f"{tried.memory_bytes / 1e6:,.0f}"
+        table.add_row(str(tried.size), "yes" if tried.fits else "no", time, speed, memory)
+    return table
+
+
+def short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def say_error(error: BaseException) -> None:
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(f"error: {error}", markup=False, highlight=False)
+    for note in getattr(error, "__notes__", ()):
+        console.print(note, markup=False, highlight=False)

@@ -1,0 +1,180 @@
+"""Experiments of several runs: a `main` that makes them, and the directory that holds them.
+
+runs/overfit/20261122-101500-ab12/
+  config.json      what the experiment was started with
+  result.json      what main returned
+  report.html      the runs side by side
+  tiny/, large/    a run directory for each
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, final
+
+import keras
+import numpy as np
+
+from lightkeras import hparams
+from lightkeras.runner import Runner
+from lightkeras.runs.directory import RunDirectory, holds_several, runs_below
+from lightkeras.runs.resume import ChangedRunError, compare_configs
+from lightkeras.system import environment, files
+from lightkeras.task import Task
+
+Main = Callable[[Task, Runner], Mapping[str, Any] | None]
+"""What an experiment does: it is given the task as the flags made it, and the runner with its `run_dir`."""
+
+_OURS = ("task", "source", "backend", "hparams", "versions", "runs", "wall_s")  # of result.json
+
+
+@final
+class Experiment:
+    """A `main`, with what it is given.
+
+    Args:
+        main: The function.
+        task: The task, not set up.
+        runner: The runner, with the directory of the experiment as its `run_dir`.
+    """
+
+    def __init__(self, main: Main, task: Task, runner: Runner) -> None:
+        if not isinstance(runner.run_dir, Path):
+            raise TypeError(f"An experiment needs the run_dir of its runner as a Path, got {runner.run_dir!r}.")
+        self._main, self._task, self._runner = main, task, runner
+        self.directory = RunDirectory(runner.run_dir)
+
+    def check(self, resume: bool) -> list[str]:
+        """Checks the directory, and the task as it is, as `Runner.check` does; writes nothing.
+
+        Args:
+            resume: Whether the experiment is to be gone on with.
+
+        Returns:
+            Names of the values that each epoch of such a run will log.
+
+        Raises:
+            ValueError: The task cannot be run.
+            FileExistsError: The directory holds something, and that is not to be gone on with.
+            ChangedRunError: It was started with another task or other hyperparameters.
+        """
+        self._compare(resume)
+        return dataclasses.replace(self._runner, run_dir=self.directory.path / "run").check(self._task)
+
+    def run(self, resume: bool) -> bool:
+        """Runs it.
+
+        Args:
+            resume: Whether to go on with the experiment, if it was begun.
+
+        Returns:
+            Whether one of its runs diverged.
+
+        Raises:
+            FileExistsError: The directory holds something, and that is not to be gone on with.
+            ChangedRunError: It was started with another task or other hyperparameters.
+            TypeError: What `main` returned cannot be written.
+        """
+        began = time.perf_counter()
+        before, config = self._compare(resume), self._config()
+        self.directory.create(needed_bytes=0)
+        if before is None:
+            self.directory.write_config(config)
+        else:
+            record = {"at": config["started"], "argv": config["argv"]}
+            resumed = [*before.get("resumed", []), record]
+            kept = {name: before[name] for name in ("started", "argv")}
+            self.directory.write_config({**config, **kept, "resumed": resumed})
+        returned = _checked(self._main(self._task, self._runner), self._main)
+        runs = [path.relative_to(self.directory.path).as_posix() for path in runs_below(self.directory)]
+        results = {name: RunDirectory(self.directory.path / name).read_result() for name in runs}
+        facts = {name: config[name] for name in ("task", "backend", "hparams", "versions")}
+        wall = {"wall_s": round(time.perf_counter() - began, 3)}
+        self.directory.update_result({**facts, "source": _source(results), "runs": runs, **wall, **returned})
+        return any(result.get("fit", {}).get("diverged") for result in results.values())
+
+    def _compare(self, resume: bool) -> dict[str, Any] | None:
+        """The configuration that it was started with, if it is gone on with and may be."""
+        path = self.directory.path
+        self.directory.check_not_inside()
+        if not resume:
+            if path.is_dir() and any(path.iterdir()):
+                raise FileExistsError(
+                    f"{path} already holds something, to which several runs would be added. Go on with the experiment "
+                    "in it by --resume, give another --run_dir, or remove it first."
+                )
+            return None
+        if not self.directory.config_file.exists():
+            return None
+        if not holds_several(self.directory):
+            raise ValueError(f"{path} holds a single run, not those of an experiment: give another --run_dir.")
+        before = self.directory.read_config()
+        changed = compare_configs(
+            {name: before.get(name) for name in ("task", "hparams", "seed")},
+            {name: self._config()[name] for name in ("task", "hparams", "seed")},
+        )
+        if changed.refused:
+            raise ChangedRunError(
+                f"This is not the experiment that was started in this directory: {'; '.join(changed.refused)}. "
+                "Use what it was started with, or give another --run_dir."
+            )
+        return before
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "task": type(self._task).__name__,
+            "experiment": {"main": self._main.__name__},
+            "backend": keras.backend.backend(),
+            "hparams": hparams.to_dict(self._task.hp),
+            "versions": environment.versions(),
+            "runner": {**self._runner.record(), "run_dir": str(self.directory.path)},
+            "lookup": self._task.lookup.record(),
+            "machine": environment.machine(),
+            "seed": self._runner.seed,
+            "argv": sys.argv,
+            "started": environment.now(),
+        }
+
+
+def _source(results: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The data of the runs; the sample is never hidden behind other data."""
+    sources = list(dict.fromkeys(str(result["source"]) for result in results.values() if "source" in result))
+    if not sources:
+        return None
+    return "sample" if "sample" in sources else ", ".join(sources)
+
+
+def _checked(returned: Any, main: Main) -> dict[str, Any]:
+    if returned is None:
+        return {}
+    if not isinstance(returned, Mapping):
+        raise TypeError(
+            f"{main.__name__} returned {type(returned).__name__}: expected a mapping for result.json, or None."
+        )
+    taken = sorted(set(returned) & set(_OURS))
+    if taken:
+        raise ValueError(f"{main.__name__} returned {taken[0]!r}, which the command itself writes: use another name.")
+    plain = {str(key): _plain(value, str(key)) for key, value in returned.items()}
+    files.json_bytes(plain)
+    return plain
+
+
+def _plain(value: Any, path: str) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{path}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{path}.{number}") for number, item in enumerate(value)]
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(
+        f"main returned a {type(value).__name__} as {path!r}: expected numbers, texts, and lists and dicts of them."
+    )

@@ -1,0 +1,105 @@
+"""The command `tune`: a search, going on with one, and doing one of its trials again."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+from rich.console import Console
+
+from lightkeras.command_line.console import print_lines, report_search, short
+from lightkeras.command_line.flags import lookup_of, settings_of
+from lightkeras.data.lookup import Lookup
+from lightkeras.runner import Runner
+from lightkeras.runs.directory import RunDirectory, run_path, snake_case
+from lightkeras.runs.results import Trial
+from lightkeras.search import repeat_trial
+from lightkeras.search.loop import SearchInterrupted
+from lightkeras.task import Task
+from lightkeras.tuner import Tuner
+
+
+def run(
+    task_class: type[Task],
+    settings: jsonargparse.Namespace,
+    runner_defaults: dict[str, Any],
+    given: jsonargparse.Namespace,
+) -> int:
+    """Searches.
+
+    Args:
+        task_class: The task.
+        settings: All settings, with defaults.
+        runner_defaults: Settings of the runner that differ in this experiment.
+        given: The settings that were given on the command line.
+
+    Returns:
+        The exit status: 1 where no trial was completed, or a replayed one came out differently.
+    """
+    if settings.replay is not None:
+        return _replay(task_class, settings)
+    tuner = _tuner(task_class, settings, runner_defaults, given)
+    space = tuner.made_space()
+    console = Console()
+
+    def say(trial: Trial) -> None:
+        value = trial.status if trial.objective is None else f"{trial.objective:.4f}"
+        shown = [name for name in space.ranges if name not in trial.inactive]
+        values = "  ".join(f"{name} {short(trial.hparams[name])}" for name in shown)
+        why = "" if trial.status == "completed" else f"  ({trial.reason})"
+        console.print(f"trial {trial.name}  {value}  {values}{why}", highlight=False, markup=False, soft_wrap=True)
+
+    try:
+        result = dataclasses.replace(tuner, on_trial=say).search(resume=settings.resume)
+    except SearchInterrupted as stop:
+        go_on = f"python {sys.argv[0]} tune --run_dir {tuner.run_dir} --resume"
+        print_lines(console, {"stopped": f"{stop.received} received, the state is saved", "go on": go_on})
+        raise
+    report_search(result)
+    return 0 if result.best is not None else 1
+
+
+def _tuner(
+    task_class: type[Task],
+    settings: jsonargparse.Namespace,
+    runner_defaults: dict[str, Any],
+    given: jsonargparse.Namespace,
+) -> Tuner:
+    tuner = settings_of(settings.tuner)
+    runner = {**runner_defaults, **settings_of(settings.runner)}
+    fixed = vars(given.hp) if "hp" in given else {}
+    lookup = lookup_of(settings)
+    if settings.resume:
+        if settings.run_dir is None:
+            raise ValueError("--resume, but of which search? Give its --run_dir.")
+        directory = RunDirectory(Path(settings.run_dir))
+        if directory.config_file.exists():
+            config = directory.read_config()
+            if "search" not in config:
+                raise ValueError(f"{directory.path} holds a run, not a search: give the --run_dir of a search.")
+            before = {name: value for name, value in config["search"].items() if name in tuner}
+            now = settings_of(given.get("tuner", {}), before)
+            if now.get("pool") == "local":  # where the cluster was is of no use
+                before = {name: value for name, value in before.items() if name not in ("address", "gpus")}
+            tuner |= settings_of(before) | now
+            recorded = {name: value for name, value in config["runner"].items() if name in runner}
+            recorded.pop("callbacks", None)
+            runner |= settings_of(recorded) | settings_of(given.get("runner", {}), recorded)
+            fixed = {**config["search"]["fixed"], **fixed}
+            places = {name: config["lookup"].get(name) for name in ("source", "data_dir")}
+            lookup = Lookup(**places | {name: given[name] for name in places if name in given})
+    tuner["space"] = {name: part if isinstance(part, dict) else part.as_dict() for name, part in tuner["space"].items()}
+    path = run_path(settings.run_dir, f"{snake_case(task_class.__name__)}_search")
+    runner.pop("run_dir", None)
+    return Tuner(task_class, **tuner, run_dir=path, runner=Runner(**runner), lookup=lookup, fixed=fixed)
+
+
+def _replay(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
+    if settings.run_dir is None:
+        raise ValueError("--replay, but of which search? Give its --run_dir.")
+    found = repeat_trial.replay(task_class, Path(settings.run_dir), settings.replay)
+    print_lines(Console(), found.lines())
+    return 0 if found.equal else 1

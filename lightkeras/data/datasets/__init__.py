@@ -1,0 +1,1 @@
+"""Ready-made data modules, and the built-in samples."""

@@ -1,0 +1,132 @@
+"""Images as a person has them, in arrays and in files, made the float32 images from 0 to 1 that models take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightkeras.data.datasets import npz
+
+Shape = tuple[int, ...]
+"""Shape of one image: `(height, width)`, or `(height, width, channels)`."""
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def check_images(images: np.ndarray, shape: Shape | None, name: str) -> None:
+    """Checks a batch of images as they are stored.
+
+    Args:
+        images: What should be `[n, height, width]` or `[n, height, width, channels]`.
+        shape: Shape of one image; `None` for any.
+        name: What to call them in an error.
+
+    Raises:
+        ValueError: They are something else: of another size or depth, no numbers, or there are none.
+    """
+    expected = "[n, height, width] or [n, height, width, channels]" if shape is None else f"[n, {_joined(shape)}]"
+    if images.dtype.kind not in "buif":
+        raise ValueError(f"{name} are of dtype {images.dtype}: expected numbers, uint8 from 0 to 255 for example.")
+    fits = images.ndim in (3, 4) if shape is None else images.shape[1:] == shape
+    if not fits or (images.ndim == 4 and images.shape[3] not in _MODES):
+        raise ValueError(
+            f"{name} are [{_joined(images.shape)}]: expected images {expected}"
+            f"{', with 1, 3 or 4 channels' if shape is None else ''}."
+        )
+    if images.size == 0:
+        raise ValueError(f"{name} are [{_joined(images.shape)}], which is empty: expected at least one image.")
+
+
+def as_floats(images: np.ndarray, name: str) -> np.ndarray:
+    """Makes float32 from 0 to 1 of images: whole numbers are divided by 255, floats are left as they are.
+
+    Args:
+        images: bool, integers from 0 to 255, or floats from 0 to 1.
+        name: What to call them in an error.
+
+    Raises:
+        ValueError: A value is out of that range, or not finite.
+    """
+    if images.dtype == bool:
+        return images.astype(np.float32)
+    whole = images.dtype.kind in "ui"
+    low, high = images.min(), images.max()
+    if not (low >= 0 and high <= (255 if whole else 1)):  # not a number is neither
+        raise ValueError(
+            f"{name} hold values from {low} to {high}: expected "
+            f"{'whole numbers from 0 to 255' if whole else 'floats from 0 to 1; divide by 255 what counts to 255'}."
+        )
+    return np.divide(images, 255, dtype=np.float32) if whole else images.astype(np.float32)
+
+
+def as_batch(array: np.ndarray, shape: Shape, name: str) -> np.ndarray:
+    """A single image or a batch of them, as a batch: float32 `[n, *shape]` from 0 to 1.
+
+    Raises:
+        ValueError: It is neither, or its values are out of range.
+    """
+    array = np.asarray(array)
+    if array.shape != shape and array.shape[1:] != shape:
+        raise ValueError(
+            f"{name} is [{_joined(array.shape)}]: expected one image [{_joined(shape)}], or a batch of them "
+            f"[n, {_joined(shape)}]."
+        )
+    batch = array[np.newaxis] if array.shape == shape else array
+    check_images(batch, shape, f"The images of {name}")
+    return as_floats(batch, f"The images of {name}")
+
+
+def read_file(path: Path, shape: Shape) -> np.ndarray:
+    """Images of a file, as a batch: an `.npy` file of one image or several, or an image such as a PNG file.
+
+    An image is converted to the channels that are wanted: colours to shades of gray by their lightness, for
+    one. Its size must be right, and it must not be transparent where no such channel is wanted. Nothing is
+    inverted: what is bright in the file is bright in the array.
+
+    Args:
+        path: The file.
+        shape: Shape of one image.
+
+    Returns:
+        float32 `[n, *shape]`, 0 to 1.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read, or is of another size or depth.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(path)!r} is no file: expected the path of a .png or .npy file, or test:17.")
+    if path.suffix == ".npy":
+        return as_batch(npz.read_npy(path), shape, str(path))
+    return as_floats(_decoded(path, shape).reshape(1, *shape), str(path))
+
+
+def _decoded(path: Path, shape: Shape) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.size != (shape[1], shape[0]):
+                raise ValueError(
+                    f"{path} is {image.size[0]} x {image.size[1]} pixels (width x height): expected {shape[1]} x "
+                    f"{shape[0]}. Crop and scale it first: what it shows should fill it as in the training images."
+                )
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"{path} has more than 8 bits per channel (mode {image.mode}): save it with 8.")
+            wanted = _MODES[shape[-1] if len(shape) == 3 else 1]
+            if wanted != "RGBA" and image.has_transparency_data and not _opaque(image):
+                raise ValueError(f"{path} is transparent in places: put it on a background of one colour first.")
+            return np.asarray(image.convert(wanted))
+    except (OSError, SyntaxError, EOFError) as error:  # Pillow's for broken files; PNG's own is a SyntaxError
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} cannot be read as an image ({reason}): expected a PNG or .npy file.") from error
+
+
+def _joined(shape: Shape) -> str:
+    return ", ".join(map(str, shape))
+
+
+def _opaque(image: Any) -> bool:
+    return image.convert("RGBA").getchannel("A").getextrema() == (255, 255)  # type: ignore[no-any-return]

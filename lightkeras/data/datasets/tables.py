@@ -1,0 +1,325 @@
+"""Tables as data: columns of numbers and of categories, and a number to predict for each row."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, final
+
+import numpy as np
+
+from lightkeras.data.datasets.columns import Columns, TableFile, as_number, is_missing, key_of, of_arrays, row_of
+from lightkeras.data.feed import ArrayFeed, check_batching
+from lightkeras.data.lookup import Lookup
+from lightkeras.data.module import DataModule
+from lightkeras.data.split import check_validation, split
+from lightkeras.data.structure import Structure, map_structure
+from lightkeras.system.messages import announce, did_you_mean
+
+_MOST_NAMED = 6
+_ADVICE = " Leave the column out of features, or give categories as OneHot({column!r})."
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class OneHot:
+    """A column of categories, as one column of 0 and 1 for each: `origin` as `origin_USA`, `origin_Europe`, ...
+
+    Args:
+        column: The column.
+        values: The categories. A dict gives them names, as in `{1: "USA", 2: "Europe", 3: "Japan"}`; a
+            list names them as they are. `None` takes those that the table holds, in sorted order.
+
+    Raises:
+        ValueError: There are no categories, or one is there twice.
+    """
+
+    column: str
+    values: Mapping[Any, str] | Sequence[Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.values is None:
+            return
+        keys = [key_of(value) for value in self.values]
+        names = list(self.names().values())
+        if not keys or len(set(keys)) < len(keys) or len(set(names)) < len(names):
+            raise ValueError(f"OneHot({self.column!r}, {self.values!r}): expected at least one category, each once.")
+
+    def names(self) -> dict[str, str]:
+        """Names of the categories by what the column holds; empty where the table says them."""
+        if isinstance(self.values, Mapping):
+            return {key_of(value): str(name) for value, name in self.values.items()}
+        return {key_of(value): key_of(value) for value in self.values or ()}
+
+    def found_in(self, column: Sequence[Any]) -> OneHot:
+        """The same with the categories that a column holds, if none were given."""
+        if self.values is not None:
+            return self
+        keys = {key_of(value) for value in column if not is_missing(value)}
+        return OneHot(self.column, sorted(keys, key=_order))
+
+
+@final
+class Table(DataModule):
+    """A table with a number to predict for each row.
+
+    Splits are cut from the rows in a random order, which `seed` gives: the last ones are the test split, and
+    the last ones of the others validation. So they are the rows that pandas's
+    `sample(frac, random_state=seed)` leaves out, and then Keras's `validation_split`: the splits of most tutorials.
+    A row that has no value in a column that is used is left out, and that is said; or it is an error.
+
+    Batches are `({column: float32 [batch]}, target float32 [batch])`. `source` is the file's name, or
+    `"arrays"`, once prepared.
+
+    Args:
+        table: A file of text (see `TableFile`, which says more of it than its path), or `{column: array}`.
+        target: The column to predict.
+        features: The columns to predict it from, in order: names of columns of numbers, and `OneHot`.
+            `None` means all columns but the target.
+        incomplete: Whether rows without a value are left out (`"drop"`) or refused (`"error"`).
+        test: Rows of the test split: a fraction of all rows, a count, or 0 for none.
+        validation: Rows of the validation split: a fraction of those that `test` leaves, a count, or 0.
+        batch_size: Rows per batch.
+        seed: Seed of the splits and of the order of the training batches, which is another one each epoch.
+
+    Raises:
+        ValueError: A setting out of its range, or a feature that is there twice or is the target.
+
+    Example:
+        >>> from lightkeras.data.lookup import Lookup
+        >>> cars = {"weight": [3504, 3693, None, 2372], "origin": [1, 1, 3, 3], "mpg": [18.0, 15.0, 27.0, 24.0]}
+        >>> origin = OneHot("origin", {1: "USA", 3: "Japan"})
+        >>> table = Table(cars, "mpg", features=["weight", origin], test=1, validation=1)
+        >>> table.prepare(Lookup())
+        >>> table.features, table.train().examples, table.incomplete_rows
+        (('weight', 'origin_USA', 'origin_Japan'), 1, 1)
+    """
+
+    def __init__(
+        self,
+        table: str | Path | TableFile | Mapping[str, Any],
+        target: str,
+        *,
+        features: Sequence[str | OneHot] | None = None,
+        incomplete: Literal["drop", "error"] = "drop",
+        test: float = 0.2,
+        validation: float = 0.2,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> None:
+        check_batching(batch_size, seed)
+        if incomplete not in ("drop", "error"):
+            raise ValueError(f"incomplete={incomplete!r} is not known. {did_you_mean(incomplete, ('drop', 'error'))}")
+        for name, part in (("test", test), ("validation", validation)):
+            if part != 0 or isinstance(part, bool):
+                with _about(name):
+                    check_validation(part)
+        if features is not None:
+            _check_features(features, target)
+        self._table = TableFile(table) if isinstance(table, (str, Path)) else table
+        self._wanted = features
+        self._incomplete = incomplete
+        self._test, self._validation = test, validation
+        self.target = target
+        self.batch_size = batch_size
+        self.seed = seed
+        self._features: list[str | OneHot] = []
+        self._feeds: dict[str, ArrayFeed] = {}
+        self.incomplete_rows = 0
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the columns of a batch, in order; known once prepared."""
+        self._prepared("columns")
+        return tuple(name for feature in self._features for name in _names(feature))
+
+    def prepare(self, lookup: Lookup) -> None:
+        """Reads the table and makes the splits.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file or a value in it cannot be read, a column is missing, or too few rows are left.
+        """
+        if self.source is not None:
+            return
+        file = isinstance(self._table, TableFile)
+        columns = self._table.read() if isinstance(self._table, TableFile) else of_arrays(self._table)
+        columns[self.target]  # raises where there is none
+        wanted = [name for name in columns.values if name != self.target] if self._wanted is None else self._wanted
+        features = [f.found_in(columns[f.column]) if isinstance(f, OneHot) else f for f in wanted]
+        used = [_column(feature) for feature in features] + [self.target]
+        complete = self._complete(columns, used)
+        rows = {name: columns[name] for name in used}
+        names = [columns.rows[row] for row in complete]
+        kept = Columns({name: [column[row] for row in complete] for name, column in rows.items()}, names, columns.name)
+        arrays = (_inputs(features, kept, _ADVICE), _numbers(self.target, kept))
+        self._feeds = {
+            name: ArrayFeed(_taken(arrays, chosen), self.batch_size, shuffle=name == "train", seed=self.seed)
+            for name, chosen in self._chosen(len(complete)).items()
+        }
+        self._features = features
+        self.source = Path(columns.name).name if file else "arrays"
+
+    def _chosen(self, total: int) -> dict[str, np.ndarray]:
+        """Which rows are of which split, in the order of the table."""
+        # Of NumPy's generators the one whose numbers never change, and that pandas takes.
+        chosen = {"train": np.random.RandomState(self.seed).permutation(total)}
+        for name, part in (("test", self._test), ("validation", self._validation)):
+            if part != 0:
+                with _about(name):
+                    chosen["train"], chosen[name] = split(chosen["train"], part, shuffle=False)
+        return {name: np.sort(rows) for name, rows in chosen.items()}
+
+    def train(self) -> ArrayFeed:
+        return self._prepared("train data")["train"]
+
+    def validation(self) -> ArrayFeed | None:
+        return self._prepared("validation data").get("validation")
+
+    def test(self) -> ArrayFeed | None:
+        return self._prepared("test data").get("test")
+
+    def predict(self, inputs: Sequence[str | Mapping[str, Any]]) -> ArrayFeed:
+        """Batches of rows alone: tuples `({column: float32 [batch]},)`, in the order given.
+
+        Args:
+            inputs: Rows with the columns as the table has them: `"weight=2372,origin=Japan"`, a JSON object,
+                or a dict. A category is given as it stands in the table, or by its name.
+
+        Raises:
+            ValueError: There are no rows, or one cannot be read, or has a column too few or too many.
+            TypeError: `inputs` is one row instead of several.
+        """
+        if isinstance(inputs, (str, Mapping)):
+            raise TypeError(f"Received the single row {inputs!r}: expected a list of rows, [{inputs!r}].")
+        if len(inputs) == 0:
+            raise ValueError("There are no rows to predict for: expected at least one.")
+        self._prepared("columns")
+        columns = [_column(feature) for feature in self._features]
+        rows = [self._checked(row_of(given, number), columns, number) for number, given in enumerate(inputs, 1)]
+        values = {name: [row[name] for row in rows] for name in columns}
+        table = Columns(values, [f"row {number}" for number in range(1, len(rows) + 1)], "what was given")
+        return ArrayFeed((_inputs(self._features, table),), self.batch_size)
+
+    def _prepared(self, what: str) -> dict[str, ArrayFeed]:
+        if not self._feeds:
+            raise RuntimeError(f"Table has no {what} yet: call `prepare(lookup)` first.")
+        return self._feeds
+
+    def _complete(self, columns: Columns, used: Sequence[str]) -> list[int]:
+        """Numbers of the rows that have a value in each column that is used."""
+        holes = {n: [i for i, value in enumerate(columns[n]) if is_missing(value)] for n in used}
+        holes = {name: rows for name, rows in holes.items() if rows}
+        lost = sorted({row for rows in holes.values() for row in rows})
+        if not lost:
+            return list(range(len(columns.rows)))
+        where = ", ".join(columns.rows[row] for row in lost[:_MOST_NAMED]) + ", ..." * (len(lost) > _MOST_NAMED)
+        what = (
+            f"{len(lost)} of {len(columns.rows)} rows of {columns.name} have no value for "
+            f"{' or '.join(map(repr, holes))} ({where})"
+        )
+        if self._incomplete == "error":
+            raise ValueError(f"{what}: expected a value. Fill it in, or leave such rows out with incomplete='drop'.")
+        if len(lost) == len(columns.rows):
+            raise ValueError(f"{what}: no row is left to learn from.")
+        self.incomplete_rows = len(lost)
+        announce(f"{what}: they are left out", once=True)
+        return sorted(set(range(len(columns.rows))) - set(lost))
+
+    def _checked(self, row: Mapping[str, Any], columns: Sequence[str], number: int) -> Mapping[str, Any]:
+        for name in row:
+            if name == self.target:
+                raise ValueError(f"Row {number} gives {name!r}, which is what is predicted: leave it out.")
+            if name not in columns:
+                raise ValueError(f"Row {number} gives {name!r}, which is no column. {did_you_mean(name, columns)}")
+        lacking = [name for name in columns if name not in row or is_missing(row[name])]
+        if lacking:
+            raise ValueError(
+                f"Row {number} has no value for {', '.join(lacking)}: expected one for each of {', '.join(columns)}, "
+                f"as in {columns[0]}=1{',...' * (len(columns) > 1)}."
+            )
+        return row
+
+
+def _taken(arrays: Structure, rows: np.ndarray) -> Structure:
+    return map_structure(lambda array: array[rows], arrays)
+
+
+@contextlib.contextmanager
+def _about(name: str) -> Iterator[None]:
+    """Lets errors of `split.py`, which speaks of `validation`, be about the split of this name."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise type(error)(str(error).replace("validation=", f"{name}=", 1)) from None
+
+
+def _check_features(features: Sequence[str | OneHot], target: str) -> None:
+    if isinstance(features, (str, OneHot)):
+        raise ValueError(f"features={features!r}: expected a list of columns, [{features!r}].")
+    names = [_column(feature) for feature in features]
+    if not names:
+        raise ValueError("features=[]: expected at least one column; None takes all but the target.")
+    if target in names:
+        raise ValueError(f"The target {target!r} is among the features: leave it out of them.")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"features names the column {twice!r} twice: expected each once.")
+
+
+def _column(feature: str | OneHot) -> str:
+    return feature.column if isinstance(feature, OneHot) else feature
+
+
+def _names(feature: str | OneHot) -> list[str]:
+    if isinstance(feature, OneHot):
+        return [f"{feature.column}_{name}" for name in feature.names().values()]
+    return [feature]
+
+
+def _inputs(features: Sequence[str | OneHot], table: Columns, advice: str = "") -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
+    for feature in features:
+        if isinstance(feature, OneHot):
+            columns = _one_hot(feature, table)
+        else:
+            columns = {feature: _numbers(feature, table, advice)}
+        twice = next((name for name in columns if name in arrays), None)
+        if twice is not None:
+            raise ValueError(f"Two features make a column {twice!r}: rename a column, or a category of OneHot.")
+        arrays.update(columns)
+    return arrays
+
+
+def _numbers(name: str, table: Columns, advice: str = "") -> np.ndarray:
+    where = (f"Column {name!r} in {row} of {table.name}" for row in table.rows)
+    try:
+        return np.array([as_number(v, w) for v, w in zip(table[name], where, strict=True)], dtype=np.float32)
+    except ValueError as error:
+        raise ValueError(f"{error}{advice.format(column=name)}") from None
+
+
+def _one_hot(feature: OneHot, table: Columns) -> dict[str, np.ndarray]:
+    names = feature.names()
+    known = {**{name: name for name in names.values()}, **names}
+    found = []
+    for row, value in zip(table.rows, table[feature.column], strict=True):
+        if key_of(value) not in known:
+            raise ValueError(
+                f"Column {feature.column!r} in {row} of {table.name} holds {value!r}, which is no category of it. "
+                f"{did_you_mean(key_of(value), known)}"
+            )
+        found.append(known[key_of(value)])
+    return {
+        f"{feature.column}_{name}": np.array([each == name for each in found], np.float32) for name in names.values()
+    }
+
+
+def _order(key: str) -> tuple[bool, float, str]:
+    """Numbers by their value, and then texts."""
+    try:
+        return False, float(key), key
+    except ValueError:
+        return True, 0.0, key

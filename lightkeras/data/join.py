@@ -1,0 +1,67 @@
+"""Two splits as one, to learn from both."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from lightkeras.data.bags import Bags
+from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
+from lightkeras.data.structure import Structure, flatten, map_structure
+
+
+def joined(first: Feed, second: Feed) -> Feed:
+    """A feed of the examples of two, in batches as the first has them.
+
+    Arrays are put together, and shuffled as the first feed shuffles; of streams, the batches of the second come
+    after those of the first.
+
+    Args:
+        first: The split that is learned from.
+        second: The other one.
+
+    Raises:
+        ValueError: Their batches differ in form.
+        TypeError: One holds arrays, and the other is a stream.
+    """
+    found, expected = flatten(second.spec), flatten(first.spec)
+    if found != expected:
+        raise ValueError(f"The splits differ in form: {_listed(expected)} and {_listed(found)}; expected the same.")
+    if isinstance(first, ArrayFeed) and isinstance(second, ArrayFeed):
+        left = iter([leaf for _, leaf in flatten(second.arrays)])
+        arrays = map_structure(lambda leaf: _together(leaf, next(left)), first.arrays)
+        return ArrayFeed(arrays, first.batch_size, shuffle=first.shuffle, seed=first.seed)
+    if isinstance(first, StreamFeed) and isinstance(second, StreamFeed):
+        return _chained(first, second)
+    raise TypeError(
+        f"A {type(first).__name__} and a {type(second).__name__} cannot be joined: expected two of one kind."
+    )
+
+
+def _chained(first: StreamFeed, second: StreamFeed) -> StreamFeed:
+    def open_epoch(epoch: int) -> Iterator[Structure]:
+        return itertools.chain(first.open_epoch(epoch), second.open_epoch(epoch))
+
+    known = first.steps is not None and second.steps is not None
+    datasets = first.dataset is not None and second.dataset is not None
+    return StreamFeed(
+        open_epoch,
+        first.spec,
+        steps=(first.steps or 0) + (second.steps or 0) if known else None,
+        batch_size=first.batch_size,
+        dataset=first.dataset.concatenate(second.dataset) if datasets else None,
+    )
+
+
+def _together(first: np.ndarray | Bags, second: np.ndarray | Bags) -> np.ndarray | Bags:
+    if isinstance(first, Bags) and isinstance(second, Bags):
+        lengths = [np.diff(bags.splits) for bags in (first, second)]
+        ids, weights = np.concatenate([first.ids, second.ids]), np.concatenate([first.weights, second.weights])
+        return Bags.of_lengths(ids, weights, np.concatenate(lengths))
+    return np.concatenate([first, second])
+
+
+def _listed(leaves: list[tuple[str, object]]) -> str:
+    return "{" + ", ".join(f"{path or '0'}: {spec}" for path, spec in leaves) + "}"

@@ -1,0 +1,5 @@
+"""What is computed once per example instead of in every epoch: frozen models, TF Hub modules, words and n-grams."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=["hub", "text"])

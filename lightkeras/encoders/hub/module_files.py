@@ -1,0 +1,249 @@
+"""The files of a SavedModel module: downloading, healing, checking, fingerprinting and loading them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tarfile
+import uuid
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+from lightkeras.data.lookup import reachable
+from lightkeras.system.messages import announce
+from lightkeras.system.tensorflow import keep_gpus_free
+
+
+def is_url(handle: str) -> bool:
+    return handle.startswith(("http://", "https://"))
+
+
+def import_tensorflow_hub() -> Any:
+    """Imports `tensorflow_hub`, which uses setuptools' deprecated `pkg_resources`, without its warnings."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*pkg_resources", category=UserWarning)
+        warnings.filterwarnings("ignore", message=r".*pkg_resources", category=DeprecationWarning)
+        import tensorflow_hub
+    return tensorflow_hub
+
+
+def fingerprint(path: str | os.PathLike[str]) -> str:
+    """Digests a SavedModel folder: equal for equal files, wherever they lie and whenever they were written.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        32 hexadecimal digits of BLAKE2b over the sorted relative file names and the files' contents.
+    """
+    root = Path(path)
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted((entry for entry in root.rglob("*") if entry.is_file()), key=lambda file: file.parts):
+        with file.open("rb") as stream:
+            content = hashlib.file_digest(stream, "blake2b").digest()
+        name = file.relative_to(root).as_posix().encode()
+        # The length keeps "ab" + "c" apart from "a" + "bc".
+        digest.update(len(name).to_bytes(4, "big") + name + content)
+    return digest.hexdigest()
+
+
+def locate(handle: str) -> Path:
+    """Gives the local folder of a module, downloading it where the handle is a URL.
+
+    Args:
+        handle: A local SavedModel folder or a http(s) URL.
+
+    Returns:
+        A folder that holds a complete SavedModel.
+
+    Raises:
+        FileNotFoundError: The local folder does not exist.
+        ValueError: The folder holds no complete SavedModel.
+        ConnectionError: The URL could not be downloaded.
+    """
+    if is_url(handle):
+        return fetch(handle)
+    folder = Path(handle).expanduser()
+    if not folder.is_dir():
+        kind = "is a file" if folder.exists() else "does not exist"
+        raise FileNotFoundError(
+            f"HubLayer got handle={handle!r}, which {kind}; expected a SavedModel folder or a http(s) URL. "
+            "lightkeras.encoders.hub.find_module finds one by its short name."
+        )
+    if not any((folder / name).exists() for name in ("saved_model.pb", "saved_model.pbtxt", "tfhub_module.pb")):
+        found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
+        raise ValueError(
+            f"The folder {handle!r} is not a SavedModel: it has no saved_model.pb (it holds: {found}). Give "
+            "the folder that tf.saved_model.save or a download from TF-Hub wrote."
+        )
+    problem = damage(folder)
+    if problem:
+        raise ValueError(f"The module {handle!r} is damaged: {problem}. Copy or download the folder again.")
+    return folder
+
+
+def damage(folder: Path) -> str | None:
+    """Tells what a SavedModel folder lacks, without loading it.
+
+    A cache in the temporary folder loses files one by one to the system's cleaning, while the folder
+    stays: TensorFlow Hub takes it for a complete module.
+
+    Args:
+        folder: The folder to look at.
+
+    Returns:
+        The first thing that is wrong, or `None` where nothing is.
+    """
+    if (folder / "tfhub_module.pb").exists():
+        return None  # TF1's own format: `load_module` refuses it for what it is.
+    if (folder / "saved_model.pbtxt").exists():
+        return None
+    if not (folder / "saved_model.pb").exists():
+        return "saved_model.pb is missing"
+    graph = _meta_graph(folder)
+    if graph is None:
+        return "saved_model.pb cannot be read (cut short or overwritten)"
+    for asset in graph.asset_file_def:
+        if not (folder / "assets" / asset.filename).exists():
+            return f"assets/{asset.filename} is missing"
+    if not graph.HasField("object_graph_def"):
+        return None
+    if not (folder / "variables" / "variables.index").exists():
+        return "variables/variables.index is missing"
+    shards = [file.name for file in folder.glob("variables/variables.data-*-of-*")]
+    count = int(shards[0].rsplit("-", 1)[1]) if shards else 1
+    absent = {f"variables.data-{shard:05d}-of-{count:05d}" for shard in range(count)} - set(shards)
+    return f"variables/{min(absent)} is missing" if absent else None
+
+
+def _meta_graph(folder: Path) -> Any:
+    """The first graph of a SavedModel, or `None` where the file is no readable SavedModel."""
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    model = saved_model_pb2.SavedModel()
+    try:
+        model.ParseFromString((folder / "saved_model.pb").read_bytes())
+    except DecodeError:
+        return None
+    return model.meta_graphs[0] if model.meta_graphs else None
+
+
+def cached_folder(url: str) -> Path:
+    """The folder in which TensorFlow Hub keeps the module of a URL, whether it is there or not."""
+    import_tensorflow_hub()
+    from tensorflow_hub import resolver
+
+    return Path(resolver.tfhub_cache_dir(use_temp=True)) / hashlib.sha1(url.encode("utf8")).hexdigest()
+
+
+def fetch(url: str) -> Path:
+    """Gives the module of a URL from TensorFlow Hub's cache, or downloads it into there.
+
+    A complete cached module is used without touching the network. A cached module that has lost files
+    is removed and downloaded again.
+
+    Args:
+        url: Address of a module, as TF-Hub understands it.
+
+    Returns:
+        The module's folder in the cache.
+
+    Raises:
+        ConnectionError: The server does not answer, or the download failed.
+        ValueError: What was downloaded is not a complete SavedModel.
+    """
+    folder = cached_folder(url)
+    lost = ""
+    if folder.is_dir() and any(folder.iterdir()):
+        problem = damage(folder)
+        if problem is None:
+            return folder
+        announce(f"the cached copy of {url} is damaged ({problem}); removing {folder} to download it again.")
+        remove(folder)
+        lost = f" Its cached copy was damaged ({problem}) and has been removed."
+    if not reachable(url):
+        raise ConnectionError(
+            f"The module {url} is not in the cache ({folder}) and its server does not answer.{lost} Connect "
+            "to the network, or give the folder of a copy (find_module looks into <data folder>/hub/<name>)."
+        )
+    return _download(url, folder, lost)
+
+
+def _download(url: str, folder: Path, lost: str) -> Path:
+    hub = import_tensorflow_hub()
+    import tensorflow as tf
+
+    announce(f"downloading {url} into {folder}")
+    try:
+        hub.resolve(url)
+    except (OSError, ValueError, EOFError, tarfile.TarError, zlib.error, tf.errors.OpError) as error:
+        raise ConnectionError(
+            f"Downloading the module {url} failed: {error}.{lost} Check the URL, or give the folder of a copy."
+        ) from error
+    problem = damage(folder) if folder.is_dir() else f"{folder} was not written"
+    if problem:
+        # Left in place it would be taken for a module by every later run.
+        remove(folder)
+        raise ValueError(f"What {url} gave is not a complete SavedModel: {problem}. Check the URL.")
+    return folder
+
+
+def remove(folder: Path) -> None:
+    """Removes a folder so that no other process ever sees it half removed under its own name."""
+    if not folder.is_dir():
+        return
+    aside = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.removed")
+    folder.rename(aside)
+    shutil.rmtree(aside)
+
+
+def load_module(folder: Path, handle: str) -> Any:
+    """Loads a callable TF2 module with `hub.load`, and says clearly what is wrong where that fails.
+
+    Args:
+        folder: The module's folder.
+        handle: What the user wrote, for the messages.
+
+    Returns:
+        The loaded object. Two loads share nothing.
+
+    Raises:
+        ValueError: It is a TF1 module, it cannot be called, or its files are corrupt.
+    """
+    if (folder / "tfhub_module.pb").exists() or _is_tf1(folder):
+        raise ValueError(
+            f"The module {handle!r} is in the TF1 format, which has no callable object; expected a TF2 "
+            "SavedModel. On TF-Hub a later version of the same module often is one: "
+            "nnlm-en-dim50/2 is TF2, nnlm-en-dim50/1 is TF1."
+        )
+    keep_gpus_free()
+    hub = import_tensorflow_hub()
+    import tensorflow as tf
+
+    try:
+        # A layer may be made inside a graph that is being traced; its variables must outlive that.
+        with tf.init_scope():
+            module = hub.load(str(folder))
+    except (tf.errors.OpError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise ValueError(
+            f"The module {handle!r} cannot be loaded from {folder}; its files are corrupt, or written by a "
+            f"newer TensorFlow: {error}. Remove the folder and copy or download it again."
+        ) from error
+    if not callable(module):
+        raise ValueError(
+            f"The module {handle!r} cannot be called: the SavedModel has no `__call__` function, only the "
+            f"signatures {sorted(module.signatures)}. Expected a reusable TF2 module; for what "
+            "`model.export` wrote use keras.layers.TFSMLayer."
+        )
+    return module
+
+
+def _is_tf1(folder: Path) -> bool:
+    if not (folder / "saved_model.pb").exists():
+        return False
+    graph = _meta_graph(folder)
+    return graph is not None and not graph.HasField("object_graph_def")

@@ -1,0 +1,49 @@
+"""Which modules a task uses, as a run directory records them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from lightkeras.encoders.hub.layer import HubLayer
+from lightkeras.encoders.hub.text_encoder import TextEncoder
+
+
+def modules_in(objects: Iterable[Any]) -> list[dict[str, str]]:
+    """Handles and fingerprints of the modules in models and encoders."""
+    return list(_modules(objects))
+
+
+def check_modules(objects: Iterable[Any], recorded: Sequence[Mapping[str, str]]) -> None:
+    """Checks that models hold the modules that were recorded.
+
+    Args:
+        objects: The models.
+        recorded: What `modules_in` gave for the models that were saved.
+
+    Raises:
+        ValueError: A module is another one, or there are more or fewer.
+    """
+    found = modules_in(objects)
+    if [entry["fingerprint"] for entry in found] == [entry["fingerprint"] for entry in recorded]:
+        return
+    raise ValueError(
+        f"The saved run used the hub modules {_listed(recorded)}, but this task has {_listed(found)}. "
+        "Put the original module back in its place, or name it with the hyperparameter that chooses it."
+    )
+
+
+def _listed(modules: Sequence[Mapping[str, str]]) -> str:
+    return ", ".join(f"{entry['handle']} ({entry['fingerprint'][:8]})" for entry in modules) or "none"
+
+
+def _modules(objects: Iterable[Any]) -> Iterator[dict[str, str]]:
+    for found in objects:
+        if isinstance(found, HubLayer):
+            yield {"handle": found.handle, "fingerprint": found.fingerprint}
+        elif isinstance(found, TextEncoder) and found.encodes:  # else it is a HubLayer of the model
+            yield {"handle": found.handle, "fingerprint": found.module_fingerprint}
+        elif isinstance(found, keras.Model):
+            yield from _modules(found.layers)

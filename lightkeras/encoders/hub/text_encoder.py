@@ -1,0 +1,220 @@
+"""Text modules as encoders: text becomes features, or bags of table rows, before the model, on every backend."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from typing import Any, final
+
+import keras
+import numpy as np
+
+from lightkeras.data import reuse
+from lightkeras.data.bags import Bags
+from lightkeras.data.structure import Structure, flatten
+from lightkeras.encoders.base import Encoder, JoinError
+from lightkeras.encoders.hub.bag_embedding import BagEmbedding, bag_inputs
+from lightkeras.encoders.hub.layer import HubLayer, runs_modules, variables_of
+from lightkeras.encoders.hub.linear_table import NotLinearError, Table, find_table
+from lightkeras.encoders.hub.module_files import fingerprint, load_module, locate
+from lightkeras.system.messages import announce
+
+LAYER = "embedding"
+
+
+@final
+class TextEncoder(Encoder):
+    """A TF2 text module from TensorFlow Hub, run before the model; for `Task.build_encoder`.
+
+    TensorFlow is what runs the module, whichever backend Keras runs on. What a text becomes is one of
+
+    - `"features"`, for a frozen module: its output, float32 `[width]`;
+    - `"bags"`, for one that is fine-tuned: which rows of its table to add, with which weights. The table is a
+      variable of the model. It takes a module whose output is such a sum, as those that average word vectors are,
+      which is checked;
+    - `"text"`, for any other module that is fine-tuned, on TensorFlow alone: the text itself, and the module is a
+      `HubLayer` of the model. That is announced.
+
+    `embed` makes the module's output of any of them:
+
+    ```python
+    def build_encoder(self):
+        return lk.TextEncoder(handle, trainable=True)
+
+    def build_model(self):
+        text = self.encoder.inputs()
+        x = self.encoder.embed(text)
+        return keras.Model(text, keras.layers.Dense(1)(x))
+    ```
+
+    Args:
+        handle: A local SavedModel folder or a http(s) URL; `lk.hub.find_module` turns short names into one of them.
+        trainable: Whether the module is fine-tuned.
+
+    Attributes:
+        handle: As given.
+        trainable: As given.
+        kind: What a text becomes, see above.
+        module_fingerprint: Digest of the module's files.
+
+    Raises:
+        FileNotFoundError: There is no folder at the handle.
+        ValueError: The folder is not a complete, callable TF2 SavedModel, or its output is not one vector per text;
+            or it is to be fine-tuned, the Keras backend is not TensorFlow, and it is no sum of table rows.
+        ConnectionError: The URL cannot be downloaded.
+    """
+
+    parallel = True
+
+    def __init__(self, handle: str, trainable: bool = False) -> None:
+        self.handle, self.trainable = str(handle), trainable
+        folder = locate(self.handle)
+        # In a process that does several runs, both are those of the first: nothing here changes the module.
+        self.module_fingerprint = reuse.once(("fingerprint", folder), lambda: fingerprint(folder))
+        self._module = reuse.once(("module", folder), lambda: load_module(folder, self.handle))
+        self._width = _width_of(self._module, self.handle)
+        self._takes_training = "training" in inspect.signature(self._module.__call__).parameters
+        self._table: Table | None = None
+        self.kind = self._tuned_kind() if trainable else "features"
+        self.encodes = self.kind != "text"
+
+    def _tuned_kind(self) -> str:
+        try:
+            self._table = find_table(self._module)
+        except NotLinearError as error:
+            if not runs_modules():
+                raise ValueError(
+                    f"The module {self.handle!r} cannot be fine-tuned on the Keras backend "
+                    f"{keras.backend.backend()!r}: {error}. Set KERAS_BACKEND=tensorflow before Keras is imported, or "
+                    "keep it frozen with trainable=False."
+                ) from error
+            announce(f"the module {self.handle} is fine-tuned inside the model, from text in every step: {error}.")
+            return "text"
+        return "bags"
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.blake2b(f"{self.module_fingerprint} {self.kind}".encode(), digest_size=16).hexdigest()
+
+    def record(self) -> dict[str, Any]:
+        return {**super().record(), "handle": self.handle, "module": self.module_fingerprint, "kind": self.kind}
+
+    def encode(self, inputs: Structure) -> np.ndarray | Bags:
+        """Features or bags of some texts.
+
+        Args:
+            inputs: One text each: object array `[n]` of `bytes` or `str`.
+
+        Returns:
+            float32 `[n, width]`, or `Bags` of the module's table.
+
+        Raises:
+            TypeError: The inputs are something else than one array of texts.
+            ValueError: These texts become something else than bags.
+        """
+        texts = _one_text_each(inputs, self.handle)
+        if self._table is None:
+            import tensorflow as tf
+
+            strings = tf.constant(texts.tolist(), tf.string, shape=[len(texts)])
+            outputs = self._module(strings, training=False) if self._takes_training else self._module(strings)
+            return outputs.numpy().astype(np.float32)  # type: ignore[no-any-return]
+        try:
+            return self._table.bags(texts)
+        except NotLinearError as error:
+            raise ValueError(
+                f"The module {self.handle!r}, fine-tuned: {error}, as it was for the samples that it was tried on. Use "
+                "lk.HubLayer(handle, trainable=True) in the model, on TensorFlow."
+            ) from error
+
+    def inputs(self) -> Structure:
+        """New `keras.Input`s for what a text becomes."""
+        if self.kind == "bags":
+            return bag_inputs()
+        if self.kind == "features":
+            return keras.Input((self._width,), dtype="float32", name="features")
+        return keras.Input((), dtype="string", name="text")
+
+    def embed(self, inputs: Structure) -> Any:
+        """The module's output.
+
+        Args:
+            inputs: What `inputs()` gave.
+
+        Returns:
+            A `keras.KerasTensor`, float `[batch, width]`. For a module that is fine-tuned it is the output of a new
+            layer, which begins with the module's own variables.
+        """
+        if self.kind == "features":
+            return inputs
+        if self._table is None:
+            return HubLayer(self.handle, trainable=True, name=LAYER)(inputs)
+        rows, width = self._table.variable.shape
+        layer = BagEmbedding(rows, width, name=LAYER)
+        layer.set_table(self._table.variable.numpy())
+        return layer(inputs)
+
+    def join(self, model: keras.Model) -> keras.Model:
+        """A model that takes text: a `HubLayer`, then the model.
+
+        Args:
+            model: A functional or sequential model of `inputs()`, with the weights that the joined one is to have.
+
+        Raises:
+            JoinError: The model is another one, or uses bags for something else than `embed`.
+        """
+        if self.kind == "text":
+            return model
+        if not isinstance(getattr(model, "inputs", None), list):
+            raise JoinError(f"{type(model).__name__} {model.name!r} is neither functional nor sequential.")
+        text = keras.Input((), dtype="string", name="text")
+        if self._table is None:
+            frozen = HubLayer(self.handle, name=LAYER, dtype="float32")(text)
+            return keras.Model(text, _of_one(model.inputs, model.outputs, model)(frozen), name=model.name)
+        bags = [layer for layer in model.layers if isinstance(layer, BagEmbedding)]
+        if len(bags) != 1:
+            raise JoinError(f"{model.name!r} has {len(bags)} layers that take bags: expected one, made by embed().")
+        [bag] = bags
+        module = HubLayer(self.handle, trainable=True, name=bag.name, dtype=bag.dtype_policy)
+        position = [id(variable) for variable in variables_of(self._module)].index(id(self._table.variable))
+        module.variable_at(position).assign(bag.table)
+        module.trainable = bag.trainable
+        return keras.Model(text, _of_one([bag.output], model.outputs, model)(module(text)), name=model.name)
+
+
+def _of_one(inputs: list[Any], outputs: list[Any], model: keras.Model) -> keras.Model:
+    """The part of a functional model that begins at a tensor, with the same layers."""
+    if len(inputs) != 1:
+        raise JoinError(f"{model.name!r} has {len(inputs)} inputs: expected one, the features.")
+    form = keras.tree.pack_sequence_as(getattr(model, "output", outputs), outputs) if len(outputs) > 1 else outputs[0]
+    try:
+        return keras.Model(inputs[0], form)
+    except ValueError as error:
+        raise JoinError(f"{model.name!r} uses the features' own inputs beside embed(): {error}") from error
+
+
+def _one_text_each(inputs: Structure, handle: str) -> np.ndarray:
+    leaves = flatten(inputs)
+    if len(leaves) == 1 and isinstance(leaves[0][1], np.ndarray) and leaves[0][1].dtype == object:
+        texts: np.ndarray = leaves[0][1]
+        if texts.ndim == 1:
+            return texts
+    got = ", ".join(f"{getattr(leaf, 'dtype', type(leaf).__name__)}{getattr(leaf, 'shape', '')}" for _, leaf in leaves)
+    raise TypeError(
+        f"TextEncoder (module {handle!r}) takes one array of texts, [examples], and the inputs of the batch are {got}. "
+        "Write an Encoder of your own for inputs of which only some are texts."
+    )
+
+
+def _width_of(module: Any, handle: str) -> int:
+    import tensorflow as tf
+
+    for function in module.__call__.concrete_functions:
+        outputs = tf.nest.flatten(function.structured_outputs)
+        takes_text = function.inputs and function.inputs[0].dtype == tf.string and function.inputs[0].shape.rank == 1
+        if takes_text and len(outputs) == 1 and outputs[0].shape.rank == 2 and outputs[0].shape[1] is not None:
+            return int(outputs[0].shape[1])
+    raise ValueError(
+        f"The module {handle!r} does not turn texts [batch] into vectors [batch, width]: TextEncoder cannot use it. "
+        "Use lk.HubLayer in the model, on TensorFlow."
+    )

@@ -1,0 +1,167 @@
+"""N-grams of texts as bags: which are there, how often, and what they weigh; in NumPy alone.
+
+An n-gram is a whole number, its key: the numbers of its words, 21 bits each, the last word in the lowest bits. Words
+are numbered from 1, so that no unigram has the key of a bigram. Everything is then done on arrays of keys, and a layer
+of TensorFlow can do the same (see `text/layer.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import numpy as np
+import scipy.sparse
+
+from lightkeras.data.bags import Bags
+from lightkeras.encoders.text.words import pack, unpack, words_and_marks
+
+BITS = 21
+MOST_WORDS = 2**BITS - 1
+LONGEST = 3  # words in the 63 bits of a key
+
+
+@final
+@dataclasses.dataclass(frozen=True, eq=False)
+class Grams:
+    """N-grams that are known, and what they weigh.
+
+    Args:
+        longest: Words of the longest of them, at most 3.
+        words: The words that they are made of; the first has the number 1.
+        keys: int64 `[grams]`, ascending. An n-gram's row in a table is its position here.
+        weights: float32 `[grams]`, what each weighs in a text.
+        counted: Whether that is multiplied by how often it is in the text.
+        normalized: Whether the weights of a text are divided by their Euclidean length.
+    """
+
+    longest: int
+    words: Sequence[bytes]
+    keys: np.ndarray
+    weights: np.ndarray
+    counted: bool
+    normalized: bool
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_numbers", {word: number for number, word in enumerate(self.words, 1)})
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def bags(self, texts: Sequence[bytes]) -> Bags:
+        """The bags of some texts; a bag holds each n-gram once, by ascending rows."""
+        numbers: Mapping[bytes, int] = vars(self)["_numbers"]
+        ids, lengths = numbered([[numbers.get(word, 0) for word in words_and_marks(text)] for text in texts])
+        rows, found = [], []
+        for order in range(1, self.longest + 1):
+            keys, owners = keys_of(ids, lengths, order)
+            positions = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+            known = self.keys[positions] == keys
+            rows.append(owners[known])
+            found.append(positions[known])
+        entries, counts = np.unique(np.concatenate(rows) * len(self.keys) + np.concatenate(found), return_counts=True)
+        owners, ids = np.divmod(entries, len(self.keys))
+        weights = self.weights[ids] * counts.astype(np.float32) if self.counted else self.weights[ids]
+        if self.normalized:
+            squares = np.bincount(owners, weights.astype(np.float64) ** 2, minlength=len(texts))
+            weights = weights / np.sqrt(np.where(squares > 0, squares, 1.0))[owners]
+        per_text = np.bincount(owners, minlength=len(texts))
+        return Bags.of_lengths(ids.astype(np.int32), weights.astype(np.float32), per_text)
+
+    def with_used_words(self) -> Grams:
+        """The same n-grams, without words that none of them holds."""
+        parts = [(self.keys >> (BITS * place)) & MOST_WORDS for place in range(self.longest)]
+        used = np.unique(np.concatenate(parts))
+        numbers = np.zeros(len(self.words) + 1, np.int64)
+        numbers[used[used > 0]] = np.arange(1, np.count_nonzero(used) + 1)  # in the same order, and so are the keys
+        keys = sum(numbers[part] << (BITS * place) for place, part in enumerate(parts))
+        words = [self.words[number - 1] for number in used.tolist() if number]
+        return dataclasses.replace(self, words=words, keys=keys)
+
+    def texts(self) -> list[str]:
+        """The n-grams, as people read them."""
+        parts = [(self.keys >> (BITS * place)) & MOST_WORDS for place in reversed(range(LONGEST))]
+        words = ["", *(word.decode() for word in self.words)]
+        return [
+            " ".join(words[n] for n in numbers if n) for numbers in zip(*map(np.ndarray.tolist, parts), strict=True)
+        ]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What was learned, as arrays."""
+        return {"words": pack(self.words), "keys": self.keys, "weights": self.weights}
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, Any], longest: int, counted: bool, normalized: bool) -> Grams:
+        """What `arrays` gave, as n-grams again.
+
+        Raises:
+            ValueError: They do not belong together.
+        """
+        if set(arrays) != {"words", "keys", "weights"}:
+            raise ValueError(f"it holds {', '.join(sorted(arrays)) or 'nothing'}: expected words, keys and weights.")
+        words, keys = unpack(np.asarray(arrays["words"])), np.asarray(arrays["keys"])
+        weights = np.asarray(arrays["weights"])
+        fits = keys.shape == weights.shape and keys.dtype == np.int64 and weights.dtype == np.float32 and len(keys)
+        if not fits or (np.diff(keys) <= 0).any() or keys[-1] >> (BITS * longest) or not all(words):
+            raise ValueError(
+                f"it holds {len(words):,} words and {keys.dtype}{keys.shape} keys that are no n-grams of 1 to "
+                f"{longest} of them, with weights {weights.dtype}{weights.shape}."
+            )
+        return cls(longest, words, keys, weights, counted, normalized)
+
+
+def numbered(texts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of all words one after the other, int64 `[words]`, and how many each text has, int64 `[texts]`."""
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    return np.fromiter(itertools.chain.from_iterable(texts), np.int64, lengths.sum()), lengths
+
+
+def keys_of(ids: np.ndarray, lengths: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
+    """N-grams of so many words, in their order.
+
+    Args:
+        ids: What `numbered` gave; 0 is a word that is not known, and no n-gram holds one.
+        lengths: The same.
+        order: Words of each n-gram.
+
+    Returns:
+        Their keys, int64 `[n]`, and the texts they are in, int64 `[n]`.
+    """
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    count = max(len(ids) - order + 1, 0)
+    keys, whole = np.zeros(count, np.int64), np.ones(count, bool)
+    for place in range(order):
+        part = ids[place : place + count]
+        keys = (keys << BITS) | part
+        whole &= part > 0
+    whole &= rows[:count] == rows[order - 1 : order - 1 + count]
+    return keys[whole], rows[:count][whole]
+
+
+def counted_grams(
+    ids: np.ndarray, lengths: np.ndarray, longest: int, least: int
+) -> tuple[np.ndarray, scipy.sparse.csr_array]:
+    """N-grams that are in enough texts, and how often each is in each.
+
+    Args:
+        ids: What `numbered` gave.
+        lengths: The same.
+        longest: Words of the longest n-gram.
+        least: Texts that an n-gram must be in.
+
+    Returns:
+        Their keys, int64 `[grams]`, ascending, and counts, float32 `[texts, grams]`.
+    """
+    all_keys, matrices = [], []
+    for order in range(1, longest + 1):
+        keys, rows = keys_of(ids, lengths, order)
+        distinct, columns = np.unique(keys, return_inverse=True)
+        shape = (len(lengths), len(distinct))
+        matrix = scipy.sparse.coo_array((np.ones(len(keys), np.float32), (rows, columns)), shape).tocsr()
+        matrix.sum_duplicates()
+        enough = np.bincount(matrix.indices, minlength=len(distinct)) >= least
+        all_keys.append(distinct[enough])
+        matrices.append(matrix[:, np.flatnonzero(enough)])
+    return np.concatenate(all_keys), scipy.sparse.hstack(matrices, format="csr")

@@ -1,0 +1,286 @@
+"""N-grams as weighted bags: learned from the train split, before the model, on every backend."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any, final
+
+import keras
+import numpy as np
+import scipy.sparse
+
+from lightkeras.data.bags import Bags
+from lightkeras.data.structure import Structure
+from lightkeras.encoders.base import Encoder, inputs_of
+from lightkeras.encoders.hub.bag_embedding import BagEmbedding, bag_inputs
+from lightkeras.encoders.text.joined_model import joined
+from lightkeras.encoders.text.ngram_keys import LONGEST, MOST_WORDS, Grams, counted_grams, numbered
+from lightkeras.encoders.text.ngram_layer import NgramBags
+from lightkeras.encoders.text.words import announce_broken, is_utf8, texts_of, words_and_marks
+from lightkeras.system.messages import did_you_mean
+
+WEIGHTS = ("binary", "count", "naive_bayes", "tf_idf")
+SELECTIONS = ("f_classif", "frequency")
+WHO = "NgramVectorizer"
+
+
+@final
+class NgramVectorizer(Encoder):
+    """Texts as bags of n-grams, each with a weight; for `Task.build_encoder`.
+
+    A text is split into words in lower case and punctuation marks, which are words too; tags such as `<br />` are left
+    out. Its n-grams are all that are one to `ngrams` words long. A model begins with `embed`, a dense layer over all
+    n-grams that only reads the rows of those that a text has: no matrix of texts and n-grams is ever there.
+
+    ```python
+    def build_encoder(self):
+        return lk.NgramVectorizer(ngrams=2, max_features=20_000, weights="tf_idf")
+
+    def build_model(self):
+        bags = self.encoder.inputs()
+        x = keras.layers.Activation("relu")(self.encoder.embed(bags, 64))
+        return keras.Model(bags, keras.layers.Dense(1)(x))
+    ```
+
+    The weights are
+
+    - `"binary"`: 1;
+    - `"count"`: how often it is in the text;
+    - `"tf_idf"`: that, times `ln((1 + texts) / (1 + texts with it)) + 1`, as scikit-learn's `TfidfTransformer` has it;
+    - `"naive_bayes"`: the logarithm of how much larger its share is among the n-grams of class 1 than of class 0, each
+      counted once in a text, and one more than it is (Wang and Manning, "Baselines and bigrams: simple, good
+      sentiment and topic classification", ACL 2012, section 2).
+
+    An n-gram with a word that is not UTF-8 is never known; how many texts of the train split are not is said. A text
+    without a known n-gram is an empty bag.
+
+    Args:
+        ngrams: Words of the longest n-grams, 1 to 3.
+        max_features: N-grams that are kept; `None` keeps all that are in `min_texts` texts.
+        min_texts: Texts of the train split that an n-gram must be in.
+        select: Which are kept: those with the largest F-value between the classes (`"f_classif"`, analysis of
+            variance of whether the n-gram is in a text), or those in most texts (`"frequency"`).
+        weights: What an n-gram weighs, see above.
+        normalize: Whether the weights of a text are divided by their Euclidean length.
+
+    Raises:
+        ValueError: A setting out of its range.
+    """
+
+    block = 4096
+
+    def __init__(
+        self,
+        ngrams: int = 2,
+        max_features: int | None = 20_000,
+        *,
+        min_texts: int = 2,
+        select: str = "f_classif",
+        weights: str = "tf_idf",
+        normalize: bool = True,
+    ) -> None:
+        _check_whole("ngrams", ngrams, LONGEST)
+        _check_whole("min_texts", min_texts)
+        if max_features is not None:
+            _check_whole("max_features", max_features)
+        for name, given, valid in (("select", select, SELECTIONS), ("weights", weights, WEIGHTS)):
+            if given not in valid:
+                raise ValueError(f"{WHO}({name}={given!r}) is not known. {did_you_mean(given, valid)}")
+        self.ngrams, self.max_features, self.min_texts = ngrams, max_features, min_texts
+        self.select, self.weights, self.normalize = select, weights, normalize
+        self._grams: Grams | None = None
+
+    @property
+    def is_fitted(self) -> bool:
+        return self._grams is not None
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The n-grams by their rows, with a space between the words."""
+        return tuple(self._known().texts())
+
+    @property
+    def vocabulary_size(self) -> int:
+        """N-grams there are, at most `max_features`."""
+        return len(self._known())
+
+    def fit(self, batches: Iterable[Structure]) -> None:
+        """Learns which n-grams there are, and what they weigh.
+
+        Args:
+            batches: `(texts, labels, ...)`, or texts alone where nothing asks for labels.
+
+        Raises:
+            ValueError: There are no n-grams, or no labels where they are needed.
+            TypeError: The inputs are something else than one array of texts.
+        """
+        numbers: dict[bytes, int] = {}
+        texts: list[list[int]] = []
+        labels: list[np.ndarray] = []
+        broken = 0
+        for batch in batches:
+            some = texts_of(inputs_of(batch), WHO)
+            broken += sum(not is_utf8(text) for text in some)
+            texts.extend([numbers.setdefault(word, len(numbers)) for word in words_and_marks(text)] for text in some)
+            if self._needs_labels:
+                labels.append(_labels_of(batch, len(some)))
+        announce_broken(broken, len(texts), WHO)
+        ids, lengths = numbered(texts)
+        words, ids = _renumbered(list(numbers), ids, lengths, self.min_texts)
+        keys, counts = counted_grams(ids, lengths, self.ngrams, self.min_texts)
+        if not len(keys):
+            raise ValueError(
+                f"{WHO} found no n-gram in {self.min_texts} or more of the {len(texts):,} texts of the train split. "
+                "Expected texts with words; or set min_texts lower."
+            )
+        known = _classes(np.concatenate(labels), two=self.weights == "naive_bayes") if labels else None
+        kept = self._selected(counts, known)
+        keys, counts = keys[kept], counts[:, kept]
+        self._take(words, keys, self._weights_of(counts, known))
+
+    @property
+    def _needs_labels(self) -> bool:
+        selects = self.max_features is not None and self.select == "f_classif"
+        return selects or self.weights == "naive_bayes"
+
+    def _selected(self, counts: Any, labels: np.ndarray | None) -> np.ndarray:
+        """Columns that are kept, ascending; of equal ones the first."""
+        if self.max_features is None or counts.shape[1] <= self.max_features:
+            return np.arange(counts.shape[1])
+        present = counts.astype(bool).astype(np.float32)
+        if self.select == "frequency":
+            scores = present.sum(axis=0)
+        else:
+            from sklearn.feature_selection import f_classif
+
+            with warnings.catch_warnings():  # of n-grams that are in every text: their score is none
+                warnings.simplefilter("ignore")
+                scores = np.nan_to_num(f_classif(present, labels)[0], nan=-1.0, posinf=np.inf)
+        return np.sort(np.argsort(-scores, kind="stable")[: self.max_features])
+
+    def _weights_of(self, counts: Any, labels: np.ndarray | None) -> np.ndarray:
+        present = counts.astype(bool).astype(np.float64)
+        if self.weights == "tf_idf":
+            return np.asarray(np.log((1 + counts.shape[0]) / (1 + present.sum(axis=0))) + 1)
+        if self.weights == "naive_bayes":
+            inside = [1 + present[np.flatnonzero(labels == label)].sum(axis=0) for label in (1, 0)]
+            return np.asarray(np.log(inside[0] / inside[0].sum()) - np.log(inside[1] / inside[1].sum()))
+        return np.ones(counts.shape[1])
+
+    def _take(self, words: list[bytes], keys: np.ndarray, weights: np.ndarray) -> None:
+        """Keeps n-grams, and of the words those they are made of."""
+        arrays = Grams(self.ngrams, words, keys, weights.astype(np.float32), False, False).with_used_words().arrays()
+        self.restore(arrays)
+
+    def state(self) -> dict[str, np.ndarray]:
+        return self._known().arrays()
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        counted = self.weights in ("count", "tf_idf")
+        self._grams = Grams.of_arrays(state, self.ngrams, counted, self.normalize)
+
+    def _known(self) -> Grams:
+        if self._grams is None:
+            raise RuntimeError(f"{WHO} knows no n-grams yet: call fit(batches) with the train split first.")
+        return self._grams
+
+    @property
+    def fingerprint(self) -> str:
+        settings = f"{WHO} {self.ngrams} {self.weights} {self.normalize}"
+        digest = hashlib.blake2b(settings.encode(), digest_size=16)
+        for array in self.state().values():
+            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+        return digest.hexdigest()
+
+    def record(self) -> dict[str, Any]:
+        names = ("ngrams", "max_features", "min_texts", "select", "weights", "normalize", "vocabulary_size")
+        return {**super().record(), **{name: getattr(self, name) for name in names}}
+
+    def encode(self, inputs: Structure) -> Bags:
+        """Bags of the n-grams of some texts.
+
+        Args:
+            inputs: One text each: array `[n]` of `bytes` or `str`.
+
+        Returns:
+            `Bags` of rows of `embed`'s table.
+
+        Raises:
+            TypeError: The inputs are something else than one array of texts.
+            ValueError: A `str` that cannot be written in UTF-8.
+        """
+        return self._known().bags(texts_of(inputs, WHO))
+
+    def inputs(self) -> dict[str, Any]:
+        """New `keras.Input`s for bags, those that `Bags.batch` names."""
+        return bag_inputs()
+
+    def embed(
+        self, inputs: dict[str, Any], units: int, *, initializer: Any = "glorot_uniform", regularizer: Any = None
+    ) -> Any:
+        """What a dense layer over all n-grams gives, without a bias: sums of the rows of those that a text has.
+
+        Args:
+            inputs: What `inputs()` gave.
+            units: Width of its table `[n-grams, units]`.
+            initializer: Keras initializer of the table.
+            regularizer: Keras regularizer of the table; `None` for none.
+
+        Returns:
+            A `keras.KerasTensor`, float `[batch, units]`.
+        """
+        layer = BagEmbedding(
+            self.vocabulary_size, units, name="ngrams", initializer=initializer, regularizer=regularizer
+        )
+        return layer(inputs)
+
+    def join(self, model: keras.Model) -> keras.Model:
+        """A model that takes text: an `NgramBags` layer, then the model. It runs on TensorFlow alone."""
+        return joined(NgramBags.of(self._known(), name="bags"), model)
+
+
+def _check_whole(name: str, value: Any, most: int | None = None) -> None:
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < 1 or (most is not None and value > most):
+        limit = "of at least 1" if most is None else f"from 1 to {most}"
+        raise ValueError(f"{WHO}({name}={value!r}): expected a whole number {limit}.")
+
+
+def _renumbered(words: list[bytes], ids: np.ndarray, lengths: np.ndarray, least: int) -> tuple[list[bytes], np.ndarray]:
+    """Words that can be part of an n-gram, the most frequent first, and their new numbers, from 1; 0 for the others."""
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    shape = (len(lengths), max(len(words), 1))
+    texts = np.bincount(
+        scipy.sparse.coo_array((np.ones(len(ids), bool), (rows, ids)), shape).tocsr().indices, minlength=len(words)
+    )
+    ordered = np.argsort(-texts, kind="stable")
+    kept = [n for n in ordered.tolist() if texts[n] >= least and is_utf8(words[n])][:MOST_WORDS]
+    numbers = np.zeros(max(len(words), 1), np.int64)
+    numbers[kept] = np.arange(1, len(kept) + 1)
+    return [words[n] for n in kept], numbers[ids]
+
+
+def _labels_of(batch: Structure, count: int) -> np.ndarray:
+    labels = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
+    array = None if labels is None or isinstance(labels, Mapping) else np.asarray(labels)
+    if array is None or array.shape != (count,) or array.dtype.kind not in "biuf":
+        got = "nothing beside the texts" if labels is None else f"{getattr(array, 'dtype', type(labels).__name__)}"
+        shape = "" if array is None else f"{array.shape}"
+        raise ValueError(
+            f"{WHO} learns from labels, and the train split has {got}{shape} where they should be: expected batches "
+            "(texts, labels) with one class number for each text. Or choose select='frequency' and weights='tf_idf', "
+            "which need none."
+        )
+    return array
+
+
+def _classes(labels: np.ndarray, two: bool) -> np.ndarray:
+    found = np.unique(labels)
+    whole = np.isfinite(found).all() and (found == np.round(found)).all()
+    if not whole or len(found) < 2 or (two and found.tolist() != [0, 1]):
+        listed = ", ".join(f"{value:g}" for value in found[:5]) + (", ..." if len(found) > 5 else "")
+        wanted = "0 and 1, both of them" if two else "whole numbers of at least two classes"
+        raise ValueError(f"{WHO} learns from labels, and those of the train split are {listed}: expected {wanted}.")
+    return labels.astype(np.int64)

@@ -1,0 +1,231 @@
+"""Words as integers: a vocabulary that is learned from the train split, before the model, on every backend."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, final
+
+import keras
+import numpy as np
+
+from lightkeras.data.structure import Structure
+from lightkeras.encoders.base import Encoder, JoinError, inputs_of
+from lightkeras.encoders.text.joined_model import LastWords, joined
+from lightkeras.encoders.text.words import (
+    STANDARDIZERS,
+    announce_broken,
+    count_words,
+    is_utf8,
+    most_frequent,
+    pack,
+    texts_of,
+    unpack,
+)
+from lightkeras.system.messages import did_you_mean
+from lightkeras.system.tensorflow import keep_gpus_free
+
+PAD, UNKNOWN = 0, 1
+UNKNOWN_WORD = "[UNK]"
+KEEPS = ("first", "last")
+
+
+@final
+class TextVectorizer(Encoder):
+    """Texts as rows of integers, one for each word; for `Task.build_encoder`.
+
+    The vocabulary is the most frequent words of the train split. A text becomes its words' numbers, cut or filled up
+    with 0 to one length; 1 is every word that is not in the vocabulary. That is what Keras's `TextVectorization`
+    makes of it, which is what `model.keras` holds; here it needs no TensorFlow.
+
+    ```python
+    def build_encoder(self):
+        return lk.TextVectorizer(max_tokens=10_000, length=256)
+
+    def build_model(self):
+        words = self.encoder.inputs()
+        x = keras.layers.Embedding(self.encoder.vocabulary_size, 16)(words)
+        ...
+    ```
+
+    A text without words is a row of zeros. Words are told apart by their bytes: only ASCII letters are lower-cased. A
+    word that is not UTF-8 is never in the vocabulary; how many texts of the train split are not is said.
+
+    Args:
+        max_tokens: Size of the vocabulary, with the numbers 0 and 1, at least 3.
+        length: Words of a text that are kept, at least 1.
+        standardize: What becomes of a text before it is split at white space: `"lower_and_strip_punctuation"`,
+            `"lower"`, `"strip_punctuation"` or `"none"`.
+        keep: Which words of a text that has more: the `"first"`, as `TextVectorization` does, or the `"last"`, as
+            Keras's `pad_sequences` does.
+
+    Raises:
+        ValueError: A number out of its range, or a `standardize` or `keep` that is not known.
+
+    Example:
+        >>> import numpy as np
+        >>> words = TextVectorizer(max_tokens=10, length=4)
+        >>> words.fit([np.array(["a good film", "a dull film!"], dtype=object)])
+        >>> words.vocabulary
+        ('', '[UNK]', 'a', 'film', 'dull', 'good')
+        >>> words.encode(np.array(["Good film, a really good film"], dtype=object)).tolist()
+        [[5, 3, 2, 1]]
+        >>> words.decode([5, 3, 2, 1])
+        'good film a [UNK]'
+    """
+
+    def __init__(
+        self,
+        max_tokens: int,
+        length: int,
+        *,
+        standardize: str = "lower_and_strip_punctuation",
+        keep: str = "first",
+    ) -> None:
+        for name, value, least in (("max_tokens", max_tokens, 3), ("length", length, 1)):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+                raise ValueError(f"TextVectorizer({name}={value!r}): expected a whole number of at least {least}.")
+        if standardize not in STANDARDIZERS:
+            raise ValueError(
+                f"TextVectorizer(standardize={standardize!r}) is not known. {did_you_mean(standardize, STANDARDIZERS)}"
+            )
+        if keep not in KEEPS:
+            raise ValueError(f"TextVectorizer(keep={keep!r}) is not known. {did_you_mean(keep, KEEPS)}")
+        self.max_tokens, self.length, self.standardize, self.keep = int(max_tokens), int(length), standardize, keep
+        self._words: list[bytes] | None = None
+        self._numbers: dict[bytes, int] = {}
+
+    @property
+    def is_fitted(self) -> bool:
+        return self._words is not None
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The words by their numbers; 0 is `""`, and 1 is `"[UNK]"`."""
+        return ("", UNKNOWN_WORD, *(word.decode() for word in self._known()))
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Numbers there are, at most `max_tokens`: fewer if the train split has fewer words."""
+        return len(self._known()) + 2
+
+    def fit(self, batches: Iterable[Structure]) -> None:
+        counts: Counter[bytes] = Counter()
+        count = broken = 0
+        for batch in batches:
+            texts = texts_of(inputs_of(batch), "TextVectorizer")
+            count, broken = count + len(texts), broken + sum(not is_utf8(text) for text in texts)
+            counts.update(count_words(texts, STANDARDIZERS[self.standardize]))
+        announce_broken(broken, count, "TextVectorizer")
+        words = most_frequent(counts, self.max_tokens - 2)
+        if not words:
+            raise ValueError(
+                f"TextVectorizer found no word in the {count:,} texts of the train split: there is no vocabulary. "
+                "Expected texts with words, divided by white space."
+            )
+        self._take(words)
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {"words": pack(self._known())}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        if set(state) != {"words"}:
+            raise ValueError(f"it holds {', '.join(sorted(state)) or 'nothing'}: expected the words of TextVectorizer.")
+        words = unpack(state["words"])
+        if not words or not all(words) or len(words) > self.max_tokens - 2:
+            raise ValueError(
+                f"it holds {len(words):,} words, and TextVectorizer(max_tokens={self.max_tokens:,}) has 1 to "
+                f"{self.max_tokens - 2:,}."
+            )
+        self._take(words)
+
+    def _take(self, words: list[bytes]) -> None:
+        self._words = words
+        self._numbers = {word: number for number, word in enumerate(words, UNKNOWN + 1)}
+
+    def _known(self) -> list[bytes]:
+        if self._words is None:
+            raise RuntimeError("TextVectorizer has no vocabulary yet: call fit(batches) with the train split first.")
+        return self._words
+
+    @property
+    def fingerprint(self) -> str:
+        settings = f"TextVectorizer {self.length} {self.standardize} {self.keep} "
+        return hashlib.blake2b(settings.encode() + b"\n".join(self._known()), digest_size=16).hexdigest()
+
+    def record(self) -> dict[str, Any]:
+        names = ("max_tokens", "length", "standardize", "keep", "vocabulary_size")
+        return {**super().record(), **{name: getattr(self, name) for name in names}}
+
+    def encode(self, inputs: Structure) -> np.ndarray:
+        """Numbers of the words of some texts.
+
+        Args:
+            inputs: One text each: array `[n]` of `bytes` or `str`.
+
+        Returns:
+            int32 `[n, length]`.
+
+        Raises:
+            TypeError: The inputs are something else than one array of texts.
+            ValueError: A `str` that cannot be written in UTF-8.
+        """
+        self._known()
+        texts, split, number_of = texts_of(inputs, "TextVectorizer"), STANDARDIZERS[self.standardize], self._numbers.get
+        found = np.full((len(texts), self.length), PAD, np.int32)
+        kept = slice(self.length) if self.keep == "first" else slice(-self.length, None)
+        for row, text in zip(found, texts, strict=True):
+            numbers = [number_of(word, UNKNOWN) for word in split(text)[kept]]
+            row[: len(numbers)] = numbers
+        return found
+
+    def decode(self, ids: np.ndarray | Sequence[Any]) -> str | list[str]:
+        """Words of numbers again, with a space between them; what was filled up is left out.
+
+        Args:
+            ids: Integers, `[words]` of one text or `[n, words]` of several.
+
+        Returns:
+            One text, or a list of them.
+
+        Raises:
+            ValueError: They are no integers of the vocabulary, or have more axes.
+        """
+        array = np.asarray(ids)
+        if array.ndim not in (1, 2) or (array.size and array.dtype.kind not in "iu"):
+            raise ValueError(f"decode takes integers [words] or [n, words], got {array.dtype} {array.shape}.")
+        if array.size and not 0 <= array.min() <= array.max() < self.vocabulary_size:
+            raise ValueError(
+                f"decode was given the numbers {array.min()} to {array.max()}: expected 0 to "
+                f"{self.vocabulary_size - 1}, of the vocabulary."
+            )
+        words = self.vocabulary
+        if array.ndim == 1:
+            return " ".join(words[number] for number in array.tolist() if number != PAD)
+        return [" ".join(words[number] for number in row if number != PAD) for row in array.tolist()]
+
+    def inputs(self) -> Any:
+        """A new `keras.Input` for the numbers: int32 `[batch, length]`."""
+        return keras.Input((self.length,), dtype="int32", name="words")
+
+    def join(self, model: keras.Model) -> keras.Model:
+        """A model that takes text: Keras's `TextVectorization`, then the model. It runs on TensorFlow alone.
+
+        Raises:
+            JoinError: The model is neither functional nor sequential, or TensorFlow is not installed.
+        """
+        try:
+            keep_gpus_free()
+            layer = keras.layers.TextVectorization(
+                max_tokens=self.max_tokens,
+                standardize=None if self.standardize == "none" else self.standardize,
+                output_sequence_length=self.length if self.keep == "first" else None,
+                name="words" if self.keep == "first" else "all_words",
+            )
+        except ImportError as error:
+            raise JoinError(f"Keras's TextVectorization needs TensorFlow, which is not installed: {error}") from error
+        layer.set_vocabulary([word.decode() for word in self._known()])
+        if self.keep == "first":
+            return joined(layer, model)
+        return joined(layer, model, LastWords(self.length, name="words"))

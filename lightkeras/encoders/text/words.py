@@ -1,0 +1,114 @@
+"""Texts as words, in bytes: the same on every backend, and the same as TensorFlow's string operations give.
+
+Texts are UTF-8, and nothing here needs them to be: only ASCII letters are lower-cased, only ASCII white space and
+punctuation divide words, so that every other byte is part of a word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from lightkeras.data.structure import Structure, flatten
+from lightkeras.system.messages import announce
+
+PUNCTUATION = b"""!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~'"""
+TAGS = r"<[A-Za-z/][\t-\r -;=?-~]*>"  # of ASCII alone: TensorFlow's expressions meet no byte that is no character
+MARKS = r"""[!-/:-@\[-`{-~]"""
+_TAGS = re.compile(TAGS.encode())
+_WORDS_AND_MARKS = re.compile(rb"[^\s!-/:-@\[-`{-~]+|" + MARKS.encode())
+
+Split = Callable[[bytes], list[bytes]]
+
+STANDARDIZERS: dict[str, Split] = {
+    "lower_and_strip_punctuation": lambda text: text.lower().translate(None, PUNCTUATION).split(),
+    "lower": lambda text: text.lower().split(),
+    "strip_punctuation": lambda text: text.translate(None, PUNCTUATION).split(),
+    "none": lambda text: text.split(),
+}
+"""Ways from a text to its words, with the names that Keras's `TextVectorization` has for them."""
+
+
+def words_and_marks(text: bytes) -> list[bytes]:
+    """Words of a text in lower case, and its punctuation marks, each a word; tags such as `<br />` are left out."""
+    return _WORDS_AND_MARKS.findall(_TAGS.sub(b" ", text.lower()))
+
+
+def texts_of(inputs: Structure, who: str) -> list[bytes]:
+    """The texts of a batch, as UTF-8.
+
+    Args:
+        inputs: One array of texts: `[n]` of `bytes` or `str`.
+        who: Who asks, for errors.
+
+    Raises:
+        TypeError: It is something else.
+        ValueError: A text is a `str` that cannot be written in UTF-8.
+    """
+    leaves = flatten(inputs)
+    if len(leaves) == 1 and isinstance(leaves[0][1], np.ndarray):
+        array = leaves[0][1]
+        if array.ndim == 1 and array.dtype.kind in "OSUT":
+            return [_as_bytes(text, number, who) for number, text in enumerate(array.tolist())]
+    got = ", ".join(f"{getattr(leaf, 'dtype', type(leaf).__name__)}{getattr(leaf, 'shape', '')}" for _, leaf in leaves)
+    raise TypeError(
+        f"{who} takes one array of texts, [examples], and the inputs of the batch are {got or 'nothing'}. "
+        "Write an Encoder of your own for inputs of which only some are texts."
+    )
+
+
+def count_words(texts: Iterable[bytes], split: Split) -> Counter[bytes]:
+    """How often each word is in the texts."""
+    found: Counter[bytes] = Counter()
+    for text in texts:
+        found.update(split(text))
+    return found
+
+
+def most_frequent(counts: Counter[bytes], limit: int) -> list[bytes]:
+    """The most frequent words that are UTF-8, the first in the order of bytes where they are equally frequent."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [word for word, _ in ordered if is_utf8(word)][:limit]
+
+
+def is_utf8(text: bytes) -> bool:
+    """Whether these bytes are UTF-8."""
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def announce_broken(broken: int, count: int, who: str) -> None:
+    """Says how many texts are not UTF-8, if any."""
+    if broken:
+        announce(
+            f"{who}: {broken:,} of {count:,} training texts are not UTF-8. Words of them that cannot be read are "
+            "unknown words."
+        )
+
+
+def pack(words: Sequence[bytes]) -> np.ndarray:
+    """Words as one array, uint8 `[bytes]`: no word holds a line break."""
+    return np.frombuffer(b"\n".join(words), np.uint8)
+
+
+def unpack(packed: np.ndarray) -> list[bytes]:
+    """The words of such an array."""
+    content = packed.astype(np.uint8).tobytes()
+    return content.split(b"\n") if content else []
+
+
+def _as_bytes(text: object, number: int, who: str) -> bytes:
+    if isinstance(text, bytes):
+        return text
+    if isinstance(text, str):
+        try:
+            return text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{who}: text {number}, {text[:40]!r}, cannot be written in UTF-8: {error}.") from error
+    raise TypeError(f"{who}: text {number} is {type(text).__name__}: expected bytes or str.")

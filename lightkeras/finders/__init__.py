@@ -1,6 +1,0 @@
-"""Finders: a learning rate and a batch size to begin with, from a few train steps that leave no trace."""
-
-from lightkeras.finders.batch_size import SizeSearch, find_batch_size
-from lightkeras.finders.learning_rate import RangeTest, find_learning_rate
-
-__all__ = ["RangeTest", "SizeSearch", "find_batch_size", "find_learning_rate"]

@@ -1,0 +1,250 @@
+"""Checkpoints: the run state on disk, atomic and checksummed, without pickle.
+
+checkpoints/
+  step-00000450/
+    variables.safetensors   every variable of the run state, by its stable key
+    state.json              counters, records, and what each key stands for
+    (more)                  state of the feed, arrays of callbacks, where there are any
+    manifest.json           size and BLAKE2 digest of all of these
+  best, last                text files that name one of the folders
+
+A folder that is there is never written again: a second save of a step makes `step-00000450-1` beside
+it, so that what `best` and `last` name is whole at every moment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import re
+import secrets
+import shutil
+from collections.abc import Container, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import ml_dtypes
+import numpy as np
+import safetensors.numpy
+
+from lightkeras.system import files
+from lightkeras.system.messages import did_you_mean
+from lightkeras.system.variables import CheckpointError, read_variable, read_variables
+
+VARIABLES, STATE, MANIFEST = "variables.safetensors", "state.json", "manifest.json"
+_FLOAT = "$float"
+_NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Captured:
+    """The values of variables at one moment, in the host's memory.
+
+    Args:
+        arrays: The values by key.
+        names: Path and dtype of each variable by key.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    names: Mapping[str, Mapping[str, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint, read and verified.
+
+    Args:
+        path: Its folder.
+        arrays: Values of the variables by key.
+        state: The rest of the run state.
+        extra: Contents of further files by name.
+    """
+
+    path: Path
+    arrays: Mapping[str, np.ndarray]
+    state: Mapping[str, Any]
+    extra: Mapping[str, bytes]
+
+
+def capture(variables: Mapping[str, keras.Variable]) -> Captured:
+    """Copies of the values of variables, with what each stands for."""
+    names = {key: {"path": variable.path, "dtype": str(variable.dtype)} for key, variable in variables.items()}
+    return Captured(read_variables(variables), names)
+
+
+def save(
+    path: Path, step: int, captured: Captured, state: Mapping[str, Any], extra: Mapping[str, bytes] | None = None
+) -> None:
+    """Writes a checkpoint: beside, fsynced, then renamed.
+
+    Args:
+        path: Its folder, which `free_name` gave.
+        step: Train steps done.
+        captured: The variables of the run state.
+        state: The rest of the run state, JSON values.
+        extra: Contents of further files by name; `None` for none.
+
+    Raises:
+        OSError: It could not be written; the checkpoints that were there are untouched.
+    """
+    folder = path.parent
+    contents = {
+        VARIABLES: safetensors.numpy.save({key: _storable(array) for key, array in captured.arrays.items()}),
+        STATE: files.json_bytes(_tagged({**state, "step": step, "variables": captured.names})),
+        **(extra or {}),
+    }
+    contents[MANIFEST] = files.json_bytes({name: _entry(content) for name, content in contents.items()})
+    beside = folder / f".{path.name}.{secrets.token_hex(4)}.part"
+    with files.explained(path):
+        try:
+            beside.mkdir(parents=True)
+            for name, content in contents.items():
+                files.write_synced(beside / name, content)
+            files.sync(beside)
+            files.move_synced(beside, path)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def load(path: Path) -> Checkpoint:
+    """Reads a checkpoint and verifies its checksums.
+
+    Args:
+        path: Folder of the checkpoint.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        CheckpointError: A file is missing, cut short or changed; the message names it.
+    """
+    contents = _contents(path)
+    state = json.loads(contents.pop(STATE), object_hook=_untagged)
+    stored = safetensors.numpy.load(contents.pop(VARIABLES))
+    arrays = {key: _restored(array, state["variables"][key]["dtype"]) for key, array in stored.items()}
+    return Checkpoint(path, arrays, state, contents)
+
+
+def verify(path: Path) -> None:
+    """Verifies the checksums of a checkpoint.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        CheckpointError: A file is missing, cut short or changed; the message names it.
+    """
+    _contents(path)
+
+
+def _contents(path: Path) -> dict[str, bytes]:
+    if not path.is_dir():
+        raise FileNotFoundError(f"There is no checkpoint at {path}.")
+    try:
+        manifest = files.read_json(path / MANIFEST)
+        if not isinstance(manifest, dict) or not {VARIABLES, STATE} <= set(manifest):
+            raise ValueError(f"{MANIFEST} lists no {VARIABLES} and {STATE}.")
+        contents = {name: (path / Path(name).name).read_bytes() for name in manifest}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"The checkpoint {path} is damaged: {error}") from error
+    for name, content in contents.items():
+        expected, found = manifest[name], _entry(content)
+        if expected != found:
+            raise CheckpointError(
+                f"The checkpoint {path} is damaged: {name} has {found['bytes']} bytes with digest "
+                f"{found['blake2b'][:8]}, its manifest says {expected}."
+            )
+    return contents
+
+
+def point(folder: Path, name: str, path: Path) -> None:
+    """Makes `best` or `last` name a checkpoint."""
+    files.write_bytes(folder / name, f"{path.name}\n".encode())
+
+
+def find(folder: Path, name: str) -> Path:
+    """The folder of the checkpoint that `best` or `last` names.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        CheckpointError: The name in the file is not that of a checkpoint.
+    """
+    target = named(folder, name)
+    if target is None:
+        there = [entry.name for entry in folder.glob("*") if entry.is_file()] if folder.is_dir() else []
+        raise FileNotFoundError(f"There is no checkpoint {name!r} in {folder}. {did_you_mean(name, there)}")
+    if not target.startswith("step-") or Path(target).name != target:
+        raise CheckpointError(f"{folder / name} is damaged: it names {target!r}, which is no checkpoint.")
+    return folder / target
+
+
+def named(folder: Path, name: str) -> str | None:
+    """What `best` or `last` holds, whatever that is; `None` if the file is missing."""
+    path = folder / name
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None
+
+
+def prune(folder: Path, kept: Iterable[str]) -> None:
+    """Removes all checkpoints but those of the names, and parts that a killed run left."""
+    names = set(kept)
+    for path in [*folder.glob("step-*"), *folder.glob(".step-*.part")]:
+        if path.name not in names:
+            shutil.rmtree(path)
+    for path in folder.glob(".*.part"):
+        path.unlink()
+
+
+def free_name(folder: Path, step: int, taken: Container[str] = ()) -> str:
+    """A name for a checkpoint that is neither in the folder nor taken."""
+    name = f"step-{step:08d}"
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(1)))
+    return next(found for found in names if found not in taken and not (folder / found).exists())
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """The checkpoints of a folder: the one that `last` names, then the others from the latest step back."""
+    last = named(folder, "last")
+    paths = [path for path in folder.glob("step-*") if path.is_dir() and _NAME.fullmatch(path.name)]
+    return sorted(paths, key=lambda path: (path.name == last, *numbers(path)), reverse=True)
+
+
+def numbers(path: Path) -> tuple[int, int]:
+    """Step of a checkpoint, and the number among those of the same step: their order in time."""
+    found = _NAME.fullmatch(path.name)
+    return (int(found[1]), int(found[2] or 0)) if found else (-1, 0)
+
+
+def _tagged(data: Any) -> Any:
+    """The data with numbers that JSON has no word for as objects."""
+    if isinstance(data, Mapping):
+        return {key: _tagged(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_tagged(value) for value in data]
+    return {_FLOAT: repr(data)} if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def _untagged(found: dict[str, Any]) -> Any:
+    return float(found[_FLOAT]) if set(found) == {_FLOAT} else found
+
+
+def _storable(array: np.ndarray) -> np.ndarray:
+    """The array, or its bits as whole numbers where safetensors could not give NumPy the dtype back."""
+    return array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array
+
+
+def _restored(array: np.ndarray, dtype: str) -> np.ndarray:
+    return array.view(ml_dtypes.bfloat16) if dtype == "bfloat16" else array
+
+
+def _entry(content: bytes) -> dict[str, Any]:
+    return {"bytes": len(content), "blake2b": hashlib.blake2b(content, digest_size=32).hexdigest()}
+
+
+def round_trip(variable: keras.Variable) -> np.ndarray:
+    """What a variable would be after it was saved and loaded, by way of the bytes of a file.
+
+    Raises:
+        Exception: Whatever the file's format raises for what it cannot hold.
+    """
+    content = safetensors.numpy.save({"value": _storable(read_variable(variable))})
+    return _restored(safetensors.numpy.load(content)["value"], str(variable.dtype))

@@ -1,0 +1,238 @@
+"""The run directory: everything about a run, nothing elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, final
+
+from lightkeras.system import files
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class RunDirectory:
+    """Names of what is in a run directory, and the few writes that are not a logger's.
+
+    Args:
+        path: The directory; it need not exist yet.
+    """
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def result_file(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def encoder_file(self) -> Path:
+        """What the encoder learned from the train split."""
+        return self.path / "encoder.safetensors"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def broken(self) -> Path:
+        """Folder of the steps that broke the run."""
+        return self.path / "broken"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.path / "run.lock"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def report_file(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def profile_file(self) -> Path:
+        return self.path / "profile.json"
+
+    @property
+    def profile(self) -> Path:
+        return self.path / "profile"
+
+    @property
+    def model_file(self) -> Path:
+        return self.path / "model.keras"
+
+    def create(self, needed_bytes: int) -> None:
+        """Makes the directory, unless it is there.
+
+        Args:
+            needed_bytes: Room that the run will need at least.
+
+        Raises:
+            NotADirectoryError: There is a file of that name.
+            OSError: It cannot be written to, or there is too little room; nothing was made.
+        """
+        check_directory(self, needed_bytes)
+        with files.explained(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+
+    def check_unused(self) -> None:
+        """Refuses a directory that holds a run, or that belongs to one.
+
+        Raises:
+            FileExistsError: It does.
+        """
+        self.check_not_inside()
+        if self.config_file.exists():
+            raise FileExistsError(
+                f"{self.path} already holds another run, which would be lost. "
+                "Go on with that one by resume=True (--resume), give another run_dir, or remove it first."
+            )
+
+    def check_not_inside(self) -> None:
+        """Refuses a directory that belongs to a run.
+
+        Raises:
+            FileExistsError: It does.
+        """
+        path = self.path.absolute()
+        parts = ("checkpoints", "figures", "broken", "profile")
+        for folder in (path, *path.parents):
+            if folder.name in parts and RunDirectory(folder.parent).config_file.exists():
+                raise FileExistsError(f"{self.path} belongs to the run in {folder.parent}. Give another run_dir.")
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        files.write_json(self.config_file, config)
+
+    def read_config(self) -> dict[str, Any]:
+        """What the run was started with.
+
+        Raises:
+            FileNotFoundError: There is no run in this directory.
+            ValueError: The file is damaged.
+        """
+        if not self.config_file.exists():
+            raise FileNotFoundError(
+                f"{self.path} holds no run: there is no {self.config_file.name} in it. Give the directory of a run."
+            )
+        config = files.read_json(self.config_file)
+        if not isinstance(config, dict):
+            raise ValueError(f"{self.config_file} is damaged: expected an object, got {type(config).__name__}.")
+        return config
+
+    def read_result(self) -> dict[str, Any]:
+        """What is known of the run so far; nothing before its first end.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
+        known = files.read_json(self.result_file) if self.result_file.exists() else {}
+        if not isinstance(known, dict):
+            raise ValueError(f"{self.result_file} is damaged: expected an object, got {type(known).__name__}.")
+        return known
+
+    def update_result(self, part: Mapping[str, Any]) -> None:
+        """Adds to `result.json`, which always holds all of what is known.
+
+        Raises:
+            ValueError: The file is damaged; it is left as it is.
+        """
+        files.write_json(self.result_file, {**self.read_result(), **part})
+
+
+def check_directory(directory: RunDirectory, needed_bytes: int) -> None:
+    """Checks that a run can be written to a directory, by writing something there and removing it.
+
+    Args:
+        directory: The run directory; it need not exist yet, and then does not afterwards.
+        needed_bytes: Room that the run will need at least.
+
+    Raises:
+        NotADirectoryError: There is a file of that name, or above it.
+        OSError: It cannot be written to, or there is too little room.
+    """
+    path = directory.path
+    if os.path.lexists(path) and not path.is_dir():
+        raise NotADirectoryError(f"{path} is a file; a run directory was expected. Give another run_dir.")
+    folder = next(above for above in (path, *path.absolute().parents) if os.path.lexists(above))
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{path} cannot be made: {folder} is a file, not a folder. Give another run_dir.")
+    # Permissions, quotas and read-only file systems show only when something is written.
+    with files.explained(path), tempfile.NamedTemporaryFile(dir=folder, prefix=".lightkeras.") as file:
+        file.write(b"\0")
+        file.flush()
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise OSError(
+            f"{path}: {_megabytes(free)} of disk are free, but the run needs about "
+            f"{_megabytes(needed_bytes)} for checkpoints and the model. Make room or give another run_dir."
+        )
+
+
+def holds_several(directory: RunDirectory) -> bool:
+    """Whether a directory is that of an experiment of several runs."""
+    return directory.config_file.exists() and "experiment" in directory.read_config()
+
+
+def runs_below(directory: RunDirectory) -> list[Path]:
+    """The run directories of an experiment, in the order in which they were started; searches are left out."""
+    found = []
+    for path in directory.path.rglob("config.json"):
+        config = RunDirectory(path.parent).read_config() if path.parent != directory.path else {}
+        inside = any(RunDirectory(above).config_file.exists() for above in _between(path.parent, directory.path))
+        if "data" in config and "search" not in config and not inside:
+            found.append((str(config.get("started")), path.parent))
+    return [path for _, path in sorted(found)]
+
+
+def _between(path: Path, top: Path) -> list[Path]:
+    return [above for above in path.parents if above.is_relative_to(top) and above != top]
+
+
+def run_path(given: str | Path | None, name: str) -> Path:
+    """The directory that was given, or a new name such as `runs/imdb_hub/20261122-101500-ab12`."""
+    if given is not None:
+        return Path(given)
+    return Path("runs") / name / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def find_broken(folder: Path) -> Path:
+    """The bundle of a broken step: the folder itself, or the newest one in a run directory.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: A bundle in the run directory is damaged.
+    """
+    if folder.name.startswith("step-") and (folder / "state.json").is_file():
+        return folder
+    found = [path for path in RunDirectory(folder).broken.glob("step-*") if (path / "state.json").is_file()]
+    if not found:
+        raise FileNotFoundError(
+            f"There is no broken step in {folder}: expected a run directory with a folder 'broken', or one of the "
+            "folders in that. A run leaves one when a loss or a variable is no longer finite."
+        )
+    return max(found, key=lambda path: (files.read_json(path / "state.json")["at"], path.name))
+
+
+def snake_case(name: str) -> str:
+    """`ImdbHub` as `imdb_hub`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

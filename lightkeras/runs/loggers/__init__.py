@@ -1,0 +1,7 @@
+"""Loggers: where the values of a run are written while it goes on."""
+
+from lightkeras.runs.loggers.base import Logger
+from lightkeras.runs.loggers.csv import CsvLogger
+from lightkeras.runs.loggers.tensorboard import TensorBoardLogger, write_images
+
+__all__ = ["CsvLogger", "Logger", "TensorBoardLogger", "write_images"]

@@ -1,0 +1,219 @@
+"""One run of a search, in whatever process: a worker's, or that of the search itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, final
+
+import keras
+
+from lightkeras import hparams
+from lightkeras.data import join, reuse
+from lightkeras.data.lookup import Lookup
+from lightkeras.engine import make_engine
+from lightkeras.runner import Interrupted, Runner
+from lightkeras.runs.directory import RunDirectory
+from lightkeras.runs.loggers.tensorboard import EventFile, scalars
+from lightkeras.runs.results import Best, FitResult
+from lightkeras.search import pruning
+from lightkeras.search.records import COMPLETED, FAILED, Outcome
+from lightkeras.system.locks import wait_until_free
+from lightkeras.task import Task
+from lightkeras.training.callbacks.bridge import keras_names
+
+Report = Callable[[int, float], "str | None"]
+"""Takes an epoch, from 1, and the value of the objective; answers why the run is to stop, or `None`."""
+
+LEFT_BEHIND = 60.0  # seconds in which what is left of an attempt that was lost must have ended
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_COPIED = ("run.lock", "output.txt", "result.json", "report.html", "model.keras", "figures", "profile", "broken")
+
+
+class OutOfMemoryError(MemoryError):
+    """A run took more memory than there is; its process is to end, and to give back what it holds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A run to be done.
+
+    Args:
+        name: Its name in the search, such as `"trials/0003"`.
+        hparams: All hyperparameters by name.
+        runner: The runner, with the run directory.
+        objective: Name of the value to report; `None` reports none.
+        parent: Run directory of the run that it goes on with; `None` begins anew.
+        joined: Whether it learns from train and validation together.
+    """
+
+    name: str
+    hparams: dict[str, Any]
+    runner: Runner
+    objective: str | None
+    parent: Path | None = None
+    joined: bool = False
+
+    @property
+    def run_dir(self) -> Path:
+        """The run directory."""
+        return Path(str(self.runner.run_dir))
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What is known of a task before its first run.
+
+    Args:
+        names: Names of the values that each epoch will log.
+        source: What the data is.
+        data: Fingerprint of the train split; `None` where it has none.
+    """
+
+    names: tuple[str, ...]
+    source: str | None
+    data: str | None
+
+
+def look(task_class: type[Task], lookup: Lookup | None, values: dict[str, Any], runner: Runner) -> Look:
+    """Checks a task as `Runner.fit` does before its first epoch; writes nothing.
+
+    Raises:
+        ValueError: The task cannot be run; and whatever else `Runner.check` raises.
+    """
+    task = task_class(hparams.from_dict(task_class.HParams, values), lookup)
+    names = runner.check(task)
+    data = task.data
+    reuse.settle(ended_well=data is not None)
+    if data is None:
+        return Look(tuple(names), None, None)
+    return Look(tuple(names), data.source, data.train().fingerprint())
+
+
+def run(job: Job, task_class: type[Task], lookup: Lookup | None, report: Report) -> Outcome:
+    """Does a run, or goes on with it where it was left. `prepare` comes before.
+
+    Args:
+        job: The run.
+        task_class: The task's class.
+        lookup: Where data and modules are looked for.
+        report: Told the value of the objective after each epoch.
+
+    Returns:
+        How it ended; a run that raised has failed.
+
+    Raises:
+        OutOfMemoryError: It took more memory than there is.
+        Interrupted: A signal came; the state was saved.
+        OSError: The disk is full, which is no fault of the run.
+    """
+    began = time.perf_counter()
+    keras.backend.clear_session()  # the graphs of the run before
+    callbacks = [] if job.objective is None else [Reporter(job.objective, report)]
+    runner = dataclasses.replace(job.runner, callbacks=callbacks, progress=False)
+    try:
+        fit = _fit(job, task_class, lookup, runner)
+        reuse.settle(ended_well=True)
+    except Interrupted:
+        raise
+    except Exception as error:  # one bad run must not lose the search; its reason is kept
+        reuse.settle(ended_well=False)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise
+        if make_engine().is_out_of_memory(error) or isinstance(error, MemoryError):
+            raise OutOfMemoryError(f"{type(error).__name__}: {_first_line(error)}") from error
+        return Outcome(FAILED, f"{type(error).__name__}: {error}", wall_s=time.perf_counter() - began)
+    return _outcome(fit, job, time.perf_counter() - began)
+
+
+def prepare(job: Job) -> None:
+    """Makes the run directory; of a run that goes on with another, as a copy of that one's.
+
+    It is there whole or not at all: copied beside, and renamed. A process of an attempt that was lost, on a node that
+    no longer answers, may be in it for a moment still: that one is waited for.
+    """
+    target = job.run_dir
+    wait_until_free(RunDirectory(target).lock_file, LEFT_BEHIND)
+    if (target / "config.json").exists():
+        return
+    shutil.rmtree(target, ignore_errors=True)  # of an attempt that did not come to its configuration
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if job.parent is None:
+        target.mkdir()
+        return
+    beside = target.with_name(f".{target.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    shutil.copytree(job.parent, beside, ignore=shutil.ignore_patterns(*_NOT_COPIED))
+    beside.rename(target)
+
+
+@final
+class Reporter(keras.callbacks.Callback):  # type: ignore[misc]
+    """Reports the objective after each epoch, and stops the run where that is answered.
+
+    Args:
+        objective: Name of the objective, such as `"val/accuracy"`.
+        report: Whom to tell.
+    """
+
+    def __init__(self, objective: str, report: Report) -> None:
+        super().__init__()
+        self._objective, self._report = objective, report
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        (name,) = keras_names({self._objective: 0.0})
+        value = (logs or {}).get(name)
+        if value is None:  # an epoch without validation
+            return
+        if self._report(epoch + 1, float(value)) is not None:
+            self.model.stop_training = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the search knows what was reported."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back nothing."""
+
+
+def _fit(job: Job, task_class: type[Task], lookup: Lookup | None, runner: Runner) -> FitResult:
+    task = task_class(hparams.from_dict(task_class.HParams, job.hparams), lookup)
+    resume = RunDirectory(job.run_dir).config_file.exists()
+    if not job.joined:
+        return runner.fit(task, resume=resume)
+    task.set_up(runner.seed)
+    if task.data is None:
+        raise ValueError(f"{task_class.__name__} has no data module, whose splits could be joined.")
+    task.data.prepare(task.lookup)
+    validation = task.data.validation()
+    if validation is None:
+        raise ValueError(f"{task_class.__name__}'s data has no validation split that could be joined with train.")
+    return runner.fit(task, join.joined(task.data.train(), validation), resume=resume)
+
+
+def _outcome(fit: FitResult, job: Job, wall_s: float) -> Outcome:
+    done: dict[str, Any] = {"epochs": fit.epochs, "steps": fit.steps, "wall_s": wall_s}
+    if fit.diverged or fit.best is None:
+        return Outcome(FAILED, fit.stop_reason, **done)
+    if not math.isfinite(fit.best.value):
+        reason = pruning.not_finite(fit.best.epoch, fit.best.value, str(fit.monitor))
+        return Outcome(FAILED, str(reason), **done)
+    _log_best(job.run_dir, str(fit.monitor), fit.best)
+    return Outcome(COMPLETED, fit.stop_reason, fit.best.value, fit.best.epoch, fit.best.step, **done)
+
+
+def _log_best(path: Path, objective: str, best: Best) -> None:
+    """Writes what was searched for beside the trial's curves: of a curve, the HParams tab shows the last value."""
+    file = EventFile(path)
+    file.add(scalars({f"best/{objective}": best.value}), best.step)
+    file.close()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or ["no message"])[0]

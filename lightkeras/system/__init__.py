@@ -1,0 +1,1 @@
+"""Files, locks, memory, signals, random states and messages: what every other part may use."""

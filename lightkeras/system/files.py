@@ -1,0 +1,111 @@
+"""Atomic writes: a file is there whole, as it was before, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class UnwritableError(Exception):
+    """A place that the work could do without cannot be written to."""
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file atomically: beside it, fsynced, then renamed.
+
+    Raises:
+        OSError: The file could not be written; the one that was there before is untouched.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    with explained(path):
+        try:
+            write_synced(beside, content)
+            move_synced(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Writes a new file and waits until it is on the disk."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def move_synced(source: Path, target: Path) -> None:
+    """Renames a written file into place and waits until the new name is on the disk."""
+    os.replace(source, target)
+    sync(target.parent)
+
+
+def json_bytes(data: Any) -> bytes:
+    """JSON of plain data. Numbers that are not finite become `null`: JSON has no word for them."""
+    return (json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes JSON atomically; see `json_bytes`."""
+    write_bytes(path, json_bytes(data))
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not JSON; the message names it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged: {error}.") from error
+
+
+def sync(path: Path) -> None:
+    """Waits until a file's content, or the names in a folder, are on the disk: they outlive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns an `OSError` of a write into one that names the file and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(
+            error.errno,
+            f"could not write {path}: {error.strerror or error}. Nothing that was there before is lost; "
+            "make room or give another run directory",
+        ) from error
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {str(key): _finite(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_finite(value) for value in data]
+    if isinstance(data, float) and not (float("-inf") < data < float("inf")):
+        return None
+    return data
+
+
+def cache_dir() -> Path:
+    """The user's cache folder for lightkeras.
+
+    `$LIGHTKERAS_CACHE_DIR`, else `$XDG_CACHE_HOME/lightkeras`, else `~/.cache/lightkeras`.
+    """
+    named = os.environ.get("LIGHTKERAS_CACHE_DIR")
+    if named:
+        return Path(named).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "lightkeras"

@@ -1,0 +1,51 @@
+"""Values of Keras variables as NumPy arrays, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
+import ml_dtypes
+import numpy as np
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is damaged, or that belongs to something else."""
+
+
+def read_variables(variables: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
+    """Copies of the values of variables, by key."""
+    return {key: read_variable(variable) for key, variable in variables.items()}
+
+
+def write_variables(variables: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray]) -> None:
+    """Sets variables to values that `read_variables` gave.
+
+    Raises:
+        CheckpointError: A key is missing or too many, or a shape differs. No variable was changed.
+    """
+    missing, unknown = sorted(set(variables) - set(arrays)), sorted(set(arrays) - set(variables))
+    if missing or unknown:
+        raise CheckpointError(
+            f"The saved state does not fit this task: {len(missing)} of its variables are not in it "
+            f"({', '.join(missing[:3]) or 'none'}), {len(unknown)} in it are unknown "
+            f"({', '.join(unknown[:3]) or 'none'}). Use the hyperparameters and the code it was saved with."
+        )
+    for key, variable in variables.items():
+        if tuple(arrays[key].shape) != tuple(variable.shape):
+            raise CheckpointError(
+                f"The saved state does not fit this task: {variable.path} ({key}) has shape "
+                f"{tuple(variable.shape)}, the saved value {tuple(arrays[key].shape)}. "
+                "Use the hyperparameters and the code it was saved with."
+            )
+    for key, variable in variables.items():
+        variable.assign(arrays[key])
+
+
+def read_variable(variable: keras.Variable) -> np.ndarray:
+    if variable.dtype == "bfloat16":  # NumPy 2 cannot read it from TensorFlow; float32 holds all of it
+        return np.array(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))).astype(ml_dtypes.bfloat16)
+    # TensorFlow's variables, unlike its tensors, answer NumPy 2 with a deprecation warning; `copy` gives a tensor.
+    array = np.array(keras.ops.convert_to_numpy(keras.ops.copy(variable)))
+    # PyTorch has no uint16 and uint32: Keras holds them in wider integers there.
+    return array if array.dtype.name == variable.dtype else array.astype(variable.dtype)

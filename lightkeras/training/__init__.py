@@ -1,0 +1,1 @@
+"""One fit: its setup, its steps, its state, and what is written about it."""

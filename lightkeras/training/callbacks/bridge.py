@@ -1,0 +1,155 @@
+"""Calls plain Keras callbacks as `fit` would: same hooks, same order, same names in the logs.
+
+Keras's names are `loss` and `val_loss` where ours are `train/loss` and `val/loss`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, final
+
+import keras
+import numpy as np
+
+from lightkeras.system.messages import did_you_mean
+from lightkeras.training.callbacks.state import CallbackStates
+
+TRAIN_BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
+TEST_BATCH_HOOKS = ("on_test_batch_begin", "on_test_batch_end")
+
+
+@final
+class CallbackBridge:
+    """A list of Keras callbacks for one fit.
+
+    Args:
+        callbacks: The callbacks.
+        model: What they get as `self.model`; its `optimizer` must be set.
+        epochs: Most epochs there will be.
+        steps: Steps per epoch; `None` if not known.
+
+    Raises:
+        TypeError: One is no callback.
+        ValueError: One restores runs by itself.
+    """
+
+    def __init__(
+        self, callbacks: Sequence[keras.callbacks.Callback], model: keras.Model, epochs: int, steps: int | None
+    ) -> None:
+        for callback in callbacks:
+            if not isinstance(callback, keras.callbacks.Callback):
+                raise TypeError(f"A callback must be a keras.callbacks.Callback, got {type(callback).__name__}.")
+            if isinstance(callback, keras.callbacks.BackupAndRestore):
+                raise ValueError(
+                    f"{type(callback).__name__} in callbacks: the runner saves the whole run itself, and would not "
+                    "know of the weights that this callback puts back. Take it out, and go on with a run by "
+                    "fit(..., resume=True), inside an epoch too."
+                )
+        self._callbacks = list(callbacks)
+        self._model = model
+        self.hooks = keras.callbacks.CallbackList(
+            self._callbacks, add_history=True, model=model, epochs=epochs, steps=steps, verbose=1
+        )  # `verbose` is for a ProgbarLogger that was given: it is there to be seen
+        self._states = CallbackStates(self.hooks.callbacks)
+        self.watches_train_batches = any(watches(callback, TRAIN_BATCH_HOOKS) for callback in callbacks)
+        self.watches_test_batches = any(watches(callback, TEST_BATCH_HOOKS) for callback in callbacks)
+
+    def check_monitors(self, names: Iterable[str]) -> None:
+        """Checks that what callbacks monitor will be there.
+
+        Args:
+            names: Our names of all epoch values.
+
+        Raises:
+            ValueError: A callback monitors a name that no epoch logs.
+        """
+        known = keras_names(dict.fromkeys(names, 0.0))
+        for callback in self._callbacks:
+            monitor = getattr(callback, "monitor", None)
+            if not isinstance(monitor, str) or not _reads_monitor(callback) or monitor in known:
+                continue
+            raise ValueError(
+                f"{type(callback).__name__}(monitor={monitor!r}): no epoch logs that. {did_you_mean(monitor, known)}"
+            )
+
+    def begin_train(
+        self, resumed: tuple[Mapping[str, Any], Mapping[str, np.ndarray]] | None = None, epoch_begun: int | None = None
+    ) -> None:
+        """Calls what is called when training begins, and takes back the state of a run that goes on.
+
+        The hooks come first, and may change variables, as a learning rate that is set for the epoch: those of a run
+        that goes on are to be restored after this.
+
+        Args:
+            resumed: What `state` returned when the run was saved; `None` begins a run.
+            epoch_begun: Number of the epoch, from 0, that the run goes on inside of; `None` if the next one is to
+                begin.
+        """
+        self._model.stop_training = False
+        if resumed is not None:
+            self._states.prepare_resume(resumed[0]["callbacks"])
+        self.hooks.on_train_begin()
+        self._states.begin()
+        if epoch_begun is not None:
+            self.hooks.on_epoch_begin(epoch_begun)
+        if resumed is not None:
+            self._states.restore(resumed[0]["callbacks"], resumed[1])
+            self._model.stop_training = resumed[0]["stop_training"]
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """The state of the callbacks, and whether one asked to stop: JSON values, and the arrays they refer to.
+
+        Raises:
+            TypeError: A callback's `state_dict` gave something that cannot be saved.
+        """
+        records, arrays = self._states.save()
+        return {"callbacks": records, "stop_training": bool(self._model.stop_training)}, arrays
+
+    def not_saved(self) -> dict[str, list[str]]:
+        """What changes in the callbacks and is not in `state`: names of attributes by the callback's class."""
+        return self._states.not_saved()
+
+    def end_epoch(self, epoch: int, values: Mapping[str, float]) -> None:
+        with warnings.catch_warnings():
+            # Keras says this once an epoch; whether a monitor exists was checked before the first.
+            warnings.filterwarnings("ignore", message=".*conditioned on metric.*not available.*")
+            self.hooks.on_epoch_end(epoch, keras_names(values))
+
+    def end_train(self, values: Mapping[str, float]) -> None:
+        self.hooks.on_train_end(keras_names(values))
+
+    @property
+    def asked_to_stop(self) -> str | None:
+        """Which callback set `model.stop_training`, as far as that shows; `None` if none did."""
+        if not self._model.stop_training:
+            return None
+        stopped = [type(callback).__name__ for callback in self._callbacks if getattr(callback, "stopped_epoch", 0)]
+        return stopped[0] if stopped else "a callback"
+
+
+def keras_names(values: Mapping[str, float]) -> dict[str, float]:
+    """`{"train/loss": 1.0, "val/loss": 2.0}` as `{"loss": 1.0, "val_loss": 2.0}`."""
+    return {_keras_name(name): value for name, value in values.items()}
+
+
+def _keras_name(name: str) -> str:
+    split, plain = name.split("/", 1)
+    return f"val_{plain}" if split == "val" else plain
+
+
+def watches(callback: keras.callbacks.Callback, hooks: Iterable[str]) -> bool:
+    """Whether a callback looks at batches: it has one of the hooks, and is not set to epochs only."""
+    if type(callback) is keras.callbacks.ModelCheckpoint:
+        return bool(callback.save_freq != "epoch") and "on_train_batch_end" in hooks
+    if type(callback) is keras.callbacks.TensorBoard and callback.update_freq == "epoch":
+        looks = callback.write_steps_per_second or callback._should_trace  # the profiler counts batches
+        return bool(looks) and "on_train_batch_end" in hooks
+    base = keras.callbacks.Callback
+    return any(hook in vars(callback) or getattr(type(callback), hook) is not getattr(base, hook) for hook in hooks)
+
+
+def _reads_monitor(callback: Any) -> bool:
+    """Those that save read their `monitor` only where they keep the best alone."""
+    savers = (keras.callbacks.ModelCheckpoint, keras.callbacks.OrbaxCheckpoint)
+    return not isinstance(callback, savers) or bool(callback.save_best_only)

@@ -1,0 +1,305 @@
+"""The state of plain Keras callbacks as plain data.
+
+Keras's callbacks cannot be saved: they keep what they count and what they are set to in the same place, their
+attributes. An attribute is taken as state if its value is plain and another than when the fit began: `patience` is
+not, `wait` is. A callback that knows better defines `state_dict` and `load_state_dict`.
+"""
+
+from __future__ import annotations
+
+import os
+import types
+import warnings
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, final, runtime_checkable
+
+import keras
+import numpy as np
+
+from lightkeras.system.plain_values import Encoder, NotPlainError, decode, fingerprint
+
+_Arrays = Mapping[str, np.ndarray]
+
+# What the runner gives to a callback.
+_GIVEN = {"model", "_model", "params", "validation_data"}
+
+# Attributes of Keras's own callbacks that change and are no state to go on from. `min_delta` gets its sign anew when
+# the callback finds out whether less is better, times belong to a process, traces and writers end with it, and what
+# CSVLogger appends to is settled when it opens its file.
+_NOT_STATE: list[tuple[type[keras.callbacks.Callback], set[str]]] = [
+    (keras.callbacks.EarlyStopping, {"min_delta", "monitor_op"}),
+    (keras.callbacks.ModelCheckpoint, {"min_delta", "monitor_op"}),
+    (keras.callbacks.ReduceLROnPlateau, {"min_delta", "monitor_op"}),
+    (keras.callbacks.CSVLogger, {"append", "append_header", "csv_file", "writer"}),
+    (keras.callbacks.ProgbarLogger, {"progbar"}),
+    (
+        keras.callbacks.TensorBoard,
+        {
+            *("_batch_start_time", "_epoch_start_time", "_previous_epoch_iterations", "_train_accumulated_time"),
+            *("_is_tracing", "_profiler_started", "_batch_trace_context"),
+            *("_writers", "_prev_summary_state", "_summary_module"),
+        },
+    ),
+]
+
+_NEVER_STATE = (
+    types.ModuleType,
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodType,
+    type,
+    Path,
+)
+
+
+@runtime_checkable
+class HasState(Protocol):
+    """A callback that says itself what its state is; only this is saved of it."""
+
+    def state_dict(self) -> Any:
+        """The state, as a plain value."""
+
+    def load_state_dict(self, state: Any) -> None:
+        """Takes back what `state_dict` gave, after `on_train_begin` (and `on_epoch_begin`, inside an epoch)."""
+
+
+@final
+class CallbackStates:
+    """Saves and restores the state of callbacks.
+
+    To be made before `on_train_begin`, when the callbacks know their model: how they are then is what they are set
+    to. `begin` is to be called after `on_train_begin`. Callbacks are known by their class's name and, among those of
+    one class, by their order.
+
+    Args:
+        callbacks: The callbacks.
+    """
+
+    def __init__(self, callbacks: Sequence[keras.callbacks.Callback]) -> None:
+        self._callbacks = list(callbacks)
+        self._used = [_USED.get(id(callback)) is callback for callback in self._callbacks]
+        self._at_first = [_marks(callback) for callback in self._callbacks]
+        self._at_begin = self._at_first
+        # Once restored, always state: it may have the restored value when it is saved, and when a fit began.
+        self._restored: list[set[str]] = [set() for _ in self._callbacks]
+
+    def begin(self) -> None:
+        """Notes how the callbacks are after `on_train_begin`."""
+        self._at_begin = [_marks(callback) for callback in self._callbacks]
+        _USED.update({id(callback): callback for callback in self._callbacks})
+
+    def save(self) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+        """The state now.
+
+        Returns:
+            JSON values, one record per callback, and the arrays they refer to.
+
+        Raises:
+            TypeError: A callback's `state_dict` gave something that is not plain.
+        """
+        encoder = Encoder()
+        records = [self._record(number, encoder) for number in range(len(self._callbacks))]
+        return records, encoder.arrays
+
+    def prepare_resume(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Before `on_train_begin` of a fit that goes on: makes those that write files go on with them.
+
+        Args:
+            records: What `save` returned.
+        """
+        for number, record in self._partners(records):
+            callback = self._callbacks[number]
+            if isinstance(callback, keras.callbacks.CSVLogger) and record.get("file") is not None:
+                _go_on_with_file(callback, record["file"])
+
+    def restore(self, records: Sequence[Mapping[str, Any]], arrays: _Arrays) -> None:
+        """Sets the callbacks to a saved state, after `on_train_begin` (and `on_epoch_begin`, inside an epoch).
+
+        Warns of callbacks that are there now and were not, and the other way round; and where an earlier fit with the
+        same object has left something in it that a fresh one would not have.
+
+        Args:
+            records: The JSON values of `save`.
+            arrays: The arrays of `save`.
+        """
+        partners = self._partners(records)
+        for number, record in partners:
+            callback = self._callbacks[number]
+            if self._used[number]:
+                _warn_of_leftovers(callback, record.get("unchanged", {}))
+            if isinstance(callback, HasState):
+                callback.load_state_dict(decode(record["state"], arrays))
+            for name, data in record.get("attributes", {}).items():
+                setattr(callback, name, decode(data, arrays))
+                self._restored[number].add(name)
+        known = {number for number, _ in partners}
+        new = [type(callback).__name__ for number, callback in enumerate(self._callbacks) if number not in known]
+        taken = [id(record) for _, record in partners]
+        gone = [record["class"] for record in records if id(record) not in taken]
+        if new or gone:
+            warnings.warn(
+                "The callbacks are not those that the run was saved with: "
+                + "; ".join(
+                    [f"{', '.join(new)} begins now, without a saved state"] * bool(new)
+                    + [f"the state of {', '.join(gone)} is dropped"] * bool(gone)
+                )
+                + ". Give the same callbacks in the same order to go on exactly.",
+                stacklevel=2,
+            )
+
+    def not_saved(self) -> dict[str, list[str]]:
+        """Attributes that have changed since the fit began, and are not plain: a resumed run begins without them.
+
+        Returns:
+            Names of attributes by the name of the callback's class.
+        """
+        found: dict[str, list[str]] = {}
+        for number, callback in enumerate(self._callbacks):
+            marks = _marks(callback)
+            names = [name for name in self._changed(number, marks) if not marks[name].startswith(_PLAIN)]
+            if names:
+                known = found.setdefault(type(callback).__name__, [])
+                known.extend(name for name in names if name not in known)
+        return found
+
+    def _record(self, number: int, encoder: Encoder) -> dict[str, Any]:
+        callback = self._callbacks[number]
+        record: dict[str, Any] = {"class": type(callback).__name__}
+        if isinstance(callback, HasState):
+            try:
+                record["state"] = encoder.encode(callback.state_dict(), f"{number}/state")
+            except NotPlainError as error:
+                raise TypeError(
+                    f"{record['class']}.state_dict() gave what cannot be saved: {error}. Expected None, numbers, "
+                    "strings, bytes, arrays, and lists, tuples, sets and dictionaries of those."
+                ) from error
+            return record
+        plain = {name: mark for name, mark in _marks(callback).items() if mark.startswith(_PLAIN)}
+        changed = self._changed(number, plain)
+        record["attributes"] = {name: encoder.encode(vars(callback)[name], f"{number}/{name}") for name in changed}
+        record["unchanged"] = {name: mark for name, mark in plain.items() if name not in changed}
+        if isinstance(callback, keras.callbacks.CSVLogger):
+            record["file"] = _file_of(callback)
+        if isinstance(callback, keras.callbacks.TensorBoard):
+            for writer in callback._writers.values():
+                writer.flush()  # what comes before is not written again
+        return record
+
+    def _changed(self, number: int, marks: Mapping[str, str]) -> list[str]:
+        first, begin, restored = self._at_first[number], self._at_begin[number], self._restored[number]
+        return [
+            name
+            for name, mark in marks.items()
+            if mark != first.get(name) or mark != begin.get(name) or name in restored
+        ]
+
+    def _partners(self, records: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[str, Any]]]:
+        """Callbacks by number, each with its record, where it has one."""
+        left = list(records)
+        found = []
+        for number, callback in enumerate(self._callbacks):
+            kind = (type(callback).__name__, isinstance(callback, HasState))
+            record = next((record for record in left if (record["class"], "state" in record) == kind), None)
+            if record is not None:
+                left.remove(record)
+                found.append((number, record))
+        return found
+
+
+# Callbacks that a fit of this process had, by their id: they need not be hashable.
+_USED: weakref.WeakValueDictionary[int, keras.callbacks.Callback] = weakref.WeakValueDictionary()
+
+_PLAIN, _OTHER = "plain ", "other "
+
+
+def _marks(callback: keras.callbacks.Callback) -> dict[str, str]:
+    """Attributes of a callback that may be state, each with a text that changes with its value."""
+    if isinstance(callback, HasState):
+        return {}
+    not_state = set().union(_GIVEN, *(names for kind, names in _NOT_STATE if isinstance(callback, kind)))
+    found = {}
+    for name, value in vars(callback).items():
+        if name not in not_state and not _is_restored_elsewhere(value, callback.model):
+            mark = _mark(value)
+            if mark is not None:
+                found[name] = mark
+    return found
+
+
+def _mark(value: Any) -> str | None:
+    """A text that changes with a value; `None` for what has no state."""
+    try:
+        return _PLAIN + fingerprint(value)
+    except NotPlainError:
+        return None if isinstance(value, _NEVER_STATE) else f"{_OTHER}{id(value)} {_inside(value)}"
+
+
+def _inside(value: Any) -> str:
+    """What can be seen of the state of an object that is not plain."""
+    seen: list[Any] = [type(value).__qualname__]
+    if isinstance(value, (keras.Variable, keras.metrics.Metric, keras.Layer, keras.optimizers.Optimizer)):
+        variables = [value] if isinstance(value, keras.Variable) else value.variables
+        seen += [fingerprint(np.asarray(keras.ops.convert_to_numpy(variable))) for variable in variables]
+    elif isinstance(value, Mapping):
+        seen += [part for pair in value.items() for part in map(_short, pair)]
+    elif isinstance(value, (Sequence, set, frozenset)) or type(value).__module__ == "collections":
+        seen += map(_short, value)
+    else:
+        seen += [(name, _short(part)) for name, part in getattr(value, "__dict__", {}).items()]
+    return repr(seen)
+
+
+def _short(value: Any) -> str:
+    try:
+        return fingerprint(value)
+    except NotPlainError:
+        return str(id(value))
+
+
+def _warn_of_leftovers(callback: keras.callbacks.Callback, unchanged: Mapping[str, str]) -> None:
+    """Warns where a callback that was used before has other settings: they may be what that fit left in it."""
+    marks = _marks(callback)
+    names = [name for name, mark in unchanged.items() if marks.get(name) != mark]
+    if names:
+        warnings.warn(
+            f"{type(callback).__name__} had a part in an earlier fit, and its {', '.join(names)} changed since the run "
+            "was saved. The run goes on with what is there now: give a fresh callback to go on exactly.",
+            stacklevel=3,
+        )
+
+
+def _is_restored_elsewhere(value: Any, model: keras.Model | None) -> bool:
+    """The model, and parts of it: their variables are in the run's own state."""
+    if model is None or not isinstance(value, (keras.Variable, keras.Layer, keras.optimizers.Optimizer)):
+        return False
+    known = {id(variable) for variable in model.variables}
+    known |= {id(variable) for variable in getattr(getattr(model, "optimizer", None), "variables", [])}
+    own = [value] if isinstance(value, keras.Variable) else value.variables
+    return all(id(variable) in known for variable in own)
+
+
+def _file_of(callback: keras.callbacks.CSVLogger) -> dict[str, Any]:
+    """The file of a CSVLogger, up to the last row it wrote."""
+    if callback.csv_file is not None and not callback.csv_file.closed:
+        callback.csv_file.flush()
+    path = Path(callback.filename)
+    return {"name": callback.filename, "size": path.stat().st_size if path.exists() else 0}
+
+
+def _go_on_with_file(callback: keras.callbacks.CSVLogger, file: Mapping[str, Any]) -> None:
+    """Cuts off the rows that will be written again; the callback appends to the others."""
+    path, moved = Path(callback.filename), callback.filename != file["name"]
+    if moved and (callback.append or not path.exists()):
+        return  # it was set to another file, which it opens as it is told to
+    size = path.stat().st_size if path.exists() else 0
+    if size < file["size"]:
+        warnings.warn(
+            f"{path} of CSVLogger ends at byte {size}, but the run was saved when it held {file['size']} bytes: "
+            f"its rows from byte {size} on are lost. The run goes on.",
+            stacklevel=4,
+        )
+    elif path.exists():
+        os.truncate(path, file["size"])
+    callback.append = True

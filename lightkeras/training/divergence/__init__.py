@@ -1,0 +1,1 @@
+"""NaN and infinity: noticing them, finding the step, and explaining it."""

@@ -1,0 +1,304 @@
+"""A broken step on disk, and its repetition.
+
+RUN/broken/
+  step-00000123/
+    variables.safetensors   every variable before the step, as in a checkpoint
+    batch.safetensors       the step's batch
+    state.json              what happened: the step, what it logged, digests of the variables after it
+    encoder.safetensors     what the encoder learned from the train split, if it did
+    manifest.json           size and BLAKE2 digest of all of these
+
+The arrays of a batch are named by their paths (`0`, `1/label`); `state.json` says what tuples and dicts they
+are in. An array of text is two: `<path>.bytes`, all texts in UTF-8 one after the other, and `<path>.ends`, where
+each of them ends, in the array's shape. Arrays of dtypes that NumPy itself does not have are stored as bytes.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import inspect
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import ml_dtypes  # noqa: F401  (NumPy knows its dtypes by name from here on)
+import numpy as np
+import safetensors.numpy
+
+from lightkeras import hparams
+from lightkeras.data.feed import StreamFeed
+from lightkeras.data.structure import Structure, flatten, map_structure, spec_of
+from lightkeras.encoders import saved_state
+from lightkeras.encoders.base import Encoder
+from lightkeras.runs import checkpoint
+from lightkeras.runs.directory import find_broken
+from lightkeras.system import environment
+from lightkeras.system.variables import write_variables
+from lightkeras.task import Task
+from lightkeras.training import freezing, preflight
+from lightkeras.training.divergence.explain import look_into
+from lightkeras.training.divergence.locate import Located, digests_of
+from lightkeras.training.stepper import bound_engine
+
+BATCH, ENCODER = "batch.safetensors", "encoder.safetensors"
+_WHOLE = "0"  # name of an array that is the whole batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    """A broken step, run again.
+
+    Args:
+        path: The bundle.
+        what_happened: What it says of the run.
+        expected: What the step logged in the run, by plain name.
+        found: What it logged now.
+        equal: Whether that and all variables after the step are equal to the bit. A NaN equals a NaN.
+        differences: What is not equal, in words.
+        changed: What is not as it was in the run: versions, hyperparameters, the machine.
+        where: The first thing in the step that is not finite, now.
+    """
+
+    path: Path
+    what_happened: str
+    expected: Mapping[str, float]
+    found: Mapping[str, float]
+    equal: bool
+    differences: tuple[str, ...]
+    changed: tuple[str, ...]
+    where: str
+
+
+def write_bundle(folder: Path, task: Task, located: Located, *, seed: int, source: str) -> Path:
+    """Writes a bundle, atomically.
+
+    Args:
+        folder: The folder of all bundles of a run, such as `RUN/broken`.
+        task: The task as `locate` left it.
+        located: What `locate` found.
+        seed: Seed of the run.
+        source: Where the run's data came from, see `DataModule.source`.
+
+    Returns:
+        The folder of the bundle.
+
+    Raises:
+        OSError: It could not be written; what was there is untouched.
+    """
+    broken = located.broken
+    path = folder / checkpoint.free_name(folder, broken.step)
+    state = {
+        "what_happened": str(broken),
+        "broken": dataclasses.asdict(broken),
+        "repeated": located.repeated,
+        "task": type(task).__name__,
+        "file": _file_of(type(task)),
+        "hparams": hparams.to_dict(task.hp),
+        "lookup": task.lookup.record(),
+        "source": source,
+        "seed": seed,
+        "logs": dict(located.logs),
+        "variables_after": dict(located.digests),
+        "frozen": freezing.record(task, freezing.flags_of(task)),
+        "batch": None if located.batch is None else _form(located.batch, ""),
+        "shapes": located.shapes,
+        "environment": _environment(),
+        "at": environment.now(),
+    }
+    extra = {} if located.batch is None else {BATCH: _encode(located.batch)}
+    encoder = task.frozen()
+    if encoder is not None and (content := saved_state.to_bytes(encoder)) is not None:
+        extra[ENCODER] = content
+    checkpoint.save(path, broken.step, checkpoint.capture(task.variables()), state, extra)
+    return path
+
+
+def replay(folder: Path, task: Task) -> Replay:
+    """Runs a broken step again, and compares it with what it was in the run.
+
+    Args:
+        folder: The bundle, or a run directory, whose newest bundle is taken.
+        task: A task of the same class and hyperparameters. It is set up, unless it is already, and left at
+            the state before the step.
+
+    Returns:
+        What was expected and what was found.
+
+    Raises:
+        FileNotFoundError: There is no bundle.
+        CheckpointError: The bundle is damaged (the message names the file), or does not fit the task.
+        ValueError: The bundle is of another task, or holds no step that could be repeated.
+    """
+    path = find_broken(folder)
+    saved = checkpoint.load(path)
+    state = saved.state
+    if "what_happened" not in state:
+        raise ValueError(f"{path} is a checkpoint, not a broken step: give a folder of RUN/broken.")
+    if state["task"] != type(task).__name__:
+        raise ValueError(f"{path} is of the task {state['task']}, not of {type(task).__name__}: give that one.")
+    if not state["repeated"]:
+        raise ValueError(f"{path} holds a state, but no step that breaks. {state['what_happened']}.")
+    batch = _decode(saved.extra[BATCH], state["batch"])
+
+    def fit_encoder(encoder: Encoder) -> None:
+        if ENCODER not in saved.extra:
+            raise ValueError(
+                f"{path} holds nothing that an encoder learned, and {type(encoder).__name__} needs it: use the "
+                "build_encoder that the run was made with."
+            )
+        saved_state.from_bytes(encoder, saved.extra[ENCODER], path / ENCODER)
+
+    task.set_up(state["seed"], fit_encoder)
+    engine = bound_engine(task)
+    feed = StreamFeed(lambda epoch: iter([batch]), map_structure(spec_of, batch), steps=1)
+    trace = preflight.trace_train(task, engine, feed)
+    if freezing.restore(task, state.get("frozen")):
+        trace = preflight.trace_train(task, engine, feed)
+    program = engine.program(task.run_train_step, trace.names, trace.ahead)
+
+    variables = task.variables()
+    # Only validation may have more: what no train step ever reads or changes.
+    arrays = {key: array for key, array in saved.arrays.items() if key in variables}
+    write_variables(variables, arrays)
+    logs = program.run(engine.open_batch(batch, trace.ahead, state["shapes"]), 1)
+    found = {name: float(column[0]) for name, column in logs.values.items()}
+    digests = digests_of(variables)
+    write_variables(variables, arrays)
+
+    expected_after = {key: digest for key, digest in state["variables_after"].items() if key in variables}
+    names = {key: entry["path"] for key, entry in state["variables"].items()}
+    differences = [*_logs_differ(state["logs"], found), *_variables_differ(expected_after, digests, names)]
+    return Replay(
+        path=path,
+        what_happened=state["what_happened"],
+        expected=state["logs"],
+        found=found,
+        equal=not differences,
+        differences=tuple(differences),
+        changed=tuple(_changes(state, task, set(names) - set(variables))),
+        where=look_into(task, engine, batch, state["broken"]["examples"]),
+    )
+
+
+def _logs_differ(expected: Mapping[str, float], found: Mapping[str, float]) -> list[str]:
+    lines = []
+    for name in dict.fromkeys([*expected, *found]):
+        if name not in expected or name not in found:
+            lines.append(f"{name} is logged {'now, and was not' if name in found else 'no more'}")
+        elif not _same(expected[name], found[name]):
+            lines.append(f"{name} is {found[name]!r}, and was {expected[name]!r}")
+    return lines
+
+
+def _same(one: float, other: float) -> bool:
+    """Whether two numbers are the same float32 to the bit; a NaN is a NaN."""
+    both = np.array([one, other], np.float32)
+    return bool(np.isnan(both).all()) or both[:1].tobytes() == both[1:].tobytes()
+
+
+def _variables_differ(expected: Mapping[str, str], found: Mapping[str, str], names: Mapping[str, str]) -> list[str]:
+    wrong = [key for key in expected if found[key] != expected[key]]
+    if not wrong:
+        return []
+    paths = ", ".join(f"{names[key]} ({key})" for key in wrong[:4])
+    return [f"{len(wrong)} of {len(expected)} variables differ after the step: {paths}{', ...' * (len(wrong) > 4)}"]
+
+
+def _changes(state: Mapping[str, Any], task: Task, unknown: set[str]) -> list[str]:
+    """What is not as it was in the run, one line each."""
+    groups = {
+        "": (state["environment"], _environment()),
+        "hyperparameter ": (state["hparams"], hparams.to_dict(task.hp)),
+    }
+    lines = [
+        f"{group}{name}: {before.get(name)} in the run, {now.get(name)} now"
+        for group, (before, now) in groups.items()
+        for name in dict.fromkeys([*before, *now])
+        if before.get(name) != now.get(name)
+    ]
+    if unknown:
+        lines.append(f"{len(unknown)} variables of the run are not the train step's: {', '.join(sorted(unknown)[:4])}")
+    return lines
+
+
+def _environment() -> dict[str, str]:
+    machine = {"backend": keras.backend.backend(), "machine": platform.platform()}
+    return machine | environment.versions()
+
+
+def _file_of(cls: type) -> str | None:
+    """The user's file that defines a class; `None` where there is none, as in an interpreter."""
+    if cls.__module__.startswith("lightkeras."):
+        return None
+    try:
+        return str(Path(inspect.getfile(cls)).resolve())
+    except (OSError, TypeError):
+        return None
+
+
+# ---------------------------------------------------------------------- batches
+
+
+def _form(batch: Structure, path: str) -> Any:
+    """What tuples, lists and dicts a batch is made of, as JSON; a leaf is `{"array": path, ...}`."""
+    below = f"{path}/" if path else ""
+    if isinstance(batch, Mapping):
+        return {"dict": [[key, _form(value, f"{below}{key}")] for key, value in batch.items()]}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        fields = zip(batch._fields, batch, strict=True)
+        return {
+            "named": type(batch).__name__,
+            "fields": {name: _form(value, f"{below}{number}") for number, (name, value) in enumerate(fields)},
+        }
+    if isinstance(batch, (tuple, list)):
+        items = [_form(value, f"{below}{number}") for number, value in enumerate(batch)]
+        return {"tuple" if isinstance(batch, tuple) else "list": items}
+    dtype = "string" if batch.dtype == object else batch.dtype.name
+    return {"array": path or _WHOLE, "dtype": dtype, "shape": batch.shape}
+
+
+def _encode(batch: Structure) -> bytes:
+    arrays: dict[str, np.ndarray] = {}
+    for path, array in flatten(batch):
+        path = path or _WHOLE
+        if array.dtype == object:
+            texts = [text if isinstance(text, bytes) else text.encode() for text in array.ravel()]
+            arrays[f"{path}.bytes"] = np.frombuffer(b"".join(texts), np.uint8)
+            arrays[f"{path}.ends"] = np.cumsum([len(text) for text in texts], dtype=np.int64).reshape(array.shape)
+        elif array.dtype.kind in "biuf":
+            arrays[path] = np.ascontiguousarray(array)
+        else:
+            arrays[path] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return safetensors.numpy.save(arrays)
+
+
+def _decode(content: bytes, form: Any) -> Structure:
+    arrays = safetensors.numpy.load(content)
+
+    def restored(form: Any) -> Structure:
+        if "dict" in form:
+            return {key: restored(value) for key, value in form["dict"]}
+        if "named" in form:
+            fields = {name: restored(value) for name, value in form["fields"].items()}
+            return collections.namedtuple(form["named"], list(fields))(**fields)
+        if "tuple" in form:
+            return tuple(map(restored, form["tuple"]))
+        if "list" in form:
+            return list(map(restored, form["list"]))
+        return _restored(arrays, form)
+
+    return restored(form)
+
+
+def _restored(arrays: Mapping[str, np.ndarray], form: Mapping[str, Any]) -> np.ndarray:
+    path, shape = form["array"], tuple(form["shape"])
+    if form["dtype"] != "string":
+        dtype = np.dtype(form["dtype"])
+        return arrays[path] if dtype.kind in "biuf" else arrays[path].view(dtype).reshape(shape)
+    content, ends = arrays[f"{path}.bytes"].tobytes(), arrays[f"{path}.ends"].ravel().tolist()
+    texts = np.empty(len(ends), object)
+    texts[:] = [content[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    return texts.reshape(shape)

@@ -1,0 +1,95 @@
+"""Explains which part of a step is not finite first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lightkeras.data.structure import Structure, flatten
+from lightkeras.engine.base import Engine, Seen
+from lightkeras.system.variables import read_variables, write_variables
+from lightkeras.task import Task
+from lightkeras.training.divergence.watchdog import Alarm, alarm_of
+
+
+def look_into(task: Task, engine: Engine, batch: Structure, examples: Sequence[int] = ()) -> str:
+    """Runs a step uncompiled, and says what in it is not finite first. The variables are put back.
+
+    Args:
+        task: The task, at the state before the step.
+        engine: Its engine.
+        batch: The batch, NumPy arrays.
+        examples: Numbers of its examples, if they have any.
+    """
+    variables = task.variables()
+    before = read_variables(variables)
+    sick = set(engine.not_finite(variables))
+    try:
+        logs, seen = engine.run_eagerly(task.run_train_step, batch)
+        updated = [alarm_of(variables[key], 0) for key in engine.not_finite(variables) if key not in sick]
+        return explain(batch, examples, seen, logs, updated)
+    except Exception as error:  # a step may use what only a compiled function has
+        return f"its layers could not be looked at: uncompiled it raises {type(error).__name__}: {error}"
+    finally:
+        write_variables(variables, before)
+
+
+def explain(
+    batch: Structure,
+    examples: Sequence[int],
+    seen: Sequence[Seen],
+    logs: Mapping[str, float],
+    updated: Sequence[Alarm],
+) -> str:
+    """The first thing in a step that is not finite, in a sentence.
+
+    Args:
+        batch: The batch, NumPy arrays.
+        examples: Numbers of its examples, if they have any.
+        seen: What the step computed.
+        logs: What it logged.
+        updated: Variables that are not finite after it.
+    """
+    first = next((found for found in seen if found.value is not None), None)
+    parts = [text for text in (_in_batch(batch, examples),) if text]
+    if first is not None and first.kind == "layer":
+        if first.inputs is None:
+            came = "its inputs were finite"
+        else:
+            came = f"{first.inputs} came in with its inputs" + ("" if parts else ", which no layer computed")
+        parts.append(f"the first layer whose output is not finite is {first.name}: {first.value}; {came}")
+    elif first is not None and first.kind == "loss":
+        parts.append(f"the outputs of all layers are finite, but the loss computed from them is {first.value}")
+    elif first is not None:
+        others = sum(found.kind == "gradient" and found.value is not None for found in seen) - 1
+        more = f" (and that of {others} more)" if others else ""
+        parts.append(f"the gradient of {first.name}{more} is not finite though the loss is: {first.value}")
+    elif updated:
+        sizes = {found.name: found.largest for found in seen if found.kind == "gradient"}
+        size = sizes.get(updated[0].what)
+        gradient = "" if size is None else f", though its gradient is finite, at most {size:.4g} in size"
+        parts.append(f"the update of {updated[0].what} made it {updated[0].value}{gradient}")
+    elif wrong := [f"{name} is {value}" for name, value in logs.items() if not np.isfinite(value)]:
+        parts.append(f"all layers, losses and gradients are finite, but {wrong[0]} among what the step logs")
+    elif not parts:
+        parts.append("uncompiled, layer by layer, the step stays finite: it breaks only in its compiled order")
+    return "; ".join(parts)
+
+
+def is_float(array: np.ndarray) -> bool:
+    return array.dtype.name.startswith(("float", "bfloat"))  # NumPy counts bfloat16 among no kind
+
+
+def _in_batch(batch: Structure, examples: Sequence[int]) -> str | None:
+    """The first number of a batch that is not finite, in words."""
+    for path, array in flatten(batch):
+        if not is_float(array):
+            continue
+        wrong = np.argwhere(~np.isfinite(array))
+        if len(wrong):
+            row = int(wrong[0][0])
+            name = f" (example {examples[row]:,} of the data, counted from 0)" if examples else ""
+            value = float(array[tuple(wrong[0])])
+            return f"the batch itself is not finite: array {path or '0'} holds {value} in row {row}{name}"
+    return None

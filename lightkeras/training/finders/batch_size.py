@@ -1,0 +1,227 @@
+"""The batch-size finder: the largest power of two that fits.
+
+for size in low, 2 low, 4 low, ...:
+    stop if the memory that it would take is not there
+    run a few train steps, put everything back
+    stop if they ran out of memory
+suggest the last that fitted
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import math
+import time
+from collections.abc import Sequence
+from typing import final
+
+from lightkeras import hparams
+from lightkeras.data.feed import ArrayFeed, Feed, raw_of
+from lightkeras.data.structure import first_of, map_structure
+from lightkeras.encoders.features import FeatureCache, encoded
+from lightkeras.engine.base import Engine, Trace
+from lightkeras.runs.results import BatchSize, BatchSizes
+from lightkeras.system import memory
+from lightkeras.system.messages import check_whole
+from lightkeras.task import Task
+from lightkeras.training import preflight
+from lightkeras.training.restoring import random_states_kept, rolled_back
+from lightkeras.training.stepper import bound_engine
+
+KEPT_FREE = 0.2
+"""Share of the available memory that a batch size must leave."""
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class SizeSearch:
+    """Settings of a search for the largest batch that fits.
+
+    Args:
+        low: First size.
+        high: Largest size; `None` for the number of examples.
+        steps: Train steps to time with each size.
+        memory_bytes: Memory that the process may hold; `None` asks the system what there is.
+
+    Raises:
+        ValueError: A setting out of its range.
+    """
+
+    low: int
+    high: int | None
+    steps: int
+    memory_bytes: int | None
+
+    def __post_init__(self) -> None:
+        check_whole("low", self.low, 1)
+        check_whole("steps", self.steps, 1)
+        if self.low & (self.low - 1):
+            raise ValueError(f"low={self.low}: expected a power of two, such as {1 << self.low.bit_length() - 1}.")
+        if self.high is not None:
+            check_whole("high", self.high, 1)
+            if self.high < self.low:
+                raise ValueError(f"low={self.low}, high={self.high}: expected low to be at most high.")
+        if self.memory_bytes is not None:
+            check_whole("memory_bytes", self.memory_bytes, 1)
+
+    def sizes(self, examples: int | None) -> list[int]:
+        """The sizes to try where there are so many examples; `None` where nobody knows.
+
+        Raises:
+            ValueError: There are fewer examples than `low`.
+        """
+        if examples is not None and examples < self.low:
+            raise ValueError(f"low={self.low}: the train split has {examples} examples. Lower low to at most that.")
+        most = min(self.high or 1 << 30, examples or 1 << 30)
+        return [1 << power for power in range(self.low.bit_length() - 1, most.bit_length())]
+
+
+@random_states_kept()
+def find_batch_size(task: Task, feed: Feed, given: bool, search: SizeSearch, seed: int) -> BatchSizes:
+    """Looks for the largest batch that fits; see `Runner.find_batch_size`.
+
+    Args:
+        task: The task, set up.
+        feed: Its train split, with batches of any size.
+        given: Whether the split was given to the runner, and is not that of the task's data module.
+        search: Settings.
+        seed: Seed of the order of examples.
+    """
+    began = time.perf_counter()
+    if not isinstance(feed, ArrayFeed) and (given or "batch_size" not in hparams.to_dict(task.hp)):
+        raise ValueError(
+            "The train split is a stream that brings its batches with it, so that their size cannot be varied. "
+            "Give arrays, or a task with a hyperparameter `batch_size` that its build_data uses."
+        )
+    sizes = search.sizes(feed.examples)
+    if isinstance(feed, ArrayFeed):
+        preflight.check_feed(task, _with_batches_of(task, raw_of(feed), search.low), "train")
+    engine = bound_engine(task)
+    trace = preflight.trace_train(task, engine, feed)
+    gc.collect()
+    bench = _Bench(task, feed, engine, trace, search, seed, held=memory.resident_bytes())
+    tried: list[BatchSize] = []
+    why_no_more: str | None = None
+    with rolled_back(task) as put_back:
+        for size in sizes:
+            gc.collect()  # graphs and data of the size before are held by cycles of references
+            try:
+                found, why_no_more = bench.try_size(size, tried)
+            finally:
+                put_back()
+            tried += [] if found is None else [found]
+            if why_no_more is not None:
+                break
+    if why_no_more is None:
+        by_examples = feed.examples is not None and feed.examples < (search.high or math.inf)
+        end = f"the {feed.examples:,} examples" if by_examples else f"high={search.high}"
+        why_no_more = f"{sizes[-1]} is the largest power of two up to {end}"
+    suggestion = max((found.size for found in tried if found.fits), default=None)
+    return BatchSizes(tuple(tried), suggestion, why_no_more, time.perf_counter() - began)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bench:
+    """What all tries share; `held` is the memory that the process held before them."""
+
+    task: Task
+    feed: Feed
+    engine: Engine
+    trace: Trace
+    search: SizeSearch
+    seed: int
+    held: int
+
+    def try_size(self, size: int, tried: Sequence[BatchSize]) -> tuple[BatchSize | None, str | None]:
+        """What was found of a size, and why there should be no more; each may be `None`."""
+        limit = self.search.memory_bytes
+        if limit is None:
+            limit = memory.resident_bytes() + int((1 - KEPT_FREE) * memory.available_bytes())
+        needed = memory_next([found.memory_bytes or 0 for found in tried], self.held)
+        if needed is not None and self.held + needed > limit:
+            reason = f"{size} would bring the process to about {_gb(self.held + needed)}; it may hold {_gb(limit)}"
+            return BatchSize(size, False, needed), reason
+        memory.forget_peak()
+        try:
+            seconds = self._seconds_per_step(size, first=not tried)
+        except Exception as error:
+            if not self.engine.is_out_of_memory(error):
+                raise
+            return BatchSize(size, False), f"{size} ran out of memory ({type(error).__name__})"
+        if seconds is None:
+            return None, f"there are fewer than {size} examples"
+        peak = memory.peak_bytes()
+        fits = peak <= limit
+        found = BatchSize(size, fits, max(0, peak - self.held), seconds, size / seconds)
+        return found, None if fits else f"{size} brought the process to {_gb(peak)}; it may hold {_gb(limit)}"
+
+    def _seconds_per_step(self, size: int, first: bool) -> float | None:
+        """Time of a train step; `None` where there are not enough examples for a batch.
+
+        Raises:
+            ValueError: The batches have another size.
+        """
+        feed, ahead, steps = _with_batches_of(self.task, self.feed, size), self.trace.ahead, self.search.steps
+        program = self.engine.program(self.task.run_train_step, self.trace.names, ahead)
+        stream = self.engine.open(feed, 0, 0, self.seed, ahead)
+        logs = program.run(stream, steps)  # compiles
+        found, wanted = int(logs.examples[0]) if logs.steps else 0, logs.steps
+        if found > size or (found < size and first):
+            raise ValueError(
+                f"{type(self.task).__name__}.build_data gave a first batch of {found} examples where {size} were "
+                "expected. Use self.hp.batch_size in build_data, and begin with a `low` that is at most the number "
+                "of examples."
+            )
+        if found < size:
+            return None
+        began = time.perf_counter()
+        logs = program.run(stream, steps)
+        if logs.steps < wanted:  # the rest of an epoch, too short to time
+            stream = self.engine.open(feed, 1, 0, self.seed, ahead)
+            began = time.perf_counter()
+            logs = program.run(stream, steps)
+        return (time.perf_counter() - began) * size / int(logs.examples.sum())
+
+
+def memory_next(taken: Sequence[int], held: int) -> int | None:
+    """Memory that the next size, twice the last, will take.
+
+    Twice what the last one took, or more if the last took more than twice of what the one before it
+    did: up to four times, for a loss that compares each example of a batch with each other. More than
+    that says that the sizes before lived in memory that the process had freed and kept: then the last
+    one may have used all of it.
+
+    Args:
+        taken: Memory that the sizes so far took, in rising order.
+        held: Memory that the process held before them.
+
+    Returns:
+        Bytes; `None` before the first size.
+    """
+    if not taken:
+        return None
+    grown = taken[-1] / max(taken[-2], 1) if len(taken) > 1 else 2.0
+    return 2 * taken[-1] + held if grown > 4 else int(taken[-1] * max(grown, 2.0))
+
+
+def _with_batches_of(task: Task, feed: Feed, size: int) -> Feed:
+    """The split in batches of a size; of arrays without the smaller last one, which would be compiled apart."""
+    if isinstance(feed, ArrayFeed):
+        whole = feed.examples // size * size
+        arrays = map_structure(lambda leaf: first_of(leaf, whole), feed.arrays)
+        return ArrayFeed(arrays, size, shuffle=feed.shuffle, seed=feed.seed, raw=feed.raw)
+    hp = task.hp
+    try:
+        task.hp = dataclasses.replace(hp, batch_size=size)
+        data = task.build_data()
+    finally:
+        task.hp = hp
+    if data is None:
+        raise ValueError(f"{type(task).__name__}.build_data gave a data module first, and None for batch_size={size}.")
+    data.prepare(task.lookup)
+    return encoded(data.train(), task.frozen(), FeatureCache())
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"

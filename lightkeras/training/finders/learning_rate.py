@@ -1,0 +1,267 @@
+"""The learning-rate finder: a range test.
+
+for rate in rates from low to high, growing exponentially:
+    set the learning rate, run one train step
+    stop where the loss runs away
+suggest the rate at which the loss fell fastest
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import final
+
+import keras
+import numpy as np
+
+from lightkeras import plots
+from lightkeras.data.feed import Feed
+from lightkeras.engine.base import Engine, Trace
+from lightkeras.runs.results import LearningRates
+from lightkeras.system import files
+from lightkeras.system.messages import check_whole, did_you_mean
+from lightkeras.task import Task
+from lightkeras.training import preflight
+from lightkeras.training.preflight import TaskError
+from lightkeras.training.restoring import random_states_kept, rolled_back
+from lightkeras.training.stepper import bound_engine
+
+RUN_AWAY = 4.0
+"""A range test ends where the smoothed loss is this many times its least, as in fastai and Lightning."""
+
+SMOOTHED_OVER = 10
+"""Losses are averaged with a memory of `1 / SMOOTHED_OVER` of the range, however many steps it has."""
+
+SPREAD_OF_DIFFERENCES = 0.954
+"""Median absolute difference of two draws from a normal distribution, in its standard deviations."""
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class RangeTest:
+    """Settings of a learning-rate range test.
+
+    Args:
+        low: First learning rate.
+        high: Last learning rate.
+        steps: Train steps, each with a rate that is higher than the last by the same factor.
+        optimizer: Which optimizer's rate to vary, as the path of the task's attribute; `None` for the only one.
+        loss: Name of the logged value to watch.
+
+    Raises:
+        ValueError: A setting out of its range.
+    """
+
+    low: float
+    high: float
+    steps: int
+    optimizer: str | None
+    loss: str
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+                raise ValueError(f"{name}={value!r}: expected a learning rate, a finite number above 0.")
+        if self.low >= self.high:
+            raise ValueError(f"low={self.low!r}, high={self.high!r}: expected low to be less than high. Swap them.")
+        check_whole("steps", self.steps, 10)
+
+    @property
+    def beta(self) -> float:
+        """How much of the average a step keeps."""
+        return 1 - SMOOTHED_OVER / self.steps
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        return float(self.low * (self.high / self.low) ** (step / (self.steps - 1)))
+
+
+@random_states_kept()
+def find_learning_rate(task: Task, feed: Feed, test: RangeTest, seed: int, figure: Path | None) -> LearningRates:
+    """Runs a learning-rate range test; see `Runner.find_learning_rate`.
+
+    Args:
+        task: The task, set up.
+        feed: Its train split.
+        test: Settings.
+        seed: Seed of the order of examples.
+        figure: Where to draw the curve; `None` for no drawing.
+    """
+    began = time.perf_counter()
+    preflight.check_feed(task, feed, "train")
+    engine = bound_engine(task)
+    trace = preflight.trace_train(task, engine, feed)
+    rate = _rate_to_vary(task, trace, test.optimizer)
+    if test.loss not in trace.names:
+        raise ValueError(f"loss={test.loss!r}: no train step logs that. {did_you_mean(test.loss, trace.names)}")
+    if figure is not None:  # a place that cannot be written to is found before the work
+        with files.explained(figure):
+            figure.parent.mkdir(parents=True, exist_ok=True)
+    losses: list[float] = []
+    running, ran_away = RunningLoss(test.beta), False
+    with rolled_back(task), contextlib.closing(_single_steps(task, engine, trace, feed, seed)) as steps:
+        while len(losses) < test.steps and not ran_away:
+            rate.assign(test.rate(len(losses)))
+            losses.append(next(steps)[test.loss])
+            running = running.after(losses[-1])
+            ran_away = running.ran_away
+    rates = [test.rate(step) for step in range(len(losses))]
+    # Where the loss was high before it fell, it is no running away.
+    curve = smoothed(losses, test.beta, max([running.ceiling, *losses[: running.least_at]]))
+    suggestion, why = suggest(rates, losses, curve, test.beta)
+    end = f"stopped at {rates[-1]:.2g}, where the loss ran away" if ran_away else f"ended at {rates[-1]:.2g}"
+    result = LearningRates(
+        rates=tuple(rates),
+        losses=tuple(losses),
+        smoothed=tuple(curve),
+        suggestion=suggestion,
+        reason=f"{why}; {end} (step {len(losses)} of {test.steps})",
+        figure=figure,
+        wall_s=time.perf_counter() - began,
+    )
+    if figure is not None:
+        plots.save(plots.learning_rates(rates, losses, curve, suggestion, test.loss), figure)
+    return result
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class RunningLoss:
+    """The exponential moving average of a loss, with bias correction (Kingma & Ba, "Adam", ICLR 2015, section 3).
+
+    Args:
+        beta: How much of the average a step keeps.
+        total: The average, before the correction.
+        steps: Losses so far.
+        least: Least average so far.
+        least_at: The step it was at, counted from 1; 0 before the first.
+        ran_away: Whether the last loss was not finite, or brought the average above `ceiling`.
+    """
+
+    beta: float
+    total: float = 0.0
+    steps: int = 0
+    least: float = math.inf
+    least_at: int = 0
+    ran_away: bool = False
+
+    @property
+    def ceiling(self) -> float:
+        """Four times the least average; for a loss below zero, as far above it as that is for one above zero."""
+        return self.least + (RUN_AWAY - 1) * abs(self.least)
+
+    def after(self, loss: float) -> RunningLoss:
+        """The average after one more loss."""
+        if not math.isfinite(loss):
+            return dataclasses.replace(self, ran_away=True)
+        total, steps = self.beta * self.total + (1 - self.beta) * loss, self.steps + 1
+        average = total / (1 - self.beta**steps)
+        if average < self.least:
+            return RunningLoss(self.beta, total, steps, average, steps)
+        return dataclasses.replace(self, total=total, steps=steps, ran_away=average > self.ceiling)
+
+
+def smoothed(losses: Sequence[float], beta: float, ceiling: float) -> list[float]:
+    """Averages each loss with its neighbours on both sides, weighted by `beta ** distance`.
+
+    A running average is late by its own memory, so that the steepest descent would be found at a rate
+    that is too high by as much; this one is not.
+
+    Args:
+        losses: Losses of the steps.
+        beta: Weight of the next neighbour.
+        ceiling: What losses above it, and those that are not finite, count as.
+    """
+    if not math.isfinite(ceiling):  # the first loss was not finite
+        return [math.nan] * len(losses)
+    values = np.array(losses, np.float64)
+    values = np.where(np.isfinite(values), np.minimum(values, ceiling), ceiling)
+    steps = np.arange(len(values))
+    weights = np.power(beta, np.abs(steps[:, None] - steps))
+    return list(map(float, weights @ values / weights.sum(axis=1)))
+
+
+def suggest(
+    rates: Sequence[float], losses: Sequence[float], curve: Sequence[float], beta: float
+) -> tuple[float | None, str]:
+    """The learning rate at which the loss falls fastest, over the logarithm of the rate.
+
+    Leslie N. Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017, section 3.3, reads
+    bounds off the curve by eye: where it begins to fall, and where it turns ragged. The steepest point
+    between the two is the rule of fastai (`steep`) and Lightning (`suggestion`). Here only rates below that
+    of the least loss count, and a descent counts only if it is more than six times the standard deviation
+    that noise alone would give the curve. That of the losses is told by the median difference of neighbours,
+    which a descent hardly moves; averaging makes it less by what the weights `beta ** distance` say.
+
+    Args:
+        rates: Learning rates of the steps.
+        losses: Losses of the steps.
+        curve: The losses, smoothed.
+        beta: What they were smoothed with.
+
+    Returns:
+        The rate, or `None`; and the reason.
+    """
+    if not all(map(math.isfinite, curve)):
+        return None, "the first loss is not finite: lower `low`, or look at the data"
+    bottom = int(np.argmin(curve))
+    if bottom < 2:
+        return None, "the loss did not fall: lower `low`, or look at the model and its loss"
+    before, raw = np.array(curve[: bottom + 1]), np.array(losses[: bottom + 1])
+    fell, spread = float(before.max() - before[-1]), float(np.median(np.abs(np.diff(raw)))) / SPREAD_OF_DIFFERENCES
+    if not fell > 6 * spread * math.sqrt((1 - beta) * (1 + beta**2) / (1 + beta) ** 3):
+        return None, (
+            f"the loss did not fall beyond its noise (by {fell:.2g}, with a spread of {spread:.2g} from step to "
+            "step): take larger batches, more steps or a wider range"
+        )
+    steepest = int(np.argmin(np.gradient(before, np.log(rates[: bottom + 1]))))
+    return float(rates[steepest]), f"the loss fell fastest at {rates[steepest]:.2g}"
+
+
+def _rate_to_vary(task: Task, trace: Trace, wanted: str | None) -> keras.Variable:
+    """The variable that holds the learning rate of an optimizer.
+
+    Raises:
+        ValueError: There are several optimizers and none was named, or none has that name.
+        TaskError: The optimizer's learning rate is a schedule.
+    """
+    paths = {id(found): path for path, found in task.tracked().items()}
+    optimizers = {paths.get(id(found), found.name): found for found, _ in trace.optimizers()}
+    if wanted is None and len(optimizers) > 1:
+        raise ValueError(
+            f"{type(task).__name__}.train_step uses {len(optimizers)} optimizers. Say whose learning rate to vary, "
+            f"as in optimizer={next(iter(optimizers))!r}; the others keep theirs. "
+            f"There are: {', '.join(optimizers)}."
+        )
+    if wanted is not None and wanted not in optimizers:
+        raise ValueError(f"optimizer={wanted!r}: no train step uses that. {did_you_mean(wanted, optimizers)}")
+    name = next(iter(optimizers)) if wanted is None else wanted
+    rate = optimizers[name].learning_rate
+    if not isinstance(rate, keras.Variable):
+        raise TaskError(
+            f"{type(task).__name__}.{name} computes its learning rate from the step (a schedule or a function), so "
+            "that none can be set. Give it a number for the search: what is found is the highest rate of the schedule."
+        )
+    return rate
+
+
+def _single_steps(
+    task: Task, engine: Engine, trace: Trace, feed: Feed, seed: int
+) -> Generator[dict[str, float], None, None]:
+    """Logs of one train step after the other, from epoch to epoch without end."""
+    program = engine.program(task.run_train_step, trace.names, trace.ahead)
+    epoch = 0
+    while True:
+        stream, found = engine.open(feed, epoch, 0, seed, trace.ahead), False
+        while (logs := program.run(stream, 1)).steps:
+            found = True
+            yield {name: float(values[0]) for name, values in logs.values.items()}
+        if not found:
+            raise ValueError(f"The train split gave no batch in epoch {epoch + 1}; expected at least one.")
+        epoch += 1

@@ -1,0 +1,279 @@
+"""Drawing: the pictures of a task, made from examples of one split and what it predicts for them.
+
+prediction of the examples that `Task.draw` asks for, each at most once
+Task.draw                         # the user's; whatever it changes is put back, whatever it raises is said
+figures/<split>/<name>.png        # atomically
+an image in TensorBoard
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import keras
+import numpy as np
+
+from lightkeras import plots
+from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed, raw_of
+from lightkeras.data.structure import Structure, first_of, flatten, map_structure
+from lightkeras.encoders.features import encoded_batch
+from lightkeras.engine.base import Engine, Predictor
+from lightkeras.runs import checkpoint, report
+from lightkeras.runs.directory import RunDirectory
+from lightkeras.runs.loggers import write_images
+from lightkeras.system import files
+from lightkeras.system.messages import announce
+from lightkeras.system.variables import write_variables
+from lightkeras.task import Task
+from lightkeras.training import preflight
+from lightkeras.training.restoring import untouched
+
+_NAME = re.compile(r"\w[\w .+-]*")
+_BATCHES = 8  # predicted in one call
+
+
+def has_pictures(task: Task) -> bool:
+    """Whether a task draws anything."""
+    return type(task).draw is not Task.draw
+
+
+@final
+class Drawing:
+    """The pictures of a task over one split.
+
+    Args:
+        task: The task.
+        engine: Its engine.
+        feed: The split, encoded if there is an encoder.
+        split: `"train"`, `"validation"` or `"test"`.
+        limit: Most batches of the split that are used; `None` for all of them.
+
+    Attributes:
+        opened: How often a stream was opened for it: each time may draw another order of the examples.
+    """
+
+    def __init__(self, task: Task, engine: Engine, feed: Feed, split: str, limit: int | None = None) -> None:
+        self._task, self._engine, self.split, self._limit = task, engine, split, limit
+        self._feed = _in_order(feed)
+        self._predictor: Predictor | None = None
+        self.opened = 0
+
+    def draw(self, weights: Mapping[str, np.ndarray] | None = None, training: bool = False) -> dict[str, bytes]:
+        """Draws. The task is afterwards as it was before, and so are all random states.
+
+        Args:
+            weights: Values of the models' variables to draw with, by key; `None` for those there are.
+            training: Whether training goes on afterwards.
+
+        Returns:
+            PNG images by name; none where the task draws none, or its `draw` failed, which is said.
+        """
+        if not has_pictures(self._task):
+            return {}
+        with untouched(self._task):
+            if weights is not None:
+                write_variables(self._task.model_variables(), weights)
+            try:
+                return _rendered(self._task, self._task.draw(Predictions(self, training)))
+            except Exception as error:  # a picture is not worth a run; what was wrong is said
+                announce(f"{_described(self._task, error)} The pictures of the {self.split} split are left out.")
+                return {}
+
+    def parts(self, training: bool) -> Iterator[tuple[Structure | None, Structure]]:
+        """Some examples of the split at a time, and the outputs for them; those of a split in memory are `None`."""
+        predictor = self._ready()
+        if isinstance(self._feed, ArrayFeed):
+            left, count, stream = self._limit or self._feed.steps, 1, self._engine.open(self._feed)
+            while left > 0 and (part := predictor.run(stream, min(count, left))) is not None:
+                left -= -(-len(flatten(part)[0][1]) // self._feed.batch_size)
+                count = _BATCHES  # a few examples may be all that is asked for
+                yield None, part
+        else:
+            yield from self._parts_of_stream(predictor, training)
+
+    def _parts_of_stream(self, predictor: Predictor, training: bool) -> Iterator[tuple[Structure, Structure]]:
+        raw = raw_of(self._feed)
+        if not isinstance(raw, StreamFeed):
+            raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(raw).__name__}.")
+        if training and self.split == "train":
+            raise ValueError(
+                "predict: the train split is a stream, which training reads, and there is no validation split to take "
+                "examples from. Give validation data, or leave out draw_every: at the end it can be read."
+            )
+        self.opened += 1
+        for number, batch in enumerate(raw.open_epoch(0)):
+            if number == self._limit:
+                break
+            outputs = predictor.run(self._engine.open_batch(encoded_batch(batch, self._task.frozen())), 1)
+            if outputs is not None:
+                yield batch, outputs
+
+    def first(self, count: int) -> Structure | None:
+        """The first examples of a split in memory, before an encoder; `None` of a stream."""
+        raw = raw_of(self._feed)
+        return map_structure(lambda leaf: first_of(leaf, count), raw.arrays) if isinstance(raw, ArrayFeed) else None
+
+    def _ready(self) -> Predictor:
+        if self._predictor is None:
+            preflight.trace_predict(self._task, self._engine, self._feed)
+            self._predictor = self._engine.predictor(self._task.run_predict_step)
+        return self._predictor
+
+
+@final
+class Predictions:
+    """The first examples of a split and the outputs for them, as far as they were asked for; see `task.Predict`.
+
+    Args:
+        drawing: What is drawn.
+        training: Whether training goes on afterwards.
+    """
+
+    def __init__(self, drawing: Drawing, training: bool = False) -> None:
+        self.split = drawing.split
+        self._drawing = drawing
+        self._parts = drawing.parts(training)
+        self._examples: list[Structure] = []
+        self._outputs: list[Structure] = []
+        self._count = 0
+
+    def __call__(self, count: int | None = None) -> tuple[Structure, Structure]:
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+            raise ValueError(f"predict(count={count!r}): expected a whole number of at least 1, or None for all.")
+        while count is None or self._count < count:
+            part = next(self._parts, None)
+            if part is None:
+                break
+            self._examples.append(part[0])
+            self._outputs.append(part[1])
+            self._count += len(flatten(part[1])[0][1])
+        if not self._count:
+            raise ValueError(f"predict: the {self.split} split is empty; expected at least one batch.")
+        count = self._count if count is None else min(count, self._count)
+        examples = self._drawing.first(count)
+        return _joined(self._examples, count) if examples is None else examples, _joined(self._outputs, count)
+
+
+def write_pictures(directory: RunDirectory, split: str, pictures: Mapping[str, bytes], replace: bool = False) -> None:
+    """Writes pictures to `figures/<split>/<name>.png`.
+
+    Args:
+        directory: The run directory.
+        split: The split they were drawn of.
+        pictures: PNG images by name.
+        replace: Whether pictures of other names are removed: they are of other weights.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    folder = directory.figures / split
+    for name, png in pictures.items():
+        path = folder / f"{name}.png"
+        with files.explained(path):
+            folder.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(path, png)
+    for path in folder.glob("*.png") if replace else ():
+        if path.stem not in pictures:
+            path.unlink()
+
+
+def draw_split(directory: RunDirectory, drawing: Drawing, weights: str) -> None:
+    """Draws a split with the weights that a task has now, in place of what was drawn of it before.
+
+    Args:
+        directory: The run directory.
+        drawing: The drawing.
+        weights: `"best"` or `"last"`: the checkpoint that the weights are of.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    made = drawing.draw()
+    write_pictures(directory, drawing.split, made, replace=True)
+    step, _ = checkpoint.numbers(checkpoint.find(directory.checkpoints, weights))
+    write_images(directory.path, drawing.split, step, tagged(drawing.split, made))
+
+
+def write_report(
+    directory: RunDirectory, history: Mapping[str, Sequence[float]] | None = None, best_epoch: int | None = None
+) -> None:
+    """Writes `report.html` of a run that is over. A page that cannot be made is said: the run itself is whole.
+
+    Args:
+        directory: The run directory.
+        history: Values per epoch, of which the curves are drawn first; `None` leaves them as they are.
+        best_epoch: Epoch to mark in them, from 1; `None` marks none.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    try:
+        if history and any(history.values()):
+            plots.save(plots.curves(history, best_epoch), directory.figures / "curves.png")
+        report.write(directory.path)
+    except OSError:  # as everywhere in a run: a disk that is full is no matter of pictures
+        raise
+    except Exception as error:  # a page is not worth a run; what was wrong is said
+        announce(f"{directory.report_file} was not written: {type(error).__name__}: {error}")
+
+
+def tagged(split: str, pictures: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Pictures by their tags in TensorBoard."""
+    return {f"{split}/{name}": png for name, png in pictures.items()}
+
+
+def _in_order(feed: Feed) -> Feed:
+    """A split whose examples come in their own order; a stream comes as it comes."""
+    if not isinstance(feed, ArrayFeed) or not feed.shuffle:
+        return feed
+    raw = raw_of(feed)
+    before = ArrayFeed(raw.arrays, raw.batch_size) if isinstance(raw, ArrayFeed) and raw is not feed else None
+    return ArrayFeed(feed.arrays, feed.batch_size, raw=before)
+
+
+def _joined(parts: list[Structure], count: int) -> Structure:
+    try:
+        return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays)[:count], *parts)
+    except ValueError as error:
+        raise ValueError(
+            f"predict: the batches of the split cannot be joined: {error}. Ask for fewer examples than one batch "
+            "has, or pad all batches to one shape."
+        ) from error
+
+
+def _rendered(task: Task, figures: Any) -> dict[str, bytes]:
+    from matplotlib.figure import Figure
+
+    name = type(task).__name__
+    if not isinstance(figures, Mapping):
+        raise TypeError(
+            f"{name}.draw returned {type(figures).__name__}: expected a dict of names and matplotlib figures."
+        )
+    for key, figure in figures.items():
+        if not isinstance(key, str) or not _NAME.fullmatch(key):
+            raise ValueError(
+                f"{name}.draw named a picture {key!r}: expected letters, digits, spaces and . _ + -, for it becomes "
+                "the name of a file."
+            )
+        if not isinstance(figure, Figure):
+            raise TypeError(f"{name}.draw: {key!r} is {type(figure).__name__}; expected a matplotlib.figure.Figure.")
+    return {key: plots.png(figure) for key, figure in figures.items()}
+
+
+def _described(task: Task, error: BaseException) -> str:
+    """What went wrong, in one line: the error, where it was raised, and where the task called that."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [_place(frames[-1])]
+    own = [frame for frame in frames if frame.name == "draw" and Path(frame.filename).name != Path(__file__).name]
+    if own and own[-1] is not frames[-1]:
+        places.append(f"called from {_place(own[-1])}")
+    message = " ".join(str(error).split())
+    return f"{type(task).__name__}.draw failed with {type(error).__name__}: {message} ({', '.join(places)})."
+
+
+def _place(frame: traceback.FrameSummary) -> str:
+    return f"{frame.filename}:{frame.lineno} in {frame.name}"

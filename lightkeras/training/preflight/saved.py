@@ -1,0 +1,89 @@
+"""Whether the run state would come back from a checkpoint as it was."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+from lightkeras.runs import checkpoint
+from lightkeras.system import files
+from lightkeras.system.tensorflow import tensorflow_left_out
+from lightkeras.system.variables import read_variables
+from lightkeras.task import Task
+from lightkeras.training.step_errors import TaskError
+
+Forms = dict[str, tuple[tuple[int, ...], str, int]]
+
+
+def check_saved(task: Task) -> None:
+    """Writes every variable as a checkpoint does, reads it back, and compares the bits. No file is written.
+
+    Raises:
+        TaskError: A variable, or the name of one, does not come back as it was.
+    """
+    variables, name = task.variables(), type(task).__name__
+    for key, variable in variables.items():
+        described = f"{variable.path} ({key}), {variable.dtype}{list(variable.shape)}"
+        advice = "Give it a dtype that NumPy knows, or keep it out of the task's attributes."
+        try:
+            before, after = read_variables({key: variable})[key], checkpoint.round_trip(variable)
+        except Exception as error:
+            raise TaskError(f"{name}: a checkpoint cannot hold the variable {described}: {error}. {advice}") from error
+        if (after.shape, after.dtype, after.tobytes()) != (before.shape, before.dtype, before.tobytes()):
+            raise TaskError(
+                f"{name}: the variable {described} does not come back from a checkpoint as it was. {advice}"
+            )
+    names = {key: variable.path for key, variable in variables.items()}
+    if json.loads(files.json_bytes(names)) != names:
+        raise TaskError(f"{name}: the names of its variables do not come back from a checkpoint: {names}.")
+
+
+def warn_of_missing_config(task: Task) -> None:
+    """Warns of a model that could not be written to `model.keras` at the end: it does not say how it was made."""
+    model = vars(task).get("model")
+    if not isinstance(model, keras.Model):
+        return
+    try:
+        with tensorflow_left_out():
+            keras.saving.serialize_keras_object(model)
+    except NotImplementedError:
+        warnings.warn(
+            f"{type(task).__name__}: model.keras cannot be written at the end, for {type(model).__name__}, or a layer "
+            "in it, does not say how it was made. Give it a `get_config` that returns what its constructor takes.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def forms(variables: Mapping[str, keras.Variable]) -> Forms:
+    """Shape, dtype and identity of each variable: what may not change while a run goes on."""
+    return {key: (tuple(v.shape), str(v.dtype), id(v)) for key, v in variables.items()}
+
+
+def check_same_state(task: Task, before: Forms) -> None:
+    """Checks that a step left the variables of the run state the ones they were.
+
+    Args:
+        task: The task, after the step.
+        before: What `forms` gave for its variables before.
+
+    Raises:
+        TaskError: A variable is new, gone, or another one.
+    """
+    now, after = task.variables(), forms(task.variables())
+    new = [f"{now[key].path} ({key})" for key in after if after[key] != before.get(key)]
+    gone = [key for key in before if key not in after]
+    if new or gone:
+        raise TaskError(
+            f"{type(task).__name__}.train_step changed which variables there are: new are {', '.join(new) or 'none'}, "
+            f"gone {', '.join(gone) or 'none'}. Make every layer, metric and optimizer in `build`."
+        )
+
+
+def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two arrays of one form are equal to the bit, NaN too."""
+    return one.tobytes() == other.tobytes()

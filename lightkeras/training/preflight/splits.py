@@ -1,0 +1,218 @@
+"""What the splits show by themselves: sizes, labels, numbers that are none, examples in two of them."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from lightkeras.data.bags import Bags
+from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed, raw_of
+from lightkeras.data.structure import ArraySpec, flatten
+from lightkeras.encoders.base import inputs_of
+from lightkeras.task import Task
+
+BLOCK_BYTES = 1 << 24
+"""How much of an array is looked at in one go, so that memory stays flat."""
+
+TRAIN_BYTES = 10**9
+"""How much of the train split is compared with validation; of more, a sample is."""
+
+SAMPLED = 1000
+"""How many examples of validation are looked for in train."""
+
+LEAST_SHARED = 10
+"""How many of them must be there for a warning."""
+
+
+def check_feed(task: Task, feed: Feed, split: str) -> None:
+    """Checks the size of a split, and lets the task look at its arrays.
+
+    Raises:
+        ValueError: A train split smaller than one batch, or arrays the task cannot learn from.
+    """
+    feed = raw_of(feed)
+    if isinstance(feed, ArrayFeed):
+        if split == "train" and feed.examples < feed.batch_size:
+            raise ValueError(
+                f"The train split has {feed.examples} examples, fewer than one batch of {feed.batch_size}. "
+                f"Lower batch_size to at most {feed.examples}."
+            )
+        task.check_data(feed.arrays, split)
+
+
+def check_finite(feed: Feed, split: str) -> None:
+    """Checks that a split in memory holds finite numbers alone. A stream is not read.
+
+    Raises:
+        ValueError: An array holds NaN or an infinity: which, how many, and where the first one is.
+    """
+    if not isinstance(feed, ArrayFeed):
+        return
+    if feed.raw is not None:
+        check_finite(feed.raw, split)
+        split = f"{split}, as its encoder gives it,"
+    for path, leaf in flatten(feed.arrays):
+        array = leaf.weights if isinstance(leaf, Bags) else leaf
+        if array.dtype.kind not in "fc" and array.dtype.name != "bfloat16":
+            continue
+        broken = [(start, block) for start, block in _blocks(array) if not np.isfinite(block).all()]
+        if broken:
+            start, block = broken[0]
+            count = sum(int(np.count_nonzero(~np.isfinite(found))) for _, found in broken)
+            first = tuple(np.argwhere(~np.isfinite(block))[0])
+            raise ValueError(
+                f"Array {path or '0'} of {split} holds {count:,} of {array.size:,} numbers that are not finite, the "
+                f"first in example {start + int(first[0])}: {block[first]}. Replace them, or leave out their examples."
+            )
+
+
+def warn_of_other_inputs(train: Feed, validation: Feed) -> None:
+    """Warns of inputs of validation that are numbers of another kind than those of train.
+
+    A model takes both, as whole numbers from 0 to 255 and fractions of 1, and its values mean nothing.
+    """
+    expected = dict(flatten(inputs_of(raw_of(train).spec)))
+    for path, spec in flatten(inputs_of(raw_of(validation).spec)):
+        other = expected.get(path, spec)
+        if _kind(spec) != _kind(other):
+            warnings.warn(
+                f"Input {path or '0'} of validation is {spec}, and that of train {other}: "
+                "one of them may lack a preparation that the other one had.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+
+def warn_of_shared_examples(train: Feed, validation: Feed) -> None:
+    """Warns of a validation split that is, or holds, what is learned from.
+
+    One example in a hundred is where it starts, and ten: real data sets have a few duplicates.
+    """
+    train, validation = raw_of(train), raw_of(validation)
+    if isinstance(train, StreamFeed) and isinstance(validation, StreamFeed):
+        if train is validation or (train.origin is not None and train.origin is validation.origin):
+            warnings.warn(
+                "Train and validation are the same stream: validation would not show whether the model generalizes. "
+                "Hold examples back for it.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return
+    if not isinstance(train, ArrayFeed) or not isinstance(validation, ArrayFeed):
+        return
+    shared, sampled = shared_examples(train, validation)
+    if shared >= max(LEAST_SHARED, sampled / 100):
+        warnings.warn(
+            f"{shared:,} of {sampled:,} examples sampled from validation are in train too: validation would not show "
+            "whether the model generalizes. Hold other examples back for it, unless inputs are equal by nature.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def shared_examples(train: ArrayFeed, validation: ArrayFeed) -> tuple[int, int]:
+    """Looks for examples of validation in train, by their inputs.
+
+    Inputs are the first element of a tuple batch, else the whole batch. Rows are compared by a hash
+    first, and then byte by byte. The sample is the same each time.
+
+    Args:
+        train: What is learned from. Of more than a gigabyte, a sample is searched.
+        validation: Of more than a thousand examples, a sample is looked for.
+
+    Returns:
+        How many were found, and how many were looked for: none where inputs differ in form, or are a single
+        number, which many examples have in common.
+    """
+    known, sought = dict(flatten(inputs_of(train.arrays))), dict(flatten(inputs_of(validation.arrays)))
+    if {path: _form(array) for path, array in known.items()} != {path: _form(array) for path, array in sought.items()}:
+        return 0, 0
+    if _single_numbers(list(known.values())):
+        return 0, 0
+    rng = np.random.default_rng(0)
+    sample = _sample(rng, validation.examples, SAMPLED)
+    row_bytes = max(1, sum(array.nbytes for array in known.values()) // train.examples)
+    searched = _sample(rng, train.examples, max(1, TRAIN_BYTES // row_bytes))
+    mixed = int(rng.integers(1 << 62)) * 2 + 1
+    wanted = _hashes([array[sample] for array in sought.values()], mixed)
+    if len(searched) < train.examples:
+        known = {path: array[searched] for path, array in known.items()}
+    candidates = np.flatnonzero(np.isin(_hashes(list(known.values()), mixed), wanted))
+    rows = {_row(list(known.values()), number) for number in candidates.tolist()}
+    return sum(_row(list(sought.values()), number) in rows for number in sample.tolist()), len(sample)
+
+
+def _kind(spec: ArraySpec) -> str:
+    """`float32` as `float`, and `uint8` as `int`: the kind of number, whatever its size."""
+    name = spec.dtype.rstrip("0123456789")
+    return {"uint": "int", "bfloat": "float"}.get(name, name)
+
+
+def _single_numbers(inputs: list[np.ndarray]) -> bool:
+    """Whether all that an example has is one number, such as the weight of a car."""
+    return len(inputs) == 1 and inputs[0].dtype != object and inputs[0][:1].size == 1
+
+
+def _form(array: np.ndarray) -> tuple[tuple[int, ...], str]:
+    return array.shape[1:], str(array.dtype)
+
+
+def _blocks(array: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Views of some rows each, with the number of the first one."""
+    rows = max(1, BLOCK_BYTES * len(array) // max(1, array.nbytes))
+    return [(start, array[start : start + rows]) for start in range(0, len(array), rows)]
+
+
+def _sample(rng: np.random.Generator, examples: int, most: int) -> np.ndarray:
+    if examples <= most:
+        return np.arange(examples)
+    return np.sort(rng.choice(examples, most, replace=False))
+
+
+def _hashes(arrays: list[np.ndarray], mixed: int) -> np.ndarray:
+    """A hash of each row over all arrays, uint64 `[rows]`."""
+    total = np.zeros(len(arrays[0]), np.uint64)
+    for array in arrays:
+        hashes = _text_hashes(array) if array.dtype == object else _number_hashes(array, mixed)
+        total = total * np.uint64(mixed) + hashes
+    return total
+
+
+def _text_hashes(array: np.ndarray) -> np.ndarray:
+    rows = array.reshape(len(array), -1).tolist()
+    return np.fromiter((hash(tuple(map(_as_bytes, row))) for row in rows), np.int64, len(rows)).view(np.uint64)
+
+
+def _number_hashes(array: np.ndarray, mixed: int) -> np.ndarray:
+    """Multilinear hashes over words of eight bytes, modulo 2**64."""
+    width = array.nbytes // len(array)
+    if width == 0:
+        return np.zeros(len(array), np.uint64)
+    words = -(-width // 8)
+    factors = np.random.default_rng(mixed).integers(1 << 63, size=words, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    found = []
+    for _, block in _blocks(array):
+        padded = np.zeros((len(block), words * 8), np.uint8)
+        padded[:, :width] = np.ascontiguousarray(block).reshape(len(block), -1).view(np.uint8)
+        values = padded.view(np.uint64)
+        values ^= values >> np.uint64(29)  # the top bits alone, such as signs, would cancel out
+        found.append(values @ factors)
+    return np.concatenate(found)
+
+
+def _row(arrays: list[np.ndarray], number: int) -> tuple[bytes, ...]:
+    rows = [array[number] for array in arrays]
+    return tuple(
+        part
+        for row in rows
+        for part in (map(_as_bytes, np.ravel(row).tolist()) if _is_text(row) else (np.asarray(row).tobytes(),))
+    )
+
+
+def _is_text(row: object) -> bool:
+    return isinstance(row, (str, bytes)) or (isinstance(row, np.ndarray) and row.dtype == object)
+
+
+def _as_bytes(text: str | bytes) -> bytes:
+    return text if isinstance(text, bytes) else text.encode()

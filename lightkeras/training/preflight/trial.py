@@ -1,0 +1,289 @@
+"""The steps, run once for real on one batch of each split, and everything they changed put back."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
+from lightkeras.engine.base import Engine, StepLogs, Trace
+from lightkeras.system import random_states
+from lightkeras.system.tensorflow import tensorflow_left_out
+from lightkeras.system.variables import read_variables, write_variables
+from lightkeras.task import Task
+from lightkeras.training.preflight.saved import check_same_state, forms, same_bits
+from lightkeras.training.step_errors import TaskError, explained, paths
+from lightkeras.training.stepper import Pass
+
+Arrays = Mapping[str, np.ndarray]
+FIRST, LAST = "first batch", "last batch"
+
+
+@dataclasses.dataclass(frozen=True)
+class _State:
+    """Values of everything that a step may change.
+
+    Args:
+        variables: The variables of the task.
+        arrays: Their values.
+        others: Other variables that the step uses, and their values.
+    """
+
+    variables: Mapping[str, keras.Variable]
+    arrays: Mapping[str, np.ndarray]
+    others: Sequence[tuple[Any, np.ndarray]]
+
+    def put_back(self) -> None:
+        write_variables(self.variables, self.arrays)
+        for variable, value in self.others:
+            variable.assign(value)
+
+
+def try_steps(task: Task, engine: Engine, trace: Trace, learner: Pass, watcher: Pass | None) -> None:
+    """Runs the steps on the first batch of their split, and on the last one where that is smaller.
+
+    Everything is put back: variables, and the global random generators that a stream may draw from. Of
+    a stream the first batch is read, once.
+
+    Args:
+        task: The task.
+        engine: Its engine.
+        trace: What the trace of the train step found.
+        learner: The train step over the train split.
+        watcher: The evaluation step over the validation split; `None` if there is none.
+
+    Raises:
+        TaskError: A loss or a gradient is not finite, nothing would be learned, or the variables of the
+            task are others afterwards.
+        ValueError: A split has no batch, or the names of the logs depend on the size of the batch.
+    """
+    with _restored(task, trace) as state:
+        check_rates(task, trace)
+        first = _first_batch(engine, learner.feed, "train")
+        logs = _try(task, learner, first, 0, "train_step")
+        check_same_state(task, forms(state.variables))
+        after = read_variables(state.variables)
+        _warn_of_others(task, state)
+        state.put_back()
+        sizes = engine.gradient_sizes(task.run_train_step, engine.open(first))
+        check_gradients(task, trace, sizes, logs)
+        check_learned(task, trace, sizes, state.arrays, after)
+        state.put_back()
+        _try_last(task, learner, "train_step")
+        if watcher is not None:
+            state.put_back()
+            _try(task, watcher, _first_batch(engine, watcher.feed, "validation"), 0, "evaluate_step", learner.feed)
+            _try_last(task, watcher, "evaluate_step")
+
+
+def check_rates(task: Task, trace: Trace) -> None:
+    """Checks the learning rates of the optimizers.
+
+    Raises:
+        TaskError: One is negative or not finite.
+    """
+    for optimizer in [part for given, _ in trace.optimizers() for part in _parts(given)]:
+        rate = _rate(optimizer)
+        if not 0 <= rate < math.inf:
+            raise TaskError(
+                f"{type(task).__name__}: the optimizer {optimizer.name!r} has a learning rate of {rate}; "
+                "expected a finite number above 0."
+            )
+
+
+def check_logs(task: Task, logs: StepLogs, method: str, batch: str) -> None:
+    """Checks the values of one step. In an evaluation only a loss must be finite: others are warned of.
+
+    Raises:
+        TaskError: A value is not finite.
+    """
+    for name, values in logs.values.items():
+        if all(map(math.isfinite, values)):
+            continue
+        found = f"{type(task).__name__}.{method}: {name} is {values[0]} on the {batch}."
+        if method == "evaluate_step" and name != "loss" and "loss" in logs.values:
+            if batch == FIRST:  # once is enough
+                warnings.warn(f"{found} Its mean over the split will be that, too.", UserWarning, stacklevel=2)
+            continue
+        raise TaskError(
+            f"{found} Look for a logarithm or division of zero, inputs that are not finite, or a learning rate "
+            "that is far too high."
+        )
+
+
+def check_gradients(task: Task, trace: Trace, sizes: Sequence[tuple[keras.Variable, float]], logs: StepLogs) -> None:
+    """Checks the gradients of the first batch, and warns of variables that get none.
+
+    A gradient that overflows is no mistake where the optimizer scales the loss: it lowers the scale.
+    That all are zero is none where the loss is, as for a margin that this batch keeps already.
+
+    Args:
+        task: The task.
+        trace: What the trace of the train step found.
+        sizes: Variables and the largest absolute value of their gradients.
+        logs: What the train step logged for that batch.
+
+    Raises:
+        TaskError: A gradient is not finite, or all are zero.
+    """
+    scaled = {
+        id(variable)
+        for optimizer, learned in trace.optimizers()
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        for variable in learned
+    }
+    name = f"{type(task).__name__}.train_step"
+    broken = [variable for variable, size in sizes if not math.isfinite(size) and id(variable) not in scaled]
+    if broken:
+        raise TaskError(
+            f"{name}: on the first batch the gradient with respect to {paths(broken)} is not finite, though the loss "
+            "is. Look for a root, a norm, a logarithm or a division at zero, and in what `where` does not choose."
+        )
+    largest: dict[int, tuple[keras.Variable, float]] = {}
+    for variable, size in sizes:
+        largest[id(variable)] = (variable, max(size, largest.get(id(variable), (variable, 0.0))[1]))
+    dead = [variable for variable, size in largest.values() if size == 0]
+    at_minimum = "loss" in logs.values and not logs.values["loss"].any()
+    if dead and len(dead) == len(largest) and not at_minimum:
+        raise TaskError(
+            f"{name}: on the first batch every gradient is exactly zero, so nothing would be learned. Look for a "
+            "loss that is constant, for rounding, argmax or stop_gradient on the way to it, or for saturated or "
+            "dead activations."
+        )
+    if dead:
+        warnings.warn(
+            f"{name}: on the first batch {len(dead)} of {len(largest)} variables got a gradient of exactly zero, and "
+            f"may never learn: {paths(dead)}. Freeze them if that is meant.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def check_learned(
+    task: Task, trace: Trace, sizes: Sequence[tuple[keras.Variable, float]], before: Arrays, after: Arrays
+) -> None:
+    """Checks that one step of each optimizer changed its variables, and into finite numbers.
+
+    Args:
+        task: The task.
+        trace: What the trace of the train step found.
+        sizes: Variables and the largest absolute value of their gradients.
+        before: Values of the task's variables before the step, by key.
+        after: The same afterwards.
+
+    Raises:
+        TaskError: A variable is not finite afterwards, or all that an optimizer updates are the same.
+    """
+    name = f"{type(task).__name__}.train_step"
+    pushed = {id(variable) for variable, size in sizes if size > 0}
+    keys = {id(variable): key for key, variable in task.variables().items()}
+    for optimizer, learned in trace.optimizers():
+        if _may_skip(optimizer):
+            continue
+        broken = [variable for variable in learned if not _finite(after[keys[id(variable)]])]
+        if broken:
+            raise TaskError(
+                f"{name}: after one step {paths(broken)} is not finite, though the gradient is. Look at the optimizer "
+                f"{optimizer.name!r} and its learning rate."
+            )
+        moved = [variable for variable in learned if id(variable) in pushed]
+        if moved and all(same_bits(before[keys[id(v)]], after[keys[id(v)]]) for v in moved):
+            rates = ", ".join(f"{_rate(part):g}" for part in _parts(optimizer))
+            raise TaskError(
+                f"{name}: one step of the optimizer {optimizer.name!r} changed none of its variables "
+                f"({paths(moved)}), though they have gradients; its learning rate is {rates}. Raise that, or look at "
+                "what else the optimizer was given."
+            )
+
+
+def _try(task: Task, over: Pass, feed: Feed, step: int, method: str, train: Feed | None = None) -> StepLogs:
+    logs: StepLogs = explained(task, lambda: over.try_one(feed, step), feed, method, train)
+    check_logs(task, logs, method, LAST if step else FIRST)
+    return logs
+
+
+def _try_last(task: Task, over: Pass, method: str) -> None:
+    """Tries the last batch where it is smaller: it is compiled for anew, and may log something else."""
+    feed = over.feed
+    if isinstance(feed, ArrayFeed) and feed.steps > 1 and feed.examples % feed.batch_size:
+        _try(task, over, feed, feed.steps - 1, method)
+
+
+def _first_batch(engine: Engine, feed: Feed, split: str) -> Feed:
+    """A feed that begins with the first batch of a split.
+
+    A stream is opened and read once: each time it is opened it may draw another order, or read a file.
+
+    Raises:
+        ValueError: The split is empty.
+    """
+    if isinstance(feed, ArrayFeed):
+        return feed
+    batch = engine.open(feed).next_batch()
+    if batch is None:
+        raise ValueError(f"The {split} split is empty: it gave no batch; expected at least one.")
+    return StreamFeed(lambda epoch: iter([batch]), feed.spec, steps=1)
+
+
+@contextlib.contextmanager
+def _restored(task: Task, trace: Trace) -> Iterator[_State]:
+    """Puts everything back at the end."""
+    variables = task.variables()
+    # A trace gives the backend's own variables: Keras's, or what is inside them.
+    own = {id(found) for variable in variables.values() for found in (variable, variable.value)}
+    others = [(found, _value(found)) for found in trace.variables if id(found) not in own]
+    state = _State(variables, read_variables(variables), others)
+    generators = random_states.read()
+    try:
+        yield state
+    finally:
+        state.put_back()
+        random_states.write(generators)
+
+
+def _warn_of_others(task: Task, state: _State) -> None:
+    changed = [variable for variable, value in state.others if not same_bits(_value(variable), value)]
+    if changed:
+        names = ", ".join(f"{variable.name} {list(variable.shape)}" for variable in changed)
+        warnings.warn(
+            f"{type(task).__name__}.train_step changes variables of no attribute of the task ({names}): they are not "
+            "saved, so that a resumed run would differ. Keep what holds them as an attribute.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def _may_skip(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether an optimizer's first step may rightly change nothing."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):  # skips steps whose gradients overflow
+        return True
+    if optimizer.gradient_accumulation_steps:
+        return True
+    # A warm-up may begin at zero: a schedule is written as more than its number.
+    with tensorflow_left_out():
+        parts = [(part, part.get_config().get("learning_rate")) for part in _parts(optimizer)]
+    return any(not isinstance(rate, float) and not _rate(part) for part, rate in parts)
+
+
+def _parts(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Optimizer]:
+    """Those of a `keras.optimizers.MultiOptimizer`, which has no rate itself; any other alone."""
+    return list(getattr(optimizer, "optimizers", None) or [optimizer])
+
+
+def _rate(optimizer: keras.optimizers.Optimizer) -> float:
+    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+
+
+def _value(variable: Any) -> np.ndarray:
+    return np.array(keras.ops.convert_to_numpy(keras.ops.copy(variable)))
+
+
+def _finite(array: np.ndarray) -> bool:
+    return array.dtype.kind not in "fc" or bool(np.isfinite(array).all())

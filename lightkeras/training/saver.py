@@ -1,0 +1,261 @@
+"""Saver: which checkpoints a run keeps, and the thread that writes them while training goes on.
+
+Values are copied at once, in the loop; encoding, checksums and waiting for the disk happen in the background.
+One checkpoint is written at a time, in the order they were taken, and never before those it refers to: what
+`last` says of the best epoch can be found on disk. A best epoch that came too soon after another checkpoint
+waits in memory until the next one is due; a run killed before comes to the same epoch again.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, final
+
+from lightkeras.runs import checkpoint
+from lightkeras.runs.checkpoint import Captured
+from lightkeras.training import decisions
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """When a run is saved and what is kept. `last`, the one before it, and `best` are always kept.
+
+    With no `every_...` given, a run is saved after each epoch and every ten minutes, or as often as takes
+    2 % of its time.
+
+    Args:
+        every_steps: Train steps from one checkpoint to the next.
+        every_minutes: Minutes from one checkpoint to the next.
+        every_epochs: Epochs from one checkpoint to the next.
+        keep: How many of the best are kept, by `keep_by`.
+        keep_by: Name of the epoch value that decides which; `None` means what the runner monitors.
+        keep_mode: Whether it is better low (`"min"`) or high (`"max"`); `None` tells it from the name.
+
+    Raises:
+        ValueError: A setting out of its range.
+    """
+
+    every_steps: int | None = None
+    every_minutes: float | None = None
+    every_epochs: int | None = None
+    keep: int = 1
+    keep_by: str | None = None
+    keep_mode: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("every_steps", "every_epochs", "keep"):
+            value = getattr(self, name)
+            if value is None and name != "keep":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"Checkpoints({name}={value!r}): expected a whole number of at least 1.")
+        if self.every_minutes is not None and not 0 < self.every_minutes < float("inf"):
+            raise ValueError(f"Checkpoints(every_minutes={self.every_minutes!r}): expected a number above 0.")
+        if self.keep_mode not in (None, "min", "max"):
+            raise ValueError(f"Checkpoints(keep_mode={self.keep_mode!r}): expected 'min', 'max' or None.")
+
+    @property
+    def automatic(self) -> bool:
+        """Whether the cost of saving decides how often it is done."""
+        return self.every_steps is None and self.every_minutes is None and self.every_epochs is None
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A checkpoint on its way to the disk. Nothing in it may change any more.
+
+    Args:
+        name: Name of its folder.
+        step: Train steps done.
+        captured: Values of the variables.
+        state: The rest of the run state.
+        extra: Contents of further files.
+        sync: Makes sure that the logs it refers to are on the disk.
+    """
+
+    name: str
+    step: int
+    captured: Captured
+    state: Mapping[str, Any]
+    extra: Mapping[str, bytes]
+    sync: Callable[[], None]
+
+
+@final
+class Saver:
+    """The checkpoints of one run.
+
+    Args:
+        folder: The `checkpoints` folder.
+        settings: When to save and what to keep.
+        mode: Direction of what `keep` counts by.
+        clock: Seconds from a monotonic clock.
+    """
+
+    def __init__(
+        self, folder: Path, settings: Checkpoints, mode: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._folder, self._settings, self._mode, self._clock = folder, settings, mode, clock
+        self._started = self._saved_at = clock()
+        self._spent = self._cost = 0.0  # seconds: of all checkpoints so far, of one
+        self._thread: concurrent.futures.ThreadPoolExecutor | None = None
+        self._writing: concurrent.futures.Future[float] | None = None
+        self._waiting: Job | None = None
+        self._names: set[str] = set()  # given out in this run; some may be pruned, or wait in memory
+        self._previous: set[str] = set()  # what the checkpoint before `last` is and refers to
+        self.last: str | None = None
+        self.last_step: int | None = None
+        self.best: str | None = None
+        self.top: list[tuple[float, str]] = []
+
+    @property
+    def spent(self) -> float:
+        """Seconds that checkpoints took so far, in the loop and beside it."""
+        return self._spent
+
+    def restore(self, last: str, state: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint: `best` and `last` name again what they named then, later ones are removed."""
+        self.last, self.last_step = last, state["step"]
+        self.best = state["kept"]["best"]
+        self.top = [(value, name) for value, name in state["kept"]["top"]]
+        if self.best is None:
+            (self._folder / "best").unlink(missing_ok=True)
+        else:
+            checkpoint.point(self._folder, "best", self._folder / self.best)
+        checkpoint.point(self._folder, "last", self._folder / last)
+        self._previous = {last, *self.kept()}
+        # The ones before it stay, for the case that this one is damaged one day. Those after it are of no
+        # use: the logs are cut to where this one ends.
+        paths = checkpoint.newest_first(self._folder)
+        earlier = {path.name for path in paths if checkpoint.numbers(path) < checkpoint.numbers(self._folder / last)}
+        checkpoint.prune(self._folder, self._previous | earlier)
+
+    def kept(self) -> set[str]:
+        """Names of the best checkpoints."""
+        return {name for _, name in self.top} | ({self.best} - {None})  # type: ignore[operator]
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint says of the others."""
+        return {"best": self.best, "top": [list(item) for item in self.top]}
+
+    def is_due(self, step: int, epoch_ended: int | None) -> bool:
+        """Whether to save now.
+
+        Args:
+            step: Train steps done.
+            epoch_ended: Number of the epoch, from 1, that just ended; `None` inside one.
+        """
+        since = self._clock() - self._saved_at
+        if self._settings.automatic:
+            wanted = epoch_ended is not None or since >= decisions.MOST_SECONDS_UNSAVED
+            elapsed = self._clock() - self._started
+            return wanted and decisions.can_afford(self._spent, self._cost, elapsed)
+        return decisions.is_multiple(step, self._settings.every_steps) or (
+            (epoch_ended is not None and decisions.is_multiple(epoch_ended, self._settings.every_epochs))
+            or (self._settings.every_minutes is not None and since >= 60 * self._settings.every_minutes)
+        )
+
+    def ranks(self, value: float | None) -> bool:
+        """Whether a value is among those that are kept."""
+        return value is not None and (
+            len(self.top) < self._settings.keep or decisions.is_better(value, self._worst()[0], self._mode)
+        )
+
+    def take(self, name: str, improved: bool, value: float | None) -> None:
+        """Notes that a checkpoint may be among the best; `write` or `wait` is told of it next.
+
+        Args:
+            name: Its name.
+            improved: Whether it is the best so far.
+            value: What `keep` counts by; `None` where it is not counted.
+        """
+        if improved:
+            self.best = name
+        if value is not None and self.ranks(value):
+            self.top.append((value, name))
+            if len(self.top) > self._settings.keep:
+                self.top.remove(self._worst())
+
+    def new_name(self, step: int) -> str:
+        """A name that no checkpoint has."""
+        name = checkpoint.free_name(self._folder, step, self._names)
+        self._names.add(name)
+        return name
+
+    def wait(self, job: Job) -> None:
+        """Keeps one of the best in memory, until the next is written or another takes its place."""
+        self._flush()
+        self._waiting = job
+
+    def write(self, job: Job) -> None:
+        """Writes a checkpoint as `last`, in the background.
+
+        Raises:
+            OSError: This one had to wait for an earlier one, which could not be written.
+        """
+        self._flush()
+        names = {job.name, *self.kept()}
+        self._submit(job, self.best, names | self._previous)
+        self._previous, self.last, self.last_step = names, job.name, job.step
+        self._saved_at = self._clock()
+
+    def add_cost(self, seconds: float) -> None:
+        """Counts time that the loop spent for a checkpoint."""
+        self._spent += seconds
+
+    def finish(self, best: Job | None = None) -> None:
+        """Writes what waits in memory, and waits for the disk.
+
+        Args:
+            best: A checkpoint that becomes `best` and not `last`; nothing is removed for it.
+
+        Raises:
+            OSError: A checkpoint could not be written.
+        """
+        self._flush()
+        if best is not None:
+            self._submit(best, best.name, None)
+        self._join()
+
+    def close(self) -> None:
+        """Lets the thread end, after what it is writing."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=True)
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and waiting.name in self.kept():
+            self._submit(waiting, waiting.name if waiting.name == self.best else None, None)
+
+    def _submit(self, job: Job, best: str | None, kept: set[str] | None) -> None:
+        self._join()
+        if self._thread is None:
+            self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="lightkeras-checkpoint")
+        self._writing = self._thread.submit(self._write, job, best, kept)
+
+    def _join(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            self._cost = writing.result()
+            self._spent += self._cost
+
+    def _write(self, job: Job, best: str | None, kept: set[str] | None) -> float:
+        """Writes one checkpoint, then moves the names, then removes what nothing refers to any more."""
+        began = self._clock()
+        job.sync()
+        path = self._folder / job.name
+        checkpoint.save(path, job.step, job.captured, job.state, job.extra)
+        if best is not None:
+            checkpoint.point(self._folder, "best", self._folder / best)
+        if kept is not None:
+            checkpoint.point(self._folder, "last", path)
+            checkpoint.prune(self._folder, kept)
+        return self._clock() - began
+
+    def _worst(self) -> tuple[float, str]:
+        choose = max if self._mode == "min" else min
+        return choose(self.top, key=lambda item: item[0])

@@ -1,0 +1,125 @@
+"""How the preflight says what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+
+from lightkeras.data.feed import Feed
+from lightkeras.data.structure import ArraySpec, Structure, flatten
+from lightkeras.engine.unsupported_layers import Failure, TextInputError, failure_noted, text_readers
+from lightkeras.task import Task
+
+
+class TaskError(ValueError):
+    """A task that cannot be run as it is; the message says why and what to do."""
+
+
+def explained(task: Task, call: Callable[[], Any], feed: Feed, method: str, train: Feed | None = None) -> Any:
+    """Calls; on an error says what is wrong with the batches, or else notes what the step was given.
+
+    Args:
+        task: The task.
+        call: What to call.
+        feed: The split whose batches it is given.
+        method: The step, for the message.
+        train: The train split, if `feed` is another one.
+
+    Raises:
+        TaskError: The model does not take such batches, they differ from those of `train`, or the backend
+            cannot run a layer.
+    """
+    try:
+        with failure_noted() as failure:
+            return call()
+    except Exception as error:
+        problem = _input_problem(task, feed.spec)
+        if problem is None and train is not None:
+            problem = difference(feed.spec, train.spec)
+        if problem is None:
+            problem = _backend_problem(task, error, failure)
+        if problem is not None:
+            raise TaskError(f"{type(task).__name__}.{method}: {problem}") from error
+        if failure.name is not None:
+            error.add_note(f"It was raised in the layer {failure.name}.")
+        batch = ", ".join(f"{path}: {spec}" for path, spec in flatten(feed.spec))
+        error.add_note(f"This came from {method}, which was given a batch of {{{batch}}}.")
+        raise
+
+
+def paths(variables: Iterable[keras.Variable]) -> str:
+    """Names of variables for a message: four, and how many more there are."""
+    found = [variable.path for variable in variables]
+    return ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
+
+
+def difference(validation: Structure, train: Structure) -> str | None:
+    """How batches of validation differ from those of train, for a message; `None` if they do not."""
+    found, expected = dict(flatten(validation)), dict(flatten(train))
+    if found == expected:
+        return None
+    if set(found) != set(expected):
+        return (
+            f"a batch of validation has the arrays {sorted(found)}, and one of train {sorted(expected)}. "
+            "Give both the same form."
+        )
+    path = next(path for path in expected if found[path] != expected[path])
+    return (
+        f"array {path or '0'} of validation is {found[path]}, and that of train {expected[path]}. "
+        "Make both in the same way."
+    )
+
+
+def _backend_problem(task: Task, error: Exception, failure: Failure) -> str | None:
+    """What the backend cannot run, and the way out; `None` if it is not that."""
+    if isinstance(error, TextInputError):
+        layers = text_readers(found for found in task.tracked().values() if isinstance(found, keras.Layer))
+        readers = [f"{layer.name} ({type(layer).__name__})" for layer in layers]
+        return f"{error} What would read it: {', '.join(readers)}." if readers else str(error)
+    if failure.needs_tensorflow:
+        return (
+            f"the layer {failure.name} computes with TensorFlow, which a step on {keras.backend.backend()} cannot. "
+            "Compute its outputs in the input pipeline, by a task with a `build_encoder`; or set "
+            "KERAS_BACKEND=tensorflow."
+        )
+    return None
+
+
+def _input_problem(task: Task, spec: Structure) -> str | None:
+    """How a batch differs from what the task's model takes; `None` if it does not, or cannot be told."""
+    model = task.tracked().get("model")
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        return None
+    given = spec[0] if isinstance(spec, tuple) else spec
+    expected = {tensor.name: tensor for tensor in model.inputs}
+    if isinstance(given, dict):
+        missing = sorted(set(expected) - set(given))
+        if missing:
+            return f"the model takes the inputs {sorted(expected)}, but the batch has {sorted(given)}."
+        pairs = [(tensor, given[name]) for name, tensor in expected.items()]
+    else:
+        leaves = [leaf for _, leaf in flatten(given)]
+        if len(leaves) != len(expected):
+            return f"the model takes {len(expected)} inputs {sorted(expected)}, but the batch has {len(leaves)}."
+        pairs = list(zip(expected.values(), leaves, strict=True))
+    for tensor, found in pairs:
+        if not _fits(tensor, found):
+            wanted = ArraySpec(tuple(tensor.shape[1:]), tensor.dtype)
+            return (
+                f"the model's input {tensor.name!r} takes {wanted}, but the batch has {found}. "
+                "Reshape or convert the data, or change the keras.Input."
+            )
+    return None
+
+
+def _fits(tensor: keras.KerasTensor, found: ArraySpec) -> bool:
+    if (tensor.dtype == "string") != (found.dtype == "string"):
+        return False
+    wanted, got = list(tensor.shape[1:]), list(found.shape)
+    if len(wanted) == len(got) + 1 and wanted[-1] == 1:
+        got.append(1)  # Keras adds a last axis of 1 by itself
+    elif len(got) == len(wanted) + 1 and got[-1] == 1:
+        wanted.append(1)
+    return len(wanted) == len(got) and all(w is None or g is None or w == g for w, g in zip(wanted, got, strict=True))

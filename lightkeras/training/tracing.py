@@ -1,0 +1,157 @@
+"""What an abstract trace of the steps shows: names, optimizers, gradients. Nothing is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+
+from lightkeras.data.feed import Feed
+from lightkeras.data.structure import Structure
+from lightkeras.engine.base import Engine, Trace
+from lightkeras.engine.optimizer_state import make_slots
+from lightkeras.system.messages import did_you_mean
+from lightkeras.task import Task
+from lightkeras.training.step_errors import TaskError, explained, paths
+from lightkeras.training.stepper import metric_values
+
+
+def trace_train(task: Task, engine: Engine, feed: Feed) -> Trace:
+    """Traces the train step, checks what it found, and builds the optimizers, anew if they are to learn more.
+
+    Raises:
+        TaskError: The step never minimizes, there is nothing to train, the loss misses a model, or
+            something that changes is no part of the task.
+    """
+    trace = _trace(task, engine, task.run_train_step, feed, "train_step")
+    name = type(task).__name__
+    if not trace.updates:
+        raise TaskError(
+            f"{name}.train_step never calls self.minimize, so nothing would be learned. "
+            "Return self.minimize(lambda: self.loss(batch, training=True))."
+        )
+    if not any(update.variables for update in trace.updates):
+        raise TaskError(
+            f"{name} has no trainable variables: every layer is frozen or has no weights. "
+            "Set `trainable=True` on a layer, or add one that learns."
+        )
+    for update in trace.updates:
+        _check_reached(name, task, update.variables, update.unreached)
+    _check_held(name, task, trace)
+    for optimizer, learned in trace.optimizers():
+        make_slots(optimizer, learned)
+    return trace
+
+
+def trace_evaluate(task: Task, engine: Engine, feed: Feed, train: Feed | None = None) -> Trace:
+    """Traces the evaluation step.
+
+    Args:
+        task: The task.
+        engine: Its engine.
+        feed: The split.
+        train: The train split, to compare with where the step fails; `None` if there is none.
+
+    Raises:
+        TaskError: It minimizes something, or cannot take the batches.
+    """
+    trace = _trace(task, engine, task.run_evaluate_step, feed, "evaluate_step", train)
+    if trace.updates:
+        raise TaskError(f"{type(task).__name__}.evaluate_step calls self.minimize: evaluation must not learn.")
+    return trace
+
+
+def trace_predict(task: Task, engine: Engine, feed: Feed) -> None:
+    """Traces the prediction step, which builds models that build themselves.
+
+    Raises:
+        TaskError: It minimizes something, or the inputs are not what the model takes.
+    """
+    trace = _trace(task, engine, lambda batch: {"outputs": task.run_predict_step(batch)}, feed, "predict_step")
+    if trace.updates:
+        raise TaskError(f"{type(task).__name__}.predict_step calls self.minimize: prediction must not learn.")
+
+
+def epoch_names(task: Task, trace: Trace, prefix: str) -> list[str]:
+    """Names of all values of one pass over a split: what the step logs, and the stateful metrics.
+
+    Raises:
+        TaskError: A metric and a log, or two metrics, have the same name.
+    """
+    names = [*trace.names, *(name for metric in task.metrics() for name in metric_values(metric))]
+    double = sorted({name for name in names if names.count(name) > 1})
+    if double:
+        raise TaskError(f"{type(task).__name__} logs {', '.join(double)} more than once: give each value its own name.")
+    if not names:
+        raise TaskError(
+            f"{type(task).__name__} logs nothing in {prefix}: return the loss from the step, or call self.log."
+        )
+    return [f"{prefix}/{name}" for name in names]
+
+
+def check_monitor(monitor: str, names: Iterable[str], setting: str = "monitor") -> None:
+    """Checks that a monitored value will be there.
+
+    Args:
+        monitor: Its name.
+        names: Names of all that an epoch logs.
+        setting: Name of the setting that it was given as.
+
+    Raises:
+        ValueError: No epoch logs it.
+    """
+    names = list(names)
+    if monitor not in names:
+        raise ValueError(f"{setting}={monitor!r}: no epoch logs that. {did_you_mean(monitor, names)}")
+
+
+def _trace(
+    task: Task,
+    engine: Engine,
+    step: Callable[[Structure], Any],
+    feed: Feed,
+    method: str,
+    train: Feed | None = None,
+) -> Trace:
+    trace: Trace = explained(task, lambda: engine.trace(step, feed.spec, feed.batch_size), feed, method, train)
+    return trace
+
+
+def _check_reached(
+    name: str, task: Task, learned: tuple[keras.Variable, ...], unreached: tuple[keras.Variable, ...]
+) -> None:
+    lost = {id(variable) for variable in unreached}
+    wanted = {id(variable) for variable in learned}
+    if learned and lost == wanted:
+        raise TaskError(
+            f"{name}.train_step: the loss depends on none of the variables it should minimize over "
+            f"({paths(learned)}). Compute it from the model's outputs, inside the function given to minimize."
+        )
+    for path, layer in task.tracked().items():
+        if not isinstance(layer, keras.Layer):
+            continue
+        own = [variable for variable in layer.trainable_variables if id(variable) in wanted]
+        if own and all(id(variable) in lost for variable in own):
+            raise TaskError(
+                f"{name}.train_step: the loss does not depend on the variables of self.{path} ({paths(own)}). "
+                "Use it in the loss, freeze it, or pass `variables=` to minimize."
+            )
+
+
+def _check_held(name: str, task: Task, trace: Trace) -> None:
+    """Checks that what learns is part of the task: nothing else is saved, or put back after a try."""
+    tracked = {id(found) for found in task.tracked().values()}
+    held = {id(variable) for variable in task.variables().values()}
+    for optimizer, learned in trace.optimizers():
+        if id(optimizer) not in tracked:
+            raise TaskError(
+                f"{name}.train_step: minimize was given the optimizer {optimizer.name!r}, which no attribute of the "
+                "task holds, so its state would not be saved. Make it in `build`, as `self.optimizer` or another."
+            )
+        stray = [variable for variable in learned if id(variable) not in held]
+        if stray:
+            raise TaskError(
+                f"{name}.train_step: minimize was given variables of no attribute of the task ({paths(stray)}), so "
+                "they would not be saved. Keep their layer or model as an attribute, made in `build`."
+            )

@@ -1,0 +1,696 @@
+"""The command line, called in this process, over a tiny task."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import lightkeras as lk
+from lightkeras.data.feed import ArrayFeed
+from lightkeras.engine import make_engine
+from lightkeras.runs import checkpoint
+from lightkeras.system import random_states
+from lightkeras.system.locks import RunLock
+from lightkeras.testing import TwoMoons, two_moons
+from lightkeras.training import preflight
+from lightkeras.training.divergence import locate
+from lightkeras.training.divergence.broken_step import write_bundle
+from lightkeras.training.divergence.watchdog import Position, Watchdog
+from lightkeras.training.stepper import Pass
+
+QUICK = ["--runner.max_epochs", "1"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path_factory, tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["moons.py"])
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("LIGHTKERAS_DATA_DIR", raising=False)
+    return tmp_path
+
+
+def run(*words: str, task: type[lk.Task] = TwoMoons, **defaults: Any) -> int:
+    """The exit status."""
+    try:
+        lk.cli(task, args=list(words), **defaults)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def read(path: str | Path) -> Any:
+    return json.loads(Path(path).read_text())
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory) -> tuple[Path, str]:
+    """A run directory, and what was printed when it was made."""
+    import contextlib
+
+    printed, path = io.StringIO(), tmp_path_factory.mktemp("cli") / "run"
+    with contextlib.redirect_stdout(printed):
+        lk.cli(TwoMoons, args=["--hp.hidden_units", "8", *QUICK, "--run_dir", str(path)])
+    return path, printed.getvalue()
+
+
+# ---------------------------------------------------------------------- commands
+
+
+def test_without_a_command_it_fits_draws_tests_and_says_where_things_are(fitted):
+    path, printed = fitted
+    result = read(path / "result.json")
+    assert result["fit"]["epochs"] == 1
+    assert set(result["test"]) == {"loss", "accuracy"}
+    assert read(path / "config.json")["hparams"]["hidden_units"] == 8
+    assert (path / "figures" / "curves.png").is_file()
+    for split in ("train", "val", "test"):
+        assert re.search(rf"│ {split} +│ +[01]\.\d{{4}} │ +\d\.\d{{4}} │", printed)
+    assert f"{result['test']['loss']:.4f}" in printed
+    assert "    best  epoch 1 of 1, by val/loss\n" in printed
+    assert re.search(r" stopped  max_epochs=1 reached \(1 epochs, 10 steps, \d+\.\d s\)\n", printed)
+    assert printed.endswith(f"     run  {path}\n    look  tensorboard --logdir {path}\n")
+
+
+def test_fit_does_not_test(folder):
+    assert run("fit", *QUICK, "--run_dir", "a") == 0
+    assert "test" not in read("a/result.json")
+
+
+def test_a_run_directory_that_is_not_given_is_made_below_runs(folder):
+    assert run("fit", *QUICK) == 0
+    (made,) = (folder / "runs" / "two_moons").iterdir()
+    assert (made / "result.json").is_file()
+
+
+def test_test_gives_the_number_that_the_fit_gave(fitted, capsys):
+    path, _ = fitted
+    before = read(path / "result.json")["test"]
+    assert run("test", "--run_dir", str(path)) == 0
+    assert read(path / "result.json")["test"] == before
+    printed = capsys.readouterr().out
+    assert f"{before['loss']:.4f}" in printed
+    assert re.search(r"best weights, 100 examples, \d+\.\d s", printed)
+
+
+def test_test_takes_the_last_weights_if_asked_for(fitted, capsys):
+    assert run("test", "--run_dir", str(fitted[0]), "--weights", "last") == 0
+    assert "last weights, 100 examples" in capsys.readouterr().out
+
+
+class Typed(TwoMoons):
+    """Takes points that are typed as two numbers."""
+
+    def build_data(self):
+        data = super().build_data()
+        data.predict = lambda inputs: ArrayFeed(
+            (np.array([[float(word) for word in text.split()] for text in inputs], "float32"),), batch_size=2
+        )
+        return data
+
+
+def test_predict_answers_each_input_with_a_line_of_json(fitted, folder, capsys, monkeypatch):
+    class TwoMoons(Typed):
+        """The run belongs to a task of this name."""
+
+    path = str(fitted[0])
+    assert run("predict", "--run_dir", path, "0 1", "1 -0.5", "0 1", task=TwoMoons) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["input"] for row in rows] == ["0 1", "1 -0.5", "0 1"]
+    assert rows[0]["prediction"] == pytest.approx(rows[2]["prediction"], rel=1e-5)  # rounding may depend on the row
+    assert rows[0]["prediction"][0] < rows[1]["prediction"][0]  # the upper moon is class 0
+    monkeypatch.setattr("sys.stdin", io.StringIO("0 1\n1 -0.5\n"))
+    assert run("predict", "--run_dir", path, "-", task=TwoMoons) == 0
+    again = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["input"] for row in again] == ["0 1", "1 -0.5"]
+    for found, expected in zip(again, rows, strict=False):  # a batch of another size may round in another way
+        assert found["prediction"] == pytest.approx(expected["prediction"], rel=1e-5)
+
+
+def test_an_input_that_is_several_examples_gets_a_line_for_each(fitted, capsys):
+    class TwoMoons(Typed):
+        def build_data(self):
+            data = super().build_data()
+            data.expand = lambda inputs, lookup: [point for text in inputs for point in text.split(", ")]
+            return data
+
+    assert run("predict", "--run_dir", str(fitted[0]), "0 1, 1 -0.5", "0 1", task=TwoMoons) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["input"] for row in rows] == ["0 1", "1 -0.5", "0 1"]
+    assert rows[0]["prediction"] == pytest.approx(rows[2]["prediction"], rel=1e-5)
+    assert rows[0]["prediction"][0] < rows[1]["prediction"][0]
+
+
+def test_data_that_gives_another_number_of_examples_than_there_are_inputs_is_an_error(fitted, capsys):
+    class TwoMoons(Typed):
+        def build_data(self):
+            data = super().build_data()
+            one = data.predict
+            data.predict = lambda inputs: one([point for text in inputs for point in text.split(", ")])
+            return data
+
+    assert run("predict", "--run_dir", str(fitted[0]), "0 1, 1 -0.5", task=TwoMoons) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "error: ArrayData.predict gave 2 examples for 1 inputs: expected one for each" in printed.err
+
+
+def test_predict_for_data_without_typed_inputs_says_what_to_define(fitted, capsys):
+    assert run("predict", "--run_dir", str(fitted[0]), "0 1") == 2
+    expected = "error: ArrayData does not say how typed inputs become batches: define its `predict(inputs)`.\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_tune_searches_and_says_how_to_test_the_best(folder, capsys):
+    words = ["--tuner.trials", "3", "--tuner.workers", "0", *QUICK, "--hp.hidden_units", "5", "--run_dir", "s"]
+    assert run("tune", *words) == 0
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"^trial 000[012]  \d\.\d{4}  learning_rate \S+$", printed, re.M)) == 3
+    result = read("s/result.json")["search"]
+    assert result["best"]["hparams"]["hidden_units"] == 5
+    assert read("s/config.json")["search"]["fixed"] == {"hidden_units": 5}
+    best = "s/best"
+    assert re.search(r"  trials  3 completed, 0 pruned, 0 failed, \d+\.\d s\n", printed)
+    assert f"    best  val/loss {result['best']['value']:.4f} with hidden_units=5, learning_rate=" in printed
+    assert f" test it  python moons.py test --run_dir {best}\n" in printed
+    assert run("test", "--run_dir", best) == 0
+    assert run("test", "--run_dir", "s") == 2
+    assert f"s holds a search: give one of its runs, such as {best}." in capsys.readouterr().err
+
+
+def test_find_learning_rate_suggests_one_and_says_where_its_curve_is(folder, capsys):
+    assert run("find_learning_rate", "--find.high", "1.0", "--run_dir", "a") == 0
+    printed = capsys.readouterr().out
+    found = r"   found  (\d\.\d+)\n     why  the loss fell fastest at \1; ended at 1 \(step 100 of 100\)\n"
+    assert re.match(found, printed)
+    assert re.search(r"    took  \d+\.\d s\n  figure  a/figures/learning_rate\.png\n$", printed)
+    assert [path.name for path in Path("a").rglob("*.*")] == ["learning_rate.png"]
+
+
+def test_find_learning_rate_makes_a_directory_below_runs_if_none_is_given(folder, capsys):
+    assert run("find_learning_rate", "--find.steps", "50") == 0
+    (made,) = (folder / "runs" / "two_moons_learning_rate").iterdir()
+    assert (made / "figures" / "learning_rate.png").is_file()
+
+
+def test_find_learning_rate_without_a_suggestion_fails_and_says_why(folder, capsys):
+    words = ["--find.low", "1e-9", "--find.high", "1e-8", "--find.steps", "20", "--run_dir", "a"]
+    assert run("find_learning_rate", *words) == 1
+    assert capsys.readouterr().out.startswith("   found  no suggestion\n     why  the loss did not fall")
+
+
+def test_find_batch_size_lists_the_sizes_and_writes_nothing(folder, capsys):
+    assert run("find_batch_size", "--find.low", "16", "--find.high", "32") == 0
+    printed = capsys.readouterr().out
+    for size in (16, 32):
+        assert re.search(rf"│ +{size} │ +yes │ +\d+\.\d\d │ +[\d,]+ │ +\d+ │", printed)
+    assert "   found  32\n     why  32 is the largest power of two up to high=32\n" in printed
+    assert list(folder.iterdir()) == []
+
+
+def test_find_batch_size_without_a_suggestion_fails(capsys):
+    assert run("find_batch_size", "--find.memory_bytes", "1") == 1
+    assert "   found  no suggestion\n     why  8 brought the process to " in capsys.readouterr().out
+
+
+def test_what_the_experiment_monitors_is_what_tune_searches_for(folder):
+    assert (
+        run("tune", "--tuner.trials", "1", "--tuner.workers", "0", *QUICK, "--run_dir", "s", monitor="val/accuracy")
+        == 0
+    )
+    assert read("s/result.json")["search"]["objective"] == "val/accuracy"
+    assert read("s/result.json")["search"]["mode"] == "max"
+
+
+@pytest.fixture
+def broken(tmp_path) -> Path:
+    """A run directory of two moons whose second batch holds a NaN."""
+    points, label = two_moons(96)
+    points[40] = np.nan
+    task = TwoMoons(TwoMoons.HParams(hidden_units=4))
+    feed = ArrayFeed((points, label), 32)
+    task.set_up(3)
+    engine = task.bind(make_engine)
+    trace = preflight.trace_train(task, engine, feed)
+    learner = Pass(task, engine, feed, engine.program(task.run_train_step, trace.names))
+    guard = Watchdog(task, engine)
+    stream = learner.begin(0, 3)
+    guard.look(Position(0, 0, 0), stream, learner.state(), random_states.read())
+    learner.program.run(stream, 3)
+    alarm = guard.check(3)
+    found = locate.locate(task, learner, engine, guard.snapshot, alarm, seed=3)
+    write_bundle(tmp_path / "run" / "broken", task, found, seed=3, source="arrays")
+    return tmp_path / "run"
+
+
+def test_replay_runs_the_step_that_broke_a_run_again_and_says_whether_it_is_the_same(broken, capsys):
+    assert run("replay", "--run_dir", str(broken)) == 0
+    printed = capsys.readouterr().out
+    # TensorFlow's relu makes zero of a NaN: there the weights are what is not finite first.
+    assert re.search(r"in the run  (sequential|train/loss)", printed)
+    assert "at step 2 (epoch 1, batch 2): the batch itself is not finite: array 0 holds nan in row 8" in printed
+    assert printed.endswith("    result  bit for bit equal\n")
+    path = broken / "broken" / "step-00000002"
+    saved = checkpoint.load(path)
+    state = {key: value for key, value in saved.state.items() if key not in ("step", "variables")}
+    state["logs"]["loss"] = 0.25
+    captured = checkpoint.Captured(saved.arrays, saved.state["variables"])
+    checkpoint.save(broken / "broken" / "step-00000002-1", 2, captured, state, saved.extra)
+    assert run("replay", "--run_dir", str(broken / "broken" / "step-00000002-1")) == 1
+    assert re.search(r"   differs  loss is ([\d.]+|nan), and was 0.25\n    result  not equal", capsys.readouterr().out)
+
+
+def test_replay_of_a_run_that_did_not_break_ends_with_status_2(folder, capsys):
+    assert run("replay", "--run_dir", str(folder)) == 2
+    assert capsys.readouterr().err.startswith(f"error: There is no broken step in {folder}: expected a run directory")
+
+
+# ---------------------------------------------------------------------- settings
+
+
+def test_a_file_gives_flags_and_the_command_line_goes_before_it(folder):
+    Path("c.yaml").write_text("hp:\n  hidden_units: 8\n  batch_size: 160\nrunner:\n  max_epochs: 1\nrun_dir: b\n")
+    assert run("fit", "--config", "c.yaml", "--hp.hidden_units", "9") == 0
+    assert read("b/config.json")["hparams"] == {"hidden_units": 9, "learning_rate": 0.01, "batch_size": 160}
+
+
+def test_a_setting_of_the_experiment_is_the_default_and_may_be_a_callback(folder):
+    seen = []
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+    assert run("fit", "--run_dir", "a", max_epochs=2, callbacks=[callback]) == 0
+    assert seen == [0, 1]
+    assert read("a/config.json")["runner"]["max_epochs"] == 2
+
+
+def test_a_wrong_setting_of_the_experiment_is_not_the_users_mistake():
+    with pytest.raises(ValueError, match=r"Runner\(max_epochs=0\)"):
+        lk.cli(TwoMoons, args=[], max_epochs=0)
+
+
+def test_help_shows_commands_ranges_and_defaults(capsys):
+    assert run("--help", max_epochs=30) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.startswith("usage: moons.py [COMMAND] [flags] A small classifier of two moons")
+    for command in ("fit", "test", "predict", "tune", "find_learning_rate", "find_batch_size"):
+        assert re.search(rf"commands .*\b{command} ", text)
+    assert "Units of the hidden layer. Searched: 4 to 32 in steps of 4. (type: int, default: 16)" in text
+    assert "Learning rate of Adam. Searched: 0.001 to 0.1, log scale. (type: float, default: 0.01)" in text
+    assert "Points per batch. (type: int, default: 32)" in text
+    assert "Most epochs of training. (type: int, default: 30)" in text
+    assert "CONFIG Path to" not in text
+
+
+def test_help_of_a_command_shows_its_flags(capsys):
+    assert run("tune", "--help") == 0
+    assert "--tuner.trials" in capsys.readouterr().out
+    assert run("find_batch_size", "--help") == 0
+    printed = capsys.readouterr().out
+    assert "--find.memory_bytes" in printed
+    assert "--run_dir" not in printed  # it writes nothing
+    assert run("predict", "--help") == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("usage: moons.py predict --run_dir RUN_DIR [flags] INPUT ...\n")
+    assert "--hp." not in printed
+
+
+# ---------------------------------------------------------------------- mistakes
+
+
+MISTAKES = {
+    ("--hp.hiden_units", "3"): r"unrecognized arguments: --hp\.hiden_units 3\nDid you mean '--hp\.hidden_units'\?",
+    ("--hp.hidden_units", "x"): r"--hp\.hidden_units: Expected int\. Got value: x",
+    ("--hp.learning_rate", "fast"): r"--hp\.learning_rate: Expected float\. Got value: fast",
+    ("fitt",): r"unrecognized arguments: fitt\nDid you mean 'fit'\? Valid names: find_batch_size, find_learning_rate, "
+    r"fit, predict, replay, test, tune\.",
+    ("--source", "fake"): r"--source: Expected one of \['auto', 'real', 'sample'\]\. Got value: fake",
+    ("--run_dir",): r"argument --run_dir: expected one argument\n$",
+    ("--hp.hidden_units", "3", "fit"): r"'fit' is a command, of which there is one, in front of all flags",
+    ("--tuner.trials", "3"): r"The flags --tuner\. belong to the command tune",
+    ("--find.low", "3"): r"The flags --find\. belong to the commands find_learning_rate and find_batch_size",
+    ("find_batch_size", "--find.low", "3"): r"^error: low=3: expected a power of two, such as 2",
+    ("find_learning_rate", "--find.steps", "3"): r"^error: steps=3: expected a whole number of at least 10",
+    ("test",): r"moons\.py test: error: the following arguments are required: --run_dir\n$",
+    ("predict", "--run_dir", "a"): r"the following arguments are required: inputs\n$",
+    ("test", "--run_dir", "nowhere"): r"^error: nowhere holds no run: there is no config\.json in it\. Give the dir",
+    ("--runner.max_epochs", "0"): r"^error: Runner\(max_epochs=0\): expected a whole number of at least 1\.\n$",
+    ("--runner.monitor", "val/los"): r"^error: monitor='val/los': no epoch logs that\. Did you mean 'val/loss'\?",
+    ("--data_dir", "nowhere"): r"^error: data_dir names 'nowhere', which is not a folder",
+    ("tune", "--tuner.oracle", "bayes"): r"^error: Tuner\(oracle='bayes'\) is not known\. Did you mean 'bayesian'\?",
+    ("tune", "--tuner.trials", "0"): r"^error: Tuner\(trials=0\): expected a whole number of at least 1",
+    (
+        "tune",
+        "--tuner.objective",
+        "val/acc",
+    ): r"^error: objective='val/acc': no epoch logs that\. Did you mean 'val/acc",
+    ("--config", "none.yaml"): r"--config: File does not exist: '.*none\.yaml'",
+    ("--config", "bad.yaml"): r"hp has no 'hiden_units'\. Did you mean 'hidden_units'\? Valid names: batch_size, hid",
+    ("--config", "worse.yaml"): r"Problems parsing config: ",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES, ids=" ".join)
+def test_a_mistake_is_one_clear_message_and_status_2(folder, capsys, words):
+    Path("bad.yaml").write_text("hp:\n  hiden_units: 8\n")
+    Path("worse.yaml").write_text("{ no yaml")
+    before = sorted(folder.iterdir())
+    assert run(*words) == 2
+    printed = capsys.readouterr()
+    assert re.search(MISTAKES[words], printed.err)
+    assert "Traceback" not in printed.err
+    assert "error: " in printed.err.splitlines()[0]
+    assert printed.out == ""
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_directory_that_holds_another_run_is_refused(fitted, capsys):
+    assert run("--run_dir", str(fitted[0])) == 2
+    assert "already holds another run, which would be lost" in capsys.readouterr().err
+
+
+def test_a_run_of_another_task_is_refused(fitted, capsys):
+    assert run("test", "--run_dir", str(fitted[0]), task=Typed) == 2
+    assert "holds a run of TwoMoons, not of Typed. Use the experiment it was made with." in capsys.readouterr().err
+
+
+def test_an_error_of_the_experiment_is_not_swallowed(folder):
+    class Broken(TwoMoons):
+        def build_model(self):
+            raise ValueError("a mistake in the experiment")
+
+    with pytest.raises(ValueError, match="a mistake in the experiment") as caught:
+        run(task=Broken)
+    assert caught.traceback[-1].name == "build_model"
+
+
+def test_an_error_inside_a_step_is_not_swallowed(folder):
+    class Broken(TwoMoons):
+        def loss(self, batch, training):
+            raise TypeError("a mistake in the step")
+
+    with pytest.raises(TypeError, match="a mistake in the step"):
+        run(task=Broken)
+
+
+def test_a_run_that_diverges_has_status_1_and_says_where(folder, capsys):
+    assert run("--hp.learning_rate", "1e30", "--run_dir", "a") == 1
+    assert re.search(r" stopped  train/loss became (nan|inf) at step \d+ .* \(0 epochs", capsys.readouterr().out)
+    assert read("a/result.json")["fit"]["diverged"] is True
+
+
+def test_a_search_in_which_every_trial_fails_has_status_1(folder, capsys):
+    class Broken(TwoMoons):
+        @dataclasses.dataclass(frozen=True)
+        class HParams(TwoMoons.HParams):
+            """The default is the only one that works."""
+
+            hidden_units: int = lk.Int(4, low=4, high=40)
+
+        def build_optimizer(self):
+            if self.hp.hidden_units != 4:
+                raise RuntimeError("too wide")
+            return super().build_optimizer()
+
+    assert run("tune", "--tuner.trials", "2", "--tuner.workers", "0", "--run_dir", "s", task=Broken) == 1
+    printed = capsys.readouterr().out
+    assert "trial 0000  failed  hidden_units" in printed
+    assert "    best  none: no trial was completed, the last ended with: RuntimeError: too wide" in printed
+
+
+def test_a_run_that_was_fitted_on_the_sample_is_tested_on_the_sample(folder):
+    sources = []
+
+    class Sampled(lk.DataModule):
+        source = None
+
+        def prepare(self, lookup):
+            sources.append(lookup.source)
+            self.source = "sample" if lookup.may_use_sample else "real"
+
+        def train(self):
+            return ArrayFeed(two_moons(64), batch_size=32)
+
+        test = train
+
+    class Moons(TwoMoons):
+        def build_data(self):
+            return Sampled()
+
+    assert run("fit", *QUICK, "--run_dir", "a", task=Moons) == 0
+    assert run("test", "--run_dir", "a", task=Moons) == 0
+    assert run("test", "--run_dir", "a", "--source", "real", task=Moons) == 0
+    assert sources == ["auto", "sample", "real"]
+
+
+# ---------------------------------------------------------------------- going on with a run
+
+
+SAVED = [
+    "--runner.checkpoints.every_epochs",
+    "1",
+    "--runner.limit_batches.train",
+    "5",
+    "--runner.limit_batches.test",
+    "1",
+]
+
+
+@pytest.fixture
+def begun(folder) -> Path:
+    """A run of one epoch of three."""
+    words = ["--hp.hidden_units", "8", "--runner.seed", "3", "--runner.max_epochs", "3", "--runner.max_steps", "5"]
+    assert run("fit", *words, *SAVED, "--run_dir", "a") == 0
+    return folder / "a"
+
+
+def test_a_resume_takes_the_settings_of_the_run_unless_they_are_given(begun):
+    before = read("a/config.json")
+    assert run("fit", "--resume", "--run_dir", "a", "--runner.max_steps", "12", max_epochs=7) == 0
+    now = read("a/config.json")
+    assert now["hparams"] == before["hparams"] == {"hidden_units": 8, "learning_rate": 0.01, "batch_size": 32}
+    assert now["runner"] == {**before["runner"], "max_steps": 12}
+    assert (now["runner"]["seed"], now["runner"]["max_epochs"]) == (3, 3)
+    assert now["runner"]["checkpoints"]["every_epochs"] == 1
+    assert now["runner"]["limit_batches"] == {"train": 5, "validation": None, "test": 1}
+    fit = read("a/result.json")["fit"]
+    assert (fit["epochs"], fit["steps"], fit["stop_reason"]) == (2, 12, "max_steps=12 reached")
+
+
+def test_a_group_that_is_given_in_part_takes_the_rest_from_the_run(begun):
+    words = ["--runner.limit_batches.test", "2", "--runner.checkpoints.keep", "2", "--runner.max_steps", "null"]
+    assert run("fit", "--resume", "--run_dir", "a", *words) == 0
+    runner = read("a/config.json")["runner"]
+    assert runner["limit_batches"] == {"train": 5, "validation": None, "test": 2}
+    assert (runner["checkpoints"]["every_epochs"], runner["checkpoints"]["keep"]) == (1, 2)
+    fit = read("a/result.json")["fit"]
+    assert (fit["steps"], fit["stop_reason"]) == (15, "max_epochs=3 reached")
+
+
+def test_a_file_given_to_a_resume_goes_before_the_run_and_flags_before_the_file(begun):
+    given = "runner:\n  max_epochs: 9\n  max_steps: null\n  limit_batches:\n    test: 3\nrun_dir: a\nresume: true\n"
+    Path("c.yaml").write_text(given)
+    assert run("fit", "--config", "c.yaml", "--runner.max_epochs", "2") == 0
+    runner = read("a/config.json")["runner"]
+    assert (runner["max_epochs"], runner["max_steps"], runner["seed"]) == (2, None, 3)
+    assert runner["limit_batches"] == {"train": 5, "validation": None, "test": 3}
+    assert read("a/result.json")["fit"]["steps"] == 10
+
+
+def test_a_resume_looks_for_data_where_the_run_did_unless_told_otherwise(folder):
+    Path("data").mkdir()
+    assert run("fit", *QUICK, "--run_dir", "a", "--source", "sample", "--data_dir", "data") == 0
+    assert run("fit", "--resume", "--run_dir", "a") == 0
+    assert read("a/config.json")["lookup"] == {"source": "sample", "data_dir": str(folder / "data")}
+    assert run("fit", "--resume", "--run_dir", "a", "--source", "auto") == 0
+    assert read("a/config.json")["lookup"] == {"source": "auto", "data_dir": str(folder / "data")}
+
+
+def test_a_resume_goes_on_from_a_checkpoint_that_is_named(folder):
+    assert run("fit", "--run_dir", "a", *SAVED, "--runner.checkpoints.keep", "3", "--runner.max_epochs", "3") == 0
+    wanted = ["--resume", "--run_dir", "a/checkpoints/step-00000005"]
+    assert run("fit", *wanted, "--runner.max_epochs", "4") == 0
+    assert read("a/config.json")["resumed"][0]["step"] == 5
+    assert read("a/result.json")["fit"]["steps"] == 20
+
+
+def test_a_resume_begins_the_run_if_there_is_none(folder):
+    assert run("fit", "--resume", *QUICK, "--hp.hidden_units", "8", "--run_dir", "new") == 0
+    assert read("new/config.json")["hparams"]["hidden_units"] == 8
+    assert "resumed" not in read("new/config.json")
+
+
+def test_a_resume_accepts_changes_if_told_to_and_warns_of_them(begun):
+    words = ["--resume", "--run_dir", "a", "--hp.learning_rate", "0.02", "--runner.max_steps", "6"]
+    with pytest.warns(UserWarning, match=r"hparams\.learning_rate was 0\.01 and is 0\.02\.$"):
+        assert run("fit", *words, "--accept_changes") == 0
+    assert read("a/config.json")["hparams"]["learning_rate"] == 0.02
+    assert read("a/config.json")["resumed"][0]["changed"] == ["hparams.learning_rate was 0.01 and is 0.02"]
+
+
+class Other(TwoMoons):
+    """Another experiment."""
+
+
+RESUMES: dict[tuple[str, ...], str] = {
+    (): r"^error: --resume, but of which run\? Give its --run_dir\.\n$",
+    (
+        "--run_dir",
+        "a",
+        "--hp.hidden_units",
+        "16",
+    ): r"hparams\.hidden_units was 8 and is 16\. Use what it was .*--accept",
+    ("--run_dir", "a", "--runner.seed", "4", "--dry_run"): r"^error: This is not the run that .* seed was 3 and is 4\.",
+    ("--run_dir", "a", "--runner.monitor", "val/accuracy"): r"monitor\.name was 'val/loss' and is 'val/accuracy'; mon",
+    ("--run_dir", "a", "--runner.limit_batches.train", "4"): r"data\.batches was 5 and is 4\.",
+    ("--run_dir", "a/checkpoints"): r"^error: a/checkpoints belongs to the run in .*/a\. Give another run_dir\.\n$",
+    ("--run_dir", "a/figures/new"): r"^error: a/figures/new belongs to the run in ",
+    ("--run_dir", "search"): r"^error: search holds a search, not a run: give one of its runs, such as search/trials/",
+    ("--run_dir", "cut"): r"^error: cut/config\.json is damaged: Expecting value",
+    ("--run_dir", "list"): r"^error: list/config\.json is damaged: expected an object, got list\.",
+    ("--run_dir", "short"): r"^error: short/config\.json is damaged: hparams, runner, data, seed cannot be found in it",
+    ("--run_dir", "file"): r"^error: file is a file; a run directory was expected",
+    ("a",): r"unrecognized arguments: a\n'a' is a run directory, which is given as --run_dir a\.\n$",
+    ("--run_dir", "a", "--runner.max_step", "3"): r"unrecognized arguments: .*\nDid you mean '--runner\.max_steps'\?",
+}
+
+
+@pytest.mark.parametrize("words", RESUMES, ids=" ".join)
+def test_a_resume_that_cannot_be_is_one_clear_message_and_status_2(begun, capsys, words):
+    configs = {
+        "search": '{"task": "TwoMoons", "search": {}}',
+        "cut": '{"task": ',
+        "list": "[]",
+        "short": '{"task": "T"}',
+    }
+    for name, config in configs.items():
+        Path(name).mkdir()
+        Path(name, "config.json").write_text(config)
+    Path("file").write_text("")
+    capsys.readouterr()
+    before = {path: path.read_bytes() for path in begun.parent.rglob("*") if path.is_file()}
+    assert run("fit", "--resume", *words) == 2
+    printed = capsys.readouterr()
+    assert re.search(RESUMES[words], printed.err)
+    assert "Traceback" not in printed.err
+    assert printed.out == ""
+    assert {path: path.read_bytes() for path in begun.parent.rglob("*") if path.is_file()} == before
+
+
+def test_a_resume_of_another_experiments_run_is_refused(begun, capsys):
+    assert run("fit", "--resume", "--run_dir", "a", task=Other) == 2
+    assert "task was 'TwoMoons' and is 'Other'" in capsys.readouterr().err
+
+
+def test_a_resume_of_a_run_that_another_process_is_at_is_refused(begun, capsys):
+    with RunLock(begun / "run.lock"):
+        assert run("fit", "--resume", "--run_dir", "a", "--runner.max_steps", "12") == 2
+    assert re.search(r"^error: .*a is in use by another run \(process \d+ on ", capsys.readouterr().err)
+    assert run("fit", "--resume", "--run_dir", "a", "--runner.max_steps", "12") == 0
+
+
+def test_changes_are_accepted_only_of_a_resume(folder, capsys):
+    assert run("fit", "--accept_changes", "--run_dir", "a") == 2
+    assert "error: accept_changes=True (--accept_changes) belongs to a resume" in capsys.readouterr().err
+    assert list(folder.iterdir()) == []
+
+
+def test_a_dry_run_says_what_would_be_logged_and_writes_nothing(begun, capsys):
+    capsys.readouterr()
+    before = {path: path.read_bytes() for path in begun.rglob("*") if path.is_file()}
+    said = "It can be run. Each epoch will log train/accuracy, train/loss, val/accuracy, val/loss.\n"
+    assert run("fit", "--dry_run", "--run_dir", "new") == 0
+    assert capsys.readouterr().out == said
+    assert not Path("new").exists()
+    assert run("fit", "--dry_run", "--resume", "--run_dir", "a") == 0
+    assert capsys.readouterr().out == said
+    assert {path: path.read_bytes() for path in begun.rglob("*") if path.is_file()} == before
+    assert run("fit", "--dry_run", "--run_dir", "a") == 2
+    assert "already holds another run" in capsys.readouterr().err
+
+
+def test_a_dry_run_finds_that_no_checkpoint_is_whole(begun, capsys):
+    for path in begun.glob("checkpoints/step-*/variables.safetensors"):
+        path.write_bytes(b"")
+    assert run("fit", "--dry_run", "--resume", "--run_dir", "a") == 2
+    assert re.search(r"^error: No checkpoint in a/checkpoints is whole: ", capsys.readouterr().err)
+
+
+def test_a_value_that_checkpoints_are_to_be_kept_by_must_be_logged(folder, capsys):
+    assert run("fit", "--runner.checkpoints.keep_by", "val/acc", "--run_dir", "a") == 2
+    expected = r"^error: Checkpoints\.keep_by='val/acc': no epoch logs that\. Did you mean 'val/accuracy'\?"
+    assert re.search(expected, capsys.readouterr().err)
+    assert list(folder.iterdir()) == []
+
+
+def test_none_is_null_on_the_command_line_and_its_help_says_so(capsys):
+    assert run("fit", "--runner.patience", "None") == 2
+    assert capsys.readouterr().err.endswith("--runner.patience: Expected int or null. Got value: None\n")
+    assert run("fit", "--help") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Most train steps, over all epochs; null for no limit. (type: int | null, default: null)" in text
+    assert "`" not in text
+    for group in (
+        "Most batches of each split: --runner.limit_batches.train",
+        "When to save, and what to keep: --runner.",
+    ):
+        assert group in text
+
+
+def test_tune_takes_groups_of_settings_of_the_runner(folder):
+    words = [
+        "--tuner.trials",
+        "1",
+        "--tuner.workers",
+        "0",
+        *QUICK,
+        "--runner.limit_batches.train",
+        "4",
+        "--runner.checkpoints.every_steps",
+        "2",
+    ]
+    assert run("tune", *words, "--run_dir", "s") == 0
+    (trial,) = Path("s/trials").iterdir()
+    runner = read(trial / "config.json")["runner"]
+    assert (runner["limit_batches"]["train"], runner["checkpoints"]["every_steps"]) == (4, 2)
+    assert read(trial / "result.json")["fit"]["steps"] == 4
+
+
+def test_what_a_named_checkpoint_refers_to_may_be_gone(folder):
+    every = ["--runner.checkpoints.every_epochs", "1", "--runner.checkpoints.keep", "2", "--runner.max_epochs", "3"]
+    assert run("fit", "--run_dir", "a", *every) == 0
+    first, second = (Path("a/checkpoints", name) for name in ("step-00000010", "step-00000020"))
+    assert [name for _, name in checkpoint.load(second).state["kept"]["top"]] == [first.name, second.name]
+    shutil.rmtree(first)
+    gone = rf"^There is no checkpoint at {first}\. The run goes on from {second}\.$"
+    with pytest.warns(UserWarning, match=gone):
+        assert run("fit", "--resume", "--run_dir", str(second)) == 0
+    assert run("fit", "--resume", "--run_dir", "a") == 0  # a warning would be an error: nothing is missing any more
+    assert read("a/result.json")["fit"]["best"]["epoch"] == 3
+
+
+def test_a_run_gone_back_with_and_killed_at_once_is_gone_on_with_from_there(folder, monkeypatch):
+    every = ["--runner.checkpoints.every_epochs", "1", "--runner.checkpoints.keep", "3"]
+    assert run("fit", "--run_dir", "a", *every, "--runner.max_epochs", "3") == 0
+    metrics = Path("a/metrics.csv").read_bytes()
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lightkeras.runner.Runner._train_epoch", killed)
+        with pytest.raises(Killed):
+            run("fit", "--resume", "--run_dir", "a/checkpoints/step-00000010")
+    assert run("fit", "--resume", "--run_dir", "a") == 0
+    assert Path("a/metrics.csv").read_bytes() == metrics
+    assert [record["step"] for record in read("a/config.json")["resumed"]] == [10, 10]

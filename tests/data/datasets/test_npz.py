@@ -1,0 +1,97 @@
+"""Files of arrays, from wherever they are."""
+
+import pickle
+import re
+
+import numpy as np
+import pytest
+
+from lightkeras.data.datasets import npz
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "arrays.npz"
+    np.savez_compressed(path, x=np.arange(1000), y=np.arange(3))
+    return path
+
+
+def test_arrays_are_read_by_their_keys(file):
+    assert npz.keys_of(file) == ["x", "y"]
+    npz.check_keys(file, ["y"])
+    assert npz.read_array(file, "y").tolist() == [0, 1, 2]
+
+
+def test_other_keys_are_named(file):
+    message = (
+        f"{file} holds the arrays x, y: expected x, x_test, y_test; x_test, y_test are missing. Save them under these "
+        "names with numpy.savez_compressed."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        npz.check_keys(file, ["x", "x_test", "y_test"])
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    for read in (npz.keys_of, npz.read_npy, lambda path: npz.read_array(path, "x")):
+        with pytest.raises(FileNotFoundError, match=r"gone\.np. is not there, or no file"):
+            read(tmp_path / "gone.npz")
+    with pytest.raises(FileNotFoundError, match="is not there, or no file"):
+        npz.keys_of(tmp_path)
+
+
+class _Runs:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_pickled_objects_are_refused_and_not_run(tmp_path):
+    mark, path = tmp_path / "mark", tmp_path / "objects.npz"
+    np.savez(path, x=np.array([_Runs(mark)], dtype=object))
+    with pytest.raises(
+        ValueError, match=r"Array x of .*objects\.npz holds pickled objects, or is no array at all\. Pick"
+    ):
+        npz.read_array(path, "x")
+    np.save(tmp_path / "objects.npy", np.array([_Runs(mark)], dtype=object))
+    with pytest.raises(ValueError, match=r"objects\.npy holds pickled objects"):
+        npz.read_npy(tmp_path / "objects.npy")
+    (tmp_path / "bare.npy").write_bytes(pickle.dumps(_Runs(mark)))
+    with pytest.raises(ValueError, match=r"bare\.npy holds pickled objects, or is no array at all"):
+        npz.read_npy(tmp_path / "bare.npy")
+    assert not mark.exists()
+
+
+def test_a_file_that_was_cut_off_is_damaged(file):
+    file.write_bytes(file.read_bytes()[:-200])
+    for read in (npz.keys_of, lambda path: npz.check_keys(path, ["x"])):
+        with pytest.raises(ValueError, match=r"arrays\.npz is damaged or no \.npz file: BadZipFile"):
+            read(file)
+
+
+def test_an_array_that_was_changed_is_damaged(file):
+    content = bytearray(file.read_bytes())
+    content[300:340] = bytes(40)
+    file.write_bytes(bytes(content))
+    with pytest.raises(
+        ValueError, match=r"Array x of .*arrays\.npz is damaged: .*\. Restore the file from where it came"
+    ):
+        npz.read_array(file, "x")
+
+
+def test_empty_and_foreign_files_are_damaged(tmp_path):
+    for content in (b"", b"not at all"):
+        (tmp_path / "file.npz").write_bytes(content)
+        with pytest.raises(ValueError, match=r"file\.npz is damaged or no \.npz file"):
+            npz.keys_of(tmp_path / "file.npz")
+    (tmp_path / "empty.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"empty\.npy is damaged: EOFError"):
+        npz.read_npy(tmp_path / "empty.npy")
+
+
+def test_an_archive_is_no_single_array(file):
+    with pytest.raises(ValueError, match=r"arrays\.npz is an archive of arrays: expected a single one"):
+        npz.read_npy(file)

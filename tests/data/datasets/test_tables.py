@@ -1,0 +1,248 @@
+"""Tables as data: columns, categories, rows without a value, splits, and rows as people give them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lightkeras.data.datasets.columns import TableFile
+from lightkeras.data.datasets.tables import OneHot, Table
+from lightkeras.data.lookup import Lookup
+
+CSV = """weight,origin,mpg
+3504,1,18
+3693,1,15
+?,3,27
+2372,3,24
+2833,2,22
+"""
+ORIGIN = OneHot("origin", {1: "USA", 2: "Europe", 3: "Japan"})
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    path = tmp_path / "cars.csv"
+    path.write_text(CSV)
+    return path
+
+
+def prepared(table, target="mpg", **settings) -> Table:
+    made = Table(table, target, **{"test": 0, "validation": 0, **settings})
+    made.prepare(Lookup())
+    return made
+
+
+def columns_of(feed) -> dict[str, list[float]]:
+    return {name: array.tolist() for name, array in feed.arrays[0].items()}
+
+
+def test_a_row_without_a_value_is_left_out_and_that_is_said(file, capfd):
+    table = prepared(file, features=["weight", ORIGIN])
+    assert capfd.readouterr() == (
+        "",
+        f"lightkeras: 1 of 5 rows of {file} have no value for 'weight' (line 4): they are left out\n",
+    )
+    assert table.incomplete_rows == 1
+    assert columns_of(table.train()) == {
+        "weight": [3504, 3693, 2372, 2833],
+        "origin_USA": [1, 1, 0, 0],
+        "origin_Europe": [0, 0, 0, 1],
+        "origin_Japan": [0, 0, 1, 0],
+    }
+    assert table.train().arrays[1].tolist() == [18, 15, 24, 22]
+    assert (table.source, table.features) == ("cars.csv", ("weight", "origin_USA", "origin_Europe", "origin_Japan"))
+    assert {spec.dtype for spec in table.train().spec[0].values()} == {"float32"}
+    assert [str(table.train().spec[1]), table.validation(), table.test()] == ["float32[batch]", None, None]
+
+
+def test_a_row_without_a_value_in_a_column_that_is_not_used_stays(file, capfd):
+    table = prepared(file, features=["origin"])
+    assert (table.train().examples, table.incomplete_rows) == (5, 0)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_many_rows_without_a_value_are_not_all_listed(capfd):
+    table = prepared({"x": [None] * 8 + [1.0], "y": list(range(9))}, "y")
+    assert table.incomplete_rows == 8
+    assert "(row 0, row 1, row 2, row 3, row 4, row 5, ...): they are left out" in capfd.readouterr().err
+
+
+def test_rows_without_a_value_may_be_an_error(file):
+    with pytest.raises(
+        ValueError,
+        match=r"^1 of 5 rows of .*cars\.csv have no value for 'weight' \(line 4\): expected a value\. Fill it in, or "
+        r"leave such rows out with incomplete='drop'\.$",
+    ):
+        prepared(file, incomplete="error")
+
+
+def test_a_table_without_one_complete_row_is_an_error():
+    with pytest.raises(ValueError, match=r"have no value for 'x' or 'y' \(row 0, row 1\): no row is left to learn"):
+        prepared({"x": [None, 1.0], "y": [1.0, None]}, "y")
+
+
+def test_without_features_all_columns_but_the_target_are_taken(file):
+    assert prepared(file).features == ("weight", "origin")
+
+
+def test_categories_that_are_not_given_are_those_of_the_table_in_order():
+    table = prepared({"size": ["10", "9", "s", 9], "y": [1, 2, 3, 4]}, "y", features=[OneHot("size")])
+    assert columns_of(table.train()) == {"size_9": [0, 1, 0, 1], "size_10": [1, 0, 0, 0], "size_s": [0, 0, 1, 0]}
+
+
+def test_a_category_that_was_not_given_is_named(file):
+    with pytest.raises(
+        ValueError, match=r"^Column 'origin' in line 6 of .*cars\.csv holds '2', which is no category of it\. .*1, 3"
+    ):
+        prepared(file, features=[OneHot("origin", [1, 3])])
+
+
+def test_text_in_a_column_of_numbers_is_named_with_its_line(file):
+    file.write_text(CSV.replace("2833", "heavy"))
+    with pytest.raises(
+        ValueError,
+        match=r"^Column 'weight' in line 6 of .*cars\.csv holds 'heavy': expected a number\. Leave the column out of "
+        r"features, or give categories as OneHot\('weight'\)\.$",
+    ):
+        prepared(file)
+
+
+def test_text_in_the_target_is_named_with_its_line(file):
+    file.write_text(CSV.replace("2833,2,22", "2833,2,far"))
+    with pytest.raises(ValueError, match=r"^Column 'mpg' in line 6 of .*cars\.csv holds 'far': expected a number\.$"):
+        prepared(file)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target": "mgp"}, r"cars\.csv has no column 'mgp'\. Did you mean 'mpg'\?"),
+        ({"features": ["wieght"]}, r"cars\.csv has no column 'wieght'\. Did you mean 'weight'\?"),
+        ({"features": [OneHot("orign")]}, r"cars\.csv has no column 'orign'\. Did you mean 'origin'\?"),
+        ({"test": 4}, r"^test=4 of 4 examples are 4: expected at least 1, and at least 1 left to learn from"),
+        ({"test": 2, "validation": 2}, r"^validation=2 of 2 examples are 2"),
+    ],
+)
+def test_what_the_file_does_not_have_is_an_error_of_prepare(file, settings, message):
+    with pytest.raises(ValueError, match=message):
+        prepared(file, **settings)
+
+
+def test_two_features_that_make_one_column_are_an_error():
+    table = {"a": [1, 2], "a_1": [3, 4], "y": [5, 6]}
+    with pytest.raises(ValueError, match=r"^Two features make a column 'a_1': rename"):
+        prepared(table, "y", features=[OneHot("a"), "a_1"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"features": "weight"}, r"features='weight': expected a list of columns, \['weight'\]"),
+        ({"features": []}, r"features=\[\]: expected at least one column"),
+        ({"features": ["mpg", "weight"]}, r"The target 'mpg' is among the features"),
+        ({"features": ["origin", OneHot("origin")]}, r"features names the column 'origin' twice"),
+        ({"incomplete": "dorp"}, r"incomplete='dorp' is not known\. Did you mean 'drop'\?"),
+        ({"test": 1.5}, r"^test=1\.5: expected a fraction between 0 and 1"),
+        ({"validation": -1}, r"^validation=-1: expected a fraction between 0 and 1"),
+        ({"batch_size": 0}, r"batch_size=0: expected a whole number of at least 1"),
+        ({"seed": -1}, r"seed=-1: expected a whole number of at least 0"),
+    ],
+)
+def test_settings_are_checked_before_any_file_is_read(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Table("nowhere.csv", "mpg", **settings)
+
+
+@pytest.mark.parametrize("values", [[], [1, 1.0], {1: "USA", 2: "USA"}])
+def test_categories_are_there_once(values):
+    with pytest.raises(ValueError, match=r"^OneHot\('origin', .*\): expected at least one category, each once"):
+        OneHot("origin", values)
+
+
+def test_splits_by_fraction_and_by_count_share_no_row_and_depend_on_the_seed():
+    numbers = {"x": np.arange(100.0), "y": np.arange(100.0)}
+    table = prepared(numbers, "y", test=0.2, validation=20, seed=3, batch_size=16)
+    train, validation, test = table.train(), table.validation(), table.test()
+    assert (train.examples, validation.examples, test.examples) == (60, 20, 20)
+    rows = [row for feed in (train, validation, test) for row in feed.arrays[1].tolist()]
+    assert sorted(rows) == list(range(100))
+    assert (train.shuffle, validation.shuffle, test.shuffle, train.batch_size) == (True, False, False, 16)
+    assert train.arrays[0]["x"].tolist() == train.arrays[1].tolist()
+    again, other = (prepared(numbers, "y", test=0.2, validation=20, seed=seed) for seed in (3, 4))
+    assert again.test().arrays[1].tolist() == test.arrays[1].tolist()
+    assert other.test().arrays[1].tolist() != test.arrays[1].tolist()
+
+
+def test_the_splits_are_those_of_pandas_and_keras():
+    """`sample(frac=0.8, random_state=0)` draws by NumPy's old generator; `validation_split` takes the last ones."""
+    table = prepared({"x": np.arange(10.0), "y": np.arange(10.0)}, "y", test=0.2, validation=0.25)
+    order = [2, 8, 4, 9, 1, 6, 7, 3, 0, 5]  # numpy.random.RandomState(0).permutation(10)
+    assert table.test().arrays[1].tolist() == sorted(order[8:])
+    assert table.validation().arrays[1].tolist() == sorted(order[6:8])
+    assert table.train().arrays[1].tolist() == sorted(order[:6])
+
+
+def test_preparing_again_does_nothing(file):
+    table = prepared(file)
+    file.unlink()
+    table.prepare(Lookup())
+    assert table.train().examples == 4
+
+
+def test_a_file_without_a_line_of_names_is_given_its_names(tmp_path):
+    path = tmp_path / "cars.data"
+    path.write_text("18 3504\n15 3693\n")
+    assert columns_of(prepared(TableFile(path, ["mpg", "weight"])).train()) == {"weight": [3504, 3693]}
+
+
+def test_nothing_is_there_before_prepare():
+    table = Table("nowhere.csv", "mpg")
+    for ask in (table.train, table.validation, table.test, lambda: table.features, lambda: table.predict(["a=1"])):
+        with pytest.raises(RuntimeError, match=r"call `prepare\(lookup\)` first"):
+            ask()
+
+
+# ------------------------------------------------------------------ rows to predict for
+
+
+@pytest.fixture
+def table(file) -> Table:
+    return prepared(file, features=["weight", ORIGIN])
+
+
+def test_rows_are_taken_as_the_table_has_them_or_with_names_of_categories(table):
+    feed = table.predict(["weight=2372,origin=3", '{"origin": "Europe", "weight": 2833}', {"weight": 1, "origin": 1}])
+    assert columns_of(feed) == {
+        "weight": [2372, 2833, 1],
+        "origin_USA": [0, 0, 1],
+        "origin_Europe": [0, 1, 0],
+        "origin_Japan": [1, 0, 0],
+    }
+    assert len(feed.arrays) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            "weight=1",
+            r"^Row 2 has no value for origin: expected one for each of weight, origin, as in weight=1,",
+        ),
+        ("weight=?,origin=1", r"^Row 2 has no value for weight: "),
+        ("weight=1,orign=1", r"^Row 2 gives 'orign', which is no column\. Did you mean 'origin'\?"),
+        ("weight=1,origin=1,mpg=18", r"^Row 2 gives 'mpg', which is what is predicted: leave it out"),
+        ("weight=heavy,origin=1", r"^Column 'weight' in row 2 of what was given holds 'heavy': expected a number\.$"),
+        ("weight=1,origin=Japn", r"in row 2 of what was given holds 'Japn', .*Did you mean 'Japan'\?"),
+        ("", r"^Row 2 is ''"),
+    ],
+)
+def test_a_row_that_does_not_fit_the_table_is_told(table, row, message):
+    with pytest.raises(ValueError, match=message):
+        table.predict(["weight=2372,origin=3", row])
+
+
+def test_no_rows_or_no_list_of_them_is_an_error(table):
+    with pytest.raises(ValueError, match="There are no rows to predict for"):
+        table.predict([])
+    with pytest.raises(TypeError, match=r"^Received the single row 'weight=1,origin=1': expected a list of rows"):
+        table.predict("weight=1,origin=1")

@@ -1,0 +1,372 @@
+"""`report.html`: parsed, and looked at in a real browser where there is one."""
+
+from __future__ import annotations
+
+import base64
+import html.parser
+import json
+import os
+import shutil
+import struct
+import subprocess
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+from lightkeras import plots
+from lightkeras.command_line.entry_point import main
+from lightkeras.runs import report
+from lightkeras.runs.directory import RunDirectory
+
+SCRIPT = "<script>document.title='run'</script>"
+# Two by one pixels.
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAYAAAD0In+KAAAAEElEQVR4nGNgYPj/nwEGAAYAAf/8ZfYPAAAAAElFTkSuQmCC"
+)
+METRICS = """kind,epoch,step,train/loss,val/loss,val/auc
+step,1,1,2.0,,
+step,1,2,1.0,,
+epoch,1,2,1.5,1.25,
+validation,2,3,,1.1,
+epoch,2,4,0.75,1,
+"""
+
+
+class Page(html.parser.HTMLParser):
+    """What a page holds."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.links: list[str] = []
+        self.rows: list[list[str]] = []
+        self.references: list[str] = []
+        self.texts: list[str] = []
+        self.in_row = False
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.tags.append(tag)
+        self.references += [found[name] or "" for name in ("src", "href", "srcset", "action", "data") if name in found]
+        if tag == "img":
+            self.images.append(found)
+        if tag == "a":
+            self.links.append(found["href"] or "")
+        if tag == "tr":
+            self.rows.append([])
+            self.in_row = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.in_row = self.in_row and tag != "tr"
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+        if self.in_row:
+            self.rows[-1].append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.texts)
+
+
+def write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def make_run(path: Path, **config: Any) -> Path:
+    """The files of a run of two epochs."""
+    write(
+        path / "config.json",
+        {
+            "task": "Moons",
+            "source": "mnist",
+            "backend": "jax",
+            "hparams": {"units": 16, "rate": 0.01},
+            "versions": {"keras": "3.15.1"},
+            "machine": {"processor": "A Fast One", "cores": 2},
+            "runner": {"max_epochs": 2, "monitor": None, "checkpoints": {"keep": 1}},
+            "data": {"fingerprint": "abc", "batch_size": 32},
+            "lookup": {"source": "auto", "data_dir": None},
+            "seed": 7,
+            "argv": ["moons.py", "--hp.units", "16", "--run_dir", "a b"],
+            "started": "2026-11-26T00:00:00+00:00",
+            **config,
+        },
+    )
+    best = {"step": 4, "epoch": 2, "train/loss": 0.75, "val/loss": 1.0}
+    fit = {"epochs": 2, "steps": 4, "stop_reason": "max_epochs=2 reached", "diverged": False, "interrupted": None}
+    fit |= {"skipped": 0, "monitor": "val/loss", "wall_s": 3.5, "best": best}
+    write(path / "result.json", {"task": "Moons", "source": config.get("source", "mnist"), "fit": fit})
+    write(path / "metrics.csv", METRICS)
+    return path
+
+
+def read(run: Path) -> Page:
+    report.write(run)
+    return Page((run / "report.html").read_text(encoding="utf-8"))
+
+
+def add_figure(run: Path, name: str) -> None:
+    (run / "figures" / name).parent.mkdir(parents=True, exist_ok=True)
+    (run / "figures" / name).write_bytes(PNG)
+
+
+# ---------------------------------------------------------------------- one run
+
+
+def test_it_says_what_was_run_and_what_came_of_it(tmp_path):
+    run = make_run(tmp_path / "run")
+    result = json.loads((run / "result.json").read_text())
+    write(run / "result.json", {**result, "test": {"loss": 1.03125, "accuracy": 0.5}})
+    page = read(run)
+    assert ["split", "loss", "accuracy"] in page.rows
+    assert ["train, best epoch", "0.7500", "\N{EN DASH}"] in page.rows
+    assert ["validation, best epoch", "1.0000", "\N{EN DASH}"] in page.rows
+    assert ["test", "1.0312", "0.5000"] in page.rows
+    for row in (
+        ["best", "epoch 2, step 4, by val/loss"],
+        ["stopped", "max_epochs=2 reached"],
+        ["units", "16"],
+        ["rate", "0.01"],
+        ["backend", "jax"],
+        ["processor", "A Fast One"],
+        ["keras", "3.15.1"],
+        ["max_epochs", "2"],
+        ["checkpoints.keep", "1"],
+        ["seed", "7"],
+        ["fingerprint", "abc"],
+    ):
+        assert row in page.rows, row
+    assert "python moons.py --hp.units 16 --run_dir 'a b'" in page.text
+    assert f"tensorboard --logdir {run.resolve()}" in page.text
+    assert "Sample data" not in page.text
+
+
+def test_it_refers_to_nothing_outside_and_runs_no_script(tmp_path):
+    run = make_run(tmp_path / "run")
+    add_figure(run, "test/confusion.png")
+    (run / "checkpoints").mkdir()
+    page = read(run)
+    assert not {"script", "link", "iframe", "object", "base", "form"} & set(page.tags)
+    assert page.references
+    for reference in page.references:
+        assert reference.startswith(("data:image/png;base64,", "./")), reference
+    for link in page.links:  # relative, to what is there
+        assert (run / urllib.parse.unquote(link)).exists(), link
+    assert page.links == ["./config.json", "./result.json", "./metrics.csv", "./checkpoints/", "./figures/"]
+    assert "url(" not in (run / "report.html").read_text()
+
+
+def test_the_curves_are_drawn_from_the_rows_of_epochs_where_there_is_no_picture_of_them(tmp_path):
+    run = make_run(tmp_path / "run")
+    assert report.history_of(RunDirectory(run)) == {"train/loss": [1.5, 0.75], "val/loss": [1.25, 1.0]}
+    (image,) = read(run).images
+    assert image["alt"] == "curves"
+    assert decoded(image).startswith(b"\x89PNG")
+    add_figure(run, "curves.png")
+    (image,) = read(run).images
+    assert decoded(image) == PNG
+
+
+def test_all_figures_are_shown_by_split_with_a_text_for_those_who_do_not_see_them(tmp_path):
+    run = make_run(tmp_path / "run")
+    for name in ("curves.png", "test/confusion_matrix.png", "validation/samples.png", "validation/errors.png", "x.png"):
+        add_figure(run, name)
+    page = read(run)
+    assert [image["alt"] for image in page.images] == [
+        "curves",
+        "errors (validation split)",
+        "samples (validation split)",
+        "confusion matrix (test split)",
+        "x",
+    ]
+    assert [decoded(image) for image in page.images] == [PNG] * 5
+
+
+def test_figures_have_the_size_that_they_were_made_for(tmp_path):
+    run = make_run(tmp_path / "run")
+    (run / "figures").mkdir()
+    (run / "figures" / "curves.png").write_bytes(plots.png(Figure(figsize=(5, 2))))
+    (run / "figures" / "other.png").write_bytes(b"no picture")
+    curves, other = read(run).images
+    assert (curves["width"], curves["height"]) == ("480", "192")  # 96 pixels of a page are an inch
+    assert "width" not in other
+
+
+def decoded(image: dict[str, str | None]) -> bytes:
+    return base64.b64decode((image["src"] or "").removeprefix("data:image/png;base64,"))
+
+
+def test_the_sample_is_said_loudly_to_be_one(tmp_path):
+    page = read(make_run(tmp_path / "run", source="sample"))
+    assert "Sample data.  This is the built-in sample and not the real data" in page.text
+
+
+@pytest.mark.parametrize(
+    ("fit", "said"),
+    [
+        (
+            {"diverged": True, "stop_reason": "train/loss is nan at step 3"},
+            "The run diverged. train/loss is nan at step 3",
+        ),
+        ({"interrupted": "SIGTERM"}, "The run was interrupted by SIGTERM; it can be gone on with."),
+        ({"skipped": 2}, "2 batches were skipped, because a step would not have been finite."),
+        (None, "The run has not come to an end yet."),
+    ],
+)
+def test_what_went_wrong_is_said(tmp_path, fit, said):
+    run = make_run(tmp_path / "run")
+    write(run / "result.json", {} if fit is None else {"fit": fit})
+    assert said in read(run).text
+
+
+def test_whatever_is_text_is_escaped(tmp_path):
+    run = make_run(
+        tmp_path / SCRIPT.replace("/", "_"),
+        task=SCRIPT,
+        source=SCRIPT,
+        hparams={SCRIPT: SCRIPT},
+        argv=[SCRIPT],
+        versions={"keras": SCRIPT},
+    )
+    add_figure(run, f"{SCRIPT.replace('/', '_')}.png")
+    write(run / "result.json", {"fit": {"diverged": True, "stop_reason": SCRIPT}, "test": {SCRIPT: 1.0}})
+    page = read(run)
+    assert "script" not in page.tags
+    assert page.text.count(SCRIPT) >= 7
+
+
+def test_a_run_that_finished_no_epoch_has_a_report(tmp_path):
+    run = make_run(tmp_path / "run")
+    (run / "metrics.csv").unlink()
+    write(run / "result.json", {})
+    page = read(run)
+    assert page.images == []
+    assert "No epoch was finished." in page.text
+
+
+def test_what_is_damaged_is_named(tmp_path):
+    run = make_run(tmp_path / "run")
+    write(run / "metrics.csv", METRICS.replace("0.75", "what"))
+    with pytest.raises(ValueError, match=r"metrics\.csv is damaged: could not convert string to float: 'what'\."):
+        report.write(run)
+
+
+def test_a_directory_without_a_run_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no run: there is no config\.json in it"):
+        report.write(tmp_path)
+
+
+def test_the_command_writes_it_anew(tmp_path, capsys):
+    run = make_run(tmp_path / "run")
+    assert main(["report", str(run)]) == 0
+    assert capsys.readouterr().out == f"{run / 'report.html'}\n"
+    assert (run / "report.html").is_file()
+    assert main(["report", str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------- several runs
+
+
+def make_experiment(path: Path) -> Path:
+    make_run(path / "tiny", hparams={"units": 2, "rate": 0.01}, started="2026-11-26T00:00:01+00:00")
+    make_run(path / "a large one", hparams={"units": 512, "rate": 0.01}, started="2026-11-26T00:00:02+00:00")
+    report.write(path / "tiny")
+    write(
+        path / "config.json", {"task": "Moons", "experiment": {"main": "main"}, "hparams": {"units": 16}, "argv": ["x"]}
+    )
+    write(path / "result.json", {"source": "mnist", "test": {"accuracy": 0.875}, "overfit": ["a large one"]})
+    return path
+
+
+def test_several_runs_are_compared_by_what_differs_with_links_to_their_reports(tmp_path):
+    page = read(make_experiment(tmp_path / "all"))
+    head = page.rows.index(["run", "units", "epochs", "best val/loss", "stopped"])
+    assert page.rows[head + 1 : head + 3] == [  # in the order in which they were started
+        ["tiny", "2", "2", "1.0000", "max_epochs=2 reached"],
+        ["a large one", "512", "2", "1.0000", "max_epochs=2 reached"],
+    ]
+    assert page.links[:2] == ["./tiny/report.html", "./a%20large%20one"]
+    assert [image["alt"] for image in page.images] == ["overlay"]
+    assert ["test.accuracy", "0.875"] in page.rows
+    assert ["overfit", "a large one"] in page.rows
+
+
+def test_the_sample_in_one_of_several_runs_is_said(tmp_path):
+    path = make_experiment(tmp_path / "all")
+    make_run(path / "third", source="sample")
+    write(path / "result.json", {})
+    assert "Sample data." in read(path).text
+
+
+def test_an_experiment_without_runs_has_a_report(tmp_path):
+    write(tmp_path / "config.json", {"task": "Moons", "experiment": {"main": "main"}})
+    assert "There is no run yet." in read(tmp_path).text
+
+
+def test_the_trials_of_a_search_are_compared_too(tmp_path):
+    path = make_experiment(tmp_path / "all")
+    write(path / "config.json", {"task": "Moons", "search": {"objective": "val/loss"}})
+    assert ["tiny", "2", "2", "1.0000", "max_epochs=2 reached"] in read(path).rows
+
+
+# ---------------------------------------------------------------------- a real browser
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--hide-scrollbars"),
+)
+
+
+def browse(profile: Path, *flags: str) -> str:
+    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", *flags]
+    environment = {**os.environ, "HOME": str(profile)}
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on PATH")
+def test_a_browser_shows_it_from_the_disk_with_all_its_figures_and_runs_no_script(tmp_path):
+    run = make_run(tmp_path / "a run", task=SCRIPT)
+    add_figure(run, "test/confusion.png")
+    report.write(run)
+    address = (run / "report.html").as_uri()
+    shown = browse(tmp_path / "profile", "--dump-dom", address)
+    page = Page(shown)
+    assert "script" not in page.tags
+    assert page.text.strip().startswith(f"{SCRIPT}: a run")  # the title that a script would have changed
+    assert len(page.images) == 2
+    picture = tmp_path / "shown.png"
+    browse(tmp_path / "profile", "--window-size=600,1200", f"--screenshot={picture}", address)
+    assert struct.unpack_from(">II", picture.read_bytes(), 16) == (600, 1200)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on PATH")
+@pytest.mark.parametrize("width", [500, 1400])
+def test_nothing_is_wider_than_the_window_and_every_figure_is_decoded(tmp_path, width):
+    """The page itself runs no script: its content is measured in a page that does."""
+    run = make_run(tmp_path / "run", hparams={"a" * 80: "b" * 400}, source="c" * 300)
+    for number in range(3):
+        add_figure(run, f"test/{'long' * 20}{number}.png")
+    report.write(run)
+    page = (run / "report.html").read_text()
+    inner = page[page.index("<style>") : page.index("</head>")] + page[page.index("<main>") : page.index("</main>") + 7]
+    measured = """<script>addEventListener("load", () => {
+        const images = [...document.images].map(image => image.complete && image.naturalWidth > 0);
+        document.documentElement.dataset.found = JSON.stringify({
+            wide: document.documentElement.scrollWidth, window: innerWidth, images});
+    })</script>"""
+    around = tmp_path / "around.html"
+    around.write_text(f"<!DOCTYPE html><meta charset=utf-8>{measured}{inner}")
+    shown = browse(tmp_path / "profile", f"--window-size={width},1000", "--dump-dom", around.as_uri())
+    found = json.loads(html.unescape(shown.split('data-found="', 1)[1].split('"', 1)[0]))
+    assert found["wide"] <= found["window"]
+    assert found["images"] == [True] * 4

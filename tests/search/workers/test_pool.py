@@ -1,0 +1,201 @@
+"""Searches on real worker processes, which die, hang, eat memory and are told to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import hunted
+import pytest
+
+import lightkeras as lk
+from lightkeras.search.workers.launch import make_pool, reference_of
+from lightkeras.search.workers.pool import WorkerLimits
+from lightkeras.testing import TwoMoons
+
+PROGRAM = Path(__file__).parents[2] / "faults" / "searching.py"
+
+
+@pytest.fixture
+def hunted_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LIGHTKERAS_HUNTED", str(tmp_path))
+    return tmp_path
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+
+
+def test_a_worker_that_dies_or_eats_memory_is_one_lost_attempt_and_never_a_lost_search(hunted_in):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a machine with one core
+        result = lk.Tuner(
+            hunted.Hunted,
+            objective="val/accuracy",
+            oracle="grid",
+            trials=None,
+            fixed={"hidden_units": 4},
+            space={"fate": {"values": ["well", "dies once", "eats", "raises"]}},
+            workers=2,
+            retries=1,
+            limits=WorkerLimits(silence=None, memory_gb=2.5),
+            runner=lk.Runner(max_epochs=3, progress=False, pictures=False),
+            run_dir=hunted_in / "search",
+        ).search()
+    found = {trial.hparams["fate"]: trial for trial in result.trials}
+    assert len(result.trials) == 4
+    statuses = {fate: trial.status for fate, trial in found.items()}
+    assert statuses == {"well": "completed", "dies once": "completed", "eats": "failed", "raises": "failed"}
+    assert found["well"].objective == found["dies once"].objective  # a lost attempt leaves no trace in the numbers
+    assert found["raises"].reason == "RuntimeError: no such model, however hard one looks"
+    assert found["eats"].reason.startswith("its worker was lost 2 times, the last time: it ran out of memory: it held ")
+    assert found["eats"].reason.endswith(" GB, more than its 2.50 GB")
+    lost = {event["run"]: event["reason"] for event in events(result.run_dir) if event["event"] == "lost"}
+    names = {fate: f"trials/{trial.name}" for fate, trial in found.items()}
+    assert set(lost) == {names["dies once"], names["eats"]}
+    expected = "was killed by SIGKILL, perhaps because memory ran out, saying: the last words"
+    assert lost[names["dies once"]] == expected
+    assert "the last words" in (found["dies once"].run_dir / "output.txt").read_text()
+
+
+def test_a_worker_that_gives_no_sign_of_life_is_killed_and_its_trial_tried_again(hunted_in, monkeypatch):
+    class Clock:
+        """A day has passed when the trial hangs."""
+
+        @staticmethod
+        def monotonic() -> float:
+            return time.monotonic() + 86400 * (hunted_in / "hangs once").exists()
+
+    monkeypatch.setattr("lightkeras.search.workers.pool.time", Clock)
+    result = lk.Tuner(
+        hunted.Hunted,
+        objective="val/accuracy",
+        trials=1,
+        fixed={"fate": "hangs once"},
+        retries=1,
+        limits=WorkerLimits(silence=3600.0),
+        runner=lk.Runner(max_epochs=3, progress=False, pictures=False),
+        run_dir=hunted_in / "search",
+    ).search()
+    assert [trial.status for trial in result.trials] == ["completed"]
+    (lost,) = [event["reason"] for event in events(result.run_dir) if event["event"] == "lost"]
+    assert re.fullmatch(r"hung: it gave no sign of life for 86\d{3} s, more than silence=3600", lost)
+    config = json.loads((result.trials[0].run_dir / "config.json").read_text())
+    assert config["resumed"][0]["step"] == 2  # it went on from its first epoch
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> lk.SearchResult:
+    """The search of `searching.py` as it is in this process."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "go on").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIGHTKERAS_HUNTED", str(folder))
+        runner = lk.Runner(max_epochs=3, progress=False, pictures=False)
+        return lk.Tuner(
+            hunted.Waiting, objective="val/accuracy", trials=3, workers=0, runner=runner, run_dir=folder / "search"
+        ).search()
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PROGRAM.parent), *sys.path])}
+    command = [sys.executable, str(PROGRAM), str(folder / "search"), "2"]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition: Any, process: subprocess.Popen[str] | None = None) -> None:
+    """Waits for other processes."""
+    while not condition():
+        assert process is None or process.poll() is None, process.communicate()[0]
+        threading.Event().wait(0.02)
+
+
+def both_are_in_their_second_epoch(folder: Path) -> bool:
+    journal = folder / "search" / "journal.jsonl"
+    return journal.exists() and sum(event["event"] == "reported" for event in events(folder / "search")) == 2
+
+
+def same(folder: Path, whole: lk.SearchResult) -> None:
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), str(folder / "search"), "1"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PROGRAM.parent), *sys.path])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((folder / "search" / "result.json").read_text())["search"]
+    assert (found["trials"], found["completed"]) == (3, 3)
+    assert found["best"]["trial"] == whole.best.name
+    assert found["best"]["value"] == pytest.approx(whole.best.objective, abs=1e-6)
+    for trial in whole.trials:
+        run_dir = folder / "search" / "trials" / trial.name
+        config = json.loads((run_dir / "config.json").read_text())
+        assert config["hparams"] == trial.hparams
+        rows = [row for row in (run_dir / "metrics.csv").read_text().splitlines() if row.startswith("epoch")]
+        assert len(rows) == 3
+
+
+def test_a_search_killed_with_its_workers_at_work_goes_on_inside_their_runs(hunted_in, whole):
+    process = start(hunted_in)
+    wait_for(lambda: both_are_in_their_second_epoch(hunted_in), process)
+    workers = [int(path.stem) for path in hunted_in.glob("*.here")]
+    assert len(workers) == 2
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))  # they end with their parent
+    (hunted_in / "go on").touch()
+    same(hunted_in, whole)
+    resumed = [
+        json.loads(path.read_text()).get("resumed") for path in sorted(hunted_in.glob("search/trials/*/config.json"))
+    ]
+    assert [found[0]["step"] for found in resumed[:2]] == [2, 2]  # after their first epochs
+
+
+def test_a_search_that_is_told_to_end_saves_its_runs_and_exits_as_shells_say(hunted_in, whole):
+    process = start(hunted_in)
+    wait_for(lambda: both_are_in_their_second_epoch(hunted_in), process)
+    process.send_signal(signal.SIGTERM)
+    (hunted_in / "go on").touch()
+    process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert not any(event["event"] in ("ended", "lost") for event in events(hunted_in / "search"))
+    same(hunted_in, whole)
+
+
+def test_a_class_that_no_other_process_can_import_is_refused():
+    class Local(TwoMoons):
+        """Only here."""
+
+    with pytest.raises(TypeError, match=r"Local cannot be imported from .*: define it at the top of a file.*workers=0"):
+        reference_of(Local)
+    with pytest.raises(TypeError, match=r"search in this process with workers=0"):
+        lk.Tuner(Local, workers=1).search()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"silence": 0}, r"WorkerLimits\(silence=0\): expected a number above 0, or None"),
+        ({"memory_gb": -1.0}, r"WorkerLimits\(memory_gb=-1\.0\): expected a number above 0, or None"),
+        ({"runs": 0}, r"WorkerLimits\(runs=0\): expected a whole number of at least 1"),
+    ],
+)
+def test_limits_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        WorkerLimits(**settings)
+
+
+def test_workers_divide_the_cores():
+    cores = len(os.sched_getaffinity(0))
+    with make_pool(TwoMoons, None, 2, WorkerLimits()) as pool:
+        assert pool.threads == max(1, cores // 2)
+        assert pool.idle() == [0, 1]

@@ -1,0 +1,141 @@
+"""What comes back from a checkpoint, and whether the variables stay the same ones."""
+
+import keras
+import ml_dtypes
+import numpy as np
+import pytest
+from keras import layers
+
+from lightkeras.runner import Runner
+from lightkeras.runs import checkpoint
+from lightkeras.testing import TwoMoons
+from lightkeras.training.preflight import TaskError
+from lightkeras.training.preflight.saved import check_same_state, check_saved, forms, same_bits, warn_of_missing_config
+
+
+class Holding(TwoMoons):
+    """Holds one variable more."""
+
+    def __init__(self, variable):
+        super().__init__()
+        self.holder = layers.Layer(name="holder")
+        self.holder.more = variable
+
+
+def ready(task):
+    task.set_up(0)
+    return task
+
+
+WIDE = pytest.mark.backends("tensorflow", "torch", reason="JAX halves 64 bits, unless it is told not to")
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *("bool", "uint8", "float16", "bfloat16", "float32", "complex64"),
+        pytest.param("int64", marks=WIDE),
+        pytest.param("float64", marks=WIDE),
+    ],
+)
+def test_variables_of_every_dtype_that_numpy_knows_come_back(dtype):
+    variable = keras.Variable([1, 0, 1], dtype=dtype, trainable=False)
+    check_saved(ready(Holding(variable)))
+    found = checkpoint.round_trip(variable)
+    assert found.dtype == (ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    assert found.tolist() == [1, 0, 1]
+
+
+def test_numbers_that_are_none_and_scalars_and_empty_variables_come_back():
+    for value in (np.nan, np.zeros((0, 3), "float32"), np.float32([np.inf, -0.0])):
+        check_saved(ready(Holding(keras.Variable(value, trainable=False))))
+
+
+@pytest.mark.backends("tensorflow", reason="the others have no variables of text")
+def test_a_variable_of_text_is_named():
+    words = keras.Variable(["a"], dtype="string", trainable=False, name="words")
+    message = r"Holding: a checkpoint cannot hold the variable words \(holder\.0000\), string\[1\]: .*Give it a dtype"
+    with pytest.raises(TaskError, match=message):
+        check_saved(ready(Holding(words)))
+
+
+def test_a_variable_that_comes_back_otherwise_is_named(monkeypatch):
+    monkeypatch.setattr(checkpoint, "_restored", lambda array, dtype: array.astype("float16"))
+    with pytest.raises(
+        TaskError, match=r"kernel \(model\.0000\), float32\[2, 16\] does not come back from a checkpoint"
+    ):
+        check_saved(ready(TwoMoons()))
+
+
+def test_variables_that_came_went_or_are_others_are_named():
+    task = ready(Holding(keras.Variable(1.0, trainable=False, name="more")))
+    before = forms(task.variables())
+    check_same_state(task, before)
+    task.holder = layers.Layer()
+    task.holder.more = keras.Variable(1.0, trainable=False, name="another")
+    with pytest.raises(TaskError, match=r"train_step changed which .*: new are another \(holder\.0000\), gone none"):
+        check_same_state(task, before)
+    del task.holder
+    with pytest.raises(TaskError, match=r"new are none, gone holder\.0000\. Make every layer"):
+        check_same_state(task, before)
+
+
+def test_bits_are_compared_and_not_numbers():
+    assert same_bits(np.float32([np.nan]), np.float32([np.nan]))
+    assert not same_bits(np.float32([0.0]), np.float32([-0.0]))
+
+
+class Net(keras.Model):
+    """A model that is a class: its units are an argument."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.units = units
+        self.dense = layers.Dense(1)
+
+    def call(self, points):
+        return self.dense(points)
+
+
+class Described(Net):
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+class WithNet(TwoMoons):
+    kind = Net
+
+    def build_model(self):
+        model = self.kind(3)
+        model(keras.Input((2,)))
+        return model
+
+
+def test_a_model_that_does_not_say_how_it_was_made_is_warned_of():
+    message = (
+        r"WithNet: model\.keras cannot be written at the end, for Net, or a layer in it, does not say how it was made\."
+        " Give it a `get_config`"
+    )
+    with pytest.warns(UserWarning, match=message):
+        warn_of_missing_config(ready(WithNet()))
+
+
+def test_models_that_say_it_and_tasks_without_a_model_are_not_warned_of():
+    class Says(WithNet):
+        kind = Described
+
+    class HasNone(TwoMoons):
+        def build(self):
+            self.network = self.build_model()
+
+    for task in (TwoMoons(), Says(), HasNone()):
+        warn_of_missing_config(ready(task))  # a warning would be an error
+
+
+def test_a_run_whose_model_cannot_be_written_keeps_its_result_and_its_weights(tmp_path):
+    with pytest.warns(UserWarning, match=r"model\.keras was not written: Object Net was created by passing"):
+        result = Runner(max_epochs=1, run_dir=tmp_path / "run", preflight=False).fit(WithNet())
+    assert result.epochs == 1
+    assert (tmp_path / "run" / "result.json").exists()
+    assert (tmp_path / "run" / "checkpoints" / "best").exists()
+    assert {path.name for path in (tmp_path / "run").glob("*.keras")} == set()

@@ -1,0 +1,175 @@
+"""What splits show by themselves: numbers that are none, and examples in two of them."""
+
+import os
+import warnings
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lightkeras.data.arrays import as_feed
+from lightkeras.data.feed import ArrayFeed
+from lightkeras.training.preflight import splits
+from lightkeras.training.preflight.splits import (
+    check_finite,
+    shared_examples,
+    warn_of_other_inputs,
+    warn_of_shared_examples,
+)
+
+
+def feed(arrays):
+    return ArrayFeed(arrays, 8)
+
+
+def rows(count, seed=0, shape=(5,), dtype="float32"):
+    return (np.random.default_rng(seed).normal(size=(count, *shape)) * 1000).astype(dtype)
+
+
+# ---------------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize("block", [1, 64, 1 << 24])
+def test_numbers_that_are_not_finite_are_counted_and_the_first_is_shown_however_it_is_read(monkeypatch, block):
+    monkeypatch.setattr(splits, "BLOCK_BYTES", block)
+    x = rows(50)
+    x[13, 2], x[13, 4], x[40, 0] = np.inf, np.nan, np.nan
+    message = r"Array 0/image of test holds 3 of 250 numbers .*, the first in example 13: inf\. Replace them"
+    with pytest.raises(ValueError, match=message):
+        check_finite(feed(({"image": x}, np.zeros(50, "int32"))), "test")
+
+
+@pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16, "complex64"])
+def test_every_kind_of_fraction_is_looked_at(dtype):
+    x = np.ones(9, dtype)
+    check_finite(feed(x), "train")
+    x[8] = np.nan
+    with pytest.raises(ValueError, match=r"Array 0 of train holds 1 of 9 numbers .* example 8: nan|\(?nan"):
+        check_finite(feed(x), "train")
+
+
+def test_whole_numbers_text_and_streams_are_passed_over():
+    check_finite(feed((np.array(["nan", "inf"]), np.arange(2))), "train")
+    check_finite(as_feed(tf.data.Dataset.from_tensors(np.float32([np.nan]))), "train")
+
+
+# ---------------------------------------------------------------------- shared examples
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8", "int64", "bool", "float16"])
+@pytest.mark.parametrize("shape", [(16,), (4, 4), (33,), (3, 3, 3)])
+def test_examples_of_both_are_counted_whatever_they_are_made_of(shape, dtype):
+    x = rows(600, shape=shape, dtype=dtype)
+    train, validation = x[:500], x[460:]
+    expected = sum(any(np.array_equal(row, other) for other in train) for row in validation)
+    assert expected >= 40
+    labels = np.arange(600)  # other labels do not make other examples
+    found = shared_examples(feed((train, labels[:500])), feed((validation, -labels[460:])))
+    assert found == (expected, 140)
+
+
+def test_text_is_compared_as_it_is_read_whether_bytes_or_not():
+    train = np.array(["a", "b", "", "d"] * 5, dtype=object)
+    validation = np.array([b"b", b"z", b"", "ä".encode(), b"d"], dtype=object)
+    assert shared_examples(feed(train), feed(validation)) == (3, 5)
+    pairs = np.array([["a", "b"], ["c", "d"]], dtype=object)
+    assert shared_examples(feed(pairs), feed(pairs[::-1, ::-1])) == (0, 2)
+    assert shared_examples(feed(pairs), feed(pairs[::-1])) == (2, 2)
+
+
+def test_an_example_is_shared_only_if_all_its_inputs_are():
+    left, right = rows(40, 1), np.array([f"text {number}" for number in range(40)], dtype=object)
+    train = {"left": left, "right": right}
+    validation = {"left": left, "right": np.concatenate([right[:10], right[9:39]])}
+    assert shared_examples(feed((train, np.zeros(40))), feed((validation, np.zeros(40)))) == (10, 40)
+
+
+def test_signs_do_not_cancel_out_in_the_hash():
+    signs = np.float64(rows(400, shape=(64,)) > 0).astype("float32") * 2 - 1
+    hashes = splits._hashes([signs], 12345)
+    assert len(set(hashes.tolist())) == len(np.unique(signs, axis=0)) == 400
+
+
+def test_hashes_that_collide_are_told_apart_by_their_bytes(monkeypatch):
+    monkeypatch.setattr(splits, "_hashes", lambda arrays, mixed: np.zeros(len(arrays[0]), np.uint64))
+    x = rows(60)
+    assert shared_examples(feed(x[:40]), feed(x[30:])) == (10, 30)
+
+
+def test_large_splits_are_sampled_the_same_way_each_time(monkeypatch):
+    x = rows(5000, shape=(2,))
+    assert shared_examples(feed(x), feed(x)) == (1000, 1000)
+    monkeypatch.setattr(splits, "TRAIN_BYTES", 2500 * 8)  # half of it
+    found, sampled = shared_examples(feed(x), feed(x))
+    assert (400 < found < 600, sampled) == (True, 1000)
+    assert shared_examples(feed(x), feed(x)) == (found, sampled)
+
+
+def test_inputs_of_another_form_cannot_be_compared():
+    assert shared_examples(feed(rows(9)), feed(rows(9, dtype="float16"))) == (0, 0)
+    assert shared_examples(feed(rows(9)), feed({"x": rows(9)})) == (0, 0)
+
+
+def test_single_numbers_are_equal_by_nature():
+    horsepower = np.repeat(np.float32([70, 90, 110, 150]), 50)
+    for shape in ((200,), (200, 1)):
+        x = horsepower.reshape(shape)
+        assert shared_examples(feed(({"horsepower": x}, horsepower)), feed(({"horsepower": x}, horsepower))) == (0, 0)
+    two = np.stack([horsepower, horsepower], axis=-1)
+    assert shared_examples(feed(two), feed(two)) == (200, 200)
+    words = np.array(["a", "b"] * 20, dtype=object)  # a text is one value too, and is known again
+    assert shared_examples(feed(words), feed(words)) == (40, 40)
+
+
+@pytest.mark.parametrize(
+    ("shared", "of", "warned"), [(9, 100, False), (10, 100, True), (10, 1000, True), (9, 1000, False)]
+)
+def test_one_in_a_hundred_and_ten_are_warned_of(shared, of, warned):
+    x = rows(3000, shape=(3,))
+    train, validation = feed(x[:2000]), feed(np.concatenate([x[:shared], x[2000 : 2000 + of - shared]]))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_shared_examples(train, validation)
+    assert [str(each.message).split(" examples")[0] for each in caught] == [f"{shared} of {of:,}"] * warned
+
+
+def test_one_stream_for_both_splits_is_warned_of_whatever_it_is():
+    def batches():
+        yield rows(4)
+
+    dataset = tf.data.Dataset.from_tensors(rows(4))
+    for data in (batches, dataset):
+        with pytest.warns(UserWarning, match="Train and validation are the same stream"):
+            warn_of_shared_examples(as_feed(data), as_feed(data))
+    warn_of_shared_examples(as_feed(dataset), as_feed(dataset.take(1)))
+    warn_of_shared_examples(as_feed(batches), feed(rows(4)))
+
+
+# ---------------------------------------------------------------------- kinds of numbers
+
+
+def test_inputs_of_two_kinds_are_warned_of_and_sizes_of_one_kind_are_not():
+    fractions, labels = rows(9), np.zeros(9)
+    with pytest.warns(
+        UserWarning, match=r"Input 0 of validation is uint8\[batch, 5\], and that of train float32\[batch, 5\]"
+    ):
+        warn_of_other_inputs(feed((fractions, labels)), feed((rows(9, dtype="uint8"), labels)))
+    warn_of_other_inputs(feed((fractions, labels)), feed((rows(9, dtype="float16"), labels.astype("int32"))))
+    warn_of_other_inputs(feed(rows(9, dtype="uint8")), feed(rows(9, dtype="int64")))
+
+
+# ---------------------------------------------------------------------- real data
+
+
+REAL = os.environ.get("LIGHTKERAS_DATA_DIR")
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL, reason="LIGHTKERAS_DATA_DIR names no folder with mnist.npz")
+def test_mnist_shares_nothing_with_its_test_split_and_all_with_itself():
+    with np.load(Path(REAL) / "mnist.npz") as data:
+        train, test = data["x_train"], data["x_test"]
+    assert shared_examples(feed(train), feed(test)) == (0, 1000)
+    assert shared_examples(feed(train), feed(train[-500:])) == (500, 500)

@@ -1,0 +1,218 @@
+"""What comes before the loop: which data, which directory, what a run was made of."""
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from lightkeras import LimitBatches, Runner
+from lightkeras.data.arrays import ArrayData, as_feed
+from lightkeras.data.feed import ArrayFeed, StreamFeed
+from lightkeras.runs.checkpoint import MANIFEST
+from lightkeras.runs.directory import RunDirectory
+from lightkeras.system.locks import RunLock, RunLockedError
+from lightkeras.testing import TwoMoons, two_moons
+from lightkeras.training import setup
+from lightkeras.training.settings import Settings
+
+TRAIN, OTHER = two_moons(32), two_moons(16, seed=1)
+
+
+class Dataless(TwoMoons):
+    def build_data(self):
+        return None
+
+
+def begun(path):
+    path.mkdir(parents=True)
+    config = {"task": "TwoMoons", "hparams": {}, "runner": {}, "data": {}, "seed": 0}
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+def made(settings, task=None, train=None, validation=None):
+    task = task or TwoMoons()
+    data = setup.make_ready(task, settings.seed, given=train is not None)
+    directory, _ = setup.place(settings, task, False, False)
+    return setup.make_fit(settings, task, data, directory, *setup.feeds_of(data, train, validation, 8))
+
+
+# ---------------------------------------------------------------------- data
+
+
+def test_a_task_is_set_up_and_its_data_prepared_unless_some_is_given():
+    task = TwoMoons()
+    data = setup.make_ready(task, 3, given=False)
+    assert data is task.data
+    assert data.source == "arrays"
+    assert setup.make_ready(task, 3, given=True) is None
+    assert setup.make_ready(Dataless(), 3, given=True) is None
+
+
+def test_no_data_at_all_is_refused():
+    with pytest.raises(ValueError, match=r"There is no data: Dataless\.build_data returns None\. Give the data to"):
+        setup.make_ready(Dataless(), 0, given=False)
+
+
+def test_given_arrays_are_shuffled_and_what_is_watched_is_not():
+    train, validation = setup.feeds_of(None, TRAIN, OTHER, 8)
+    assert isinstance(train, ArrayFeed)
+    assert (train.shuffle, train.batch_size, train.examples) == (True, 8, 32)
+    assert (validation.shuffle, validation.examples) == (False, 16)
+    assert setup.feeds_of(None, TRAIN, None, 8)[1] is None
+
+
+def test_a_given_stream_keeps_its_order():
+    train, _ = setup.feeds_of(None, lambda: iter([TRAIN, OTHER]), None, 8)
+    assert isinstance(train, StreamFeed)
+    np.testing.assert_array_equal(next(train.open_epoch(0))[1], TRAIN[1])
+
+
+def test_validation_that_is_given_takes_the_place_of_the_modules():
+    data = ArrayData(TRAIN, OTHER, batch_size=4)
+    assert setup.feeds_of(data, None, None, 8) == (data.train(), data.validation())
+    train, validation = setup.feeds_of(data, None, TRAIN, 8)
+    assert train is data.train()
+    assert (validation.examples, validation.batch_size) == (32, 8)
+
+
+# ---------------------------------------------------------------------- the run directory
+
+
+def test_a_new_run_takes_the_directory_that_was_given_or_makes_up_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    task = TwoMoons()
+    assert setup.place(Settings(run_dir="here"), task, False, False) == (RunDirectory(Path("here")), None)
+    assert setup.place(Settings(), task, False, False)[0].path.parent.as_posix() == "runs/two_moons"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_to_go_on_with_is_named_by_its_directory_or_by_a_checkpoint(tmp_path):
+    run, task = begun(tmp_path / "run"), TwoMoons()
+    saved = run / "checkpoints" / "step-00000003"
+    saved.mkdir(parents=True)
+    (saved / MANIFEST).write_text("{}")
+    expected = RunDirectory(run)
+    assert setup.place(Settings(run_dir=run), task, True, False) == (expected, None)
+    assert setup.place(Settings(), task, run, False) == (expected, None)
+    assert setup.place(Settings(), task, str(saved), False) == (expected, saved)
+    assert setup.place(Settings(run_dir=str(run)), task, saved, False) == (expected, saved)
+
+
+@pytest.mark.parametrize(
+    ("settings", "resume", "error", "message"),
+    [
+        (Settings(), True, ValueError, r"resume=True, but of which run\? Give its run_dir, or the directory as"),
+        (Settings(), "nothing", FileNotFoundError, r"nothing holds no run: there is no config\.json in it"),
+        (Settings(run_dir="other"), "run", ValueError, r"resume='run' is not in run_dir='other': give one of the two"),
+        (Settings(run_dir="run"), False, FileExistsError, r"run already holds another run, which would be lost"),
+    ],
+)
+def test_what_does_not_say_which_run_is_refused(settings, resume, error, message, tmp_path, monkeypatch):
+    begun(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        setup.place(settings, TwoMoons(), resume, False)
+
+
+def test_accepted_changes_of_a_new_run_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"accept_changes=True \(--accept_changes\) belongs to a resume"):
+        setup.place(Settings(run_dir=tmp_path / "run"), TwoMoons(), False, True)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"search": {}}, r"run holds a search, not a run: give one of its runs, such as .*run/trials/0000"),
+        ({"task": "TwoMoons", "runner": {}}, r"config\.json is damaged: hparams, data, seed cannot be found in it"),
+    ],
+)
+def test_what_is_no_run_is_not_gone_on_with(config, message, tmp_path):
+    (begun(tmp_path / "run") / "config.json").write_text(json.dumps(config))
+    for settings, resume in [(Settings(run_dir=tmp_path / "run"), True), (Settings(), tmp_path / "run")]:
+        with pytest.raises(ValueError, match=message):
+            setup.place(settings, TwoMoons(), resume, False)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_directory_in_use_is_refused_and_its_lock_left_as_it_was(resume, tmp_path):
+    run = begun(tmp_path / "run")
+    with RunLock(run / "run.lock"):
+        held = (run / "run.lock").read_bytes()
+        with pytest.raises(RunLockedError, match="is in use by another run"):
+            setup.place(Settings(run_dir=run), TwoMoons(), resume, False)
+        assert (run / "run.lock").read_bytes() == held
+
+
+# ---------------------------------------------------------------------- the fit
+
+
+def test_the_monitored_value_is_that_of_validation_where_there_is_one(tmp_path):
+    assert made(Settings(run_dir=tmp_path / "a")).monitor == "val/loss"
+    fit = made(Settings(run_dir=tmp_path / "b"), train=TRAIN)
+    assert (fit.monitor, fit.watcher, fit.progress.mode) == ("train/loss", None, "min")
+    other = made(Settings(run_dir=tmp_path / "c", monitor="val/accuracy"))
+    assert (other.monitor, other.progress.mode) == ("val/accuracy", "max")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_misspelled_monitor_is_refused_with_the_names_there_are(tmp_path):
+    with pytest.raises(ValueError, match=r"val/acuracy.*val/accuracy"):
+        made(Settings(run_dir=tmp_path / "run", monitor="val/acuracy"))
+
+
+def test_limits_of_batches_are_those_of_their_splits(tmp_path):
+    limits = LimitBatches(train=3, validation=2)
+    fit = made(Settings(run_dir=tmp_path / "run", limit_batches=limits))
+    assert (fit.learner.steps, fit.watcher.steps) == (3, 2)
+
+
+def test_the_configuration_says_what_the_run_is_made_of(tmp_path):
+    settings = Settings(run_dir=tmp_path / "run", seed=4, validate_every="5 steps")
+    fit = made(settings)
+    config = setup.config_of(settings, fit)
+    assert json.loads(json.dumps(config))["task"] == "TwoMoons"
+    assert (config["seed"], config["source"], config["backend"]) == (4, "arrays", keras.backend.backend())
+    assert config["data"] == {
+        "source": "arrays",
+        "fingerprint": fit.learner.feed.fingerprint(),
+        "batch_size": 32,
+        "batches": 10,
+    }
+    assert config["monitor"] == {"name": "val/loss", "mode": "min"}
+    assert config["runner"]["validate_every"] == "5 steps"
+    assert config["hparams"] == {"hidden_units": 16, "learning_rate": 0.01, "batch_size": 32}
+    assert config["code"] == {}  # the class is one of lightkeras
+    assert set(setup.config_of(settings, made(settings, Dataless(), TRAIN))["code"]) == {"Dataless"}
+
+
+def test_a_stream_has_no_fingerprint_and_says_that_it_is_one(tmp_path):
+    settings = Settings(run_dir=tmp_path / "run")
+    config = setup.config_of(settings, made(settings, train=lambda: iter([TRAIN, OTHER])))
+    assert config["data"] == {"source": "stream", "fingerprint": None, "batch_size": None, "batches": None}
+
+
+# ---------------------------------------------------------------------- to begin, or to go on
+
+
+def test_each_resume_is_noted_and_the_beginning_stays(tmp_path):
+    settings = Runner(run_dir=tmp_path / "run", max_epochs=1, progress=False, preflight=False)
+    settings.fit(TwoMoons())
+    before = json.loads((tmp_path / "run" / "config.json").read_text())
+    for _ in range(2):
+        settings.fit(TwoMoons(), resume=True)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert [(entry["step"], entry["changed"]) for entry in config.pop("resumed")] == [(10, []), (10, [])]
+    assert config == before
+
+
+def test_directory_of_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"There is no run directory to look in: give one, as in Runner\(run_dir="):
+        setup.directory_of(Settings())
+
+
+def test_as_feed_of_a_feed_is_that_feed():
+    feed = as_feed(TRAIN)
+    assert setup.feeds_of(None, feed, feed, 8) == (feed, feed)
