@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def test_the_picture_shows_the_rule_without_what_follows_from_it() -> None:
     arrows = set()
     for line in picture.splitlines()[1:]:
         rooms = line.split(" --> ")
-        arrows |= {(one.strip(), other.strip()) for one, other in zip(rooms, rooms[1:], strict=False)}
+        arrows |= {(one.strip(), other.strip()) for one, other in itertools.pairwise(rooms)}
     allowed = {room: below for room, below in may_import().items() if room != "__init__"}
     expected = {
         (room, target)
