@@ -36,6 +36,7 @@ from .system.locks import RunLockedError as RunLockedError
 from .system.variables import CheckpointError as CheckpointError
 from .task import SupervisedTask as SupervisedTask
 from .task import Task as Task
+from .training.divergence.broken_step import replay as replay
 from .training.saver import Checkpoints as Checkpoints
 from .training.settings import LimitBatches as LimitBatches
 from .training.step_errors import TaskError as TaskError

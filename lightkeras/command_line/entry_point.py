@@ -101,8 +101,7 @@ def _say_which(folder: Path) -> int:
     if state["file"] is None:
         console.print(
             f"The run was of the class {state['task']}, which no file of the user's defines. Give one that does: "
-            f"--task FILE.py:{state['task']}, or call "
-            "lightkeras.training.divergence.broken_step.replay(folder, task) from Python."
+            f"--task FILE.py:{state['task']}, or call lk.replay(folder, task) from Python."
         )
         return 2
     command = shlex.join(["lightkeras", "replay", str(folder), "--task", f"{state['file']}:{state['task']}"])

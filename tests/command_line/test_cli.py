@@ -7,6 +7,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,18 @@ def fitted(tmp_path_factory) -> tuple[Path, str]:
     with contextlib.redirect_stdout(printed):
         lk.cli(TwoMoons, args=["--hp.hidden_units", "8", *QUICK, "--run_dir", str(path)])
     return path, printed.getvalue()
+
+
+def test_cli_is_the_function_also_after_an_import_of_its_module():
+    """A submodule of the same name on the package itself would take its place."""
+    program = """
+import lightkeras.command_line.cli
+import lightkeras as lk
+from lightkeras.command_line.cli import cli
+print(callable(lk.cli), lk.cli is cli)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("True True\n", "")
 
 
 # ---------------------------------------------------------------------- commands

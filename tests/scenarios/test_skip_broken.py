@@ -10,11 +10,10 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from lightkeras import Runner
+from lightkeras import Runner, replay
 from lightkeras.data.arrays import ArrayData
 from lightkeras.runs import checkpoint
 from lightkeras.task import Task
-from lightkeras.training.divergence import broken_step
 
 POISONED = (37, 101)
 EXAMPLES, BATCH = 160, 16
@@ -179,9 +178,9 @@ def test_each_skipped_step_can_be_run_again(tmp_path):
     folders = sorted((tmp_path / "run" / "broken").iterdir())
     assert [folder.name for folder in folders] == [f"step-{step:08d}" for step in result.skipped]
     for folder in (folders[0], folders[-1]):
-        replay = broken_step.replay(folder, Noisy())
-        assert replay.equal, replay.differences
-        assert math.isinf(replay.found["loss"])
+        found = replay(str(folder), Noisy())
+        assert found.equal, found.differences
+        assert math.isinf(found.found["loss"])
 
 
 def test_more_broken_batches_than_may_be_skipped_end_the_run(tmp_path):

@@ -116,7 +116,7 @@ def write_bundle(folder: Path, task: Task, located: Located, *, seed: int, sourc
     return path
 
 
-def replay(folder: Path, task: Task) -> Replay:
+def replay(folder: str | Path, task: Task) -> Replay:
     """Runs a broken step again, and compares it with what it was in the run.
 
     Args:
@@ -132,7 +132,7 @@ def replay(folder: Path, task: Task) -> Replay:
         CheckpointError: The bundle is damaged (the message names the file), or does not fit the task.
         ValueError: The bundle is of another task, or holds no step that could be repeated.
     """
-    path = find_broken(folder)
+    path = find_broken(Path(folder))
     saved = checkpoint.load(path)
     state = saved.state
     if "what_happened" not in state:
