@@ -47,7 +47,7 @@ from lightkeras.training.fit import Fit
 from lightkeras.training.pictures import Drawing, draw_split, write_report
 from lightkeras.training.settings import Settings
 from lightkeras.training.stepper import bound_engine
-from lightkeras.training.timing import Ledger
+from lightkeras.training.timing import TimeLedger
 
 
 class Interrupted(SystemExit):
@@ -103,7 +103,7 @@ class Runner(Settings):
             OSError: The run directory cannot be written to.
             Interrupted: SIGTERM or Ctrl-C came; the state was saved.
         """
-        ledger = Ledger()
+        ledger = TimeLedger()
         with ledger.part("start"):
             directory, wanted = setup.place(self, task, resume, accept_changes)
             learn = setup.learn_from(train, batch_size, directory if resume else None)
@@ -221,9 +221,9 @@ class Runner(Settings):
         preflight.epoch_names(task, trace, split)
         self._take_weights(task, weights)
         limit = self.limit_batches.test if split == "test" else self.limit_batches.validation
-        watcher = setup.pass_over(feed, task, engine, task.run_evaluate_step, trace, limit)
-        metrics = watcher.run(self.seed, self.steps_per_call) or {}
-        result = EvalResult(split, metrics, watcher.examples, time.perf_counter() - started)
+        validation_stepper = setup.pass_over(feed, task, engine, task.run_evaluate_step, trace, limit)
+        metrics = validation_stepper.run(self.seed, self.steps_per_call) or {}
+        result = EvalResult(split, metrics, validation_stepper.examples, time.perf_counter() - started)
         if weights is not None:
             setup.directory_of(self).update_result({split: metrics})
             if self.pictures:
@@ -347,7 +347,7 @@ class Runner(Settings):
 
     def _train_epoch(self, fit: Fit) -> bool:
         """The rest of an epoch. Returns whether it came to its end."""
-        learner, bridge, steps = fit.learner, fit.bridge, fit.learner.steps
+        train_stepper, bridge, steps = fit.train_stepper, fit.bridge, fit.train_stepper.steps
         stream = fit.open_epoch()
         if (alarm := fit.look(epoch_begins=True)) is not None and fit.recover(alarm) is None:
             return False
@@ -358,23 +358,23 @@ class Runner(Settings):
         while (steps is None or fit.done < steps) and not fit.leaves_epoch:
             left = None if steps is None else steps - fit.done
             event = decisions.steps_to_event(fit.step, left, self.max_steps, every)
-            count = decisions.steps_next(event, learner.seconds_per_step, fixed)
+            count = decisions.steps_next(event, train_stepper.seconds_per_step, fixed)
             if bridge.watches_train_batches:
                 with fit.ledger.part("callbacks"):
                     bridge.hooks.on_train_batch_begin(fit.done)
             began = time.perf_counter()
             with fit.one_call():
-                logs = learner.program.run(stream, count)
+                logs = train_stepper.program.run(stream, count)
             if not logs.steps:
                 break
             alarm = first_not_finite(logs, fit.step)
             logs = logs if alarm is None else logs.first(alarm.step - fit.step)
-            learner.add(logs, time.perf_counter() - began)
+            train_stepper.add(logs, time.perf_counter() - began)
             fit.count_call(logs)
             fit.log_steps(logs)
             if bridge.watches_train_batches:
                 with fit.ledger.part("callbacks"):
-                    bridge.hooks.on_train_batch_end(fit.done - 1, learner.values())
+                    bridge.hooks.on_train_batch_end(fit.done - 1, train_stepper.values())
             alarm = alarm or self._alarm_at(fit, ended=fit.done == steps)
             if alarm is not None:
                 following = fit.recover(alarm)
@@ -402,7 +402,7 @@ class Runner(Settings):
             fit: The fit.
             ended: Whether it was the epoch's last step: what ends the run then waits for the epoch's end.
         """
-        due = fit.watcher is not None and decisions.is_multiple(fit.step, self.validation.steps)
+        due = fit.validation_stepper is not None and decisions.is_multiple(fit.step, self.validation.steps)
         if due and not fit.validated_now:
             if not self._validate(fit):
                 return True
@@ -439,17 +439,19 @@ class Runner(Settings):
 
     def _validate(self, fit: Fit) -> bool:
         """Returns whether it came to its end; where there is nothing to validate on it has."""
-        if fit.watcher is None:
+        if fit.validation_stepper is None:
             return True
         with fit.ledger.part("validation"):
-            found = fit.watcher.run(self.seed, self.steps_per_call, fit.bridge, lambda: fit.interrupted is not None)
+            found = fit.validation_stepper.run(
+                self.seed, self.steps_per_call, fit.bridge, lambda: fit.interrupted is not None
+            )
         if found is not None:
             fit.add_validation(found)
         return found is not None
 
     def _judge_the_end(self, fit: Fit) -> None:
         """Validates the last weights if they were not. It is beside the run: a resume goes on without it."""
-        if fit.interrupted or fit.diverged or fit.validated_now or (fit.watcher is None and not fit.done):
+        if fit.interrupted or fit.diverged or fit.validated_now or (fit.validation_stepper is None and not fit.done):
             return
         if not self._validate(fit):
             return

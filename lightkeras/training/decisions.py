@@ -128,7 +128,7 @@ def infer_mode(name: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
+class Patience:
     """How the monitored value went so far. Each epoch gives a new one.
 
     Args:
@@ -141,10 +141,10 @@ class Progress:
     best: float | None = None
     waited: int = 0
 
-    def after(self, value: float) -> Progress:
-        """Progress after one more epoch. A value that is not a number is never better."""
+    def after(self, value: float) -> Patience:
+        """Patience after one more epoch. A value that is not a number is never better."""
         if is_better(value, self.best, self.mode):
-            return Progress(self.mode, value, 0)
+            return Patience(self.mode, value, 0)
         return dataclasses.replace(self, waited=self.waited + 1)
 
     def exhausted(self, patience: int | None) -> bool:

@@ -36,8 +36,8 @@ from lightkeras.training.export import export_model
 from lightkeras.training.pictures import Drawing, has_pictures, tagged, write_pictures, write_report
 from lightkeras.training.progress_bar import ProgressBar
 from lightkeras.training.saver import Checkpoints, Job, Saver
-from lightkeras.training.stepper import Pass
-from lightkeras.training.timing import Ledger, counted
+from lightkeras.training.stepper import Stepper
+from lightkeras.training.timing import TimeLedger, counted
 
 FEED, CALLBACKS = "feed.bin", "callbacks.safetensors"  # files of a checkpoint
 
@@ -47,11 +47,11 @@ class Fit:
     """One fit. What it decides, it decides by `schedule`; what it writes, it writes by the loggers and the saver."""
 
     task: Task
-    learner: Pass
-    watcher: Pass | None
+    train_stepper: Stepper
+    validation_stepper: Stepper | None
     names: list[str]
     monitor: str | None
-    progress: decisions.Progress
+    progress: decisions.Patience
     optimizers: list[tuple[keras.optimizers.Optimizer, list[keras.Variable]]]
     bridge: CallbackBridge
     directory: RunDirectory
@@ -63,7 +63,7 @@ class Fit:
     skip_broken: int = 0
     checkpoints: Checkpoints = dataclasses.field(default_factory=Checkpoints)
     clock: Callable[[], float] = time.monotonic
-    ledger: Ledger = dataclasses.field(default_factory=Ledger)
+    ledger: TimeLedger = dataclasses.field(default_factory=TimeLedger)
     traces: bool = False  # whether the backend traces one call
 
     step: int = 0  # train steps done
@@ -90,8 +90,8 @@ class Fit:
         self._random: dict[str, Any] = {}  # the global generators when the epoch began
         self._saved: tuple[int, int, int] | None = None  # where the last checkpoint was taken
         self._opened_to_draw = 0  # streams of the validation split, over the whole run
-        self._calls, self._compiled = 0, len(self.learner.compiled)
-        self._compiled_to_watch = 0 if self.watcher is None else len(self.watcher.compiled)
+        self._calls, self._compiled = 0, len(self.train_stepper.compiled)
+        self._compiled_to_watch = 0 if self.validation_stepper is None else len(self.validation_stepper.compiled)
         self._flags = freezing.flags_of(self.task)  # what the steps were traced with
         mode = self.checkpoints.keep_mode
         if mode is None:
@@ -168,18 +168,18 @@ class Fit:
         self.drawn, self._opened_to_draw = list(state["drawn"]), state["opened_to_draw"]
         self.validated = None if state["validated"] is None else (state["validated"][0], state["validated"][1])
         self.best = None if state["best"] is None else Best(**state["best"])
-        self.progress = decisions.Progress(**state["progress"])
+        self.progress = decisions.Patience(**state["progress"])
         self.history = {name: list(values) for name, values in state["history"].items()}
         self.saver.restore(resumed.path.name, state)
         self._saved = self._position()
-        self.learner.skip_epochs(self.epochs)
-        if self.watcher is not None:
-            self.watcher.skip_epochs(self.validations + state["opened_to_draw"])
+        self.train_stepper.skip_epochs(self.epochs)
+        if self.validation_stepper is not None:
+            self.validation_stepper.skip_epochs(self.validations + state["opened_to_draw"])
         self._random = state["random"]
         random_states.write(self._random)
         if self.done:
             feed = resumed.extra.get(FEED)
-            self._stream = self.learner.go_on(self.epochs, self.done, self.seed, state["means"], feed)
+            self._stream = self.train_stepper.go_on(self.epochs, self.done, self.seed, state["means"], feed)
         self.bar.go_on(self.step)
         for name, attributes in self.bridge.not_saved().items():
             self.bar.say(f"{name}: {', '.join(attributes)} could not be saved, and begin anew.")
@@ -189,12 +189,12 @@ class Fit:
         """The stream of the epoch that begins, or goes on after a resume."""
         if self.done and self._stream is not None:
             return self._stream
-        self.learner.reset()
+        self.train_stepper.reset()
         with self.ledger.part("callbacks"):
             self.bridge.hooks.on_epoch_begin(self.epochs)
         self._notice_frozen()  # before the stream: what it computes ahead belongs to the trace
         self._random = random_states.read()
-        stream = self._stream = self.learner.begin(self.epochs, self.seed)
+        stream = self._stream = self.train_stepper.begin(self.epochs, self.seed)
         return stream
 
     def _notice_frozen(self) -> None:
@@ -210,7 +210,9 @@ class Fit:
 
     def _trace_anew(self, cause: str) -> None:
         with self.ledger.part("compilation"):
-            trace = freezing.trace_anew(self.task, self.engine, self.learner, self.watcher, self.names, cause)
+            trace = freezing.trace_anew(
+                self.task, self.engine, self.train_stepper, self.validation_stepper, self.names, cause
+            )
         self.optimizers = trace.optimizers()
         self._flags = freezing.flags_of(self.task)
         # A snapshot of before cannot be gone on with: neither by the new steps, nor in the new slots of optimizers.
@@ -251,9 +253,9 @@ class Fit:
     def count_call(self, logs: StepLogs) -> None:
         """Counts what of the last call's time was no computing."""
         self.ledger.move(logs.waited, "compute", "data")
-        if len(self.learner.compiled) > self._compiled:
-            self._compiled = len(self.learner.compiled)
-            self.ledger.move(self.learner.seconds - logs.waited, "compute", "compilation")
+        if len(self.train_stepper.compiled) > self._compiled:
+            self._compiled = len(self.train_stepper.compiled)
+            self.ledger.move(self.train_stepper.seconds - logs.waited, "compute", "compilation")
 
     @counted("logging")
     def log_steps(self, logs: StepLogs) -> None:
@@ -266,12 +268,12 @@ class Fit:
         self.step += logs.steps
         self.steps_here += logs.steps
         self.done += logs.steps
-        self.bar.advance(self.epochs + 1, logs.steps, self.learner.seconds, self.learner.means())
+        self.bar.advance(self.epochs + 1, logs.steps, self.train_stepper.seconds, self.train_stepper.means())
 
     def add_validation(self, found: Mapping[str, float]) -> None:
         """Takes in the values of a validation."""
-        if self.watcher is not None:
-            compiled = self.watcher.compiled[self._compiled_to_watch :]
+        if self.validation_stepper is not None:
+            compiled = self.validation_stepper.compiled[self._compiled_to_watch :]
             self._compiled_to_watch += len(compiled)
             self.ledger.move(sum(found.seconds for found in compiled), "validation", "compilation")
         self.validations += 1
@@ -279,7 +281,7 @@ class Fit:
 
     def values(self) -> dict[str, float]:
         """Means of the epoch so far, and the values of the validation if it is of these weights."""
-        values = {f"train/{name}": value for name, value in self.learner.values().items()}
+        values = {f"train/{name}": value for name, value in self.train_stepper.values().items()}
         return values | (dict(self.validated[1]) if self.validated is not None and self.validated_now else {})
 
     @counted("logging")
@@ -367,9 +369,9 @@ class Fit:
             # from before the order of the epoch was drawn.
             alarm = self.watchdog.check(self.step)
             if alarm is None:
-                self.watchdog.keep(self._at(), self._stream, self.learner.state(), self._random)
+                self.watchdog.keep(self._at(), self._stream, self.train_stepper.state(), self._random)
         else:
-            alarm = self.watchdog.look(self._at(), self._stream, self.learner.state(), self._random, epoch_begins)
+            alarm = self.watchdog.look(self._at(), self._stream, self.train_stepper.state(), self._random, epoch_begins)
         if self.watchdog.snapshot is not before:
             self.mark()
         return alarm
@@ -391,7 +393,7 @@ class Fit:
         self._stream = None  # a generator has one reader at a time
         found = locate(
             self.task,
-            self.learner,
+            self.train_stepper,
             self.engine,
             self._snapshot(),
             alarm,
@@ -408,7 +410,7 @@ class Fit:
         self._log_again(found.broken.step, found.logs)
         self.step, self.done, self._stream = found.broken.step, found.broken.batch, found.stream
         # What is run again from an earlier snapshot would come to the skipped batch, and break there once more.
-        self.watchdog.keep(self._at(), found.stream, self.learner.state(), self._random)
+        self.watchdog.keep(self._at(), found.stream, self.train_stepper.state(), self._random)
         self.mark()
         return found.stream
 
@@ -513,7 +515,9 @@ class Fit:
 
     def write_profile(self) -> None:
         """Writes `profile.json`: the time by part, and what was compiled."""
-        passes = {"train": self.learner} | ({} if self.watcher is None else {"validation": self.watcher})
+        passes = {"train": self.train_stepper} | (
+            {} if self.validation_stepper is None else {"validation": self.validation_stepper}
+        )
         compilations = [
             {
                 "step": name,
@@ -558,7 +562,7 @@ class Fit:
             "history": {
                 name: list(values) for name, values in self.history.items()
             },  # it goes on while this is written
-            "means": self.learner.state(),
+            "means": self.train_stepper.state(),
             "random": self._random if self.done else random_states.read(),
             "logs": self._positions(),
             "callbacks": records,

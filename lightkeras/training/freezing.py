@@ -22,7 +22,7 @@ from lightkeras.system.variables import CheckpointError
 from lightkeras.task import Task
 from lightkeras.training import preflight
 from lightkeras.training.preflight import TaskError
-from lightkeras.training.stepper import Pass
+from lightkeras.training.stepper import Stepper
 
 NAMED = 3
 """So many layers are named in a message."""
@@ -131,28 +131,30 @@ def flags_from(found: Mapping[str, Any]) -> Flags:
     return Flags(tuple(found["layers"]), tuple(found["variables"]))
 
 
-def trace_anew(task: Task, engine: Engine, learner: Pass, watcher: Pass | None, names: list[str], cause: str) -> Trace:
+def trace_anew(
+    task: Task, engine: Engine, train_stepper: Stepper, validation_stepper: Stepper | None, names: list[str], cause: str
+) -> Trace:
     """Traces the steps, and lets both passes go on with them.
 
     Args:
         task: The task.
         engine: Its engine.
-        learner: The train step over the train split.
-        watcher: The evaluation step over the validation split; `None` if there is none.
+        train_stepper: The train step over the train split.
+        validation_stepper: The evaluation step over the validation split; `None` if there is none.
         names: Names of all values of an epoch, which may not change.
         cause: Why, for the list of what was compiled.
 
     Raises:
         TaskError: Nothing learns any more, or the steps log other names.
     """
-    trace = preflight.trace_train(task, engine, learner.feed)
+    trace = preflight.trace_train(task, engine, train_stepper.feed)
     program = engine.program(task.run_train_step, trace.names, trace.ahead)
-    learner.take(program, trace.ahead, cause)
+    train_stepper.take(program, trace.ahead, cause)
     found = preflight.epoch_names(task, trace, "train")
-    if watcher is not None:
-        evaluation = preflight.trace_evaluate(task, engine, watcher.feed)
+    if validation_stepper is not None:
+        evaluation = preflight.trace_evaluate(task, engine, validation_stepper.feed)
         program = engine.program(task.run_evaluate_step, evaluation.names, evaluation.ahead)
-        watcher.take(program, evaluation.ahead, cause)
+        validation_stepper.take(program, evaluation.ahead, cause)
         found += preflight.epoch_names(task, evaluation, "val")
     if set(found) != set(names):
         raise TaskError(

@@ -37,7 +37,7 @@ from lightkeras.training.fit import Fit
 from lightkeras.training.pictures import Drawing, has_pictures
 from lightkeras.training.progress_bar import ProgressBar
 from lightkeras.training.settings import Settings
-from lightkeras.training.stepper import Pass, bound_engine
+from lightkeras.training.stepper import Stepper, bound_engine
 
 
 def make_ready(
@@ -185,16 +185,16 @@ def make_fit(
     train = encoded(train, task.frozen(), settings.features)
     engine = bound_engine(task)
     trace = preflight.trace_train(task, engine, train)
-    learner = pass_over(train, task, engine, task.run_train_step, trace, settings.limit_batches.train)
+    train_stepper = pass_over(train, task, engine, task.run_train_step, trace, settings.limit_batches.train)
     names = preflight.epoch_names(task, trace, "train")
-    watcher = None
+    validation_stepper = None
     if validation is not None:
         preflight.check_feed(task, validation, "validation")
         validation = encoded(validation, task.frozen(), settings.features)
         evaluation = preflight.trace_evaluate(task, engine, validation, train)
         names += preflight.epoch_names(task, evaluation, "val")
         limit = settings.limit_batches.validation
-        watcher = pass_over(validation, task, engine, task.run_evaluate_step, evaluation, limit)
+        validation_stepper = pass_over(validation, task, engine, task.run_evaluate_step, evaluation, limit)
     monitor = settings.monitor or next((name for name in ("val/loss", "train/loss") if name in names), None)
     if monitor is not None:
         preflight.check_monitor(monitor, names)
@@ -203,20 +203,22 @@ def make_fit(
     mode = settings.mode or (decisions.infer_mode(monitor) if monitor is not None else "min")
     optimizers = trace.optimizers()
     model = task.model_of_callbacks(optimizers[0][0])
-    bridge = CallbackBridge([*settings.callbacks, *task.build_callbacks()], model, settings.max_epochs, learner.steps)
+    bridge = CallbackBridge(
+        [*settings.callbacks, *task.build_callbacks()], model, settings.max_epochs, train_stepper.steps
+    )
     bridge.check_monitors(names)
     fit = Fit(
         task=task,
-        learner=learner,
-        watcher=watcher,
+        train_stepper=train_stepper,
+        validation_stepper=validation_stepper,
         names=names,
         monitor=monitor,
-        progress=decisions.Progress(mode),
+        progress=decisions.Patience(mode),
         optimizers=optimizers,
         bridge=bridge,
         directory=directory,
         facts=_facts(task, data, train),
-        bar=ProgressBar(settings.max_epochs, learner.steps, settings.progress),
+        bar=ProgressBar(settings.max_epochs, train_stepper.steps, settings.progress),
         engine=engine,
         drawing=_drawing(settings, task, engine, train, validation),
         seed=settings.seed,
@@ -233,7 +235,7 @@ def make_fit(
         fit.bar.say(f"draw_every={settings.draw_every}: {type(task).__name__} defines no `draw`, so nothing is drawn.")
     check_directory(directory, needed_bytes=5 * fit.state_bytes)
     if settings.preflight:
-        preflight.run(task, engine, trace, learner, watcher)
+        preflight.run(task, engine, trace, train_stepper, validation_stepper)
     return fit
 
 
@@ -245,9 +247,9 @@ def config_of(settings: Settings, fit: Fit) -> dict[str, Any]:
         "runner": {**settings.record(), "run_dir": str(fit.directory.path)},
         "data": {
             "source": fit.facts["source"],
-            "fingerprint": fit.learner.feed.fingerprint(),
-            "batch_size": fit.learner.feed.batch_size,
-            "batches": fit.learner.steps,
+            "fingerprint": fit.train_stepper.feed.fingerprint(),
+            "batch_size": fit.train_stepper.feed.batch_size,
+            "batches": fit.train_stepper.steps,
         },
         "monitor": {"name": fit.monitor, "mode": fit.progress.mode},
         "code": code_of(type(fit.task)),
@@ -309,9 +311,9 @@ def _drawing(settings: Settings, task: Task, engine: Engine, train: Feed, valida
     return Drawing(task, engine, validation, "validation", limits.validation)
 
 
-def pass_over(feed: Feed, task: Task, engine: Engine, step: Step, trace: Trace, limit: int | None) -> Pass:
+def pass_over(feed: Feed, task: Task, engine: Engine, step: Step, trace: Trace, limit: int | None) -> Stepper:
     """A compiled step over a split."""
-    return Pass(task, engine, feed, engine.program(step, trace.names, trace.ahead), trace.ahead, limit)
+    return Stepper(task, engine, feed, engine.program(step, trace.names, trace.ahead), trace.ahead, limit)
 
 
 def _facts(task: Task, data: DataModule | None, train: Feed) -> dict[str, Any]:

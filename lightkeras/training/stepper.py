@@ -53,7 +53,7 @@ class Compilation:
 
 
 @final
-class Pass:
+class Stepper:
     """A step over a split, again and again.
 
     Args:

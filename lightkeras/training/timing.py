@@ -1,6 +1,6 @@
 """Where the time of a fit goes: seconds by part, each second in one part alone.
 
-    ledger = Ledger()
+    ledger = TimeLedger()
     with ledger.part("validation"):
         with ledger.part("callbacks"):      # counts for the callbacks, and not for the validation
             ...
@@ -39,7 +39,7 @@ R = TypeVar("R")
 
 
 @final
-class Ledger:
+class TimeLedger:
     """Seconds by part; what is in no part is in `"other"`.
 
     Args:
@@ -91,7 +91,7 @@ class Ledger:
 
 
 class _HasLedger(Protocol):
-    ledger: Ledger
+    ledger: TimeLedger
 
 
 S = TypeVar("S", bound=_HasLedger)

@@ -27,7 +27,7 @@ from lightkeras.training import preflight
 from lightkeras.training.divergence import locate
 from lightkeras.training.divergence.broken_step import write_bundle
 from lightkeras.training.divergence.watchdog import Position, Watchdog
-from lightkeras.training.stepper import Pass
+from lightkeras.training.stepper import Stepper
 
 QUICK = ["--runner.max_epochs", "1"]
 
@@ -255,13 +255,13 @@ def broken(tmp_path) -> Path:
     task.set_up(3)
     engine = task.bind(make_engine)
     trace = preflight.trace_train(task, engine, feed)
-    learner = Pass(task, engine, feed, engine.program(task.run_train_step, trace.names))
+    train_stepper = Stepper(task, engine, feed, engine.program(task.run_train_step, trace.names))
     guard = Watchdog(task, engine)
-    stream = learner.begin(0, 3)
-    guard.look(Position(0, 0, 0), stream, learner.state(), random_states.read())
-    learner.program.run(stream, 3)
+    stream = train_stepper.begin(0, 3)
+    guard.look(Position(0, 0, 0), stream, train_stepper.state(), random_states.read())
+    train_stepper.program.run(stream, 3)
     alarm = guard.check(3)
-    found = locate.locate(task, learner, engine, guard.snapshot, alarm, seed=3)
+    found = locate.locate(task, train_stepper, engine, guard.snapshot, alarm, seed=3)
     write_bundle(tmp_path / "run" / "broken", task, found, seed=3, source="arrays")
     return tmp_path / "run"
 

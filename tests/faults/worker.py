@@ -212,7 +212,7 @@ POINTS: dict[str, tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., A
     "prune": (shutil, "rmtree", half_removed),
     "pruned": (checkpoint, "prune", after),
     "step": (engine.TensorFlowProgram, "run", before),
-    "validation": (stepper.Pass, "_run", after),
+    "validation": (stepper.Stepper, "_run", after),
     "epoch": (fit.Fit, "add_epoch", after),  # logged, and not saved
     "row": (csv.CsvLogger, "log_steps", after),
     "points": (tensorboard.TensorBoardLogger, "log_steps", after),

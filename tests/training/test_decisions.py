@@ -10,7 +10,7 @@ from lightkeras.training import decisions
 from lightkeras.training.decisions import (
     MAX_STEPS_PER_CALL,
     TARGET_SECONDS,
-    Progress,
+    Patience,
     infer_mode,
     is_better,
     steps_next,
@@ -67,7 +67,7 @@ def test_how_many_steps_come_next(remaining, seconds, fixed, expected):
 
 
 def follow(mode, values):
-    progress = [Progress(mode)]
+    progress = [Patience(mode)]
     for value in values:
         progress.append(progress[-1].after(value))
     return progress[1:]

@@ -14,11 +14,11 @@ from lightkeras.runs import checkpoint
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.testing import TwoMoons
 from lightkeras.training.callbacks import CallbackBridge
-from lightkeras.training.decisions import Progress
+from lightkeras.training.decisions import Patience
 from lightkeras.training.fit import Fit
 from lightkeras.training.preflight import trace_train
 from lightkeras.training.progress_bar import ProgressBar
-from lightkeras.training.stepper import Pass, bound_engine
+from lightkeras.training.stepper import Stepper, bound_engine
 
 
 class Clock:
@@ -36,14 +36,16 @@ def make_fit(run_dir, **settings):
     engine, feed = bound_engine(task), task.data.train()
     trace = trace_train(task, engine, feed)
     optimizers = trace.optimizers()
-    learner = Pass(task, engine, feed, engine.program(task.run_train_step, trace.names, trace.ahead), trace.ahead)
+    train_stepper = Stepper(
+        task, engine, feed, engine.program(task.run_train_step, trace.names, trace.ahead), trace.ahead
+    )
     given = {
         "task": task,
-        "learner": learner,
-        "watcher": None,
+        "train_stepper": train_stepper,
+        "validation_stepper": None,
         "names": ["train/loss", "val/loss"],
         "monitor": "val/loss",
-        "progress": Progress("min"),
+        "progress": Patience("min"),
         "optimizers": optimizers,
         "bridge": CallbackBridge([], task.model_of_callbacks(optimizers[0][0]), 2, 10),
         "directory": RunDirectory(run_dir),
@@ -78,7 +80,7 @@ def running(fit, resumed=None):
 def take_steps(fit, *losses):
     """Takes in steps of made-up losses, as the loop does."""
     found = logs(*losses)
-    fit.learner.add(found, 0.1)
+    fit.train_stepper.add(found, 0.1)
     fit.log_steps(found)
 
 
@@ -113,7 +115,7 @@ def test_steps_and_epochs_are_counted_over_the_whole_run(fit):
     assert (fit.step, fit.epochs) == (4, 2)
     assert fit.history == {"train/loss": [2.0, 0.5], "val/loss": [5.0, 6.0]}
     assert (fit.best.epoch, fit.best.step, fit.best.value) == (1, 3, 5.0)
-    assert fit.progress == Progress("min", 5.0, 1)
+    assert fit.progress == Patience("min", 5.0, 1)
     assert fit.directory.metrics_file.read_text().splitlines() == [
         "kind,epoch,step,train/loss,val/loss",
         "step,1,1,3,",
@@ -223,13 +225,13 @@ def test_a_fit_takes_up_all_that_a_checkpoint_says(fit, tmp_path):
     found = saved(fit, "last")
     with running(other, found):
         assert (other.step, other.epochs, other.done) == (11, 1, 1)
-        assert (other.best, other.progress) == (fit.best, Progress("min", 4.0, 1))
+        assert (other.best, other.progress) == (fit.best, Patience("min", 4.0, 1))
         assert (other.history, other.skipped) == (fit.history, [3])
         assert (other.validations, other.validated) == (1, (10, {"val/loss": 4.0}))
-        assert other.learner.values() == {"loss": 1.0}
+        assert other.train_stepper.values() == {"loss": 1.0}
         assert other.saver.last == "step-00000011"
         stream = other.open_epoch()  # inside the epoch that goes on, whose second batch comes next
-        expected = other.learner.feed.arrays[0][other.learner.feed.indices(1, 1, 1, 0)[0]]
+        expected = other.train_stepper.feed.arrays[0][other.train_stepper.feed.indices(1, 1, 1, 0)[0]]
         np.testing.assert_array_equal(stream.next_batch()[0], expected)
 
 

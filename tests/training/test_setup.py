@@ -152,7 +152,7 @@ def test_a_directory_in_use_is_refused_and_its_lock_left_as_it_was(resume, tmp_p
 def test_the_monitored_value_is_that_of_validation_where_there_is_one(tmp_path):
     assert made(Settings(run_dir=tmp_path / "a")).monitor == "val/loss"
     fit = made(Settings(run_dir=tmp_path / "b"), train=TRAIN)
-    assert (fit.monitor, fit.watcher, fit.progress.mode) == ("train/loss", None, "min")
+    assert (fit.monitor, fit.validation_stepper, fit.progress.mode) == ("train/loss", None, "min")
     other = made(Settings(run_dir=tmp_path / "c", monitor="val/accuracy"))
     assert (other.monitor, other.progress.mode) == ("val/accuracy", "max")
     assert list(tmp_path.iterdir()) == []
@@ -166,7 +166,7 @@ def test_a_misspelled_monitor_is_refused_with_the_names_there_are(tmp_path):
 def test_limits_of_batches_are_those_of_their_splits(tmp_path):
     limits = LimitBatches(train=3, validation=2)
     fit = made(Settings(run_dir=tmp_path / "run", limit_batches=limits))
-    assert (fit.learner.steps, fit.watcher.steps) == (3, 2)
+    assert (fit.train_stepper.steps, fit.validation_stepper.steps) == (3, 2)
 
 
 def test_the_configuration_says_what_the_run_is_made_of(tmp_path):
@@ -177,7 +177,7 @@ def test_the_configuration_says_what_the_run_is_made_of(tmp_path):
     assert (config["seed"], config["source"], config["backend"]) == (4, "arrays", keras.backend.backend())
     assert config["data"] == {
         "source": "arrays",
-        "fingerprint": fit.learner.feed.fingerprint(),
+        "fingerprint": fit.train_stepper.feed.fingerprint(),
         "batch_size": 32,
         "batches": 10,
     }

@@ -10,7 +10,7 @@ import pytest
 import lightkeras as lk
 from lightkeras.command_line.console import report_profile
 from lightkeras.testing import TwoMoons
-from lightkeras.training.timing import PARTS, Ledger, counted
+from lightkeras.training.timing import PARTS, TimeLedger, counted
 
 BACKEND = keras.backend.backend()
 
@@ -33,7 +33,7 @@ def seconds(ledger):
 
 def test_time_in_an_inner_part_is_its_own() -> None:
     clock = Clock()
-    ledger = Ledger(clock)
+    ledger = TimeLedger(clock)
     clock.now += 1
     with ledger.part("validation"):
         clock.now += 2
@@ -46,7 +46,7 @@ def test_time_in_an_inner_part_is_its_own() -> None:
 
 def test_a_part_that_ends_in_an_error_is_left() -> None:
     clock = Clock()
-    ledger = Ledger(clock)
+    ledger = TimeLedger(clock)
 
     def fail():
         with ledger.part("logging"):
@@ -61,7 +61,7 @@ def test_a_part_that_ends_in_an_error_is_left() -> None:
 
 def test_no_more_is_moved_than_there_is() -> None:
     clock = Clock()
-    ledger = Ledger(clock)
+    ledger = TimeLedger(clock)
     with ledger.part("compute"):
         clock.now += 3
     ledger.move(1, "compute", "data")
@@ -73,7 +73,7 @@ def test_a_method_is_counted_and_called_as_it_is() -> None:
     clock = Clock()
 
     class Saver:
-        ledger = Ledger(clock)
+        ledger = TimeLedger(clock)
 
         @counted("checkpoint")
         def save(self, count: int, *, by: int = 1) -> int:
@@ -89,7 +89,7 @@ def test_a_method_is_counted_and_called_as_it_is() -> None:
 
 def test_shares_are_of_the_whole_and_steps_of_the_computing() -> None:
     clock = Clock()
-    ledger = Ledger(clock)
+    ledger = TimeLedger(clock)
     clock.now += 1
     with ledger.part("compute"):
         clock.now += 3
@@ -97,7 +97,7 @@ def test_shares_are_of_the_whole_and_steps_of_the_computing() -> None:
     assert (summary["wall_s"], summary["compute_us_per_step"]) == (4, 3000)
     assert summary["parts"]["compute"] == {"seconds": 3, "share": 0.75}
     assert list(summary["parts"]) == list(PARTS)
-    assert Ledger(clock).summary(0)["compute_us_per_step"] is None
+    assert TimeLedger(clock).summary(0)["compute_us_per_step"] is None
 
 
 # ---------------------------------------------------------------------- runs

@@ -5,7 +5,7 @@ snapshot of the state between two calls, as often as it costs little; `locate` p
 the steps again, one at a time, until one breaks. It leaves the task at the state before that step.
 
     watchdog.look(position, ...)                # after each call: Alarm, or None
-    found = locate(task, learner, engine, watchdog.snapshot, alarm, seed)
+    found = locate(task, train_stepper, engine, watchdog.snapshot, alarm, seed)
     found.broken                                # the step, the batch, the first layer that broke
     found.stream                                # the batches after it, to go on without that batch
 """
@@ -29,7 +29,7 @@ from lightkeras.system.variables import read_variables, write_variables
 from lightkeras.task import Task
 from lightkeras.training.divergence.explain import is_float, look_into
 from lightkeras.training.divergence.watchdog import Alarm, Position, Snapshot, alarm_of, first_not_finite
-from lightkeras.training.stepper import Pass
+from lightkeras.training.stepper import Stepper
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,7 @@ def digests_of(variables: Mapping[str, keras.Variable]) -> dict[str, str]:
 
 def locate(
     task: Task,
-    learner: Pass,
+    train_stepper: Stepper,
     engine: Engine,
     snapshot: Snapshot,
     alarm: Alarm,
@@ -109,11 +109,11 @@ def locate(
 ) -> Located:
     """Finds the step that broke a run, by running again what came after a snapshot.
 
-    Afterwards the variables, the means of `learner` and the global generators are those before that step.
+    Afterwards the variables, the means of `train_stepper` and the global generators are those before that step.
 
     Args:
         task: The task.
-        learner: The pass over the train split. No other stream of it should be open that has a state
+        train_stepper: The pass over the train split. No other stream of it should be open that has a state
             of its own, such as a generator.
         engine: The task's engine.
         snapshot: The last state that was whole.
@@ -125,9 +125,9 @@ def locate(
         The step; or, where no step broke when it was run again, what was noticed, and that.
     """
     try:
-        found = _repeat(task, learner, engine, snapshot, alarm, seed, unwatched)
+        found = _repeat(task, train_stepper, engine, snapshot, alarm, seed, unwatched)
     except Exception as error:  # the run broke before this did, and that is what must be told
-        return _not_repeated(task, learner, snapshot, alarm, f"{type(error).__name__}: {error}")
+        return _not_repeated(task, train_stepper, snapshot, alarm, f"{type(error).__name__}: {error}")
     if found is not None:
         return found
     count = alarm.step - snapshot.position.step
@@ -136,28 +136,28 @@ def locate(
         "Something else changed the state or the batches meanwhile, such as a callback or a stream whose order "
         "cannot be brought back; or the step is not deterministic, as some are not on a GPU"
     )
-    return _not_repeated(task, learner, snapshot, alarm, why)
+    return _not_repeated(task, train_stepper, snapshot, alarm, why)
 
 
 @final
 class _Rerun:
     """The steps after a snapshot, run again."""
 
-    def __init__(self, task: Task, learner: Pass, snapshot: Snapshot, seed: int) -> None:
+    def __init__(self, task: Task, train_stepper: Stepper, snapshot: Snapshot, seed: int) -> None:
         self.task, self.position = task, snapshot.position
-        self._learner, self._seed = learner, seed
+        self._train_stepper, self._seed = train_stepper, seed
         _put_back(task, snapshot)
         at = snapshot.position
-        self.stream = learner.go_on(at.epoch, at.batch, seed, snapshot.means, snapshot.stream)
+        self.stream = train_stepper.go_on(at.epoch, at.batch, seed, snapshot.means, snapshot.stream)
 
     def run(self, count: int) -> StepLogs:
         """The next steps: `count` of them, or fewer at the end of an epoch."""
         self._enter_epoch()
         left = self._left()
-        logs = self._learner.program.run(self.stream, count if left is None else min(count, left))
+        logs = self._train_stepper.program.run(self.stream, count if left is None else min(count, left))
         if not logs.steps:
             self._next_epoch()
-            logs = self._learner.program.run(self.stream, count)
+            logs = self._train_stepper.program.run(self.stream, count)
         if not logs.steps:
             raise ValueError(f"Epoch {self.position.epoch + 1} of the train split gave no batch.")
         self._moved(logs.steps)
@@ -173,7 +173,7 @@ class _Rerun:
         return batch
 
     def _left(self) -> int | None:
-        steps = self._learner.steps
+        steps = self._train_stepper.steps
         return None if steps is None else steps - self.position.batch
 
     def _enter_epoch(self) -> None:
@@ -182,7 +182,7 @@ class _Rerun:
 
     def _next_epoch(self) -> None:
         self.position = dataclasses.replace(self.position, epoch=self.position.epoch + 1, batch=0)
-        self.stream = self._learner.begin(self.position.epoch, self._seed)
+        self.stream = self._train_stepper.begin(self.position.epoch, self._seed)
 
     def _moved(self, steps: int) -> None:
         at = self.position
@@ -191,14 +191,14 @@ class _Rerun:
 
 def _repeat(
     task: Task,
-    learner: Pass,
+    train_stepper: Stepper,
     engine: Engine,
     snapshot: Snapshot,
     alarm: Alarm,
     seed: int,
     unwatched: frozenset[str],
 ) -> Located | None:
-    rerun = _Rerun(task, learner, snapshot, seed)
+    rerun = _Rerun(task, train_stepper, snapshot, seed)
     found = _first_broken(rerun, engine, alarm.step, unwatched)
     if found is None:
         return None
@@ -206,13 +206,13 @@ def _repeat(
     digests = digests_of(task.variables())
     del rerun  # and its stream, which may read from the same place as the next
     # The second time up to the step alone: a copy of the state before every step would cost far more.
-    rerun = _Rerun(task, learner, snapshot, seed)
+    rerun = _Rerun(task, train_stepper, snapshot, seed)
     while rerun.position.step < alarm.step - 1:
         began = time.perf_counter()
         done = rerun.run(alarm.step - 1 - rerun.position.step)
-        learner.add(done, time.perf_counter() - began)
+        train_stepper.add(done, time.perf_counter() - began)
     batch = rerun.next_batch()
-    position, feed = rerun.position, learner.feed
+    position, feed = rerun.position, train_stepper.feed
     examples: tuple[int, ...] = ()
     if isinstance(feed, ArrayFeed):
         examples = tuple(feed.indices(position.epoch, position.batch - 1, 1, seed)[0].tolist())
@@ -236,8 +236,8 @@ def _first_broken(rerun: _Rerun, engine: Engine, last: int, unwatched: frozenset
     return None
 
 
-def _not_repeated(task: Task, learner: Pass, snapshot: Snapshot, alarm: Alarm, why: str) -> Located:
-    at, steps = snapshot.position, learner.steps
+def _not_repeated(task: Task, train_stepper: Stepper, snapshot: Snapshot, alarm: Alarm, why: str) -> Located:
+    at, steps = snapshot.position, train_stepper.steps
     _put_back(task, snapshot)
     epoch, batch = at.epoch, at.batch + alarm.step - at.step
     while steps is not None and batch > steps:

@@ -30,7 +30,7 @@ from lightkeras.training.preflight.splits import (
 )
 from lightkeras.training.preflight.trial import try_steps
 from lightkeras.training.step_errors import TaskError
-from lightkeras.training.stepper import Pass
+from lightkeras.training.stepper import Stepper
 from lightkeras.training.tracing import check_monitor, epoch_names, trace_evaluate, trace_predict, trace_train
 
 __all__ = [
@@ -46,25 +46,25 @@ __all__ = [
 ]
 
 
-def run(task: Task, engine: Engine, trace: Trace, learner: Pass, watcher: Pass | None) -> None:
+def run(task: Task, engine: Engine, trace: Trace, train_stepper: Stepper, validation_stepper: Stepper | None) -> None:
     """Does the checks that can be switched off, the cheap ones first.
 
     Args:
         task: The task; its steps were traced, its optimizers are built.
         engine: Its engine.
         trace: What `trace_train` gave.
-        learner: The train step over the train split.
-        watcher: The evaluation step over the validation split; `None` if there is none.
+        train_stepper: The train step over the train split.
+        validation_stepper: The evaluation step over the validation split; `None` if there is none.
 
     Raises:
         TaskError: The task cannot be run as it is.
         ValueError: A split cannot be learned from.
     """
-    check_finite(learner.feed, "train")
-    if watcher is not None:
-        check_finite(watcher.feed, "validation")
-        warn_of_other_inputs(learner.feed, watcher.feed)
-        warn_of_shared_examples(learner.feed, watcher.feed)
+    check_finite(train_stepper.feed, "train")
+    if validation_stepper is not None:
+        check_finite(validation_stepper.feed, "validation")
+        warn_of_other_inputs(train_stepper.feed, validation_stepper.feed)
+        warn_of_shared_examples(train_stepper.feed, validation_stepper.feed)
     check_saved(task)
     warn_of_missing_config(task)
-    try_steps(task, engine, trace, learner, watcher)
+    try_steps(task, engine, trace, train_stepper, validation_stepper)

@@ -20,7 +20,7 @@ from lightkeras.system.variables import read_variables, write_variables
 from lightkeras.task import Task
 from lightkeras.training.preflight.saved import check_same_state, forms, same_bits
 from lightkeras.training.step_errors import TaskError, explained, paths
-from lightkeras.training.stepper import Pass
+from lightkeras.training.stepper import Stepper
 
 Arrays = Mapping[str, np.ndarray]
 FIRST, LAST = "first batch", "last batch"
@@ -46,7 +46,9 @@ class _State:
             variable.assign(value)
 
 
-def try_steps(task: Task, engine: Engine, trace: Trace, learner: Pass, watcher: Pass | None) -> None:
+def try_steps(
+    task: Task, engine: Engine, trace: Trace, train_stepper: Stepper, validation_stepper: Stepper | None
+) -> None:
     """Runs the steps on the first batch of their split, and on the last one where that is smaller.
 
     Everything is put back: variables, and the global random generators that a stream may draw from. Of
@@ -56,8 +58,8 @@ def try_steps(task: Task, engine: Engine, trace: Trace, learner: Pass, watcher: 
         task: The task.
         engine: Its engine.
         trace: What the trace of the train step found.
-        learner: The train step over the train split.
-        watcher: The evaluation step over the validation split; `None` if there is none.
+        train_stepper: The train step over the train split.
+        validation_stepper: The evaluation step over the validation split; `None` if there is none.
 
     Raises:
         TaskError: A loss or a gradient is not finite, nothing would be learned, or the variables of the
@@ -66,8 +68,8 @@ def try_steps(task: Task, engine: Engine, trace: Trace, learner: Pass, watcher: 
     """
     with _restored(task, trace) as state:
         check_rates(task, trace)
-        first = _first_batch(engine, learner.feed, "train")
-        logs = _try(task, learner, first, 0, "train_step")
+        first = _first_batch(engine, train_stepper.feed, "train")
+        logs = _try(task, train_stepper, first, 0, "train_step")
         check_same_state(task, forms(state.variables))
         after = read_variables(state.variables)
         _warn_of_others(task, state)
@@ -76,11 +78,18 @@ def try_steps(task: Task, engine: Engine, trace: Trace, learner: Pass, watcher: 
         check_gradients(task, trace, sizes, logs)
         check_learned(task, trace, sizes, state.arrays, after)
         state.put_back()
-        _try_last(task, learner, "train_step")
-        if watcher is not None:
+        _try_last(task, train_stepper, "train_step")
+        if validation_stepper is not None:
             state.put_back()
-            _try(task, watcher, _first_batch(engine, watcher.feed, "validation"), 0, "evaluate_step", learner.feed)
-            _try_last(task, watcher, "evaluate_step")
+            _try(
+                task,
+                validation_stepper,
+                _first_batch(engine, validation_stepper.feed, "validation"),
+                0,
+                "evaluate_step",
+                train_stepper.feed,
+            )
+            _try_last(task, validation_stepper, "evaluate_step")
 
 
 def check_rates(task: Task, trace: Trace) -> None:
@@ -203,13 +212,13 @@ def check_learned(
             )
 
 
-def _try(task: Task, over: Pass, feed: Feed, step: int, method: str, train: Feed | None = None) -> StepLogs:
+def _try(task: Task, over: Stepper, feed: Feed, step: int, method: str, train: Feed | None = None) -> StepLogs:
     logs: StepLogs = explained(task, lambda: over.try_one(feed, step), feed, method, train)
     check_logs(task, logs, method, LAST if step else FIRST)
     return logs
 
 
-def _try_last(task: Task, over: Pass, method: str) -> None:
+def _try_last(task: Task, over: Stepper, method: str) -> None:
     """Tries the last batch where it is smaller: it is compiled for anew, and may log something else."""
     feed = over.feed
     if isinstance(feed, ArrayFeed) and feed.steps > 1 and feed.examples % feed.batch_size:

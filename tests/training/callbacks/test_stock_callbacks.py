@@ -410,16 +410,16 @@ def test_which_callbacks_look_at_batches(tmp_path, kind, train, test):
     ],
 )
 def test_calls_run_one_step_only_where_a_callback_looks_at_batches(tmp_path, monkeypatch, hooks, train, test):
-    from lightkeras.training.stepper import Pass
+    from lightkeras.training.stepper import Stepper
 
     calls = []
-    add = Pass.add
+    add = Stepper.add
 
     def counted(self, logs, seconds):
         calls.append((self.feed.examples, logs.steps))
         add(self, logs, seconds)
 
-    monkeypatch.setattr(Pass, "add", counted)
+    monkeypatch.setattr(Stepper, "add", counted)
     by_runner(tmp_path / "x", lambda folder: [], hooks, max_epochs=1, steps_per_call=50)
     assert [steps for examples, steps in calls if examples == 100] == train
     assert [steps for examples, steps in calls if examples == 40] == test

@@ -25,7 +25,7 @@ from lightkeras.training.divergence.broken_step import replay, write_bundle
 from lightkeras.training.divergence.locate import digests_of, locate
 from lightkeras.training.divergence.watchdog import Position, Watchdog, first_not_finite
 from lightkeras.training.preflight import trace_train
-from lightkeras.training.stepper import Pass, bound_engine
+from lightkeras.training.stepper import Stepper, bound_engine
 
 TASKS = '''
 import dataclasses
@@ -102,15 +102,17 @@ def broken_run(task, feed, seed=3):
     task.set_up(seed)
     engine = bound_engine(task)
     trace = trace_train(task, engine, feed)
-    learner = Pass(task, engine, feed, engine.program(task.run_train_step, trace.names, trace.ahead), trace.ahead)
+    train_stepper = Stepper(
+        task, engine, feed, engine.program(task.run_train_step, trace.names, trace.ahead), trace.ahead
+    )
     watchdog = Watchdog(task, engine)
-    stream = learner.begin(0, seed)
-    watchdog.look(Position(0, 0, 0), stream, learner.state(), random_states.read())
+    stream = train_stepper.begin(0, seed)
+    watchdog.look(Position(0, 0, 0), stream, train_stepper.state(), random_states.read())
     alarm, step = None, 0
     while alarm is None:
-        logs = learner.program.run(stream, 4)
+        logs = train_stepper.program.run(stream, 4)
         alarm, step = first_not_finite(logs, step), step + logs.steps
-    return locate(task, learner, engine, watchdog.snapshot, alarm, seed=seed, unwatched=watchdog.unwatched)
+    return locate(task, train_stepper, engine, watchdog.snapshot, alarm, seed=seed, unwatched=watchdog.unwatched)
 
 
 @pytest.fixture(scope="module")

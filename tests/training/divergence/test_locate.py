@@ -20,7 +20,7 @@ from lightkeras.training.divergence.explain import explain, look_into
 from lightkeras.training.divergence.locate import digests_of, locate
 from lightkeras.training.divergence.watchdog import Alarm, Position, Watchdog, first_not_finite, is_due
 from lightkeras.training.preflight import trace_train
-from lightkeras.training.stepper import Pass, bound_engine
+from lightkeras.training.stepper import Stepper, bound_engine
 
 
 class Clock:
@@ -50,7 +50,7 @@ class Run:
         trace = trace_train(self.task, self.engine, self.feed)
         self.ahead = trace.ahead
         program = self.engine.program(self.task.run_train_step, trace.names, trace.ahead)
-        self.learner = Pass(self.task, self.engine, self.feed, program, trace.ahead, self.limit)
+        self.train_stepper = Stepper(self.task, self.engine, self.feed, program, trace.ahead, self.limit)
         self.watchdog = Watchdog(self.task, self.engine, self.clock)
         self.losses = []
 
@@ -59,13 +59,13 @@ class Run:
         step = 0
         for epoch in range(epochs):
             random = random_states.read()
-            stream, done, steps = self.learner.begin(epoch, self.seed), 0, self.learner.steps
+            stream, done, steps = self.train_stepper.begin(epoch, self.seed), 0, self.train_stepper.steps
             alarm = self._look(Position(step, epoch, done), stream, random, epoch_begins=True)
             while alarm is None and (steps is None or done < steps):
-                logs = self.learner.program.run(stream, count if steps is None else min(count, steps - done))
+                logs = self.train_stepper.program.run(stream, count if steps is None else min(count, steps - done))
                 if not logs.steps:
                     break
-                self.learner.add(logs, 0.1)
+                self.train_stepper.add(logs, 0.1)
                 self.losses.extend(next(iter(logs.values.values())).tolist())
                 alarm = first_not_finite(logs, step)
                 step, done = step + logs.steps, done + logs.steps
@@ -77,12 +77,12 @@ class Run:
         return None
 
     def _look(self, position, stream, random, **begins):
-        return self.watchdog.look(position, stream, self.learner.state(), random, **begins)
+        return self.watchdog.look(position, stream, self.train_stepper.state(), random, **begins)
 
     def locate(self, alarm):
         return locate(
             self.task,
-            self.learner,
+            self.train_stepper,
             self.engine,
             self.watchdog.snapshot,
             alarm,
@@ -96,7 +96,7 @@ class Run:
         before = read_variables(variables)
         assert all(np.isfinite(array).all() for array in before.values() if array.dtype.kind == "f")
         stream = self.engine.open_batch(found.batch, self.ahead, found.shapes)
-        logs = self.learner.program.run(stream, 1)
+        logs = self.train_stepper.program.run(stream, 1)
         values = {name: float(column[0]) for name, column in logs.values.items()}
         assert {name: repr(value) for name, value in values.items()} == {n: repr(v) for n, v in found.logs.items()}
         assert digests_of(variables) == found.digests
@@ -166,7 +166,7 @@ def test_the_first_loss_that_is_not_finite_is_found_and_other_values_only_where_
 
 def test_checks_and_snapshots_take_half_a_hundredth_of_the_time_each_and_a_tenth_where_an_epoch_begins():
     run = Run(Regression(sequential(zeros_dense())), ArrayFeed(regression(), 4), clock=Clock())
-    stream = run.learner.begin(0, 0)
+    stream = run.train_stepper.begin(0, 0)
     clock, watchdog = run.clock, run.watchdog
 
     def look(step, **more):
@@ -408,10 +408,10 @@ def test_noise_and_streams_are_repeated_to_the_bit_and_the_batch_can_be_skipped(
     assert found.broken.where.startswith("the batch itself is not finite: array 0 holds nan in row ")
     # What was done before it is in the means, and the stream goes on behind it.
     before = found.broken.batch - 1
-    assert run.learner.means()["loss"] == pytest.approx(np.average(run.losses[:before], weights=sizes[:before]))
+    assert run.train_stepper.means()["loss"] == pytest.approx(np.average(run.losses[:before], weights=sizes[:before]))
     run.assert_breaks_again(found)
     rest = []
-    while (logs := run.learner.program.run(found.stream, 8)).steps:
+    while (logs := run.train_stepper.program.run(found.stream, 8)).steps:
         rest.extend(logs.values["loss"].tolist())
     steps = {"arrays": 11, "dataset": 11, "whole batches": 10, "generator": 10}
     assert len(rest) == steps[kind] - found.broken.batch
@@ -423,7 +423,7 @@ def test_a_skipped_batch_leaves_what_a_run_without_it_would_have():
     x[8:12] = math.nan
     run = Run(Noise(None), ArrayFeed((x, y), 4))
     found = run.locate(run.train(count=5))
-    while run.learner.program.run(found.stream, 2).steps:
+    while run.train_stepper.program.run(found.stream, 2).steps:
         pass
     keep = np.r_[0:8, 12:20]
     keras.utils.clear_session()
@@ -558,11 +558,11 @@ def test_a_stream_that_gives_other_batches_the_second_time_is_said_not_to_be_rep
 
     run = Run(Regression(sequential(zeros_dense())), as_feed(generator))
     run.clock.tick = 0.001
-    stream = run.learner.begin(0, 0)
-    run.learner.program.run(stream, 2)
+    stream = run.train_stepper.begin(0, 0)
+    run.train_stepper.program.run(stream, 2)
     run.clock.now += 10.0
-    run.watchdog.look(Position(2, 0, 2), stream, run.learner.state(), random_states.read())
-    alarm = first_not_finite(run.learner.program.run(stream, 3), 2)
+    run.watchdog.look(Position(2, 0, 2), stream, run.train_stepper.state(), random_states.read())
+    alarm = first_not_finite(run.train_stepper.program.run(stream, 3), 2)
     found = run.locate(alarm)
     assert not found.repeated
     assert "begins with another batch than it did before" in found.broken.where
