@@ -41,7 +41,7 @@ from lightkeras.search.workers.launch import Cluster, make_pool
 from lightkeras.search.workers.pool import Pool, WorkerLimits
 from lightkeras.system import environment
 from lightkeras.system.locks import RunLock, check_free, waiting_lock
-from lightkeras.system.messages import announce, did_you_mean
+from lightkeras.system.messages import announce, check_whole, did_you_mean
 from lightkeras.system.signals import StopSignals
 from lightkeras.task import Task
 from lightkeras.training import decisions
@@ -123,11 +123,7 @@ class Tuner:
         if self.trials is None and self.oracle in ("random", "bayesian"):
             raise ValueError(f"Tuner(oracle={self.oracle!r}, trials=None) would never end: give a number of trials.")
         for name, least in {"trials": 1, "seed": 0, "workers": 0, "retries": 0, "seeds": 0, "top": 1}.items():
-            value = getattr(self, name)
-            if name == "trials" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"Tuner({name}={value!r}): expected a whole number of at least {least}.")
+            check_whole("Tuner", name, getattr(self, name), least, optional=name == "trials")
         self._check_pool()
         if self.runner.callbacks:
             raise ValueError(

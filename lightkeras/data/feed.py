@@ -15,14 +15,13 @@ import numpy as np
 
 from lightkeras.data.bags import Bags
 from lightkeras.data.structure import Structure, as_arrays, digest_of, flatten, map_structure, spec_of
+from lightkeras.system.messages import check_whole
 
 
 def check_batching(batch_size: int, seed: int) -> None:
     """Refuses a batch size below 1 and a seed below 0 with a ValueError."""
-    if not _is_whole(batch_size) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r}: expected a whole number of at least 1.")
-    if not _is_whole(seed) or seed < 0:
-        raise ValueError(f"seed={seed!r}: expected a whole number of at least 0.")
+    check_whole("", "batch_size", batch_size, 1, numpy=True)
+    check_whole("", "seed", seed, 0, numpy=True)
 
 
 class Feed(abc.ABC):
@@ -230,10 +229,6 @@ def raw_of(feed: Feed) -> Feed:
     if isinstance(feed, (ArrayFeed, StreamFeed)) and feed.raw is not None:
         return feed.raw
     return feed
-
-
-def _is_whole(number: Any) -> bool:
-    return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
 
 
 Batches = Feed | Sequence[Any] | Mapping[str, Any] | np.ndarray | Iterable[Any]

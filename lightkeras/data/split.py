@@ -8,6 +8,7 @@ import numpy as np
 
 from lightkeras.data.bags import Bags
 from lightkeras.data.structure import Structure, as_arrays, flatten, map_structure
+from lightkeras.system.messages import check_whole
 
 
 def split(
@@ -46,8 +47,7 @@ def split(
         >>> x_train.tolist(), x_val.tolist()
         ([0, 1, 2, 6, 7], [3, 4, 5, 8, 9])
     """
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f"seed={seed!r}: expected a whole number of at least 0.")
+    check_whole("", "seed", seed, 0, numpy=True)
     arrays = as_arrays(arrays)
     total = _examples(arrays)
     count = held_out(total, validation)

@@ -21,6 +21,7 @@ from lightkeras.plots.style import (
     plain,
     shortened,
 )
+from lightkeras.system.messages import check_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +53,7 @@ def image_grid(images: Images, titles: Sequence[str] | None = None, columns: int
         7
     """
     checked = _images(images, "image_grid")
-    _check_columns(columns, "image_grid")
+    check_whole("image_grid", "columns", columns, 1)
     if titles is not None:
         check_equally_many("image_grid", images=checked, titles=titles)
     in_a_row = min(columns, len(checked))
@@ -117,7 +118,7 @@ def prediction_bars(
         ValueError: Lengths that differ, another shape or range, rows that are no probabilities, a label without name.
     """
     checked = _images(images, "prediction_bars")
-    _check_columns(columns, "prediction_bars")
+    check_whole("prediction_bars", "columns", columns, 1)
     rows = _probabilities(probabilities, class_names)
     true = labels_of(labels, "labels", "prediction_bars", class_names)
     check_equally_many("prediction_bars", images=checked, probabilities=rows, labels=true)
@@ -225,11 +226,6 @@ def _probabilities(given: Any, class_names: Sequence[str]) -> np.ndarray:
             "keras.ops.softmax."
         )
     return rows
-
-
-def _check_columns(columns: int, function: str) -> None:
-    if isinstance(columns, bool) or not isinstance(columns, int) or columns < 1:
-        raise ValueError(f"{function}(columns={columns!r}): expected a whole number of at least 1.")
 
 
 def _wrapped(title: Any, width: int, lines: int = 2) -> str:

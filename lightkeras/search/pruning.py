@@ -7,6 +7,8 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
+from lightkeras.system.messages import check_whole
+
 Reports = Sequence[tuple[int, float]]
 """Epochs, counted from 1 and rising, each with the value of the objective."""
 
@@ -41,9 +43,7 @@ class Pruning:
         if self.rule is not None and self.rule not in RULES:
             raise ValueError(f"Pruning(rule={self.rule!r}): expected 'median', 'halving' or None.")
         for name, least in {"first": 1, "trials": 1, "factor": 2}.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"Pruning({name}={value!r}): expected a whole number of at least {least}.")
+            check_whole("Pruning", name, getattr(self, name), least)
 
     def verdict(self, mine: Reports, others: Iterable[Reports], completed: Iterable[Reports], mode: str) -> str | None:
         """Why a trial is to be stopped after its last report; `None` if it goes on.
@@ -111,8 +111,7 @@ class Chance:
     def __post_init__(self) -> None:
         if self.value is not None and not math.isfinite(self.value):
             raise ValueError(f"Chance(value={self.value!r}): expected a finite number.")
-        if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 1:
-            raise ValueError(f"Chance(epochs={self.epochs!r}): expected a whole number of at least 1.")
+        check_whole("Chance", "epochs", self.epochs, 1)
 
     def verdict(self, mine: Reports, objective: str, mode: str) -> str | None:
         """Why a trial has failed; `None` if it has not."""

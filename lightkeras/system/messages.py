@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
+import numbers
 import sys
 import traceback
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
@@ -26,6 +31,54 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"Did you mean {nearest[0]!r}? " if nearest else ""
     return f"{hint}Valid names: {', '.join(names)}."
+
+
+def explain_unknown_keywords(owner: str, given: Iterable[str], valid: Iterable[str], known: Mapping[str, str]) -> None:
+    """Checks the names of keyword arguments, and answers those of other libraries with lightkeras's own.
+
+    Args:
+        owner: Class or function that was called, such as `"Tuner"`.
+        given: Names of the keyword arguments that were given.
+        valid: Names of the arguments that exist.
+        known: What to do instead, a sentence, by the name that a user of another library would try.
+
+    Raises:
+        TypeError: There are unknown names. The message has one line for each of them, which is its sentence of
+            `known` or else the nearest valid name.
+    """
+    names = list(valid)
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        answers = [known.get(name) or did_you_mean(name, names) for name in unknown]
+        lines = [
+            f"{owner}({name}=...): there is no such setting. {answer}"
+            for name, answer in zip(unknown, answers, strict=True)
+        ]
+        raise TypeError("\n".join(lines))
+
+
+def explains_unknown_keywords(known: Mapping[str, str]) -> Callable[[type[T]], type[T]]:
+    """Class decorator that lets a constructor answer unknown keyword arguments by `explain_unknown_keywords`.
+
+    The signature of the constructor stays as it is: `inspect.signature` follows `functools.wraps`.
+
+    Args:
+        known: What to do instead, by unknown name; see `explain_unknown_keywords`.
+    """
+
+    def decorated(cls: type[T]) -> type[T]:
+        init: Callable[..., None] = vars(cls)["__init__"]
+        _, *valid = inspect.signature(init).parameters
+
+        @functools.wraps(init)
+        def checked(self: T, *args: Any, **kwargs: Any) -> None:
+            explain_unknown_keywords(type(self).__name__, kwargs, valid, known)
+            init(self, *args, **kwargs)
+
+        setattr(cls, "__init__", checked)  # noqa: B010  (mypy forbids the assignment)
+        return cls
+
+    return decorated
 
 
 def raised_by_us(error: BaseException) -> bool:
@@ -51,6 +104,34 @@ def announce(line: str, once: bool = False) -> None:
     print(f"lightkeras: {line}", file=sys.stderr, flush=True)
 
 
-def check_whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value!r}: expected a whole number of at least {least}.")
+def check_whole(
+    owner: str,
+    name: str,
+    value: Any,
+    least: int,
+    *,
+    most: int | None = None,
+    optional: bool = False,
+    numpy: bool = False,
+) -> None:
+    """Checks that an argument is a whole number in its range.
+
+    Args:
+        owner: Class or function that the argument belongs to, such as `"Runner"`; `""` leaves it out of the message.
+        name: Name of the argument.
+        value: Its value.
+        least: Smallest valid number.
+        most: Largest valid number; `None` for no limit.
+        optional: Whether `None` is valid.
+        numpy: Whether NumPy's integers are valid. They are not where the value is written as JSON.
+
+    Raises:
+        ValueError: The value is not valid.
+    """
+    if optional and value is None:
+        return
+    is_whole = isinstance(value, numbers.Integral if numpy else int) and not isinstance(value, bool)
+    if not is_whole or value < least or (most is not None and value > most):
+        argument = f"{owner}({name}={value!r})" if owner else f"{name}={value!r}"
+        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{argument}: expected a whole number {limits}{', or None' if optional else ''}.")

@@ -26,7 +26,7 @@ from lightkeras.runs import checkpoint, report
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.runs.loggers import write_images
 from lightkeras.system import files
-from lightkeras.system.messages import announce
+from lightkeras.system.messages import announce, check_whole
 from lightkeras.system.variables import write_variables
 from lightkeras.task import Task
 from lightkeras.training import preflight
@@ -142,8 +142,7 @@ class Predictions:
         self._count = 0
 
     def __call__(self, count: int | None = None) -> tuple[Structure, Structure]:
-        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-            raise ValueError(f"predict(count={count!r}): expected a whole number of at least 1, or None for all.")
+        check_whole("predict", "count", count, 1, optional=True)
         while count is None or self._count < count:
             part = next(self._parts, None)
             if part is None:

@@ -17,6 +17,7 @@ from typing import Any, final
 
 from lightkeras.runs import checkpoint
 from lightkeras.runs.checkpoint import Captured
+from lightkeras.system.messages import check_whole
 from lightkeras.training import decisions
 
 
@@ -48,11 +49,7 @@ class Checkpoints:
 
     def __post_init__(self) -> None:
         for name in ("every_steps", "every_epochs", "keep"):
-            value = getattr(self, name)
-            if value is None and name != "keep":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"Checkpoints({name}={value!r}): expected a whole number of at least 1.")
+            check_whole("Checkpoints", name, getattr(self, name), 1, optional=name != "keep")
         if self.every_minutes is not None and not 0 < self.every_minutes < float("inf"):
             raise ValueError(f"Checkpoints(every_minutes={self.every_minutes!r}): expected a number above 0.")
         if self.keep_mode not in (None, "min", "max"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from lightkeras.encoders.features import FeatureCache
+from lightkeras.system.messages import check_whole
 from lightkeras.training import decisions
 from lightkeras.training.saver import Checkpoints
 
@@ -32,7 +33,8 @@ class LimitBatches:
     test: int | None = None
 
     def __post_init__(self) -> None:
-        _check_whole(self, {"train": 1, "validation": 1, "test": 1}, optional=("train", "validation", "test"))
+        for name in ("train", "validation", "test"):
+            check_whole("LimitBatches", name, getattr(self, name), 1, optional=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +99,10 @@ class Settings:
     profile: bool = False
 
     def __post_init__(self) -> None:
-        least = {"max_epochs": 1, "max_steps": 1, "patience": 1, "seed": 0, "skip_broken": 0, "steps_per_call": 1}
-        _check_whole(self, least | {"draw_every": 1}, ("max_steps", "patience", "steps_per_call", "draw_every"))
+        for name, least in {"max_epochs": 1, "seed": 0, "skip_broken": 0}.items():
+            check_whole(type(self).__name__, name, getattr(self, name), least)
+        for name in ("max_steps", "patience", "steps_per_call", "draw_every"):
+            check_whole(type(self).__name__, name, getattr(self, name), 1, optional=True)
         if self.max_time is not None and not 0 < self.max_time < float("inf"):
             raise ValueError(
                 f"{type(self).__name__}(max_time={self.max_time!r}): expected a number of seconds above 0."
@@ -124,14 +128,3 @@ class Settings:
         settings["features"] = dataclasses.asdict(self.features)
         settings["callbacks"] = [type(callback).__name__ for callback in self.callbacks]
         return settings
-
-
-def _check_whole(settings: Any, least: Mapping[str, int], optional: Sequence[str]) -> None:
-    """Refuses a setting that is no whole number of at least its least."""
-    for name, low in least.items():
-        value = getattr(settings, name)
-        if value is None and name in optional:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            expected = f"expected a whole number of at least {low}."
-            raise ValueError(f"{type(settings).__name__}({name}={value!r}): {expected}")

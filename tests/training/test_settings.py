@@ -14,9 +14,9 @@ from lightkeras.training.settings import Settings
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"draw_every": 0}, r"Settings\(draw_every=0\): expected a whole number of at least 1\."),
+        ({"draw_every": 0}, r"Settings\(draw_every=0\): expected a whole number of at least 1, or None\."),
         ({"draw_every": 1.5}, r"Settings\(draw_every=1\.5\): expected a whole number"),
-        ({"max_steps": 0}, r"Settings\(max_steps=0\): expected a whole number of at least 1\."),
+        ({"max_steps": 0}, r"Settings\(max_steps=0\): expected a whole number of at least 1, or None\."),
         ({"max_steps": 2.5}, r"Settings\(max_steps=2\.5\): expected a whole number"),
         ({"max_steps": True}, r"Settings\(max_steps=True\): expected a whole number"),
         ({"max_time": 0}, r"Settings\(max_time=0\): expected a number of seconds above 0\."),
@@ -45,7 +45,7 @@ def test_the_message_names_what_the_user_wrote():
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 @pytest.mark.parametrize("value", [0, -1, 1.0, True, "3"])
 def test_a_limit_of_batches_is_a_whole_number_of_at_least_one(split, value):
-    message = rf"LimitBatches\({split}={value!r}\): expected a whole number of at least 1\."
+    message = rf"LimitBatches\({split}={value!r}\): expected a whole number of at least 1, or None\."
     with pytest.raises(ValueError, match=message):
         LimitBatches(**{split: value})
 

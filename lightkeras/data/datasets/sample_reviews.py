@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from lightkeras.system.messages import check_whole
+
 
 def _phrases(text: str) -> tuple[str, ...]:
     return tuple(text.split(", "))
@@ -85,8 +87,7 @@ def sample_reviews(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """
     if count < 1:
         raise ValueError(f"count={count}: expected at least 1 review.")
-    if seed < 0:
-        raise ValueError(f"seed={seed}: expected a whole number of at least 0.")
+    check_whole("", "seed", seed, 0, numpy=True)
     draws = _uniform(np.random.default_rng(seed))
     seen: set[str] = set()
     texts = np.empty(count, dtype=object)

@@ -13,6 +13,7 @@ from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed, check_batching
 from lightkeras.data.lookup import Lookup
 from lightkeras.data.module import DataModule
 from lightkeras.data.structure import Structure, map_structure, spec_of
+from lightkeras.system.messages import check_whole
 
 DOWNLOAD_HOST = "https://storage.googleapis.com"  # which TFDS asks first
 _MEGABYTE = 1_000_000
@@ -69,8 +70,7 @@ class Tfds(DataModule):
             raise ValueError(
                 f"features={features!r}: expected a list of at least one name, such as ('image', 'label')."
             )
-        if isinstance(memory_mb, bool) or not isinstance(memory_mb, int) or memory_mb < 0:
-            raise ValueError(f"memory_mb={memory_mb!r}: expected a whole number of at least 0.")
+        check_whole("", "memory_mb", memory_mb, 0)
         self.name = name
         self.batch_size = batch_size
         self.seed = seed

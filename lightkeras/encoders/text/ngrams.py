@@ -19,7 +19,7 @@ from lightkeras.encoders.text.joined_model import joined
 from lightkeras.encoders.text.ngram_keys import LONGEST, MOST_WORDS, Grams, counted_grams, numbered
 from lightkeras.encoders.text.ngram_layer import NgramBags
 from lightkeras.encoders.text.words import announce_broken, is_utf8, texts_of, words_and_marks
-from lightkeras.system.messages import did_you_mean
+from lightkeras.system.messages import check_whole, did_you_mean
 
 WEIGHTS = ("binary", "count", "naive_bayes", "tf_idf")
 SELECTIONS = ("f_classif", "frequency")
@@ -81,10 +81,10 @@ class NgramVectorizer(Encoder):
         weights: str = "tf_idf",
         normalize: bool = True,
     ) -> None:
-        _check_whole("ngrams", ngrams, LONGEST)
-        _check_whole("min_texts", min_texts)
+        check_whole(WHO, "ngrams", ngrams, 1, most=LONGEST, numpy=True)
+        check_whole(WHO, "min_texts", min_texts, 1, numpy=True)
         if max_features is not None:
-            _check_whole("max_features", max_features)
+            check_whole(WHO, "max_features", max_features, 1, numpy=True)
         for name, given, valid in (("select", select, SELECTIONS), ("weights", weights, WEIGHTS)):
             if given not in valid:
                 raise ValueError(f"{WHO}({name}={given!r}) is not known. {did_you_mean(given, valid)}")
@@ -239,13 +239,6 @@ class NgramVectorizer(Encoder):
     def join(self, model: keras.Model) -> keras.Model:
         """A model that takes text: an `NgramBags` layer, then the model. It runs on TensorFlow alone."""
         return joined(NgramBags.of(self._known(), name="bags"), model)
-
-
-def _check_whole(name: str, value: Any, most: int | None = None) -> None:
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or value < 1 or (most is not None and value > most):
-        limit = "of at least 1" if most is None else f"from 1 to {most}"
-        raise ValueError(f"{WHO}({name}={value!r}): expected a whole number {limit}.")
 
 
 def _renumbered(words: list[bytes], ids: np.ndarray, lengths: np.ndarray, least: int) -> tuple[list[bytes], np.ndarray]:

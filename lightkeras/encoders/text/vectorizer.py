@@ -23,7 +23,7 @@ from lightkeras.encoders.text.words import (
     texts_of,
     unpack,
 )
-from lightkeras.system.messages import did_you_mean
+from lightkeras.system.messages import check_whole, did_you_mean
 from lightkeras.system.tensorflow import keep_gpus_free
 
 PAD, UNKNOWN = 0, 1
@@ -84,8 +84,7 @@ class TextVectorizer(Encoder):
         keep: str = "first",
     ) -> None:
         for name, value, least in (("max_tokens", max_tokens, 3), ("length", length, 1)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-                raise ValueError(f"TextVectorizer({name}={value!r}): expected a whole number of at least {least}.")
+            check_whole("TextVectorizer", name, value, least, numpy=True)
         if standardize not in STANDARDIZERS:
             raise ValueError(
                 f"TextVectorizer(standardize={standardize!r}) is not known. {did_you_mean(standardize, STANDARDIZERS)}"

@@ -9,6 +9,7 @@ from typing import Any, final
 
 from lightkeras.search.trial_run import Job, Look
 from lightkeras.search.workers.protocol import Channel, Launcher, last_lines
+from lightkeras.system.messages import check_whole
 
 POLL = 0.25  # seconds between two looks at signals, memory and signs of life
 GRACE = 120.0  # seconds in which a worker that was told to end saves its run
@@ -38,8 +39,7 @@ class WorkerLimits:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"WorkerLimits({name}={value!r}): expected a number above 0, or None.")
-        if isinstance(self.runs, bool) or not isinstance(self.runs, int) or self.runs < 1:
-            raise ValueError(f"WorkerLimits(runs={self.runs!r}): expected a whole number of at least 1.")
+        check_whole("WorkerLimits", "runs", self.runs, 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,16 +54,14 @@ class SizeSearch:
     memory_bytes: int | None
 
     def __post_init__(self) -> None:
-        check_whole("low", self.low, 1)
-        check_whole("steps", self.steps, 1)
+        check_whole("", "low", self.low, 1)
+        check_whole("", "steps", self.steps, 1)
         if self.low & (self.low - 1):
             raise ValueError(f"low={self.low}: expected a power of two, such as {1 << self.low.bit_length() - 1}.")
-        if self.high is not None:
-            check_whole("high", self.high, 1)
-            if self.high < self.low:
-                raise ValueError(f"low={self.low}, high={self.high}: expected low to be at most high.")
-        if self.memory_bytes is not None:
-            check_whole("memory_bytes", self.memory_bytes, 1)
+        check_whole("", "high", self.high, 1, optional=True)
+        if self.high is not None and self.high < self.low:
+            raise ValueError(f"low={self.low}, high={self.high}: expected low to be at most high.")
+        check_whole("", "memory_bytes", self.memory_bytes, 1, optional=True)
 
     def sizes(self, examples: int | None) -> list[int]:
         """The sizes to try where there are so many examples; `None` where nobody knows.

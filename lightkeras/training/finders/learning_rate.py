@@ -70,7 +70,7 @@ class RangeTest:
                 raise ValueError(f"{name}={value!r}: expected a learning rate, a finite number above 0.")
         if self.low >= self.high:
             raise ValueError(f"low={self.low!r}, high={self.high!r}: expected low to be less than high. Swap them.")
-        check_whole("steps", self.steps, 10)
+        check_whole("", "steps", self.steps, 10)
 
     @property
     def beta(self) -> float:
