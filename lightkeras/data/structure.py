@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from lightkeras.data.bags import Bags
+from lightkeras.system.digest import Digest
 
 Structure = Any
 """A batch: an array, or tuples, lists and dicts of arrays."""
@@ -95,17 +95,16 @@ def first_of(leaf: np.ndarray | Bags, count: int) -> np.ndarray | Bags:
 
 def digest_of(structure: Structure) -> str:
     """A digest of arrays: of their paths, shapes, dtypes and contents."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = Digest()
     leaves = [(path, part) for path, leaf in flatten(structure) for part in _parts(leaf)]
     for path, array in leaves:
-        digest.update(f"{path}:{array.shape}:{array.dtype};".encode())
+        digest.update(f"{path}:{array.shape}:{array.dtype};")
         if array.dtype == object:
             for text in array.ravel():
-                digest.update(text if isinstance(text, bytes) else text.encode())
-                digest.update(b"\0")
+                digest.update(text, b"\0")
         else:
-            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
-    return digest.hexdigest()
+            digest.update(array)
+    return digest.hex()
 
 
 def _parts(leaf: np.ndarray | Bags) -> list[np.ndarray]:

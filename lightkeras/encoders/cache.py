@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import io
 import os
 import secrets
@@ -25,6 +24,7 @@ from typing import Any, final
 import numpy as np
 
 from lightkeras.system import files
+from lightkeras.system.digest import Digest
 from lightkeras.system.locks import hold_shared, lock_if_free, waiting_lock
 from lightkeras.system.messages import announce
 
@@ -176,11 +176,9 @@ def read_columns(columns: Columns, blocks: Blocks) -> list[np.ndarray]:
     ]
 
 
-def _poured(
-    columns: Columns, blocks: Blocks, sinks: list[Any], place: Path | None
-) -> tuple[list[int], list[hashlib.blake2b]]:
+def _poured(columns: Columns, blocks: Blocks, sinks: list[Any], place: Path | None) -> tuple[list[int], list[Digest]]:
     """Writes blocks one after the other; gives the rows and the checksum of each array."""
-    rows, digests = [0] * len(columns), [hashlib.blake2b(digest_size=16) for _ in columns]
+    rows, digests = [0] * len(columns), [Digest() for _ in columns]
     for block in blocks:
         for number, ((dtype, shape), array) in enumerate(zip(columns, block, strict=True)):
             if (array.dtype, array.shape[1:]) != (dtype, shape):
@@ -196,9 +194,9 @@ def _poured(
     return rows, digests
 
 
-def _described(columns: Columns, rows: list[int], digests: list[Any]) -> list[dict[str, Any]]:
+def _described(columns: Columns, rows: list[int], digests: list[Digest]) -> list[dict[str, Any]]:
     return [
-        {"dtype": dtype.str, "shape": [count, *shape], "blake2b": digest.hexdigest()}
+        {"dtype": dtype.str, "shape": [count, *shape], "blake2b": digest.hex()}
         for (dtype, shape), count, digest in zip(columns, rows, digests, strict=True)
     ]
 
@@ -221,11 +219,11 @@ def _mapped(file: Path, dtype: np.dtype, shape: tuple[int, ...], checksum: str) 
         raise _DamagedError(f"{file.name} has {found:,} bytes, expected {expected:,}")
     if not expected:
         return np.zeros(shape, dtype)  # nothing cannot be mapped
-    digest = hashlib.blake2b(digest_size=16)
+    digest = Digest()
     with open(file, "rb") as stream:
         while content := stream.read(_READ_BYTES):
             digest.update(content)
-    if digest.hexdigest() != checksum:
+    if digest.hex() != checksum:
         raise _DamagedError(f"the checksum of {file.name} is wrong")
     return np.memmap(file, dtype, "r", shape=shape)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any, final
@@ -12,6 +11,7 @@ import numpy as np
 
 from lightkeras.data.structure import Structure, digest_of
 from lightkeras.encoders.base import Encoder, JoinError
+from lightkeras.system.digest import Digest
 
 
 @final
@@ -85,10 +85,8 @@ def _fingerprint_of(model: keras.Model) -> str:
     # Keras numbers layers as they are made, so that the same model has other names when it is made again.
     for number, name in enumerate(dict.fromkeys(_names_in(serialized))):
         config = config.replace(f'"{name}"', f'"#{number}"')
-    digest = hashlib.blake2b(f"{keras.backend.backend()} {config}".encode(), digest_size=16)
-    for variable in model.variables:
-        digest.update(digest_of(np.asarray(keras.ops.convert_to_numpy(variable))).encode())
-    return digest.hexdigest()
+    values = (digest_of(np.asarray(keras.ops.convert_to_numpy(variable))) for variable in model.variables)
+    return Digest(f"{keras.backend.backend()} {config}", *values).hex()
 
 
 def _names_in(serialized: Any) -> Iterator[str]:

@@ -15,7 +15,6 @@ it, so that what `best` and `last` name is whole at every moment.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import math
@@ -32,6 +31,7 @@ import numpy as np
 import safetensors.numpy
 
 from lightkeras.system import files
+from lightkeras.system.digest import Digest
 from lightkeras.system.messages import did_you_mean
 from lightkeras.system.variables import CheckpointError, read_variable, read_variables
 
@@ -237,7 +237,7 @@ def _restored(array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _entry(content: bytes) -> dict[str, Any]:
-    return {"bytes": len(content), "blake2b": hashlib.blake2b(content, digest_size=32).hexdigest()}
+    return {"bytes": len(content), "blake2b": Digest(content, size=32).hex()}
 
 
 def round_trip(variable: keras.Variable) -> np.ndarray:

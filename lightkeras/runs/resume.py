@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import inspect
 import warnings
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 from lightkeras.runs import checkpoint
 from lightkeras.runs.checkpoint import Checkpoint
 from lightkeras.runs.directory import RunDirectory
+from lightkeras.system.digest import Digest
 from lightkeras.system.variables import CheckpointError
 
 
@@ -163,7 +163,7 @@ def code_of(task_class: type) -> dict[str, str]:
             source = inspect.getsource(inspect.getmodule(cls) or cls)
         except (OSError, TypeError):  # typed into an interpreter
             continue
-        found[cls.__name__] = hashlib.blake2b(source.encode(), digest_size=16).hexdigest()
+        found[cls.__name__] = Digest(source).hex()
     return found
 
 

@@ -7,7 +7,6 @@ what it was: `{"tuple": [...]}`, `{"float": "nan"}`, `{"array": "<key>"}`.
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -15,6 +14,8 @@ from typing import Any, final
 
 import keras
 import numpy as np
+
+from lightkeras.system.digest import Digest
 
 _STORABLE = "biuf"  # kinds of dtypes that are kept as arrays; others as their bytes
 _COLLECTIONS: dict[str, Callable[[list[Any]], Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
@@ -140,11 +141,10 @@ def fingerprint(value: Any) -> str:
         NotPlainError: The value is not plain.
     """
     encoder = Encoder(copies=False)
-    digest = hashlib.blake2b(json.dumps(encoder.encode(value, "")).encode(), digest_size=16)
+    digest = Digest(json.dumps(encoder.encode(value, "")))
     for key, array in encoder.arrays.items():
-        digest.update(f"{key} {array.dtype.str} {array.shape}".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
+        digest.update(f"{key} {array.dtype.str} {array.shape}", array)
+    return digest.hex()
 
 
 def _ordered(value: Any) -> Any:

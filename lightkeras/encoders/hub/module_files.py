@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lightkeras.data.lookup import reachable
+from lightkeras.system.digest import Digest
 from lightkeras.system.messages import announce
 from lightkeras.system.tensorflow import keep_gpus_free
 
@@ -40,14 +41,14 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
         32 hexadecimal digits of BLAKE2b over the sorted relative file names and the files' contents.
     """
     root = Path(path)
-    digest = hashlib.blake2b(digest_size=16)
+    digest = Digest()
     for file in sorted((entry for entry in root.rglob("*") if entry.is_file()), key=lambda file: file.parts):
         with file.open("rb") as stream:
             content = hashlib.file_digest(stream, "blake2b").digest()
         name = file.relative_to(root).as_posix().encode()
         # The length keeps "ab" + "c" apart from "a" + "bc".
-        digest.update(len(name).to_bytes(4, "big") + name + content)
-    return digest.hexdigest()
+        digest.update(len(name).to_bytes(4, "big"), name, content)
+    return digest.hex()
 
 
 def locate(handle: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from typing import Any, final
 
@@ -17,6 +16,7 @@ from lightkeras.encoders.hub.bag_embedding import BagEmbedding, bag_inputs
 from lightkeras.encoders.hub.layer import HubLayer, runs_modules, variables_of
 from lightkeras.encoders.hub.linear_table import NotLinearError, Table, find_table
 from lightkeras.encoders.hub.module_files import fingerprint, load_module, locate
+from lightkeras.system.digest import Digest
 from lightkeras.system.messages import announce
 
 LAYER = "embedding"
@@ -94,7 +94,7 @@ class TextEncoder(Encoder):
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.blake2b(f"{self.module_fingerprint} {self.kind}".encode(), digest_size=16).hexdigest()
+        return Digest(f"{self.module_fingerprint} {self.kind}").hex()
 
     def record(self) -> dict[str, Any]:
         return {**super().record(), "handle": self.handle, "module": self.module_fingerprint, "kind": self.kind}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, final
@@ -19,6 +18,7 @@ from lightkeras.encoders.text.joined_model import joined
 from lightkeras.encoders.text.ngram_keys import LONGEST, MOST_WORDS, Grams, counted_grams, numbered
 from lightkeras.encoders.text.ngram_layer import NgramBags
 from lightkeras.encoders.text.words import announce_broken, is_utf8, texts_of, words_and_marks
+from lightkeras.system.digest import Digest
 from lightkeras.system.messages import check_whole, did_you_mean
 
 WEIGHTS = ("binary", "count", "naive_bayes", "tf_idf")
@@ -189,10 +189,7 @@ class NgramVectorizer(Encoder):
     @property
     def fingerprint(self) -> str:
         settings = f"{WHO} {self.ngrams} {self.weights} {self.normalize}"
-        digest = hashlib.blake2b(settings.encode(), digest_size=16)
-        for array in self.state().values():
-            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
-        return digest.hexdigest()
+        return Digest(settings, *self.state().values()).hex()
 
     def record(self) -> dict[str, Any]:
         names = ("ngrams", "max_features", "min_texts", "select", "weights", "normalize", "vocabulary_size")

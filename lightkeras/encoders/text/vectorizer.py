@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, final
@@ -23,6 +22,7 @@ from lightkeras.encoders.text.words import (
     texts_of,
     unpack,
 )
+from lightkeras.system.digest import Digest
 from lightkeras.system.messages import check_whole, did_you_mean
 from lightkeras.system.tensorflow import keep_gpus_free
 
@@ -151,7 +151,7 @@ class TextVectorizer(Encoder):
     @property
     def fingerprint(self) -> str:
         settings = f"TextVectorizer {self.length} {self.standardize} {self.keep} "
-        return hashlib.blake2b(settings.encode() + b"\n".join(self._known()), digest_size=16).hexdigest()
+        return Digest(settings, b"\n".join(self._known())).hex()
 
     def record(self) -> dict[str, Any]:
         names = ("max_tokens", "length", "standardize", "keep", "vocabulary_size")

@@ -13,7 +13,6 @@ the steps again, one at a time, until one breaks. It leaves the task at the stat
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Mapping
 from typing import final
@@ -25,6 +24,7 @@ from lightkeras.data.feed import ArrayFeed
 from lightkeras.data.structure import Structure
 from lightkeras.engine.base import Engine, StepLogs, Stream
 from lightkeras.system import random_states
+from lightkeras.system.digest import Digest
 from lightkeras.system.variables import read_variables, write_variables
 from lightkeras.task import Task
 from lightkeras.training.divergence.explain import is_float, look_into
@@ -91,9 +91,7 @@ def digests_of(variables: Mapping[str, keras.Variable]) -> dict[str, str]:
     for key, array in read_variables(variables).items():
         if is_float(array):
             array[np.isnan(array)] = np.nan
-        digest = hashlib.blake2b(f"{array.shape}:{array.dtype};".encode(), digest_size=16)
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-        found[key] = digest.hexdigest()
+        found[key] = Digest(f"{array.shape}:{array.dtype};", array).hex()
     return found
 
 
