@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import math
 import re
 import secrets
 import shutil
@@ -33,10 +32,10 @@ import safetensors.numpy
 from lightkeras.system import files
 from lightkeras.system.digest import Digest
 from lightkeras.system.messages import did_you_mean
+from lightkeras.system.plain_values import decode_float, encode_float
 from lightkeras.system.variables import CheckpointError, read_variable, read_variables
 
 VARIABLES, STATE, MANIFEST = "variables.safetensors", "state.json", "manifest.json"
-_FLOAT = "$float"
 _NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")
 
 
@@ -94,7 +93,7 @@ def save(
     folder = path.parent
     contents = {
         VARIABLES: safetensors.numpy.save({key: _storable(array) for key, array in captured.arrays.items()}),
-        STATE: files.json_bytes(_tagged({**state, "step": step, "variables": captured.names})),
+        STATE: files.json_bytes({**state, "step": step, "variables": captured.names}, encode_float),
         **(extra or {}),
     }
     contents[MANIFEST] = files.json_bytes({name: _entry(content) for name, content in contents.items()})
@@ -121,7 +120,7 @@ def load(path: Path) -> Checkpoint:
         CheckpointError: A file is missing, cut short or changed; the message names it.
     """
     contents = _contents(path)
-    state = json.loads(contents.pop(STATE), object_hook=_untagged)
+    state = json.loads(contents.pop(STATE), object_hook=decode_float)
     stored = safetensors.numpy.load(contents.pop(VARIABLES))
     arrays = {key: _restored(array, state["variables"][key]["dtype"]) for key, array in stored.items()}
     return Checkpoint(path, arrays, state, contents)
@@ -212,19 +211,6 @@ def numbers(path: Path) -> tuple[int, int]:
     """Step of a checkpoint, and the number among those of the same step: their order in time."""
     found = _NAME.fullmatch(path.name)
     return (int(found[1]), int(found[2] or 0)) if found else (-1, 0)
-
-
-def _tagged(data: Any) -> Any:
-    """The data with numbers that JSON has no word for as objects."""
-    if isinstance(data, Mapping):
-        return {key: _tagged(value) for key, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [_tagged(value) for value in data]
-    return {_FLOAT: repr(data)} if isinstance(data, float) and not math.isfinite(data) else data
-
-
-def _untagged(found: dict[str, Any]) -> Any:
-    return float(found[_FLOAT]) if set(found) == {_FLOAT} else found
 
 
 def _storable(array: np.ndarray) -> np.ndarray:

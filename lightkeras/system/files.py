@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,15 @@ def move_synced(source: Path, target: Path) -> None:
     sync(target.parent)
 
 
-def json_bytes(data: Any) -> bytes:
-    """JSON of plain data. Numbers that are not finite become `null`: JSON has no word for them."""
-    return (json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+def json_bytes(data: Any, encode_float: Callable[[float], Any] = lambda value: None) -> bytes:
+    """Encodes plain data as JSON, for people and for other programs.
+
+    Args:
+        data: `None`, numbers, strings, and sequences and mappings of them.
+        encode_float: What is written for NaN and the infinities, which JSON does not have; `null` unless given.
+            `plain_values.encode_float` loses nothing.
+    """
+    return (json.dumps(_finite(data, encode_float), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -89,14 +96,12 @@ def explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _finite(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {str(key): _finite(value) for key, value in data.items()}
+def _finite(data: Any, encode_float: Callable[[float], Any]) -> Any:
+    if isinstance(data, Mapping):
+        return {str(key): _finite(value, encode_float) for key, value in data.items()}
     if isinstance(data, (list, tuple)):
-        return [_finite(value) for value in data]
-    if isinstance(data, float) and not (float("-inf") < data < float("inf")):
-        return None
-    return data
+        return [_finite(value, encode_float) for value in data]
+    return encode_float(data) if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def cache_dir() -> Path:

@@ -55,7 +55,7 @@ class Encoder:
         if value is None or kind in (bool, int, str):
             return value
         if kind is float:
-            return value if math.isfinite(value) else {"float": repr(value)}
+            return encode_float(value)
         if kind is bytes:
             return {"bytes": base64.b64encode(value).decode()}
         if isinstance(value, np.generic):
@@ -106,12 +106,13 @@ def decode(data: Any, arrays: Mapping[str, np.ndarray]) -> Any:
         return [decode(item, arrays) for item in data]
     if not isinstance(data, dict):
         return data
+    data = decode_float(data)
+    if isinstance(data, float):
+        return data
     ((kind, content),) = data.items()
     if kind in _COLLECTIONS:
         return _COLLECTIONS[kind](decode(content, arrays))
     match kind:
-        case "float":
-            return float(content)
         case "bytes":
             return base64.b64decode(content)
         case "dict":
@@ -132,6 +133,22 @@ def decode(data: Any, arrays: Mapping[str, np.ndarray]) -> Any:
                 array[number] = decode(item, arrays)
             return array.reshape(shape)
     raise ValueError(f"The saved state of a callback is damaged: a value is called {kind!r}, which there is not.")
+
+
+def encode_float(value: float) -> Any:
+    """Encodes a float as JSON: itself, or an object such as `{"float": "nan"}` where JSON has no number for it."""
+    return value if math.isfinite(value) else {"float": repr(float(value))}
+
+
+def decode_float(data: dict[str, Any]) -> Any:
+    """Decodes what `encode_float` made an object of; other objects are returned. An `object_hook` of `json.loads`.
+
+    Older checkpoints have `{"$float": "nan"}`.
+    """
+    if len(data) == 1 and data.get("float", data.get("$float")) in ("nan", "inf", "-inf"):
+        (text,) = data.values()
+        return float(text)
+    return data
 
 
 def fingerprint(value: Any) -> str:

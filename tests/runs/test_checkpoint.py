@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import math
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 from lightkeras.runs import checkpoint
 from lightkeras.system import files
+from lightkeras.system.plain_values import decode
 from lightkeras.system.variables import CheckpointError, read_variables, write_variables
 
 
@@ -51,6 +54,43 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path, two):
     assert found.state["variables"]["model.0000"] == {"path": two["model.0000"].path, "dtype": "float32"}
     np.testing.assert_array_equal(found.arrays["model.0000"], [[0, 1, 2], [3, 4, 5]])
     assert found.arrays["optimizer.0000"] == 7
+
+
+def rewrite_state(path: Path, text: str) -> None:
+    """Replaces state.json, as another version of the library would have written it."""
+    (path / "state.json").write_text(text)
+    manifest = files.read_json(path / "manifest.json")
+    manifest["state.json"] = {
+        "bytes": len(text),
+        "blake2b": hashlib.blake2b(text.encode(), digest_size=32).hexdigest(),
+    }
+    files.write_json(path / "manifest.json", manifest)
+
+
+def test_numbers_that_json_does_not_have_are_encoded_as_in_the_state_of_callbacks(tmp_path, two):
+    state = {"best": math.inf, "logs": {"loss": [math.nan, -math.inf, np.float64("nan")], "float": 0.5}}
+    path = save(tmp_path, 1, two, state)
+    written = files.read_json(path / "state.json")
+    nan, below = {"float": "nan"}, {"float": "-inf"}
+    assert (written["best"], written["logs"]) == ({"float": "inf"}, {"loss": [nan, below, nan], "float": 0.5})
+    found = checkpoint.load(path).state
+    assert (found["best"], repr(found["logs"])) == (math.inf, "{'loss': [nan, -inf, nan], 'float': 0.5}")
+
+
+def test_a_state_written_before_is_read(tmp_path, two):
+    path = save(tmp_path, 1, two, {})
+    rewrite_state(
+        path,
+        """{"step": 7, "best": {"value": {"$float": "-inf"}}, "history": [{"val/loss": {"$float": "nan"}}],
+        "callbacks": [{"class": "EarlyStopping", "attributes": {"best": {"float": "inf"}, "wait": 2}}],
+        "variables": {"model.0000": {"path": "a", "dtype": "float32"},
+                      "optimizer.0000": {"path": "b", "dtype": "int32"}}}""",
+    )
+    state = checkpoint.load(path).state
+    assert (state["step"], state["best"]) == (7, {"value": -math.inf})
+    assert math.isnan(state["history"][0]["val/loss"])
+    (record,) = state["callbacks"]
+    assert {name: decode(data, {}) for name, data in record["attributes"].items()} == {"best": math.inf, "wait": 2}
 
 
 WIDE = pytest.mark.backends("tensorflow", "torch", reason="JAX halves 64 bits, unless it is told not to")
