@@ -1,1 +1,1 @@
-"""The command line: flags of a task, and what each command prints."""
+"""The command line: the flags of a task, and the output of each command."""

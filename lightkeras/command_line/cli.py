@@ -1,20 +1,20 @@
 """The command line of an experiment: `lk.cli(MyTask)`.
 
-    python experiment.py [flags]                 fit, then test the best weights; or what the experiment does instead
-    python experiment.py fit [flags]             fit alone
-    python experiment.py --resume --run_dir DIR  go on with a run
+    python experiment.py [flags]                 fit, then test the best weights; or run the experiment's `main`
+    python experiment.py fit [flags]             fit only
+    python experiment.py --resume --run_dir DIR  resume a run
     python experiment.py test --run_dir DIR      test the weights of a run
     python experiment.py predict --run_dir DIR "a text" ...
-    python experiment.py replay --run_dir DIR    run the step that broke a run again
+    python experiment.py replay --run_dir DIR    rerun the step that broke a run
     python experiment.py tune [flags]            search the declared ranges
     python experiment.py tune --run_dir DIR --resume | --replay best
-                                                 go on with a search; do one of its trials again
+                                                 resume a search; rerun one of its trials
     python experiment.py find_learning_rate [flags]
-    python experiment.py find_batch_size [flags] suggest where to begin
+    python experiment.py find_batch_size [flags] suggest a learning rate, a batch size
 
-The flags are the hyperparameters (`--hp.`), the settings of the runner (`--runner.`), of the tuner
-(`--tuner.`) and of the finders (`--find.`), where data is looked for, and the run directory;
-jsonargparse makes them from the declarations, and reads any of them from `--config file.yaml`.
+Flags set the hyperparameters (`--hp.`), the runner (`--runner.`), the tuner (`--tuner.`), the finders (`--find.`),
+where to look for data, and the run directory. jsonargparse generates them from the declarations, and reads any of them
+from `--config file.yaml`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from rich.console import Console
 from lightkeras import hparams
 from lightkeras.command_line import tune
 from lightkeras.command_line.console import (
+    print_error,
     print_lines,
+    report_experiment,
     report_fit,
     report_profile,
-    report_several,
-    say_error,
     table,
     table_of_sizes,
 )
@@ -61,27 +61,27 @@ def cli(
 
     Args:
         task_class: The task.
-        main: What the command without a name does instead of fitting and testing, for an experiment of several runs.
-            It is given the task as the flags made it, not set up, and the runner with its `run_dir`, a `Path`. Further
-            tasks are `type(task)(dataclasses.replace(task.hp, ...), task.lookup)`, and each run is made below that
-            directory, by `dataclasses.replace(runner, run_dir=runner.run_dir / "small").fit(task, resume=True)`: with
-            `--resume` main is called again, and its runs go on. What it returns, a mapping of plain values or `None`,
-            becomes part of `result.json`. `None` fits and tests.
-        args: The arguments; `None` takes those of the process.
-        **runner_defaults: Settings of `Runner` that differ from its own defaults in this experiment.
+        main: Runs in place of fitting and testing if no command is given, for an experiment of several runs.
+            Called with the task built from the flags, not set up, and the runner, whose `run_dir` is a `Path`. Make
+            further tasks with `type(task)(dataclasses.replace(task.hp, ...), task.lookup)`, and each run below that
+            directory with `dataclasses.replace(runner, run_dir=runner.run_dir / "small").fit(task, resume=True)`:
+            `--resume` calls `main` again, and its runs resume. `main` returns `None` or a mapping of plain values,
+            which becomes part of `result.json`. `None` fits and tests.
+        args: The arguments; `None` takes `sys.argv[1:]`.
+        **runner_defaults: Settings of `Runner` whose defaults this experiment changes.
 
     Raises:
-        SystemExit: With status 2 for a mistake in what was asked for, 1 for a run that diverged, a
-            search without a success or a finder without a suggestion.
+        SystemExit: Status 2 for a wrong argument; 1 for a run that diverged, a search without a completed trial, or a
+            finder without a suggestion.
     """
-    Runner(**runner_defaults)  # a wrong default is the experiment's mistake, not the user's
-    words = list(sys.argv[1:] if args is None else args)
-    command = words.pop(0) if words and words[0] in COMMANDS else None
+    Runner(**runner_defaults)  # raises here: a wrong default is a mistake in the experiment's file
+    arguments = list(sys.argv[1:] if args is None else args)
+    command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else None
     parser = make_parser(task_class, command, runner_defaults, main)
-    settings = parser.parse_args(words)
+    settings = parser.parse_args(arguments)
 
     def given() -> jsonargparse.Namespace:
-        return parser.parse_args(words, defaults=False)
+        return parser.parse_args(arguments, defaults=False)
 
     actions: dict[str | None, Callable[[], int]] = {
         None: lambda: _run(task_class, settings, runner_defaults, given(), main),
@@ -98,7 +98,7 @@ def cli(
     except (ValueError, TypeError, OSError, ImportError, NotImplementedError) as error:
         if not raised_by_us(error):
             raise
-        say_error(error)
+        print_error(error)
         status = 2
     if status:
         raise SystemExit(status)
@@ -120,10 +120,10 @@ def _fit(
     lookup = lookup_of(settings)
     if resume:
         if settings.run_dir is None:
-            raise ValueError("--resume, but of which run? Give its --run_dir.")
+            raise ValueError("--resume needs --run_dir: the run directory, or one of its checkpoints.")
         directory, wanted = run_and_checkpoint(path)
         path, resume = directory.path, wanted or True
-        runner, hp, lookup = _as_before(directory, runner, hp, lookup, given)
+        runner, hp, lookup = _with_recorded(directory, runner, hp, lookup, given)
     made = Runner(**{**runner, "run_dir": path, "profile": settings.profile or runner.get("profile", False)})
     task = task_class(hparams.from_dict(task_class.HParams, hp), lookup)
     if settings.dry_run:
@@ -147,7 +147,7 @@ def _run(
     given: jsonargparse.Namespace,
     main: Main | None,
 ) -> int:
-    """The command without a name."""
+    """Runs the experiment's `main`, or fits and tests: what happens if no command is given."""
     if main is None:
         return _fit(task_class, settings, runner_defaults, given, then_test=True)
     directory = RunDirectory(run_path(settings.run_dir, snake_case(task_class.__name__)))
@@ -155,60 +155,60 @@ def _run(
     lookup = lookup_of(settings)
     if settings.resume:
         if settings.run_dir is None:
-            raise ValueError("--resume, but of which experiment? Give its --run_dir.")
-        runner, hp, lookup = _as_before(directory, runner, hp, lookup, given)
+            raise ValueError("--resume needs --run_dir: the directory of the experiment.")
+        runner, hp, lookup = _with_recorded(directory, runner, hp, lookup, given)
     made = Runner(**{**runner, "run_dir": directory.path, "profile": settings.profile or runner.get("profile", False)})
     task = task_class(hparams.from_dict(task_class.HParams, hp), lookup)
     experiment = Experiment(main, task, made)
     if settings.dry_run:
-        return _say_names(experiment.check(settings.resume))
+        return _print_checks(experiment.check(settings.resume))
     try:
         diverged = experiment.run(settings.resume)
     except Interrupted:
-        print_lines(Console(), {"go on": f"python {sys.argv[0]} --resume --run_dir {directory.path}"})
+        print_lines(Console(), {"resume": f"python {sys.argv[0]} --resume --run_dir {directory.path}"})
         raise
     if made.profile:
         for path in runs_below(directory):
             report_profile(path)
     if made.pictures:
         report.write(directory.path)
-    report_several(directory)
+    report_experiment(directory)
     return 1 if diverged else 0
 
 
-def _as_before(
+def _with_recorded(
     directory: RunDirectory,
     runner: dict[str, Any],
     hp: dict[str, Any],
     lookup: Lookup,
     given: jsonargparse.Namespace,
 ) -> tuple[dict[str, Any], dict[str, Any], Lookup]:
-    """Settings of the run in a directory, and over them what was given on the command line."""
+    """The settings recorded in a run directory, overridden by the flags that were given."""
     if not directory.config_file.exists():
         return runner, hp, lookup
     config = directory.read_config() if holds_several(directory) else read_run(directory)
     recorded = {name: value for name, value in config["runner"].items() if name in runner and name != "callbacks"}
     places = {"source": lookup.source, "data_dir": lookup.data_dir}
-    before = {name: config.get("lookup", {}).get(name, value) for name, value in places.items()}
-    over = {name: value for name, value in places.items() if name in given}
+    recorded_places = {name: config.get("lookup", {}).get(name, value) for name, value in places.items()}
+    given_places = {name: value for name, value in places.items() if name in given}
     return (
         {**runner, **settings_of(recorded), **settings_of(given.get("runner", {}), recorded)},
         {**config.get("hparams", {}), **(vars(given.hp) if "hp" in given else {})},
-        Lookup(**{**before, **over}),
+        Lookup(**{**recorded_places, **given_places}),
     )
 
 
 def _dry_run(runner: Runner, task: Task, resume: bool | Path, accept_changes: bool) -> int:
-    return _say_names(runner.check(task, resume=resume, accept_changes=accept_changes))
+    return _print_checks(runner.check(task, resume=resume, accept_changes=accept_changes))
 
 
-def _say_names(names: Sequence[str]) -> int:
-    Console().print(f"It can be run. Each epoch will log {', '.join(names)}.", highlight=False, soft_wrap=True)
+def _print_checks(names: Sequence[str]) -> int:
+    Console().print(f"Checks passed. Logged every epoch: {', '.join(names)}.", highlight=False, soft_wrap=True)
     return 0
 
 
 def _test(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
-    task, runner = _of_run(task_class, settings)
+    task, runner = _load_run(task_class, settings)
     result = runner.evaluate(task, weights=settings.weights)
     console = Console()
     console.print(table({"test": result.metrics}))
@@ -220,19 +220,22 @@ def _predict(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
     inputs: list[str] = settings.inputs
     if inputs == ["-"]:
         inputs = [line.rstrip("\n") for line in sys.stdin]
-    task, runner = _of_run(task_class, settings)
+    task, runner = _load_run(task_class, settings)
     learn = setup.learn_from(None, 1, RunDirectory(Path(settings.run_dir)))
     setup.make_ready(task, runner.seed, given=True, fit_encoder=learn)
     if task.data is None:
-        raise ValueError(f"{task_class.__name__} has no data module that could read inputs.")
+        raise ValueError(
+            f"{task_class.__name__} has no data module to read inputs with: define `build_data`, and `predict(inputs)` "
+            "in the data module that it returns."
+        )
     inputs = task.data.expand(inputs, task.lookup)
     outputs = runner.predict(task, task.data.predict(inputs), weights=settings.weights)
     columns = outputs if isinstance(outputs, dict) else {"prediction": outputs}
     examples = len(next(iter(columns.values())))
     if examples != len(inputs):
         raise ValueError(
-            f"{type(task.data).__name__}.predict gave {examples} examples for {len(inputs)} inputs: expected one for "
-            "each. Let its `expand(inputs, lookup)` return one input for each example."
+            f"{type(task.data).__name__}.predict returned {examples} examples for {len(inputs)} inputs: expected "
+            "one for each. Make its `expand(inputs, lookup)` return one input for each example."
         )
     for number, given in enumerate(inputs):
         row = {name: column[number].tolist() for name, column in columns.items()}
@@ -253,8 +256,8 @@ def _find_learning_rate(
     runner = Runner(**{**runner_defaults, **settings_of(settings.runner), "run_dir": path})
     task = task_class(hparams.from_dict(task_class.HParams, vars(settings.hp)), lookup_of(settings))
     found = runner.find_learning_rate(task, **vars(settings.find))
-    lines = {"found": "no suggestion" if found.suggestion is None else f"{found.suggestion:.2g}"}
-    lines |= {"why": found.reason, "took": f"{found.wall_s:.1f} s", "figure": str(found.figure)}
+    lines = {"suggestion": "none" if found.suggestion is None else f"{found.suggestion:.2g}"}
+    lines |= {"reason": found.reason, "took": f"{found.wall_s:.1f} s", "figure": str(found.figure)}
     print_lines(Console(), lines)
     return 1 if found.suggestion is None else 0
 
@@ -265,26 +268,26 @@ def _find_batch_size(task_class: type[Task], settings: jsonargparse.Namespace, r
     found = runner.find_batch_size(task, **vars(settings.find))
     console = Console()
     console.print(table_of_sizes(found))
-    lines = {"found": "no suggestion" if found.suggestion is None else str(found.suggestion)}
-    print_lines(console, lines | {"why": found.reason, "took": f"{found.wall_s:.1f} s"})
+    lines = {"suggestion": "none" if found.suggestion is None else str(found.suggestion)}
+    print_lines(console, lines | {"reason": found.reason, "took": f"{found.wall_s:.1f} s"})
     return 1 if found.suggestion is None else 0
 
 
-def _of_run(task_class: type[Task], settings: jsonargparse.Namespace) -> tuple[Task, Runner]:
-    """The task of a run as it was, and a runner on its directory."""
+def _load_run(task_class: type[Task], settings: jsonargparse.Namespace) -> tuple[Task, Runner]:
+    """Returns the task with the hyperparameters and the data of a run, and a runner on its directory."""
     config = RunDirectory(Path(settings.run_dir)).read_config()
     if "search" in config:
         raise ValueError(f"{settings.run_dir} holds a search: give one of its runs, such as {settings.run_dir}/best.")
     if holds_several(RunDirectory(Path(settings.run_dir))):
         runs = runs_below(RunDirectory(Path(settings.run_dir)))
         raise ValueError(
-            f"{settings.run_dir} holds the runs of an experiment: give one of them, "
-            f"{', '.join(map(str, runs)) or 'of which there is none yet'}."
+            f"{settings.run_dir} holds the runs of an experiment. Give the directory of one of them: "
+            f"{', '.join(map(str, runs)) or 'there are none yet'}."
         )
     if config.get("task") != task_class.__name__:
         raise ValueError(
             f"{settings.run_dir} holds a run of {config.get('task')}, not of {task_class.__name__}. "
-            "Use the experiment it was made with."
+            f"Use the experiment that defines {config.get('task')}."
         )
     recorded = config.get("lookup", {})
     source = "sample" if config.get("source") == "sample" else recorded.get("source", "auto")

@@ -1,4 +1,4 @@
-"""What a person sees of a command: tables, and a few lines on where things are."""
+"""Output of the commands on the terminal: tables, and lines with paths and commands."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from lightkeras.training.timing import PARTS
 
 
 def report_fit(fitted: FitResult, tested: EvalResult | None) -> None:
+    """Prints the closing screen of a run: the best epoch, the test, why it stopped, and where its files are."""
     console = Console()
     splits: dict[str, Any] = {}
     for name, value in (fitted.best.logs if fitted.best is not None else {}).items():
@@ -28,21 +29,21 @@ def report_fit(fitted: FitResult, tested: EvalResult | None) -> None:
     if fitted.best is not None:
         console.print(table(splits))
     best = fitted.best
-    lines = {} if best is None else {"best": f"{_when(best, fitted.epochs)}, by {fitted.monitor}"}
+    lines = {} if best is None else {"best": f"{_epoch_of(best, fitted.epochs)}, by {fitted.monitor}"}
     page = RunDirectory(fitted.run_dir).report_file
     lines |= {
         "stopped": f"{fitted.stop_reason} ({fitted.epochs} epochs, {fitted.steps:,} steps, {fitted.wall_s:.1f} s)",
         **({"report": str(page)} if page.exists() else {}),
-        "run": str(fitted.run_dir),
-        "look": f"tensorboard --logdir {fitted.run_dir}",
+        "run_dir": str(fitted.run_dir),
+        "tensorboard": f"tensorboard --logdir {fitted.run_dir}",
     }
     if fitted.interrupted:
-        lines["go on"] = f"python {sys.argv[0]} --resume --run_dir {fitted.run_dir}"
+        lines["resume"] = f"python {sys.argv[0]} --resume --run_dir {fitted.run_dir}"
     print_lines(console, lines)
 
 
-def report_several(directory: RunDirectory) -> None:
-    """Shows the runs of an experiment side by side."""
+def report_experiment(directory: RunDirectory) -> None:
+    """Prints a table of the runs of an experiment."""
     console = Console()
     rows: dict[str, Any] = {}
     for path in runs_below(directory):
@@ -54,18 +55,19 @@ def report_several(directory: RunDirectory) -> None:
     if any(rows.values()):
         console.print(table(rows))
     page = {"report": str(directory.report_file)} if directory.report_file.exists() else {}
-    print_lines(console, {**page, "runs": str(directory.path), "look": f"tensorboard --logdir {directory.path}"})
+    lines = {**page, "run_dir": str(directory.path), "tensorboard": f"tensorboard --logdir {directory.path}"}
+    print_lines(console, lines)
 
 
 def report_profile(run_dir: Path) -> None:
-    """Shows `profile.json`: the largest part first; what took no time is left out."""
+    """Prints `profile.json`, the largest part first, without parts that took less than 1 ms."""
     directory = RunDirectory(run_dir)
     profile = files.read_json(directory.profile_file)
-    table = Table(title=f"where {profile['wall_s']:.1f} s went, {profile['steps']:,} steps")
+    table = Table(title=f"time: {profile['wall_s']:.1f} s, {profile['steps']:,} steps")
     table.add_column("")
     table.add_column("share", justify="right")
     table.add_column("s", justify="right")
-    table.add_column("what is counted")
+    table.add_column("includes")
     for name, part in sorted(profile["parts"].items(), key=lambda item: -item[1]["seconds"]):
         if part["seconds"] >= 0.001:
             table.add_row(name, f"{100 * part['share']:.1f} %", f"{part['seconds']:.3f}", PARTS[name])
@@ -73,48 +75,50 @@ def report_profile(run_dir: Path) -> None:
     console.print(table)
     lines = {}
     if profile["compute_us_per_step"] is not None:
-        lines["a step"] = f"{profile['compute_us_per_step']:,.0f} us of computing"
+        lines["per step"] = f"{profile['compute_us_per_step']:,.0f} us of compute"
     for number, found in enumerate(profile["compilations"], 1):
-        what = f"{found['step']} step compiled for {found['form']}"
-        lines[f"compiled {number}"] = f"{what}, {found['seconds']:.2f} s: {found['cause']}"
+        compiled = f"{found['step']} step compiled for {found['form']}"
+        lines[f"compiled {number}"] = f"{compiled}, {found['seconds']:.2f} s: {found['cause']}"
     if profile["trace"] is not None:
         lines["trace"] = f"tensorboard --logdir {profile['trace']}"
     print_lines(console, lines)
 
 
-def _when(best: Best, epochs: int) -> str:
+def _epoch_of(best: Best, epochs: int) -> str:
     return f"epoch {best.epoch} of {epochs}" if best.epoch <= epochs else f"step {best.step:,}, in epoch {best.epoch}"
 
 
 def report_search(result: SearchResult) -> None:
+    """Prints the closing screen of a search: the best trial, its repeats, and where its files are."""
     console = Console()
     statuses = [trial.status for trial in result.trials]
     counted = [f"{statuses.count(status)} {status}" for status in ("completed", "pruned", "failed")]
     lines = {"trials": f"{', '.join(counted)}, {result.wall_s:.1f} s"}
     if result.best is None:
-        lines["best"] = f"none: no trial was completed, the last ended with: {result.trials[-1].reason}"
+        lines["best"] = f"none: no trial was completed; the last one failed: {result.trials[-1].reason}"
     else:
         values = ", ".join(f"{name}={short(value)}" for name, value in result.best.hparams.items())
         lines["best"] = f"{result.objective} {result.best.objective:.4f} with {values}"
         for name, repeated in result.repeats.items():
             own = next(trial.objective for trial in result.trials if trial.name == name)
             lines[f"{name}"] = f"{result.objective} {_spread(repeated)} with other seeds ({own:.4f} in the search)"
-        lines["test it"] = f"python {sys.argv[0]} test --run_dir {result.best_dir}"
-    lines |= {"search": str(result.run_dir), "look": f"tensorboard --logdir {result.run_dir}"}
+        lines["test"] = f"python {sys.argv[0]} test --run_dir {result.best_dir}"
+    lines |= {"run_dir": str(result.run_dir), "tensorboard": f"tensorboard --logdir {result.run_dir}"}
     print_lines(console, lines)
 
 
 def _spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation."""
+    """Mean and standard deviation, with 4 decimals."""
     if not values:
-        return "none, as every run failed,"
+        return "none, because every run failed,"
     spread = f" \N{PLUS-MINUS SIGN} {statistics.stdev(values):.4f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.4f}{spread}"
 
 
 def print_lines(console: Console, lines: dict[str, str]) -> None:
+    """Prints a label and a text per line, the labels flush right."""
     for name, text in lines.items():
-        console.print(f"{name:>8}  {text}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{name:>11}  {text}", highlight=False, markup=False, soft_wrap=True)
 
 
 def table(splits: dict[str, Any]) -> Table:
@@ -144,7 +148,8 @@ def short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def say_error(error: BaseException) -> None:
+def print_error(error: BaseException) -> None:
+    """Prints a user's mistake and its notes on stderr."""
     console = Console(stderr=True, soft_wrap=True)
     console.print(f"error: {error}", markup=False, highlight=False)
     for note in getattr(error, "__notes__", ()):

@@ -1,9 +1,9 @@
-"""Experiments of several runs: a `main` that makes them, and the directory that holds them.
+"""Experiments of several runs: calls the user's `main` and writes the directory that holds its runs.
 
 runs/overfit/20261122-101500-ab12/
-  config.json      what the experiment was started with
-  result.json      what main returned
-  report.html      the runs side by side
+  config.json      task, hyperparameters, settings, versions, command
+  result.json      the values that main returned
+  report.html      compares the runs
   tiny/, large/    a run directory for each
 """
 
@@ -27,57 +27,60 @@ from lightkeras.system import environment, files
 from lightkeras.task import Task
 
 Main = Callable[[Task, Runner], Mapping[str, Any] | None]
-"""What an experiment does: it is given the task as the flags made it, and the runner with its `run_dir`."""
+"""Called with the task built from the flags and the runner with its `run_dir`; returns values for `result.json`."""
 
-_OURS = ("task", "source", "backend", "hparams", "versions", "runs", "wall_s")  # of result.json
+_RESERVED = ("task", "source", "backend", "hparams", "versions", "runs", "wall_s")  # keys of result.json
 
 
 @final
 class Experiment:
-    """A `main`, with what it is given.
+    """A `main` with its task and its runner.
 
     Args:
         main: The function.
         task: The task, not set up.
-        runner: The runner, with the directory of the experiment as its `run_dir`.
+        runner: The runner; its `run_dir` is the directory of the experiment.
+
+    Raises:
+        TypeError: The runner's `run_dir` is not a `Path`.
     """
 
     def __init__(self, main: Main, task: Task, runner: Runner) -> None:
         if not isinstance(runner.run_dir, Path):
-            raise TypeError(f"An experiment needs the run_dir of its runner as a Path, got {runner.run_dir!r}.")
+            raise TypeError(f"Expected the runner's run_dir as a Path, got {runner.run_dir!r}.")
         self._main, self._task, self._runner = main, task, runner
         self.directory = RunDirectory(runner.run_dir)
 
     def check(self, resume: bool) -> list[str]:
-        """Checks the directory, and the task as it is, as `Runner.check` does; writes nothing.
+        """Checks the directory, and the task as `Runner.check` does. Writes nothing.
 
         Args:
-            resume: Whether the experiment is to be gone on with.
+            resume: Whether to resume the experiment in the directory, if there is one.
 
         Returns:
-            Names of the values that each epoch of such a run will log.
+            Names of the values that a run of the task logs every epoch.
 
         Raises:
             ValueError: The task cannot be run.
-            FileExistsError: The directory holds something, and that is not to be gone on with.
-            ChangedRunError: It was started with another task or other hyperparameters.
+            FileExistsError: The directory is not empty and `resume` is false.
+            ChangedRunError: The experiment was started with another task or other hyperparameters.
         """
         self._compare(resume)
         return dataclasses.replace(self._runner, run_dir=self.directory.path / "run").check(self._task)
 
     def run(self, resume: bool) -> bool:
-        """Runs it.
+        """Calls `main` and writes `result.json`.
 
         Args:
-            resume: Whether to go on with the experiment, if it was begun.
+            resume: Whether to resume the experiment in the directory, if there is one.
 
         Returns:
             Whether one of its runs diverged.
 
         Raises:
-            FileExistsError: The directory holds something, and that is not to be gone on with.
-            ChangedRunError: It was started with another task or other hyperparameters.
-            TypeError: What `main` returned cannot be written.
+            FileExistsError: The directory is not empty and `resume` is false.
+            ChangedRunError: The experiment was started with another task or other hyperparameters.
+            TypeError: `main` returned a value that JSON cannot hold.
         """
         began = time.perf_counter()
         before, config = self._compare(resume), self._config()
@@ -98,20 +101,20 @@ class Experiment:
         return any(result.get("fit", {}).get("diverged") for result in results.values())
 
     def _compare(self, resume: bool) -> dict[str, Any] | None:
-        """The configuration that it was started with, if it is gone on with and may be."""
+        """Returns the configuration that the experiment was started with, or `None` if it starts now."""
         path = self.directory.path
         self.directory.check_not_inside()
         if not resume:
             if path.is_dir() and any(path.iterdir()):
                 raise FileExistsError(
-                    f"{path} already holds something, to which several runs would be added. Go on with the experiment "
-                    "in it by --resume, give another --run_dir, or remove it first."
+                    f"{path} is not empty, and the runs of an experiment need a directory of their own. Resume the "
+                    "experiment in it with --resume, give another --run_dir, or remove it first."
                 )
             return None
         if not self.directory.config_file.exists():
             return None
         if not holds_several(self.directory):
-            raise ValueError(f"{path} holds a single run, not those of an experiment: give another --run_dir.")
+            raise ValueError(f"{path} holds a single run, not an experiment of several runs: give another --run_dir.")
         before = self.directory.read_config()
         changed = compare_configs(
             {name: before.get(name) for name in ("task", "hparams", "seed")},
@@ -119,8 +122,8 @@ class Experiment:
         )
         if changed.refused:
             raise ChangedRunError(
-                f"This is not the experiment that was started in this directory: {'; '.join(changed.refused)}. "
-                "Use what it was started with, or give another --run_dir."
+                f"The experiment in {path} was started with other settings: {'; '.join(changed.refused)}. "
+                "Use the settings that it was started with, or give another --run_dir."
             )
         return before
 
@@ -141,7 +144,7 @@ class Experiment:
 
 
 def _source(results: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The data of the runs; the sample is never hidden behind other data."""
+    """Returns the data sources of the runs; `"sample"` if any of them used the sample."""
     sources = list(dict.fromkeys(str(result["source"]) for result in results.values() if "source" in result))
     if not sources:
         return None
@@ -155,16 +158,16 @@ def _checked(returned: Any, main: Main) -> dict[str, Any]:
         raise TypeError(
             f"{main.__name__} returned {type(returned).__name__}: expected a mapping for result.json, or None."
         )
-    taken = sorted(set(returned) & set(_OURS))
+    taken = sorted(set(returned) & set(_RESERVED))
     if taken:
-        raise ValueError(f"{main.__name__} returned {taken[0]!r}, which the command itself writes: use another name.")
+        raise ValueError(f"{main.__name__} returned {taken[0]!r}, which lightkeras writes itself: use another name.")
     plain = {str(key): _plain(value, str(key)) for key, value in returned.items()}
     files.json_bytes(plain)
     return plain
 
 
 def _plain(value: Any, path: str) -> Any:
-    """A value as JSON has it."""
+    """Converts a value to one that JSON can hold."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item, f"{path}.{key}") for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -176,5 +179,5 @@ def _plain(value: Any, path: str) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(
-        f"main returned a {type(value).__name__} as {path!r}: expected numbers, texts, and lists and dicts of them."
+        f"main returned a {type(value).__name__} as {path!r}: expected numbers, strings, and lists and dicts of them."
     )

@@ -1,4 +1,4 @@
-"""The command `tune`: a search, going on with one, and doing one of its trials again."""
+"""The command `tune`: runs a search, resumes one, or reruns one of its trials."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def run(
     runner_defaults: dict[str, Any],
     given: jsonargparse.Namespace,
 ) -> int:
-    """Searches.
+    """Runs the command.
 
     Args:
         task_class: The task.
         settings: All settings, with defaults.
-        runner_defaults: Settings of the runner that differ in this experiment.
-        given: The settings that were given on the command line.
+        runner_defaults: Settings of the runner whose defaults the experiment changes.
+        given: The settings given on the command line.
 
     Returns:
-        The exit status: 1 where no trial was completed, or a replayed one came out differently.
+        The exit status: 1 if no trial was completed, or a replayed trial differs.
     """
     if settings.replay is not None:
         return _replay(task_class, settings)
@@ -45,18 +45,18 @@ def run(
     space = tuner.made_space()
     console = Console()
 
-    def say(trial: Trial) -> None:
+    def print_trial(trial: Trial) -> None:
         value = trial.status if trial.objective is None else f"{trial.objective:.4f}"
         shown = [name for name in space.ranges if name not in trial.inactive]
         values = "  ".join(f"{name} {short(trial.hparams[name])}" for name in shown)
-        why = "" if trial.status == "completed" else f"  ({trial.reason})"
-        console.print(f"trial {trial.name}  {value}  {values}{why}", highlight=False, markup=False, soft_wrap=True)
+        reason = "" if trial.status == "completed" else f"  ({trial.reason})"
+        console.print(f"trial {trial.name}  {value}  {values}{reason}", highlight=False, markup=False, soft_wrap=True)
 
     try:
-        result = dataclasses.replace(tuner, on_trial=say).search(resume=settings.resume)
+        result = dataclasses.replace(tuner, on_trial=print_trial).search(resume=settings.resume)
     except SearchInterrupted as stop:
-        go_on = f"python {sys.argv[0]} tune --run_dir {tuner.run_dir} --resume"
-        print_lines(console, {"stopped": f"{stop.received} received, the state is saved", "go on": go_on})
+        resume = f"python {sys.argv[0]} tune --run_dir {tuner.run_dir} --resume"
+        print_lines(console, {"stopped": f"{stop.received} received; the search is saved", "resume": resume})
         raise
     report_search(result)
     return 0 if result.best is not None else 1
@@ -74,17 +74,17 @@ def _tuner(
     lookup = lookup_of(settings)
     if settings.resume:
         if settings.run_dir is None:
-            raise ValueError("--resume, but of which search? Give its --run_dir.")
+            raise ValueError("--resume needs --run_dir: the directory of the search.")
         directory = RunDirectory(Path(settings.run_dir))
         if directory.config_file.exists():
             config = directory.read_config()
             if "search" not in config:
-                raise ValueError(f"{directory.path} holds a run, not a search: give the --run_dir of a search.")
-            before = {name: value for name, value in config["search"].items() if name in tuner}
-            now = settings_of(given.get("tuner", {}), before)
-            if now.get("pool") == "local":  # where the cluster was is of no use
-                before = {name: value for name, value in before.items() if name not in ("address", "gpus")}
-            tuner |= settings_of(before) | now
+                raise ValueError(f"{directory.path} holds a run, not a search: give --run_dir of a search.")
+            recorded = {name: value for name, value in config["search"].items() if name in tuner}
+            flags = settings_of(given.get("tuner", {}), recorded)
+            if flags.get("pool") == "local":  # the cluster's address and GPUs do not apply
+                recorded = {name: value for name, value in recorded.items() if name not in ("address", "gpus")}
+            tuner |= settings_of(recorded) | flags
             recorded = {name: value for name, value in config["runner"].items() if name in runner}
             recorded.pop("callbacks", None)
             runner |= settings_of(recorded) | settings_of(given.get("runner", {}), recorded)
@@ -99,7 +99,7 @@ def _tuner(
 
 def _replay(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
     if settings.run_dir is None:
-        raise ValueError("--replay, but of which search? Give its --run_dir.")
+        raise ValueError("--replay needs --run_dir: the directory of the search.")
     found = repeat_trial.replay(task_class, Path(settings.run_dir), settings.replay)
     print_lines(Console(), found.lines())
     return 0 if found.equal else 1

@@ -80,7 +80,7 @@ print(callable(lk.cli), lk.cli is cli)
 # ---------------------------------------------------------------------- commands
 
 
-def test_without_a_command_it_fits_draws_tests_and_says_where_things_are(fitted):
+def test_without_a_command_it_fits_draws_tests_and_prints_paths(fitted):
     path, printed = fitted
     result = read(path / "result.json")
     assert result["fit"]["epochs"] == 1
@@ -90,9 +90,9 @@ def test_without_a_command_it_fits_draws_tests_and_says_where_things_are(fitted)
     for split in ("train", "val", "test"):
         assert re.search(rf"│ {split} +│ +[01]\.\d{{4}} │ +\d\.\d{{4}} │", printed)
     assert f"{result['test']['loss']:.4f}" in printed
-    assert "    best  epoch 1 of 1, by val/loss\n" in printed
-    assert re.search(r" stopped  max_epochs=1 reached \(1 epochs, 10 steps, \d+\.\d s\)\n", printed)
-    assert printed.endswith(f"     run  {path}\n    look  tensorboard --logdir {path}\n")
+    assert "       best  epoch 1 of 1, by val/loss\n" in printed
+    assert re.search(r"    stopped  max_epochs=1 reached \(1 epochs, 10 steps, \d+\.\d s\)\n", printed)
+    assert printed.endswith(f"    run_dir  {path}\ntensorboard  tensorboard --logdir {path}\n")
 
 
 def test_fit_does_not_test(folder):
@@ -116,7 +116,7 @@ def test_test_gives_the_number_that_the_fit_gave(fitted, capsys):
     assert re.search(r"best weights, 100 examples, \d+\.\d s", printed)
 
 
-def test_test_takes_the_last_weights_if_asked_for(fitted, capsys):
+def test_test_takes_the_last_weights_if_the_flag_is_given(fitted, capsys):
     assert run("test", "--run_dir", str(fitted[0]), "--weights", "last") == 0
     assert "last weights, 100 examples" in capsys.readouterr().out
 
@@ -132,7 +132,7 @@ class Typed(TwoMoons):
         return data
 
 
-def test_predict_answers_each_input_with_a_line_of_json(fitted, folder, capsys, monkeypatch):
+def test_predict_prints_a_line_of_json_for_each_input(fitted, folder, capsys, monkeypatch):
     class TwoMoons(Typed):
         """The run belongs to a task of this name."""
 
@@ -164,7 +164,7 @@ def test_an_input_that_is_several_examples_gets_a_line_for_each(fitted, capsys):
     assert rows[0]["prediction"][0] < rows[1]["prediction"][0]
 
 
-def test_data_that_gives_another_number_of_examples_than_there_are_inputs_is_an_error(fitted, capsys):
+def test_another_number_of_examples_than_of_inputs_is_an_error(fitted, capsys):
     class TwoMoons(Typed):
         def build_data(self):
             data = super().build_data()
@@ -175,16 +175,16 @@ def test_data_that_gives_another_number_of_examples_than_there_are_inputs_is_an_
     assert run("predict", "--run_dir", str(fitted[0]), "0 1, 1 -0.5", task=TwoMoons) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert "error: ArrayData.predict gave 2 examples for 1 inputs: expected one for each" in printed.err
+    assert "error: ArrayData.predict returned 2 examples for 1 inputs: expected one for each" in printed.err
 
 
-def test_predict_for_data_without_typed_inputs_says_what_to_define(fitted, capsys):
+def test_predict_for_data_without_typed_inputs_names_the_method_to_define(fitted, capsys):
     assert run("predict", "--run_dir", str(fitted[0]), "0 1") == 2
     expected = "error: ArrayData does not say how typed inputs become batches: define its `predict(inputs)`.\n"
     assert capsys.readouterr().err == expected
 
 
-def test_tune_searches_and_says_how_to_test_the_best(folder, capsys):
+def test_tune_searches_and_prints_the_command_that_tests_the_best(folder, capsys):
     words = ["--tuner.trials", "3", "--tuner.workers", "0", *QUICK, "--hp.hidden_units", "5", "--run_dir", "s"]
     assert run("tune", *words) == 0
     printed = capsys.readouterr().out
@@ -194,32 +194,32 @@ def test_tune_searches_and_says_how_to_test_the_best(folder, capsys):
     assert read("s/config.json")["search"]["fixed"] == {"hidden_units": 5}
     best = "s/best"
     assert re.search(r"  trials  3 completed, 0 pruned, 0 failed, \d+\.\d s\n", printed)
-    assert f"    best  val/loss {result['best']['value']:.4f} with hidden_units=5, learning_rate=" in printed
-    assert f" test it  python moons.py test --run_dir {best}\n" in printed
+    assert f"       best  val/loss {result['best']['value']:.4f} with hidden_units=5, learning_rate=" in printed
+    assert f"       test  python moons.py test --run_dir {best}\n" in printed
     assert run("test", "--run_dir", best) == 0
     assert run("test", "--run_dir", "s") == 2
     assert f"s holds a search: give one of its runs, such as {best}." in capsys.readouterr().err
 
 
-def test_find_learning_rate_suggests_one_and_says_where_its_curve_is(folder, capsys):
+def test_find_learning_rate_prints_a_suggestion_and_the_path_of_its_curve(folder, capsys):
     assert run("find_learning_rate", "--find.high", "1.0", "--run_dir", "a") == 0
     printed = capsys.readouterr().out
-    found = r"   found  (\d\.\d+)\n     why  the loss fell fastest at \1; ended at 1 \(step 100 of 100\)\n"
+    found = r" suggestion  (\d\.\d+)\n     reason  the loss fell fastest at \1; ended at 1 \(step 100 of 100\)\n"
     assert re.match(found, printed)
-    assert re.search(r"    took  \d+\.\d s\n  figure  a/figures/learning_rate\.png\n$", printed)
+    assert re.search(r"       took  \d+\.\d s\n     figure  a/figures/learning_rate\.png\n$", printed)
     assert [path.name for path in Path("a").rglob("*.*")] == ["learning_rate.png"]
 
 
-def test_find_learning_rate_makes_a_directory_below_runs_if_none_is_given(folder, capsys):
+def test_find_learning_rate_makes_a_directory_in_runs_if_none_is_given(folder, capsys):
     assert run("find_learning_rate", "--find.steps", "50") == 0
     (made,) = (folder / "runs" / "two_moons_learning_rate").iterdir()
     assert (made / "figures" / "learning_rate.png").is_file()
 
 
-def test_find_learning_rate_without_a_suggestion_fails_and_says_why(folder, capsys):
+def test_find_learning_rate_without_a_suggestion_fails_and_prints_the_reason(folder, capsys):
     words = ["--find.low", "1e-9", "--find.high", "1e-8", "--find.steps", "20", "--run_dir", "a"]
     assert run("find_learning_rate", *words) == 1
-    assert capsys.readouterr().out.startswith("   found  no suggestion\n     why  the loss did not fall")
+    assert capsys.readouterr().out.startswith(" suggestion  none\n     reason  the loss did not fall")
 
 
 def test_find_batch_size_lists_the_sizes_and_writes_nothing(folder, capsys):
@@ -227,16 +227,16 @@ def test_find_batch_size_lists_the_sizes_and_writes_nothing(folder, capsys):
     printed = capsys.readouterr().out
     for size in (16, 32):
         assert re.search(rf"│ +{size} │ +yes │ +\d+\.\d\d │ +[\d,]+ │ +\d+ │", printed)
-    assert "   found  32\n     why  32 is the largest power of two up to high=32\n" in printed
+    assert " suggestion  32\n     reason  32 is the largest power of two up to high=32\n" in printed
     assert list(folder.iterdir()) == []
 
 
 def test_find_batch_size_without_a_suggestion_fails(capsys):
     assert run("find_batch_size", "--find.memory_bytes", "1") == 1
-    assert "   found  no suggestion\n     why  8 brought the process to " in capsys.readouterr().out
+    assert " suggestion  none\n     reason  8 brought the process to " in capsys.readouterr().out
 
 
-def test_what_the_experiment_monitors_is_what_tune_searches_for(folder):
+def test_tune_optimizes_what_the_experiment_monitors(folder):
     assert (
         run("tune", "--tuner.trials", "1", "--tuner.workers", "0", *QUICK, "--run_dir", "s", monitor="val/accuracy")
         == 0
@@ -266,13 +266,13 @@ def broken(tmp_path) -> Path:
     return tmp_path / "run"
 
 
-def test_replay_runs_the_step_that_broke_a_run_again_and_says_whether_it_is_the_same(broken, capsys):
+def test_replay_reruns_the_broken_step_and_reports_whether_it_is_the_same(broken, capsys):
     assert run("replay", "--run_dir", str(broken)) == 0
     printed = capsys.readouterr().out
     # TensorFlow's relu makes zero of a NaN: there the weights are what is not finite first.
     assert re.search(r"in the run  (sequential|train/loss)", printed)
     assert "at step 2 (epoch 1, batch 2): the batch itself is not finite: array 0 holds nan in row 8" in printed
-    assert printed.endswith("    result  bit for bit equal\n")
+    assert printed.endswith("    result  equal, bit for bit\n")
     path = broken / "broken" / "step-00000002"
     saved = checkpoint.load(path)
     state = {key: value for key, value in saved.state.items() if key not in ("step", "variables")}
@@ -291,7 +291,7 @@ def test_replay_of_a_run_that_did_not_break_ends_with_status_2(folder, capsys):
 # ---------------------------------------------------------------------- settings
 
 
-def test_a_file_gives_flags_and_the_command_line_goes_before_it(folder):
+def test_a_file_gives_flags_and_the_command_line_overrides_it(folder):
     Path("c.yaml").write_text("hp:\n  hidden_units: 8\n  batch_size: 160\nrunner:\n  max_epochs: 1\nrun_dir: b\n")
     assert run("fit", "--config", "c.yaml", "--hp.hidden_units", "9") == 0
     assert read("b/config.json")["hparams"] == {"hidden_units": 9, "learning_rate": 0.01, "batch_size": 160}
@@ -347,9 +347,9 @@ MISTAKES = {
     r"fit, predict, replay, test, tune\.",
     ("--source", "fake"): r"--source: Expected one of \['auto', 'real', 'sample'\]\. Got value: fake",
     ("--run_dir",): r"argument --run_dir: expected one argument\n$",
-    ("--hp.hidden_units", "3", "fit"): r"'fit' is a command, of which there is one, in front of all flags",
-    ("--tuner.trials", "3"): r"The flags --tuner\. belong to the command tune",
-    ("--find.low", "3"): r"The flags --find\. belong to the commands find_learning_rate and find_batch_size",
+    ("--hp.hidden_units", "3", "fit"): r"'fit' is a command: put one command before all flags\.",
+    ("--tuner.trials", "3"): r"Flags that begin with --tuner\. belong to tune\.",
+    ("--find.low", "3"): r"Flags that begin with --find\. belong to find_learning_rate and find_batch_size\.",
     ("find_batch_size", "--find.low", "3"): r"^error: low=3: expected a power of two, such as 2",
     ("find_learning_rate", "--find.steps", "3"): r"^error: steps=3: expected a whole number of at least 10",
     ("test",): r"moons\.py test: error: the following arguments are required: --run_dir\n$",
@@ -392,7 +392,7 @@ def test_a_directory_that_holds_another_run_is_refused(fitted, capsys):
 
 def test_a_run_of_another_task_is_refused(fitted, capsys):
     assert run("test", "--run_dir", str(fitted[0]), task=Typed) == 2
-    assert "holds a run of TwoMoons, not of Typed. Use the experiment it was made with." in capsys.readouterr().err
+    assert "holds a run of TwoMoons, not of Typed. Use the experiment that defines TwoMoons." in capsys.readouterr().err
 
 
 def test_an_error_of_the_experiment_is_not_swallowed(folder):
@@ -414,9 +414,9 @@ def test_an_error_inside_a_step_is_not_swallowed(folder):
         run(task=Broken)
 
 
-def test_a_run_that_diverges_has_status_1_and_says_where(folder, capsys):
+def test_a_run_that_diverges_has_status_1_and_names_the_step(folder, capsys):
     assert run("--hp.learning_rate", "1e30", "--run_dir", "a") == 1
-    assert re.search(r" stopped  train/loss became (nan|inf) at step \d+ .* \(0 epochs", capsys.readouterr().out)
+    assert re.search(r"    stopped  train/loss became (nan|inf) at step \d+ .* \(0 epochs", capsys.readouterr().out)
     assert read("a/result.json")["fit"]["diverged"] is True
 
 
@@ -436,7 +436,7 @@ def test_a_search_in_which_every_trial_fails_has_status_1(folder, capsys):
     assert run("tune", "--tuner.trials", "2", "--tuner.workers", "0", "--run_dir", "s", task=Broken) == 1
     printed = capsys.readouterr().out
     assert "trial 0000  failed  hidden_units" in printed
-    assert "    best  none: no trial was completed, the last ended with: RuntimeError: too wide" in printed
+    assert "       best  none: no trial was completed; the last one failed: RuntimeError: too wide" in printed
 
 
 def test_a_run_that_was_fitted_on_the_sample_is_tested_on_the_sample(folder):
@@ -464,7 +464,7 @@ def test_a_run_that_was_fitted_on_the_sample_is_tested_on_the_sample(folder):
     assert sources == ["auto", "sample", "real"]
 
 
-# ---------------------------------------------------------------------- going on with a run
+# ---------------------------------------------------------------------- resuming a run
 
 
 SAVED = [
@@ -508,7 +508,7 @@ def test_a_group_that_is_given_in_part_takes_the_rest_from_the_run(begun):
     assert (fit["steps"], fit["stop_reason"]) == (15, "max_epochs=3 reached")
 
 
-def test_a_file_given_to_a_resume_goes_before_the_run_and_flags_before_the_file(begun):
+def test_in_a_resume_a_file_overrides_the_run_and_flags_override_the_file(begun):
     given = "runner:\n  max_epochs: 9\n  max_steps: null\n  limit_batches:\n    test: 3\nrun_dir: a\nresume: true\n"
     Path("c.yaml").write_text(given)
     assert run("fit", "--config", "c.yaml", "--runner.max_epochs", "2") == 0
@@ -518,7 +518,7 @@ def test_a_file_given_to_a_resume_goes_before_the_run_and_flags_before_the_file(
     assert read("a/result.json")["fit"]["steps"] == 10
 
 
-def test_a_resume_looks_for_data_where_the_run_did_unless_told_otherwise(folder):
+def test_a_resume_looks_for_data_where_the_run_did_unless_flags_are_given(folder):
     Path("data").mkdir()
     assert run("fit", *QUICK, "--run_dir", "a", "--source", "sample", "--data_dir", "data") == 0
     assert run("fit", "--resume", "--run_dir", "a") == 0
@@ -527,7 +527,7 @@ def test_a_resume_looks_for_data_where_the_run_did_unless_told_otherwise(folder)
     assert read("a/config.json")["lookup"] == {"source": "auto", "data_dir": str(folder / "data")}
 
 
-def test_a_resume_goes_on_from_a_checkpoint_that_is_named(folder):
+def test_a_resume_starts_from_a_checkpoint_that_is_named(folder):
     assert run("fit", "--run_dir", "a", *SAVED, "--runner.checkpoints.keep", "3", "--runner.max_epochs", "3") == 0
     wanted = ["--resume", "--run_dir", "a/checkpoints/step-00000005"]
     assert run("fit", *wanted, "--runner.max_epochs", "4") == 0
@@ -535,13 +535,13 @@ def test_a_resume_goes_on_from_a_checkpoint_that_is_named(folder):
     assert read("a/result.json")["fit"]["steps"] == 20
 
 
-def test_a_resume_begins_the_run_if_there_is_none(folder):
+def test_a_resume_starts_the_run_if_there_is_none(folder):
     assert run("fit", "--resume", *QUICK, "--hp.hidden_units", "8", "--run_dir", "new") == 0
     assert read("new/config.json")["hparams"]["hidden_units"] == 8
     assert "resumed" not in read("new/config.json")
 
 
-def test_a_resume_accepts_changes_if_told_to_and_warns_of_them(begun):
+def test_a_resume_accepts_changes_with_the_flag_and_warns_of_them(begun):
     words = ["--resume", "--run_dir", "a", "--hp.learning_rate", "0.02", "--runner.max_steps", "6"]
     with pytest.warns(UserWarning, match=r"hparams\.learning_rate was 0\.01 and is 0\.02\.$"):
         assert run("fit", *words, "--accept_changes") == 0
@@ -554,7 +554,7 @@ class Other(TwoMoons):
 
 
 RESUMES: dict[tuple[str, ...], str] = {
-    (): r"^error: --resume, but of which run\? Give its --run_dir\.\n$",
+    (): r"^error: --resume needs --run_dir: the run directory, or one of its checkpoints\.\n$",
     (
         "--run_dir",
         "a",
@@ -571,7 +571,7 @@ RESUMES: dict[tuple[str, ...], str] = {
     ("--run_dir", "list"): r"^error: list/config\.json is damaged: expected an object, got list\.",
     ("--run_dir", "short"): r"^error: short/config\.json is damaged: hparams, runner, data, seed cannot be found in it",
     ("--run_dir", "file"): r"^error: file is a file; a run directory was expected",
-    ("a",): r"unrecognized arguments: a\n'a' is a run directory, which is given as --run_dir a\.\n$",
+    ("a",): r"unrecognized arguments: a\n'a' is a run directory: give it as --run_dir a\.\n$",
     ("--run_dir", "a", "--runner.max_step", "3"): r"unrecognized arguments: .*\nDid you mean '--runner\.max_steps'\?",
 }
 
@@ -603,7 +603,7 @@ def test_a_resume_of_another_experiments_run_is_refused(begun, capsys):
     assert "task was 'TwoMoons' and is 'Other'" in capsys.readouterr().err
 
 
-def test_a_resume_of_a_run_that_another_process_is_at_is_refused(begun, capsys):
+def test_a_resume_of_a_run_that_another_process_runs_is_refused(begun, capsys):
     with RunLock(begun / "run.lock"):
         assert run("fit", "--resume", "--run_dir", "a", "--runner.max_steps", "12") == 2
     assert re.search(r"^error: .*a is in use by another run \(process \d+ on ", capsys.readouterr().err)
@@ -616,15 +616,15 @@ def test_changes_are_accepted_only_of_a_resume(folder, capsys):
     assert list(folder.iterdir()) == []
 
 
-def test_a_dry_run_says_what_would_be_logged_and_writes_nothing(begun, capsys):
+def test_a_dry_run_prints_what_would_be_logged_and_writes_nothing(begun, capsys):
     capsys.readouterr()
     before = {path: path.read_bytes() for path in begun.rglob("*") if path.is_file()}
-    said = "It can be run. Each epoch will log train/accuracy, train/loss, val/accuracy, val/loss.\n"
+    expected = "Checks passed. Logged every epoch: train/accuracy, train/loss, val/accuracy, val/loss.\n"
     assert run("fit", "--dry_run", "--run_dir", "new") == 0
-    assert capsys.readouterr().out == said
+    assert capsys.readouterr().out == expected
     assert not Path("new").exists()
     assert run("fit", "--dry_run", "--resume", "--run_dir", "a") == 0
-    assert capsys.readouterr().out == said
+    assert capsys.readouterr().out == expected
     assert {path: path.read_bytes() for path in begun.rglob("*") if path.is_file()} == before
     assert run("fit", "--dry_run", "--run_dir", "a") == 2
     assert "already holds another run" in capsys.readouterr().err
@@ -644,7 +644,7 @@ def test_a_value_that_checkpoints_are_to_be_kept_by_must_be_logged(folder, capsy
     assert list(folder.iterdir()) == []
 
 
-def test_none_is_null_on_the_command_line_and_its_help_says_so(capsys):
+def test_none_is_null_on_the_command_line_and_in_its_help(capsys):
     assert run("fit", "--runner.patience", "None") == 2
     assert capsys.readouterr().err.endswith("--runner.patience: Expected int or null. Got value: None\n")
     assert run("fit", "--help") == 0
@@ -690,7 +690,7 @@ def test_what_a_named_checkpoint_refers_to_may_be_gone(folder):
     assert read("a/result.json")["fit"]["best"]["epoch"] == 3
 
 
-def test_a_run_gone_back_with_and_killed_at_once_is_gone_on_with_from_there(folder, monkeypatch):
+def test_a_run_that_was_reset_to_a_checkpoint_and_killed_resumes_from_there(folder, monkeypatch):
     every = ["--runner.checkpoints.every_epochs", "1", "--runner.checkpoints.keep", "3"]
     assert run("fit", "--run_dir", "a", *every, "--runner.max_epochs", "3") == 0
     metrics = Path("a/metrics.csv").read_bytes()

@@ -72,36 +72,36 @@ def test_help_loads_neither_keras_nor_tensorflow(args):
     assert "replay" in done.stdout
 
 
-def test_without_a_task_the_command_to_type_is_said_and_nothing_is_run(bundle):
+def test_without_a_task_the_command_to_type_is_printed_and_nothing_is_run(bundle):
     then = "print('loaded', sorted({'keras', 'tensorflow'} & set(sys.modules)))"
     done = in_a_new_process("replay", bundle.parents[1], then=then)
     assert done.returncode == 2
     assert "loaded []" in done.stdout
     assert done.stderr.splitlines() == [
         "train/loss became nan at step 12",
-        "The run was of the class Mine in /a b/mine.py. Repeating the step runs that file: if you trust it, type",
+        "The task's class is Mine in /a b/mine.py. Rerunning the step runs that file. If you trust it, type",
         "",
         f"  lightkeras replay {bundle} --task '/a b/mine.py:Mine'",
     ]
 
 
-def test_a_class_that_is_in_no_file_is_said_to_be_that(bundle, capsys):
+def test_a_class_whose_file_is_not_recorded_is_named(bundle, capsys):
     state = json.loads((bundle / "state.json").read_text())
     (bundle / "state.json").write_text(json.dumps({**state, "file": None}))
     assert main(["replay", str(bundle)]) == 2
-    assert "The run was of the class Mine, which no file of the user's defines." in capsys.readouterr().err
+    assert "The task's class is Mine; the file that defines it is not recorded." in capsys.readouterr().err
 
 
-def test_mistakes_end_with_status_2_and_say_what_was_expected(bundle, tmp_path, file, capsys):
-    for args, said in {
+def test_mistakes_end_with_status_2_and_the_expected_form(bundle, tmp_path, file, capsys):
+    for args, expected in {
         (str(tmp_path),): "error: There is no broken step in",
         (str(bundle), "--task", "mine.py"): "error: --task 'mine.py': expected FILE.py:ClassName.",
-        (str(bundle), "--task", "no.py:Mine"): "error: --task 'no.py:Mine': there is no file",
-        (str(bundle), "--task", f"{file}:Mien"): "has no task of that name. Did you mean 'Mine'? Valid names: Mine.",
-        (str(bundle), "--task", f"{file}:NoTask"): "has no task of that name.",
+        (str(bundle), "--task", "no.py:Mine"): "no.py does not exist, or is not a file.",
+        (str(bundle), "--task", f"{file}:Mien"): "has no task 'Mien'. Did you mean 'Mine'? Valid names: Mine.",
+        (str(bundle), "--task", f"{file}:NoTask"): "has no task 'NoTask'.",
     }.items():
         assert main(["replay", *args]) == 2
-        assert said in capsys.readouterr().err
+        assert expected in capsys.readouterr().err
 
 
 def test_a_file_is_imported_like_one_that_is_run_but_for_its_main_part(file):
@@ -120,7 +120,7 @@ def test_the_command_is_installed_under_its_name():
     ]
 
 
-def test_an_error_in_the_users_file_is_shown_as_python_shows_it(bundle, tmp_path):
+def test_an_error_in_the_users_file_is_raised_unchanged(bundle, tmp_path):
     (tmp_path / "wrong.py").write_text("raise ValueError('from the file')\n")
     with pytest.raises(ValueError, match="from the file"):
         main(["replay", str(bundle), "--task", f"{tmp_path / 'wrong.py'}:Mine"])

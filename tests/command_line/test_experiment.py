@@ -86,16 +86,19 @@ def test_each_run_has_its_directory_and_what_main_returns_is_in_the_result_above
     assert 'href="./small/report.html"' in page
     printed = capsys.readouterr().out
     assert "tiny" in printed
-    assert printed.endswith("    runs  all\n    look  tensorboard --logdir all\n")
+    assert printed.endswith("    run_dir  all\ntensorboard  tensorboard --logdir all\n")
 
     # A run of it is tested like any other.
     assert run("test", "--run_dir", "all/tiny") == 0
     assert run("test", "--run_dir", "all") == 2
-    assert "all holds the runs of an experiment: give one of them, all/tiny, all/small." in capsys.readouterr().err
+    assert (
+        "holds the runs of an experiment. Give the directory of one of them: all/tiny, all/small."
+        in capsys.readouterr().err
+    )
 
-    # Begun again it is refused, and gone on with it takes its settings where none are given.
+    # Started again it is refused; resumed it takes its recorded settings for flags that are not given.
     assert run(*QUICK) == 2
-    assert "all already holds something, to which several runs would be added." in capsys.readouterr().err
+    assert "all is not empty, and the runs of an experiment need a directory of their own." in capsys.readouterr().err
     assert run("--resume", "--run_dir", "all", "--runner.max_epochs", "2") == 0
     assert [read(f"all/{name}/result.json")["fit"]["epochs"] for name in SIZES] == [2, 2]
     assert read("all/small/config.json")["hparams"]["learning_rate"] == 0.05
@@ -110,7 +113,7 @@ def test_each_run_has_its_directory_and_what_main_returns_is_in_the_result_above
 
 def test_a_dry_run_checks_the_task_and_writes_nothing(folder, capsys):
     assert run(*QUICK, "--dry_run", main=nothing) == 0
-    assert "It can be run. Each epoch will log train/accuracy" in capsys.readouterr().out
+    assert "Checks passed. Logged every epoch: train/accuracy" in capsys.readouterr().out
     assert os.listdir(folder) == []
     assert run(*QUICK, "--dry_run", "--runner.monitor", "val/los", main=nothing) == 2
     assert "Did you mean 'val/loss'?" in capsys.readouterr().err
@@ -119,28 +122,28 @@ def test_a_dry_run_checks_the_task_and_writes_nothing(folder, capsys):
 def test_main_is_given_the_task_as_the_flags_made_it_and_the_runner_with_its_directory(folder):
     given = []
 
-    def look(task: lk.Task, runner: lk.Runner) -> None:
+    def record(task: lk.Task, runner: lk.Runner) -> None:
         given.extend([task.hp.hidden_units, hasattr(task, "model"), runner.run_dir, runner.patience, runner.profile])
 
-    assert run("--hp.hidden_units", "4", "--profile", "--run_dir", "x", main=look, patience=7) == 0
+    assert run("--hp.hidden_units", "4", "--profile", "--run_dir", "x", main=record, patience=7) == 0
     assert given == [4, False, Path("x"), 7, True]
     assert read("x/result.json")["runs"] == []
 
 
-def test_without_a_directory_one_is_made_below_runs(folder):
+def test_without_a_directory_one_is_made_in_runs(folder):
     assert run(main=nothing) == 0
     (made,) = (folder / "runs" / "two_moons").iterdir()
     assert (made / "result.json").is_file()
 
 
-def test_the_help_says_what_the_command_does_and_has_no_flag_for_single_runs(capsys):
+def test_the_help_describes_main_and_has_no_flag_for_single_runs(capsys):
     run("--help")
-    said = capsys.readouterr().out
-    assert "Without a command: Two sizes, one after the other." in said
-    assert "--accept_changes" not in said
+    printed = capsys.readouterr().out
+    assert "Without a command: Two sizes, one after the other." in printed
+    assert "--accept_changes" not in printed
 
 
-def test_fit_is_what_it_is_without_a_main(folder):
+def test_fit_ignores_main(folder):
     assert run("fit", "--run_dir", "one", "--runner.max_epochs", "1") == 0
     assert "experiment" not in read("one/config.json")
 
@@ -148,22 +151,22 @@ def test_fit_is_what_it_is_without_a_main(folder):
 # ---------------------------------------------------------------------- bad input
 
 
-def test_a_directory_that_holds_anything_is_refused(folder, capsys):
+def test_a_directory_that_is_not_empty_is_refused(folder, capsys):
     (folder / "all").mkdir()
     (folder / "all" / "notes.txt").write_text("mine")
     assert run(*QUICK, main=nothing) == 2
-    assert "all already holds something" in capsys.readouterr().err
-    with pytest.raises(FileExistsError, match=r"Go on with the experiment in it by --resume"):
+    assert "all is not empty" in capsys.readouterr().err
+    with pytest.raises(FileExistsError, match=r"Resume the experiment in it with --resume"):
         Experiment(nothing, TwoMoons(), lk.Runner(run_dir=Path("all"))).run(resume=False)
 
 
 def test_a_resume_of_a_single_run_is_refused(folder, capsys):
     run("fit", "--run_dir", "one", "--runner.max_epochs", "1")
     assert run("--resume", "--run_dir", "one", main=nothing) == 2
-    assert "one holds a single run, not those of an experiment: give another --run_dir." in capsys.readouterr().err
+    assert "one holds a single run, not an experiment of several runs: give another" in capsys.readouterr().err
 
 
-def test_the_directory_itself_is_no_run_to_go_on_with(folder, capsys):
+def test_the_directory_of_an_experiment_is_not_a_run_to_resume(folder, capsys):
     def careless(task: lk.Task, runner: lk.Runner) -> None:
         runner.fit(task, resume=True)
 
@@ -175,8 +178,8 @@ def test_the_directory_itself_is_no_run_to_go_on_with(folder, capsys):
     ("returned", "message"),
     [
         (3, "returned int: expected a mapping for result.json, or None."),
-        ({"runs": 1}, "returned 'runs', which the command itself writes: use another name."),
-        ({"a": {"b": [object()]}}, "main returned a object as 'a.b.0': expected numbers, texts, and lists"),
+        ({"runs": 1}, "returned 'runs', which lightkeras writes itself: use another name."),
+        ({"a": {"b": [object()]}}, "main returned a object as 'a.b.0': expected numbers, strings, and lists"),
     ],
 )
 def test_what_cannot_be_written_is_refused(folder, capsys, returned, message):
@@ -201,7 +204,7 @@ def test_an_error_of_main_is_not_swallowed(folder):
         run(*QUICK, main=broken)
 
 
-# ---------------------------------------------------------------------- which runs there are
+# ---------------------------------------------------------------------- finding runs
 
 
 def test_runs_are_found_at_any_depth_but_not_inside_of_others(tmp_path):
@@ -237,7 +240,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_real_process_leaves_its_runs_and_refuses_to_begin_again(folder):
+def test_a_real_process_leaves_its_runs_and_refuses_to_start_again(folder):
     (folder / "moons.py").write_text(FILE)
     root = str(Path(lk.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": root, "COLUMNS": "120"}
@@ -252,5 +255,5 @@ def test_a_real_process_leaves_its_runs_and_refuses_to_begin_again(folder):
     assert (folder / "all" / "one" / "report.html").is_file()
     again = process()
     assert again.returncode == 2
-    assert "error: all already holds something" in again.stderr
+    assert "error: all is not empty" in again.stderr
     assert "Traceback" not in again.stderr

@@ -174,7 +174,7 @@ def test_a_new_process_repeats_the_step_to_the_bit(made):
     folder, _, _, _ = made
     done = in_a_new_process("replay", folder / "run", "--task", f"{folder / 'tasks.py'}:Breaks")
     assert done.returncode == 0, done.stderr
-    assert "bit for bit equal" in done.stdout
+    assert "equal, bit for bit" in done.stdout
     assert "now  the outputs of all layers are finite, but the loss computed from them is inf" in done.stdout
     assert "must not run" not in done.stdout + done.stderr
 
