@@ -37,7 +37,7 @@ from lightkeras.encoders.features import FeatureCache, encoded
 from lightkeras.runs import checkpoint
 from lightkeras.runs.checkpoint import Checkpoint
 from lightkeras.runs.results import BatchSizes, EvalResult, FitResult, LearningRates
-from lightkeras.system.locks import RunLock
+from lightkeras.system.locks import run_lock
 from lightkeras.system.signals import exit_status
 from lightkeras.system.variables import write_variables
 from lightkeras.task import Task
@@ -113,7 +113,7 @@ class Runner(Settings):
             config = setup.config_of(self, fit)
         fit.ledger = ledger
         fit.directory.create(needed_bytes=5 * fit.state_bytes)
-        with RunLock(fit.directory.lock_file):
+        with run_lock(fit.directory.lock_file):
             resumed: Checkpoint | None = None
             restart = False
             if resume:

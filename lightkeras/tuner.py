@@ -40,7 +40,7 @@ from lightkeras.search.space import Bounds, Space, check_oracle, make_space
 from lightkeras.search.workers.launch import Cluster, make_pool
 from lightkeras.search.workers.pool import Pool, WorkerLimits
 from lightkeras.system import environment
-from lightkeras.system.locks import RunLock, check_free, waiting_lock
+from lightkeras.system.locks import check_free, exclusive_lock, run_lock
 from lightkeras.system.messages import announce, check_whole, did_you_mean
 from lightkeras.system.signals import StopSignals
 from lightkeras.task import Task
@@ -196,12 +196,12 @@ class Tuner:
             if before is not None:
                 _check_same(before, config)
             directory.create(needed_bytes=0)
-            stack.enter_context(RunLock(directory.lock_file))
+            stack.enter_context(run_lock(directory.lock_file))
             if pool is not None:
                 pool.begin()  # before there is a search: where a node does not see it, none was begun
             if before is None:
                 self._begin(directory, config, objective)
-            with waiting_lock(directory.path / "workers.lock", _say_waiting):
+            with exclusive_lock(directory.path / "workers.lock", _say_waiting):
                 pass  # workers of a search that was killed end after it, and hold their runs until then
             journal = stack.enter_context(Journal(directory.path / "journal.jsonl"))
             signals = stack.enter_context(StopSignals())  # until here a signal ends the process, and its workers

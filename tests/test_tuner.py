@@ -19,7 +19,7 @@ import lightkeras as lk
 from lightkeras.runs import checkpoint
 from lightkeras.runs.results import Trial
 from lightkeras.search import repeat_trial
-from lightkeras.system.locks import RunLock
+from lightkeras.system.locks import run_lock
 from lightkeras.testing import TwoMoons
 
 QUICK = lk.Runner(max_epochs=2, progress=False)
@@ -407,7 +407,7 @@ def test_a_run_is_no_search_to_go_on_with(searched):
 
 def test_two_searches_at_a_time_in_one_directory_are_refused(searched):
     result, _ = searched
-    with RunLock(result.run_dir / "run.lock"), pytest.raises(lk.RunLockedError, match=r"in use by another run"):
+    with run_lock(result.run_dir / "run.lock"), pytest.raises(lk.RunLockedError, match=r"in use by another run"):
         tuner(result.run_dir.parent, trials=3).search(resume=True)
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from lightkeras.system import files
 from lightkeras.system.digest import Digest
-from lightkeras.system.locks import hold_shared, lock_if_free, waiting_lock
+from lightkeras.system.locks import RunLockedError, exclusive_lock, hold_shared
 from lightkeras.system.messages import announce
 
 Columns = list[tuple[np.dtype, tuple[int, ...]]]
@@ -90,7 +90,7 @@ class Store:
         def say() -> None:
             announce(f"waiting for another process that encodes the same data (into {self._folder / key})")
 
-        with waiting_lock(self._file(key, "making"), say):
+        with exclusive_lock(self._file(key, "making"), say):
             arrays = self._open(key, columns, say=False)  # somebody else may have made it meanwhile
             if arrays is None:
                 self._write(key, columns, make(), record)
@@ -149,21 +149,20 @@ class Store:
     def _make_room(self) -> None:
         for left in list(self._folder.glob(".*.part")):
             key = left.name[1:].split(".")[0]
-            with lock_if_free(self._file(key, "making")) as free:
-                if free:
-                    self._remove_parts(key)
+            with contextlib.suppress(RunLockedError), exclusive_lock(self._file(key, "making")):
+                self._remove_parts(key)
         entries = sorted((e for e in self._folder.iterdir() if (e / META).is_file()), key=_used)
         sizes = {entry: _size(entry) for entry in entries}
         for entry in entries:
             if sum(sizes.values()) <= self._limit:
                 return
             with (
-                lock_if_free(self._file(entry.name, "making")) as not_made,
-                lock_if_free(self._file(entry.name, "using")) as not_used,
+                contextlib.suppress(RunLockedError),
+                exclusive_lock(self._file(entry.name, "making")),
+                exclusive_lock(self._file(entry.name, "using")),
             ):
-                if not_made and not_used:
-                    _remove(entry)
-                    del sizes[entry]
+                _remove(entry)
+                del sizes[entry]
 
 
 def read_columns(columns: Columns, blocks: Blocks) -> list[np.ndarray]:

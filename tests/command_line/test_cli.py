@@ -21,7 +21,7 @@ from lightkeras.data.feed import ArrayFeed
 from lightkeras.engine import make_engine
 from lightkeras.runs import checkpoint
 from lightkeras.system import random_states
-from lightkeras.system.locks import RunLock
+from lightkeras.system.locks import run_lock
 from lightkeras.testing import TwoMoons, two_moons
 from lightkeras.training import preflight
 from lightkeras.training.divergence import locate
@@ -604,7 +604,7 @@ def test_a_resume_of_another_experiments_run_is_refused(begun, capsys):
 
 
 def test_a_resume_of_a_run_that_another_process_runs_is_refused(begun, capsys):
-    with RunLock(begun / "run.lock"):
+    with run_lock(begun / "run.lock"):
         assert run("fit", "--resume", "--run_dir", "a", "--runner.max_steps", "12") == 2
     assert re.search(r"^error: .*a is in use by another run \(process \d+ on ", capsys.readouterr().err)
     assert run("fit", "--resume", "--run_dir", "a", "--runner.max_steps", "12") == 0

@@ -557,8 +557,8 @@ def test_what_does_not_say_which_run_is_refused(begun, settings, resume, error, 
 HOLD = """
 import sys
 from pathlib import Path
-from lightkeras.system.locks import RunLock
-with RunLock(Path(sys.argv[1])):
+from lightkeras.system.locks import run_lock
+with run_lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """

@@ -16,19 +16,19 @@ from pathlib import Path
 
 import pytest
 
-from lightkeras.system.locks import RunLock, RunLockedError, check_free, wait_until_free
+from lightkeras.system.locks import RunLockedError, check_free, exclusive_lock, run_lock, wait_until_free
 
 HOLD = """
 import pathlib, sys
-from lightkeras.system.locks import RunLock
-with RunLock(pathlib.Path(sys.argv[1])):
+from lightkeras.system.locks import run_lock
+with run_lock(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
 FORK = """
 import os, pathlib, sys
-from lightkeras.system.locks import RunLock
-with RunLock(pathlib.Path(sys.argv[1])):
+from lightkeras.system.locks import run_lock
+with run_lock(pathlib.Path(sys.argv[1])):
     if os.fork() == 0:
         print("forked", os.getpid(), flush=True)
         sys.stdin.read()
@@ -37,8 +37,8 @@ with RunLock(pathlib.Path(sys.argv[1])):
 """
 FORK_AND_LEAVE = """
 import os, pathlib, sys
-from lightkeras.system.locks import RunLock
-lock = RunLock(pathlib.Path(sys.argv[1]))
+from lightkeras.system.locks import run_lock
+lock = run_lock(pathlib.Path(sys.argv[1]))
 with lock:
     child = os.fork()
     if child:
@@ -71,12 +71,12 @@ def test_a_second_process_is_refused_and_told_who_is_there(path):
             rf"run is in use by another run \(process {process.pid} on {socket.gethostname()}, since 2\d{{3}}-.*\)"
         )
         with pytest.raises(RunLockedError, match=expected + r"\. Two runs .*: wait until that one has ended"):
-            RunLock(path).__enter__()
+            run_lock(path).__enter__()
         assert json.loads(path.read_text())["pid"] == process.pid  # the refused one has changed nothing
         process.communicate("")
         assert process.returncode == 0
     assert path.read_text() == ""
-    with RunLock(path):
+    with run_lock(path):
         assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
@@ -85,7 +85,7 @@ def test_a_lock_whose_process_was_killed_is_free(path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert json.loads(path.read_text())["pid"] == process.pid
-        with RunLock(path):
+        with run_lock(path):
             assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
@@ -95,7 +95,7 @@ def test_a_forked_child_that_outlives_its_parent_does_not_hold_the_lock(path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         os.kill(child, 0)  # it is there, and waits for the end of its input
-        with RunLock(path):
+        with run_lock(path):
             os.kill(child, 0)
 
 
@@ -103,35 +103,27 @@ def test_a_forked_child_that_leaves_the_block_takes_nothing_from_its_parent(path
     with running(FORK_AND_LEAVE, path) as (process, line):
         assert json.loads(line)["pid"] == process.pid
         with pytest.raises(RunLockedError, match=rf"process {process.pid} on"):
-            RunLock(path).__enter__()
+            run_lock(path).__enter__()
 
 
 def test_a_program_that_was_started_does_not_hold_the_lock(path):
     path.parent.mkdir()
     command = [sys.executable, "-c", "import sys; print(1, flush=True); sys.stdin.read()"]
-    with RunLock(path):
+    with run_lock(path):
         started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=False)
         started.stdout.readline()
-    with started, RunLock(path):
+    with started, run_lock(path):
         started.stdin.close()
 
 
 def test_a_second_runner_of_the_same_process_is_refused(path):
     path.parent.mkdir()
-    with RunLock(path):
+    with run_lock(path):
         with pytest.raises(RunLockedError, match=rf"process {os.getpid()} on"):
-            RunLock(path).__enter__()
+            run_lock(path).__enter__()
         assert json.loads(path.read_text())["pid"] == os.getpid()
-    with RunLock(path), pytest.raises(RunLockedError, match="in use"):
-        RunLock(path).__enter__()
-
-
-def test_a_lock_can_be_taken_again_but_not_twice(path):
-    path.parent.mkdir()
-    lock = RunLock(path)
-    for _ in range(2):
-        with lock, pytest.raises(RuntimeError, match=r"is held by this lock already\. Make another RunLock"):
-            lock.__enter__()
+    with run_lock(path), pytest.raises(RunLockedError, match="in use"):
+        run_lock(path).__enter__()
 
 
 def test_of_many_that_come_at_once_one_is_let_in(path):
@@ -140,17 +132,14 @@ def test_of_many_that_come_at_once_one_is_let_in(path):
     found = []
 
     def come():
-        lock = RunLock(path)
         barrier.wait()
         try:
-            lock.__enter__()
+            with run_lock(path):
+                found.append("let in")
+                done.wait()
         except RunLockedError:
             found.append("refused")
             done.wait()
-        else:
-            found.append("let in")
-            done.wait()
-            lock.__exit__()
 
     threads = [threading.Thread(target=come) for _ in range(8)]
     for thread in threads:
@@ -161,12 +150,12 @@ def test_of_many_that_come_at_once_one_is_let_in(path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}'])
-def test_one_that_has_not_said_yet_who_it_is_is_another_process(path, content):
+def test_a_holder_that_has_not_written_its_id_yet_is_another_process(path, content):
     path.parent.mkdir()
-    with RunLock(path):
+    with run_lock(path):
         path.write_text(content)
-        with pytest.raises(RunLockedError, match=r"\(another process, which has not written down yet who it is\)"):
-            RunLock(path).__enter__()
+        with pytest.raises(RunLockedError, match=r"\(another process, which has not written its id yet\)"):
+            run_lock(path).__enter__()
 
 
 def test_a_file_system_without_locks_is_named(path, monkeypatch):
@@ -177,25 +166,25 @@ def test_a_file_system_without_locks_is_named(path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", unsupported)
     expected = r"run\.lock cannot be locked: Operation not supported\. The file system must have locks \(flock\)"
     with pytest.raises(OSError, match=expected) as caught:
-        RunLock(path).__enter__()
+        run_lock(path).__enter__()
     assert not isinstance(caught.value, RunLockedError)
 
 
 def test_a_folder_that_is_not_there_is_named(path):
     with pytest.raises(FileNotFoundError, match=r"could not write .*run\.lock"):
-        RunLock(path).__enter__()
+        run_lock(path).__enter__()
 
 
-def test_a_lock_is_asked_for_without_being_taken(tmp_path):
+def test_a_lock_is_checked_without_taking_it(tmp_path):
     path = tmp_path / "run.lock"
     check_free(path)
     assert not path.exists()
-    with RunLock(path), pytest.raises(RunLockedError, match=rf"is in use by another run \(process {os.getpid()} on"):
+    with run_lock(path), pytest.raises(RunLockedError, match=rf"is in use by another run \(process {os.getpid()} on"):
         check_free(path)
     before = path.stat()
     check_free(path)
     assert path.stat().st_mtime_ns == before.st_mtime_ns
-    with RunLock(path):
+    with run_lock(path):
         pass
 
 
@@ -212,7 +201,7 @@ def test_what_ended_the_run_is_told_before_a_lock_file_that_could_not_be_written
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def run():
-        with RunLock(tmp_path / "run.lock"):
+        with run_lock(tmp_path / "run.lock"):
             monkeypatch.setattr(os, "ftruncate", fails)
             raise KeyError("the end")
 
@@ -221,5 +210,21 @@ def test_what_ended_the_run_is_told_before_a_lock_file_that_could_not_be_written
     assert "could not write" in caught.value.__notes__[0]
     assert "run.lock" in caught.value.__notes__[0]
     monkeypatch.undo()
-    with RunLock(tmp_path / "run.lock"):  # it was let go of all the same
+    with run_lock(tmp_path / "run.lock"):  # it was let go of all the same
+        pass
+
+
+def test_a_held_lock_is_waited_for_after_a_call(path):
+    waited = []
+    with running(HOLD, path) as (process, _):
+        with exclusive_lock(path, lambda: (waited.append("once"), process.kill())):
+            assert process.wait() == -signal.SIGKILL
+        with exclusive_lock(path, lambda: waited.append("never")), pytest.raises(RunLockedError, match="in use"):
+            exclusive_lock(path).__enter__()
+    assert waited == ["once"]
+
+
+def test_a_free_lock_is_not_waited_for(path):
+    path.parent.mkdir()
+    with exclusive_lock(path, pytest.fail):
         pass

@@ -12,7 +12,7 @@ from lightkeras.data.arrays import ArrayData, as_feed
 from lightkeras.data.feed import ArrayFeed, StreamFeed
 from lightkeras.runs.checkpoint import MANIFEST
 from lightkeras.runs.directory import RunDirectory
-from lightkeras.system.locks import RunLock, RunLockedError
+from lightkeras.system.locks import RunLockedError, run_lock
 from lightkeras.testing import TwoMoons, two_moons
 from lightkeras.training import setup
 from lightkeras.training.settings import Settings
@@ -139,7 +139,7 @@ def test_what_is_no_run_is_not_gone_on_with(config, message, tmp_path):
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_directory_in_use_is_refused_and_its_lock_left_as_it_was(resume, tmp_path):
     run = begun(tmp_path / "run")
-    with RunLock(run / "run.lock"):
+    with run_lock(run / "run.lock"):
         held = (run / "run.lock").read_bytes()
         with pytest.raises(RunLockedError, match="is in use by another run"):
             setup.place(Settings(run_dir=run), TwoMoons(), resume, False)
