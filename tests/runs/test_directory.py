@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lightkeras.runs.directory import RunDirectory, check_directory, run_path, snake_case
+from lightkeras.runs.directory import RunDirectory, check_directory, holds_several, run_path, snake_case
 from lightkeras.system.environment import machine, versions
 
 
@@ -195,3 +195,13 @@ def test_a_directory_inside_a_part_of_a_run_is_refused(directory, part):
     ):
         inside.check_not_inside()
     RunDirectory(directory.path / "below").check_not_inside()  # where an experiment has its runs
+
+
+def test_only_the_directory_of_an_experiment_holds_several_runs(directory):
+    assert not holds_several(directory)
+    directory.create(needed_bytes=0)
+    assert not holds_several(directory)
+    directory.write_config({"task": "A"})
+    assert not holds_several(directory)
+    directory.write_config({"task": "A", "experiment": []})
+    assert holds_several(directory)
