@@ -1,6 +1,6 @@
 """What must happen when Keras or TensorFlow are imported, without importing them here.
 
-* Keras finds a class in a `.keras` file by its registration only, and `HubLayer` and the optimizers are
+* Keras finds a class in a `.keras` file by its registration only, and the layers and optimizers of lightkeras are
   registered when their modules are imported. So that `import lightkeras` is all it takes, and costs
   nothing, that import follows the one of Keras.
 * A run that began without TensorFlow has seeded all other generators; what imports it later finds it seeded.
@@ -29,7 +29,7 @@ from typing import Any
 _BACKENDS = ("jax", "tensorflow", "torch")
 
 # Modules with classes that Keras must know.
-_WITH_CLASSES = ("lightkeras.encoders.hub", "lightkeras.optimizers")
+_WITH_CLASSES = ("lightkeras.encoders.hub", "lightkeras.encoders.text", "lightkeras.optimizers")
 
 
 def install() -> None:

@@ -59,9 +59,7 @@ def test_it_predicts_from_raw_text_as_its_model_does(machine: Machine, finished:
         "print(*tf.sigmoid(model(tf.constant(sys.argv[2:])))[:, 0].numpy().tolist())\n"
     )
     # keep="last" puts a layer of lightkeras between two of Keras.
-    loaded = machine.python(
-        "-c", f"import lightkeras.encoders.text\n{script}", finished.run_dir / "model.keras", *texts
-    )
+    loaded = machine.python("-c", f"import lightkeras\n{script}", finished.run_dir / "model.keras", *texts)
     assert loaded.returncode == 0, loaded.stderr
     assert [float(value) for value in loaded.stdout.split()] == pytest.approx(found, abs=1e-6)
     assert found[1] > 0.5

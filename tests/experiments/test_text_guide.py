@@ -38,7 +38,7 @@ def test_it_predicts_from_raw_text_as_its_model_does(machine: Machine, finished:
     assert done.returncode == 0, done.stderr
     found = [json.loads(line)["positive"] for line in done.stdout.splitlines()]
     script = (
-        "import sys, keras, tensorflow as tf, lightkeras.encoders.text\n"
+        "import sys, keras, tensorflow as tf, lightkeras\n"
         "model = keras.models.load_model(sys.argv[1])\n"
         "print(*tf.sigmoid(model(tf.constant(sys.argv[2:])))[:, 0].numpy().tolist())\n"
     )

@@ -46,12 +46,13 @@ except AttributeError as error:
     assert said(code) == "[]\nNo lightkeras attribute Trainer"
 
 
-REGISTERED = "print(keras.saving.get_registered_object('lightkeras>HubLayer').__name__)"
+CLASSES = ("HubLayer", "BagEmbedding", "NgramBags", "LastWords", "LazyAdam")
+REGISTERED = f"print([keras.saving.get_registered_object('lightkeras>' + n).__name__ for n in {CLASSES}])"
 
 
 @pytest.mark.parametrize("imports", ["import lightkeras, keras", "import keras, lightkeras"])
-def test_hub_layers_are_registered_whichever_is_imported_first(imports):
-    assert said(f"{imports}\n{REGISTERED}") == "HubLayer"
+def test_our_classes_are_registered_whichever_is_imported_first(imports):
+    assert said(f"{imports}\n{REGISTERED}") == str(list(CLASSES))
 
 
 def test_the_chatter_of_tensorflow_is_held_back():

@@ -1,41 +1,35 @@
-"""Arrays in `.npz` and `.npy` files, which may come from anywhere: nothing in them is run."""
+"""Arrays in `.npz` and `.npy` files. Pickled objects are refused, so that reading a file never runs code from it."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-# What NumPy and the zip archive raise for files that are cut off, changed or something else altogether.
-_BROKEN = (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+# What `numpy.load` and the zip archive raise for files that are truncated, changed or of another kind.
+_LOAD_ERRORS = (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 
 def keys_of(path: Path) -> list[str]:
-    """Names of the arrays in an `.npz` file; none of them is read.
+    """Returns the names of the arrays in an `.npz` file, without reading them.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is damaged, or no `.npz` file.
+        ValueError: The file is damaged or not an `.npz` file.
     """
-    _check_there(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return [name.removesuffix(".npy") for name in archive.namelist()]
-    except _BROKEN as error:
-        raise ValueError(
-            f"{path} is damaged or no .npz file: {_told(error)}. Restore it from where it came."
-        ) from error
+    return list(_load(path, str(path), lambda archive: archive.files))
 
 
 def check_keys(path: Path, expected: Sequence[str]) -> None:
-    """Checks that an `.npz` file has the arrays that are expected; further ones are left alone.
+    """Checks that an `.npz` file has the expected arrays; it may have more.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is damaged, no `.npz` file, or lacks an array.
+        ValueError: The file is damaged, not an `.npz` file, or lacks an array.
     """
     found = keys_of(path)
     missing = [key for key in expected if key not in found]
@@ -48,52 +42,42 @@ def check_keys(path: Path, expected: Sequence[str]) -> None:
 
 
 def read_array(path: Path, key: str) -> np.ndarray:
-    """One array of an `.npz` file.
+    """Reads one array of an `.npz` file.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is damaged, or the array holds pickled objects.
+        ValueError: The file is damaged, or the array holds pickled objects.
     """
-    _check_there(path)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return np.asarray(archive[key])
-    except _BROKEN as error:
-        raise _refused(f"Array {key} of {path}", error) from error
+    return np.asarray(_load(path, f"Array {key} of {path}", lambda archive: archive[key]))
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """The array of an `.npy` file.
+    """Reads the array of an `.npy` file.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is damaged, no `.npy` file, or holds pickled objects.
+        ValueError: The file is damaged, not an `.npy` file, or holds pickled objects.
     """
-    _check_there(path)
-    try:
-        array = np.load(path, allow_pickle=False)
-    except _BROKEN as error:
-        raise _refused(str(path), error) from error
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise ValueError(f"{path} is an archive of arrays: expected a single one, as numpy.save writes it.")
-    return array
+    return np.asarray(_load(path, str(path), lambda array: array, single=True))
 
 
-def _check_there(path: Path) -> None:
+def _load(path: Path, what: str, take: Callable[[Any], Any], single: bool = False) -> Any:
+    """Applies `take` to what `numpy.load` returns; an error becomes a ValueError about `what`."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there, or no file.")
-
-
-def _refused(what: str, error: Exception) -> ValueError:
-    if isinstance(error, ValueError) and "allow_pickle" in str(error):
-        return ValueError(
-            f"{what} holds pickled objects, or is no array at all. Pickles can run any code and are not read: save "
-            "numbers, with a numeric dtype."
-        )
-    return ValueError(f"{what} is damaged: {_told(error)}. Restore the file from where it came.")
-
-
-def _told(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}, {lines[0].rstrip('.')}" if lines else type(error).__name__
+        raise FileNotFoundError(f"No such file: {path}.")
+    try:
+        with path.open("rb") as stream:  # NumPy does not close a damaged archive that it opened itself
+            loaded = np.load(stream, allow_pickle=False)
+            if isinstance(loaded, np.ndarray) is single:
+                return take(loaded)
+    except _LOAD_ERRORS as error:
+        if "allow_pickle" in str(error):  # NumPy takes any file that it does not recognize for a pickle
+            raise ValueError(
+                f"{what} holds pickled objects, or is not a NumPy array. Pickles can run any code and are not read: "
+                "save numbers, with a numeric dtype."
+            ) from error
+        reason = ", ".join([type(error).__name__, *str(error).splitlines()[:1]]).rstrip(".")
+        raise ValueError(f"{what} is damaged: {reason}. Restore the file from where it came.") from error
+    if single:
+        raise ValueError(f"{path} is an archive of arrays: expected a single array, as numpy.save writes it.")
+    raise ValueError(f"{path} is a single array: expected an archive of arrays, as numpy.savez_compressed writes it.")

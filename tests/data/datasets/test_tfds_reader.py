@@ -133,7 +133,7 @@ def test_a_description_that_is_missing_or_no_json_is_named(version_folder, name)
     with pytest.raises(ValueError, match=rf"{name} is damaged: it is not JSON"):
         tfds_reader.check_prepared(version_folder)
     (version_folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"{name} is missing, so .* is no complete TFDS data set"):
+    with pytest.raises(FileNotFoundError, match=rf"{name} is missing, so .* is not a complete TFDS data set"):
         tfds_reader.check_prepared(version_folder)
 
 
@@ -150,7 +150,7 @@ def test_an_unknown_split_is_answered_with_the_splits_there_are(version_folder):
 
 
 def test_an_empty_split_is_an_error(version_folder):
-    with pytest.raises(ValueError, match=r"Split 'train\[:0\]' of .* is empty: .*at least one was expected"):
+    with pytest.raises(ValueError, match=r"Split 'train\[:0\]' of .* is empty: .*expected at least one"):
         tfds_reader.read_split(version_folder, "train[:0]")
 
 
