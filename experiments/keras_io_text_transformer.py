@@ -1,13 +1,13 @@
 """Sentiment of IMDB reviews, by a small transformer.
 
-    python experiments/keras_io_text_transformer.py      # fit, test the best weights, say where things are
+    python experiments/keras_io_text_transformer.py      # fit, then test the best weights
     python experiments/keras_io_text_transformer.py predict --run_dir runs/text_transformer/... "a great movie" "dull"
     python experiments/keras_io_text_transformer.py tune --tuner.trials 10
     python experiments/keras_io_text_transformer.py --help
 
-A word's vector and that of its place are added. One transformer block lets each word look at all others (attention by
-several heads), adds what it found, and passes each place through a small network; the mean over the review goes to one
-hidden layer. Places that were filled up are neither looked at nor part of the mean. After "Text classification with
+The embeddings of a word and of its position are added. One transformer block follows: multi-head attention and a small
+network at each position, each with a residual connection. The mean over the review goes to one hidden layer. Padding is
+masked in the attention and in the mean. After "Text classification with
 Transformer" by Apoorv Nandan, https://keras.io/examples/nlp/text_classification_with_transformer
 """
 
@@ -21,12 +21,12 @@ from keras import layers, ops
 
 @keras.saving.register_keras_serializable(package="experiments")
 class TokenAndPosition(layers.Layer):
-    """Vectors of words plus vectors of their places; 0 is no word.
+    """Embeddings of words plus embeddings of their positions; 0 is padding.
 
     Args:
-        length: Words of each text.
-        vocabulary: Numbers of words.
-        width: Width of the vectors.
+        length: Words per text.
+        vocabulary: Size of the vocabulary.
+        width: Width of the embeddings.
     """
 
     def __init__(self, length: int, vocabulary: int, width: int, **kwargs) -> None:
@@ -57,15 +57,15 @@ class TextTransformer(lk.Task):
         """Hyperparameters.
 
         Args:
-            vocabulary: Words that have a number of their own, with the two numbers that are no words.
-            length: Words of a review that are looked at.
-            width: Width of the vectors.
-            heads: Heads of the attention.
-            inner_units: Units of the network at each place.
+            vocabulary: Size of the vocabulary, including the two integers for padding and unknown words.
+            length: Words of a review that the model reads.
+            width: Width of the embeddings.
+            heads: Attention heads.
+            inner_units: Units of the network at each position.
             hidden_units: Units of the hidden layer.
-            dropout: Share that is dropped while training.
+            dropout: Share of features that is dropped while training.
             learning_rate: Learning rate of Adam.
-            validation: Share of the training reviews that is held out, to stop by.
+            validation: Share of the training reviews that is held out for early stopping.
             batch_size: Reviews per batch.
         """
 

@@ -1,15 +1,14 @@
 """Handwritten digits, by a small dense network: the first example of most courses.
 
-    python experiments/mnist_beginner.py                 # fit, test the best weights, say where things are
+    python experiments/mnist_beginner.py                 # fit, then test the best weights
     python experiments/mnist_beginner.py predict --run_dir runs/mnist_beginner/... test:17 my_digit.png
     python experiments/mnist_beginner.py tune --tuner.trials 10
     python experiments/mnist_beginner.py --help
 
-The network gives ten numbers for an image, its logits; the loss is the cross entropy of their softmax. Before it
-has learned anything it can only guess, each digit with probability 1/10, so that its loss must be close to
--ln(1/10) = 2.3: a check that costs nothing, and finds many a mistake. A probability model is the network with the
-softmax on top. After "TensorFlow 2 quickstart for beginners",
-https://www.tensorflow.org/tutorials/quickstart/beginner
+The network computes ten logits for an image; the loss is the cross entropy of their softmax. The untrained network can
+only guess, each digit with probability 1/10, so its loss must be close to -ln(1/10) = 2.3: a check that costs nothing
+and finds many mistakes. A probability model is the network with the softmax on top. After "TensorFlow 2 quickstart for
+beginners", https://www.tensorflow.org/tutorials/quickstart/beginner
 """
 
 import dataclasses
@@ -26,7 +25,7 @@ def cross_entropy(labels, logits):
 
 
 class MnistBeginner(lk.Task):
-    """Which digit it is, from 28 x 28 pixels."""
+    """Classifies digits from 28 x 28 pixels, with a dense network."""
 
     @dataclasses.dataclass(frozen=True)
     class HParams:

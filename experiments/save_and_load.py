@@ -1,13 +1,12 @@
-"""Saving and loading a model, in every way there is, on 1,000 of MNIST's digits; each reload is compared.
+"""Saving and loading a model in every way, on 1,000 of MNIST's digits; each reload is compared.
 
-    python experiments/save_and_load.py                  # exit status 1 if anything came back different
+    python experiments/save_and_load.py                  # exit status 1 if a reload differs
     python experiments/save_and_load.py --help
 
-A run is saved as it goes: killed or stopped, it goes on from its last checkpoint as if nothing had happened. From
-what it learned, the weights alone can be kept, for whoever has the code of the model; or the whole model, which plain
-Keras loads without that code; or what is needed to serve it, which needs not even Keras. Here each of them is loaded
-again, the last two and the resumed run in a process of their own, and its outputs for the test images must be those of
-the model that was saved, to the last bit. After "Save and load models",
+Four ways are tried: checkpoints, from which a run that was stopped or killed resumes; the weights, which need the code
+of the model; the whole model, which plain Keras loads without that code; and an export for serving, which does not need
+Keras. The last two are loaded in a new process, and the run is resumed in one. The outputs for the test images must be
+equal to those of the saved model, to the last bit. After "Save and load models",
 https://www.tensorflow.org/tutorials/keras/save_and_load
 """
 
@@ -21,12 +20,12 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-FIRST = 1000  # images of each part, so that it is quick
+FIRST = 1000  # images of each part
 UNTRAINED = "untrained, for comparison"
 EXPORTS = {"torch": ("torch", "export.pt2")}  # format and name by backend
 SAVED_MODEL = ("tf_saved_model", "export")  # of the others; JAX needs TensorFlow for it
 
-# What loads the whole model and the export elsewhere. It knows nothing of lightkeras or of this file.
+# Loads the whole model and the export in a new process, without lightkeras and without this file.
 RELOAD = """
 import keras, numpy as np, sys
 folder, name = sys.argv[1:]
@@ -45,7 +44,7 @@ np.save(f"{folder}/export.npy", outputs.numpy())
 
 
 class FirstOfMnist(lk.DataModule):
-    """The first images of MNIST's two parts; those of the second are for validation and test, as in the tutorial."""
+    """The first images of MNIST's two parts; the second part is both validation and test, as in the tutorial."""
 
     def __init__(self, batch_size):
         self.mnist = lk.data.Mnist(batch_size, validation=0)
@@ -69,7 +68,7 @@ class FirstOfMnist(lk.DataModule):
 
 
 class SaveAndLoad(lk.Task):
-    """Which digit it is, by a small dense network."""
+    """Classifies digits with a small dense network."""
 
     @dataclasses.dataclass(frozen=True)
     class HParams:
@@ -112,7 +111,7 @@ class SaveAndLoad(lk.Task):
 
 
 def main(task: SaveAndLoad, runner: lk.Runner) -> dict:
-    """Fits once without a stop and once with one, saves in every way, loads again and compares."""
+    """Fits once without a stop and once with one, saves in every way, loads and compares."""
     folder, epochs = runner.run_dir, runner.max_epochs
     straight = dataclasses.replace(runner, run_dir=folder / "straight")
     straight.fit(task, resume=True)
@@ -124,30 +123,30 @@ def main(task: SaveAndLoad, runner: lk.Runner) -> dict:
 
     def fresh():
         made = SaveAndLoad(task.hp, task.lookup)
-        made.set_up(seed=runner.seed + 1)  # other weights, so that one that is not loaded shows
+        made.set_up(seed=runner.seed + 1)  # other weights, so that a variable that is not loaded shows
         return made
 
     other = fresh()
     expected, found = outputs(task.model), {UNTRAINED: outputs(other.model)}
 
-    # Checkpoints: a run that stops half way is gone on with, by the command line of this very file.
+    # Checkpoints: stop a run halfway and resume it, with the command line of this file.
     half = dataclasses.replace(runner, run_dir=folder / "resumed", max_epochs=max(1, epochs // 2))
     half.fit(SaveAndLoad(task.hp, task.lookup), resume=True)
-    go_on = ["fit", "--resume", "--run_dir", half.run_dir, "--runner.max_epochs", str(epochs)]
-    python(__file__, *map(str, go_on))
+    resume = ["fit", "--resume", "--run_dir", half.run_dir, "--runner.max_epochs", str(epochs)]
+    python(__file__, *map(str, resume))
     resumed = fresh()
-    half.evaluate(resumed, weights="last")  # takes the weights of the last checkpoint
-    found["checkpoint, gone on with in a new process"] = outputs(resumed.model)
+    half.evaluate(resumed, weights="last")  # loads the weights of the last checkpoint
+    found["checkpoint, resumed in a new process"] = outputs(resumed.model)
 
-    # The weights alone.
+    # The weights.
     task.model.save_weights(folder / "only.weights.h5")
     other.model.load_weights(folder / "only.weights.h5")
     found["weights, into a new model"] = outputs(other.model)
 
-    # The whole model, and what serves it.
+    # The whole model, and the export.
     task.model.save(folder / "whole.keras")
     form, name = EXPORTS.get(keras.backend.backend(), SAVED_MODEL)
-    size = len(images) if form == "torch" else None  # torch's is for batches of one size, the others' for any
+    size = len(images) if form == "torch" else None  # torch exports for one batch size, the others for any
     signature = [keras.InputSpec(shape=(size, 28, 28), dtype="float32")]
     task.model.export(folder / name, format=form, input_signature=signature, verbose=False)
     np.save(folder / "images.npy", images)
@@ -164,7 +163,7 @@ def main(task: SaveAndLoad, runner: lk.Runner) -> dict:
 
 
 def python(*args):
-    """Runs Python in a process of its own, and ends with its error if it has one."""
+    """Runs Python in a new process; exits with its error if it fails."""
     done = subprocess.run([sys.executable, *args], capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
@@ -176,6 +175,6 @@ def compared(found, expected, labels):
 
 
 if __name__ == "__main__":
-    different: list[str] = []  # what came back different
+    different: list[str] = []  # reloads that differ
     lk.cli(SaveAndLoad, main, max_epochs=10, patience=None)
-    sys.exit(f"different from what was saved: {', '.join(different)}" if different else 0)
+    sys.exit(f"these reloads differ from the saved model: {', '.join(different)}" if different else 0)

@@ -1,18 +1,18 @@
-"""Google's guide to text classification: the data decide which model is tried, by one ratio.
+"""Google's guide to text classification: a ratio of the data chooses the model.
 
-    python experiments/text_guide.py                     # the ratio, its decision, fit, test of the best weights
-    python experiments/text_guide.py --hp.model sequence # the other one
+    python experiments/text_guide.py                     # print the ratio, choose, fit, test the best weights
+    python experiments/text_guide.py --hp.model sequence # the other model
     python experiments/text_guide.py predict --run_dir runs/text_guide/... "a great movie" "dull"
     python experiments/text_guide.py --help
 
-The ratio is the number of training texts over their median number of words. Below 1,500 texts are bags of n-grams, and
-the model one weighted sum of them, or a small network (`--hp.units 64`); from there on they are sequences of words, and
-the model has separable convolutions.
+The ratio is the number of training texts divided by their median number of words. Below 1,500, a text is a bag of
+n-grams, and the model a weighted sum of them, or a small network (`--hp.units 64`); from 1,500 on, a text is a sequence
+of words, and the model has separable convolutions.
 
-What helped the n-grams, as accuracy on the 25,000 test reviews: 0.913 with tf-idf weights, 0.919 with those times naive
-Bayes's, and 0.922 with naive Bayes's alone. Of that 0.918 is left with 15,000 reviews to learn from instead of 22,500,
-and of that 0.915 with scikit-learn's logistic regression in place of Adam that is stopped early. Dropping n-grams, and
-beginning with naive Bayes itself instead of zero, made it worse.
+Accuracy of the n-gram model on the 25,000 test reviews: 0.913 with tf-idf weights, 0.919 with tf-idf times naive Bayes
+weights, 0.922 with naive Bayes weights. The last is 0.918 with 15,000 training reviews instead of 22,500, and then
+0.915 with scikit-learn's logistic regression instead of Adam with early stopping. Dropping n-grams, and starting from
+naive Bayes itself instead of zero, made it worse.
 
 See https://developers.google.com/machine-learning/guides/text-classification
 """
@@ -29,21 +29,21 @@ THRESHOLD = 1500  # of the guide, from its experiments on 12 data sets
 
 
 class TextGuide(lk.Task):
-    """Sentiment of a movie review, by n-grams or by a sequence of words, as the data decide."""
+    """Sentiment of a movie review, from n-grams or from a sequence of words, chosen by the data."""
 
     @dataclasses.dataclass(frozen=True)
     class HParams:
         """Hyperparameters.
 
         Args:
-            model: Which model: as the ratio decides (auto), ngrams or sequence.
+            model: ngrams, sequence, or auto: chosen by the ratio.
             ngrams: Words of the longest n-grams.
-            features: N-grams that are kept, by their F-value; 0 keeps all that are in two texts.
-            weights: What an n-gram weighs: see lk.NgramVectorizer.
-            units: Units of a hidden layer on the n-grams, 0 for none, or half of those of the convolutions.
-            dropout: Share of the networks' features that is dropped while training; the plain sum drops nothing.
-            learning_rate: Learning rate of Adam for the sum; the networks learn with a hundredth of it.
-            validation: Share of the training reviews that is held out, to stop by.
+            features: N-grams to keep, those with the largest F-values; 0 keeps all that are in two texts or more.
+            weights: Weights of the n-grams, see lk.NgramVectorizer.
+            units: Units of a hidden layer on the n-grams; 0 for none.
+            dropout: Share of the networks' features that is dropped while training; the sum has no dropout.
+            learning_rate: Learning rate of Adam for the sum; the networks use a hundredth of it.
+            validation: Share of the training reviews that is held out for early stopping.
             batch_size: Reviews per batch.
         """
 
@@ -67,9 +67,9 @@ class TextGuide(lk.Task):
         return lk.TextVectorizer(max_tokens=20_000, length=500)
 
     def decide(self) -> bool:
-        """Whether texts become bags of n-grams."""
+        """Returns whether the texts become bags of n-grams."""
         if self.hp.model != "auto":
-            self.reason = f"{self.hp.model}, as asked for."
+            self.reason = f"{self.hp.model}, set by --hp.model."
             return self.hp.model == "ngrams"
         self.data.prepare(self.lookup)
         texts = self.data.train().arrays[0]

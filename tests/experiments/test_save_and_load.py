@@ -9,7 +9,7 @@ from machine import EXPERIMENTS, Experiment, Finished, Machine, read_json
 
 WAYS = [
     "untrained, for comparison",
-    "checkpoint, gone on with in a new process",
+    "checkpoint, resumed in a new process",
     "weights, into a new model",
     "whole.keras, in a new process",
     "export, in a new process",

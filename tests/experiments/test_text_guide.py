@@ -66,7 +66,7 @@ def test_both_models_can_be_asked_for(experiment: Experiment, flags: tuple[str, 
         "--runner.limit_batches.validation", "1", "--runner.limit_batches.test", "1",
     )  # fmt: skip
     assert record(run)["encoder"] == encoder
-    assert f"{flags[1]}, as asked for." in run.printed
+    assert f"{flags[1]}, set by --hp.model." in run.printed
     assert run.result["test"].keys() == {"accuracy", "loss"}
 
 
