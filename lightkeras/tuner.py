@@ -41,7 +41,7 @@ from lightkeras.search.workers.launch import Cluster, make_pool
 from lightkeras.search.workers.pool import Pool, WorkerLimits
 from lightkeras.system import environment
 from lightkeras.system.locks import check_free, exclusive_lock, run_lock
-from lightkeras.system.messages import announce, check_whole, did_you_mean
+from lightkeras.system.messages import announce, check_whole, did_you_mean, explains_unknown_keywords
 from lightkeras.system.signals import StopSignals
 from lightkeras.task import Task
 from lightkeras.training import decisions
@@ -49,7 +49,33 @@ from lightkeras.training import decisions
 ORACLES = ("random", "bayesian", "hyperband", "grid")
 POOLS = ("local", "ray")
 
+# Arguments of keras-tuner, Optuna, Ray Tune and Lightning, by the one that takes their place.
+_RENAMED = {
+    "trials=20": ("max_trials", "n_trials", "num_samples"),
+    "run_dir='runs/search'": ("directory", "project_name", "study_name", "storage", "local_dir"),
+    "oracle='bayesian'": ("sampler", "search_alg", "tuner"),
+    "pruning=Pruning('median')": ("pruner", "scheduler"),
+    "objective='val/accuracy'": ("metric", "monitor"),
+    "mode='max'": ("direction",),
+    "workers=2": ("n_jobs", "max_concurrent_trials", "distribution_strategy"),
+    "gpus=1": ("num_gpus", "resources_per_trial"),
+    "retries=2": ("max_retries_per_trial", "max_failures"),
+    "fixed={'units': 64}": ("hyperparameters", "tune_new_entries"),
+    "runner=Runner(max_epochs=10)": ("max_epochs", "epochs", "callbacks", "patience", "max_time"),
+}
+_KNOWN_KEYWORDS = {
+    name: f"lightkeras has it in `{ours.partition('=')[0]}`: Tuner(task, {ours})."
+    for ours, names in _RENAMED.items()
+    for name in names
+} | {
+    "hypermodel": "Give the task's class first; its HParams declare the ranges: Tuner(MyTask).",
+    "executions_per_trial": "Only the best trials are run again, with other seeds: Tuner(task, top=3, seeds=2).",
+    "overwrite": "A search is never overwritten: give another run_dir, or resume it with search(resume=True).",
+    "load_if_exists": "Resume a search with search(resume=True).",
+}
 
+
+@explains_unknown_keywords(_KNOWN_KEYWORDS)
 @dataclasses.dataclass(frozen=True)
 class Tuner:
     """Searches the declared hyperparameters of a task.

@@ -329,6 +329,10 @@ def test_tasks_of_earlier_trials_are_let_go(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
+        ({"max_trials": 5}, TypeError, r"Tuner\(max_trials=\.\.\.\): there is no .* Tuner\(task, trials=20\)\."),
+        ({"overwrite": True}, TypeError, r"Tuner\(overwrite=\.\.\.\): .*give another run_dir, or resume it"),
+        ({"epochs": 3}, TypeError, r"has it in `runner`: Tuner\(task, runner=Runner\(max_epochs=10\)\)\."),
+        ({"orcale": "grid"}, TypeError, r"Tuner\(orcale=\.\.\.\): .* Did you mean 'oracle'\? Valid names: address, "),
         ({"oracle": "bayes"}, ValueError, r"Tuner\(oracle='bayes'\) is not known\. Did you mean 'bayesian'\?"),
         ({"mode": "minimum"}, ValueError, r"Tuner\(mode='minimum'\): expected 'min', 'max' or None"),
         ({"trials": None}, ValueError, r"Tuner\(oracle='random', trials=None\) would never end"),
@@ -342,7 +346,7 @@ def test_tasks_of_earlier_trials_are_let_go(tmp_path):
         ({"task": dict}, TypeError, r"Tuner\(task=<class 'dict'>\): expected a class derived"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_at_once(settings, error, message):
+def test_invalid_settings_raise_at_once(settings, error, message):
     with pytest.raises(error, match=message):
         lk.Tuner(**{"task": TwoMoons, **settings})
 
