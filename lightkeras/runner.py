@@ -33,7 +33,7 @@ import numpy as np
 from lightkeras.data import DataModule, Feed
 from lightkeras.data.arrays import as_feed
 from lightkeras.encoders.base import Encoder
-from lightkeras.encoders.features import FeatureCache, encoded
+from lightkeras.encoders.features import FeatureCache, encode_feed
 from lightkeras.runs import checkpoint
 from lightkeras.runs.checkpoint import Checkpoint
 from lightkeras.runs.results import BatchSizes, EvalResult, FitResult, LearningRates
@@ -215,7 +215,7 @@ class Runner(Settings):
         module = setup.make_ready(task, self.seed, given=data is not None, fit_encoder=self._learned(weights))
         feed = as_feed(data, batch_size) if data is not None else _split_of(module, split)
         preflight.check_feed(task, feed, split)
-        feed = encoded(feed, task.frozen(), self.features)
+        feed = encode_feed(feed, task.frozen(), self.features)
         engine = bound_engine(task)
         trace = preflight.trace_evaluate(task, engine, feed)
         preflight.epoch_names(task, trace, split)
@@ -248,7 +248,7 @@ class Runner(Settings):
             CheckpointError: The checkpoint is damaged or does not fit the task.
         """
         setup.make_ready(task, self.seed, given=True, fit_encoder=self._learned(weights))
-        feed = encoded(as_feed(data, batch_size), task.frozen(), FeatureCache(on_disk=False))
+        feed = encode_feed(as_feed(data, batch_size), task.frozen(), FeatureCache(on_disk=False))
         engine = bound_engine(task)
         preflight.trace_predict(task, engine, feed)
         self._take_weights(task, weights)
@@ -300,7 +300,7 @@ class Runner(Settings):
         data = setup.make_ready(task, self.seed, given=train is not None, fit_encoder=learn)
         feed, _ = setup.feeds_of(data, train, None, batch_size)
         figure = None if self.run_dir is None else setup.directory_of(self).figures / "learning_rate.png"
-        feed = encoded(feed, task.frozen(), self.features)
+        feed = encode_feed(feed, task.frozen(), self.features)
         return finders.find_learning_rate(task, feed, test, self.seed, figure)
 
     def find_batch_size(
@@ -340,7 +340,7 @@ class Runner(Settings):
         learn = setup.learn_from(train, low)
         data = setup.make_ready(task, self.seed, given=train is not None, fit_encoder=learn)
         feed, _ = setup.feeds_of(data, train, None, low)
-        feed = encoded(feed, task.frozen(), self.features)
+        feed = encode_feed(feed, task.frozen(), self.features)
         return finders.find_batch_size(task, feed, train is not None, search, self.seed)
 
     # ------------------------------------------------------------------ the loop

@@ -237,7 +237,7 @@ class Task:
         """
         if not self._is_set_up:
             random_states.seed(seed)
-            self.data = reuse.module(self.build_data())
+            self.data = reuse.reused_module(self.build_data())
             encoder = self.build_encoder()
             if encoder is not None:
                 self.encoder: Any = encoder if isinstance(encoder, Encoder) else KerasEncoder(encoder)

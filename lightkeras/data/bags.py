@@ -42,7 +42,7 @@ class Bags:
             raise ValueError(f"The splits of bags must begin with 0 and end with the {len(self.ids)} entries.")
 
     @classmethod
-    def of_lengths(cls, ids: np.ndarray, weights: np.ndarray, lengths: np.ndarray) -> Bags:
+    def from_lengths(cls, ids: np.ndarray, weights: np.ndarray, lengths: np.ndarray) -> Bags:
         """Bags that follow each other: integer `[examples]` says how many entries each has."""
         return cls(ids, weights, np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)]))
 

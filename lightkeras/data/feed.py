@@ -224,7 +224,7 @@ class StreamFeed(Feed):
         return None
 
 
-def raw_of(feed: Feed) -> Feed:
+def raw_feed(feed: Feed) -> Feed:
     """The feed as it was before an encoder."""
     if isinstance(feed, (ArrayFeed, StreamFeed)) and feed.raw is not None:
         return feed.raw

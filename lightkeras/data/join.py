@@ -12,7 +12,7 @@ from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.data.structure import Structure, flatten, map_structure
 
 
-def joined(first: Feed, second: Feed) -> Feed:
+def join_feeds(first: Feed, second: Feed) -> Feed:
     """A feed of the examples of two, in batches as the first has them.
 
     Arrays are put together, and shuffled as the first feed shuffles; of streams, the batches of the second come
@@ -59,7 +59,7 @@ def _together(first: np.ndarray | Bags, second: np.ndarray | Bags) -> np.ndarray
     if isinstance(first, Bags) and isinstance(second, Bags):
         lengths = [np.diff(bags.splits) for bags in (first, second)]
         ids, weights = np.concatenate([first.ids, second.ids]), np.concatenate([first.weights, second.weights])
-        return Bags.of_lengths(ids, weights, np.concatenate(lengths))
+        return Bags.from_lengths(ids, weights, np.concatenate(lengths))
     return np.concatenate([first, second])
 
 

@@ -1,10 +1,9 @@
-"""Work on a batch that learns nothing, done in the input pipeline while the step before it runs.
+"""Computes parts of a step in the input pipeline, while the step before runs.
 
-A layer that first turns its input into something else without using any variable, such as text into
-numbers, computes that by `ahead(function, inputs)`. Outside a run this is `function(inputs)`. In a run
-the engine finds out, while it traces the step, which functions are called on which arrays of the batch
-(`Recording`), computes them in its input pipeline, and hands the values to the step (`Providing`).
-The numbers are the same either way.
+A layer that first converts its input without reading a variable, such as text to numbers, computes that with
+`compute_ahead(function, inputs)`. Outside a run this is `function(inputs)`. In a run the engine traces the step in a
+`RecordingScope`, which records the functions that are called on arrays of the batch; it computes them in its input
+pipeline and passes the values to the step in a `PrecomputedScope`. The numbers are the same either way.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from typing import Any, final
 
 Function = Callable[[Any], Any]
 
-_active: contextvars.ContextVar[Scope | None] = contextvars.ContextVar("lightkeras_ahead", default=None)
+_active: contextvars.ContextVar[Scope | None] = contextvars.ContextVar("lightkeras_precompute", default=None)
 
 
-def ahead(function: Function, inputs: Any) -> Any:
-    """`function(inputs)`, computed in the input pipeline where there is one and `inputs` is an array of the batch.
+def compute_ahead(function: Function, inputs: Any) -> Any:
+    """Returns `function(inputs)`, computed in the input pipeline if `inputs` is an array of the batch in a run.
 
     Args:
         function: A pure function of one tensor that reads no variable; the same object at every call.
@@ -32,16 +31,16 @@ def ahead(function: Function, inputs: Any) -> Any:
 
 
 def is_active() -> bool:
-    """Whether a step is being run by an engine."""
+    """Whether an engine is tracing or running a step."""
     return _active.get() is not None
 
 
 class Scope(abc.ABC):
-    """What `ahead` does while a step is traced; entered with `with scope.entered():`."""
+    """What `compute_ahead` does while a step is traced; entered with `with scope.entered():`."""
 
     @abc.abstractmethod
     def compute(self, function: Function, inputs: Any) -> Any:
-        """The value of `function(inputs)`."""
+        """Returns the value of `function(inputs)`."""
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
@@ -53,8 +52,8 @@ class Scope(abc.ABC):
 
 
 @final
-class Recording(Scope):
-    """Computes in place, and notes what could be done ahead.
+class RecordingScope(Scope):
+    """Computes every function in place, and records those that can be computed ahead.
 
     Args:
         leaves: The arrays of the batch.
@@ -72,12 +71,12 @@ class Recording(Scope):
 
 
 @final
-class Providing(Scope):
-    """Gives the values that were computed ahead; computes any other in place.
+class PrecomputedScope(Scope):
+    """Returns the values that were computed ahead; computes all others in place.
 
     Args:
         leaves: The arrays of the batch.
-        found: What was computed ahead: functions, and positions among `leaves`.
+        found: What was computed ahead: functions, and positions in `leaves`.
         values: Their values.
     """
 

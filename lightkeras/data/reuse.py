@@ -1,8 +1,8 @@
-"""Data that is prepared once in a process that does several runs, one after the other.
+"""Reuse of data between runs of one process, for the workers of a search.
 
-A worker of a search does many runs on the same data. There a module of data takes the place of one that is built
-with the same settings later, and what was read is kept by what it was read from. Elsewhere nothing is kept: the data
-of a run goes with the run.
+A worker does many runs on the same data. Once `enable` was called, a data module replaces later ones that are built
+with the same settings, and what was read is kept by what it was read from. In other processes nothing is kept: the
+data of a run is freed with the run.
 """
 
 from __future__ import annotations
@@ -16,70 +16,71 @@ from lightkeras.data.module import DataModule
 
 T = TypeVar("T")
 _PLAIN = (int, float, str, bytes, bool, Path, type(None))
-_kept: dict[Any, Any] = {}
-_built: dict[Any, DataModule] = {}
-_keeps: list[bool] = []
+_cache: dict[Any, Any] = {}
+_used_by_run: dict[Any, DataModule] = {}
+_enabled = False
 
 
-def begin() -> None:
-    """Keeps from now on."""
-    _keeps[:] = [True]
+def enable() -> None:
+    """Switches reuse on for the rest of this process."""
+    global _enabled
+    _enabled = True
 
 
-def module(built: DataModule | None) -> DataModule | None:
-    """The module of data to use: the one given, or an earlier one that was built with the same settings.
+def reused_module(built: DataModule | None) -> DataModule | None:
+    """Returns the data module to use: an earlier one with the same settings, else the one given.
 
-    Settings are compared as they are after the constructor. A module that holds anything but plain values by then,
-    such as arrays, is used as it is.
+    Settings are the attributes after the constructor. A module that holds anything but plain values by then,
+    such as arrays, is not replaced.
 
     Args:
-        built: What `Task.build_data` gave.
+        built: What `Task.build_data` returned.
     """
-    if not _keeps or built is None:
+    if not _enabled or built is None:
         return built
     settings = _settings(vars(built))
     if settings is None:
         return built
     key = (type(built), settings)
-    if key in _kept:
-        found: DataModule = _kept[key]
+    if key in _cache:
+        found: DataModule = _cache[key]
         return found
-    _built[key] = built
+    _used_by_run[key] = built
     return built
 
 
-def settle(ended_well: bool) -> None:
-    """Keeps the modules that the run which ends here has used, if they can be used again.
+def commit(ended_well: bool) -> None:
+    """Caches the data modules of the run that ends here, if they are reusable.
 
-    Those whose splits are held in memory can: the order of their batches is a function of seed and epoch. A stream
-    may go on where it was left, so that the next run would see other batches than in a process of its own.
+    A module is if its splits are in memory: the order of their batches is a function of seed and epoch. A stream may
+    continue where it stopped, so that the next run would see other batches than in a process of its own.
 
     Args:
-        ended_well: Whether the run came to its end.
+        ended_well: Whether the run completed; else nothing is cached.
     """
-    for key, used in _built.items():
+    for key, used in _used_by_run.items():
         if ended_well and isinstance(used.train(), ArrayFeed):
-            _kept[key] = used
-    _built.clear()
+            _cache[key] = used
+    _used_by_run.clear()
 
 
-def once(key: tuple[Any, ...], make: Callable[[], T]) -> T:
-    """What was read under a key before, or else what is read now.
+def memoized(key: tuple[Any, ...], make: Callable[[], T]) -> T:
+    """Returns `make()`, or what an earlier call with the same key returned, where reuse is enabled.
 
     Args:
-        key: What it depends on.
-        make: Reads it.
+        key: Everything the value depends on.
+        make: Computes the value.
     """
-    if not _keeps:
+    if not _enabled:
         return make()
-    if key not in _kept:
-        _kept[key] = make()
-    value: T = _kept[key]
+    if key not in _cache:
+        _cache[key] = make()
+    value: T = _cache[key]
     return value
 
 
 def _settings(value: Any) -> Any:
-    """Plain values in a form that can be compared; `None` if there is another one among them."""
+    """Plain values in a form that can be compared; `None` if one of them is not a plain value."""
     if isinstance(value, dict):
         parts = [(key, _settings(part)) for key, part in value.items()]
         return None if any(part is None for _, part in parts) else ("dict", *parts)

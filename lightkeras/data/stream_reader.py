@@ -10,7 +10,7 @@ from lightkeras.data.structure import Structure, digest_of
 
 
 @final
-class Reading:
+class StreamReader:
     """One epoch of a stream.
 
     Args:

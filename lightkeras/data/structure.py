@@ -88,7 +88,7 @@ def spec_of(array: np.ndarray | Bags) -> Structure:
     return ArraySpec(array.shape[1:], "string" if array.dtype == object else array.dtype.name)
 
 
-def first_of(leaf: np.ndarray | Bags, count: int) -> np.ndarray | Bags:
+def first_examples(leaf: np.ndarray | Bags, count: int) -> np.ndarray | Bags:
     """The first examples of an array or of bags, not copied."""
     return leaf.first(count) if isinstance(leaf, Bags) else leaf[:count]
 

@@ -44,7 +44,7 @@ class _DamagedError(ValueError):
 
 
 @final
-class Store:
+class ArrayCache:
     """Arrays by key.
 
     Args:

@@ -18,9 +18,9 @@ from typing import Any
 
 from lightkeras.data.bags import Bags
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
-from lightkeras.data.structure import ArraySpec, Structure, digest_of, first_of, flatten, map_structure
+from lightkeras.data.structure import ArraySpec, Structure, digest_of, first_examples, flatten, map_structure
 from lightkeras.encoders.base import Encoder, inputs_of, with_inputs
-from lightkeras.encoders.cache import Columns, Store, read_columns
+from lightkeras.encoders.cache import ArrayCache, Columns, read_columns
 from lightkeras.system import files, heartbeat
 from lightkeras.system.files import cache_dir
 from lightkeras.system.messages import announce
@@ -56,7 +56,7 @@ class FeatureCache:
         return Path(self.folder).expanduser() if self.folder else cache_dir() / "features"
 
 
-def encoded(feed: Feed, encoder: Encoder | None, cache: FeatureCache) -> Feed:
+def encode_feed(feed: Feed, encoder: Encoder | None, cache: FeatureCache) -> Feed:
     """A feed whose batches hold features where the inputs were; of the same examples, in the same order.
 
     Args:
@@ -91,7 +91,7 @@ def encoded_batch(batch: Structure, encoder: Encoder | None) -> Structure:
     return with_inputs(batch, _batch_of(encoder, inputs_of(batch)))
 
 
-def spec_of_features(encoder: Encoder) -> Structure:
+def feature_spec(encoder: Encoder) -> Structure:
     """What the features of a batch look like: structure of `ArraySpec`."""
     return map_structure(
         lambda tensor: ArraySpec(tuple(tensor.shape[1:]), str(tensor.dtype)),
@@ -105,12 +105,12 @@ def spec_of_features(encoder: Encoder) -> Structure:
 def _features(inputs: Structure, encoder: Encoder, cache: FeatureCache) -> tuple[Structure, Callable[[], None]]:
     """Features of a split, and what to call when they are no longer used."""
     # One example, to know the form of what is kept, and to meet a mistake at once.
-    form = encoder.encode(map_structure(lambda leaf: first_of(leaf, 1), inputs))
+    form = encoder.encode(map_structure(lambda leaf: first_examples(leaf, 1), inputs))
     _check_form(form, encoder)
     columns = _columns(form)
     if not cache.on_disk:
         return _filled(form, read_columns(columns, _blocks(inputs, encoder))), _nothing
-    store = Store(cache.path, int(cache.limit_gb * 1e9))
+    store = ArrayCache(cache.path, int(cache.limit_gb * 1e9))
     key = f"{encoder.fingerprint}-{digest_of(inputs)}"
     record = {"encoder": encoder.record()}
     try:
@@ -172,7 +172,7 @@ def _filled(form: Structure, arrays: list[Any]) -> Structure:
     def fill(leaf: Any) -> Any:
         if not isinstance(leaf, Bags):
             return next(left)
-        return Bags.of_lengths(next(left), next(left), next(left))
+        return Bags.from_lengths(next(left), next(left), next(left))
 
     return map_structure(fill, form)
 
@@ -181,7 +181,7 @@ def _check_form(form: Structure, encoder: Encoder) -> None:
     """Checks that the features are what the encoder says of them."""
     batch = map_structure(lambda leaf: leaf.batch() if isinstance(leaf, Bags) else leaf, form)
     found = {path: ArraySpec(leaf.shape[1:], leaf.dtype.name) for path, leaf in flatten(batch)}
-    expected = dict(flatten(spec_of_features(encoder)))
+    expected = dict(flatten(feature_spec(encoder)))
     fits = found.keys() == expected.keys() and all(_fits(found[path], expected[path]) for path in found)
     if not fits:
         raise ValueError(
@@ -210,7 +210,7 @@ def _encoded_stream(feed: StreamFeed, encoder: Encoder) -> StreamFeed:
     dataset = None if feed.dataset is None else _encoded_dataset(feed, encoder)
     return StreamFeed(
         lambda epoch: map(encode, feed.open_epoch(epoch)),
-        with_inputs(feed.spec, spec_of_features(encoder)),
+        with_inputs(feed.spec, feature_spec(encoder)),
         steps=feed.steps,
         batch_size=feed.batch_size,
         dataset=dataset,
@@ -227,7 +227,7 @@ def _encoded_dataset(feed: StreamFeed, encoder: Encoder) -> Any:
     """The `tf.data.Dataset` of a stream, encoded by all cores while steps run; its position can be saved."""
     import tensorflow as tf
 
-    specs = flatten(spec_of_features(encoder))
+    specs = flatten(feature_spec(encoder))
     form = inputs_of(feed.spec)
 
     def encode(*leaves: Any) -> list[Any]:
@@ -241,9 +241,7 @@ def _encoded_dataset(feed: StreamFeed, encoder: Encoder) -> Any:
         leaves = [leaf for _, leaf in flatten(inputs_of(batch))]
         # Without a state as far as TensorFlow is concerned, so that an iterator behind it can be saved.
         made = iter(tf.numpy_function(encode, leaves, dtypes, stateful=False))
-        features = map_structure(
-            lambda spec: tf.ensure_shape(next(made), [None, *spec.shape]), spec_of_features(encoder)
-        )
+        features = map_structure(lambda spec: tf.ensure_shape(next(made), [None, *spec.shape]), feature_spec(encoder))
         return with_inputs(batch, features)
 
     return feed.dataset.map(tf.autograph.experimental.do_not_convert(mapped), tf.data.AUTOTUNE, deterministic=True)

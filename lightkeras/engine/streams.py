@@ -11,7 +11,7 @@ import numpy as np
 
 from lightkeras.data.bags import Bags
 from lightkeras.data.feed import ArrayFeed
-from lightkeras.data.stream_reader import Reading
+from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.base import Stream
 
@@ -81,7 +81,7 @@ class HostStream(Stream):
         reread: See `Stream`.
     """
 
-    def __init__(self, batches: Iterator[Structure], reading: Reading | None = None, reread: int = 0) -> None:
+    def __init__(self, batches: Iterator[Structure], reading: StreamReader | None = None, reread: int = 0) -> None:
         super().__init__(reread)
         self._reading = reading
         self._batches = MadeAhead(batches)

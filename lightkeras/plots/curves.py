@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightkeras.plots.style import BLACK, BLUE, GREY, MANY, ORANGE, panels, plain, shortened, tidy
+from lightkeras.plots.style import BLACK, BLUE, GREY, MANY, ORANGE, escaped, panels, set_grid, shortened
 from lightkeras.system.messages import did_you_mean
 
 if TYPE_CHECKING:
@@ -92,11 +92,11 @@ def overlay(histories: Mapping[str, History], name: str | None = None) -> Figure
                 if len(values):
                     drawn.append(values)
                     splits[word] = Line2D([], [], color=GREY, linestyle=_LINES[split], label=word)
-                    label = f"{plain(shortened(run, 40))}, {word}"
+                    label = f"{escaped(shortened(run, 40))}, {word}"
                     _line(axes, values, color=color, linestyle=_LINES[split], marker=marker, label=label)
         _over_epochs(axes, value, drawn)
     runs = [
-        Line2D([], [], color=color, marker=marker, markersize=4, label=plain(shortened(run, 40)))
+        Line2D([], [], color=color, marker=marker, markersize=4, label=escaped(shortened(run, 40)))
         for run, (color, marker) in styles.items()
     ]
     figure.legend(handles=[*runs, *splits.values()], loc="outside right upper", frameon=False)
@@ -139,8 +139,8 @@ def learning_rates(
         axes.set_ylim(low - 0.25 * (high - low), high + 0.5 * (high - low))
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")
-    axes.set_ylabel(plain(loss))
-    tidy(axes, "both")
+    axes.set_ylabel(escaped(loss))
+    set_grid(axes, "both")
     _legend(figure, [axes])
     return figure
 
@@ -179,12 +179,12 @@ def _over_epochs(axes: Axes, name: str, drawn: list[Sequence[float]]) -> None:
     else:
         axes.ticklabel_format(axis="y", useOffset=False)
     axes.set_xlabel("epoch")
-    axes.set_ylabel(plain(name))
+    axes.set_ylabel(escaped(name))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     last = max(map(len, drawn), default=1)
     room = 0.5 if last == 1 else 0.04 * last
     axes.set_xlim(max(1 - room, 0.4), last + room)
-    tidy(axes)
+    set_grid(axes)
 
 
 def _legend(figure: Figure, all_axes: Sequence[Axes]) -> None:

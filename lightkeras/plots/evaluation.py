@@ -11,14 +11,14 @@ from lightkeras.plots.style import (
     BLACK,
     BLUE,
     ORANGE,
-    check_equally_many,
-    in_unit,
-    labels_of,
-    named,
-    numbers,
+    check_same_length,
+    checked_labels,
+    checked_numbers,
+    escaped,
     panels,
-    plain,
-    tidy,
+    set_grid,
+    short_names,
+    with_unit,
 )
 
 if TYPE_CHECKING:
@@ -46,14 +46,14 @@ def confusion_matrix(labels: Any, predicted: Any, class_names: Sequence[str]) ->
     """
     from matplotlib.colors import PowerNorm
 
-    true = labels_of(labels, "labels", "confusion_matrix", class_names)
-    guess = labels_of(predicted, "predicted", "confusion_matrix", class_names)
-    check_equally_many("confusion_matrix", labels=true, predicted=guess)
+    true = checked_labels(labels, "labels", "confusion_matrix", class_names)
+    guess = checked_labels(predicted, "predicted", "confusion_matrix", class_names)
+    check_same_length("confusion_matrix", labels=true, predicted=guess)
     size = len(class_names)
     counts = np.zeros((size, size), np.int64)
     np.add.at(counts, (true, guess), 1)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    names = named(class_names, 24)
+    names = short_names(class_names, 24)
     side = min(3.0 + 0.5 * size, 12.0)
     figure, (axes,) = panels(1, 1, (side + 1.2, side))
     figure.set_layout_engine("compressed")  # which knows that cells are square
@@ -88,7 +88,7 @@ def error_histogram(errors: Any, unit: str | None) -> Figure:
     Raises:
         ValueError: No errors, another shape, or some are not finite.
     """
-    values = numbers(errors, "errors", "error_histogram")
+    values = checked_numbers(errors, "errors", "error_histogram")
     figure, (axes,) = panels(1, 1, (6.4, 4.0))
     bins = int(np.clip(2 * np.sqrt(len(values)), 6, 60))
     reach = max(float(np.abs(values).max()), 1e-12)
@@ -96,13 +96,13 @@ def error_histogram(errors: Any, unit: str | None) -> Figure:
     axes.axvline(0, color=BLACK, linewidth=1, label="no error")
     mean = float(values.mean())
     axes.axvline(mean, color=ORANGE, linestyle="--", linewidth=1.8, label=f"mean error {mean:+.3g}{_of(unit)}")
-    axes.set_xlabel(in_unit("error: predicted minus true", unit))
+    axes.set_xlabel(with_unit("error: predicted minus true", unit))
     axes.set_ylabel("examples")
     absolute = float(np.abs(values).mean())
     axes.set_title(
         f"mean absolute error {absolute:.3g}{_of(unit)}, {len(values):,} examples", loc="left", fontsize="medium"
     )
-    tidy(axes)
+    set_grid(axes)
     figure.legend(loc="outside lower left", ncols=2, frameon=False)
     return figure
 
@@ -118,9 +118,9 @@ def true_against_predicted(true: Any, predicted: Any, unit: str | None) -> Figur
     Raises:
         ValueError: Lengths that differ, another shape, or values that are not finite.
     """
-    x = numbers(true, "true", "true_against_predicted")
-    y = numbers(predicted, "predicted", "true_against_predicted")
-    check_equally_many("true_against_predicted", true=x, predicted=y)
+    x = checked_numbers(true, "true", "true_against_predicted")
+    y = checked_numbers(predicted, "predicted", "true_against_predicted")
+    check_same_length("true_against_predicted", true=x, predicted=y)
     figure, (axes,) = panels(1, 1, (5.2, 5.2))
     low, high = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
     room = 0.05 * (high - low) or 1.0
@@ -128,14 +128,14 @@ def true_against_predicted(true: Any, predicted: Any, unit: str | None) -> Figur
     axes.plot(ends, ends, color=BLACK, linewidth=1, label="predicted = true")
     axes.scatter(x, y, s=18, color=BLUE, alpha=0.6 if len(x) < 1000 else 0.25, linewidths=0, label="an example")
     axes.set(xlim=ends, ylim=ends, aspect="equal")
-    axes.set_xlabel(in_unit("true", unit))
-    axes.set_ylabel(in_unit("predicted", unit))
+    axes.set_xlabel(with_unit("true", unit))
+    axes.set_ylabel(with_unit("predicted", unit))
     absolute = float(np.abs(y - x).mean())
     axes.set_title(f"mean absolute error {absolute:.3g}{_of(unit)}, {len(x):,} examples", loc="left", fontsize="medium")
-    tidy(axes, "both")
+    set_grid(axes, "both")
     figure.legend(loc="outside lower left", ncols=2, frameon=False)
     return figure
 
 
 def _of(unit: str | None) -> str:
-    return plain(f" {unit}") if unit else ""
+    return escaped(f" {unit}") if unit else ""

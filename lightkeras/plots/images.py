@@ -14,11 +14,11 @@ from lightkeras.plots.style import (
     RIGHT_MARK,
     WRONG,
     WRONG_MARK,
-    check_equally_many,
-    labels_of,
-    named,
+    check_same_length,
+    checked_labels,
+    escaped,
     panels,
-    plain,
+    short_names,
     shortened,
 )
 from lightkeras.system.messages import check_whole
@@ -55,7 +55,7 @@ def image_grid(images: Images, titles: Sequence[str] | None = None, columns: int
     checked = _images(images, "image_grid")
     check_whole("image_grid", "columns", columns, 1)
     if titles is not None:
-        check_equally_many("image_grid", images=checked, titles=titles)
+        check_same_length("image_grid", images=checked, titles=titles)
     in_a_row = min(columns, len(checked))
     side = 1.05 if in_a_row > 6 else 1.5 if in_a_row > 2 else 2.6
     height = min(max(image.shape[0] / image.shape[1] for image in checked), 3.0) * side
@@ -120,16 +120,16 @@ def prediction_bars(
     checked = _images(images, "prediction_bars")
     check_whole("prediction_bars", "columns", columns, 1)
     rows = _probabilities(probabilities, class_names)
-    true = labels_of(labels, "labels", "prediction_bars", class_names)
-    check_equally_many("prediction_bars", images=checked, probabilities=rows, labels=true)
+    true = checked_labels(labels, "labels", "prediction_bars", class_names)
+    check_same_length("prediction_bars", images=checked, probabilities=rows, labels=true)
     shown = min(len(class_names), MOST_BARS)
     columns = min(columns, len(checked))
-    longest = max(map(len, named(class_names, _LONGEST)))
+    longest = max(map(len, short_names(class_names, _LONGEST)))
     # Two axes for each example, of which the bars need room for the names of the classes.
     figure, all_axes = panels(2 * len(checked), 2 * columns, (1.75, max(1.5, 0.17 * shown + 0.5)))
     figure.set_figwidth(columns * (3.6 + 0.07 * longest))
     figure.get_layout_engine().set(w_pad=0.08)
-    short = named(class_names, 16)
+    short = short_names(class_names, 16)
     for number, (image, row, label) in enumerate(zip(checked, rows, true, strict=True)):
         _show(all_axes[2 * number], image)
         _bars(all_axes[2 * number + 1], row, int(label), class_names)
@@ -149,7 +149,7 @@ def _bars(axes: Axes, row: np.ndarray, label: int, class_names: Sequence[str]) -
         order = order if label in order else sorted([*np.argsort(-row, kind="stable")[: MOST_BARS - 1].tolist(), label])
     colors = [RIGHT if number == label else WRONG if number == guess else GREY for number in order]
     axes.barh(range(len(order)), row[order], color=colors, height=0.75)
-    axes.set_yticks(range(len(order)), named([class_names[number] for number in order], _LONGEST), fontsize=7)
+    axes.set_yticks(range(len(order)), short_names([class_names[number] for number in order], _LONGEST), fontsize=7)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 0.5, 1], ["0", "50", "100 %"], fontsize=7)
@@ -233,4 +233,4 @@ def _wrapped(title: Any, width: int, lines: int = 2) -> str:
     found = textwrap.wrap(str(title), width)
     if len(found) > lines:
         found = [*found[: lines - 1], shortened(" ".join(found[lines - 1 :]), width)]
-    return plain("\n".join(found))
+    return escaped("\n".join(found))

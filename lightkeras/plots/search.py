@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightkeras.plots.style import BLUE, GREY, ORANGE, VERMILLION, check_equally_many, panels, plain, shortened, tidy
+from lightkeras.plots.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    VERMILLION,
+    check_same_length,
+    escaped,
+    panels,
+    set_grid,
+    shortened,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +41,7 @@ def objective_over_trials(values: Sequence[float | None], statuses: Sequence[str
     Raises:
         ValueError: There are no trials, or not as many statuses.
     """
-    check_equally_many("objective_over_trials", values=values, statuses=statuses)
+    check_same_length("objective_over_trials", values=values, statuses=statuses)
     if not values:
         raise ValueError("There are no trials to draw.")
     from matplotlib.ticker import MaxNLocator
@@ -54,9 +64,9 @@ def objective_over_trials(values: Sequence[float | None], statuses: Sequence[str
         reached = best(np.where(done, found, np.nan))
         axes.step(numbers, reached, where="post", color=GREY, linewidth=1.5, label="best so far", zorder=1)
     axes.set_xlabel("trial")
-    axes.set_ylabel(plain(f"{objective} ({'lower' if mode == 'min' else 'higher'} is better)"))
+    axes.set_ylabel(escaped(f"{objective} ({'lower' if mode == 'min' else 'higher'} is better)"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    tidy(axes)
+    set_grid(axes)
     figure.legend(loc="outside upper left", ncols=4, frameon=False)
     return figure
 
@@ -77,10 +87,12 @@ def importance(shares: Mapping[str, float], spreads: Mapping[str, float], method
     names = sorted(shares, key=lambda name: shares[name])
     figure, (axes,) = panels(1, 1, (6.8, 1.4 + 0.42 * len(names)))
     widths, errors = [shares[name] for name in names], [spreads.get(name, 0.0) for name in names]
-    axes.barh([plain(shortened(name, 30)) for name in names], widths, xerr=errors, color=BLUE, ecolor=GREY, height=0.6)
+    axes.barh(
+        [escaped(shortened(name, 30)) for name in names], widths, xerr=errors, color=BLUE, ecolor=GREY, height=0.6
+    )
     axes.axvline(0, color=GREY, linewidth=0.8)
-    axes.set_xlabel(plain(method))
-    tidy(axes, grid="x")
+    axes.set_xlabel(escaped(method))
+    set_grid(axes, grid="x")
     return figure
 
 
@@ -104,14 +116,14 @@ def objective_over_hyperparameters(
         raise ValueError("There are no trials to draw.")
     figure, all_axes = panels(len(hparams), MOST_COLUMNS, (3.8, 3.2))
     for (name, chosen), axes in zip(hparams.items(), all_axes, strict=True):
-        check_equally_many("objective_over_hyperparameters", **{"values": values, name: chosen})
+        check_same_length("objective_over_hyperparameters", **{"values": values, name: chosen})
         pairs = [(x, y) for x, y in zip(chosen, values, strict=True) if x is not None]
         _points(axes, [x for x, _ in pairs], [y for _, y in pairs])
-        axes.set_xlabel(plain(name))
-        tidy(axes)
+        axes.set_xlabel(escaped(name))
+        set_grid(axes)
     for number, axes in enumerate(all_axes):
         if number % min(MOST_COLUMNS, len(all_axes)) == 0:
-            axes.set_ylabel(plain(objective))
+            axes.set_ylabel(escaped(objective))
     return figure
 
 
@@ -128,5 +140,5 @@ def _points(axes: Axes, x: Sequence[Any], y: Sequence[float]) -> None:
         offset = 0.1 * _BESIDE[counts[value] % len(_BESIDE)]
         counts[value] += 1
         axes.plot(names.index(value) + offset, height, "o", color=BLUE, markersize=5, alpha=0.7)
-    axes.set_xticks(range(len(names)), [plain(shortened(name, 14)) for name in names])
+    axes.set_xticks(range(len(names)), [escaped(shortened(name, 14)) for name in names])
     axes.set_xlim(-0.6, len(names) - 0.4)

@@ -78,14 +78,14 @@ def panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure,
     return figure, axes[:count]
 
 
-def tidy(axes: Axes, grid: str = "y") -> None:
+def set_grid(axes: Axes, grid: str = "y") -> None:
     """Takes away lines that say nothing, and adds faint ones that help to read values."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, alpha=0.25)
     axes.set_axisbelow(True)
 
 
-def plain(text: Any) -> str:
+def escaped(text: Any) -> str:
     """Text that is drawn as it stands: matplotlib takes what is between two dollars for a formula."""
     return str(text).replace("$", r"\$")
 
@@ -96,17 +96,17 @@ def shortened(text: Any, most: int) -> str:
     return line if len(line) <= most else f"{line[: most - 1].rstrip()}\N{HORIZONTAL ELLIPSIS}"
 
 
-def named(names: Sequence[str], most: int) -> list[str]:
+def short_names(names: Sequence[str], most: int) -> list[str]:
     """Names of classes for a label, of at most so many characters: of a long one the ends, which tell it apart."""
     lines = [" ".join(str(name).split()) for name in names]
     head, tail = most // 2, most - most // 2 - 1
     return [
-        plain(line if len(line) <= most else f"{line[:head].rstrip()}\N{HORIZONTAL ELLIPSIS}{line[-tail:].lstrip()}")
+        escaped(line if len(line) <= most else f"{line[:head].rstrip()}\N{HORIZONTAL ELLIPSIS}{line[-tail:].lstrip()}")
         for line in lines
     ]
 
 
-def numbers(values: Any, name: str, function: str) -> np.ndarray:
+def checked_numbers(values: Any, name: str, function: str) -> np.ndarray:
     """Finite numbers as float64 `[n]`.
 
     Raises:
@@ -127,13 +127,13 @@ def numbers(values: Any, name: str, function: str) -> np.ndarray:
     return array
 
 
-def labels_of(values: Any, name: str, function: str, class_names: Sequence[str]) -> np.ndarray:
+def checked_labels(values: Any, name: str, function: str, class_names: Sequence[str]) -> np.ndarray:
     """Class numbers as int64 `[n]`.
 
     Raises:
         ValueError: They are no whole numbers of `[n]`, or out of the range of the class names.
     """
-    array = numbers(values, name, function)
+    array = checked_numbers(values, name, function)
     if (array != np.round(array)).any():
         raise ValueError(f"{function}({name}=...): expected class numbers, got {array[array != np.round(array)][0]}.")
     wrong = array[(array < 0) | (array >= len(class_names))]
@@ -145,7 +145,7 @@ def labels_of(values: Any, name: str, function: str, class_names: Sequence[str])
     return array.astype(np.int64)
 
 
-def check_equally_many(function: str, **found: Sequence[Any] | np.ndarray) -> None:
+def check_same_length(function: str, **found: Sequence[Any] | np.ndarray) -> None:
     """Checks that arguments belong together.
 
     Raises:
@@ -157,6 +157,6 @@ def check_equally_many(function: str, **found: Sequence[Any] | np.ndarray) -> No
         raise ValueError(f"{function}: got {listed}; expected as many of each.")
 
 
-def in_unit(name: str, unit: str | None) -> str:
+def with_unit(name: str, unit: str | None) -> str:
     """The name of an axis, with its unit where there is one."""
-    return plain(f"{name} ({unit})" if unit else name)
+    return escaped(f"{name} ({unit})" if unit else name)

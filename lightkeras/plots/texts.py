@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lightkeras.plots.style import RIGHT, RIGHT_MARK, WRONG, WRONG_MARK, plain, shortened
+from lightkeras.plots.style import RIGHT, RIGHT_MARK, WRONG, WRONG_MARK, escaped, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,9 +50,9 @@ def text_panel(entries: Sequence[tuple[str, str | bytes, bool]]) -> Figure:
         axes.axis("off")
         color, mark = (RIGHT, RIGHT_MARK) if right else (WRONG, WRONG_MARK)
         axes.axvspan(0, 0.05, _PAD / 2 / height, 1 - _PAD / 2 / height, color=color, linewidth=0)
-        heading = f"{mark} {plain(shortened(title, 60))}"
+        heading = f"{mark} {escaped(shortened(title, 60))}"
         axes.text(_LEFT, height - _PAD, heading, color=color, fontweight="bold", fontsize=9.5, va="top")
-        body = plain("\n".join(lines))
+        body = escaped("\n".join(lines))
         axes.text(_LEFT, height - _PAD - 1.15 * _LINE, body, fontsize=_SIZE, va="top", linespacing=1.25)
     return figure
 

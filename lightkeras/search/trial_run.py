@@ -90,7 +90,7 @@ def look(task_class: type[Task], lookup: Lookup | None, values: dict[str, Any], 
     task = task_class(hparams.from_dict(task_class.HParams, values), lookup)
     names = runner.check(task)
     data = task.data
-    reuse.settle(ended_well=data is not None)
+    reuse.commit(ended_well=data is not None)
     if data is None:
         return Look(tuple(names), None, None)
     return Look(tuple(names), data.source, data.train().fingerprint())
@@ -119,11 +119,11 @@ def run(job: Job, task_class: type[Task], lookup: Lookup | None, report: Report)
     runner = dataclasses.replace(job.runner, callbacks=callbacks, progress=False)
     try:
         fit = _fit(job, task_class, lookup, runner)
-        reuse.settle(ended_well=True)
+        reuse.commit(ended_well=True)
     except Interrupted:
         raise
     except Exception as error:  # one bad run must not lose the search; its reason is kept
-        reuse.settle(ended_well=False)
+        reuse.commit(ended_well=False)
         if isinstance(error, OSError) and error.errno in _FULL:
             raise
         if make_engine().is_out_of_memory(error) or isinstance(error, MemoryError):
@@ -194,7 +194,7 @@ def _fit(job: Job, task_class: type[Task], lookup: Lookup | None, runner: Runner
     validation = task.data.validation()
     if validation is None:
         raise ValueError(f"{task_class.__name__}'s data has no validation split that could be joined with train.")
-    return runner.fit(task, join.joined(task.data.train(), validation), resume=resume)
+    return runner.fit(task, join.join_feeds(task.data.train(), validation), resume=resume)
 
 
 def _outcome(fit: FitResult, job: Job, wall_s: float) -> Outcome:

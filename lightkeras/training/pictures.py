@@ -18,8 +18,8 @@ import keras
 import numpy as np
 
 from lightkeras import plots
-from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed, raw_of
-from lightkeras.data.structure import Structure, first_of, flatten, map_structure
+from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed, raw_feed
+from lightkeras.data.structure import Structure, first_examples, flatten, map_structure
 from lightkeras.encoders.features import encoded_batch
 from lightkeras.engine.base import Engine, Predictor
 from lightkeras.runs import checkpoint, report
@@ -96,7 +96,7 @@ class Drawing:
             yield from self._parts_of_stream(predictor, training)
 
     def _parts_of_stream(self, predictor: Predictor, training: bool) -> Iterator[tuple[Structure, Structure]]:
-        raw = raw_of(self._feed)
+        raw = raw_feed(self._feed)
         if not isinstance(raw, StreamFeed):
             raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(raw).__name__}.")
         if training and self.split == "train":
@@ -114,8 +114,10 @@ class Drawing:
 
     def first(self, count: int) -> Structure | None:
         """The first examples of a split in memory, before an encoder; `None` of a stream."""
-        raw = raw_of(self._feed)
-        return map_structure(lambda leaf: first_of(leaf, count), raw.arrays) if isinstance(raw, ArrayFeed) else None
+        raw = raw_feed(self._feed)
+        if not isinstance(raw, ArrayFeed):
+            return None
+        return map_structure(lambda leaf: first_examples(leaf, count), raw.arrays)
 
     def _ready(self) -> Predictor:
         if self._predictor is None:
@@ -229,7 +231,7 @@ def _in_order(feed: Feed) -> Feed:
     """A split whose examples come in their own order; a stream comes as it comes."""
     if not isinstance(feed, ArrayFeed) or not feed.shuffle:
         return feed
-    raw = raw_of(feed)
+    raw = raw_feed(feed)
     before = ArrayFeed(raw.arrays, raw.batch_size) if isinstance(raw, ArrayFeed) and raw is not feed else None
     return ArrayFeed(feed.arrays, feed.batch_size, raw=before)
 

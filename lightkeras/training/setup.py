@@ -14,7 +14,7 @@ from lightkeras.data import ArrayFeed, DataModule, Feed
 from lightkeras.data.arrays import as_feed, holds_arrays
 from lightkeras.encoders import hub, saved_state
 from lightkeras.encoders.base import Encoder, batches_of
-from lightkeras.encoders.features import encoded
+from lightkeras.encoders.features import encode_feed
 from lightkeras.engine.base import Engine, Step, Trace
 from lightkeras.runs import checkpoint
 from lightkeras.runs.checkpoint import Checkpoint
@@ -182,7 +182,7 @@ def make_fit(
 ) -> Fit:
     """Traces, checks and compiles; writes nothing."""
     preflight.check_feed(task, train, "train")
-    train = encoded(train, task.frozen(), settings.features)
+    train = encode_feed(train, task.frozen(), settings.features)
     engine = bound_engine(task)
     trace = preflight.trace_train(task, engine, train)
     train_stepper = pass_over(train, task, engine, task.run_train_step, trace, settings.limit_batches.train)
@@ -190,7 +190,7 @@ def make_fit(
     validation_stepper = None
     if validation is not None:
         preflight.check_feed(task, validation, "validation")
-        validation = encoded(validation, task.frozen(), settings.features)
+        validation = encode_feed(validation, task.frozen(), settings.features)
         evaluation = preflight.trace_evaluate(task, engine, validation, train)
         names += preflight.epoch_names(task, evaluation, "val")
         limit = settings.limit_batches.validation

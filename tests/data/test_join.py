@@ -7,7 +7,7 @@ import pytest
 
 from lightkeras.data import ArrayFeed, as_feed
 from lightkeras.data.bags import Bags
-from lightkeras.data.join import joined
+from lightkeras.data.join import join_feeds
 
 
 def arrays(count: int, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -16,7 +16,7 @@ def arrays(count: int, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_arrays_are_put_together_and_shuffled_as_the_first():
-    found = joined(ArrayFeed(arrays(5), 3, shuffle=True, seed=7), ArrayFeed(arrays(4, 5), 2))
+    found = join_feeds(ArrayFeed(arrays(5), 3, shuffle=True, seed=7), ArrayFeed(arrays(4, 5), 2))
     assert (found.examples, found.batch_size, found.steps) == (9, 3, 3)
     assert found.shuffle
     assert found.seed == 7
@@ -25,24 +25,24 @@ def test_arrays_are_put_together_and_shuffled_as_the_first():
 
 
 def test_bags_are_put_together():
-    first = Bags.of_lengths(np.array([1, 2, 3]), np.ones(3, np.float32), np.array([1, 2]))
-    second = Bags.of_lengths(np.array([4, 5]), np.ones(2, np.float32), np.array([0, 2]))
-    found = joined(ArrayFeed((first,), 2), ArrayFeed((second,), 2)).arrays[0]
+    first = Bags.from_lengths(np.array([1, 2, 3]), np.ones(3, np.float32), np.array([1, 2]))
+    second = Bags.from_lengths(np.array([4, 5]), np.ones(2, np.float32), np.array([0, 2]))
+    found = join_feeds(ArrayFeed((first,), 2), ArrayFeed((second,), 2)).arrays[0]
     assert found.ids.tolist() == [1, 2, 3, 4, 5]
     assert found.splits.tolist() == [0, 1, 3, 3, 5]
 
 
 def test_of_streams_the_second_comes_after_the_first():
     first, second = (as_feed(lambda start=start: iter([np.full(2, start)] * 2)) for start in (0, 1))
-    found = joined(first, second)
+    found = join_feeds(first, second)
     assert [batch.tolist() for batch in found.open_epoch(0)] == [[0, 0], [0, 0], [1, 1], [1, 1]]
 
 
 def test_splits_of_another_form_cannot_be_joined():
     with pytest.raises(ValueError, match=r"The splits differ in form: .*float32\[batch, 1\].* and .*int32"):
-        joined(ArrayFeed(arrays(5), 3), ArrayFeed((arrays(5)[1],), 3))
+        join_feeds(ArrayFeed(arrays(5), 3), ArrayFeed((arrays(5)[1],), 3))
 
 
 def test_arrays_and_a_stream_cannot_be_joined():
     with pytest.raises(TypeError, match=r"A ArrayFeed and a StreamFeed cannot be joined"):
-        joined(ArrayFeed((arrays(5)[0],), 3), as_feed(lambda: iter([(arrays(2)[0],)])))
+        join_feeds(ArrayFeed((arrays(5)[0],), 3), as_feed(lambda: iter([(arrays(2)[0],)])))

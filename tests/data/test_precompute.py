@@ -1,6 +1,6 @@
 import threading
 
-from lightkeras.data.precompute import Providing, Recording, ahead, is_active
+from lightkeras.data.precompute import PrecomputedScope, RecordingScope, compute_ahead, is_active
 
 TEXTS, LABELS = ["a bc"], [1]
 
@@ -11,37 +11,37 @@ def lengths(texts):
 
 def test_outside_a_run_it_is_a_plain_call():
     assert not is_active()
-    assert ahead(lengths, TEXTS) == [4]
+    assert compute_ahead(lengths, TEXTS) == [4]
 
 
 def test_recording_notes_each_function_and_array_once_and_computes_in_place():
-    recording = Recording([TEXTS, LABELS])
+    recording = RecordingScope([TEXTS, LABELS])
     with recording.entered():
         assert is_active()
-        assert ahead(lengths, TEXTS) == [4]
-        ahead(lengths, TEXTS)
+        assert compute_ahead(lengths, TEXTS) == [4]
+        compute_ahead(lengths, TEXTS)
     assert recording.found == [(lengths, 0)]
     assert not is_active()
 
 
 def test_what_is_not_an_array_of_the_batch_is_not_noted():
-    recording = Recording([TEXTS, LABELS])
+    recording = RecordingScope([TEXTS, LABELS])
     with recording.entered():
-        assert ahead(lengths, ["a bc"]) == [4]  # equal, but another object
+        assert compute_ahead(lengths, ["a bc"]) == [4]  # equal, but another object
     assert recording.found == []
 
 
 def test_what_was_computed_ahead_is_handed_out_and_the_rest_computed_in_place():
-    with Providing([TEXTS, LABELS], [(lengths, 0)], ["from the pipeline"]).entered():
-        assert ahead(lengths, TEXTS) == "from the pipeline"
-        assert ahead(lengths, ["abc"]) == [3]
-        assert ahead(sorted, TEXTS) == ["a bc"]
+    with PrecomputedScope([TEXTS, LABELS], [(lengths, 0)], ["from the pipeline"]).entered():
+        assert compute_ahead(lengths, TEXTS) == "from the pipeline"
+        assert compute_ahead(lengths, ["abc"]) == [3]
+        assert compute_ahead(sorted, TEXTS) == ["a bc"]
 
 
 def test_a_scope_ends_with_an_error_and_is_unseen_by_other_threads():
     seen = []
     try:
-        with Recording([]).entered():
+        with RecordingScope([]).entered():
             thread = threading.Thread(target=lambda: seen.append(is_active()))
             thread.start()
             thread.join()

@@ -23,46 +23,46 @@ class Numbers(DataModule):
 
 
 @pytest.fixture
-def keeps(monkeypatch):
-    for name in ("_kept", "_built"):
+def enabled(monkeypatch):
+    for name in ("_cache", "_used_by_run"):
         monkeypatch.setattr(reuse, name, {})
-    monkeypatch.setattr(reuse, "_keeps", [])
-    reuse.begin()
+    monkeypatch.setattr(reuse, "_enabled", False)
+    reuse.enable()
 
 
-def test_elsewhere_nothing_is_kept():
-    first = reuse.module(Numbers(2))
-    reuse.settle(ended_well=True)
-    assert reuse.module(Numbers(2)) is not first
-    assert [reuse.once(("key",), lambda n=n: n) for n in (1, 2)] == [1, 2]
+def test_without_enable_nothing_is_reused():
+    first = reuse.reused_module(Numbers(2))
+    reuse.commit(ended_well=True)
+    assert reuse.reused_module(Numbers(2)) is not first
+    assert [reuse.memoized(("key",), lambda n=n: n) for n in (1, 2)] == [1, 2]
 
 
-def test_a_module_of_the_same_settings_is_the_one_that_was_used(keeps):
-    first = reuse.module(Numbers(2))
-    reuse.settle(ended_well=True)
-    assert reuse.module(Numbers(2)) is first
-    assert reuse.module(Numbers(3)) is not first
-    assert reuse.module(None) is None
+def test_a_module_of_the_same_settings_is_the_one_that_was_used(enabled):
+    first = reuse.reused_module(Numbers(2))
+    reuse.commit(ended_well=True)
+    assert reuse.reused_module(Numbers(2)) is first
+    assert reuse.reused_module(Numbers(3)) is not first
+    assert reuse.reused_module(None) is None
 
 
-def test_after_a_run_that_did_not_end_well_the_next_begins_anew(keeps):
-    first = reuse.module(Numbers(2))
-    reuse.settle(ended_well=False)
-    assert reuse.module(Numbers(2)) is not first
+def test_after_a_run_that_did_not_end_well_the_next_begins_anew(enabled):
+    first = reuse.reused_module(Numbers(2))
+    reuse.commit(ended_well=False)
+    assert reuse.reused_module(Numbers(2)) is not first
 
 
-def test_a_stream_is_never_kept(keeps):
-    first = reuse.module(Numbers(2, stream=True))
-    reuse.settle(ended_well=True)
-    assert reuse.module(Numbers(2, stream=True)) is not first
+def test_a_module_of_streams_is_never_reused(enabled):
+    first = reuse.reused_module(Numbers(2, stream=True))
+    reuse.commit(ended_well=True)
+    assert reuse.reused_module(Numbers(2, stream=True)) is not first
 
 
-def test_what_holds_arrays_is_used_as_it_is(keeps):
-    first = reuse.module(ArrayData((X, X), batch_size=2))
-    reuse.settle(ended_well=True)
-    assert reuse.module(ArrayData((X, X), batch_size=2)) is not first
+def test_what_holds_arrays_is_used_as_it_is(enabled):
+    first = reuse.reused_module(ArrayData((X, X), batch_size=2))
+    reuse.commit(ended_well=True)
+    assert reuse.reused_module(ArrayData((X, X), batch_size=2)) is not first
 
 
-def test_what_was_read_is_read_once(keeps):
-    assert [reuse.once(("key", 1), lambda n=n: n) for n in (1, 2)] == [1, 1]
-    assert reuse.once(("key", 2), lambda: 3) == 3
+def test_what_was_read_is_read_once(enabled):
+    assert [reuse.memoized(("key", 1), lambda n=n: n) for n in (1, 2)] == [1, 1]
+    assert reuse.memoized(("key", 2), lambda: 3) == 3

@@ -63,7 +63,7 @@ def test_all_arrays_of_a_structure_are_split_alike():
 
 
 def test_bags_are_split_too():
-    bags = Bags.of_lengths(np.arange(4, dtype=np.int32), np.ones(4, np.float32), np.array([1, 0, 2, 1]))
+    bags = Bags.from_lengths(np.arange(4, dtype=np.int32), np.ones(4, np.float32), np.array([1, 0, 2, 1]))
     rest, out = split((bags, np.arange(4)), 2, shuffle=False)
     assert rest[0].ids.tolist() == [0]
     assert out[0].ids.tolist() == [1, 2, 3]

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from lightkeras.encoders.cache import Store, read_columns
+from lightkeras.encoders.cache import ArrayCache, read_columns
 from lightkeras.system.files import UnwritableError
 
 COLUMNS = [(np.dtype("float32"), (2,)), (np.dtype("int32"), ())]
@@ -39,7 +39,7 @@ def get(store, make, key="key", columns=COLUMNS):
 def test_an_entry_is_made_once_and_mapped_afterwards(tmp_path):
     make = Maker()
     for _ in range(2):
-        rows, numbers = get(Store(tmp_path, 10**9), make)
+        rows, numbers = get(ArrayCache(tmp_path, 10**9), make)
         assert isinstance(rows, np.memmap)
         assert not rows.flags.writeable
         np.testing.assert_array_equal(rows, ROWS)
@@ -75,29 +75,29 @@ def from_another_version(entry):
 @pytest.mark.parametrize("damage", [flip_a_bit, cut, lose_a_file, garble, from_another_version])
 def test_a_damaged_entry_is_made_again_and_that_is_said(damage, tmp_path, capsys):
     make = Maker()
-    get(Store(tmp_path, 10**9), make)
+    get(ArrayCache(tmp_path, 10**9), make)
     damage(tmp_path / "key")
-    rows, _ = get(Store(tmp_path, 10**9), make)
+    rows, _ = get(ArrayCache(tmp_path, 10**9), make)
     np.testing.assert_array_equal(rows, ROWS)
     assert make.calls == 2
     said = capsys.readouterr()
     assert "are damaged" in said.err + said.out
     assert "they are made again" in said.err + said.out
-    get(Store(tmp_path, 10**9), make)
+    get(ArrayCache(tmp_path, 10**9), make)
     assert make.calls == 2
 
 
 def test_an_entry_of_other_arrays_is_made_again(tmp_path, capsys):
-    get(Store(tmp_path, 10**9), Maker())
+    get(ArrayCache(tmp_path, 10**9), Maker())
     doubles = [(np.dtype("float64"), (2,)), COLUMNS[1]]
-    rows, _ = get(Store(tmp_path, 10**9), lambda: iter([[ROWS.astype("float64"), NUMBERS]]), columns=doubles)
+    rows, _ = get(ArrayCache(tmp_path, 10**9), lambda: iter([[ROWS.astype("float64"), NUMBERS]]), columns=doubles)
     assert rows.dtype == "float64"
     said = capsys.readouterr()
     assert "describes other arrays" in said.err + said.out
 
 
 def test_what_was_not_used_for_the_longest_time_is_removed_first(tmp_path):
-    store = Store(tmp_path, limit_bytes=1000)  # of entries of 72 bytes and their description
+    store = ArrayCache(tmp_path, limit_bytes=1000)  # of entries of 72 bytes and their description
     for number in range(3):
         get(store, Maker(), f"entry{number}")
         os.utime(tmp_path / f"entry{number}" / "meta.json", (number, number))
@@ -111,7 +111,7 @@ def test_what_was_not_used_for_the_longest_time_is_removed_first(tmp_path):
 
 
 def test_what_is_in_use_is_not_removed(tmp_path):
-    store = Store(tmp_path, limit_bytes=1)
+    store = ArrayCache(tmp_path, limit_bytes=1)
     arrays, release = store.get("used", COLUMNS, Maker(), {})
     get(store, Maker(), "other")
     assert (tmp_path / "used").is_dir()
@@ -127,23 +127,23 @@ def test_an_error_while_it_is_made_leaves_nothing(tmp_path):
         raise ValueError("the encoder broke")
 
     with pytest.raises(ValueError, match="the encoder broke"):
-        get(Store(tmp_path, 10**9), broken)
+        get(ArrayCache(tmp_path, 10**9), broken)
     assert not [entry for entry in tmp_path.iterdir() if entry.is_dir()]
     with pytest.raises(ValueError, match=r"gave float32\[2\] for some examples and int32\[\]"):
-        get(Store(tmp_path, 10**9), lambda: iter([[ROWS, ROWS]]))
+        get(ArrayCache(tmp_path, 10**9), lambda: iter([[ROWS, ROWS]]))
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UnwritableError, match="cannot be written to"):
-        get(Store(tmp_path / "file" / "folder", 10**9), Maker())
+        get(ArrayCache(tmp_path / "file" / "folder", 10**9), Maker())
 
 
 WORKER = """
     import sys, time
     from pathlib import Path
     import numpy as np
-    from lightkeras.encoders.cache import Store
+    from lightkeras.encoders.cache import ArrayCache
 
     folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
 
@@ -154,7 +154,7 @@ WORKER = """
         time.sleep(seconds)
         yield [np.ones((3, 2), "float32")]
 
-    arrays, _ = Store(folder / "store", 10**9).get("key", [(np.dtype("float32"), (2,))], make, {})
+    arrays, _ = ArrayCache(folder / "store", 10**9).get("key", [(np.dtype("float32"), (2,))], make, {})
     print(float(arrays[0].sum()))
 """
 

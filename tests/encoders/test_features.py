@@ -9,7 +9,7 @@ from keras import layers, ops
 
 import lightkeras as lk
 from lightkeras.data.arrays import as_feed
-from lightkeras.encoders.features import FeatureCache, encoded
+from lightkeras.encoders.features import FeatureCache, encode_feed
 
 TRAIN, VALIDATION = lk.testing.two_moons(320), lk.testing.two_moons(100, seed=1)
 
@@ -179,7 +179,7 @@ class Short(Counted):
 def test_features_of_another_form_than_said_are_refused(kind, message, tmp_path):
     for cache in (FeatureCache(folder=str(tmp_path)), FeatureCache(on_disk=False)):
         with pytest.raises(ValueError, match=message):
-            encoded(as_feed(TRAIN, 32), kind(), cache)
+            encode_feed(as_feed(TRAIN, 32), kind(), cache)
 
 
 def test_settings_out_of_range_are_refused():

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from lightkeras import plots
-from lightkeras.plots.style import in_unit, named, plain, shortened
+from lightkeras.plots.style import escaped, short_names, shortened, with_unit
 
 HISTORY = {"train/loss": (0.9, 0.6, 0.4)}
 
@@ -66,7 +66,7 @@ def test_dollars_begin_no_formula():
     figure = plots.curves({"train/cost in $ per $": [1.0]})
     assert figure.axes[0].get_ylabel() == r"cost in \$ per \$"
     assert plots.png(figure)  # as a formula it would be wrong
-    assert plain("$5") == r"\$5"
+    assert escaped("$5") == r"\$5"
 
 
 def test_long_text_is_cut_with_an_ellipsis_and_put_into_one_line():
@@ -76,8 +76,11 @@ def test_long_text_is_cut_with_an_ellipsis_and_put_into_one_line():
 
 def test_of_a_long_name_both_ends_are_kept():
     names = [f"a rather long name of class {number}" for number in range(3)]
-    assert named([*names, "short"], 16) == [*(f"a rather\N{HORIZONTAL ELLIPSIS}class {n}" for n in range(3)), "short"]
+    assert short_names([*names, "short"], 16) == [
+        *(f"a rather\N{HORIZONTAL ELLIPSIS}class {n}" for n in range(3)),
+        "short",
+    ]
 
 
 def test_an_axis_is_named_with_its_unit():
-    assert (in_unit("true", "mpg"), in_unit("true", None)) == ("true (mpg)", "true")
+    assert (with_unit("true", "mpg"), with_unit("true", None)) == ("true (mpg)", "true")

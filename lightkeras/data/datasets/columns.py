@@ -122,7 +122,7 @@ class TableFile:
                 yield at, row
 
 
-def of_arrays(arrays: Mapping[str, Any]) -> Columns:
+def from_arrays(arrays: Mapping[str, Any]) -> Columns:
     """Columns of arrays or lists in memory.
 
     Raises:
@@ -173,7 +173,7 @@ def as_number(value: Any, where: str) -> float:
     return number
 
 
-def key_of(value: Any) -> str:
+def category_key(value: Any) -> str:
     """A category as text: 1, 1.0, "1" and " 1 " are the same one."""
     text = (value.decode(errors="replace") if isinstance(value, bytes) else str(value)).strip()
     try:
@@ -183,7 +183,7 @@ def key_of(value: Any) -> str:
     return str(int(number)) if number.is_integer() else repr(number)
 
 
-def row_of(given: str | Mapping[str, Any], number: int) -> dict[str, Any]:
+def parse_row(given: str | Mapping[str, Any], number: int) -> dict[str, Any]:
     """A row as a person gives it, as a dict.
 
     Args:

@@ -285,7 +285,7 @@ class Images(ImageData):
             self._reader = self._arrays.__getitem__
         else:
             path = _existing(self._path, lookup.folder)
-            self._has_test = bool(set(TEST) & set(npz.keys_of(path)))
+            self._has_test = bool(set(TEST) & set(npz.array_names(path)))
             self._reader, source = reader_of(path, TRAIN + TEST if self._has_test else TRAIN), path.stem
         if not self.class_names:
             self.class_names = _names_of(self._reader("y_train"))

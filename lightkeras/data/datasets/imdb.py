@@ -129,7 +129,7 @@ class ImdbReviews(DataModule):
 
     def _feed(self, split: str) -> ArrayFeed:
         if split not in self._feeds:
-            arrays = reuse.once((type(self), self._folder, split), lambda: self._read(split))
+            arrays = reuse.memoized((type(self), self._folder, split), lambda: self._read(split))
             self._feeds[split] = ArrayFeed(arrays, self.batch_size, shuffle=split == "train", seed=self.seed)
         return self._feeds[split]
 

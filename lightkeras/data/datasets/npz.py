@@ -14,7 +14,7 @@ import numpy as np
 _LOAD_ERRORS = (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 
-def keys_of(path: Path) -> list[str]:
+def array_names(path: Path) -> list[str]:
     """Returns the names of the arrays in an `.npz` file, without reading them.
 
     Raises:
@@ -31,7 +31,7 @@ def check_keys(path: Path, expected: Sequence[str]) -> None:
         FileNotFoundError: There is no such file.
         ValueError: The file is damaged, not an `.npz` file, or lacks an array.
     """
-    found = keys_of(path)
+    found = array_names(path)
     missing = [key for key in expected if key not in found]
     if missing:
         raise ValueError(

@@ -10,7 +10,15 @@ from typing import Any, Literal, final
 
 import numpy as np
 
-from lightkeras.data.datasets.columns import Columns, TableFile, as_number, is_missing, key_of, of_arrays, row_of
+from lightkeras.data.datasets.columns import (
+    Columns,
+    TableFile,
+    as_number,
+    category_key,
+    from_arrays,
+    is_missing,
+    parse_row,
+)
 from lightkeras.data.feed import ArrayFeed, check_batching
 from lightkeras.data.lookup import Lookup
 from lightkeras.data.module import DataModule
@@ -42,7 +50,7 @@ class OneHot:
     def __post_init__(self) -> None:
         if self.values is None:
             return
-        keys = [key_of(value) for value in self.values]
+        keys = [category_key(value) for value in self.values]
         names = list(self.names().values())
         if not keys or len(set(keys)) < len(keys) or len(set(names)) < len(names):
             raise ValueError(f"OneHot({self.column!r}, {self.values!r}): expected at least one category, each once.")
@@ -50,14 +58,14 @@ class OneHot:
     def names(self) -> dict[str, str]:
         """Names of the categories by what the column holds; empty where the table says them."""
         if isinstance(self.values, Mapping):
-            return {key_of(value): str(name) for value, name in self.values.items()}
-        return {key_of(value): key_of(value) for value in self.values or ()}
+            return {category_key(value): str(name) for value, name in self.values.items()}
+        return {category_key(value): category_key(value) for value in self.values or ()}
 
     def found_in(self, column: Sequence[Any]) -> OneHot:
         """The same with the categories that a column holds, if none were given."""
         if self.values is not None:
             return self
-        keys = {key_of(value) for value in column if not is_missing(value)}
+        keys = {category_key(value) for value in column if not is_missing(value)}
         return OneHot(self.column, sorted(keys, key=_order))
 
 
@@ -145,7 +153,7 @@ class Table(DataModule):
         if self.source is not None:
             return
         file = isinstance(self._table, TableFile)
-        columns = self._table.read() if isinstance(self._table, TableFile) else of_arrays(self._table)
+        columns = self._table.read() if isinstance(self._table, TableFile) else from_arrays(self._table)
         columns[self.target]  # raises where there is none
         wanted = [name for name in columns.values if name != self.target] if self._wanted is None else self._wanted
         features = [f.found_in(columns[f.column]) if isinstance(f, OneHot) else f for f in wanted]
@@ -198,7 +206,7 @@ class Table(DataModule):
             raise ValueError("There are no rows to predict for: expected at least one.")
         self._prepared("columns")
         columns = [_column(feature) for feature in self._features]
-        rows = [self._checked(row_of(given, number), columns, number) for number, given in enumerate(inputs, 1)]
+        rows = [self._checked(parse_row(given, number), columns, number) for number, given in enumerate(inputs, 1)]
         values = {name: [row[name] for row in rows] for name in columns}
         table = Columns(values, [f"row {number}" for number in range(1, len(rows) + 1)], "what was given")
         return ArrayFeed((_inputs(self._features, table),), self.batch_size)
@@ -306,12 +314,12 @@ def _one_hot(feature: OneHot, table: Columns) -> dict[str, np.ndarray]:
     known = {**{name: name for name in names.values()}, **names}
     found = []
     for row, value in zip(table.rows, table[feature.column], strict=True):
-        if key_of(value) not in known:
+        if category_key(value) not in known:
             raise ValueError(
                 f"Column {feature.column!r} in {row} of {table.name} holds {value!r}, which is no category of it. "
-                f"{did_you_mean(key_of(value), known)}"
+                f"{did_you_mean(category_key(value), known)}"
             )
-        found.append(known[key_of(value)])
+        found.append(known[category_key(value)])
     return {
         f"{feature.column}_{name}": np.array([each == name for each in found], np.float32) for name in names.values()
     }

@@ -27,7 +27,7 @@ Half = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Halves:
+class GraphHalves:
     """A module in two halves.
 
     Args:
@@ -39,7 +39,7 @@ class Halves:
     from_numbers: Half
 
 
-def split(module: Any, samples: Sequence[str] = SAMPLES) -> Halves | None:
+def split(module: Any, samples: Sequence[str] = SAMPLES) -> GraphHalves | None:
     """Cuts a loaded module in two.
 
     Args:
@@ -57,7 +57,7 @@ def split(module: Any, samples: Sequence[str] = SAMPLES) -> Halves | None:
         return None  # a graph of a kind not foreseen here; left whole it is slower, and right
 
 
-def _cut(module: Any, samples: Sequence[str]) -> Halves | None:
+def _cut(module: Any, samples: Sequence[str]) -> GraphHalves | None:
     import tensorflow as tf
 
     whole = next((f for f in module.__call__.concrete_functions if f.inputs[0].dtype == tf.string), None)
@@ -87,7 +87,7 @@ def _cut(module: Any, samples: Sequence[str]) -> Halves | None:
     text_spec = {text: tf.TensorSpec(whole.inputs[0].shape, tf.string)}
     to_numbers = _function_of(graph, before - outside, text_spec, captures, list(cut), ())
     from_numbers = _function_of(graph, second - outside, frontier, captures, [output], whole.variables)
-    halves = Halves(lambda texts: tuple(to_numbers(texts)), lambda numbers: from_numbers(*numbers)[0])
+    halves = GraphHalves(lambda texts: tuple(to_numbers(texts)), lambda numbers: from_numbers(*numbers)[0])
     return halves if _agree(module, halves, whole.trainable_variables, samples) else None
 
 
@@ -102,7 +102,7 @@ def changes_something(graph: Any) -> bool:
     return any(definitions.op_def_for_type(operation).is_stateful for operation in operations)
 
 
-def _agree(module: Any, halves: Halves, variables: Sequence[Any], samples: Sequence[str]) -> bool:
+def _agree(module: Any, halves: GraphHalves, variables: Sequence[Any], samples: Sequence[str]) -> bool:
     """Whether output and gradients of the halves are those of the whole, to the bit."""
     import tensorflow as tf
 

@@ -12,7 +12,7 @@ import keras
 from keras.src.saving import serialization_lib
 
 from lightkeras.data import precompute
-from lightkeras.encoders.hub.graph_split import Halves, split
+from lightkeras.encoders.hub.graph_split import GraphHalves, split
 from lightkeras.encoders.hub.module_files import fingerprint, load_module, locate
 
 
@@ -83,7 +83,7 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
         self.fingerprint = fingerprint(folder)
         self._module = load_module(folder, self.handle)
         self._signatures = _signatures_of(self._module, self.handle)
-        self._split: list[Halves | None] | None = None  # `None` until it was tried
+        self._split: list[GraphHalves | None] | None = None  # `None` until it was tried
         self._takes_training = "training" in inspect.signature(self._module.__call__).parameters
         self._track_module_variables(trainable)
         self.built = True
@@ -137,7 +137,7 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
             outputs = self._module(inputs, training=bool(training) and self.trainable)
         elif precompute.is_active() and (halves := self._halves()) is not None:
             # In a run the text is made into numbers in the input pipeline, while the step before it runs.
-            outputs = halves.from_numbers(precompute.ahead(halves.to_numbers, inputs))
+            outputs = halves.from_numbers(precompute.compute_ahead(halves.to_numbers, inputs))
         else:
             outputs = self._module(inputs)
         if self.trainable:
@@ -156,7 +156,7 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
         signature = self._signature_matching(tuple(input_shape))
         return keras.tree.map_structure(lambda spec: _batched(spec.shape, input_shape), signature.gives)
 
-    def _halves(self) -> Halves | None:
+    def _halves(self) -> GraphHalves | None:
         if self._split is None:
             import tensorflow as tf
 

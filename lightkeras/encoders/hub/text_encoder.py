@@ -70,8 +70,8 @@ class TextEncoder(Encoder):
         self.handle, self.trainable = str(handle), trainable
         folder = locate(self.handle)
         # In a process that does several runs, both are those of the first: nothing here changes the module.
-        self.module_fingerprint = reuse.once(("fingerprint", folder), lambda: fingerprint(folder))
-        self._module = reuse.once(("module", folder), lambda: load_module(folder, self.handle))
+        self.module_fingerprint = reuse.memoized(("fingerprint", folder), lambda: fingerprint(folder))
+        self._module = reuse.memoized(("module", folder), lambda: load_module(folder, self.handle))
         self._width = _width_of(self._module, self.handle)
         self._takes_training = "training" in inspect.signature(self._module.__call__).parameters
         self._table: Table | None = None

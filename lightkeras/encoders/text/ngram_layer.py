@@ -9,7 +9,7 @@ import numpy as np
 
 from lightkeras.encoders.hub.bag_embedding import INPUTS
 from lightkeras.encoders.hub.layer import runs_modules
-from lightkeras.encoders.text.ngram_keys import BITS, Grams
+from lightkeras.encoders.text.ngram_keys import BITS, Ngrams
 from lightkeras.encoders.text.words import MARKS, TAGS
 
 
@@ -36,12 +36,12 @@ class NgramBags(keras.layers.Layer):  # type: ignore[misc]
     ) -> None:
         super().__init__(name=name, dtype=dtype, trainable=False, autocast=False)
         self.longest, self.counted, self.normalized = longest, counted, normalized
-        self._grams: Grams | None = None
+        self._grams: Ngrams | None = None
         self._table: Any = None
         self.built = True
 
     @classmethod
-    def of(cls, grams: Grams, name: str) -> NgramBags:
+    def of(cls, grams: Ngrams, name: str) -> NgramBags:
         """A layer that knows these n-grams."""
         layer = cls(grams.longest, grams.counted, grams.normalized, name)
         layer._grams = grams
@@ -89,8 +89,8 @@ class NgramBags(keras.layers.Layer):  # type: ignore[misc]
         bags = {"counts": counts, "ids": found, "weights": weights, "rows": owners}
         return {name: tf.cast(bags[name], dtype) for name, dtype in INPUTS.items()}
 
-    def _found(self, ids: Any, rows: Any, grams: Grams) -> tuple[Any, Any]:
-        """Texts and positions of the known n-grams, as `Grams.bags` finds them."""
+    def _found(self, ids: Any, rows: Any, grams: Ngrams) -> tuple[Any, Any]:
+        """Texts and positions of the known n-grams, as `Ngrams.bags` finds them."""
         import tensorflow as tf
 
         known, owners, positions = tf.constant(grams.keys), [], []
@@ -122,7 +122,7 @@ class NgramBags(keras.layers.Layer):  # type: ignore[misc]
                 self._table = tf.lookup.StaticHashTable(pairs, 0)
         return self._table
 
-    def _known(self) -> Grams:
+    def _known(self) -> Ngrams:
         if self._grams is None:
             raise RuntimeError(f"NgramBags {self.name!r} knows no n-grams: they are loaded with the model's weights.")
         return self._grams
@@ -137,7 +137,7 @@ class NgramBags(keras.layers.Layer):  # type: ignore[misc]
 
     def load_own_variables(self, store: Any) -> None:
         arrays = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118, it is no mapping
-        self._grams = Grams.of_arrays(arrays, self.longest, self.counted, self.normalized)
+        self._grams = Ngrams.from_arrays(arrays, self.longest, self.counted, self.normalized)
         self._table = None
 
     def get_config(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from lightkeras.data.structure import Structure
 from lightkeras.encoders.base import Encoder, inputs_of
 from lightkeras.encoders.hub.bag_embedding import BagEmbedding, bag_inputs
 from lightkeras.encoders.text.joined_model import joined
-from lightkeras.encoders.text.ngram_keys import LONGEST, MOST_WORDS, Grams, counted_grams, numbered
+from lightkeras.encoders.text.ngram_keys import LONGEST, MOST_WORDS, Ngrams, concatenated, count_ngrams
 from lightkeras.encoders.text.ngram_layer import NgramBags
 from lightkeras.encoders.text.words import announce_broken, is_utf8, texts_of, words_and_marks
 from lightkeras.system.digest import Digest
@@ -90,7 +90,7 @@ class NgramVectorizer(Encoder):
                 raise ValueError(f"{WHO}({name}={given!r}) is not known. {did_you_mean(given, valid)}")
         self.ngrams, self.max_features, self.min_texts = ngrams, max_features, min_texts
         self.select, self.weights, self.normalize = select, weights, normalize
-        self._grams: Grams | None = None
+        self._grams: Ngrams | None = None
 
     @property
     def is_fitted(self) -> bool:
@@ -127,9 +127,9 @@ class NgramVectorizer(Encoder):
             if self._needs_labels:
                 labels.append(_labels_of(batch, len(some)))
         announce_broken(broken, len(texts), WHO)
-        ids, lengths = numbered(texts)
+        ids, lengths = concatenated(texts)
         words, ids = _renumbered(list(numbers), ids, lengths, self.min_texts)
-        keys, counts = counted_grams(ids, lengths, self.ngrams, self.min_texts)
+        keys, counts = count_ngrams(ids, lengths, self.ngrams, self.min_texts)
         if not len(keys):
             raise ValueError(
                 f"{WHO} found no n-gram in {self.min_texts} or more of the {len(texts):,} texts of the train split. "
@@ -171,7 +171,7 @@ class NgramVectorizer(Encoder):
 
     def _take(self, words: list[bytes], keys: np.ndarray, weights: np.ndarray) -> None:
         """Keeps n-grams, and of the words those they are made of."""
-        arrays = Grams(self.ngrams, words, keys, weights.astype(np.float32), False, False).with_used_words().arrays()
+        arrays = Ngrams(self.ngrams, words, keys, weights.astype(np.float32), False, False).with_used_words().arrays()
         self.restore(arrays)
 
     def state(self) -> dict[str, np.ndarray]:
@@ -179,9 +179,9 @@ class NgramVectorizer(Encoder):
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         counted = self.weights in ("count", "tf_idf")
-        self._grams = Grams.of_arrays(state, self.ngrams, counted, self.normalize)
+        self._grams = Ngrams.from_arrays(state, self.ngrams, counted, self.normalize)
 
-    def _known(self) -> Grams:
+    def _known(self) -> Ngrams:
         if self._grams is None:
             raise RuntimeError(f"{WHO} knows no n-grams yet: call fit(batches) with the train split first.")
         return self._grams

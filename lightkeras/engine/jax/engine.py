@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import keras
 
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
-from lightkeras.data.stream_reader import Reading
+from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.base import (
     Ahead,
@@ -197,7 +197,7 @@ class JaxEngine(Engine):
         if not isinstance(feed, StreamFeed):
             raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(feed).__name__}.")
         if feed.dataset is None:
-            reading = Reading(feed, epoch, step, state)
+            reading = StreamReader(feed, epoch, step, state)
             return MadeAheadStream(reading.batches(), reading, step)
         # Read when it is asked for: its state is that of the iterator. `tf.data` makes batches ahead by itself.
         dataset = self._of_datasets().open(feed, epoch, step, (), state)

@@ -16,7 +16,7 @@ import numpy as np
 
 from lightkeras.data.bags import Bags
 from lightkeras.data.feed import ArrayFeed
-from lightkeras.data.stream_reader import Reading
+from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.base import Stream
 from lightkeras.engine.jax.scope import device_dtype
@@ -74,7 +74,7 @@ class MadeAheadStream(BlockStream):
         reread: See `Stream`.
     """
 
-    def __init__(self, batches: Iterator[Structure], reading: Reading | None = None, reread: int = 0) -> None:
+    def __init__(self, batches: Iterator[Structure], reading: StreamReader | None = None, reread: int = 0) -> None:
         super().__init__(reread)
         self._reading = reading
         self._blocks = MadeAhead(_blocks(batches), BLOCKS_AHEAD)

@@ -13,8 +13,8 @@ import keras
 import tensorflow as tf
 
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
-from lightkeras.data.precompute import Recording
-from lightkeras.data.stream_reader import Reading
+from lightkeras.data.precompute import RecordingScope
+from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.base import Ahead, Engine, Predictor, Program, Seen, Step, Stream, Tensor, Trace, Update
 from lightkeras.engine.layer_calls import calls_seen, seen_as
@@ -134,7 +134,7 @@ class TensorFlowEngine(Engine):
         if not isinstance(feed, StreamFeed):
             raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(feed).__name__}.")
         if feed.dataset is None:
-            reading = Reading(feed, epoch, step, state)
+            reading = StreamReader(feed, epoch, step, state)
             return ReadingStream(staged(generated(reading), feed, ahead), feed.spec if ahead else None, reading, step)
         return self._datasets.open(feed, epoch, step, ahead, state)
 
@@ -252,7 +252,7 @@ class TensorFlowEngine(Engine):
         tracing = self._tracing = _Tracing(building)
 
         def run(batch: Structure) -> Mapping[str, Tensor] | list[Tensor]:
-            recording = Recording([leaf for _, leaf in flatten(batch)])
+            recording = RecordingScope([leaf for _, leaf in flatten(batch)])
             with recording.entered():
                 logs = step(batch)
             names[:], ahead[:] = list(logs), recording.found

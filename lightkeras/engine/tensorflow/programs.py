@@ -10,7 +10,7 @@ from typing import Any, final
 import numpy as np
 import tensorflow as tf
 
-from lightkeras.data.precompute import Providing
+from lightkeras.data.precompute import PrecomputedScope
 from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.base import Ahead, Predictor, Program, Step, StepLogs, Stream, Tensor, check_names
 from lightkeras.engine.streams import ArrayStream
@@ -125,7 +125,7 @@ class _Fused:
             return element, contextlib.nullcontext()
         leaves, values = element
         left = iter(leaves)
-        return map_structure(lambda _: next(left), structure), Providing(leaves, self._ahead, values).entered()
+        return map_structure(lambda _: next(left), structure), PrecomputedScope(leaves, self._ahead, values).entered()
 
 
 @final

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from lightkeras.data.bags import Bags
-from lightkeras.data.stream_reader import Reading
+from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import ArraySpec, Structure, map_structure
 from lightkeras.engine.base import Tensor
 from lightkeras.engine.tf_data import IteratorStream
@@ -29,7 +29,7 @@ class PipelineStream(IteratorStream):
 class ReadingStream(IteratorStream):
     """A stream without a state of its own, fed into a `tf.data.Dataset`."""
 
-    def __init__(self, dataset: tf.data.Dataset, structure: Structure, reading: Reading, reread: int) -> None:
+    def __init__(self, dataset: tf.data.Dataset, structure: Structure, reading: StreamReader, reread: int) -> None:
         super().__init__(dataset, structure, reread)
         self._reading = reading
 
@@ -46,7 +46,7 @@ class ReadingStream(IteratorStream):
             raise self._reading.error from None  # `tf.data` gives its text, among much else
 
 
-def generated(reading: Reading) -> tf.data.Dataset:
+def generated(reading: StreamReader) -> tf.data.Dataset:
     signature = map_structure(tensor_spec, reading.spec)
     return tf.data.Dataset.from_generator(reading.batches, output_signature=signature)
 

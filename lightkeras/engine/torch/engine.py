@@ -13,7 +13,7 @@ import keras
 import torch
 
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
-from lightkeras.data.stream_reader import Reading
+from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.base import Ahead, Engine, Predictor, Program, Seen, Step, Stream, Tensor, Trace, Update
 from lightkeras.engine.layer_calls import calls_seen, seen_as
@@ -131,7 +131,7 @@ class TorchEngine(Engine):
             raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(feed).__name__}.")
         if feed.dataset is not None:
             return self._open_datasets().open(feed, epoch, step, (), state)
-        reading = Reading(feed, epoch, step, state)
+        reading = StreamReader(feed, epoch, step, state)
         return TensorStream(reading.batches(), reading, step)
 
     def open_batch(

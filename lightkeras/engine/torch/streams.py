@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import torch
 
-from lightkeras.data.stream_reader import Reading
+from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.base import Stream
 from lightkeras.engine.streams import ArrayStream, HostStream
@@ -45,7 +45,7 @@ class TensorStream(Stream):
         reread: See `Stream`.
     """
 
-    def __init__(self, batches: Iterator[Structure], reading: Reading | None = None, reread: int = 0) -> None:
+    def __init__(self, batches: Iterator[Structure], reading: StreamReader | None = None, reread: int = 0) -> None:
         super().__init__(reread)
         device = device_in_use()
         place = functools.partial(_placed, device, torch.cuda.Stream(device) if device.type == "cuda" else None)

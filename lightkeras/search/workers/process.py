@@ -104,7 +104,7 @@ class _Worker:
     def work(self) -> None:
         from lightkeras.data import reuse
 
-        reuse.begin()
+        reuse.enable()
         heartbeat.listen(self._alive)
         while True:
             kind, content = self._connection.recv()

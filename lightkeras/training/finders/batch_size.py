@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from typing import final
 
 from lightkeras import hparams
-from lightkeras.data.feed import ArrayFeed, Feed, raw_of
-from lightkeras.data.structure import first_of, map_structure
-from lightkeras.encoders.features import FeatureCache, encoded
+from lightkeras.data.feed import ArrayFeed, Feed, raw_feed
+from lightkeras.data.structure import first_examples, map_structure
+from lightkeras.encoders.features import FeatureCache, encode_feed
 from lightkeras.engine.base import Engine, Trace
 from lightkeras.runs.results import BatchSize, BatchSizes
 from lightkeras.system import memory
@@ -94,7 +94,7 @@ def find_batch_size(task: Task, feed: Feed, given: bool, search: SizeSearch, see
         )
     sizes = search.sizes(feed.examples)
     if isinstance(feed, ArrayFeed):
-        preflight.check_feed(task, _with_batches_of(task, raw_of(feed), search.low), "train")
+        preflight.check_feed(task, _with_batches_of(task, raw_feed(feed), search.low), "train")
     engine = bound_engine(task)
     trace = preflight.trace_train(task, engine, feed)
     gc.collect()
@@ -207,7 +207,7 @@ def _with_batches_of(task: Task, feed: Feed, size: int) -> Feed:
     """The split in batches of a size; of arrays without the smaller last one, which would be compiled apart."""
     if isinstance(feed, ArrayFeed):
         whole = feed.examples // size * size
-        arrays = map_structure(lambda leaf: first_of(leaf, whole), feed.arrays)
+        arrays = map_structure(lambda leaf: first_examples(leaf, whole), feed.arrays)
         return ArrayFeed(arrays, size, shuffle=feed.shuffle, seed=feed.seed, raw=feed.raw)
     hp = task.hp
     try:
@@ -218,7 +218,7 @@ def _with_batches_of(task: Task, feed: Feed, size: int) -> Feed:
     if data is None:
         raise ValueError(f"{type(task).__name__}.build_data gave a data module first, and None for batch_size={size}.")
     data.prepare(task.lookup)
-    return encoded(data.train(), task.frozen(), FeatureCache())
+    return encode_feed(data.train(), task.frozen(), FeatureCache())
 
 
 def _gb(size: int) -> str:

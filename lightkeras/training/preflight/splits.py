@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 
 from lightkeras.data.bags import Bags
-from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed, raw_of
+from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed, raw_feed
 from lightkeras.data.structure import ArraySpec, flatten
 from lightkeras.encoders.base import inputs_of
 from lightkeras.task import Task
@@ -31,7 +31,7 @@ def check_feed(task: Task, feed: Feed, split: str) -> None:
     Raises:
         ValueError: A train split smaller than one batch, or arrays the task cannot learn from.
     """
-    feed = raw_of(feed)
+    feed = raw_feed(feed)
     if isinstance(feed, ArrayFeed):
         if split == "train" and feed.examples < feed.batch_size:
             raise ValueError(
@@ -72,8 +72,8 @@ def warn_of_other_inputs(train: Feed, validation: Feed) -> None:
 
     A model takes both, as whole numbers from 0 to 255 and fractions of 1, and its values mean nothing.
     """
-    expected = dict(flatten(inputs_of(raw_of(train).spec)))
-    for path, spec in flatten(inputs_of(raw_of(validation).spec)):
+    expected = dict(flatten(inputs_of(raw_feed(train).spec)))
+    for path, spec in flatten(inputs_of(raw_feed(validation).spec)):
         other = expected.get(path, spec)
         if _kind(spec) != _kind(other):
             warnings.warn(
@@ -89,7 +89,7 @@ def warn_of_shared_examples(train: Feed, validation: Feed) -> None:
 
     One example in a hundred is where it starts, and ten: real data sets have a few duplicates.
     """
-    train, validation = raw_of(train), raw_of(validation)
+    train, validation = raw_feed(train), raw_feed(validation)
     if isinstance(train, StreamFeed) and isinstance(validation, StreamFeed):
         if train is validation or (train.origin is not None and train.origin is validation.origin):
             warnings.warn(

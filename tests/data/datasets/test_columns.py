@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightkeras.data.datasets.columns import TableFile, as_number, is_missing, key_of, of_arrays, row_of
+from lightkeras.data.datasets.columns import TableFile, as_number, category_key, from_arrays, is_missing, parse_row
 
 CARS = """18.0   8   3504.      1\t"chevrolet chevelle"
 25.0   4   2046.      1\t"ford pinto"
@@ -96,13 +96,13 @@ def test_settings_are_checked_before_any_file_is_read(settings, message):
 
 
 def test_a_column_that_is_not_there_is_answered_with_the_nearest():
-    columns = of_arrays({"weight": [1, 2], "mpg": [3, 4]})
+    columns = from_arrays({"weight": [1, 2], "mpg": [3, 4]})
     with pytest.raises(ValueError, match=r"^the table has no column 'wieght'\. Did you mean 'weight'\? Valid names: "):
         columns["wieght"]
 
 
 def test_arrays_keep_their_values():
-    columns = of_arrays({"x": np.array([1.5, np.nan]), "y": ["a", "b"]})
+    columns = from_arrays({"x": np.array([1.5, np.nan]), "y": ["a", "b"]})
     assert columns["y"] == ["a", "b"]
     assert [is_missing(value) for value in columns["x"]] == [False, True]
     assert columns.rows == ["row 0", "row 1"]
@@ -119,7 +119,7 @@ def test_arrays_keep_their_values():
 )
 def test_arrays_that_are_no_columns_are_refused(arrays, message):
     with pytest.raises(ValueError, match=message):
-        of_arrays(arrays)
+        from_arrays(arrays)
 
 
 @pytest.mark.parametrize("value", ["?", "", " NA ", "nan", None, float("nan")])
@@ -154,9 +154,9 @@ def test_what_is_no_number_is_named(value, message):
 
 
 def test_a_category_is_the_same_as_number_and_as_text():
-    assert {key_of(value) for value in (1, 1.0, "1", " 1.0 ", b"1")} == {"1"}
-    assert key_of("1.5") == "1.5"
-    assert key_of(" Japan ") == "Japan"
+    assert {category_key(value) for value in (1, 1.0, "1", " 1.0 ", b"1")} == {"1"}
+    assert category_key("1.5") == "1.5"
+    assert category_key(" Japan ") == "Japan"
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_category_is_the_same_as_number_and_as_text():
     ["weight=2372, origin=Japan", '{"weight": "2372", "origin": "Japan"}', {"weight": "2372", "origin": "Japan"}],
 )
 def test_a_row_is_given_as_text_as_json_or_as_a_dict(given):
-    assert row_of(given, 1) == {"weight": "2372", "origin": "Japan"}
+    assert parse_row(given, 1) == {"weight": "2372", "origin": "Japan"}
 
 
 @pytest.mark.parametrize(
@@ -181,9 +181,9 @@ def test_a_row_is_given_as_text_as_json_or_as_a_dict(given):
 )
 def test_a_row_that_cannot_be_read_is_told(given, message):
     with pytest.raises(ValueError, match=message):
-        row_of(given, 2)
+        parse_row(given, 2)
 
 
 def test_a_row_that_is_neither_text_nor_a_dict_is_refused():
     with pytest.raises(TypeError, match=r"^Row 2 is int 3: expected text or a dict"):
-        row_of(3, 2)
+        parse_row(3, 2)

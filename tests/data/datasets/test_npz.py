@@ -17,7 +17,7 @@ def file(tmp_path):
 
 
 def test_arrays_are_read_by_their_keys(file):
-    assert npz.keys_of(file) == ["x", "y"]
+    assert npz.array_names(file) == ["x", "y"]
     npz.check_keys(file, ["y"])
     assert npz.read_array(file, "y").tolist() == [0, 1, 2]
 
@@ -32,11 +32,11 @@ def test_other_keys_are_named(file):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    for read in (npz.keys_of, npz.read_npy, lambda path: npz.read_array(path, "x")):
+    for read in (npz.array_names, npz.read_npy, lambda path: npz.read_array(path, "x")):
         with pytest.raises(FileNotFoundError, match=r"^No such file: .*gone\.npz"):
             read(tmp_path / "gone.npz")
     with pytest.raises(FileNotFoundError, match=r"^No such file"):
-        npz.keys_of(tmp_path)
+        npz.array_names(tmp_path)
 
 
 class _Runs:
@@ -67,7 +67,7 @@ def test_pickled_objects_are_refused_and_not_run(tmp_path):
 
 def test_a_file_that_was_cut_off_is_damaged(file):
     file.write_bytes(file.read_bytes()[:-200])
-    for read in (npz.keys_of, lambda path: npz.check_keys(path, ["x"])):
+    for read in (npz.array_names, lambda path: npz.check_keys(path, ["x"])):
         with pytest.raises(ValueError, match=r"arrays\.npz is damaged: BadZipFile"):
             read(file)
 
@@ -86,7 +86,7 @@ def test_empty_and_foreign_files_are_damaged(tmp_path):
     for content, reason in ((b"", "is damaged: EOFError"), (b"not at all", "holds pickled objects, or is not a NumPy")):
         (tmp_path / "file.npz").write_bytes(content)
         with pytest.raises(ValueError, match=rf"file\.npz {reason}"):
-            npz.keys_of(tmp_path / "file.npz")
+            npz.array_names(tmp_path / "file.npz")
     (tmp_path / "empty.npy").write_bytes(b"")
     with pytest.raises(ValueError, match=r"empty\.npy is damaged: EOFError"):
         npz.read_npy(tmp_path / "empty.npy")
@@ -97,4 +97,4 @@ def test_an_archive_is_not_a_single_array_nor_the_other_way_round(file, tmp_path
         npz.read_npy(file)
     np.save(tmp_path / "single.npy", np.arange(3))
     with pytest.raises(ValueError, match=r"single\.npy is a single array: expected an archive of arrays"):
-        npz.keys_of(tmp_path / "single.npy")
+        npz.array_names(tmp_path / "single.npy")

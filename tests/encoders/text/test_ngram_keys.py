@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from lightkeras.encoders.text.ngram_keys import BITS, Grams, counted_grams, keys_of, numbered
+from lightkeras.encoders.text.ngram_keys import BITS, Ngrams, concatenated, count_ngrams, ngram_keys
 from lightkeras.encoders.text.words import words_and_marks
 
 TEXTS = [b"a good film", b"a bad film. a bad, bad film!", b"", b"good good good"]
@@ -23,32 +23,32 @@ def all_grams(texts, longest, least=1):
     """Words by number, from 1, keys and counts of some texts."""
     words = sorted({word for text in texts for word in words_and_marks(text)})
     numbers = {word: number for number, word in enumerate(words, 1)}
-    ids, lengths = numbered([[numbers[word] for word in words_and_marks(text)] for text in texts])
-    return words, *counted_grams(ids, lengths, longest, least)
+    ids, lengths = concatenated([[numbers[word] for word in words_and_marks(text)] for text in texts])
+    return words, *count_ngrams(ids, lengths, longest, least)
 
 
 def test_a_key_is_its_words_and_no_ngram_reaches_into_the_next_text():
-    ids, lengths = numbered([[3, 1, 2], [], [2, 2]])
-    keys, rows = keys_of(ids, lengths, 2)
+    ids, lengths = concatenated([[3, 1, 2], [], [2, 2]])
+    keys, rows = ngram_keys(ids, lengths, 2)
     assert keys.tolist() == [key(3, 1), key(1, 2), key(2, 2)]
     assert rows.tolist() == [0, 0, 2]
-    keys, rows = keys_of(ids, lengths, 3)
+    keys, rows = ngram_keys(ids, lengths, 3)
     assert (keys.tolist(), rows.tolist()) == ([key(3, 1, 2)], [0])
 
 
 def test_no_ngram_holds_a_word_that_is_not_known():
-    keys, _ = keys_of(*numbered([[1, 0, 2, 3]]), 2)
+    keys, _ = ngram_keys(*concatenated([[1, 0, 2, 3]]), 2)
     assert keys.tolist() == [key(2, 3)]
 
 
 def test_texts_shorter_than_an_ngram_have_none():
-    keys, rows = keys_of(*numbered([[], [1]]), 3)
+    keys, rows = ngram_keys(*concatenated([[], [1]]), 3)
     assert (len(keys), len(rows)) == (0, 0)
 
 
 def test_ngrams_are_counted_in_each_text_and_rare_ones_left_out():
     words, keys, counts = all_grams(TEXTS, 2, least=2)
-    grams = Grams(2, words, keys, np.ones(len(keys), np.float32), True, False)
+    grams = Ngrams(2, words, keys, np.ones(len(keys), np.float32), True, False)
     assert grams.texts() == ["a", "bad film", "film", "good"] or set(grams.texts()) == {"a", "film", "good"}
     by_name = dict(zip(grams.texts(), counts.toarray().T.tolist(), strict=True))
     assert by_name["a"] == [1, 2, 0, 0]
@@ -60,7 +60,7 @@ def test_the_bags_are_the_rows_of_scikit_learns_matrix(longest, normalized):
     words, keys, counts = all_grams(TEXTS, longest)
     texts_with = (counts.toarray() > 0).sum(0)
     weights = (np.log((1 + len(TEXTS)) / (1 + texts_with)) + 1).astype(np.float32)
-    grams = Grams(longest, words, keys, weights, True, normalized)
+    grams = Ngrams(longest, words, keys, weights, True, normalized)
     theirs = TfidfVectorizer(
         ngram_range=(1, longest),
         token_pattern=None,
@@ -81,12 +81,12 @@ def test_the_bags_are_the_rows_of_scikit_learns_matrix(longest, normalized):
 def test_counts_do_not_matter_where_they_are_not_asked_for():
     words, keys, _ = all_grams(TEXTS, 1)
     weights = np.arange(len(keys), dtype=np.float32)
-    bags = Grams(1, words, keys, weights, False, False).bags([b"bad bad good"])
+    bags = Ngrams(1, words, keys, weights, False, False).bags([b"bad bad good"])
     assert bags.weights.tolist() == sorted(weights[[words.index(b"bad"), words.index(b"good")]].tolist())
 
 
 def test_words_that_no_ngram_holds_are_left_out():
-    grams = Grams(2, [b"x", b"a", b"y", b"b"], np.array([2, key(2, 4)]), np.ones(2, np.float32), False, False)
+    grams = Ngrams(2, [b"x", b"a", b"y", b"b"], np.array([2, key(2, 4)]), np.ones(2, np.float32), False, False)
     used = grams.with_used_words()
     assert used.words == [b"a", b"b"]
     assert used.texts() == grams.texts() == ["a", "a b"]
@@ -94,17 +94,17 @@ def test_words_that_no_ngram_holds_are_left_out():
 
 def test_what_was_learned_comes_back_from_its_arrays_and_from_nothing_else():
     words, keys, _ = all_grams(TEXTS, 2)
-    grams = Grams(2, words, keys, np.ones(len(keys), np.float32), True, True)
-    again = Grams.of_arrays(grams.arrays(), 2, True, True)
+    grams = Ngrams(2, words, keys, np.ones(len(keys), np.float32), True, True)
+    again = Ngrams.from_arrays(grams.arrays(), 2, True, True)
     assert again.texts() == grams.texts()
     with pytest.raises(ValueError, match=r"it holds words: expected words, keys and weights\."):
-        Grams.of_arrays({"words": grams.arrays()["words"]}, 2, True, True)
+        Ngrams.from_arrays({"words": grams.arrays()["words"]}, 2, True, True)
     for wrong in (
         {"keys": keys[::-1]},
         {"weights": np.ones(3, np.float32)},
         {"keys": keys.astype(np.int32)},
     ):
         with pytest.raises(ValueError, match="keys that are no n-grams of 1 to 2 of them"):
-            Grams.of_arrays({**grams.arrays(), **wrong}, 2, True, True)
+            Ngrams.from_arrays({**grams.arrays(), **wrong}, 2, True, True)
     with pytest.raises(ValueError, match="no n-grams of 1 to 1 of them"):
-        Grams.of_arrays(grams.arrays(), 1, True, True)
+        Ngrams.from_arrays(grams.arrays(), 1, True, True)

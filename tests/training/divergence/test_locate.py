@@ -11,7 +11,7 @@ from keras import layers, ops
 
 from lightkeras.data.arrays import as_feed
 from lightkeras.data.feed import ArrayFeed
-from lightkeras.data.precompute import ahead
+from lightkeras.data.precompute import compute_ahead
 from lightkeras.engine.base import Seen, StepLogs
 from lightkeras.system import random_states
 from lightkeras.system.variables import read_variables, write_variables
@@ -635,7 +635,7 @@ class Lengths(layers.Layer):
     """Logarithms of the lengths of texts less one, computed ahead."""
 
     def call(self, text):
-        return ops.log(ahead(_lengths, text) - 1.0)[:, None]
+        return ops.log(compute_ahead(_lengths, text) - 1.0)[:, None]
 
 
 def _lengths(text):
