@@ -1,30 +1,34 @@
-"""`report.html`: a run, or the runs of an experiment side by side, as one page that needs nothing else.
+"""`report.html`: one run, or the runs of an experiment side by side, as a self-contained page.
 
-It is made of the files of the run directory alone: `config.json`, `result.json`, `metrics.csv` and `figures/`. The page
-holds its figures and its style, loads nothing, and runs no script; whatever it shows as text is escaped.
+This module collects what the page shows from the files of the run directory: `config.json`, `result.json`,
+`metrics.csv` and `figures/`. `report.html.jinja` lays it out, and escapes all of it. The page contains its figures and
+its style; it loads nothing and runs no script.
 """
 
 from __future__ import annotations
 
 import base64
 import csv
-import dataclasses
+import functools
 import math
 import shlex
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+import urllib.parse
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightkeras import plots
 from lightkeras.runs.directory import RunDirectory, runs_below
-from lightkeras.runs.html import Html, page, tag
 from lightkeras.system import files
 
+if TYPE_CHECKING:
+    import jinja2
+
 SPLITS = {"train": "Train", "validation": "Validation", "test": "Test"}
-_LINKED = ("config.json", "result.json", "metrics.csv", "model.keras", "profile.json", "trials.csv")
-_FOLDERS = ("checkpoints", "figures", "broken", "profile")
-_TEXTS = {  # what is said of pictures whose names we know
+_FILES = ("config.json", "result.json", "metrics.csv", "model.keras", "profile.json", "trials.csv")
+_FOLDERS = ("checkpoints/", "figures/", "broken/", "profile/")
+_CAPTIONS = {
     "curves": "Values over the epochs: train dashed, validation solid.",
     "overlay": "Values of all runs over the epochs: train dashed, validation solid.",
     "learning_rate": "Loss over the learning rate, in a range test.",
@@ -38,24 +42,24 @@ def write(run_dir: str | Path) -> Path:
         run_dir: The directory.
 
     Returns:
-        The file.
+        Path of the page.
 
     Raises:
-        FileNotFoundError: There is no run in the directory.
-        ValueError: A file of it is damaged.
+        FileNotFoundError: The directory holds no run.
+        ValueError: One of its files is damaged.
         OSError: The page cannot be written.
     """
     directory = RunDirectory(Path(run_dir))
     config, result = directory.read_config(), directory.read_result()
     several = "experiment" in config or "search" in config
-    body = _of_several(directory, config, result) if several else _of_run(directory, config, result)
-    title = f"{config.get('task')}: {directory.path.resolve().name}"
-    files.write_bytes(directory.report_file, page(title, body).encode())
+    content = _content_of_several(directory, config, result) if several else _content_of_run(directory, config, result)
+    page = _environment().get_template("report.html.jinja").render(content)
+    files.write_bytes(directory.report_file, page.encode())
     return directory.report_file
 
 
 def history_of(directory: RunDirectory) -> dict[str, list[float]]:
-    """Values per epoch by name, read from `metrics.csv`: as `FitResult.history`, without values that nothing logged.
+    """Reads the values per epoch from `metrics.csv`, by name: `FitResult.history` without names that have no values.
 
     Raises:
         ValueError: The file is damaged.
@@ -64,7 +68,7 @@ def history_of(directory: RunDirectory) -> dict[str, list[float]]:
         return {}
     with open(directory.metrics_file, newline="", encoding="utf-8") as file:
         header = next(csv.reader([file.readline()]), [])
-        # Of millions of rows, nearly all are of steps.
+        # Nearly all of the rows, which may be millions, are of steps.
         rows = list(csv.reader(line for line in file if line.startswith("epoch,")))
     try:
         columns = {name: [float(row[i] or "nan") for row in rows] for i, name in enumerate(header) if "/" in name}
@@ -73,49 +77,50 @@ def history_of(directory: RunDirectory) -> dict[str, list[float]]:
     return {name: values for name, values in columns.items() if any(map(math.isfinite, values))}
 
 
+@functools.cache
+def _environment() -> jinja2.Environment:
+    import jinja2  # not needed by runs that write no page
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"plain": _plain, "cell": _cell, "kind": _kind, "url": _url}
+    return environment
+
+
 # ---------------------------------------------------------------------- one run
 
 
-def _of_run(directory: RunDirectory, config: Mapping[str, Any], result: Mapping[str, Any]) -> list[Html]:
+def _content_of_run(directory: RunDirectory, config: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
     fit = result.get("fit") or {}
-    return [
-        _head(directory, config, result),
-        _said(fit),
-        _section("Result", _result_table(fit, result), _summary(fit)),
-        _section("Curves", *_curves(directory)),
-        *_pictures(directory),
-        *_background(directory, config),
-    ]
+    return {
+        **_background(directory, config, result.get("source", config.get("source"))),
+        "warnings": _warnings(fit),
+        "metrics": _metrics(fit, result),
+        "summary": _summary(fit),
+        "runs": None,
+        "curves": _curves(directory),
+    }
 
 
-def _head(directory: RunDirectory, config: Mapping[str, Any], result: Mapping[str, Any]) -> Html:
-    source = result.get("source", config.get("source"))
-    parts = [tag("h1", config.get("task"))]
-    line = f"{directory.path.resolve().name}, started {config.get('started', 'at an unknown time')}"
-    parts.append(tag("p", line, class_="quiet"))
-    if source == "sample":
-        text = "This is the built-in sample and not the real data: the numbers say nothing about that."
-        parts.append(tag("p", tag("strong", "Sample data. "), text, class_="warn"))
-    elif source is not None:
-        parts.append(tag("p", "Data: ", tag("strong", source)))
-    return tag("header", *parts)
-
-
-def _said(fit: Mapping[str, Any]) -> Html:
-    """What went otherwise than it should."""
+def _warnings(fit: Mapping[str, Any]) -> list[str]:
     lines = []
     if fit.get("diverged"):
         lines.append(f"The run diverged. {fit.get('stop_reason')}")
     if fit.get("interrupted"):
-        lines.append(f"The run was interrupted by {fit['interrupted']}; it can be gone on with.")
+        lines.append(f"The run was interrupted by {fit['interrupted']}; it can be resumed.")
     if fit.get("skipped"):
-        lines.append(f"{fit['skipped']} batches were skipped, because a step would not have been finite.")
+        lines.append(f"{fit['skipped']} batches were skipped, because their train step was not finite.")
     if not fit:
-        lines.append("The run has not come to an end yet.")
-    return Html("".join(tag("p", line, class_="warn") for line in lines))
+        lines.append("The run has not finished.")
+    return lines
 
 
-def _result_table(fit: Mapping[str, Any], result: Mapping[str, Any]) -> Html:
+def _metrics(fit: Mapping[str, Any], result: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     for name, value in (fit.get("best") or {}).items():
         split, _, plain = name.partition("/")
@@ -124,10 +129,10 @@ def _result_table(fit: Mapping[str, Any], result: Mapping[str, Any]) -> Html:
     for split in ("validation", "test"):
         if isinstance(result.get(split), Mapping):
             rows[split] = dict(result[split])
-    return _table(rows, "split") if rows else tag("p", "There is no result yet.", class_="quiet")
+    return [{"title": title, "path": None, "values": values} for title, values in rows.items()]
 
 
-def _summary(fit: Mapping[str, Any]) -> Html:
+def _summary(fit: Mapping[str, Any]) -> dict[str, str]:
     best, lines = fit.get("best") or {}, {}
     if best:
         lines["best"] = f"epoch {best.get('epoch')}, step {_plain(best.get('step'))}, by {fit.get('monitor')}"
@@ -135,199 +140,134 @@ def _summary(fit: Mapping[str, Any]) -> Html:
         lines["stopped"] = fit["stop_reason"]
         done = {"epochs": fit.get("epochs"), "steps": fit.get("steps"), "s": fit.get("wall_s")}
         lines["trained"] = ", ".join(f"{_plain(value)} {unit}" for unit, value in done.items())
-    return _list(lines)
+    return lines
 
 
-def _curves(directory: RunDirectory) -> list[Html]:
+def _curves(directory: RunDirectory) -> dict[str, Any] | None:
     path = directory.figures / "curves.png"
     if path.exists():
-        return [_figure("curves", path.read_bytes())]
+        return _figure("curves", path.read_bytes())
     history = history_of(directory)
-    if not history:
-        return [tag("p", "No epoch was finished.", class_="quiet")]
-    return [_figure("curves", plots.png(plots.curves(history)))]
+    return _figure("curves", plots.png(plots.curves(history))) if history else None
 
 
-def _pictures(directory: RunDirectory) -> list[Html]:
-    """The pictures of the task, by split; then those that lie beside them."""
-    sections = []
-    found = sorted(path for path in directory.figures.glob("*") if path.is_dir())
-    order = sorted(found, key=lambda path: (list(SPLITS).index(path.name) if path.name in SPLITS else 9, path.name))
-    for folder in order:
-        shown = [_figure(path.stem, path.read_bytes(), folder.name) for path in sorted(folder.glob("*.png"))]
-        if shown:
-            sections.append(_section(f"Figures: {SPLITS.get(folder.name, folder.name)}", _grid(shown)))
+def _background(directory: RunDirectory, config: Mapping[str, Any], source: str | None) -> dict[str, Any]:
+    """What the page shows of any run directory: its data, settings, environment, figures and files."""
+    lookup = config.get("lookup") or {}
+    data = {**(config.get("data") or {}), "requested": lookup.get("source"), "data_dir": lookup.get("data_dir")}
+    path = directory.path.resolve()
+    return {
+        "task": config.get("task"),
+        "folder": path.name,
+        "started": config.get("started"),
+        "source": source,
+        "figures": dict(_figures(directory)),
+        "hparams": config.get("hparams") or {},
+        "data": {"source": config.get("source", source), **_known(data)},
+        "environment": {
+            "backend": config.get("backend"),
+            **(config.get("machine") or {}),
+            **(config.get("versions") or {}),
+        },
+        "settings": _known(_flat({"seed": config.get("seed"), **(config.get("runner") or {})})),
+        "command": shlex.join(["python", *map(str, config.get("argv", []))]),
+        "resumed": [f"{item.get('at')}, after step {item.get('step', 0)}" for item in config.get("resumed", [])],
+        "files": [name for name in (*_FILES, *_FOLDERS) if (path / name).exists()],
+        "tensorboard": shlex.join(["tensorboard", "--logdir", str(path)]),
+    }
+
+
+def _figures(directory: RunDirectory) -> Iterable[tuple[str, list[dict[str, Any]]]]:
+    """Titles and figures: those of each split, then those beside them."""
+    found = [path for path in directory.figures.glob("*") if path.is_dir()]
+    order = {name: number for number, name in enumerate(SPLITS)}
+    for folder in sorted(found, key=lambda path: (order.get(path.name, len(order)), path.name)):
+        if shown := [_figure(path.stem, path.read_bytes(), folder.name) for path in sorted(folder.glob("*.png"))]:
+            yield f"Figures: {SPLITS.get(folder.name, folder.name)}", shown
     others = [path for path in sorted(directory.figures.glob("*.png")) if path.stem != "curves"]
     if others:
-        shown = [_figure(path.stem, path.read_bytes()) for path in others]
-        sections.append(_section("Further figures", _grid(shown)))
-    return sections
-
-
-def _background(directory: RunDirectory, config: Mapping[str, Any]) -> list[Html]:
-    """What the run was started with, and where its files are."""
-    command = shlex.join(["python", *map(str, config.get("argv", []))])
-    resumed = [f"{item.get('at')}, after step {item.get('step', 0)}" for item in config.get("resumed", [])]
-    data = {name: value for name, value in (config.get("data") or {}).items() if value is not None}
-    lookup = config.get("lookup") or {}
-    where = {"asked for": lookup.get("source"), "data_dir": lookup.get("data_dir")}
-    where = {name: value for name, value in where.items() if value is not None}
-    settings = _flat({"seed": config.get("seed"), **(config.get("runner") or {})})
-    settings = {name: value for name, value in settings.items() if value is not None}
-    environment = {
-        "backend": config.get("backend"),
-        **(config.get("machine") or {}),
-        **(config.get("versions") or {}),
-    }
-    links = [tag("a", name, href=name) for name in _LINKED if (directory.path / name).exists()]
-    links += [tag("a", f"{name}/", href=f"{name}/") for name in _FOLDERS if (directory.path / name).exists()]
-    return [
-        _columns(
-            _section("Hyperparameters", _list(config.get("hparams") or {}, "There are none.")),
-            _section("Data", _list({"source": config.get("source"), **data, **where})),
-            _section("Environment", _list(environment)),
-            _section("Settings", _list(settings)),
-        ),
-        _section(
-            "Command",
-            tag("pre", command),
-            *([tag("p", "Gone on with at: ", "; ".join(resumed))] if resumed else []),
-        ),
-        _section(
-            "Files",
-            tag("ul", *(tag("li", link) for link in links)),
-            tag("p", "Every step is in TensorBoard:"),
-            tag("pre", shlex.join(["tensorboard", "--logdir", str(directory.path.resolve())])),
-        ),
-    ]
+        yield "Further figures", [_figure(path.stem, path.read_bytes()) for path in others]
 
 
 # ---------------------------------------------------------------------- several runs
 
 
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """One of several runs.
-
-    Args:
-        name: Its path below the directory of them all.
-        directory: Its directory.
-        config: Its configuration.
-        result: Its result.
-    """
-
-    name: str
-    directory: RunDirectory
-    config: Mapping[str, Any]
-    result: Mapping[str, Any]
-
-
-def _of_several(directory: RunDirectory, config: Mapping[str, Any], result: Mapping[str, Any]) -> list[Html]:
-    runs = []
+def _content_of_several(
+    directory: RunDirectory, config: Mapping[str, Any], result: Mapping[str, Any]
+) -> dict[str, Any]:
+    runs = {}
     for path in runs_below(directory):
-        below = RunDirectory(path)
         name = path.relative_to(directory.path).as_posix()
-        if "search" in config and name.split("/")[0] in ("best", "replays"):  # what is there as a trial already
-            continue
-        runs.append(_Run(name, below, below.read_config(), below.read_result()))
-    histories = {run.name: history for run in runs if (history := history_of(run.directory))}
-    curves = [_figure("overlay", plots.png(plots.overlay(histories)))] if histories else []
+        if not ("search" in config and name.split("/")[0] in ("best", "replays")):  # copies of trials
+            runs[name] = RunDirectory(path)
+    configs = {name: run.read_config() for name, run in runs.items()}
+    histories = {name: history for name, run in runs.items() if (history := history_of(run))}
     known = {"task", "source", "backend", "hparams", "versions", "runs"}
-    returned = _flat({name: value for name, value in result.items() if name not in known})
-    source = {"source": result["source"]} if result.get("source") else {"source": _source_of(runs)}
-    return [
-        _head(directory, config, source),
-        *([_section("Result", _list(returned))] if returned else []),
-        _section("Runs", _comparison(runs)),
-        *([_section("Curves", *curves)] if curves else []),
-        *_pictures(directory),
-        *_background(directory, {**config, "source": source["source"]}),
-    ]
+    return {
+        **_background(directory, config, result.get("source") or _source_of(configs.values())),
+        "warnings": [],
+        "metrics": None,
+        "summary": _flat({name: value for name, value in result.items() if name not in known}),
+        "runs": _comparison(runs, configs),
+        "curves": _figure("overlay", plots.png(plots.overlay(histories))) if histories else None,
+    }
 
 
-def _comparison(runs: Sequence[_Run]) -> Html:
-    if not runs:
-        return tag("p", "There is no run yet.", class_="quiet")
-    hparams = [run.config.get("hparams") or {} for run in runs]
-    varied = [name for name in hparams[0] if len({str(found.get(name)) for found in hparams}) > 1]
-    rows: dict[Any, dict[str, Any]] = {}
-    for run, found in zip(runs, hparams, strict=True):
-        fit = run.result.get("fit") or {}
-        values: dict[str, Any] = {name: found.get(name) for name in varied}
-        values["epochs"] = fit.get("epochs")
-        best = {f"best {name}": value for name, value in (fit.get("best") or {}).items() if name.startswith("val/")}
-        test = {f"test/{name}": value for name, value in (run.result.get("test") or {}).items()}
-        values |= best | test | {"stopped": fit.get("stop_reason", "not at an end yet")}
-        rows[_link_to(run)] = values
-    return _table(rows, "run")
+def _comparison(runs: Mapping[str, RunDirectory], configs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    hparams = {name: config.get("hparams") or {} for name, config in configs.items()}
+    names = next(iter(hparams.values()), {})
+    varied = [name for name in names if len({str(found.get(name)) for found in hparams.values()}) > 1]
+    rows = []
+    for name, run in runs.items():
+        result = run.read_result()
+        fit = result.get("fit") or {}
+        values = {each: hparams[name].get(each) for each in varied} | {"epochs": fit.get("epochs")}
+        values |= {f"best {key}": value for key, value in (fit.get("best") or {}).items() if key.startswith("val/")}
+        values |= {f"test/{key}": value for key, value in (result.get("test") or {}).items()}
+        values["stopped"] = fit.get("stop_reason", "not finished")
+        path = f"{name}/{run.report_file.name}" if run.report_file.exists() else name
+        rows.append({"title": name, "path": path, "values": values})
+    return rows
 
 
-def _link_to(run: _Run) -> Html:
-    href = run.name if not run.directory.report_file.exists() else f"{run.name}/{run.directory.report_file.name}"
-    return tag("a", run.name, href=href)
-
-
-def _source_of(runs: Sequence[_Run]) -> str | None:
-    sources = list(dict.fromkeys(str(run.config["source"]) for run in runs if run.config.get("source")))
+def _source_of(configs: Iterable[Mapping[str, Any]]) -> str | None:
+    sources = list(dict.fromkeys(str(config["source"]) for config in configs if config.get("source")))
     return "sample" if "sample" in sources else ", ".join(sources) or None
 
 
-# ---------------------------------------------------------------------- pieces
+# ---------------------------------------------------------------------- figures and values
 
 
-def _section(title: str, *parts: Html) -> Html:
-    return tag("section", tag("h2", title), *parts)
-
-
-def _columns(*parts: Html) -> Html:
-    return tag("div", *parts, class_="columns")
-
-
-def _grid(figures: Iterable[Html]) -> Html:
-    return tag("div", *figures, class_="figures")
-
-
-def _figure(name: str, png: bytes, split: str | None = None) -> Html:
-    source = Html(f"data:image/png;base64,{base64.b64encode(png).decode()}")
-    words = name.replace("_", " ")
-    text = _TEXTS.get(name, words)
+def _figure(name: str, png: bytes, split: str | None = None) -> dict[str, Any]:
+    plain = name.replace("_", " ")
     of = f" ({SPLITS[split].lower()} split)" if split in SPLITS else ""
-    image = tag("img", src=source, alt=f"{words}{of}", **_size(png))
-    return tag("figure", image, tag("figcaption", f"{text}{of}"))
+    return {
+        "base64": base64.b64encode(png).decode(),
+        "alt": f"{plain}{of}",
+        "caption": f"{_CAPTIONS.get(name, plain)}{of}",
+        "size": _size(png),
+    }
 
 
-def _size(png: bytes) -> dict[str, int]:
-    """The size that a figure was made for, in the pixels of a page, of which an inch has 96."""
+def _size(png: bytes) -> tuple[int, int] | None:
+    """Width and height that a figure was drawn for, in CSS pixels (96 per inch); `None` if the file is not a PNG."""
     if not png.startswith(b"\x89PNG") or len(png) < 24:
-        return {}  # a file that somebody put there, and that is no PNG; the browser will say so
+        return None
     width, height = struct.unpack_from(">II", png, 16)
-    return {"width": max(1, round(96 * width / plots.DPI)), "height": max(1, round(96 * height / plots.DPI))}
+    return max(1, round(96 * width / plots.DPI)), max(1, round(96 * height / plots.DPI))
 
 
-def _list(values: Mapping[str, Any], empty: str = "Nothing is known of it.") -> Html:
-    """A table of names and values."""
-    if not values:
-        return tag("p", empty, class_="quiet")
-    rows = (tag("tr", tag("th", name, scope="row"), tag("td", _plain(value))) for name, value in values.items())
-    return tag("table", tag("tbody", *rows), class_="list")
-
-
-def _table(rows: Mapping[Any, Mapping[str, Any]], corner: str) -> Html:
-    names = list(dict.fromkeys(name for values in rows.values() for name in values))
-    head = tag("tr", tag("th", corner, scope="col"), *(tag("th", name, scope="col") for name in names))
-    body = []
-    for title, values in rows.items():
-        cells = (tag("td", _shown(values.get(name)), class_=_kind(values.get(name))) for name in names)
-        body.append(tag("tr", tag("th", title, scope="row"), *cells))
-    return tag("div", tag("table", tag("thead", head), tag("tbody", *body)), class_="wide")
+def _url(path: str) -> str:
+    """A relative path as URL; with `./`, a colon in it does not start a scheme."""
+    return f"./{urllib.parse.quote(path)}"
 
 
 def _kind(value: Any) -> str:
     return "number" if isinstance(value, (int, float)) and not isinstance(value, bool) else "text"
 
 
-def _shown(value: Any) -> str:
-    """A value in a table: those of a column have as many digits."""
+def _cell(value: Any) -> str:
+    """A value in a table, whose columns have the same number of digits."""
     if isinstance(value, float) and 1e-3 <= abs(value) < 1e4:
         return f"{value:.4f}"
     return _plain(value)
@@ -345,8 +285,12 @@ def _plain(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values in groups as values with dotted names."""
+    """Nested mappings as one, with dotted names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}

@@ -121,7 +121,7 @@ def add_figure(run: Path, name: str) -> None:
 # ---------------------------------------------------------------------- one run
 
 
-def test_it_says_what_was_run_and_what_came_of_it(tmp_path):
+def test_it_shows_configuration_and_results(tmp_path):
     run = make_run(tmp_path / "run")
     result = json.loads((run / "result.json").read_text())
     write(run / "result.json", {**result, "test": {"loss": 1.03125, "accuracy": 0.5}})
@@ -149,7 +149,7 @@ def test_it_says_what_was_run_and_what_came_of_it(tmp_path):
     assert "Sample data" not in page.text
 
 
-def test_it_refers_to_nothing_outside_and_runs_no_script(tmp_path):
+def test_it_loads_nothing_and_runs_no_script(tmp_path):
     run = make_run(tmp_path / "run")
     add_figure(run, "test/confusion.png")
     (run / "checkpoints").mkdir()
@@ -164,7 +164,7 @@ def test_it_refers_to_nothing_outside_and_runs_no_script(tmp_path):
     assert "url(" not in (run / "report.html").read_text()
 
 
-def test_the_curves_are_drawn_from_the_rows_of_epochs_where_there_is_no_picture_of_them(tmp_path):
+def test_the_curves_are_drawn_from_the_epochs_of_metrics_csv_unless_there_is_a_figure(tmp_path):
     run = make_run(tmp_path / "run")
     assert report.history_of(RunDirectory(run)) == {"train/loss": [1.5, 0.75], "val/loss": [1.25, 1.0]}
     (image,) = read(run).images
@@ -175,7 +175,7 @@ def test_the_curves_are_drawn_from_the_rows_of_epochs_where_there_is_no_picture_
     assert decoded(image) == PNG
 
 
-def test_all_figures_are_shown_by_split_with_a_text_for_those_who_do_not_see_them(tmp_path):
+def test_all_figures_are_shown_by_split_with_an_alternative_text(tmp_path):
     run = make_run(tmp_path / "run")
     for name in ("curves.png", "test/confusion_matrix.png", "validation/samples.png", "validation/errors.png", "x.png"):
         add_figure(run, name)
@@ -190,7 +190,7 @@ def test_all_figures_are_shown_by_split_with_a_text_for_those_who_do_not_see_the
     assert [decoded(image) for image in page.images] == [PNG] * 5
 
 
-def test_figures_have_the_size_that_they_were_made_for(tmp_path):
+def test_figures_have_the_size_that_they_were_drawn_for(tmp_path):
     run = make_run(tmp_path / "run")
     (run / "figures").mkdir()
     (run / "figures" / "curves.png").write_bytes(plots.png(Figure(figsize=(5, 2))))
@@ -204,30 +204,30 @@ def decoded(image: dict[str, str | None]) -> bytes:
     return base64.b64decode((image["src"] or "").removeprefix("data:image/png;base64,"))
 
 
-def test_the_sample_is_said_loudly_to_be_one(tmp_path):
+def test_the_page_warns_of_sample_data(tmp_path):
     page = read(make_run(tmp_path / "run", source="sample"))
-    assert "Sample data.  This is the built-in sample and not the real data" in page.text
+    assert "Sample data.  The run used the built-in sample: its metrics are not those of the real data." in page.text
 
 
 @pytest.mark.parametrize(
-    ("fit", "said"),
+    ("fit", "warning"),
     [
         (
             {"diverged": True, "stop_reason": "train/loss is nan at step 3"},
             "The run diverged. train/loss is nan at step 3",
         ),
-        ({"interrupted": "SIGTERM"}, "The run was interrupted by SIGTERM; it can be gone on with."),
-        ({"skipped": 2}, "2 batches were skipped, because a step would not have been finite."),
-        (None, "The run has not come to an end yet."),
+        ({"interrupted": "SIGTERM"}, "The run was interrupted by SIGTERM; it can be resumed."),
+        ({"skipped": 2}, "2 batches were skipped, because their train step was not finite."),
+        (None, "The run has not finished."),
     ],
 )
-def test_what_went_wrong_is_said(tmp_path, fit, said):
+def test_the_page_warns_of_what_went_wrong(tmp_path, fit, warning):
     run = make_run(tmp_path / "run")
     write(run / "result.json", {} if fit is None else {"fit": fit})
-    assert said in read(run).text
+    assert warning in read(run).text
 
 
-def test_whatever_is_text_is_escaped(tmp_path):
+def test_all_text_is_escaped(tmp_path):
     run = make_run(
         tmp_path / SCRIPT.replace("/", "_"),
         task=SCRIPT,
@@ -243,6 +243,26 @@ def test_whatever_is_text_is_escaped(tmp_path):
     assert page.text.count(SCRIPT) >= 7
 
 
+def test_hostile_names_cannot_leave_their_attribute(tmp_path):
+    run = make_run(tmp_path / "run")
+    hostile = 'a" onerror="alert(1)'
+    add_figure(run, f"{hostile}.png")
+    write(run / "metrics.csv", METRICS.replace("val/auc", SCRIPT))
+    page = read(run)
+    assert [image["alt"] for image in page.images] == ["curves", hostile]
+    assert not any("onerror" in image for image in page.images)
+    text = (run / "report.html").read_text()
+    assert "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\"" in text
+    assert "<script" not in text
+
+
+def test_a_link_stays_in_the_folder_of_the_page_whatever_its_name(tmp_path):
+    experiment = make_experiment(tmp_path / "all")
+    (experiment / "tiny").rename(experiment / "javascript:alert(1)")
+    (experiment / "a large one").rename(experiment / "b#1?.html")
+    assert read(experiment).links[:2] == ["./javascript%3Aalert%281%29/report.html", "./b%231%3F.html"]
+
+
 def test_a_run_that_finished_no_epoch_has_a_report(tmp_path):
     run = make_run(tmp_path / "run")
     (run / "metrics.csv").unlink()
@@ -252,7 +272,7 @@ def test_a_run_that_finished_no_epoch_has_a_report(tmp_path):
     assert "No epoch was finished." in page.text
 
 
-def test_what_is_damaged_is_named(tmp_path):
+def test_a_damaged_file_is_named(tmp_path):
     run = make_run(tmp_path / "run")
     write(run / "metrics.csv", METRICS.replace("0.75", "what"))
     with pytest.raises(ValueError, match=r"metrics\.csv is damaged: could not convert string to float: 'what'\."):
@@ -300,7 +320,7 @@ def test_several_runs_are_compared_by_what_differs_with_links_to_their_reports(t
     assert ["overfit", "a large one"] in page.rows
 
 
-def test_the_sample_in_one_of_several_runs_is_said(tmp_path):
+def test_the_page_warns_of_sample_data_in_one_of_several_runs(tmp_path):
     path = make_experiment(tmp_path / "all")
     make_run(path / "third", source="sample")
     write(path / "result.json", {})
@@ -309,7 +329,7 @@ def test_the_sample_in_one_of_several_runs_is_said(tmp_path):
 
 def test_an_experiment_without_runs_has_a_report(tmp_path):
     write(tmp_path / "config.json", {"task": "Moons", "experiment": {"main": "main"}})
-    assert "There is no run yet." in read(tmp_path).text
+    assert "No runs yet." in read(tmp_path).text
 
 
 def test_the_trials_of_a_search_are_compared_too(tmp_path):
