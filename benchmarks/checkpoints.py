@@ -1,12 +1,12 @@
-"""What checkpoints and the watch over the variables cost, with the defaults.
+"""Cost of checkpoints and of the watch over the variables, with the defaults.
 
     LIGHTKERAS_DATA_DIR=../shared/data python benchmarks/checkpoints.py [--rounds 5]
 
-Two models on MNIST (random pixels where there is no `mnist.npz`): 784-128-10, and 784-4096-4096-10 with 20 million
-parameters. The small one is trained with the default checkpoints and with practically none, in processes of their
-own, one after the other, round by round: medians of the rounds' ratios of wall time and of the processor's time, and
-the shares of the time that the loop was held up, that the thread took which writes, and that checks and snapshots
-took. Of the large one, what a checkpoint costs.
+Two models on MNIST (random pixels without `mnist.npz`): 784-128-10, and 784-4096-4096-10 with 20 million parameters.
+The small one is trained with the default checkpoints and with almost none, each in its own process, in turn, round by
+round. Printed are the medians of the rounds' ratios of wall time and of processor time, and the shares of the time that
+the loop waited, that the writing thread worked, and that checks and snapshots took. For the large one, the cost of a
+checkpoint.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Tasks whose time is training, for `tuner.py`; in a file of their own, from which workers import them."""
+"""Tasks that spend their time in training, for `tuner.py`; in this file, because workers import them."""
 
 import dataclasses
 

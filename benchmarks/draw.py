@@ -1,4 +1,4 @@
-"""Draws `results.png` from the figures below `results/`, as the benchmarks wrote them.
+"""Draws `results.png` from the JSON files that the benchmarks write to `results/`.
 
 python benchmarks/draw.py
 """

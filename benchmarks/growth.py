@@ -1,10 +1,9 @@
-"""Cost as the work grows ten times: examples, steps, parameters. It must grow ten times as well, not more.
+"""Time as the work grows ten times: examples, steps, parameters. It must not grow more than the work.
 
     python benchmarks/growth.py [--rounds 5] [--backend tensorflow]
 
-A dense network on random data, with lightkeras's defaults; seconds in epochs, all that they wait for
-included. Every side runs in a process of its own, interleaved (see `rounds.py`). Memory of a stream is measured by
-`stream_memory.py`.
+A dense network on random data, with lightkeras's defaults; seconds in epochs, waiting included. Every side runs in its
+own process, in turn (see `rounds.py`). `stream_memory.py` measures the memory of a stream.
 
     base         12,800 examples of 100 numbers in batches of 32, 5 epochs, 100-256-256-10
     examples     ten times the examples

@@ -1,10 +1,10 @@
-"""The main job against the tutorial's code: to an accuracy, with a frozen module, and as it is by default.
+"""The main experiment against the tutorial's code: by default, until an accuracy, and with a frozen module.
 
     LIGHTKERAS_DATA_DIR=../shared/data python benchmarks/imdb_hub.py [--rounds 5] [--jobs default until frozen]
 
-All sides are processes of their own, one after the other, round by round, on the real reviews with `glove-6b-50d`
-from the data folder; wall time counts from the start of the process. Features that were kept from an earlier run are
-thrown away before each run, except in `ours-kept`.
+Every side runs in its own process, in turn, round by round, on the real reviews with `glove-6b-50d` from the data
+folder; wall time counts from the start of the process. Cached features are deleted before each run, except in
+`ours-kept`.
 
     default   the whole of each: experiments/imdb_hub.py with its defaults, early stopping and the test of the best
               weights included; the tutorial's 30 epochs and its test. Memory and test accuracy too.

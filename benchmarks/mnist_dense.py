@@ -2,14 +2,14 @@
 
     LIGHTKERAS_DATA_DIR=../shared/data python benchmarks/mnist_dense.py [--rounds 5] [--backends tensorflow jax torch]
 
-784-128-10 with dropout 0.2, batch 32, Adam, on MNIST (random pixels where there is no `mnist.npz`). Every
-side runs in a process of its own, interleaved (see `rounds.py`); the best epoch of a process counts. With
-`--backends jax torch` Keras's `fit` on TensorFlow is left out. Lightning comes with the extra `benchmark`.
+784-128-10 with dropout 0.2, batch 32, Adam, on MNIST (random pixels without `mnist.npz`). Every side runs in its own
+process, in turn (see `rounds.py`); the best epoch of a process counts. `--backends jax torch` leaves out Keras's `fit`
+on TensorFlow. Lightning comes with the extra `benchmark`.
 
-    ours-BACKEND   a task that logs its accuracy, by lightkeras.Runner with all its defaults: progress bar, per-step
+    ours-BACKEND   a task that logs its accuracy, in lightkeras.Runner with all its defaults: progress bar, per-step
                    TensorBoard and CSV, checkpoints
-    compiled-BACKEND  the same by lightkeras.SupervisedTask, with Keras's stateful accuracy as `fit` has it
-    loop-BACKEND   the same Keras layers and optimizer in a loop written by hand, and nothing else: a tf.while_loop in a
+    compiled-BACKEND  the same in lightkeras.SupervisedTask, with Keras's stateful accuracy as `fit` has it
+    loop-BACKEND   the same Keras layers and optimizer in a hand-written loop and nothing else: a tf.while_loop in a
                    tf.function or a jitted lax.scan, 75 steps a call; for torch a plain loop
     fit-BACKEND    model.fit with TensorBoard (per epoch), CSVLogger, ModelCheckpoint and EarlyStopping
     lightning      torch's own layers and Adam in a LightningModule; TensorBoard and CSV every 50 steps, its default

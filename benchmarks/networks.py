@@ -3,9 +3,9 @@
     python benchmarks/networks.py [--rounds 5] [--backends tensorflow jax torch] [--networks cnn transformer lstm]
 
 Batch 64, random data, the same Keras model, the same backend, with callbacks as in `mnist_dense.py`. Every side runs in
-a process of its own, interleaved (see `rounds.py`); the best epoch of a process counts. Wanted: never slower.
+its own process, in turn (see `rounds.py`); the best epoch of a process counts. The target is never to be slower.
 
-    cnn          that of MNIST expert: convolution of 32 filters 3x3, dense 128, dense 10, images of 28x28
+    cnn          the network of mnist_expert.py: convolution of 32 filters 3x3, dense 128, dense 10, images of 28x28
     transformer  two blocks of 4 heads of 16 and 128 units on 64 words of 2,000, width 64
     lstm         three layers of 64 units on 50 steps of 16 numbers
 """

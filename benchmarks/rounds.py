@@ -1,6 +1,6 @@
-"""Sides of a comparison, each in a process of its own, interleaved round by round.
+"""Runs the sides of a comparison, each in its own process, in turn, round by round.
 
-What the machine does besides then hits all sides alike: ratios are taken within a round, and their median counts.
+Other load on the machine then affects all sides alike: ratios are computed within a round, and their median counts.
 """
 
 import json

@@ -1,21 +1,20 @@
-"""Time per train step of a text module with a million rows that is fine-tuned: `LazyAdam` against Keras's Adam.
+"""Time per train step of fine-tuning a text module with a million rows: `LazyAdam` against Keras's Adam.
 
     python benchmarks/sparse_rows.py [--rounds 3] [--rows 1000000]
 
-The module is made by the script, in a temporary folder, with plain TensorFlow: strings are split, words looked up
-in a table of as many words as rows, their rows (50 floats) summed and divided by the root of their number. Texts have
-230 words, as IMDB's have on average, drawn by Zipf's law; batches have 512 of them. The same task runs in
-lightkeras.Runner with all its defaults: validation, per-step logs, checkpoints, early stopping, the watch over the
-variables. The two optimizers run in processes of their own, one after the other, round by round; medians of the
-rounds.
+The script makes the module in a temporary folder with plain TensorFlow: it splits strings, looks up words in a table
+with one row (50 floats) per word, sums the rows and divides by the root of their number. Texts have 230 words, the
+average of IMDB's, drawn by Zipf's law; batches have 512 texts. The same task runs in lightkeras.Runner with all its
+defaults: validation, per-step logs, checkpoints, early stopping, the watch over the variables. Each optimizer runs in
+its own process, in turn, round by round; printed are the medians.
 
-    step     the compiled calls of the train steps: what the optimizer makes different
-    epoch    from one epoch's begin to the next one's, by its train steps: with validation, logs and all that
-             the runner does between; the best epoch of a run
-    run      the whole fit by its train steps: also reading the module, the first batch, the last checkpoint and
+    step     the compiled calls of the train steps
+    epoch    from the start of one epoch to the start of the next, per train step, with validation and logs; the best
+             epoch of a run
+    run      the whole fit, per train step: also reading the module, the first batch, the last checkpoint and
              model.keras
-    watched  the share of the run in which variables were checked, and copied for a snapshot
-    held     the share of the run in which checkpoints held up the loop
+    watched  the share of the run in which variables were checked and copied for snapshots
+    held     the share of the run in which the loop waited for checkpoints
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python benchmarks/stream_memory.py [--steps 20000]
 
-Fits a small model on a generator of random batches (32 x 100 floats each, made when they are asked for)
-and prints the resident memory every tenth of the way.
+Fits a small model on a generator of random batches (32 x 100 floats each, generated one at a time) and prints the
+resident memory after each tenth of the steps.
 """
 
 import argparse

@@ -1,16 +1,16 @@
-"""Searches: against stock keras-tuner, with one worker and two, and what a trial costs beyond its training.
+"""Searches: against stock keras-tuner, with one worker and two, and the overhead of a trial.
 
     LIGHTKERAS_DATA_DIR=../shared/data python benchmarks/tuner.py [--jobs stock workers overhead memory once best]
 
-On the real reviews with the frozen `glove-6b-50d` from the data folder; hidden units x dropout x learning rate. All
-sides are processes of their own, one after the other, round by round; wall time counts from the start of a process.
+On the real reviews with the frozen `glove-6b-50d` from the data folder; hidden units x dropout x learning rate. Every
+side runs in its own process, in turn, round by round; wall time counts from the start of a process.
 
     stock     30 trials of 10 epochs: `experiments/imdb_hub.py tune`, against keras-tuner's RandomSearch around the
               tutorial's own model, data and `fit` (tf_keras, which `hub.KerasLayer` needs). Both draw the same
-              hyperparameters: keras-tuner's oracle with one seed. Features kept from an earlier run are thrown away.
+              hyperparameters: keras-tuner's oracle with one seed. Cached features are deleted first.
     workers   8 trials of 10 epochs of the Fashion-MNIST tutorial's network on one worker and on two
-    wide      the same of a network of wide layers, whose matrix products use all cores by themselves
-    overhead  seconds of a trial beyond what its training takes, for a small model
+    wide      the same with a network of wide layers, whose matrix products use all cores
+    overhead  seconds of a trial beyond its training, for a small model
     memory    growth of the search's own process over 100 trials, in MB
     once      how often each split is read, and how often the encoder runs over one, in 30 trials
     best      validation accuracy of the best of 30 trials, mean of 3 seeds, against the default hyperparameters
@@ -112,7 +112,7 @@ def last_line(text):
 
 
 def imdb_task():
-    """The main job's task, as a class that workers import by the name of this file."""
+    """Returns the main experiment's task, as a class that workers import by the name of its file."""
     sys.path.insert(0, str(ROOT / "experiments"))
     import imdb_hub
 
@@ -195,7 +195,7 @@ def stock_search(trials):
 
 
 def compute_bound(name, epochs, count):
-    """Trials whose time is training, on so many workers."""
+    """Returns a side that runs trials of a task of `compute_bound_task.py` on `count` workers."""
 
     def side(trials):
         import lightkeras as lk
@@ -217,7 +217,7 @@ def compute_bound(name, epochs, count):
 
 
 def overhead(trials):
-    """What each further trial adds to a search, less its training and validation; compiling counts as overhead."""
+    """Prints the seconds that a trial adds to a search, without training and validation; compilation is overhead."""
     import lightkeras as lk
     from lightkeras.testing import TwoMoons
 
@@ -257,7 +257,7 @@ def memory(trials):
 
 
 def once(trials):
-    """Most readings of a split, or runs of the encoder over one, as the workers count them."""
+    """Prints the largest number of reads of a split, or of runs of the encoder over one, as the workers count them."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LIGHTKERAS_CACHE_DIR"] = folder
         os.environ["COUNTED"] = str(Path(folder) / "counted.txt")
@@ -299,20 +299,20 @@ SIDES = {
 
 
 def count():
-    """Where workers import this file: notes each reading of a split, and each run of the encoder over one."""
+    """Runs in workers, which import this file: records each read of a split and each run of the encoder over one."""
     from lightkeras.data import ImdbReviews
     from lightkeras.encoders import features
 
-    def noted(function, say):
-        def notes(*arguments):
+    def recorded(function, describe):
+        def record(*arguments):
             with open(os.environ["COUNTED"], "a") as file:
-                file.write(f"{say(*arguments)}\n")
+                file.write(f"{describe(*arguments)}\n")
             return function(*arguments)
 
-        return notes
+        return record
 
-    ImdbReviews._read = noted(ImdbReviews._read, lambda module, split: f"read {split}")
-    features._blocks = noted(features._blocks, lambda texts, encoder: f"encode {len(texts)} texts")
+    ImdbReviews._read = recorded(ImdbReviews._read, lambda module, split: f"read {split}")
+    features._blocks = recorded(features._blocks, lambda texts, encoder: f"encode {len(texts)} texts")
 
 
 if os.environ.get("COUNTED"):

@@ -1,15 +1,15 @@
-"""IMDB sentiment the way the TensorFlow Hub text classification tutorial trains it, as a baseline.
+"""IMDB sentiment as the TensorFlow Hub text classification tutorial trains it, as a baseline.
 
-The tutorial's model, optimizer, loss, splits and batches, with nothing of lightkeras: tf_keras (Keras 2,
-which `hub.KerasLayer` needs), `fit` with validation after every epoch, a fixed number of epochs, then
-`evaluate`. It is compared with `experiments/imdb_hub.py`, which trains the same embedding under the same
-kind of head on the same splits: seconds of the whole process, seconds of fitting, test accuracy.
+The tutorial's model, optimizer, loss, splits and batches, without lightkeras: tf_keras (Keras 2, which `hub.KerasLayer`
+needs), `fit` with validation after every epoch, a fixed number of epochs, then `evaluate`. It is compared with
+`experiments/imdb_hub.py`, which trains the same embedding with the same kind of head on the same splits: seconds of the
+whole process, seconds of the fit, test accuracy.
 
     python benchmarks/tutorial_imdb.py --data_dir DIR [--epochs 10] [--frozen] [--until 0.85]
 
 `DIR` holds `imdb_reviews/` in the layout of TFDS and the text embedding `hub/glove-6b-50d/`. The last line
 printed is one JSON object: process_s (from the start of this file to its end), fit_s, test_accuracy, epochs; with
-`--until` it is process_s, reached_s (null if it was not), best_validation.
+`--until` it is process_s, reached_s (null if not reached), best_validation.
 """
 
 import time
@@ -32,8 +32,8 @@ def parse_arguments():
     data_dir = os.environ.get("LIGHTKERAS_DATA_DIR")
     parser.add_argument("--data_dir", type=Path, default=data_dir, required=data_dir is None)
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--frozen", action="store_true", help="leave the embedding as it is")
-    parser.add_argument("--until", type=float, help="end where validation is as accurate, without the test")
+    parser.add_argument("--frozen", action="store_true", help="freeze the embedding")
+    parser.add_argument("--until", type=float, help="stop at this validation accuracy, without the test")
     return parser.parse_args()
 
 
@@ -54,7 +54,7 @@ def build_model(handle, trainable):
 
 
 class Until(tf_keras.callbacks.Callback):
-    """Ends the fit where validation is accurate enough, and notes when that was."""
+    """Stops the fit at a validation accuracy, and records the time."""
 
     def __init__(self, accuracy):
         super().__init__()
