@@ -26,7 +26,7 @@ from lightkeras.training.settings import LimitBatches
 COMMANDS = {
     "fit": "train and keep the best weights",
     "test": "test the weights of a run",
-    "predict": "predict from texts, files or rows given as arguments, or one per line on standard input (-)",
+    "predict": "predict from texts, files or rows; - reads one per line from standard input",
     "replay": "rerun the step that broke a run, and compare it bit for bit",
     "tune": "search the declared ranges of the hyperparameters",
     "find_learning_rate": "suggest a learning rate with a range test, and draw its curve",

@@ -82,7 +82,7 @@ class ProgressBar:
     def end_epoch(self, epoch: int, values: Mapping[str, float], best: bool) -> None:
         """After an epoch: leaves a line with its values."""
         if self._shown:
-            mark = "  [green]best so far[/green]" if best else ""
+            mark = "  [green]best[/green]" if best else ""
             self._bar.console.print(f"epoch {epoch:>3}/{self._epochs}  {escape(_text(values))}{mark}", highlight=False)
 
 

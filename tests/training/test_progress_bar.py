@@ -48,7 +48,7 @@ def test_an_epoch_leaves_a_line_and_the_best_is_marked():
         bar.end_epoch(1, {"train/loss": 0.5, "val/loss": 0.25}, best=True)
         bar.end_epoch(2, {"train/loss": 0.25, "val/loss": 0.5}, best=False)
     lines = [line.split("\r")[-1].split("\x1b[2K")[-1].rstrip() for line in text(screen).splitlines()]
-    assert "epoch   1/12  train/loss 0.5000  val/loss 0.2500  best so far" in lines
+    assert "epoch   1/12  train/loss 0.5000  val/loss 0.2500  best" in lines
     assert "epoch   2/12  train/loss 0.2500  val/loss 0.5000" in lines
 
 
