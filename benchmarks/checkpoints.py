@@ -41,9 +41,9 @@ def main() -> None:
         ratios = [a[kind] / b[kind] for a, b in zip(found["default"], found["none"], strict=True)]
         rounds = ", ".join(f"{ratio:.3f}" for ratio in ratios)
         print(f"small: {kind} time with checkpoints / without: {statistics.median(ratios):.3f}   rounds: {rounds}")
-    for name, says in {"held": "held up the loop", "written": "were written", "watched": "variables watched"}.items():
+    for name, label in {"held": "held up the loop", "written": "were written", "watched": "variables watched"}.items():
         shares = [one[name] / one["wall"] for one in found["default"]]
-        print(f"small: {says}: {statistics.median(shares):.2%} of the run's time")
+        print(f"small: {label}: {statistics.median(shares):.2%} of the run's time")
     large = run("large", "default")
     saves = large["saves"]
     print(f"large: a checkpoint held up the loop for {large['held'] / saves:.2f} s, writing it took", end=" ")

@@ -1,4 +1,4 @@
-"""Makes docs/curves.png: the curves of the main experiment on the built-in sample.
+"""Draws docs/curves.png: the curves of the main experiment on the built-in sample.
 
 python docs/picture.py
 """

@@ -1,9 +1,9 @@
-"""Makes docs/thumbnails/NAME.png: a small picture of what each experiment draws, on the built-in sample.
+"""Draws docs/thumbnails/NAME.png: a small picture from the figures of each experiment, on the built-in sample.
 
-    python docs/thumbnails.py                     # all of them
+    python docs/thumbnails.py                     # all
     python docs/thumbnails.py auto_mpg imdb_hub   # some
 
-An experiment that is not there, or did not draw the figure that is named here, is an error that says so.
+Exits with an error if an experiment is missing or did not draw the figure that is named here.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ MOST_BYTES = 20_000
 
 @dataclasses.dataclass(frozen=True)
 class Thumbnail:
-    """Where the picture of an experiment is taken from.
+    """Source of the thumbnail of an experiment.
 
     Args:
         figure: Path of the figure below the run directory.
-        box: The part of it that is shown, as shares of width and height: left, top, right, bottom.
-        flags: Flags of the run, which keep it short.
+        box: The part of it that is shown, as fractions of width and height: left, top, right, bottom.
+        flags: Flags that keep the run short.
     """
 
     figure: str
@@ -61,39 +61,39 @@ THUMBNAILS = {
 
 
 def run(name: str, thumbnail: Thumbnail, run_dir: Path) -> Image.Image:
-    """Runs an experiment on the sample, and takes the figure it drew."""
+    """Runs an experiment on the sample, and returns its figure."""
     script = ROOT / "experiments" / f"{name}.py"
     if not script.exists():
-        raise SystemExit(f"There is no {script.relative_to(ROOT)}.")
+        raise SystemExit(f"{script.relative_to(ROOT)} does not exist.")
     command = [sys.executable, script, "--source", "sample", *thumbnail.flags, "--run_dir", run_dir]
     search = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": search})
     figure = run_dir / thumbnail.figure
     if not figure.exists():
         drawn = sorted(str(path.relative_to(run_dir)) for path in run_dir.rglob("*.png"))
-        raise SystemExit(f"{name} drew no {thumbnail.figure}, but {', '.join(drawn) or 'nothing'}.")
+        raise SystemExit(f"{name} did not draw {thumbnail.figure}. It drew: {', '.join(drawn) or 'nothing'}.")
     return Image.open(figure).convert("RGB")
 
 
 def small(picture: Image.Image, box: tuple[float, float, float, float]) -> bytes:
-    """A part of a picture, without its margins, in the middle of a white thumbnail: a PNG."""
+    """Returns a part of a picture without its margins, centered on a white thumbnail, as a PNG."""
     width, height = picture.size
     part = picture.crop((round(box[0] * width), round(box[1] * height), round(box[2] * width), round(box[3] * height)))
     inner = ImageChops.difference(part, Image.new("RGB", part.size, "white")).getbbox()
     part = ImageOps.contain(part.crop(inner), (SIZE[0] - 8, SIZE[1] - 8), Image.Resampling.LANCZOS)
     thumbnail = Image.new("RGB", SIZE, "white")
     thumbnail.paste(part, ((SIZE[0] - part.width) // 2, (SIZE[1] - part.height) // 2))
-    for colors in (128, 64, 32, 16):  # until it is small enough
+    for colors in (128, 64, 32, 16):  # fewer until the file is small enough
         png = io.BytesIO()
         thumbnail.quantize(colors).save(png, format="PNG", optimize=True)
         if png.tell() <= MOST_BYTES:
             return png.getvalue()
-    raise SystemExit(f"A thumbnail takes {png.tell():,} bytes, and may take {MOST_BYTES:,}: show a simpler part.")
+    raise SystemExit(f"The thumbnail takes {png.tell():,} bytes; the limit is {MOST_BYTES:,}. Show a simpler part.")
 
 
 def main(names: list[str]) -> None:
     if unknown := sorted(set(names) - set(THUMBNAILS)):
-        raise SystemExit(f"{unknown[0]!r} is none of {', '.join(THUMBNAILS)}.")
+        raise SystemExit(f"{unknown[0]!r} is not an experiment. Valid names: {', '.join(THUMBNAILS)}.")
     FOLDER.mkdir(exist_ok=True)
     for name in names or THUMBNAILS:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md: its table of rooms is the rule that the architecture is tested by, and what it names is there."""
+"""CONTRIBUTING.md: its table and picture of the rooms match the import rule, and the files that it names exist."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def test_the_table_of_rooms_is_the_rule_of_imports() -> None:
     assert found == {room: below for room, below in may_import().items() if room != "__init__"}
 
 
-def test_the_picture_shows_the_rule_without_what_follows_from_it() -> None:
-    """An arrow for each import that is allowed and that no other way leads to."""
+def test_the_picture_shows_the_rule_of_imports() -> None:
+    """One arrow for each allowed import that does not follow from other arrows."""
     (picture,) = re.findall(r"^```mermaid\n(.*?)^```$", TEXT, flags=re.MULTILINE | re.DOTALL)
     arrows = set()
     for line in picture.splitlines()[1:]:

@@ -1,4 +1,4 @@
-"""The thumbnails of the experiments in README.md: that there is one for each, and what a thumbnail is."""
+"""The thumbnails of the experiments in README.md."""
 
 import importlib.util
 from pathlib import Path
@@ -22,7 +22,7 @@ def test_each_experiment_has_one(thumbnails):
     assert set(EXPERIMENTS) <= set(thumbnails.THUMBNAILS)
 
 
-def test_those_that_were_made_are_small_pictures(thumbnails):
+def test_the_thumbnails_are_small_pictures(thumbnails):
     paths = sorted((ROOT / "docs" / "thumbnails").glob("*.png"))
     assert paths
     for path in paths:
@@ -32,7 +32,7 @@ def test_those_that_were_made_are_small_pictures(thumbnails):
             assert picture.size == thumbnails.SIZE
 
 
-def test_of_a_picture_a_part_is_shown_without_its_margins(thumbnails, tmp_path):
+def test_a_part_of_a_picture_is_shown_without_its_margins(thumbnails, tmp_path):
     picture = Image.new("RGB", (1000, 500), "white")
     ImageDraw.Draw(picture).rectangle((100, 100, 299, 199), fill="black")  # in the left half
     ImageDraw.Draw(picture).rectangle((600, 0, 999, 499), fill="red")
@@ -45,19 +45,19 @@ def test_of_a_picture_a_part_is_shown_without_its_margins(thumbnails, tmp_path):
     assert shown.getpixel((120, 10)) == (255, 255, 255)
 
 
-def test_an_experiment_that_is_none_is_refused(thumbnails):
-    with pytest.raises(SystemExit, match=r"^'imdb' is none of mnist_beginner, mnist_expert, "):
+def test_an_unknown_experiment_is_refused(thumbnails):
+    with pytest.raises(SystemExit, match=r"^'imdb' is not an experiment\. Valid names: mnist_beginner, "):
         thumbnails.main(["imdb"])
 
 
-def test_a_figure_that_was_not_drawn_is_named_with_those_that_were(thumbnails, tmp_path, monkeypatch):
+def test_a_missing_figure_is_named_with_the_figures_that_were_drawn(thumbnails, tmp_path, monkeypatch):
     experiments = tmp_path / "experiments"
     experiments.mkdir()
     monkeypatch.setattr(thumbnails, "ROOT", tmp_path)
     body = "import pathlib, sys\nfolder = pathlib.Path(sys.argv[-1], 'figures')\nfolder.mkdir(parents=True)\n"
     (experiments / "drawn.py").write_text(body + "(folder / 'curves.png').touch()\n")
     thumbnail = thumbnails.Thumbnail("figures/samples.png")
-    with pytest.raises(SystemExit, match=r"^drawn drew no figures/samples\.png, but figures/curves\.png\.$"):
+    with pytest.raises(SystemExit, match=r"^drawn did not draw figures/samples\.png\. It drew: figures/curves\.png\.$"):
         thumbnails.run("drawn", thumbnail, tmp_path / "run")
-    with pytest.raises(SystemExit, match=r"^There is no experiments/missing\.py\.$"):
+    with pytest.raises(SystemExit, match=r"^experiments/missing\.py does not exist\.$"):
         thumbnails.run("missing", thumbnail, tmp_path / "run")
