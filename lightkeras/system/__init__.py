@@ -1,1 +1,1 @@
-"""Files, locks, memory, signals, random states and messages: what every other part may use."""
+"""Helpers that every other package may use: files, locks, memory, signals, random states and messages."""

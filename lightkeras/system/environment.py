@@ -17,7 +17,7 @@ PACKAGES = (
 
 
 def now() -> str:
-    """The time, in UTC, as ISO 8601 writes it."""
+    """The current time in UTC, in ISO 8601 format."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
@@ -27,7 +27,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version for name, version in found.items() if version}
 
 
-@functools.cache  # a search asks in every trial, and the answer is in files
+@functools.cache  # a search calls it in every trial, and it reads files
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
@@ -36,12 +36,12 @@ def _version(package: str) -> str | None:
 
 
 def machine() -> dict[str, Any]:
-    """The machine that a run is on."""
+    """Describes the machine: operating system, processor and number of cores."""
     return {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()}
 
 
 def _processor() -> str:
-    """The name of the processor; Python knows it on few systems."""
+    """Name of the processor, from /proc: `platform.processor` is empty on most systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not Linux

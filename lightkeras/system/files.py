@@ -1,4 +1,4 @@
-"""Atomic writes: a file is there whole, as it was before, or not at all."""
+"""Atomic writes: after a crash, a file has either its old content or its new content."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 
 
 class UnwritableError(Exception):
-    """A place that the work could do without cannot be written to."""
+    """An optional place, such as a cache, cannot be written to."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file atomically: beside it, fsynced, then renamed.
+    """Writes a file atomically: writes a temporary file beside it, fsyncs it and renames it.
 
     Raises:
-        OSError: The file could not be written; the one that was there before is untouched.
+        OSError: The file could not be written; an existing file is unchanged.
     """
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     with explained(path):
@@ -32,7 +32,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Writes a new file and waits until it is on the disk."""
+    """Writes a new file and fsyncs it."""
     with open(path, "wb") as file:
         file.write(content)
         file.flush()
@@ -40,7 +40,7 @@ def write_synced(path: Path, content: bytes) -> None:
 
 
 def move_synced(source: Path, target: Path) -> None:
-    """Renames a written file into place and waits until the new name is on the disk."""
+    """Renames a written file into place and fsyncs its folder."""
     os.replace(source, target)
     sync(target.parent)
 
@@ -65,8 +65,8 @@ def read_json(path: Path) -> Any:
     """Reads JSON.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is not JSON; the message names it.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -75,7 +75,7 @@ def read_json(path: Path) -> Any:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file's content, or the names in a folder, are on the disk: they outlive a power cut."""
+    """Fsyncs a file, or the names in a folder, so that they survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -85,14 +85,14 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turns an `OSError` of a write into one that names the file and says what to do."""
+    """Re-raises an `OSError` of a write with the file's name and advice."""
     try:
         yield
     except OSError as error:
         raise type(error)(
             error.errno,
-            f"could not write {path}: {error.strerror or error}. Nothing that was there before is lost; "
-            "make room or give another run directory",
+            f"could not write {path}: {error.strerror or error}. Existing files are unchanged; "
+            "free disk space or give another run directory",
         ) from error
 
 

@@ -1,4 +1,6 @@
-"""A sign of life at each step of a work, for whoever watches over this process."""
+"""Heartbeat: lets a supervisor detect a hung worker process.
+
+The work itself calls `beat`. A thread that did so would go on while the main thread hangs."""
 
 from __future__ import annotations
 
@@ -8,11 +10,11 @@ _listeners: list[Callable[[], None]] = []
 
 
 def listen(function: Callable[[], None]) -> None:
-    """Calls a function at each sign, from whatever thread gives it."""
+    """Registers a function that every `beat` calls, in the thread that beats."""
     _listeners.append(function)
 
 
 def beat() -> None:
-    """Gives a sign: a compiled call, or a block of data, is done."""
+    """Signals that a compiled call or a block of data is done."""
     for function in _listeners:
         function()

@@ -1,16 +1,15 @@
-"""What must happen when Keras or TensorFlow are imported, without importing them here.
+"""Runs code after Keras and TensorFlow are imported, without importing them.
 
-* Keras finds a class in a `.keras` file by its registration only, and the layers and optimizers of lightkeras are
-  registered when their modules are imported. So that `import lightkeras` is all it takes, and costs
-  nothing, that import follows the one of Keras.
-* A run that began without TensorFlow has seeded all other generators; what imports it later finds it seeded.
-* TensorFlow's libraries write lines to the standard error while they load, before they read
-  `TF_CPP_MIN_LOG_LEVEL`. Those are held back, and shown only if the import fails.
-* Of a backend that is not installed Keras says the bare name: here the extra to install is said too, and what
-  backends there are where the name is misspelled.
+* Keras finds a class in a `.keras` file only if it is registered, and importing the modules of lightkeras's layers and
+  optimizers registers them. They are imported right after Keras, so that `import lightkeras` suffices and is fast.
+* A run that started without TensorFlow has seeded all other generators; TensorFlow is seeded when it is imported.
+* TensorFlow 2.21 writes lines to standard error while it loads, before it reads `TF_CPP_MIN_LOG_LEVEL`
+  (tensorflow/tensorflow issue 100442). They are captured, and printed only if the import fails. For this lightkeras
+  must be imported before Keras.
+* Keras's error for a backend that is not installed is only its name. Here the error names the extra to install, and
+  the valid backends if the name is misspelled.
 
-All act through one finder on `sys.meta_path` that watches for the two names, delegates to the finders
-after it, and is otherwise out of the way.
+One finder on `sys.meta_path` does all this. It delegates to the finders after it.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ from typing import Any
 
 _BACKENDS = ("jax", "tensorflow", "torch")
 
-# Modules with classes that Keras must know.
+# Modules that register classes with Keras.
 _WITH_CLASSES = ("lightkeras.encoders.hub", "lightkeras.encoders.text", "lightkeras.optimizers")
 
 
 def install() -> None:
-    """Starts watching; what is imported already is dealt with at once."""
+    """Installs the finder. If Keras is already imported, registers the classes now."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "keras" in sys.modules:
         _register()
@@ -56,13 +55,13 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 class _Loader(importlib.abc.Loader):
-    """A module's own loader, but for what happens around its execution; the module itself never sees it."""
+    """Wraps a module's loader to run code around its execution; `__loader__` is the wrapped one."""
 
     def __init__(self, loader: importlib.abc.Loader) -> None:
         self._loader = loader
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # `pickle` asks before there is a loader
+        if name.startswith("_"):  # `pickle` looks up dunder names before `__init__` has run
             raise AttributeError(name)
         return getattr(self._loader, name)
 
@@ -93,7 +92,7 @@ def _register() -> None:
 
 @contextlib.contextmanager
 def explained_missing_backend() -> Iterator[None]:
-    """Says how to install the backend that Keras is to run on, where Keras does not find it; or that there is none."""
+    """Re-raises Keras's errors for a missing or unknown backend with advice."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -101,7 +100,7 @@ def explained_missing_backend() -> Iterator[None]:
             raise
         extra = "" if error.name == "tensorflow" else f"[{error.name}]"
         raise ModuleNotFoundError(
-            f"Keras is to run on {error.name!r} (KERAS_BACKEND, or keras.json), which is not installed: "
+            f"The Keras backend {error.name!r} (from KERAS_BACKEND or keras.json) is not installed: "
             f"`pip install 'lightkeras{extra}'`, or set KERAS_BACKEND to one that is: tensorflow, jax or torch.",
             name=error.name,
         ) from None
@@ -112,19 +111,18 @@ def explained_missing_backend() -> Iterator[None]:
 
         wanted = str(error).rpartition(":")[2].strip()
         raise ValueError(
-            f"Keras is to run on {wanted!r} (KERAS_BACKEND, or keras.json), which is no backend of it. "
-            f"{did_you_mean(wanted, _BACKENDS)}"
+            f"{wanted!r} (from KERAS_BACKEND or keras.json) is not a Keras backend. {did_you_mean(wanted, _BACKENDS)}"
         ) from None
 
 
 @contextlib.contextmanager
 def held_back_standard_error() -> Iterator[None]:
-    """Holds back what any library writes to the standard error; an exception lets it out."""
+    """Captures standard error, of native code too. Prints it if an exception is raised, else drops it."""
     if sys.stderr is not None:
         sys.stderr.flush()
     try:
         kept = os.dup(2)
-    except OSError:  # a process without a standard error has nothing to hold back
+    except OSError:  # the process has no standard error
         yield
         return
     with tempfile.TemporaryFile() as held:
@@ -134,7 +132,7 @@ def held_back_standard_error() -> Iterator[None]:
                 yield
             finally:
                 if sys.stderr is not None:
-                    sys.stderr.flush()  # what Python itself still keeps is held back, too
+                    sys.stderr.flush()  # Python's own buffer is captured too
         except BaseException:
             held.seek(0)
             os.write(kept, held.read())

@@ -1,4 +1,4 @@
-"""Memory of a process, as Linux counts it: what it holds, the most it held, and what is left for it."""
+"""Memory of a process on Linux: resident, private, peak and available bytes."""
 
 from __future__ import annotations
 
@@ -10,42 +10,41 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def resident_bytes(proc: Path = PROC) -> int:
-    """Memory that this process holds.
+    """Resident memory of this process.
 
     Raises:
-        OSError: The system is not Linux, or its `/proc` cannot be read.
+        OSError: `/proc` cannot be read, as on systems other than Linux.
     """
     return _kilobytes(proc / "self" / "status", "VmRSS") * 1024
 
 
 def private_bytes(process: int, proc: Path = PROC) -> int:
-    """Memory that a process holds for itself; files that it has mapped are not counted.
+    """Private memory of a process, without mapped files.
 
     Args:
-        process: Its id.
-        proc: Where the kernel tells of processes.
+        process: Process id.
+        proc: Mount point of procfs.
 
     Raises:
-        OSError: There is no such process, or the system is not Linux.
+        OSError: The process does not exist, or the system is not Linux.
     """
     return _kilobytes(proc / str(process) / "status", "RssAnon") * 1024
 
 
 def peak_bytes(proc: Path = PROC) -> int:
-    """The most memory that this process held since `forget_peak`, or since it began.
+    """Peak resident memory of this process since `forget_peak`, or since its start.
 
     Raises:
-        OSError: The system is not Linux, or its `/proc` cannot be read.
+        OSError: `/proc` cannot be read, as on systems other than Linux.
     """
     return _kilobytes(proc / "self" / "status", "VmHWM") * 1024
 
 
 def forget_peak(proc: Path = PROC) -> bool:
-    """Begins a new peak at what is held now.
+    """Resets the peak to the current resident memory.
 
     Returns:
-        Whether the system did it. Some containers refuse: then the peak is that of the whole life of
-        the process, which is never less.
+        False if the system refuses, as in some containers. The peak then covers the whole life of the process.
     """
     try:
         (proc / "self" / "clear_refs").write_text("5")
@@ -55,17 +54,17 @@ def forget_peak(proc: Path = PROC) -> bool:
 
 
 def available_bytes(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
-    """Memory that this process can have on top of what it holds before the kernel ends it.
+    """Memory that this process can still allocate before the kernel kills it.
 
-    The least of what the machine has left (`MemAvailable`) and of what each control group above the
-    process has left, version 1 or 2. Cached files that the kernel would drop count as left.
+    The minimum of the machine's `MemAvailable` and of the rest of each control group (version 1 or 2) that contains
+    the process. Page cache that the kernel would drop counts as available.
 
     Args:
-        proc: Where the kernel tells of processes.
-        cgroups: Where the control groups are mounted.
+        proc: Mount point of procfs.
+        cgroups: Mount point of the control groups.
 
     Raises:
-        OSError: The system is not Linux, or its `/proc` cannot be read.
+        OSError: `/proc` cannot be read, as on systems other than Linux.
     """
     left = [_kilobytes(proc / "meminfo", "MemAvailable") * 1024]
     for folder in _groups(proc, cgroups):
@@ -80,14 +79,14 @@ def available_bytes(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
 
 
 def _groups(proc: Path, cgroups: Path) -> Iterator[Path]:
-    """Folders of the control groups that the process is in, from its own up to the root of each mount."""
+    """Folders of the process's control groups, from its own up to the root of each mount."""
     for line in _read(proc / "self" / "cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory"):
             continue
         roots = [cgroups / "memory"] if controllers else [cgroups, cgroups / "unified"]
         for root in roots:
-            # A container may see its own group as the root of the mount, and still be told the outer path.
+            # In a container the mount may begin at its own group, while the path is the host's.
             group = root / path.lstrip("/")
             while group != root:
                 yield group
@@ -99,7 +98,7 @@ def _kilobytes(path: Path, name: str) -> int:
     for line in _read(path).splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1])
-    raise OSError(f"{path} does not tell {name}: expected the /proc of a Linux kernel.")
+    raise OSError(f"{path} has no {name}: expected the /proc of a Linux kernel.")
 
 
 def _stat(path: Path, name: str) -> int:
@@ -110,4 +109,4 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="ascii", errors="replace").strip()
     except FileNotFoundError as error:
-        raise OSError(f"There is no {path}: the memory of a process is measured on Linux alone.") from error
+        raise OSError(f"{path} does not exist: the memory of a process can be measured only on Linux.") from error

@@ -1,4 +1,4 @@
-"""The wording that error messages share: what was received, what there is, and the nearest name."""
+"""Shared checks and texts of error messages, and messages on standard error."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ T = TypeVar("T")
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """Lists the valid names and suggests the nearest one.
+    """Returns a sentence with the valid names and the nearest one.
 
     Args:
-        name: What the user wrote.
-        valid: The names that would have been accepted.
+        name: The unknown name.
+        valid: The valid names.
 
     Returns:
         A sentence to end an error message with, such as
@@ -82,25 +82,25 @@ def explains_unknown_keywords(known: Mapping[str, str]) -> Callable[[type[T]], t
 
 
 def raised_by_us(error: BaseException) -> bool:
-    """Whether lightkeras itself raised the error, and not the user's code or a library."""
+    """Returns True if lightkeras raised the error, and not the user's code or a library."""
     frames = list(traceback.walk_tb(error.__traceback__))
     return bool(frames) and str(frames[-1][0].f_globals.get("__name__", "")).startswith("lightkeras.")
 
 
-_said: set[str] = set()
+_announced: set[str] = set()
 
 
 def announce(line: str, once: bool = False) -> None:
-    """Says one line to the person at the terminal, on standard error.
+    """Prints one line to standard error.
 
     Args:
         line: The line.
-        once: Whether to say it only if this process did not yet: an experiment of several runs prepares its data
-            for each.
+        once: Whether to skip a line that this process has printed before. An experiment of several runs prepares its
+            data for each run.
     """
-    if once and line in _said:
+    if once and line in _announced:
         return
-    _said.add(line)
+    _announced.add(line)
     print(f"lightkeras: {line}", file=sys.stderr, flush=True)
 
 

@@ -1,7 +1,7 @@
-"""Plain values as JSON and arrays, and back without a difference: what the state of a callback is made of.
+"""Lossless encoding of plain values, such as the state of a callback, as JSON and arrays.
 
-Numbers, strings, `None` and lists are themselves in JSON. Everything else is an object of one entry, whose name says
-what it was: `{"tuple": [...]}`, `{"float": "nan"}`, `{"array": "<key>"}`.
+Numbers, strings, `None` and lists are encoded as themselves. Everything else is an object with one entry, whose name is
+the type: `{"tuple": [...]}`, `{"float": "nan"}`, `{"array": "<key>"}`. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import numpy as np
 
 from lightkeras.system.digest import Digest
 
-_STORABLE = "biuf"  # kinds of dtypes that are kept as arrays; others as their bytes
+_STORABLE = "biuf"  # kinds of dtypes that are stored as arrays; others are stored as bytes
 _COLLECTIONS: dict[str, Callable[[list[Any]], Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
 
 
 class NotPlainError(TypeError):
-    """A value that is not made of plain parts alone."""
+    """A value has parts that are not plain."""
 
 
 @final
 class Encoder:
-    """Turns plain values into JSON, and collects the arrays in them.
+    """Encodes plain values as JSON, and collects the arrays in them.
 
     Plain are `None`, bools, numbers, strings, bytes, NumPy's arrays and scalars, tensors that have a value, and lists,
     tuples, sets and dictionaries of those. Objects of subclasses are not.
 
     Args:
-        copies: Whether arrays are copied; `False` where they are only looked at.
+        copies: Whether arrays are copied; `False` if they are not changed before they are used.
     """
 
     def __init__(self, copies: bool = True) -> None:
@@ -46,10 +46,10 @@ class Encoder:
 
         Args:
             value: A plain value.
-            key: Beginning of the keys of arrays in it.
+            key: Prefix of the keys of its arrays.
 
         Raises:
-            NotPlainError: It is none.
+            NotPlainError: The value is not plain.
         """
         kind = type(value)
         if value is None or kind in (bool, int, str):
@@ -70,7 +70,7 @@ class Encoder:
 
     def _collection(self, value: Any, key: str) -> Any:
         if id(value) in self._inside:
-            raise NotPlainError("it holds itself")
+            raise NotPlainError("it contains itself")
         self._inside.add(id(value))
         try:
             if isinstance(value, dict):
@@ -90,17 +90,20 @@ class Encoder:
         if value.dtype.kind in _STORABLE and value.dtype.isnative and value.dtype.itemsize <= 8:
             self.arrays[key] = np.array(value, order="C", copy=True) if self._copies else np.asarray(value, order="C")
             return {"array": key}
-        # A dtype from outside of NumPy, such as bfloat16, has no code of its own, only a name.
+        # A dtype that NumPy does not define, such as bfloat16, has only a name.
         dtype = value.dtype.name if value.dtype.kind == "V" else value.dtype.str
         return {"raw": [dtype, list(value.shape), base64.b64encode(value.tobytes()).decode()]}
 
 
 def decode(data: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The value that was encoded.
+    """Decodes a value.
 
     Args:
-        data: What `Encoder.encode` returned, also after a way through a JSON file.
-        arrays: The arrays that it collected.
+        data: The JSON values that `Encoder.encode` returned.
+        arrays: The arrays that the encoder collected.
+
+    Raises:
+        ValueError: The data was not encoded by `Encoder`.
     """
     if isinstance(data, list):
         return [decode(item, arrays) for item in data]
@@ -132,7 +135,7 @@ def decode(data: Any, arrays: Mapping[str, np.ndarray]) -> Any:
             for number, item in enumerate(items):
                 array[number] = decode(item, arrays)
             return array.reshape(shape)
-    raise ValueError(f"The saved state of a callback is damaged: a value is called {kind!r}, which there is not.")
+    raise ValueError(f"The saved state of a callback is damaged: unknown value type {kind!r}.")
 
 
 def encode_float(value: float) -> Any:
@@ -152,7 +155,7 @@ def decode_float(data: dict[str, Any]) -> Any:
 
 
 def fingerprint(value: Any) -> str:
-    """A text that is the same for the same plain value, and another one for another.
+    """Returns a digest of a plain value; different values have different digests.
 
     Raises:
         NotPlainError: The value is not plain.
@@ -165,10 +168,10 @@ def fingerprint(value: Any) -> str:
 
 
 def _ordered(value: Any) -> Any:
-    """Items of a collection; those of sets in an order that does not depend on the process."""
+    """Items of a collection. Sets are sorted, because their order differs between processes."""
     return value if isinstance(value, (list, tuple)) else sorted(value, key=fingerprint)
 
 
 def _is_eager_tensor(value: Any) -> bool:
-    """A tensor with a value: not a variable, nor what stands for a value in a graph."""
+    """Returns True for a tensor that has a value: not for a variable or a symbolic tensor."""
     return bool(keras.ops.is_tensor(value)) and type(value).__name__ in ("EagerTensor", "ArrayImpl", "Tensor")

@@ -1,7 +1,6 @@
-"""The global random generators of a process, as plain data.
+"""States of the global random generators as plain data: `random`, NumPy's, and PyTorch's if it is imported.
 
-Streams and callbacks that a run is given may draw from them: `random`, NumPy's, and PyTorch's where that is
-loaded. Keras's own generators are variables, and saved with those.
+A user's streams and callbacks may draw from them. Keras's own generators are variables, and are saved with those.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ import numpy as np
 
 from lightkeras.system.tensorflow import tensorflow_left_out
 
-_unseeded: list[int] = []  # the seed that TensorFlow is given if it is imported later
+_unseeded: list[int] = []  # the seed for TensorFlow, if it is imported later
 
 
 def seed(number: int) -> None:
-    """Seeds the global generators, as `keras.utils.set_random_seed` does, but does not import TensorFlow for that.
+    """Seeds the global generators like `keras.utils.set_random_seed`, but does not import TensorFlow.
 
-    It is seeded where it was imported, and otherwise when it is.
+    If TensorFlow is not imported yet, it is seeded when it is.
 
     Args:
         number: The seed, at least 0.
@@ -34,14 +33,14 @@ def seed(number: int) -> None:
 
 
 def seed_late(tensorflow: Any) -> None:
-    """Seeds TensorFlow when it is imported after `seed`."""
+    """Seeds TensorFlow, which was imported after `seed` was called."""
     for number in _unseeded:
         tensorflow.random.set_seed(number)
     _unseeded[:] = []
 
 
 def read() -> dict[str, Any]:
-    """States of the global generators, JSON values."""
+    """Returns the states of the global generators as JSON values."""
     version, words, gauss = random.getstate()
     kind, key, position, has_gauss, cached = np.random.get_state()
     state: dict[str, Any] = {
@@ -55,7 +54,7 @@ def read() -> dict[str, Any]:
 
 
 def write(state: Mapping[str, Any]) -> None:
-    """Sets the global generators to states that `read` gave."""
+    """Restores states that `read` returned."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(_words(words).tolist()), gauss))
     kind, key, position, has_gauss, cached = state["numpy"]

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: noted, and answered by the run where it can."""
+"""SIGTERM and SIGINT as a flag that a run polls."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ _SECOND: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler,
 
 @final
 class StopSignals:
-    """Notes SIGTERM and SIGINT (Ctrl-C) instead of acting on them; a context manager.
+    """Context manager that stores the first SIGTERM or SIGINT (Ctrl-C) in `received` instead of acting on it.
 
-    A second SIGINT raises `KeyboardInterrupt` at once, a second SIGTERM ends the process at once, as they do without
-    this. On exit the handlers are those that were there before. A signal that was ignored before, as a shell lets
-    its background jobs ignore SIGINT, stays ignored. Outside the main thread nothing is noted, and signals act as
-    they did: Python lets only the main thread set handlers.
+    A second SIGINT raises `KeyboardInterrupt`, and a second SIGTERM ends the process, as without this class. On exit
+    the previous handlers are restored. Ignored signals stay ignored; shells ignore SIGINT for background jobs.
+    Outside the main thread this class does nothing, because Python lets only the main thread set handlers.
     """
 
     def __init__(self) -> None:
@@ -31,7 +30,7 @@ class StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number in _SECOND:
                 before = signal.getsignal(number)
-                if before in (signal.SIG_IGN, None):  # None: set by other than Python, and not to be put back by it
+                if before in (signal.SIG_IGN, None):  # None: set by native code, and Python cannot restore it
                     continue
                 self._before[number] = before
                 signal.signal(number, self._note)
@@ -45,23 +44,23 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         found = signal.Signals(number)
         if os.getpid() != self._process:
-            # A forked child, such as a worker that reads data, has these handlers too, but not the run: it does
-            # what it would have done, or whoever ends it would wait for ever.
+            # A forked child, such as a worker that reads data, inherits these handlers but does not run the loop
+            # that polls. It must act on the signal, or the process that ends it would wait forever.
             signal.signal(found, self._before[found])
             os.kill(os.getpid(), found)
             return
-        # Set now and not when the second one comes: Python's handlers wait until native code returns.
+        # Set now, not when the second signal comes: Python's handlers wait until native code returns.
         signal.signal(found, _SECOND[found])
         self.received = self.received or found.name
 
 
 def exit_status(name: str) -> int:
-    """The exit status of a program that a signal ended, as shells give it.
+    """Exit status of a program that a signal ended, as shells define it.
 
     Args:
-        name: Name of the signal, such as `StopSignals.received` gives it.
+        name: Name of the signal, such as `StopSignals.received`.
 
     Returns:
-        128 and its number: 130 for `"SIGINT"`, 143 for `"SIGTERM"`.
+        128 plus the signal's number: 130 for `"SIGINT"`, 143 for `"SIGTERM"`.
     """
     return 128 + signal.Signals[name].value

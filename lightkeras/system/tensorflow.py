@@ -1,4 +1,4 @@
-"""Keras, without what it imports to see whether it is there."""
+"""Keeps Keras from importing TensorFlow just to check whether it is installed, and TensorFlow from taking GPUs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def tensorflow_left_out() -> Iterator[None]:
-    """Tells Keras meanwhile that there is no TensorFlow, unless that was imported already.
+    """Makes Keras treat TensorFlow as not installed, unless it is imported already.
 
-    On other backends Keras imports it, which takes seconds, to seed it and to see whether an object that is saved
-    is one of its own.
+    With other backends Keras imports TensorFlow, which takes seconds, to seed it and to check whether an object that
+    is saved is one of TensorFlow's.
     """
     from keras.src.utils import module_utils
 
@@ -28,12 +28,12 @@ def tensorflow_left_out() -> Iterator[None]:
 
 
 def keep_gpus_free() -> None:
-    """Keeps TensorFlow, where it only reads files, from taking the memory that JAX or PyTorch needs."""
+    """Hides the GPUs from TensorFlow if another backend computes: TensorFlow would take their memory."""
     keras = sys.modules.get("keras")
     if keras is None or keras.backend.backend() == "tensorflow":
         return
     import tensorflow as tf
 
-    # A RuntimeError says that TensorFlow is running already: whoever started it has decided.
+    # A RuntimeError means that TensorFlow has been initialized already.
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], "GPU")

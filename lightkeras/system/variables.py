@@ -10,19 +10,19 @@ import numpy as np
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is damaged, or that belongs to something else."""
+    """A checkpoint that is damaged, or that does not fit the task."""
 
 
 def read_variables(variables: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
-    """Copies of the values of variables, by key."""
+    """Returns copies of the values of variables, by key."""
     return {key: read_variable(variable) for key, variable in variables.items()}
 
 
 def write_variables(variables: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray]) -> None:
-    """Sets variables to values that `read_variables` gave.
+    """Assigns values that `read_variables` returned.
 
     Raises:
-        CheckpointError: A key is missing or too many, or a shape differs. No variable was changed.
+        CheckpointError: The keys or a shape differ. No variable was changed.
     """
     missing, unknown = sorted(set(variables) - set(arrays)), sorted(set(arrays) - set(variables))
     if missing or unknown:
@@ -43,9 +43,9 @@ def write_variables(variables: Mapping[str, keras.Variable], arrays: Mapping[str
 
 
 def read_variable(variable: keras.Variable) -> np.ndarray:
-    if variable.dtype == "bfloat16":  # NumPy 2 cannot read it from TensorFlow; float32 holds all of it
+    if variable.dtype == "bfloat16":  # NumPy 2 cannot read it from TensorFlow; the way through float32 is exact
         return np.array(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))).astype(ml_dtypes.bfloat16)
-    # TensorFlow's variables, unlike its tensors, answer NumPy 2 with a deprecation warning; `copy` gives a tensor.
+    # NumPy 2 warns of TensorFlow's variables, not of its tensors; `copy` returns a tensor.
     array = np.array(keras.ops.convert_to_numpy(keras.ops.copy(variable)))
-    # PyTorch has no uint16 and uint32: Keras holds them in wider integers there.
+    # PyTorch has no uint16 and uint32: Keras stores them in wider integers there.
     return array if array.dtype.name == variable.dtype else array.astype(variable.dtype)

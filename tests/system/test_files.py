@@ -53,7 +53,7 @@ def test_a_failed_write_leaves_a_whole_file_and_no_part(tmp_path, monkeypatch, n
     path = tmp_path / "a"
     path.write_bytes(b"before")
     failing = fail(monkeypatch, name, call)
-    with pytest.raises(OSError, match=r"No space left on device. Nothing that was there before is lost") as caught:
+    with pytest.raises(OSError, match=r"No space left on device. Existing files are unchanged") as caught:
         files.write_bytes(path, b"after")
     assert failing.calls == call
     assert caught.value.errno == errno.ENOSPC

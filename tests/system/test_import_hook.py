@@ -188,7 +188,7 @@ def test_a_backend_that_is_not_installed_is_named_with_its_extra(monkeypatch, na
     monkeypatch.setenv("KERAS_BACKEND", name)
     extra = "" if name == "tensorflow" else f"[{name}]"
     expected = (
-        f"ModuleNotFoundError: Keras is to run on {name!r} (KERAS_BACKEND, or keras.json), which is not installed: "
+        f"ModuleNotFoundError: The Keras backend {name!r} (from KERAS_BACKEND or keras.json) is not installed: "
         f"`pip install 'lightkeras{extra}'`, or set KERAS_BACKEND to one that is: tensorflow, jax or torch."
     )
     done = run(HIDDEN.format(name=name, use="import keras"))
@@ -202,7 +202,7 @@ def test_a_backend_whose_name_is_misspelled_is_said_to_be_none(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "tensorflwo")
     done = run("import lightkeras, keras")
     assert done.stderr.splitlines()[-1] == (
-        "ValueError: Keras is to run on 'tensorflwo' (KERAS_BACKEND, or keras.json), which is no backend of it. "
+        "ValueError: 'tensorflwo' (from KERAS_BACKEND or keras.json) is not a Keras backend. "
         "Did you mean 'tensorflow'? Valid names: jax, tensorflow, torch."
     )
     assert done.stderr.count("Error: ") == 1

@@ -112,7 +112,7 @@ def test_a_full_disk_is_explained_with_the_name_of_the_file():
     logger._file = open("/dev/full", "w")  # noqa: SIM115, `open` wants a new file, and only this one is always full
     logger._names = ("train/loss",)
     logger.log_epoch(1, 1, {"train/loss": 1.0})
-    with pytest.raises(OSError, match=r"could not write /dev/full: No space left on device\. Nothing that was there"):
+    with pytest.raises(OSError, match=r"could not write /dev/full: No space left on device\. Existing files are"):
         logger.flush()
     with pytest.raises(OSError, match=r"could not write /dev/full"):
         logger.close()
