@@ -8,7 +8,7 @@ compiled so that `count` of them run in one call; a stream is a feed opened at a
     trace = engine.trace(step, feed.spec)            # abstractly: names, optimizers, problems
     engine.gradient_sizes(step, engine.open(feed))   # really, on one batch, without the updates
     program = engine.program(step, trace.names)
-    stream = engine.open(feed, epoch=0, step=0)
+    stream = engine.open(feed, epoch=0, step=0, program=program)
     logs = program.run(stream, count=75)             # values of every step: {name: float32 [75]}
 """
 
@@ -29,8 +29,6 @@ from lightkeras.data.structure import Structure
 
 Tensor = Any
 Step = Callable[[Structure], Mapping[str, Tensor]]
-Ahead = tuple[tuple[Callable[[Tensor], Structure], int], ...]
-"""Functions that can be computed in the input pipeline, and the positions of their inputs in a batch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +53,11 @@ class Trace:
     Args:
         names: Names that the step logs, in order.
         updates: Its `minimize` calls, in order.
-        ahead: What can be computed in the input pipeline.
         variables: Variables that the step reads or writes, the backend's own or Keras's; they have `assign`.
     """
 
     names: tuple[str, ...]
     updates: tuple[Update, ...]
-    ahead: Ahead = ()
     variables: tuple[Any, ...] = ()
 
     def optimizers(self) -> list[tuple[keras.optimizers.Optimizer, list[keras.Variable]]]:
@@ -230,8 +226,8 @@ class Engine(abc.ABC):
         epoch: int = 0,
         step: int = 0,
         seed: int = 0,
-        ahead: Ahead = (),
         state: bytes | None = None,
+        program: Program | None = None,
     ) -> Stream:
         """Opens a feed at a position. Data that lives in memory is put on the device once.
 
@@ -242,8 +238,9 @@ class Engine(abc.ABC):
             epoch: Epoch, from 0.
             step: First batch, from 0, inside the epoch.
             seed: Seed of the run, for the order of the examples.
-            ahead: What to compute ahead for the step that will read it, as its trace found it.
-            state: What `Stream.state` gave at this position; `None` if there is none.
+            state: What `Stream.state` returned at this position; `None` if there is none.
+            program: The program that will read the stream: what its step can leave to the input pipeline
+                (`lightkeras.data.precompute`) is computed there. `None` reads plain batches, which suit any reader.
 
         Raises:
             ValueError: The stream gives other batches than those it gave before.
@@ -251,24 +248,26 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def open_batch(
-        self, batch: Structure, ahead: Ahead = (), shapes: Sequence[Sequence[int | None]] | None = None
+        self,
+        batch: Structure,
+        shapes: Sequence[Sequence[int | None]] | None = None,
+        program: Program | None = None,
     ) -> Stream:
         """A stream of one batch that is at hand: a program gives the same numbers for it as inside its feed.
 
         Args:
             batch: NumPy arrays, as `Stream.next_batch` gave them.
-            ahead: What to compute ahead for the step that will read it.
-            shapes: What `Stream.shapes` of the batch's own stream gave.
+            shapes: What `Stream.shapes` of the batch's own stream returned.
+            program: See `open`.
         """
 
     @abc.abstractmethod
-    def program(self, step: Step, names: Sequence[str], ahead: Ahead = ()) -> Program:
-        """Compiles a step.
+    def program(self, step: Step, names: Sequence[str]) -> Program:
+        """Compiles a step as it was traced last.
 
         Args:
             step: Function from one batch to its logs.
             names: Names that the step logs, as its trace found them.
-            ahead: What its streams were opened with.
         """
 
     @abc.abstractmethod

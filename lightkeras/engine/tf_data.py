@@ -6,9 +6,9 @@ import contextlib
 import functools
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import safetensors.numpy
@@ -16,10 +16,12 @@ import tensorflow as tf
 
 from lightkeras.data.feed import Feed, StreamFeed
 from lightkeras.data.structure import Structure, flatten, map_structure
-from lightkeras.engine.base import Ahead, Stream
+from lightkeras.engine.base import Stream
 
 AUTO = tf.data.AUTOTUNE
 
+Ahead = tuple[tuple[Callable[[Any], Structure], int], ...]
+"""Functions that are computed in the input pipeline, and the positions of their inputs in a batch."""
 
 _ITERATOR = "iterator"  # name of a saved iterator's files
 
@@ -30,13 +32,16 @@ class IteratorStream(Stream):
     Args:
         dataset: The dataset of batches, or of pairs of a batch's arrays and what was computed ahead.
         structure: Form of a batch in the second case, else `None`.
+        ahead: What was computed ahead.
         reread: See `Stream`.
     """
 
-    def __init__(self, dataset: tf.data.Dataset, structure: Structure = None, reread: int = 0) -> None:
+    def __init__(
+        self, dataset: tf.data.Dataset, structure: Structure = None, ahead: Ahead = (), reread: int = 0
+    ) -> None:
         super().__init__(reread)
         self.iterator = iter(dataset)
-        self.structure = structure
+        self.structure, self.ahead = structure, ahead
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
@@ -94,17 +99,18 @@ class Datasets:
             for _ in range(count):
                 iter(feed.dataset)
 
-    def open(self, feed: StreamFeed, epoch: int, step: int, ahead: Ahead, state: bytes | None) -> DatasetStream:
+    def open(self, feed: StreamFeed, epoch: int, step: int, state: bytes | None, ahead: Ahead = ()) -> DatasetStream:
         """See `Engine.open`."""
         restores = state is not None
         dataset = feed.dataset if restores or not step else feed.dataset.skip(step)
-        stream = DatasetStream(staged(dataset, feed, ahead), feed.spec if ahead else None, 0 if restores else step)
+        structure = feed.spec if ahead else None
+        stream = DatasetStream(staged(dataset, feed, ahead), structure, ahead, 0 if restores else step)
         if state is not None:
             # Restoring an iterator also sets the generator of the orders to come, and not always right: near the
             # end of an epoch one order is lost. So the beginning of the next epoch is kept from before.
             if feed not in self._following:  # the first one: later ones begin where that may have led
                 drawn = self._drawn.get(feed) == epoch  # in a step back inside an epoch; not in a resume
-                next_epoch = stream if drawn else DatasetStream(staged(feed.dataset, feed, ahead), stream.structure)
+                next_epoch = stream if drawn else DatasetStream(staged(feed.dataset, feed, ahead), structure, ahead)
                 if (kept := next_epoch.state()) is not None:
                     self._following[feed] = kept
             stream.restore(state)

@@ -148,13 +148,11 @@ def trace_anew(
         TaskError: Nothing learns any more, or the steps log other names.
     """
     trace = preflight.trace_train(task, engine, train_stepper.feed)
-    program = engine.program(task.run_train_step, trace.names, trace.ahead)
-    train_stepper.take(program, trace.ahead, cause)
+    train_stepper.take(engine.program(task.run_train_step, trace.names), cause)
     found = preflight.epoch_names(task, trace, "train")
     if validation_stepper is not None:
         evaluation = preflight.trace_evaluate(task, engine, validation_stepper.feed)
-        program = engine.program(task.run_evaluate_step, evaluation.names, evaluation.ahead)
-        validation_stepper.take(program, evaluation.ahead, cause)
+        validation_stepper.take(engine.program(task.run_evaluate_step, evaluation.names), cause)
         found += preflight.epoch_names(task, evaluation, "val")
     if set(found) != set(names):
         raise TaskError(

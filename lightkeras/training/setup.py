@@ -313,7 +313,7 @@ def _drawing(settings: Settings, task: Task, engine: Engine, train: Feed, valida
 
 def pass_over(feed: Feed, task: Task, engine: Engine, step: Step, trace: Trace, limit: int | None) -> Stepper:
     """A compiled step over a split."""
-    return Stepper(task, engine, feed, engine.program(step, trace.names, trace.ahead), trace.ahead, limit)
+    return Stepper(task, engine, feed, engine.program(step, trace.names), limit)
 
 
 def _facts(task: Task, data: DataModule | None, train: Feed) -> dict[str, Any]:

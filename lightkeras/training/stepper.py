@@ -12,7 +12,7 @@ import numpy as np
 
 from lightkeras.data import Feed
 from lightkeras.engine import make_engine
-from lightkeras.engine.base import Ahead, Engine, Program, StepLogs, Stream
+from lightkeras.engine.base import Engine, Program, StepLogs, Stream
 from lightkeras.system import heartbeat
 from lightkeras.system.variables import read_variables, write_variables
 from lightkeras.task import Task
@@ -61,7 +61,6 @@ class Stepper:
         engine: Its engine.
         feed: The split.
         program: The compiled step.
-        ahead: What the program wants computed ahead.
         limit: Most batches of an epoch that are used; `None` for all of them.
     """
 
@@ -71,10 +70,9 @@ class Stepper:
         engine: Engine,
         feed: Feed,
         program: Program,
-        ahead: Ahead = (),
         limit: int | None = None,
     ) -> None:
-        self._task, self._engine, self._ahead, self._limit = task, engine, ahead, limit
+        self._task, self._engine, self._limit = task, engine, limit
         self.feed, self.program = feed, program
         self.examples = 0
         self.seconds = 0.0
@@ -91,15 +89,14 @@ class Stepper:
         known = [steps for steps in (self.feed.steps, self._limit) if steps is not None]
         return min(known, default=None)
 
-    def take(self, program: Program, ahead: Ahead, cause: str) -> None:
+    def take(self, program: Program, cause: str) -> None:
         """Goes on with another program of the step, from the next stream on.
 
         Args:
             program: The compiled step.
-            ahead: What it wants computed ahead.
             cause: Why, for the list of what was compiled.
         """
-        self.program, self._ahead, self._cause = program, ahead, cause
+        self.program, self._cause = program, cause
         self._noted, self._compiled_for = 0, set()
 
     def reset(self) -> None:
@@ -111,7 +108,7 @@ class Stepper:
     def begin(self, epoch: int, seed: int) -> Stream:
         """Starts over: means and metrics are empty, the feed is at the start of the epoch."""
         self.reset()
-        return self._engine.open(self.feed, epoch, 0, seed, self._ahead)
+        return self._engine.open(self.feed, epoch, 0, seed, program=self.program)
 
     def state(self) -> dict[str, Any]:
         """The means so far as JSON values; the metrics are variables of the task."""
@@ -128,7 +125,7 @@ class Stepper:
             state: What the stream's `state` gave.
         """
         self.examples, self._sums = means["examples"], dict(means["sums"])
-        return self._engine.open(self.feed, epoch, step, seed, self._ahead, state)
+        return self._engine.open(self.feed, epoch, step, seed, state, self.program)
 
     def skip_epochs(self, count: int) -> None:
         """Brings the feed to where it is after so many passes."""
@@ -169,7 +166,7 @@ class Stepper:
             feed: Where its batch comes from, in the form of the split; `None` is the split itself.
             step: Which batch, from 0.
         """
-        stream = self._engine.open(self.feed if feed is None else feed, step=step, ahead=self._ahead)
+        stream = self._engine.open(self.feed if feed is None else feed, step=step, program=self.program)
         began = time.perf_counter()
         logs = self.program.run(stream, 1)
         self._note_compiled(time.perf_counter() - began)

@@ -51,7 +51,7 @@ def learn(task, feed, count=8, epochs=1, seed=0):
     engine, _trace, program = prepared(task, feed, seed)
     parts = []
     for epoch in range(epochs):
-        stream = engine.open(feed, epoch, seed=seed)
+        stream = engine.open(feed, epoch, seed=seed, program=program)
         while (logs := program.run(stream, count)).steps:
             assert logs.steps <= count
             parts.append(logs)

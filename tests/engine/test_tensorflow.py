@@ -28,6 +28,7 @@ from keras import layers, ops
 
 from lightkeras.data.arrays import as_feed
 from lightkeras.data.feed import ArrayFeed
+from lightkeras.data.precompute import compute_ahead, is_active
 from lightkeras.engine import make_engine
 from lightkeras.engine.base import Seen
 from lightkeras.engine.tensorflow import TensorFlowEngine
@@ -193,9 +194,9 @@ def test_batches_of_many_shapes_are_compiled_for_once():
             return super().loss(batch, training)
 
     task = Counted()
-    engine, trace, program = prepared(task, feed := as_feed(dataset))
+    engine, _trace, program = prepared(task, feed := as_feed(dataset))
     traces.clear()
-    stream = engine.open(feed, ahead=trace.ahead)
+    stream = engine.open(feed)
     assert [program.run(stream, 7).steps for _ in range(3)] == [7, 7, 6]
     assert program.forms == ["float32(None, None)"]
     assert {tuple(shape) for shape in traces} == {(None, None)}
@@ -209,6 +210,87 @@ def test_an_error_in_a_stream_comes_out_with_its_message():
 
     with pytest.raises(RuntimeError, match=r"^the disk is on fire$"):
         learn(Line(), as_feed(broken))
+
+
+# ---------------------------------------------------------------------- work in the input pipeline
+
+TEXTS = {"text": np.array(["a", "ab", "abc"]), "label": np.int32([[2], [4], [6]])}
+TEXT_FEEDS = {
+    "arrays": lambda: ArrayFeed(TEXTS, 2),
+    "tf.data": lambda: as_feed(tf.data.Dataset.from_tensor_slices(TEXTS).batch(2)),
+    "generator": lambda: as_feed(
+        lambda: ({name: a[start : start + 2] for name, a in TEXTS.items()} for start in (0, 2))
+    ),
+}
+
+
+class Lengths(Line):
+    """The line through the lengths of texts, which the step leaves to the input pipeline."""
+
+    def build(self):
+        super().build()
+        self.lengths, self.calls = lengths_noted(calls := []), calls
+
+    def loss(self, batch, training):
+        return super().loss((compute_ahead(self.lengths, batch["text"]), batch["label"]), training)
+
+
+def lengths_noted(calls):
+    def lengths(text):
+        calls.append("step" if is_active() else "pipeline")
+        return tf.cast(tf.strings.length(text), tf.float32)[:, None]
+
+    return lengths
+
+
+def losses(program, stream):
+    parts = []
+    while (logs := program.run(stream, 5)).steps:
+        parts += logs.values["loss"].tolist()
+    return parts
+
+
+@pytest.mark.parametrize("kind", TEXT_FEEDS)
+def test_a_stream_opened_for_a_program_computes_what_its_step_leaves_to_the_pipeline(kind):
+    task, feed = Lengths(), TEXT_FEEDS[kind]()
+    engine, _trace, program = prepared(task, feed)
+    task.calls.clear()
+    stream = engine.open(feed, program=program)
+    assert stream.next_batch()["text"].tolist() == [b"a", b"ab"]
+    assert losses(program, engine.open(feed, program=program)) == LINE_LOSSES
+    assert set(task.calls) == {"pipeline"}
+    task.calls.clear()
+    task.model.set_weights([np.float32([[1.0]])])
+    stream = engine.open(feed)  # plain batches suit the program too: it computes in the step
+    assert task.calls == []
+    assert losses(program, stream) == LINE_LOSSES
+    assert task.calls
+
+
+def test_a_program_keeps_its_work_in_the_pipeline_when_its_step_is_traced_again():
+    task, feed = Lengths(), TEXT_FEEDS["arrays"]()
+    engine, _trace, first = prepared(task, feed)
+    before = task.lengths
+    task.lengths = lengths_noted(calls := [])
+    engine.trace(task.run_train_step, feed.spec)
+    second = engine.program(task.run_train_step, ["largest", "loss"])
+    assert [program.ahead for program in (first, second)] == [((before, 0),), ((task.lengths, 0),)]
+    calls.clear()
+    assert losses(second, engine.open(feed, program=second)) == LINE_LOSSES
+    assert set(calls) == {"pipeline"}
+    task.lengths = lambda text: ops.ones((ops.shape(text)[0], 1))  # not one that may be left to the pipeline
+    task.loss = lambda batch, training: Line.loss(task, (task.lengths(batch["text"]), batch["label"]), training)
+    engine.trace(task.run_train_step, feed.spec)
+    assert engine.program(task.run_train_step, ["largest", "loss"]).ahead == ()
+
+
+def test_a_batch_at_hand_is_given_with_what_its_program_leaves_to_the_pipeline():
+    task, feed = Lengths(), TEXT_FEEDS["arrays"]()
+    engine, _trace, program = prepared(task, feed)
+    task.calls.clear()
+    batch = {"text": np.array(["a", "ab"]), "label": np.int32([[2], [4]])}
+    assert losses(program, engine.open_batch(batch, program=program)) == LINE_LOSSES[:1]
+    assert set(task.calls) == {"pipeline"}
 
 
 # ---------------------------------------------------------------------- predictions
@@ -294,7 +376,7 @@ def test_a_batch_at_hand_gives_what_it_gives_inside_its_feed_to_the_bit(kind):
     np.testing.assert_array_equal(batch[0], arrays[0][:33])
     for variable, value in zip(variables, before, strict=True):
         variable.assign(value)
-    found = program.run(engine.open_batch(batch, (), shapes), 1)
+    found = program.run(engine.open_batch(batch, shapes), 1)
     assert found.values["loss"].tobytes() == logs.values["loss"].tobytes()
     assert_same(weights(task), after)
     assert shapes == {

@@ -244,7 +244,7 @@ def test_a_batch_at_hand_gives_what_it_gives_inside_its_feed_to_the_bit(kind):
     np.testing.assert_array_equal(batch[0], arrays[0][:33])
     for variable, value in zip(variables, before, strict=True):
         variable.assign(value)
-    found = program.run(engine.open_batch(batch, (), shapes), 1)
+    found = program.run(engine.open_batch(batch, shapes), 1)
     assert found.values["loss"].tobytes() == logs.values["loss"].tobytes()
     assert_same(weights(task), after)
     assert shapes is None

@@ -36,9 +36,7 @@ def make_fit(run_dir, **settings):
     engine, feed = bound_engine(task), task.data.train()
     trace = trace_train(task, engine, feed)
     optimizers = trace.optimizers()
-    train_stepper = Stepper(
-        task, engine, feed, engine.program(task.run_train_step, trace.names, trace.ahead), trace.ahead
-    )
+    train_stepper = Stepper(task, engine, feed, engine.program(task.run_train_step, trace.names))
     given = {
         "task": task,
         "train_stepper": train_stepper,

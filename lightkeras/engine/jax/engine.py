@@ -18,7 +18,6 @@ from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.base import (
-    Ahead,
     Engine,
     Predictor,
     Program,
@@ -103,7 +102,7 @@ class JaxEngine(Engine):
         self._traces[step] = (form(batch), traced)
         if notes.updates:
             self._measure = _Measure(step, batch, traced, notes)
-        return Trace(notes.names, tuple(notes.updates), (), traced.variables)
+        return Trace(notes.names, tuple(notes.updates), traced.variables)
 
     def gradient_sizes(self, step: Step, stream: Stream) -> list[tuple[keras.Variable, float]]:
         measure = self._measure
@@ -186,10 +185,9 @@ class JaxEngine(Engine):
         epoch: int = 0,
         step: int = 0,
         seed: int = 0,
-        ahead: Ahead = (),
         state: bytes | None = None,
+        program: Program | None = None,
     ) -> Stream:
-        _check_nothing_ahead(ahead)
         if isinstance(feed, ArrayFeed):
             if holds_bags(feed.arrays):
                 return MadeAheadStream(padded_batches(feed, epoch, step, seed))
@@ -200,13 +198,15 @@ class JaxEngine(Engine):
             reading = StreamReader(feed, epoch, step, state)
             return MadeAheadStream(reading.batches(), reading, step)
         # Read when it is asked for: its state is that of the iterator. `tf.data` makes batches ahead by itself.
-        dataset = self._of_datasets().open(feed, epoch, step, (), state)
+        dataset = self._of_datasets().open(feed, epoch, step, state)
         return PulledStream(dataset.next_batch, dataset.state, dataset.reread)
 
     def open_batch(
-        self, batch: Structure, ahead: Ahead = (), shapes: Sequence[Sequence[int | None]] | None = None
+        self,
+        batch: Structure,
+        shapes: Sequence[Sequence[int | None]] | None = None,
+        program: Program | None = None,
     ) -> Stream:
-        _check_nothing_ahead(ahead)
         batches = iter([batch])
         return PulledStream(lambda: next(batches, None), lambda: None)
 
@@ -225,8 +225,7 @@ class JaxEngine(Engine):
 
     # ------------------------------------------------------------------ programs
 
-    def program(self, step: Step, names: Sequence[str], ahead: Ahead = ()) -> Program:
-        _check_nothing_ahead(ahead)
+    def program(self, step: Step, names: Sequence[str]) -> Program:
         traces = dict([self._traces.pop(step)] if step in self._traces else [])
 
         def trace(batch: Structure) -> Traced:
@@ -337,11 +336,3 @@ def _checked(loss: Any) -> Tensor:
     if loss.ndim != 0:
         raise ValueError(f"minimize: the loss has shape {loss.shape}; expected a scalar. Take its mean over the batch.")
     return loss
-
-
-def _check_nothing_ahead(ahead: Ahead) -> None:
-    if ahead:
-        raise ValueError(
-            f"The JAX engine computes nothing ahead in the input pipeline, but was given {len(ahead)} functions: "
-            "expected the `ahead` that its own trace found, which is empty."
-        )

@@ -16,7 +16,7 @@ from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.data.precompute import RecordingScope
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
-from lightkeras.engine.base import Ahead, Engine, Predictor, Program, Seen, Step, Stream, Tensor, Trace, Update
+from lightkeras.engine.base import Engine, Predictor, Program, Seen, Step, Stream, Tensor, Trace, Update
 from lightkeras.engine.layer_calls import calls_seen, seen_as
 from lightkeras.engine.streams import ArrayStream
 from lightkeras.engine.tensorflow.finite import finite_checks, largest, numbers
@@ -30,7 +30,7 @@ from lightkeras.engine.tensorflow.streams import (
     on_device,
     tensor_spec,
 )
-from lightkeras.engine.tf_data import AUTO, Datasets, computed_ahead, staged
+from lightkeras.engine.tf_data import AUTO, Ahead, Datasets, computed_ahead, staged
 
 
 @dataclasses.dataclass
@@ -73,6 +73,7 @@ class TensorFlowEngine(Engine):
         self._tracing: _Tracing | None = None  # while a step is traced, else None
         self._learning: _Traced | None = None  # the step that was traced last of those that minimize
         self._evaluating: _Traced | None = None  # and of the others
+        self._ahead: dict[Step, Ahead] = {}  # what traced steps leave to the input pipeline; those that do
         self._stages: weakref.WeakKeyDictionary[Feed, dict[Ahead, Callable[[Tensor], Structure]]]
         self._stages = weakref.WeakKeyDictionary()
         self._datasets = Datasets()
@@ -94,7 +95,10 @@ class TensorFlowEngine(Engine):
         if found is None or made:  # it was not whole: something was built meanwhile
             self._run_abstractly(step, spec, building=True)
             found = self._run_abstractly(step, spec, building=False)
-        trace, traced = found
+        trace, traced, ahead = found
+        self._ahead.pop(step, None)
+        if ahead:
+            self._ahead[step] = ahead
         if trace.updates:
             self._learning = traced
         else:
@@ -124,23 +128,29 @@ class TensorFlowEngine(Engine):
         epoch: int = 0,
         step: int = 0,
         seed: int = 0,
-        ahead: Ahead = (),
         state: bytes | None = None,
+        program: Program | None = None,
     ) -> Stream:
+        ahead = _ahead_of(program)
         if isinstance(feed, ArrayFeed) and (ahead or feed.holds_bags):
-            return PipelineStream(self._pipeline_of(feed, ahead, epoch, step, seed), feed.spec)
+            return PipelineStream(self._pipeline_of(feed, ahead, epoch, step, seed), feed.spec, ahead)
         if isinstance(feed, ArrayFeed):
             return ArrayStream(feed, self._on_device(feed), epoch, step, seed)
         if not isinstance(feed, StreamFeed):
             raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(feed).__name__}.")
         if feed.dataset is None:
             reading = StreamReader(feed, epoch, step, state)
-            return ReadingStream(staged(generated(reading), feed, ahead), feed.spec if ahead else None, reading, step)
-        return self._datasets.open(feed, epoch, step, ahead, state)
+            dataset = staged(generated(reading), feed, ahead)
+            return ReadingStream(dataset, feed.spec if ahead else None, ahead, reading, step)
+        return self._datasets.open(feed, epoch, step, state, ahead)
 
     def open_batch(
-        self, batch: Structure, ahead: Ahead = (), shapes: Sequence[Sequence[int | None]] | None = None
+        self,
+        batch: Structure,
+        shapes: Sequence[Sequence[int | None]] | None = None,
+        program: Program | None = None,
     ) -> Stream:
+        ahead = _ahead_of(program)
         # As a tuple of leaves: `tf.data` takes a list for an array.
         leaves = tuple(tf.convert_to_tensor(leaf) for _, leaf in flatten(batch))
         known = [leaf.shape for leaf in leaves] if shapes is None else shapes
@@ -151,10 +161,10 @@ class TensorFlowEngine(Engine):
             return computed_ahead(tuple(blurred), ahead)
 
         unconverted = tf.autograph.experimental.do_not_convert(stage)
-        return PipelineStream(tf.data.Dataset.from_tensors(leaves).map(unconverted), batch)
+        return PipelineStream(tf.data.Dataset.from_tensors(leaves).map(unconverted), batch, ahead)
 
-    def program(self, step: Step, names: Sequence[str], ahead: Ahead = ()) -> Program:
-        traced = self._evaluating
+    def program(self, step: Step, names: Sequence[str]) -> Program:
+        traced, ahead = self._evaluating, self._ahead.get(step, ())
         # The trace of a step that learns lacks the updates; one of what is computed ahead has that in it.
         if traced is None or traced.step != step or ahead:
             return TensorFlowProgram(step, names, ahead)
@@ -245,7 +255,7 @@ class TensorFlowEngine(Engine):
             return []
         return [key for key, finite in zip(floats, exact().numpy(), strict=True) if not finite]
 
-    def _run_abstractly(self, step: Step, spec: Structure, building: bool) -> tuple[Trace, _Traced]:
+    def _run_abstractly(self, step: Step, spec: Structure, building: bool) -> tuple[Trace, _Traced, Ahead]:
         names: list[str] = []
         ahead: list[tuple[Callable[[Tensor], Structure], int]] = []
         learned: list[tuple[keras.Variable, ...]] = []
@@ -278,8 +288,8 @@ class TensorFlowEngine(Engine):
             ) from error
         finally:
             self._tracing = None
-        trace = Trace(tuple(names), tuple(tracing.updates), tuple(ahead), tuple(traced.graph.variables))
-        return trace, _Traced(step, tuple(learned), traced)
+        trace = Trace(tuple(names), tuple(tracing.updates), tuple(traced.graph.variables))
+        return trace, _Traced(step, tuple(learned), traced), tuple(ahead)
 
     def _pipeline_of(self, feed: ArrayFeed, ahead: Ahead, epoch: int, step: int, seed: int) -> tf.data.Dataset:
         """Batches of a feed in memory, with what is computed ahead, made by all cores while steps run."""
@@ -299,3 +309,7 @@ class TensorFlowEngine(Engine):
         if feed not in self._resident:
             self._resident[feed] = map_structure(on_device, feed.arrays)
         return self._resident[feed]
+
+
+def _ahead_of(program: Program | None) -> Ahead:
+    return program.ahead if isinstance(program, TensorFlowProgram) else ()

@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from lightkeras.data.precompute import PrecomputedScope
 from lightkeras.data.structure import Structure, flatten, map_structure
-from lightkeras.engine.base import Ahead, Predictor, Program, Step, StepLogs, Stream, Tensor, check_names
+from lightkeras.engine.base import Predictor, Program, Step, StepLogs, Stream, Tensor, check_names
 from lightkeras.engine.streams import ArrayStream
-from lightkeras.engine.tf_data import IteratorStream
+from lightkeras.engine.tf_data import Ahead, IteratorStream
 
 
 class _Fused:
@@ -22,15 +22,13 @@ class _Fused:
 
     Args:
         step: The step.
-        ahead: What is computed ahead of it.
         any_size: Whether batches of arrays that differ only in size have one function. It is a little slower.
     """
 
-    def __init__(self, step: Callable[[Structure], Any], ahead: Ahead = (), any_size: bool = False) -> None:
+    def __init__(self, step: Callable[[Structure], Any], any_size: bool = False) -> None:
         self._step = step
-        self._ahead = ahead
         self._any_size = any_size
-        self._functions: dict[str, Callable[..., tuple[list[Tensor], Tensor]]] = {}
+        self._functions: dict[Any, Callable[..., tuple[list[Tensor], Tensor]]] = {}
         self.forms: list[str] = []
 
     def _outputs(self, batch: Structure) -> Sequence[tf.TensorSpec]:
@@ -53,9 +51,9 @@ class _Fused:
         if isinstance(stream, IteratorStream):
             element = stream.iterator.element_spec
             signature = [tf.data.IteratorSpec(element), tf.TensorSpec([], tf.int32)]
-            batch, _ = self._unpacked(element, stream.structure)
-            loop = functools.partial(self._from_iterator, stream.structure)
-            function = self._function(loop, signature, batch)
+            batch, _ = _unpacked(element, stream.structure, stream.ahead)
+            loop = functools.partial(self._from_iterator, stream.structure, stream.ahead)
+            function = self._function(loop, signature, batch, stream.ahead)
             return functools.partial(_read, stream, function, np.int32(count))
         if not isinstance(stream, ArrayStream):
             raise TypeError(f"Expected a stream that this engine opened, got {type(stream).__name__}.")
@@ -68,8 +66,10 @@ class _Fused:
         signature = [arrays, tf.TensorSpec([None, size], tf.int32)]
         return functools.partial(self._function(self._from_arrays, signature, batch), stream.arrays, indices)
 
-    def _function(self, loop: Callable[..., Any], signature: list[Any], batch: Structure) -> Callable[..., Any]:
-        key = repr(signature)
+    def _function(
+        self, loop: Callable[..., Any], signature: list[Any], batch: Structure, ahead: Ahead = ()
+    ) -> Callable[..., Any]:
+        key = (repr(signature), ahead)
         if key not in self._functions:
             bound = functools.partial(loop, self._outputs(batch))
             self._functions[key] = tf.function(bound, input_signature=signature, autograph=False)
@@ -91,7 +91,12 @@ class _Fused:
         return [self._join(array) for array in written], tf.constant(0.0, tf.float64)
 
     def _from_iterator(
-        self, structure: Structure, outputs: Sequence[tf.TensorSpec], iterator: Iterator[Structure], count: Tensor
+        self,
+        structure: Structure,
+        ahead: Ahead,
+        outputs: Sequence[tf.TensorSpec],
+        iterator: Iterator[Structure],
+        count: Tensor,
     ) -> tuple[list[Tensor], Tensor]:
         def body(i: Tensor, _: Tensor, waited: Tensor, written: list[tf.TensorArray]) -> Any:
             began = tf.timestamp()
@@ -99,7 +104,7 @@ class _Fused:
                 optional = iterator.get_next_as_optional()  # type: ignore[attr-defined]
 
             def step() -> list[tf.TensorArray]:
-                batch, scope = self._unpacked(optional.get_value(), structure)
+                batch, scope = _unpacked(optional.get_value(), structure, ahead)
                 with scope:
                     return _write(written, i, self._columns(batch, self._step(batch)))
 
@@ -117,24 +122,22 @@ class _Fused:
         *_, waited, written = tf.while_loop(lambda i, more, *_: tf.logical_and(i < count, more), body, start)
         return [self._join(array) for array in written], waited
 
-    def _unpacked(
-        self, element: Structure, structure: Structure
-    ) -> tuple[Structure, contextlib.AbstractContextManager[None]]:
-        """The batch of an element, and a scope that provides what was computed ahead with it."""
-        if structure is None:
-            return element, contextlib.nullcontext()
-        leaves, values = element
-        left = iter(leaves)
-        return map_structure(lambda _: next(left), structure), PrecomputedScope(leaves, self._ahead, values).entered()
-
 
 @final
 class TensorFlowProgram(_Fused, Program):
-    """A train or evaluation step, compiled."""
+    """A train or evaluation step, compiled.
+
+    Args:
+        step: The step.
+        names: Names that it logs.
+        ahead: What it leaves to the input pipeline of the streams that are opened for it.
+        any_size: See `_Fused`.
+    """
 
     def __init__(self, step: Step, names: Sequence[str], ahead: Ahead = (), any_size: bool = False) -> None:
-        super().__init__(step, ahead, any_size)
+        super().__init__(step, any_size)
         self._names = tuple(names)
+        self.ahead = ahead
 
     def run(self, stream: Stream, count: int) -> StepLogs:
         call = self._prepare(stream, count)
@@ -181,6 +184,17 @@ class TensorFlowPredictor(_Fused, Predictor):
 
     def _join(self, array: tf.TensorArray) -> Tensor:
         return array.concat()
+
+
+def _unpacked(
+    element: Structure, structure: Structure, ahead: Ahead
+) -> tuple[Structure, contextlib.AbstractContextManager[None]]:
+    """The batch of an element, and a scope that provides what was computed ahead with it."""
+    if structure is None:
+        return element, contextlib.nullcontext()
+    leaves, values = element
+    left = iter(leaves)
+    return map_structure(lambda _: next(left), structure), PrecomputedScope(leaves, ahead, values).entered()
 
 
 def _read(

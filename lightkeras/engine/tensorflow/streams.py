@@ -14,7 +14,7 @@ from lightkeras.data.bags import Bags
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import ArraySpec, Structure, map_structure
 from lightkeras.engine.base import Tensor
-from lightkeras.engine.tf_data import IteratorStream
+from lightkeras.engine.tf_data import Ahead, IteratorStream
 
 
 @final
@@ -29,8 +29,10 @@ class PipelineStream(IteratorStream):
 class ReadingStream(IteratorStream):
     """A stream without a state of its own, fed into a `tf.data.Dataset`."""
 
-    def __init__(self, dataset: tf.data.Dataset, structure: Structure, reading: StreamReader, reread: int) -> None:
-        super().__init__(dataset, structure, reread)
+    def __init__(
+        self, dataset: tf.data.Dataset, structure: Structure, ahead: Ahead, reading: StreamReader, reread: int
+    ) -> None:
+        super().__init__(dataset, structure, ahead, reread)
         self._reading = reading
 
     def state(self) -> bytes | None:

@@ -15,7 +15,7 @@ import torch
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
-from lightkeras.engine.base import Ahead, Engine, Predictor, Program, Seen, Step, Stream, Tensor, Trace, Update
+from lightkeras.engine.base import Engine, Predictor, Program, Seen, Step, Stream, Tensor, Trace, Update
 from lightkeras.engine.layer_calls import calls_seen, seen_as
 from lightkeras.engine.streams import ArrayStream, batches_in_memory, holds_bags
 from lightkeras.engine.torch.dropout import seeded_dropout
@@ -119,10 +119,9 @@ class TorchEngine(Engine):
         epoch: int = 0,
         step: int = 0,
         seed: int = 0,
-        ahead: Ahead = (),
         state: bytes | None = None,
+        program: Program | None = None,
     ) -> Stream:
-        _check_none_ahead(ahead)
         if isinstance(feed, ArrayFeed) and holds_bags(feed.arrays):
             return TensorStream(batches_in_memory(feed, epoch, step, seed))
         if isinstance(feed, ArrayFeed):
@@ -130,18 +129,19 @@ class TorchEngine(Engine):
         if not isinstance(feed, StreamFeed):
             raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(feed).__name__}.")
         if feed.dataset is not None:
-            return self._open_datasets().open(feed, epoch, step, (), state)
+            return self._open_datasets().open(feed, epoch, step, state)
         reading = StreamReader(feed, epoch, step, state)
         return TensorStream(reading.batches(), reading, step)
 
     def open_batch(
-        self, batch: Structure, ahead: Ahead = (), shapes: Sequence[Sequence[int | None]] | None = None
+        self,
+        batch: Structure,
+        shapes: Sequence[Sequence[int | None]] | None = None,
+        program: Program | None = None,
     ) -> Stream:
-        _check_none_ahead(ahead)
         return TensorStream(iter([batch]))  # an eager step knows all sizes, whatever `shapes` says
 
-    def program(self, step: Step, names: Sequence[str], ahead: Ahead = ()) -> Program:
-        _check_none_ahead(ahead)
+    def program(self, step: Step, names: Sequence[str]) -> Program:
         return TorchProgram(step, names, self._running)
 
     def predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
@@ -254,7 +254,7 @@ class TorchEngine(Engine):
                 "The step makes new variables each time it is run, as by `keras.layers.Dense(1)(x)`: they would not "
                 "be learned. Make layers, metrics and seed generators in `build`, as attributes of the task."
             )
-        return Trace(names, tuple(tracing.updates), (), tuple(scope.variables.values()))
+        return Trace(names, tuple(tracing.updates), tuple(scope.variables.values()))
 
     def _on_device(self, feed: ArrayFeed) -> Structure:
         if feed not in self._resident:
@@ -308,10 +308,3 @@ def _followed(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.requires_grad or not tensor.is_floating_point():
         return tensor.view_as(tensor)
     return tensor.detach().requires_grad_(True)
-
-
-def _check_none_ahead(ahead: Ahead) -> None:
-    if ahead:
-        raise ValueError(
-            "The torch engine computes nothing ahead; expected the `ahead` that its trace found, which is ()."
-        )

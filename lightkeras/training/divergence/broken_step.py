@@ -157,13 +157,13 @@ def replay(folder: str | Path, task: Task) -> Replay:
     trace = preflight.trace_train(task, engine, feed)
     if freezing.restore(task, state.get("frozen")):
         trace = preflight.trace_train(task, engine, feed)
-    program = engine.program(task.run_train_step, trace.names, trace.ahead)
+    program = engine.program(task.run_train_step, trace.names)
 
     variables = task.variables()
     # Only validation may have more: what no train step ever reads or changes.
     arrays = {key: array for key, array in saved.arrays.items() if key in variables}
     write_variables(variables, arrays)
-    logs = program.run(engine.open_batch(batch, trace.ahead, state["shapes"]), 1)
+    logs = program.run(engine.open_batch(batch, state["shapes"], program), 1)
     found = {name: float(column[0]) for name, column in logs.values.items()}
     digests = digests_of(variables)
     write_variables(variables, arrays)

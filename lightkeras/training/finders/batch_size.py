@@ -160,9 +160,9 @@ class _Bench:
         Raises:
             ValueError: The batches have another size.
         """
-        feed, ahead, steps = _with_batches_of(self.task, self.feed, size), self.trace.ahead, self.search.steps
-        program = self.engine.program(self.task.run_train_step, self.trace.names, ahead)
-        stream = self.engine.open(feed, 0, 0, self.seed, ahead)
+        feed, steps = _with_batches_of(self.task, self.feed, size), self.search.steps
+        program = self.engine.program(self.task.run_train_step, self.trace.names)
+        stream = self.engine.open(feed, 0, 0, self.seed, program=program)
         logs = program.run(stream, steps)  # compiles
         found, wanted = int(logs.examples[0]) if logs.steps else 0, logs.steps
         if found > size or (found < size and first):
@@ -176,7 +176,7 @@ class _Bench:
         began = time.perf_counter()
         logs = program.run(stream, steps)
         if logs.steps < wanted:  # the rest of an epoch, too short to time
-            stream = self.engine.open(feed, 1, 0, self.seed, ahead)
+            stream = self.engine.open(feed, 1, 0, self.seed, program=program)
             began = time.perf_counter()
             logs = program.run(stream, steps)
         return (time.perf_counter() - began) * size / int(logs.examples.sum())

@@ -255,10 +255,10 @@ def _single_steps(
     task: Task, engine: Engine, trace: Trace, feed: Feed, seed: int
 ) -> Generator[dict[str, float], None, None]:
     """Logs of one train step after the other, from epoch to epoch without end."""
-    program = engine.program(task.run_train_step, trace.names, trace.ahead)
+    program = engine.program(task.run_train_step, trace.names)
     epoch = 0
     while True:
-        stream, found = engine.open(feed, epoch, 0, seed, trace.ahead), False
+        stream, found = engine.open(feed, epoch, 0, seed, program=program), False
         while (logs := program.run(stream, 1)).steps:
             found = True
             yield {name: float(values[0]) for name, values in logs.values.items()}

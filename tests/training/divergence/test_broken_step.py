@@ -102,9 +102,7 @@ def broken_run(task, feed, seed=3):
     task.set_up(seed)
     engine = bound_engine(task)
     trace = trace_train(task, engine, feed)
-    train_stepper = Stepper(
-        task, engine, feed, engine.program(task.run_train_step, trace.names, trace.ahead), trace.ahead
-    )
+    train_stepper = Stepper(task, engine, feed, engine.program(task.run_train_step, trace.names))
     watchdog = Watchdog(task, engine)
     stream = train_stepper.begin(0, seed)
     watchdog.look(Position(0, 0, 0), stream, train_stepper.state(), random_states.read())

@@ -48,9 +48,8 @@ class Run:
         self.task.set_up(self.seed)
         self.engine = bound_engine(self.task)
         trace = trace_train(self.task, self.engine, self.feed)
-        self.ahead = trace.ahead
-        program = self.engine.program(self.task.run_train_step, trace.names, trace.ahead)
-        self.train_stepper = Stepper(self.task, self.engine, self.feed, program, trace.ahead, self.limit)
+        program = self.engine.program(self.task.run_train_step, trace.names)
+        self.train_stepper = Stepper(self.task, self.engine, self.feed, program, self.limit)
         self.watchdog = Watchdog(self.task, self.engine, self.clock)
         self.losses = []
 
@@ -95,7 +94,7 @@ class Run:
         variables = self.task.variables()
         before = read_variables(variables)
         assert all(np.isfinite(array).all() for array in before.values() if array.dtype.kind == "f")
-        stream = self.engine.open_batch(found.batch, self.ahead, found.shapes)
+        stream = self.engine.open_batch(found.batch, found.shapes, self.train_stepper.program)
         logs = self.train_stepper.program.run(stream, 1)
         values = {name: float(column[0]) for name, column in logs.values.items()}
         assert {name: repr(value) for name, value in values.items()} == {n: repr(v) for n, v in found.logs.items()}
