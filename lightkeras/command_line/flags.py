@@ -207,12 +207,15 @@ def _write_null(parser: Parser) -> None:
 
 
 def _hide_groups(parser: Parser) -> None:
-    """Hides `--hp FILE` and the other group flags from the help: `--config` reads them all."""
+    """Hides `--hp FILE` and the other group flags from the help: `--config` reads them all. Titles the groups."""
     for action in parser._actions:
         if action.dest in _GROUPS:
             action.help = jsonargparse.SUPPRESS
+    for name, group in (parser.groups or {}).items():
+        group.title = _TITLES.get(name, group.title)
 
 
+_TITLES = {"hp": "Hyperparameters", "runner": "Runner", "tuner": "Search", "find": "Finder"}
 _GROUPS = {"hp", "runner", "tuner", "find"} | {
     *("runner.limit_batches", "runner.checkpoints", "runner.features"),
     *("tuner.limits", "tuner.pruning", "tuner.chance"),
