@@ -549,9 +549,9 @@ def test_a_run_directory_that_is_taken_is_refused_and_untouched(run_dir):
 
 def test_a_run_directory_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(NotADirectoryError, match=r"file/run cannot be made: .*/file is a file, not a folder"):
+    with pytest.raises(NotADirectoryError, match=r"file/run cannot be created: .*/file is a file, not a folder"):
         runner(tmp_path / "file" / "run").fit(TwoMoons())
-    with pytest.raises(NotADirectoryError, match=r"file is a file; a run directory was expected"):
+    with pytest.raises(NotADirectoryError, match=r"file is a file; expected a directory"):
         runner(tmp_path / "file").fit(TwoMoons())
     assert (tmp_path / "file").read_text() == "precious"
 

@@ -1,15 +1,15 @@
-"""Checkpoints: the run state on disk, atomic and checksummed, without pickle.
+"""Checkpoints: the run state on disk, written atomically, with checksums and without pickle.
 
 checkpoints/
   step-00000450/
     variables.safetensors   every variable of the run state, by its stable key
-    state.json              counters, records, and what each key stands for
-    (more)                  state of the feed, arrays of callbacks, where there are any
+    state.json              counters, records, and the path and dtype of each variable
+    (more)                  state of the feed, arrays of callbacks, if any
     manifest.json           size and BLAKE2 digest of all of these
   best, last                text files that name one of the folders
 
-A folder that is there is never written again: a second save of a step makes `step-00000450-1` beside
-it, so that what `best` and `last` name is whole at every moment.
+An existing folder is never written again: a second save of a step makes `step-00000450-1` beside it, so that `best`
+and `last` name a complete checkpoint at every moment.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")
 
 @dataclasses.dataclass(frozen=True)
 class Captured:
-    """The values of variables at one moment, in the host's memory.
+    """Copies of the values of variables, in host memory.
 
     Args:
-        arrays: The values by key.
+        arrays: Values by key.
         names: Path and dtype of each variable by key.
     """
 
@@ -54,10 +54,10 @@ class Captured:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint, read and verified.
+    """A checkpoint whose checksums were verified.
 
     Args:
-        path: Its folder.
+        path: Folder of the checkpoint.
         arrays: Values of the variables by key.
         state: The rest of the run state.
         extra: Contents of further files by name.
@@ -70,7 +70,7 @@ class Checkpoint:
 
 
 def capture(variables: Mapping[str, keras.Variable]) -> Captured:
-    """Copies of the values of variables, with what each stands for."""
+    """Copies the values of variables, with their paths and dtypes."""
     names = {key: {"path": variable.path, "dtype": str(variable.dtype)} for key, variable in variables.items()}
     return Captured(read_variables(variables), names)
 
@@ -78,17 +78,17 @@ def capture(variables: Mapping[str, keras.Variable]) -> Captured:
 def save(
     path: Path, step: int, captured: Captured, state: Mapping[str, Any], extra: Mapping[str, bytes] | None = None
 ) -> None:
-    """Writes a checkpoint: beside, fsynced, then renamed.
+    """Writes a checkpoint atomically: writes a folder beside it, fsyncs it and renames it.
 
     Args:
-        path: Its folder, which `free_name` gave.
+        path: Folder of the checkpoint, with a name from `free_name`.
         step: Train steps done.
         captured: The variables of the run state.
         state: The rest of the run state, JSON values.
         extra: Contents of further files by name; `None` for none.
 
     Raises:
-        OSError: It could not be written; the checkpoints that were there are untouched.
+        OSError: It could not be written; existing checkpoints are unchanged.
     """
     folder = path.parent
     contents = {
@@ -116,8 +116,8 @@ def load(path: Path) -> Checkpoint:
         path: Folder of the checkpoint.
 
     Raises:
-        FileNotFoundError: There is no such folder.
-        CheckpointError: A file is missing, cut short or changed; the message names it.
+        FileNotFoundError: The folder does not exist.
+        CheckpointError: A file is missing, truncated or changed; the message names it.
     """
     contents = _contents(path)
     state = json.loads(contents.pop(STATE), object_hook=decode_float)
@@ -130,8 +130,8 @@ def verify(path: Path) -> None:
     """Verifies the checksums of a checkpoint.
 
     Raises:
-        FileNotFoundError: There is no such folder.
-        CheckpointError: A file is missing, cut short or changed; the message names it.
+        FileNotFoundError: The folder does not exist.
+        CheckpointError: A file is missing, truncated or changed; the message names it.
     """
     _contents(path)
 
@@ -142,7 +142,7 @@ def _contents(path: Path) -> dict[str, bytes]:
     try:
         manifest = files.read_json(path / MANIFEST)
         if not isinstance(manifest, dict) or not {VARIABLES, STATE} <= set(manifest):
-            raise ValueError(f"{MANIFEST} lists no {VARIABLES} and {STATE}.")
+            raise ValueError(f"{MANIFEST} does not list {VARIABLES} and {STATE}.")
         contents = {name: (path / Path(name).name).read_bytes() for name in manifest}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"The checkpoint {path} is damaged: {error}") from error
@@ -157,34 +157,34 @@ def _contents(path: Path) -> dict[str, bytes]:
 
 
 def point(folder: Path, name: str, path: Path) -> None:
-    """Makes `best` or `last` name a checkpoint."""
+    """Makes `best` or `last` name the checkpoint."""
     files.write_bytes(folder / name, f"{path.name}\n".encode())
 
 
 def find(folder: Path, name: str) -> Path:
-    """The folder of the checkpoint that `best` or `last` names.
+    """Returns the folder of the checkpoint that `best` or `last` names.
 
     Raises:
-        FileNotFoundError: There is no such checkpoint.
-        CheckpointError: The name in the file is not that of a checkpoint.
+        FileNotFoundError: The name does not exist.
+        CheckpointError: The file does not hold the name of a checkpoint.
     """
     target = named(folder, name)
     if target is None:
         there = [entry.name for entry in folder.glob("*") if entry.is_file()] if folder.is_dir() else []
         raise FileNotFoundError(f"There is no checkpoint {name!r} in {folder}. {did_you_mean(name, there)}")
     if not target.startswith("step-") or Path(target).name != target:
-        raise CheckpointError(f"{folder / name} is damaged: it names {target!r}, which is no checkpoint.")
+        raise CheckpointError(f"{folder / name} is damaged: {target!r} is not the name of a checkpoint.")
     return folder / target
 
 
 def named(folder: Path, name: str) -> str | None:
-    """What `best` or `last` holds, whatever that is; `None` if the file is missing."""
+    """Returns the content of `best` or `last`, unchecked; `None` if the file is missing."""
     path = folder / name
     return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None
 
 
 def prune(folder: Path, kept: Iterable[str]) -> None:
-    """Removes all checkpoints but those of the names, and parts that a killed run left."""
+    """Removes all checkpoints except the named ones, and temporary files of a killed run."""
     names = set(kept)
     for path in [*folder.glob("step-*"), *folder.glob(".step-*.part")]:
         if path.name not in names:
@@ -194,27 +194,27 @@ def prune(folder: Path, kept: Iterable[str]) -> None:
 
 
 def free_name(folder: Path, step: int, taken: Container[str] = ()) -> str:
-    """A name for a checkpoint that is neither in the folder nor taken."""
+    """Returns an unused name for a checkpoint of a step."""
     name = f"step-{step:08d}"
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(1)))
     return next(found for found in names if found not in taken and not (folder / found).exists())
 
 
 def newest_first(folder: Path) -> list[Path]:
-    """The checkpoints of a folder: the one that `last` names, then the others from the latest step back."""
+    """Returns the checkpoints of a folder: the one that `last` names, then the others by descending step."""
     last = named(folder, "last")
     paths = [path for path in folder.glob("step-*") if path.is_dir() and _NAME.fullmatch(path.name)]
     return sorted(paths, key=lambda path: (path.name == last, *numbers(path)), reverse=True)
 
 
 def numbers(path: Path) -> tuple[int, int]:
-    """Step of a checkpoint, and the number among those of the same step: their order in time."""
+    """Returns the step of a checkpoint and its number among those of the same step, which is the order of writing."""
     found = _NAME.fullmatch(path.name)
     return (int(found[1]), int(found[2] or 0)) if found else (-1, 0)
 
 
 def _storable(array: np.ndarray) -> np.ndarray:
-    """The array, or its bits as whole numbers where safetensors could not give NumPy the dtype back."""
+    """Returns the array, or its bits as uint16 for bfloat16, which safetensors cannot load into NumPy."""
     return array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array
 
 
@@ -227,10 +227,10 @@ def _entry(content: bytes) -> dict[str, Any]:
 
 
 def round_trip(variable: keras.Variable) -> np.ndarray:
-    """What a variable would be after it was saved and loaded, by way of the bytes of a file.
+    """Returns the value of a variable after encoding and decoding it as in a checkpoint.
 
     Raises:
-        Exception: Whatever the file's format raises for what it cannot hold.
+        Exception: The file format cannot hold the value.
     """
     content = safetensors.numpy.save({"value": _storable(read_variable(variable))})
     return _restored(safetensors.numpy.load(content)["value"], str(variable.dtype))

@@ -1,4 +1,4 @@
-"""The run directory: everything about a run, nothing elsewhere."""
+"""The run directory, which holds all files of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lightkeras.system import files
 @final
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
-    """Names of what is in a run directory, and the few writes that are not a logger's.
+    """Paths in a run directory, and its `config.json` and `result.json`.
 
     Args:
         path: The directory; it need not exist yet.
@@ -41,7 +41,7 @@ class RunDirectory:
 
     @property
     def encoder_file(self) -> Path:
-        """What the encoder learned from the train split."""
+        """State of the encoder that was fitted on the train split."""
         return self.path / "encoder.safetensors"
 
     @property
@@ -50,7 +50,7 @@ class RunDirectory:
 
     @property
     def broken(self) -> Path:
-        """Folder of the steps that broke the run."""
+        """Folder of the broken steps, one bundle each."""
         return self.path / "broken"
 
     @property
@@ -78,52 +78,52 @@ class RunDirectory:
         return self.path / "model.keras"
 
     def create(self, needed_bytes: int) -> None:
-        """Makes the directory, unless it is there.
+        """Creates the directory if it does not exist.
 
         Args:
-            needed_bytes: Room that the run will need at least.
+            needed_bytes: Disk space that the run needs at least.
 
         Raises:
-            NotADirectoryError: There is a file of that name.
-            OSError: It cannot be written to, or there is too little room; nothing was made.
+            NotADirectoryError: The path is a file.
+            OSError: It cannot be written to, or the disk is too full; nothing was created.
         """
         check_directory(self, needed_bytes)
         with files.explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
 
     def check_unused(self) -> None:
-        """Refuses a directory that holds a run, or that belongs to one.
+        """Checks that the directory neither holds a run nor is part of one.
 
         Raises:
-            FileExistsError: It does.
+            FileExistsError: It holds a run or is part of one.
         """
         self.check_not_inside()
         if self.config_file.exists():
             raise FileExistsError(
                 f"{self.path} already holds another run, which would be lost. "
-                "Go on with that one by resume=True (--resume), give another run_dir, or remove it first."
+                "Resume it with resume=True (--resume), give another run_dir, or remove it first."
             )
 
     def check_not_inside(self) -> None:
-        """Refuses a directory that belongs to a run.
+        """Checks that the directory is not part of a run, such as its `checkpoints` folder.
 
         Raises:
-            FileExistsError: It does.
+            FileExistsError: It is.
         """
         path = self.path.absolute()
         parts = ("checkpoints", "figures", "broken", "profile")
         for folder in (path, *path.parents):
             if folder.name in parts and RunDirectory(folder.parent).config_file.exists():
-                raise FileExistsError(f"{self.path} belongs to the run in {folder.parent}. Give another run_dir.")
+                raise FileExistsError(f"{self.path} is part of the run in {folder.parent}. Give another run_dir.")
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         files.write_json(self.config_file, config)
 
     def read_config(self) -> dict[str, Any]:
-        """What the run was started with.
+        """Reads the configuration that the run was started with.
 
         Raises:
-            FileNotFoundError: There is no run in this directory.
+            FileNotFoundError: The directory holds no run.
             ValueError: The file is damaged.
         """
         if not self.config_file.exists():
@@ -136,7 +136,7 @@ class RunDirectory:
         return config
 
     def read_result(self) -> dict[str, Any]:
-        """What is known of the run so far; nothing before its first end.
+        """Reads the results so far; empty before the run has ended once.
 
         Raises:
             ValueError: The file is damaged.
@@ -147,32 +147,32 @@ class RunDirectory:
         return known
 
     def update_result(self, part: Mapping[str, Any]) -> None:
-        """Adds to `result.json`, which always holds all of what is known.
+        """Adds entries to `result.json`.
 
         Raises:
-            ValueError: The file is damaged; it is left as it is.
+            ValueError: The file is damaged; it was not changed.
         """
         files.write_json(self.result_file, {**self.read_result(), **part})
 
 
 def check_directory(directory: RunDirectory, needed_bytes: int) -> None:
-    """Checks that a run can be written to a directory, by writing something there and removing it.
+    """Checks that a run can be written to a directory, by writing a temporary file.
 
     Args:
-        directory: The run directory; it need not exist yet, and then does not afterwards.
-        needed_bytes: Room that the run will need at least.
+        directory: The run directory; it need not exist, and is not created.
+        needed_bytes: Disk space that the run needs at least.
 
     Raises:
-        NotADirectoryError: There is a file of that name, or above it.
-        OSError: It cannot be written to, or there is too little room.
+        NotADirectoryError: The path, or a parent of it, is a file.
+        OSError: It cannot be written to, or the disk is too full.
     """
     path = directory.path
     if os.path.lexists(path) and not path.is_dir():
-        raise NotADirectoryError(f"{path} is a file; a run directory was expected. Give another run_dir.")
+        raise NotADirectoryError(f"{path} is a file; expected a directory. Give another run_dir.")
     folder = next(above for above in (path, *path.absolute().parents) if os.path.lexists(above))
     if not folder.is_dir():
-        raise NotADirectoryError(f"{path} cannot be made: {folder} is a file, not a folder. Give another run_dir.")
-    # Permissions, quotas and read-only file systems show only when something is written.
+        raise NotADirectoryError(f"{path} cannot be created: {folder} is a file, not a folder. Give another run_dir.")
+    # Only a write finds out about permissions, quotas and read-only file systems.
     with files.explained(path), tempfile.NamedTemporaryFile(dir=folder, prefix=".lightkeras.") as file:
         file.write(b"\0")
         file.flush()
@@ -180,17 +180,17 @@ def check_directory(directory: RunDirectory, needed_bytes: int) -> None:
     if free < needed_bytes:
         raise OSError(
             f"{path}: {_megabytes(free)} of disk are free, but the run needs about "
-            f"{_megabytes(needed_bytes)} for checkpoints and the model. Make room or give another run_dir."
+            f"{_megabytes(needed_bytes)} for checkpoints and the model. Free disk space or give another run_dir."
         )
 
 
 def holds_several(directory: RunDirectory) -> bool:
-    """Whether a directory is that of an experiment of several runs."""
+    """Returns True for the directory of an experiment of several runs."""
     return directory.config_file.exists() and "experiment" in directory.read_config()
 
 
 def runs_below(directory: RunDirectory) -> list[Path]:
-    """The run directories of an experiment, in the order in which they were started; searches are left out."""
+    """Returns the run directories of an experiment in the order of their start, without searches."""
     found = []
     for path in directory.path.rglob("config.json"):
         config = RunDirectory(path.parent).read_config() if path.parent != directory.path else {}
@@ -205,17 +205,17 @@ def _between(path: Path, top: Path) -> list[Path]:
 
 
 def run_path(given: str | Path | None, name: str) -> Path:
-    """The directory that was given, or a new name such as `runs/imdb_hub/20261122-101500-ab12`."""
+    """Returns the given directory, or a new path such as `runs/imdb_hub/20261122-101500-ab12`."""
     if given is not None:
         return Path(given)
     return Path("runs") / name / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def find_broken(folder: Path) -> Path:
-    """The bundle of a broken step: the folder itself, or the newest one in a run directory.
+    """Returns the bundle of a broken step: the folder itself, or the newest bundle of a run directory.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: The folder holds no bundle.
         ValueError: A bundle in the run directory is damaged.
     """
     if folder.name.startswith("step-") and (folder / "state.json").is_file():
@@ -223,14 +223,14 @@ def find_broken(folder: Path) -> Path:
     found = [path for path in RunDirectory(folder).broken.glob("step-*") if (path / "state.json").is_file()]
     if not found:
         raise FileNotFoundError(
-            f"There is no broken step in {folder}: expected a run directory with a folder 'broken', or one of the "
-            "folders in that. A run leaves one when a loss or a variable is no longer finite."
+            f"{folder} holds no broken step: expected a run directory with a folder 'broken', or one of the "
+            "folders in it. A run writes one when a loss or a variable becomes NaN or infinite."
         )
     return max(found, key=lambda path: (files.read_json(path / "state.json")["at"], path.name))
 
 
 def snake_case(name: str) -> str:
-    """`ImdbHub` as `imdb_hub`."""
+    """Converts `ImdbHub` to `imdb_hub`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 

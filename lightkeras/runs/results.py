@@ -1,4 +1,4 @@
-"""What a run hands back. All of it is plain data, frozen, and ready for JSON."""
+"""Results of runs and searches: frozen dataclasses of plain data."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class Best:
 
 @dataclasses.dataclass(frozen=True)
 class FitResult:
-    """What happened in a fit.
+    """Result of a fit.
 
     Args:
         run_dir: The run directory.
         epochs: Epochs finished.
         steps: Train steps done.
         stop_reason: Why it stopped, in a sentence.
-        monitor: Name of the monitored value; `None` where nothing was monitored.
-        best: The best epoch; `None` where nothing was monitored.
+        monitor: Name of the monitored value; `None` if no value was monitored.
+        best: The best epoch; `None` if no value was monitored.
         history: Values per epoch, by name: `{"train/loss": (0.5, 0.4), "val/loss": (0.6, 0.5)}`.
         wall_s: Seconds from the call to the return.
         diverged: Whether it stopped on a value that was not finite.
-        interrupted: The signal it stopped for, such as `"SIGTERM"`; `None` if for none.
+        interrupted: The signal that stopped it, such as `"SIGTERM"`; `None` if none did.
         skipped: Steps, from 1, whose batch was skipped because the step was not finite.
     """
 
@@ -80,7 +80,7 @@ class EvalResult:
     Args:
         split: `"validation"` or `"test"`.
         metrics: Values by plain name: `{"loss": 0.35, "accuracy": 0.86}`.
-        examples: Examples that were looked at.
+        examples: Number of examples.
         wall_s: Seconds it took.
     """
 
@@ -98,9 +98,9 @@ class Trial:
     """One trial of a search.
 
     Args:
-        name: Its name, and that of its run directory below `trials/`.
+        name: Name, which is also that of its run directory in `trials/`.
         hparams: All hyperparameters by name.
-        objective: The best value of the objective; `None` where the trial failed.
+        objective: The best value of the objective; `None` if the trial failed.
         status: `"completed"`, `"pruned"` or `"failed"`.
         reason: Why it stopped.
         run_dir: Its run directory.
@@ -122,16 +122,16 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
-    """What happened in a search.
+    """Result of a search.
 
     Args:
         run_dir: The directory of the search.
-        objective: Name of the value that was searched for.
+        objective: Name of the value that was optimized.
         mode: Whether it is better low (`"min"`) or high (`"max"`).
-        trials: All trials, in the order they were decided on.
-        best: The best of those that were completed: by the mean over other seeds, where there are such, else by its
-            own value. `None` where there is none.
-        wall_s: Seconds that the search took, in all attempts that came to an end.
+        trials: All trials, in the order in which they were chosen.
+        best: The best completed trial: by the mean over other seeds if there are any, else by its own value. `None` if
+            none was completed.
+        wall_s: Seconds that the search took, over all its resumes.
         repeats: Values of the objective with other seeds, by the trial's name.
         refit: Run directory of the fit on train and validation together; `None` if there is none.
     """
@@ -147,21 +147,21 @@ class SearchResult:
 
     @property
     def best_dir(self) -> Path:
-        """Run directory of what the search found, ready to test, to predict with and to export."""
+        """Run directory of the best trial or of the refit, ready to test, predict and export."""
         return self.run_dir / "best"
 
 
 @dataclasses.dataclass(frozen=True)
 class LearningRates:
-    """What a learning-rate range test found.
+    """Result of a learning-rate range test.
 
     Args:
         rates: Learning rate of each step, in rising order.
         losses: Loss of each step, before its update; the last may not be finite.
-        smoothed: The losses, averaged over neighbouring steps: what the suggestion is read from.
-        suggestion: The rate at which the loss fell fastest; `None` where it did not fall.
+        smoothed: The losses, averaged over neighbouring steps: the suggestion is computed from them.
+        suggestion: The rate at which the loss fell fastest; `None` if it did not fall.
         reason: Why that is the suggestion, or why there is none, and where the test ended.
-        figure: The curve as a picture; `None` where the runner has no run directory.
+        figure: Path of the figure; `None` if the runner has no run directory.
         wall_s: Seconds from the call to the return.
     """
 
@@ -184,8 +184,8 @@ class BatchSize:
         memory_bytes: Most memory of the host that its steps took on top of what the process held
             before the search. Where `fits` is false because it was not tried, what it would take; `None`
             where the steps ran out of memory.
-        seconds_per_step: Time of one train step; `None` where none was finished.
-        examples_per_second: The same, as examples; `None` where no step was finished.
+        seconds_per_step: Time of one train step; `None` if none was finished.
+        examples_per_second: The same, as examples; `None` if no step was finished.
     """
 
     size: int
@@ -197,11 +197,11 @@ class BatchSize:
 
 @dataclasses.dataclass(frozen=True)
 class BatchSizes:
-    """What a search for the largest batch that fits found.
+    """Result of a search for the largest batch that fits into memory.
 
     Args:
         tried: The sizes, in rising order. The last may be one that does not fit.
-        suggestion: The largest that fits; `None` where none does.
+        suggestion: The largest that fits; `None` if none does.
         reason: Why the search ended there.
         wall_s: Seconds from the call to the return.
     """

@@ -1,4 +1,4 @@
-"""Going on with a run: which checkpoint, and what has changed since it was started."""
+"""Resuming a run: chooses the checkpoint, and compares the configuration with that of the start."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from lightkeras.system.variables import CheckpointError
 
 
 class ChangedRunError(ValueError):
-    """A run that would go on with other data or hyperparameters than it was started with."""
+    """The data, hyperparameters or seed differ from those that the run was started with."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-    """What differs between two configurations of a run, each in words.
+    """Differences between two configurations of a run, one sentence each.
 
     Args:
-        refused: What a run must not go on with, unless told to: it would be another experiment.
-        warned: What may change the numbers.
+        refused: Differences that make it another experiment. Resuming needs `accept_changes`.
+        warned: Differences that may change the numbers.
     """
 
     refused: tuple[str, ...]
@@ -34,7 +34,7 @@ class Changes:
 
     @property
     def lines(self) -> list[str]:
-        """All of them."""
+        """All differences."""
         return [*self.refused, *self.warned]
 
 
@@ -43,17 +43,17 @@ _WARNED = ("backend", "code", "modules", "preflight", "validate_every", "callbac
 
 
 def run_and_checkpoint(path: Path) -> tuple[RunDirectory, Path | None]:
-    """What a path to go on from means: a run directory, and the checkpoint if it is the folder of one."""
+    """Splits a path to resume from into the run directory and the checkpoint; `None` if the path is the directory."""
     is_checkpoint = (path / checkpoint.MANIFEST).is_file()
     return RunDirectory(path.parent.parent if is_checkpoint else path), path if is_checkpoint else None
 
 
 def read_run(directory: RunDirectory) -> dict[str, Any]:
-    """The configuration of a run that is to be gone on with.
+    """Reads the configuration of a run that is to be resumed.
 
     Raises:
-        FileNotFoundError: There is no run in the directory.
-        ValueError: It holds a search, or its configuration is damaged.
+        FileNotFoundError: The directory holds no run.
+        ValueError: It holds a search or an experiment, or its configuration is damaged.
     """
     config = directory.read_config()
     if "search" in config:
@@ -67,18 +67,18 @@ def read_run(directory: RunDirectory) -> dict[str, Any]:
     missing = [name for name in ("task", "hparams", "runner", "data", "seed") if name not in config]
     if missing:
         raise ValueError(
-            f"{directory.config_file} is damaged: {', '.join(missing)} cannot be found in it. "
-            "Put back what it was, or start the run in another directory."
+            f"{directory.config_file} is damaged: {', '.join(missing)} are missing. "
+            "Restore the file, or start the run in another directory."
         )
     return config
 
 
 def compare_configs(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
-    """Compares the configuration that a run was started with and that it would go on with.
+    """Compares the configurations of a run at its start and now.
 
     Args:
-        before: What `config.json` holds.
-        now: The same for the run that would go on.
+        before: Content of `config.json`.
+        now: The configuration now.
     """
 
     def all_of(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -88,36 +88,36 @@ def compare_configs(before: Mapping[str, Any], now: Mapping[str, Any]) -> Change
 
 
 def check_changes(changes: Changes, accepted: bool) -> None:
-    """Warns of what changed, or refuses it.
+    """Warns of changes, and refuses those that make it another experiment.
 
     Raises:
-        ChangedRunError: Data or hyperparameters changed, and that was not accepted.
+        ChangedRunError: There are such changes, and they are not accepted.
     """
     if changes.refused and not accepted:
         raise ChangedRunError(
             f"This is not the run that was started in this directory: {'; '.join(changes.refused)}. "
-            "Use what it was started with, start a run in another directory, or go on all the same with "
+            "Use the settings it was started with, start a run in another directory, or resume it all the same with "
             "accept_changes=True (--accept_changes)."
         )
     for line in changes.lines:
         warnings.warn(
-            f"The run goes on with a change, and may differ from one that never stopped: {line}.", stacklevel=2
+            f"Resuming with a change; the numbers may differ from an uninterrupted run: {line}.", stacklevel=2
         )
 
 
 def choose_checkpoint(directory: RunDirectory, wanted: Path | None = None) -> Checkpoint | None:
-    """The newest checkpoint that is whole. Each that is not is named in a warning.
+    """Returns the newest undamaged checkpoint, and warns of each damaged one.
 
     Args:
         directory: The run directory.
-        wanted: The folder of one checkpoint; `None` for the newest.
+        wanted: Folder of a checkpoint; `None` for the newest.
 
     Returns:
-        The checkpoint, or `None` if none was ever written.
+        The checkpoint; `None` if none was written.
 
     Raises:
-        CheckpointError: There are checkpoints, and all are damaged; or the one wanted is.
-        FileNotFoundError: The one wanted is not there.
+        CheckpointError: All checkpoints are damaged, or the wanted one is.
+        FileNotFoundError: The wanted one does not exist.
     """
     folder = directory.checkpoints
     named = checkpoint.named(folder, "last")
@@ -139,36 +139,36 @@ def choose_checkpoint(directory: RunDirectory, wanted: Path | None = None) -> Ch
             break
     if not whole and problems:
         raise CheckpointError(
-            f"No checkpoint in {folder} is whole: {' '.join(problems)} Start the run in another directory."
+            f"All checkpoints in {folder} are damaged: {' '.join(problems)} Start the run in another directory."
         )
     if not whole:
         return None
-    beside, best_lost, found = min(whole, key=lambda item: item[:2])  # of equal ones the first, which is the newest
+    beside, best_lost, found = min(whole, key=lambda item: item[:2])  # the first of equals is the newest
     problems = [*_damaged_names(folder, found), *problems]
     if beside:
-        problems.append("What is left holds a validation that a run which never stopped does not make.")
+        problems.append("The remaining checkpoint has a validation that an uninterrupted run does not make.")
     if best_lost:
         problems.append("The best weights are lost.")
-    _say_skipped(problems, found)
+    _warn_of_problems(problems, found)
     return found
 
 
 def code_of(task_class: type) -> dict[str, str]:
-    """Digests of the files that define a task's class and its bases, by class name; not of those of lightkeras."""
+    """Returns digests of the source files of a task's class and its bases, by class name, without lightkeras's own."""
     found = {}
     for cls in task_class.__mro__:
         if cls is object or cls.__module__.startswith("lightkeras."):
             continue
         try:
             source = inspect.getsource(inspect.getmodule(cls) or cls)
-        except (OSError, TypeError):  # typed into an interpreter
+        except (OSError, TypeError):  # defined in an interpreter
             continue
         found[cls.__name__] = Digest(source).hex()
     return found
 
 
 def _lost(directory: RunDirectory, found: Checkpoint) -> dict[str, str]:
-    """What is wrong with the checkpoints that one refers to, by their names."""
+    """Returns the errors of the checkpoints that this one refers to, by their names."""
     kept = found.state["kept"]
     problems = {}
     for name in sorted(({kept["best"]} | {name for _, name in kept["top"]}) - {None, found.path.name}):
@@ -180,7 +180,7 @@ def _lost(directory: RunDirectory, found: Checkpoint) -> dict[str, str]:
 
 
 def _without(found: Checkpoint, lost: Mapping[str, str]) -> Checkpoint:
-    """A checkpoint that refers to none of the lost ones. Without the best, which is best is found out anew."""
+    """Removes references to lost checkpoints. If the best is lost, the search for the best epoch starts anew."""
     kept = found.state["kept"]
     top = [item for item in kept["top"] if item[1] not in lost]
     state = {**found.state, "kept": {**kept, "top": top}}
@@ -194,40 +194,40 @@ def _without(found: Checkpoint, lost: Mapping[str, str]) -> Checkpoint:
 
 
 def _damaged_names(folder: Path, found: Checkpoint) -> list[str]:
-    """What is wrong with the files `last` and `best`, which a resume puts back."""
+    """Returns the errors of the files `last` and `best`, which resuming rewrites."""
     there = {path.name for path in checkpoint.newest_first(folder)}
     problems = []
     for name in ["last"] if found.state["kept"]["best"] is None else ["last", "best"]:
         named = checkpoint.named(folder, name)
         if named is None:
-            if len(there) > 1:  # else the run ended while its first checkpoint was saved
+            if len(there) > 1:  # with one, the run was killed while it was written
                 problems.append(f"{folder / name} is missing.")
         elif named not in there:
-            problems.append(f"{folder / name} is damaged: it names {named!r}, which is not there.")
+            problems.append(f"{folder / name} is damaged: it names {named!r}, which does not exist.")
     return problems
 
 
-def _say_skipped(problems: list[str], found: Checkpoint) -> None:
+def _warn_of_problems(problems: list[str], found: Checkpoint) -> None:
     if problems:
-        unique = dict.fromkeys(problems)  # several checkpoints may refer to the same
-        warnings.warn(f"{' '.join(unique)} The run goes on from {found.path}.", stacklevel=3)
+        unique = dict.fromkeys(problems)  # several checkpoints may refer to the same one
+        warnings.warn(f"{' '.join(unique)} Resuming from {found.path}.", stacklevel=3)
 
 
 def _part(config: Mapping[str, Any], name: str) -> Any:
     if name in ("preflight", "validate_every", "callbacks"):
         return config.get("runner", {}).get(name)
-    if name == "encoder":  # where it lies does not matter
+    if name == "encoder":  # its path does not matter
         return config.get(name, {}).get("fingerprint")
     return config.get(name)
 
 
 def config_differences(name: str, before: Any, now: Any) -> list[str]:
-    """How plain data differs, each difference in words.
+    """Returns the differences of plain data, one sentence each.
 
     Args:
-        name: What it is called.
-        before: What it was.
-        now: What it is.
+        name: Name of the data in the sentences.
+        before: The data at the start.
+        now: The data now.
     """
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         keys = dict.fromkeys([*before, *now])
@@ -236,5 +236,5 @@ def config_differences(name: str, before: Any, now: Any) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back: tuples are lists there."""
+    """Converts tuples to lists, as JSON does."""
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

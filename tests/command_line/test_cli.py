@@ -285,7 +285,7 @@ def test_replay_reruns_the_broken_step_and_reports_whether_it_is_the_same(broken
 
 def test_replay_of_a_run_that_did_not_break_ends_with_status_2(folder, capsys):
     assert run("replay", "--run_dir", str(folder)) == 2
-    assert capsys.readouterr().err.startswith(f"error: There is no broken step in {folder}: expected a run directory")
+    assert capsys.readouterr().err.startswith(f"error: {folder} holds no broken step: expected a run directory")
 
 
 # ---------------------------------------------------------------------- settings
@@ -564,13 +564,13 @@ RESUMES: dict[tuple[str, ...], str] = {
     ("--run_dir", "a", "--runner.seed", "4", "--dry_run"): r"^error: This is not the run that .* seed was 3 and is 4\.",
     ("--run_dir", "a", "--runner.monitor", "val/accuracy"): r"monitor\.name was 'val/loss' and is 'val/accuracy'; mon",
     ("--run_dir", "a", "--runner.limit_batches.train", "4"): r"data\.batches was 5 and is 4\.",
-    ("--run_dir", "a/checkpoints"): r"^error: a/checkpoints belongs to the run in .*/a\. Give another run_dir\.\n$",
-    ("--run_dir", "a/figures/new"): r"^error: a/figures/new belongs to the run in ",
+    ("--run_dir", "a/checkpoints"): r"^error: a/checkpoints is part of the run in .*/a\. Give another run_dir\.\n$",
+    ("--run_dir", "a/figures/new"): r"^error: a/figures/new is part of the run in ",
     ("--run_dir", "search"): r"^error: search holds a search, not a run: give one of its runs, such as search/trials/",
     ("--run_dir", "cut"): r"^error: cut/config\.json is damaged: Expecting value",
     ("--run_dir", "list"): r"^error: list/config\.json is damaged: expected an object, got list\.",
-    ("--run_dir", "short"): r"^error: short/config\.json is damaged: hparams, runner, data, seed cannot be found in it",
-    ("--run_dir", "file"): r"^error: file is a file; a run directory was expected",
+    ("--run_dir", "short"): r"^error: short/config\.json is damaged: hparams, runner, data, seed are missing",
+    ("--run_dir", "file"): r"^error: file is a file; expected a directory",
     ("a",): r"unrecognized arguments: a\n'a' is a run directory: give it as --run_dir a\.\n$",
     ("--run_dir", "a", "--runner.max_step", "3"): r"unrecognized arguments: .*\nDid you mean '--runner\.max_steps'\?",
 }
@@ -634,7 +634,7 @@ def test_a_dry_run_finds_that_no_checkpoint_is_whole(begun, capsys):
     for path in begun.glob("checkpoints/step-*/variables.safetensors"):
         path.write_bytes(b"")
     assert run("fit", "--dry_run", "--resume", "--run_dir", "a") == 2
-    assert re.search(r"^error: No checkpoint in a/checkpoints is whole: ", capsys.readouterr().err)
+    assert re.search(r"^error: All checkpoints in a/checkpoints are damaged: ", capsys.readouterr().err)
 
 
 def test_a_value_that_checkpoints_are_to_be_kept_by_must_be_logged(folder, capsys):
@@ -683,7 +683,7 @@ def test_what_a_named_checkpoint_refers_to_may_be_gone(folder):
     first, second = (Path("a/checkpoints", name) for name in ("step-00000010", "step-00000020"))
     assert [name for _, name in checkpoint.load(second).state["kept"]["top"]] == [first.name, second.name]
     shutil.rmtree(first)
-    gone = rf"^There is no checkpoint at {first}\. The run goes on from {second}\.$"
+    gone = rf"^There is no checkpoint at {first}\. Resuming from {second}\.$"
     with pytest.warns(UserWarning, match=gone):
         assert run("fit", "--resume", "--run_dir", str(second)) == 0
     assert run("fit", "--resume", "--run_dir", "a") == 0  # a warning would be an error: nothing is missing any more

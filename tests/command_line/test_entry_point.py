@@ -94,7 +94,7 @@ def test_a_class_whose_file_is_not_recorded_is_named(bundle, capsys):
 
 def test_mistakes_end_with_status_2_and_the_expected_form(bundle, tmp_path, file, capsys):
     for args, expected in {
-        (str(tmp_path),): "error: There is no broken step in",
+        (str(tmp_path),): f"error: {tmp_path} holds no broken step",
         (str(bundle), "--task", "mine.py"): "error: --task 'mine.py': expected FILE.py:ClassName.",
         (str(bundle), "--task", "no.py:Mine"): "no.py does not exist, or is not a file.",
         (str(bundle), "--task", f"{file}:Mien"): "has no task 'Mien'. Did you mean 'Mine'? Valid names: Mine.",

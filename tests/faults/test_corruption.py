@@ -1,4 +1,4 @@
-"""A run whose files were damaged while it stopped goes on from what is whole, and says what is not."""
+"""A run whose files were damaged while it was stopped resumes from an undamaged checkpoint, and warns."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ DAMAGES = {
 @pytest.mark.parametrize("name", small.FILES)
 def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(name, damage, run_dir, whole):
     print(DAMAGES[damage](run_dir / "checkpoints" / LAST / name))
-    expected = rf"{re.escape(str(run_dir / 'checkpoints' / LAST))} is damaged: .*goes on from .*{BEFORE}\."
+    expected = rf"{re.escape(str(run_dir / 'checkpoints' / LAST))} is damaged: .*Resuming from .*{BEFORE}\."
     with pytest.warns(UserWarning, match=expected):
         small.fit(run_dir, resume=True)
     harness.assert_same(whole, harness.end_of(run_dir))
@@ -114,7 +114,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(name
 
 def test_a_run_whose_last_checkpoint_is_gone_goes_on_from_the_one_before(run_dir, whole):
     shutil.rmtree(run_dir / "checkpoints" / LAST)
-    with pytest.warns(UserWarning, match=rf"checkpoints/last .*{LAST}.* goes on from .*{BEFORE}\."):
+    with pytest.warns(UserWarning, match=rf"checkpoints/last .*{LAST}.* Resuming from .*{BEFORE}\."):
         small.fit(run_dir, resume=True)
     harness.assert_same(whole, harness.end_of(run_dir))
 
@@ -123,7 +123,7 @@ def test_a_damaged_best_is_named_and_lost_and_the_weights_are_those_of_a_run_tha
     folder = run_dir / "checkpoints"
     assert files.read_json(folder / LAST / "state.json")["kept"]["best"] == BEFORE
     print(flip_a_region("middle")(folder / BEFORE / "variables.safetensors"))
-    with pytest.warns(UserWarning, match=rf"{BEFORE} is damaged.* The best weights are lost.*goes on from .*{LAST}\."):
+    with pytest.warns(UserWarning, match=rf"{BEFORE} is damaged.* The best weights are lost.*Resuming from .*{LAST}\."):
         small.fit(run_dir, resume=True)
     found = harness.end_of(run_dir)
     assert (found.rows, found.points) == (whole.rows, whole.points)
@@ -136,7 +136,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused_by_the_names_of_all_
     for path in (LAST, BEFORE, BESIDE):
         print(flip_a_bit("middle")(folder / path / "state.json"))
     before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file() and path.name != "config.json"}
-    with pytest.raises(CheckpointError, match=r"No checkpoint in .* is whole: ") as caught:
+    with pytest.raises(CheckpointError, match=r"All checkpoints in .* are damaged: ") as caught:
         small.fit(run_dir, resume=True)
     assert all(f"{folder / name} is damaged" in str(caught.value) for name in (LAST, BEFORE, BESIDE))
     assert {path: path.read_bytes() for path in before} == before
@@ -165,7 +165,7 @@ POINTERS = {
 @pytest.mark.parametrize("name", ["last", "best"])
 def test_a_name_that_is_damaged_is_told_and_put_back(name, content, run_dir, whole):
     (run_dir / "checkpoints" / name).write_bytes(POINTERS[content])
-    with pytest.warns(UserWarning, match=rf"checkpoints/{name} is damaged: it names .*goes on from .*{LAST}\."):
+    with pytest.warns(UserWarning, match=rf"checkpoints/{name} is damaged: it names .*Resuming from .*{LAST}\."):
         small.fit(run_dir, resume=True)
     harness.assert_same(whole, harness.end_of(run_dir))
 
@@ -174,7 +174,7 @@ def test_a_name_that_is_damaged_is_told_and_put_back(name, content, run_dir, who
 def test_a_name_that_is_missing_is_told_and_put_back(names, run_dir, whole):
     for name in names:
         (run_dir / "checkpoints" / name).unlink()
-    with pytest.warns(UserWarning, match=rf"checkpoints/{names[0]} is missing.*goes on from .*{LAST}\.") as caught:
+    with pytest.warns(UserWarning, match=rf"checkpoints/{names[0]} is missing.*Resuming from .*{LAST}\.") as caught:
         small.fit(run_dir, resume=True)
     assert all(any(f"checkpoints/{name} is missing" in str(w.message) for w in caught) for name in names)
     harness.assert_same(whole, harness.end_of(run_dir))

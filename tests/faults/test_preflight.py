@@ -415,7 +415,7 @@ FAULTS = [
         warned=True,
     ),
     # the run directory
-    Fault("a run directory below a file", r"file/run cannot be made: .*file is a file", place="file/run"),
+    Fault("a run directory below a file", r"file/run cannot be created: .*file is a file", place="file/run"),
     Fault("a run directory that cannot be written", r"could not write /proc/", place="/proc/runs/a"),
     Fault(
         "a run directory without room",

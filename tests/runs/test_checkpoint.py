@@ -367,7 +367,7 @@ def test_a_further_file_is_verified_too(tmp_path, two):
 @pytest.mark.parametrize("name", ["../step-1", "step-1/../../secret", "/tmp/step-1", "", "step-/x", "\xff"])
 def test_a_name_that_leads_elsewhere_is_refused(tmp_path, name):
     (tmp_path / "best").write_bytes(name.encode("latin-1"))
-    with pytest.raises(CheckpointError, match=r"best is damaged: it names .*, which is no checkpoint\."):
+    with pytest.raises(CheckpointError, match=r"best is damaged: .* is not the name of a checkpoint\."):
         checkpoint.find(tmp_path, "best")
 
 

@@ -32,7 +32,7 @@ def test_a_folder_with_other_files_in_it_may_become_a_run_directory(directory):
 def test_a_directory_that_holds_another_run_is_refused_and_left_alone(directory):
     directory.create(needed_bytes=0)
     directory.write_config({"task": "A"})
-    with pytest.raises(FileExistsError, match=r"runs/a already holds another run, which would be lost\. Go on"):
+    with pytest.raises(FileExistsError, match=r"runs/a already holds another run, which would be lost\. Resume it"):
         directory.check_unused()
     assert directory.read_config() == {"task": "A"}
 
@@ -40,14 +40,14 @@ def test_a_directory_that_holds_another_run_is_refused_and_left_alone(directory)
 def test_a_file_of_that_name_is_refused(directory):
     directory.path.parent.mkdir()
     directory.path.write_text("")
-    with pytest.raises(NotADirectoryError, match=r"runs/a is a file; a run directory was expected"):
+    with pytest.raises(NotADirectoryError, match=r"runs/a is a file; expected a directory"):
         directory.create(needed_bytes=0)
 
 
 def test_a_directory_below_a_file_is_refused(directory):
     directory.path.parent.write_text("")
     with pytest.raises(
-        NotADirectoryError, match=r"runs/a cannot be made: .*/runs is a file, not a folder\. Give another"
+        NotADirectoryError, match=r"runs/a cannot be created: .*/runs is a file, not a folder\. Give another"
     ):
         directory.create(0)
 
@@ -55,7 +55,7 @@ def test_a_directory_below_a_file_is_refused(directory):
 def test_a_link_to_nothing_is_refused(directory, tmp_path):
     directory.path.parent.mkdir()
     directory.path.symlink_to(tmp_path / "gone")
-    with pytest.raises(NotADirectoryError, match=r"runs/a is a file; a run directory was expected"):
+    with pytest.raises(NotADirectoryError, match=r"runs/a is a file; expected a directory"):
         check_directory(directory, 0)
 
 
@@ -75,7 +75,7 @@ def test_a_check_leaves_nothing_behind(directory, tmp_path):
 
 def test_too_little_room_is_said_in_numbers_and_nothing_is_made(directory, tmp_path):
     needed = shutil.disk_usage(tmp_path).total + 5_000_000
-    expected = re.escape(f"the run needs about {needed / 1e6:,.1f} MB for checkpoints and the model. Make room")
+    expected = re.escape(f"the run needs about {needed / 1e6:,.1f} MB for checkpoints and the model. Free disk space")
     with pytest.raises(OSError, match=r"runs/a: [\d,.]+ MB of disk are free, but " + expected):
         directory.create(needed)
     assert os.listdir(tmp_path) == []
@@ -191,7 +191,7 @@ def test_a_directory_inside_a_part_of_a_run_is_refused(directory, part):
     directory.write_config({"task": "A"})
     inside = RunDirectory(directory.path / part / "deeper")
     with pytest.raises(
-        FileExistsError, match=rf"{part}/deeper belongs to the run in .*runs/a\. Give another run_dir\."
+        FileExistsError, match=rf"{part}/deeper is part of the run in .*runs/a\. Give another run_dir\."
     ):
         inside.check_not_inside()
     RunDirectory(directory.path / "below").check_not_inside()  # where an experiment has its runs

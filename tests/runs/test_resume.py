@@ -96,7 +96,7 @@ def test_all_that_is_refused_is_named_at_once_with_what_to_do():
     changes = compare_configs(BEFORE, changed(seed=2, task="Other", backend="jax"))
     message = (
         r"^This is not the run that was started in this directory: task was 'TwoMoons' and is 'Other'; "
-        r"seed was 0 and is 2\. Use what it was started with, .* accept_changes=True \(--accept_changes\)\.$"
+        r"seed was 0 and is 2\. Use the settings it was started with, .* accept_changes=True \(--accept_changes\)\.$"
     )
     with pytest.raises(ChangedRunError, match=message):
         check_changes(changes, accepted=False)
@@ -104,7 +104,7 @@ def test_all_that_is_refused_is_named_at_once_with_what_to_do():
 
 def test_what_is_accepted_is_warned_of_as_all_else_is():
     changes = compare_configs(BEFORE, changed(seed=2, backend="jax"))
-    with pytest.warns(UserWarning, match="may differ from one that never stopped") as warned:
+    with pytest.warns(UserWarning, match="may differ from an uninterrupted run") as warned:
         check_changes(changes, accepted=True)
     said = [str(warning.message) for warning in warned]
     assert len(said) == 2
@@ -192,7 +192,7 @@ def test_a_damaged_one_is_named_and_the_newest_whole_one_before_it_is_taken(dire
     for step in (3, 10, 100):
         saved(directory, step)
     harm(directory.checkpoints / "step-00000100")
-    message = r"step-00000100 is damaged: state\.json has 2 bytes .* The run goes on from .*step-00000010\.$"
+    message = r"step-00000100 is damaged: state\.json has 2 bytes .* Resuming from .*step-00000010\.$"
     with pytest.warns(UserWarning, match=message):
         assert choose_checkpoint(directory).state["step"] == 10
 
@@ -203,7 +203,7 @@ def test_one_that_refers_to_a_damaged_best_gives_way_to_one_that_does_not(direct
     saved(directory, 3, best="step-00000003")
     saved(directory, 4, best="step-00000003")
     harm(directory.checkpoints / "step-00000003")
-    with pytest.warns(UserWarning, match=r"step-00000003 is damaged.*goes on from .*step-00000002\.$"):
+    with pytest.warns(UserWarning, match=r"step-00000003 is damaged.*Resuming from .*step-00000002\.$"):
         found = choose_checkpoint(directory)
     assert (found.state["step"], found.state["kept"]["best"]) == (2, "step-00000001")
 
@@ -212,7 +212,7 @@ def test_where_every_one_refers_to_a_damaged_best_that_is_lost_and_said(director
     saved(directory, 1, best="step-00000001")
     saved(directory, 2, best="step-00000001")
     harm(directory.checkpoints / "step-00000001")
-    with pytest.warns(UserWarning, match=r"step-00000001 is damaged.*best weights are lost.*goes on from .*000002\.$"):
+    with pytest.warns(UserWarning, match=r"step-00000001 is damaged.*best weights are lost.*Resuming from .*000002\.$"):
         found = choose_checkpoint(directory)
     assert (found.state["best"], found.state["progress"]) == (None, {"mode": "min"})
     assert found.state["kept"] == {"best": None, "top": []}
@@ -223,12 +223,10 @@ def test_what_was_judged_beside_the_run_is_passed_over_unless_it_is_all_there_is
     saved(directory, 7, beside=True, name="step-00000007-1")
     saved(directory, 7)
     harm(directory.checkpoints / "step-00000007")
-    with pytest.warns(UserWarning, match=r"step-00000007 is damaged.*goes on from .*step-00000005\.$"):
+    with pytest.warns(UserWarning, match=r"step-00000007 is damaged.*Resuming from .*step-00000005\.$"):
         assert choose_checkpoint(directory).state["step"] == 5
     harm(directory.checkpoints / "step-00000005")
-    with pytest.warns(
-        UserWarning, match=r"holds a validation that a run which never stopped does not make.*00007-1\.$"
-    ):
+    with pytest.warns(UserWarning, match=r"has a validation that an uninterrupted run does not make.*00007-1\.$"):
         assert choose_checkpoint(directory).path.name == "step-00000007-1"
 
 
@@ -236,7 +234,7 @@ def test_where_all_are_damaged_each_is_named(directory):
     for step in (3, 10):
         harm(saved(directory, step))
     message = (
-        r"No checkpoint in .* is whole: .*step-00000010 is damaged.*step-00000003 is damaged.*another directory\.$"
+        r"All checkpoints in .* are damaged: .*step-00000010 is damaged.*step-00000003 is damaged.*another directory\.$"
     )
     with pytest.raises(CheckpointError, match=message):
         choose_checkpoint(directory)

@@ -506,7 +506,7 @@ def test_another_experiment_is_refused_and_nothing_is_changed_unless_it_is_accep
     with pytest.raises(ChangedRunError, match=f"This is not the run that was started in this directory: .*{what}"):
         runner(begun, **settings).fit(task(), **data, resume=True)
     assert {path: path.read_bytes() for path in begun.rglob("*") if path.is_file()} == before
-    with pytest.warns(UserWarning, match="The run goes on with a change, and may differ") as warned:
+    with pytest.warns(UserWarning, match="Resuming with a change; the numbers may differ") as warned:
         result = runner(begun, **settings).fit(task(), **data, resume=True, accept_changes=True)
     assert any(re.search(what, str(warning.message)) for warning in warned)
     assert result.epochs == 2
@@ -543,7 +543,7 @@ def test_limits_may_change_without_a_word(begun):
         ({}, True, ValueError, r"resume=True, but of which run\? Give its run_dir"),
         ({}, "nowhere", FileNotFoundError, r"nowhere holds no run: there is no config\.json"),
         ({"run_dir": "other"}, "run", ValueError, r"resume='.*run' is not in run_dir='.*other': give one of the two"),
-        ({"run_dir": "run"}, False, FileExistsError, "already holds another run.*Go on with that one by resume=True"),
+        ({"run_dir": "run"}, False, FileExistsError, "already holds another run.*Resume it with resume=True"),
     ],
 )
 def test_what_does_not_say_which_run_is_refused(begun, settings, resume, error, message):
@@ -632,7 +632,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(file, harm
     last = checkpoint.find(folder, "last")
     assert last.name == "step-00000026"
     harm(last / file)
-    with pytest.warns(UserWarning, match=r"step-00000026 is damaged: .* The run goes on from .*step-00000024\."):
+    with pytest.warns(UserWarning, match=r"step-00000026 is damaged: .* Resuming from .*step-00000024\."):
         assert choose_checkpoint(RunDirectory(tmp_path / "run")).state["step"] == 24
 
 
@@ -640,7 +640,7 @@ def test_a_run_that_goes_on_from_an_earlier_checkpoint_ends_as_one_that_never_st
     fit(DAMAGED, tmp_path / "whole")
     shutil.copytree(stopped, tmp_path / "run")
     flipped(checkpoint.find(tmp_path / "run" / "checkpoints", "last") / "variables.safetensors")
-    with pytest.warns(UserWarning, match=r"step-00000026 is damaged.*goes on from .*step-00000024\."):
+    with pytest.warns(UserWarning, match=r"step-00000026 is damaged.*Resuming from .*step-00000024\."):
         fit(DAMAGED, tmp_path / "run")
     assert_same_end(harness.end_of(tmp_path / "run"), harness.end_of(tmp_path / "whole"))
 
@@ -650,7 +650,7 @@ def test_a_damaged_best_is_named_and_lost_and_the_run_goes_on(stopped, tmp_path)
     folder = tmp_path / "run" / "checkpoints"
     best = checkpoint.load(checkpoint.find(folder, "last")).state["kept"]["best"]
     truncated(folder / best / "state.json")
-    with pytest.warns(UserWarning, match=r"is damaged.*The best weights are lost.*goes on from .*step-00000026"):
+    with pytest.warns(UserWarning, match=r"is damaged.*The best weights are lost.*Resuming from .*step-00000026"):
         result, _ = fit(DAMAGED, tmp_path / "run")
     assert result.best.epoch >= 3  # the best of those that came after
     assert best not in [path.name for path in folder.iterdir()]
@@ -662,6 +662,6 @@ def test_where_every_checkpoint_is_damaged_the_run_is_refused_and_kept(stopped, 
     for path in (tmp_path / "run" / "checkpoints").glob("step-*"):
         flipped(path / "state.json")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(CheckpointError, match=r"No checkpoint in .* is whole: .*Start the run in another"):
+    with pytest.raises(CheckpointError, match=r"All checkpoints in .* are damaged: .*Start the run in another"):
         fit(DAMAGED, tmp_path / "run")
     assert sorted(tmp_path.rglob("*")) == before

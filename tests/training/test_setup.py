@@ -126,7 +126,7 @@ def test_accepted_changes_of_a_new_run_are_refused(tmp_path):
     ("config", "message"),
     [
         ({"search": {}}, r"run holds a search, not a run: give one of its runs, such as .*run/trials/0000"),
-        ({"task": "TwoMoons", "runner": {}}, r"config\.json is damaged: hparams, data, seed cannot be found in it"),
+        ({"task": "TwoMoons", "runner": {}}, r"config\.json is damaged: hparams, data, seed are missing"),
     ],
 )
 def test_what_is_no_run_is_not_gone_on_with(config, message, tmp_path):

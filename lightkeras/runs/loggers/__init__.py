@@ -1,4 +1,4 @@
-"""Loggers: where the values of a run are written while it goes on."""
+"""Loggers write the values of a run while it trains."""
 
 from lightkeras.runs.loggers.base import Logger
 from lightkeras.runs.loggers.csv import CsvLogger

@@ -1,4 +1,4 @@
-"""What every logger does."""
+"""The interface of loggers."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from collections.abc import Mapping, Sequence
 
 
 class Logger(abc.ABC):
-    """Writes the values of a run. Steps and epochs are counted from 1: values after that many."""
+    """Writes the values of a run. Steps and epochs are counted from 1."""
 
     @abc.abstractmethod
     def open(self, names: Sequence[str], position: Mapping[str, int] | None = None, step: int = 0) -> None:
-        """Called once, before anything else.
+        """Opens the files; called once, before the other methods.
 
         Args:
             names: Every name that will be logged, such as `train/loss` and `val/accuracy`.
-            position: What `position` gave when the run was saved that goes on now; it may name files of other
-                loggers too. What was written after it is removed, and a file of this logger that it does not
-                name is written anew. `None` begins a run: there is no file yet.
-            step: Train steps done until then, over the whole run.
+            position: What `position` returned when the checkpoint to resume from was saved. It may name files of other
+                loggers. Later content is removed, so that every row and point exists once, and a file of this logger
+                that it does not name is rewritten. `None` starts a run, which has no files yet.
+            step: Train steps done before, over the whole run.
 
         Raises:
-            FileExistsError: There is a file, and no position in it was given.
-            ValueError: The file that is to be gone on with holds values of other names; nothing was changed.
+            FileExistsError: A file exists, and `position` is `None`.
+            ValueError: The file of the run to resume has values of other names; nothing was changed.
         """
 
     @abc.abstractmethod
     def log_steps(self, epoch: int, first_step: int, values: Mapping[str, Sequence[float]]) -> None:
-        """Values of consecutive train steps.
+        """Logs values of consecutive train steps.
 
         Args:
             epoch: The epoch they belong to.
@@ -37,17 +37,17 @@ class Logger(abc.ABC):
 
     @abc.abstractmethod
     def log_validation(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
-        """Values of a validation inside an epoch.
+        """Logs values of a validation inside an epoch.
 
         Args:
-            epoch: The epoch it is inside of.
+            epoch: The epoch.
             step: Train steps done, over the whole run.
             values: The means over the validation split by name, such as `val/loss`.
         """
 
     @abc.abstractmethod
     def log_epoch(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
-        """Values of a finished epoch.
+        """Logs values of a finished epoch.
 
         Args:
             epoch: The epoch.
@@ -57,7 +57,7 @@ class Logger(abc.ABC):
 
     @abc.abstractmethod
     def log_images(self, step: int, images: Mapping[str, bytes]) -> None:
-        """Pictures; a logger that cannot show them leaves them out.
+        """Logs images; loggers of numbers ignore them.
 
         Args:
             step: Train steps done, over the whole run.
@@ -66,11 +66,11 @@ class Logger(abc.ABC):
 
     @abc.abstractmethod
     def flush(self) -> None:
-        """Makes everything so far visible to readers."""
+        """Makes all values so far visible to readers of the files."""
 
     @abc.abstractmethod
     def position(self) -> dict[str, int]:
-        """Makes everything so far visible to readers, and says where it ends.
+        """Flushes, and returns the current sizes of the files.
 
         Returns:
             Sizes in bytes of all files of the run so far, by their names in the run directory.
@@ -78,11 +78,11 @@ class Logger(abc.ABC):
 
     @abc.abstractmethod
     def sync(self) -> None:
-        """Waits until what is visible to readers is on the disk; another thread may go on logging meanwhile."""
+        """Fsyncs the flushed content; another thread may log meanwhile."""
 
     @abc.abstractmethod
     def close(self, failed: bool = False) -> None:
-        """Flushes and lets go of the file.
+        """Flushes and closes the files.
 
         Args:
             failed: Whether the run ended in an error or diverged.

@@ -20,9 +20,9 @@ _COUNTERS = ("kind", "epoch", "step")
 class CsvLogger(Logger):
     """Writes rows of `kind,epoch,step,<names>`; `kind` is `step`, `epoch` or `validation`.
 
-    A step's row holds the values of that step, an epoch's row the means over the epoch, a validation's row those
-    over the validation split inside an epoch. Values not logged are empty. Those of a step have the digits of a
-    float32, the others all that a float64 has.
+    A step's row holds the values of that step, an epoch's row the means over the epoch, a validation's row the means
+    over the validation split inside an epoch. Values that were not logged are empty. Values of steps have the 9 digits
+    of a float32, the others all digits of a float64.
 
     Args:
         path: The file.
@@ -32,7 +32,7 @@ class CsvLogger(Logger):
         self._path = path
         self._names: tuple[str, ...] = ()
         self._file: IO[str] | None = None
-        self._begun = False
+        self._opened_once = False
 
     def open(self, names: Sequence[str], position: Mapping[str, int] | None = None, step: int = 0) -> None:
         header = [*_COUNTERS, *names]
@@ -41,7 +41,7 @@ class CsvLogger(Logger):
         mode = "x" if position is None else "a" if kept else "w"
         with files.explained(self._path):
             self._file = open(self._path, mode, newline="", encoding="utf-8")  # noqa: SIM115
-        self._names, self._begun = tuple(names), True
+        self._names, self._opened_once = tuple(names), True
         if not kept:
             self._write([header])
 
@@ -60,7 +60,7 @@ class CsvLogger(Logger):
         self._write([["epoch", epoch, step, *self._means(values)]])
 
     def log_images(self, step: int, images: Mapping[str, bytes]) -> None:
-        """A table has no place for them."""
+        """The table has no images."""
 
     def flush(self) -> None:
         if self._file is not None:
@@ -73,10 +73,10 @@ class CsvLogger(Logger):
         return {self._path.name: os.fstat(file.fileno()).st_size}
 
     def sync(self) -> None:
-        if self._begun:  # by the name: the thread that logs may close the file meanwhile, or have closed it
+        if self._opened_once:  # by path: the logging thread may close the file meanwhile
             with files.explained(self._path):
                 files.sync(self._path)
-                files.sync(self._path.parent)  # the name of a new file, too
+                files.sync(self._path.parent)  # for the name of a new file
 
     def close(self, failed: bool = False) -> None:
         if self._file is not None:
@@ -86,7 +86,7 @@ class CsvLogger(Logger):
 
     def _opened(self) -> IO[str]:
         if self._file is None:
-            raise RuntimeError("CsvLogger: open(names) comes before the first value.")
+            raise RuntimeError("CsvLogger: open(names) must be called before the first value.")
         return self._file
 
     def _write(self, rows: object) -> None:
@@ -98,14 +98,14 @@ class CsvLogger(Logger):
         return [_float64(values[name]) if name in values else "" for name in self._names]
 
     def _cut(self, header: list[str], expected: int) -> int:
-        """Removes the rows after a position. Returns how many bytes are left: 0 where the file is gone."""
+        """Removes the rows after a position. Returns the remaining bytes; 0 if the file is missing."""
         size = self._path.stat().st_size if self._path.exists() else None
         kept = 0 if size is None else _whole_lines(self._path, expected)
         if kept < expected:
             found = "is missing" if size is None else f"ends at byte {size}" if size < expected else "was changed"
             warnings.warn(
                 f"{self._path} {found}, but the run was saved when it held {expected} bytes: "
-                f"its rows from byte {kept} on are lost. The run goes on.",
+                f"its rows from byte {kept} on are lost. Resuming without them.",
                 stacklevel=3,
             )
         if kept:
@@ -125,23 +125,23 @@ def _check_header(path: Path, expected: list[str]) -> None:
     differs = [f"it has {', '.join(gone)}"] * bool(gone) + [f"it lacks {', '.join(new)}"] * bool(new)
     raise ValueError(
         f"{path} has other columns than this run logs: {' and '.join(differs) or 'the same in another order'}. "
-        "Go on with the task and the data that the run began with, or give another run directory."
+        "Resume with the task and the data that the run was started with, or give another run directory."
     )
 
 
 def _whole_lines(path: Path, limit: int) -> int:
-    """Bytes of the lines that are whole, of those in the first `limit` bytes of a file."""
+    """Returns the size of the complete lines in the first `limit` bytes of a file."""
     with open(path, "rb") as file:
         end = min(limit, os.fstat(file.fileno()).st_size)
         if end == 0:
-            return 0  # nothing cannot be mapped
+            return 0  # an empty file cannot be mapped
         with mmap.mmap(file.fileno(), end, access=mmap.ACCESS_READ) as content:
             return content.rfind(b"\n") + 1
 
 
 def _float32(value: float) -> str:
-    return f"{value:.9g}"  # enough digits to get a float32 back exactly
+    return f"{value:.9g}"  # enough digits to read the same float32 back
 
 
 def _float64(value: float) -> str:
-    return repr(float(value)).removesuffix(".0")  # as many digits as it takes to get it back exactly
+    return repr(float(value)).removesuffix(".0")  # the fewest digits that read the same float64 back

@@ -1,16 +1,19 @@
 """TensorBoard event files, written without TensorFlow.
 
-One file holds, under tags:
+TensorBoard's `EventFileWriter` imports TensorFlow if it is installed, and computes its checksums in Python, which
+costs more than a small train step. Tags of a file:
 
     train/<name>           at every train step
-    val/<name>             at every epoch and every validation inside one, on the same axis of train steps
-    epoch/<split>/<name>   the means over each epoch, on an axis of epochs
-    <split>/<picture>      pictures of the task, at the train step of their weights
+    val/<name>             at every epoch and every validation inside an epoch, on the axis of train steps
+    epoch/<split>/<name>   means over each epoch, on an axis of epochs
+    <split>/<picture>      figures of the task, at the train step of their weights
     config                 the configuration, as text
     (hyperparameters)      for the HParams tab, with `val/...` as its metrics
 
-A run that goes on begins a new file, for one that TensorBoard has read past the place to go on from cannot be gone
-on with. Each begins with a session's start, at which TensorBoard drops the points it has seen of later steps.
+A resumed run writes a new file: a TensorBoard that has read the old file past the checkpoint would not read what is
+written before that position. The new file's name sorts after all others, because TensorBoard reads files in the order
+of their names. It begins with `SessionLog.START`, at which TensorBoard drops the points of later steps; the first file
+needs one too, because the first start that a reader sees drops nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ from lightkeras.runs.loggers.base import Logger
 from lightkeras.runs.loggers.tfrecord import frame, whole_records
 from lightkeras.system import files
 
-SUFFIX = ".lightkeras"  # ends the names of the files written here: there may be others' beside them
+SUFFIX = ".lightkeras"  # tells these files from event files of other writers
 _NAME = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 
 
@@ -61,7 +64,7 @@ class TensorBoardLogger(Logger):
 
     def open(self, names: Sequence[str], position: Mapping[str, int] | None = None, step: int = 0) -> None:
         known = {name: size for name, size in (position or {}).items() if name.endswith(SUFFIX)}
-        # The new file comes first: its name goes on from those of all the others, also of those removed next.
+        # Made first: its name must sort after all others, also after those removed next.
         self._file = EventFile(self._folder, step)
         self._written = self._file.path
         self._earlier = {}
@@ -69,14 +72,16 @@ class TensorBoardLogger(Logger):
             self._remove_all_but({*known, self._file.path.name})
             self._earlier = {name: kept for name, size in known.items() if (kept := self._cut(name, size)) is not None}
         first = min(known, default=None)
-        if first is None or self._earlier.get(first) != known[first]:  # what describes the run is at its beginning
+        if (
+            first is None or self._earlier.get(first) != known[first]
+        ):  # the first file describes the run at its beginning
             self._file.add(_session_start(self._hparams))
             self._file.add(config_summary(self._config))
             self._file.add(_train_beside_validation(names))
         self._file.flush()
 
     def log_steps(self, epoch: int, first_step: int, values: Mapping[str, Sequence[float]]) -> None:
-        # One event for them all, which is given the numbers of one step after the other: making it costs more.
+        # One event object is reused for all steps: making one costs more than setting its numbers.
         event = event_pb2.Event(wall_time=time.time(), summary=scalars(dict.fromkeys(values, 0.0)))
         shown = list(event.summary.value)
 
@@ -112,10 +117,10 @@ class TensorBoardLogger(Logger):
         return {**self._earlier, file.path.name: file.size}
 
     def sync(self) -> None:
-        if self._written is not None:  # by the name: the thread that logs may close the file, or have closed it
+        if self._written is not None:  # by path: the logging thread may close the file meanwhile
             with files.explained(self._written):
                 files.sync(self._written)
-                files.sync(self._folder)  # the name of a new file, too
+                files.sync(self._folder)  # for the name of a new file
 
     def close(self, failed: bool = False) -> None:
         if self._file is not None:
@@ -125,25 +130,25 @@ class TensorBoardLogger(Logger):
 
     def _opened(self) -> EventFile:
         if self._file is None:
-            raise RuntimeError("TensorBoardLogger: open(names) comes before the first value.")
+            raise RuntimeError("TensorBoardLogger: open(names) must be called before the first value.")
         return self._file
 
     def _remove_all_but(self, names: set[str]) -> None:
-        """Removes the event files that this logger wrote, and the checkpoint that the run goes on from has not seen."""
+        """Removes event files of this logger that are newer than the checkpoint that the run resumes from."""
         for path in sorted(self._folder.glob(f"events.out.tfevents.*{SUFFIX}")):
             if path.name not in names:
                 with files.explained(path):
                     path.unlink()
 
     def _cut(self, name: str, size: int) -> int | None:
-        """Removes what was written after a position. Returns how many bytes are left; `None` if the file is gone."""
+        """Removes the content after a position. Returns the remaining bytes; `None` if the file is missing."""
         path = self._folder / name
         found = path.stat().st_size if path.exists() else None
         kept = None if found is None else size if found >= size else whole_records(path)
         if kept != size:
             warnings.warn(
                 f"{path} {'is missing' if found is None else f'ends at byte {found}'}, but the run was saved when it "
-                f"held {size} bytes: its points from byte {kept or 0} on are lost. The run goes on.",
+                f"held {size} bytes: its points from byte {kept or 0} on are lost. Resuming without them.",
                 stacklevel=3,
             )
         if kept is not None:
@@ -157,11 +162,10 @@ class EventFile:
     """An event file, open for writing.
 
     Args:
-        folder: Where it is made. Its name is chosen so that TensorBoard finds it, and reads it after all that are
-            there: it reads them in the order of their names.
-        session_from: Train steps done where a session starts; a TensorBoard that has seen points of later steps
-            drops them. `None` starts no session: the points go beside those that are there.
-        ending: What the name ends with.
+        folder: Folder of the file, whose name sorts after all event files there: TensorBoard reads files in that order.
+        session_from: Train steps done at the start of the session; TensorBoard drops points of later steps. `None`
+            starts no session, and no points are dropped.
+        ending: Suffix of the name.
     """
 
     def __init__(self, folder: Path, session_from: int | None = None, ending: str = SUFFIX) -> None:
@@ -199,7 +203,7 @@ class EventFile:
 
 
 def _seconds(folder: Path) -> list[int]:
-    """Seconds in the names of the event files of a folder, whoever wrote them."""
+    """Timestamps in the names of all event files of a folder."""
     names = (_NAME.match(path.name) for path in folder.glob("events.out.tfevents.*"))
     return [int(found[1]) for found in names if found is not None]
 
@@ -215,18 +219,18 @@ def images_summary(images: Mapping[str, bytes]) -> summary_pb2.Summary:
     """A summary of PNG images by tag."""
     values = []
     for tag, png in images.items():
-        width, height = struct.unpack_from(">II", png, 16)  # of the header, which comes first
+        width, height = struct.unpack_from(">II", png, 16)  # in the PNG header
         image = summary_pb2.Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
         values.append(summary_pb2.Summary.Value(tag=tag, image=image))
     return summary_pb2.Summary(value=values)
 
 
 def write_images(folder: Path, split: str, step: int, images: Mapping[str, bytes]) -> None:
-    """Writes pictures to an event file of their own, in place of those that were written so of the split before.
+    """Writes images to an event file of their own, and removes the earlier one of the same split.
 
     Args:
         folder: The run directory.
-        split: The split they were drawn of.
+        split: Split that they show.
         step: Train steps of their weights.
         images: PNG images by tag.
     """
@@ -269,7 +273,7 @@ def config_summary(config: Mapping[str, Any]) -> summary_pb2.Summary:
 
 
 def _session_start(hparams: Mapping[str, Any]) -> summary_pb2.Summary:
-    # Without a group name TensorBoard takes the path of the run: trials of two searches share their names.
+    # No group name: TensorBoard then uses the path of the run. Trials of two searches have the same names.
     info = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
     for key, value in hparams.items():
         if isinstance(value, bool):
@@ -305,7 +309,7 @@ def _text(tag: str, text: str) -> summary_pb2.Summary:
 
 
 def _train_beside_validation(names: Sequence[str]) -> summary_pb2.Summary:
-    """A layout for the Custom Scalars tab: one chart per name, the splits' epoch means as its lines."""
+    """A layout for the Custom Scalars tab: one chart per name with the epoch means of train and validation."""
     plain = dict.fromkeys(name.split("/", 1)[1] for name in names)
     charts = [
         layout_pb2.Chart(

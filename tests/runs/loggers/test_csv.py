@@ -93,7 +93,7 @@ def test_a_file_that_is_there_is_not_written_over(path):
 
 
 def test_a_value_before_the_names_is_refused(path):
-    with pytest.raises(RuntimeError, match=r"CsvLogger: open\(names\) comes before the first value"):
+    with pytest.raises(RuntimeError, match=r"CsvLogger: open\(names\) must be called before the first value"):
         CsvLogger(path).log_epoch(1, 1, {"train/loss": 1.0})
 
 
@@ -207,7 +207,9 @@ def test_a_run_that_goes_on_has_the_rows_of_one_that_never_stopped(tmp_path, aft
 def test_rows_of_other_names_are_not_mixed_in(path, names, differs):
     position = interrupted(path, [1], [2])
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=rf"metrics\.csv has other columns than this run logs: {differs}\. Go on with"):
+    with pytest.raises(
+        ValueError, match=rf"metrics\.csv has other columns than this run logs: {differs}\. Resume with"
+    ):
         CsvLogger(path).open(names, position)
     assert path.read_bytes() == before
 

@@ -182,7 +182,7 @@ def test_two_files_of_the_same_second_are_two_files_in_their_order(tmp_path, mon
 
 def test_a_value_before_the_names_is_refused(tmp_path):
     logger = TensorBoardLogger(tmp_path, {}, {})
-    with pytest.raises(RuntimeError, match=r"TensorBoardLogger: open\(names\) comes before the first value"):
+    with pytest.raises(RuntimeError, match=r"TensorBoardLogger: open\(names\) must be called before the first value"):
         logger.log_epoch(1, 1, {"train/loss": 1.0})
     logger.flush()
     logger.close()

@@ -271,9 +271,7 @@ def test_the_newest_bundle_of_a_run_is_the_one_that_was_written_last(tmp_path):
 
 
 def test_a_folder_without_a_broken_step_is_said_to_be_that(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"There is no broken step in .*: expected a run directory with a folder"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"holds no broken step: expected a run directory with a folder"):
         find_broken(tmp_path)
 
 
