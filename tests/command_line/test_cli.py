@@ -560,7 +560,7 @@ RESUMES: dict[tuple[str, ...], str] = {
         "a",
         "--hp.hidden_units",
         "16",
-    ): r"hparams\.hidden_units was 8 and is 16\. Use what it was .*--accept",
+    ): r"hparams\.hidden_units was 8 and is 16\. Use the settings it was .*--accept",
     ("--run_dir", "a", "--runner.seed", "4", "--dry_run"): r"^error: This is not the run that .* seed was 3 and is 4\.",
     ("--run_dir", "a", "--runner.monitor", "val/accuracy"): r"monitor\.name was 'val/loss' and is 'val/accuracy'; mon",
     ("--run_dir", "a", "--runner.limit_batches.train", "4"): r"data\.batches was 5 and is 4\.",
