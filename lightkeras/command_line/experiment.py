@@ -105,6 +105,7 @@ class Experiment:
         path = self.directory.path
         self.directory.check_not_inside()
         if not resume:
+            # The runs are fitted with `resume=True`: without this check they would silently resume what is there.
             if path.is_dir() and any(path.iterdir()):
                 raise FileExistsError(
                     f"{path} is not empty, and the runs of an experiment need a directory of their own. Resume the "

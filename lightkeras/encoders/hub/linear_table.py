@@ -140,6 +140,7 @@ def _check(table: Table, samples: np.ndarray) -> None:
     bags = [table.bags(samples[start : start + table.width]) for start in range(0, len(samples), table.width)]
     kept = tf.identity(table.variable)
     try:
+        # Minus half of the module's table, which may itself be these very random numbers: a test's was.
         table.variable.assign(tf.random.stateless_normal(kept.shape, [1, 2], dtype=kept.dtype) - kept / 2)
         for number, bag in enumerate(bags):
             part = samples[number * table.width :][: len(bag)]
