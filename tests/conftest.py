@@ -1,32 +1,45 @@
+"""Options, the order of the tests, and the summary of what they cost.
+
+Tests that repeat what another one shows (more kills, other backends, the real data) are marked `long`. A plain run
+leaves them out and reports how many; `pytest -m long` runs them, and `--slice K/N` a part of them.
+"""
+
+from __future__ import annotations
+
+import collections
 import os
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
-# The machine that runs the tests may be busy: what a property says does not depend on how long it took.
+# The machine that runs the tests may be busy: no property depends on how long an example took.
 settings.register_profile("lightkeras", deadline=None)
 settings.load_profile("lightkeras")
 
-# Files that take minutes. Where tests run side by side these are begun first, the longest before the others:
-# whatever is begun last, the others wait for.
+# Files that take minutes. Where tests run side by side these begin first, the longest before the others: all processes
+# wait for the file that ends last.
 FIRST = (
     "on_backends/test_jax.py",
     "on_backends/test_torch.py",
-    "faults/test_kills.py",
     "engine/test_conformance.py",
+    "faults/test_kills.py",
     "scenarios/test_resume.py",
     "search/workers/test_ray.py",
+    "faults/",
     # Of these, those that train the longest on the real data.
+    "experiments/test_overfit_underfit.py",
     "experiments/test_text_guide.py",
     "experiments/test_keras_io_text_transformer.py",
-    "experiments/test_overfit_underfit.py",
     "experiments/test_mnist_expert.py",
     "experiments/test_tune_fashion.py",
     "experiments/test_keras_io_gan.py",
     "experiments/",
+    "end_to_end/",
     "test_tuner",
     "training/callbacks/test_stock_callbacks.py",
 )
@@ -34,59 +47,114 @@ TESTS = Path(__file__).parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("faults")
-    group.addoption("--kills", type=int, default=20, help="how often each task of tests/faults/test_kills.py is killed")
+    group = parser.getgroup("lightkeras")
+    group.addoption("--slice", metavar="K/N", help="of the tests marked `long`, run the K-th of N parts, from 0")
+    group.addoption("--kills", type=int, default=8, help="how often each task of tests/faults/test_kills.py is killed")
     group.addoption(
-        "--search-kills", type=int, default=3, help="how often each search of tests/faults/test_searches.py is killed"
-    )
-    group.addoption("--kill-seed", type=int, default=0, help="seed of the instants")
-    group.addoption(
-        "--every-fault", type=int, default=5, help="which calls fail in tests/faults/test_disk.py: each n-th"
+        "--search-kills", type=int, default=2, help="how often each search of tests/faults/test_searches.py is killed"
     )
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What lightkeras keeps for later runs is kept for this process of tests alone, and not where the user's is."""
+    """Gives this process a cache folder of its own in place of the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIGHTKERAS_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield
 
 
-def place(item: pytest.Item) -> int:
-    """The number of the first entry of `FIRST` that a test is of; of no entry, one more than there are."""
-    path = item.path.relative_to(TESTS).as_posix() if item.path.is_relative_to(TESTS) else ""
-    return next((number for number, start in enumerate(FIRST) if path.startswith(start)), len(FIRST))
+# ---------------------------------------------------------------------- which tests run, and in which order
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begins with the longest where tests run side by side; skips those of other backends and of absent real data.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Sorts the tests, deselects the long ones, and skips those of other backends and of absent real data.
 
     `@pytest.mark.backends("tensorflow", reason="...")` names the backends that a test runs on.
     """
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=place)
-    unlike = [item.nodeid for item in items if " at 0x" in item.nodeid]
-    if unlike:
+    changing = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if changing:
         raise pytest.UsageError(
-            "A name that is another one in each process keeps tests from running side by side. Give the parameters "
-            "`ids=` without an address: " + ", ".join(unlike)
+            "Tests whose names differ between processes cannot run side by side. Give the parameters `ids=` without an "
+            "address: " + ", ".join(changing)
         )
-    # Keras is not imported for this: what some tests are about is what happens when it is.
+    # Keras is not imported for this: some tests are about what happens when it is.
     keras = sys.modules.get("keras")
     backend = os.environ.get("KERAS_BACKEND", "tensorflow") if keras is None else keras.backend.backend()
+    for item in items:
+        if item.get_closest_marker("any_backend") and backend != "tensorflow":
+            item.add_marker(pytest.mark.long)
+    deselect_long_tests(config, items)
     data = os.environ.get("LIGHTKERAS_DATA_DIR")
     for item in items:
         if item.get_closest_marker("real") and not data:
             item.add_marker(pytest.mark.skip(reason="needs LIGHTKERAS_DATA_DIR, the folder of the real data"))
         for marker in item.iter_markers("backends"):
             if backend not in marker.args:
-                reason = marker.kwargs.get("reason", "it tests what is that backend's own")
+                reason = marker.kwargs.get("reason", "it tests that backend alone")
                 item.add_marker(pytest.mark.skip(reason=f"runs on {', '.join(marker.args)} only: {reason}"))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Shows what experiments came to on the real data, and how long they took."""
+def place(item: pytest.Item) -> int:
+    """The number of the first entry of `FIRST` that a test belongs to; `len(FIRST)` if none."""
+    path = item.path.relative_to(TESTS).as_posix() if item.path.is_relative_to(TESTS) else ""
+    return next((number for number, start in enumerate(FIRST) if path.startswith(start)), len(FIRST))
+
+
+LEFT_OUT = pytest.StashKey[int]()  # number of long tests that a plain run deselected
+
+
+def deselect_long_tests(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselects the long tests, unless `-m` or a test's name asks for them; and those outside of the slice."""
+    wanted = "long" in config.option.markexpr or any("::" in arg for arg in config.args)
+    left_out = [item for item in items if item.get_closest_marker("long") and not (wanted and in_slice(config, item))]
+    if not left_out:
+        return
+    items[:] = [item for item in items if item not in set(left_out)]
+    config.hook.pytest_deselected(items=left_out)
+    if not wanted:
+        config.stash[LEFT_OUT] = len(left_out)
+        output = getattr(config, "workeroutput", None)  # what a process of pytest-xdist hands to the one that began it
+        if output is not None:
+            output["left_out"] = len(left_out)
+
+
+def in_slice(config: pytest.Config, item: pytest.Item) -> bool:
+    """Whether a long test belongs to the part that `--slice` names; a hash of its name decides."""
+    if config.option.slice is None:
+        return True
+    number, count = map(int, config.option.slice.split("/"))
+    if not 0 <= number < count:
+        raise pytest.UsageError(f"--slice {config.option.slice}: expected K/N with K from 0 to N - 1")
+    return zlib.crc32(item.nodeid.encode()) % count == number
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Takes the number of tests left out from a process of pytest-xdist: each has collected all of them."""
+    if "left_out" in getattr(node, "workeroutput", {}):
+        node.config.stash[LEFT_OUT] = node.workeroutput["left_out"]
+
+
+# ---------------------------------------------------------------------- what they cost
+
+_cpu_s = 0.0  # of this process and its children, when the last phase of a test ended
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[Any]:
+    """Adds the CPU time of each phase of a test to its report, that of the processes that it started included."""
+    global _cpu_s
+    report = yield
+    forked = sys.modules.get("forked")
+    now = sum(os.times()[:4]) + (forked.cpu_s if forked else 0.0)
+    report.cpu_s, _cpu_s = now - _cpu_s, now
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Shows the results on the real data, what each folder cost, and how many long tests were left out."""
     reports = [report for found in terminalreporter.stats.values() for report in found]
     properties = [pair for report in reports for pair in getattr(report, "user_properties", ())]
     lines = [line for name, line in properties if name == "on the real data"]
@@ -94,3 +162,29 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("on the real data")
         for line in lines:
             terminalreporter.line(line)
+    if config.option.durations:
+        show_costs(terminalreporter, [report for report in reports if hasattr(report, "cpu_s")])
+    if config.stash.get(LEFT_OUT, 0):
+        terminalreporter.line(
+            f"{config.stash[LEFT_OUT]} long tests were left out: `pytest -m long` runs them, .ci/long all of them"
+        )
+
+
+def show_costs(terminalreporter: pytest.TerminalReporter, reports: list[Any]) -> None:
+    """A table of the time that tests took, by folder, and by file for the most expensive files."""
+    folders: collections.Counter[str] = collections.Counter()
+    files: collections.Counter[str] = collections.Counter()
+    waited: collections.Counter[str] = collections.Counter()
+    for report in reports:
+        path = report.nodeid.partition("::")[0]
+        folder = path.rpartition("/")[0] or "."
+        for counter, key in ((folders, folder), (files, path)):
+            counter[key] += report.cpu_s
+        waited[folder] += report.duration
+        waited[path] += report.duration
+    terminalreporter.section(f"CPU seconds: {sum(folders.values()):.0f}")
+    for counter, count in ((folders, None), (files, 25)):
+        for key, cpu_s in counter.most_common(count):
+            if cpu_s >= 1:
+                terminalreporter.line(f"{cpu_s:7.0f} CPU s {waited[key]:7.0f} s  {key}")
+        terminalreporter.line("")

@@ -157,6 +157,7 @@ def test_steps_per_call_change_neither_weights_nor_files(tmp_path):
         assert found[steps][1:] == found[1][1:]
 
 
+@pytest.mark.any_backend
 def test_arrays_are_shuffled_and_each_epoch_otherwise(run_dir):
     class First(Line):
         def train_step(self, batch):
@@ -229,6 +230,7 @@ def test_two_optimizers_that_average_each_end_with_their_own_average(run_dir):
 # ---------------------------------------------------------------------- when it stops
 
 
+@pytest.mark.any_backend
 def test_patience_counts_epochs_without_a_better_value(run_dir):
     result = runner(run_dir, max_epochs=8, patience=3).fit(Scripted())
     # 3, 2, 2, 1 (best), 4, 5, 6: the third epoch without a better value is the last.
@@ -239,28 +241,33 @@ def test_patience_counts_epochs_without_a_better_value(run_dir):
     assert (result.epochs, result.steps, result.diverged) == (7, 7, False)
 
 
+@pytest.mark.any_backend
 def test_without_patience_it_runs_to_the_last_epoch(run_dir):
     result = runner(run_dir, max_epochs=8, patience=None).fit(Scripted())
     assert (result.epochs, result.stop_reason) == (8, "max_epochs=8 reached")
 
 
+@pytest.mark.any_backend
 def test_a_tie_is_not_better(run_dir):
     result = runner(run_dir, max_epochs=8, patience=1).fit(Scripted())
     assert result.stop_reason == "val/loss got no better for 1 epoch"
     assert (result.epochs, result.best.epoch) == (3, 2)
 
 
+@pytest.mark.any_backend
 def test_higher_is_better_with_mode_max(run_dir):
     result = runner(run_dir, max_epochs=8, monitor="val/score", mode="max", patience=2).fit(Scripted())
     assert (result.monitor, result.best.value, result.epochs) == ("val/score", -1.0, 6)
 
 
+@pytest.mark.any_backend
 def test_without_validation_the_train_loss_is_monitored(run_dir):
     result = runner(run_dir).fit(Line(), ArrayFeed((X, Y), 2))
     assert result.monitor == "train/loss"
     assert result.best.value == min(result.history["train/loss"])
 
 
+@pytest.mark.any_backend
 def test_best_and_last_are_checkpoints_of_their_own_epochs(run_dir):
     task = Scripted()
     runner(run_dir, max_epochs=8, patience=2, checkpoints=Checkpoints(every_epochs=1)).fit(task)
@@ -287,6 +294,7 @@ class Stopper(keras.callbacks.Callback):
         self.model.stop_training = epoch == self.epoch
 
 
+@pytest.mark.any_backend
 def test_a_callback_stops_it(run_dir):
     result = runner(run_dir, max_epochs=8, callbacks=[Stopper(1)]).fit(Scripted())
     assert (result.epochs, result.stop_reason) == (2, "a callback asked to stop")
@@ -332,6 +340,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_said(run_dir):
     assert last.arrays["model.0000"].item() == -3.0  # of the last good epoch
 
 
+@pytest.mark.any_backend
 def test_a_run_that_breaks_in_its_first_epoch_still_leaves_a_result(run_dir):
     result = runner(run_dir, max_epochs=8).fit(Exploding())
     assert (result.epochs, result.best) == (0, None)
@@ -341,6 +350,7 @@ def test_a_run_that_breaks_in_its_first_epoch_still_leaves_a_result(run_dir):
     assert not (run_dir / "model.keras").exists()
 
 
+@pytest.mark.any_backend
 def test_validation_that_is_no_number_is_never_better(run_dir):
     class Silent(Scripted):
         script = (2.0, math.nan, 1.0, math.nan, math.nan, 3.0)  # the last before the first epoch
@@ -352,6 +362,7 @@ def test_validation_that_is_no_number_is_never_better(run_dir):
 # ---------------------------------------------------------------------- what it leaves behind
 
 
+@pytest.mark.any_backend
 def test_the_result_is_frozen_plain_data(run_dir):
     result = runner(run_dir).fit(TwoMoons())
     assert isinstance(result, FitResult)
@@ -365,6 +376,7 @@ def test_the_result_is_frozen_plain_data(run_dir):
     assert result.best.logs["train/loss"] == result.history["train/loss"][result.best.epoch - 1]
 
 
+@pytest.mark.any_backend
 def test_history_equals_metrics_csv(run_dir):
     result = runner(run_dir, max_epochs=3).fit(TwoMoons())
     epochs = rows(run_dir, "epoch")
@@ -379,6 +391,7 @@ def test_history_equals_metrics_csv(run_dir):
         assert result.history["train/loss"][epoch] == pytest.approx(mean, rel=1e-7)
 
 
+@pytest.mark.any_backend
 def test_result_json_holds_what_the_result_says_and_config_json_the_settings(run_dir):
     hp = TwoMoons.HParams(hidden_units=8)
     result = runner(run_dir, seed=5, callbacks=[Stopper(9)]).fit(TwoMoons(hp))
@@ -394,6 +407,7 @@ def test_result_json_holds_what_the_result_says_and_config_json_the_settings(run
     assert config["data"]["fingerprint"] == TwoMoons().build_data().train().fingerprint()
 
 
+@pytest.mark.any_backend
 def test_without_a_run_dir_it_makes_one_below_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = runner(None, max_epochs=1).fit(TwoMoons())
@@ -415,6 +429,7 @@ def test_evaluation_takes_the_weights_that_were_asked_for(run_dir):
     assert json.loads((run_dir / "result.json").read_text())["validation"] == {"score": -5.0, "loss": 5.0}
 
 
+@pytest.mark.any_backend
 def test_evaluation_of_arrays_or_of_a_split(run_dir):
     task = TwoMoons()
     runner(run_dir).fit(task)
@@ -454,6 +469,7 @@ def test_a_prediction_can_be_a_saliency_map(run_dir):
     np.testing.assert_array_equal(runner(run_dir).predict(Saliency(), X), 2 * X)  # of (wx)^2 with w = 1
 
 
+@pytest.mark.any_backend
 def test_inputs_of_another_shape_are_refused_with_both_shapes(run_dir):
     message = r"predict_step: the model's input .* takes float32\[batch, 2\], but the batch has float32\[batch, 3\]"
     with pytest.raises(ValueError, match=message):
@@ -482,6 +498,7 @@ def test_a_model_that_builds_itself_gets_the_weights_of_the_run_directory(run_di
     assert loss == pytest.approx(np.mean((expected - Y) ** 2), rel=1e-5)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -499,11 +516,13 @@ def test_what_is_not_there_is_said(run_dir, call, error, message):
     assert not run_dir.exists()
 
 
+@pytest.mark.any_backend
 def test_weights_without_a_run_directory_are_refused():
     with pytest.raises(ValueError, match=r"There is no run directory to look in: .*Runner\(run_dir="):
         runner(None).evaluate(TwoMoons(), weights="best")
 
 
+@pytest.mark.any_backend
 def test_weights_of_another_shape_are_refused(run_dir):
     runner(run_dir, max_epochs=1).fit(TwoMoons())
     task = TwoMoons(TwoMoons.HParams(hidden_units=8))
@@ -514,6 +533,7 @@ def test_weights_of_another_shape_are_refused(run_dir):
 # ---------------------------------------------------------------------- settings and disks
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -533,12 +553,14 @@ def test_a_setting_out_of_its_range_is_refused(settings, message):
         Runner(**settings)
 
 
+@pytest.mark.any_backend
 def test_check_gives_the_names_and_writes_nothing(run_dir):
     names = runner(run_dir).check(TwoMoons())
     assert names == ["train/accuracy", "train/loss", "val/accuracy", "val/loss"]
     assert not run_dir.exists()
 
 
+@pytest.mark.any_backend
 def test_a_run_directory_that_is_taken_is_refused_and_untouched(run_dir):
     runner(run_dir, max_epochs=1).fit(TwoMoons())
     before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
@@ -547,6 +569,7 @@ def test_a_run_directory_that_is_taken_is_refused_and_untouched(run_dir):
     assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.any_backend
 def test_a_run_directory_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("precious")
     with pytest.raises(NotADirectoryError, match=r"file/run cannot be created: .*/file is a file, not a folder"):
@@ -575,6 +598,7 @@ def disk(tmp_path):
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+@pytest.mark.any_backend
 @pytest.mark.skipif(os.name != "posix", reason="mounts a disk")
 def test_a_disk_that_is_read_only_is_named(disk):
     folder = disk("size=1m,ro")
@@ -582,6 +606,7 @@ def test_a_disk_that_is_read_only_is_named(disk):
         runner(folder / "run").fit(TwoMoons())
 
 
+@pytest.mark.any_backend
 def test_a_disk_with_too_little_room_is_refused_before_the_first_epoch(disk):
     folder = disk("size=16k")
     task = TwoMoons(TwoMoons.HParams(hidden_units=2048))
@@ -589,6 +614,7 @@ def test_a_disk_with_too_little_room_is_refused_before_the_first_epoch(disk):
         runner(folder / "run").fit(task)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("size", [28, 60, 120])
 def test_a_disk_that_fills_up_loses_nothing_that_was_good(disk, size):
     folder = disk(f"size={size}k")
@@ -603,6 +629,7 @@ def test_a_disk_that_fills_up_loses_nothing_that_was_good(disk, size):
     assert not list((folder / "run").rglob("*.part*"))
 
 
+@pytest.mark.any_backend
 def test_a_run_that_diverges_is_a_failure_in_the_hparams_tab(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
@@ -620,6 +647,7 @@ def test_a_run_that_diverges_is_a_failure_in_the_hparams_tab(tmp_path):
     assert end.status == api_pb2.STATUS_FAILURE
 
 
+@pytest.mark.any_backend
 def test_what_decides_which_checkpoints_are_kept_must_be_logged(run_dir):
     with pytest.raises(
         ValueError, match=r"Checkpoints\.keep_by='val/los': no epoch logs that\. Did you mean 'val/loss'"
@@ -628,6 +656,7 @@ def test_what_decides_which_checkpoints_are_kept_must_be_logged(run_dir):
     assert not run_dir.exists()
 
 
+@pytest.mark.any_backend
 def test_the_best_by_another_value_are_kept(run_dir):
     settings = Checkpoints(every_epochs=1, keep=2, keep_by="train/accuracy", keep_mode="max")
     result = runner(run_dir, max_epochs=6, patience=None, checkpoints=settings).fit(TwoMoons())

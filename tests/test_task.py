@@ -274,6 +274,7 @@ CLASS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 BINARY = keras.losses.BinaryCrossentropy(from_logits=True)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("model", "loss", "y", "message"),
     [
@@ -324,11 +325,13 @@ def test_labels_that_the_loss_cannot_take_are_refused(runner, model, loss, y, me
     assert not runner.run_dir.exists()
 
 
+@pytest.mark.any_backend
 def test_labels_of_validation_are_looked_at_too(runner):
     with pytest.raises(ValueError, match="The labels of validation hold 3"):
         runner.fit(SupervisedTask(classifier(), loss=CLASS), (X, labels(2)), (X, labels(3)))
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("model", "loss", "y"),
     [
@@ -352,6 +355,7 @@ def test_labels_that_the_loss_can_take_pass(runner, model, loss, y):
     task.check_data((X, y), "train")
 
 
+@pytest.mark.any_backend
 def test_a_model_whose_outputs_are_not_known_yet_is_checked_for_what_is_certain():
     class Late(keras.Model):
         pass

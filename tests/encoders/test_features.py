@@ -107,6 +107,7 @@ def test_what_is_exported_and_predicts_takes_the_raw_inputs(tmp_path):
     np.testing.assert_allclose(ops.convert_to_numpy(exported(VALIDATION[0])), predicted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.any_backend
 def test_each_split_is_encoded_once_for_all_runs(tmp_path):
     encoders = [Counted(), Counted(), Counted(3.0)]
     for number, encoder in enumerate(encoders):
@@ -126,6 +127,7 @@ def test_each_split_is_encoded_once_for_all_runs(tmp_path):
     assert len(list((tmp_path / "features").glob("*/meta.json"))) == 4
 
 
+@pytest.mark.any_backend
 def test_a_damaged_cache_is_made_again_and_said(tmp_path, capsys):
     runner(tmp_path / "first").fit(Ahead(), TRAIN, VALIDATION)
     for array in (tmp_path / "features").glob("*/0.bin"):
@@ -135,6 +137,7 @@ def test_a_damaged_cache_is_made_again_and_said(tmp_path, capsys):
     assert (tmp_path / "first" / "metrics.csv").read_text() == (tmp_path / "second" / "metrics.csv").read_text()
 
 
+@pytest.mark.any_backend
 def test_a_folder_that_cannot_be_written_to_is_done_without(tmp_path, capsys):
     (tmp_path / "features").write_text("in the way")
     result = runner(tmp_path / "run").fit(Ahead(), TRAIN)
@@ -149,6 +152,7 @@ def test_a_run_on_features_goes_on_to_the_same_bits(tmp_path):
     assert steps_of(tmp_path / "cut") == steps_of(tmp_path / "uncut")
 
 
+@pytest.mark.any_backend
 def test_weights_of_a_run_with_another_encoder_are_refused(tmp_path):
     class Other(Ahead):
         def build_encoder(self):
@@ -169,6 +173,7 @@ class Short(Counted):
         return inputs[:1]
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
@@ -182,6 +187,7 @@ def test_features_of_another_form_than_said_are_refused(kind, message, tmp_path)
             encode_feed(as_feed(TRAIN, 32), kind(), cache)
 
 
+@pytest.mark.any_backend
 def test_settings_out_of_range_are_refused():
     with pytest.raises(ValueError, match=r"limit_gb=0\): expected a number of gigabytes above 0"):
         FeatureCache(limit_gb=0)

@@ -7,8 +7,9 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
+
+import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,14 +51,7 @@ def run_command(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
     program, *args = shlex.split(line)
     assert program == "python"
     kept = {name: value for name, value in os.environ.items() if name != "LIGHTKERAS_DATA_DIR"}
-    done = subprocess.run(
-        [sys.executable, *args],
-        cwd=folder,
-        env={**kept, "HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache")},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    environment = {**kept, "HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache")}
+    done = forked.run(args, cwd=folder, env=environment)
     assert done.returncode == 0, done.stderr
     return done

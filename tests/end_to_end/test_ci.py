@@ -1,4 +1,4 @@
-"""What `.ci/run` counts, from what the steps print that it runs."""
+"""The counts and times that `.ci/run` takes from the output of its steps."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ def function(name: str) -> str:
 
 
 def counted(tmp_path: Path, printed: str, status: int) -> str:
-    """What is passed and what failed after a step that printed something and ended with a status."""
+    """The closing line of `.ci/run` after a step with that output and exit status."""
     (tmp_path / "printed").write_text(printed, encoding="utf-8")
     program = f"""
 set -euo pipefail
 work={tmp_path} passed=10 failed=0 took=()
 {function("say")}
+{function("where_the_time_went")}
 {function("step")}
 step "a step" bash -c 'cat {tmp_path}/printed; exit {status}'
 echo "${{took[0]}}"
@@ -61,3 +62,31 @@ echo "$passed passed, $failed failed"
 )
 def test_a_step_is_counted_as_its_tests_or_as_one(tmp_path, printed, status, expected):
     assert counted(tmp_path, printed, status) == expected
+
+
+TIMES = """
+============================= CPU seconds: 812 ==============================
+    500 CPU s     300 s  tests/faults
+    312 CPU s     290 s  tests/end_to_end
+
+    500 CPU s     300 s  tests/faults/test_kills.py
+
+============= 7 passed in 300.05s (0:05:00) =============
+  lint: OK (7.10=setup[6.52]+cmd[0.31,0.27] seconds)
+  types-py312: SKIP (0.02 seconds)
+  py: OK (521.00=setup[220.00]+cmd[301.00] seconds)
+"""
+
+
+def test_the_time_of_a_step_is_broken_down_by_environment_and_folder(tmp_path):
+    (tmp_path / "log").write_text(TIMES, encoding="utf-8")
+    program = f"set -euo pipefail\n{function('where_the_time_went')}\nwhere_the_time_went {tmp_path}/log"
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "      300 s  of it: one process in tests/faults (500 CPU s)",
+        "      290 s  of it: one process in tests/end_to_end (312 CPU s)",
+        "        6 s  of it: lint, installation",
+        "        0 s  of it: lint",
+        "      220 s  of it: py, installation",
+        "      301 s  of it: py",
+    ]

@@ -1,8 +1,8 @@
 """Every kind of task on every backend: the same numbers, with no branch in a task.
 
-For each backend that is installed, a process of its own (this file, run as a script) fits all of `TASKS` and writes
-down the losses of every step. They are compared here: between the backends, with Keras's `fit`, and between steps
-that were fused into calls in different ways. Then each backend goes on with the runs of the others.
+For each backend that is installed, a process of its own (this file, run as a script) fits all of `TASKS` and records
+the losses of every step. They are compared here: between the backends, with Keras's `fit`, and between steps that were
+fused into calls in different ways. Then each backend resumes runs of another one; all pairs are a long test.
 
 Examples, noise and initial weights come from NumPy, so that all backends begin with the same numbers.
 """
@@ -15,11 +15,11 @@ import itertools
 import json
 import os
 import shutil
-import subprocess
 import sys
 import warnings
 from pathlib import Path
 
+import forked
 import keras
 import numpy as np
 import pytest
@@ -305,10 +305,9 @@ CALLBACKS = {"FineTuned": [Stages]}
 BEGUN = ("Classifier", "Gan", "Convolutional", "FineTuned")  # the last one is saved after its first half was unfrozen
 AS_FIT = ("Supervised", "TwoInTwoOut")
 FUSED = ("Classifier", "Gan")
-CUTS = {
+CUTS = {  # all other fits: 75 steps a call
     "1 step a call": {"steps_per_call": 1},
     "7 steps a call": {"steps_per_call": 7},
-    "75 steps a call": {"steps_per_call": 75},
     "cut by validations": {"steps_per_call": 75, "validate_every": 5},
 }
 
@@ -317,7 +316,7 @@ CUTS = {
 
 
 def fit(name, folder, **settings):
-    """Fits a task; the values of its steps and epochs, from its run directory."""
+    """Fits or resumes a task. Returns the values of its steps and epochs, from its run directory."""
     make, arrays = TASKS[name]
     settings = {"max_steps": STEPS, "max_epochs": 7, "patience": None, "steps_per_call": 75, **settings}
     settings["callbacks"] = [kind() for kind in CALLBACKS.get(name, [])]
@@ -346,42 +345,42 @@ def fitted_by_keras(name):
 
 
 def first_part(folder):
-    """All tasks; the cuts; `fit`; and a run to go on with."""
+    """All tasks, the cuts, Keras's `fit`, and runs to resume."""
     found = {name: fit(name, folder / name) for name in TASKS}
     cuts = {n: {cut: fit(n, folder / f"{n} {cut}", **CUTS[cut])["step"] for cut in CUTS} for n in FUSED}
     begun = {name: fit(name, folder / f"begun {name}", max_steps=50) for name in BEGUN}
     return {"tasks": found, "cuts": cuts, "fit": {name: fitted_by_keras(name) for name in AS_FIT}, "begun": begun}
 
 
-def second_part(folder):
-    """Goes on with the runs that each backend began."""
+def resumed_part(folder, others):
+    """Resumes the runs that other backends began."""
     found = {}
-    for other in BACKENDS:
+    for other in others:
         for name in BEGUN:
             run = folder / f"{name} from {other}"
             shutil.copytree(folder.parent / other / f"begun {name}", run)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it says that the backend is another one
+                warnings.simplefilter("ignore")  # that the backend is another one
                 found[f"{name} from {other}"] = fit(name, run)["step"]
     return found
 
 
-def main(part, folder):
+def main(folder, others):
     folder.mkdir(parents=True, exist_ok=True)
-    found = {"first": first_part, "second": second_part}[part](folder)
-    (folder / f"{part}.json").write_text(json.dumps(found))
+    found = resumed_part(folder, others) if others else first_part(folder)
+    (folder / f"{'-'.join(others) or 'first'}.json").write_text(json.dumps(found))
 
 
 # ------------------------------------------------------------------ comparisons
 
 
-def worked(backend, part, folder):
+def fitted(folder, backend, *others):
+    """The values of all fits on a backend, or of the runs of other backends that it resumed."""
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     environment["XDG_CACHE_HOME"] = str(folder / "cache")
-    command = [sys.executable, __file__, part, str(folder / backend)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = forked.run([__file__, folder / backend, *others], env=environment, timeout=1800)
     assert done.returncode == 0, f"{backend}: {done.stderr[-3000:]}"
-    return json.loads((folder / backend / f"{part}.json").read_text())
+    return json.loads((folder / backend / f"{'-'.join(others) or 'first'}.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -391,12 +390,23 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def first(folder):
-    return {backend: worked(backend, "first", folder) for backend in BACKENDS}
+    return {backend: fitted(folder, backend) for backend in BACKENDS}
+
+
+def next_to(backend):
+    """The backend whose runs another one resumes in each run of the tests: each backend's runs are resumed by one."""
+    return BACKENDS[(BACKENDS.index(backend) + 1) % len(BACKENDS)]
 
 
 @pytest.fixture(scope="module")
-def second(folder, first):
-    return {backend: worked(backend, "second", folder) for backend in BACKENDS}
+def resumed(folder, first):
+    return {backend: fitted(folder, backend, next_to(backend)) for backend in BACKENDS}
+
+
+@pytest.fixture(scope="module")
+def resumed_by_all(folder, first):
+    others = {backend: [other for other in BACKENDS if other != next_to(backend)] for backend in BACKENDS}
+    return {backend: fitted(folder, backend, *others[backend]) for backend in BACKENDS if others[backend]}
 
 
 others = pytest.mark.parametrize("backend", BACKENDS[1:])
@@ -426,32 +436,44 @@ def test_it_learns(first, name, backend):
 
 @every
 @pytest.mark.parametrize("name", FUSED)
-def test_steps_give_the_same_bits_however_they_are_cut_into_calls(first, name, backend):
+def test_steps_give_the_same_bits_with_any_number_of_steps_a_call(first, name, backend):
     cuts = first[backend]["cuts"][name]
     for cut in CUTS:
-        assert cuts[cut] == cuts["75 steps a call"], cut
+        assert cuts[cut] == first[backend]["tasks"][name]["step"], cut
 
 
 @every
 @pytest.mark.parametrize("name", AS_FIT)
-def test_epochs_are_those_of_keras_fit(first, name, backend):
+def test_epochs_log_the_same_as_keras_fit(first, name, backend):
     epochs, history = first[backend]["tasks"][name]["epoch"], first[backend]["fit"][name]
     for column, values in history.items():
         np.testing.assert_allclose(epochs[f"train/{column}"][:3], values, rtol=1e-4, err_msg=column)
 
 
-@every
-@pytest.mark.parametrize("name", BEGUN)
-@pytest.mark.parametrize("other", BACKENDS)
-def test_a_run_goes_on_where_any_backend_left_it(first, second, name, backend, other):
+def assert_continues(first, found, name, backend, other):
     """Weights, optimizers and counters are those of the other's checkpoint."""
-    uncut, found = first[backend]["tasks"][name]["step"], second[backend][f"{name} from {other}"]
-    for column, values in uncut.items():
+    for column, values in first[backend]["tasks"][name]["step"].items():
         if backend == other:
             assert found[column] == values
         else:
             np.testing.assert_allclose(found[column], values, rtol=1e-4, atol=1e-6, err_msg=column)
 
 
+@every
+@pytest.mark.parametrize("name", BEGUN)
+def test_a_run_of_another_backend_is_resumed(first, resumed, name, backend):
+    other = next_to(backend)
+    assert_continues(first, resumed[backend][f"{name} from {other}"], name, backend, other)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("backend", "other"), [(b, o) for b, o in itertools.product(BACKENDS, BACKENDS) if o != next_to(b)]
+)
+def test_a_run_of_any_backend_is_resumed(first, resumed_by_all, backend, other):
+    for name in BEGUN:
+        assert_continues(first, resumed_by_all[backend][f"{name} from {other}"], name, backend, other)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -9,10 +9,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
+
+import forked
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
@@ -29,25 +30,6 @@ SET_BY_HAND = (
     "COLUMNS",
     "COV_CORE_SOURCE",
 )
-
-# Runs a file as the main program with each of some lists of arguments, one after the other.
-EACH = """
-import contextlib, io, json, runpy, sys, traceback
-path, answers = sys.argv[1], []
-for args in json.load(sys.stdin):
-    out, err, status = io.StringIO(), io.StringIO(), 0
-    sys.argv = [path, *args]
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            runpy.run_path(path, run_name="__main__")
-        except SystemExit as end:
-            status = end.code or 0
-        except BaseException:
-            traceback.print_exc()
-            status = 1
-    answers.append([status, out.getvalue(), err.getvalue()])
-print(json.dumps(answers))
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,13 +76,25 @@ class Machine:
         return kept | {name: str(self.home / folder) for name, folder in folders.items()} | more
 
     def python(
-        self, *args: str | Path, stdin: str = "", timeout: float = 1800, **more: str
+        self, *args: str | Path, stdin: str = "", timeout: float = 1800, own_imports: bool = False, **more: str
     ) -> subprocess.CompletedProcess[str]:
-        """Runs Python in the home folder, to its end; `more` are variables of its environment."""
+        """Runs Python in the home folder, to its end.
+
+        Args:
+            args: Arguments of Python, the program first.
+            stdin: What the program reads on its standard input.
+            timeout: Seconds after which it is killed.
+            own_imports: Whether the process imports Keras and its backend itself, instead of being forked from one that
+                has imported them.
+            more: Variables of its environment.
+        """
+        environment = self.environment(**more)
+        if not own_imports:
+            return forked.run(args, cwd=self.home, env=environment, stdin=stdin, timeout=timeout)
         return subprocess.run(
             [sys.executable, *map(str, args)],
             cwd=self.home,
-            env=self.environment(**more),
+            env=environment,
             input=stdin,
             capture_output=True,
             text=True,
@@ -108,25 +102,10 @@ class Machine:
         )
 
     def run(
-        self, experiment: str, *args: str | Path, stdin: str = "", timeout: float = 1800, **more: str
+        self, experiment: str, *args: str | Path, stdin: str = "", own_imports: bool = False, **more: Any
     ) -> subprocess.CompletedProcess[str]:
-        """Runs `python experiments/EXPERIMENT.py ARGS`, whatever comes of it."""
-        return self.python(EXPERIMENTS / f"{experiment}.py", *args, stdin=stdin, timeout=timeout, **more)
-
-    def run_each(
-        self, experiment: str, commands: Iterable[Sequence[str]], timeout: float = 1800, **more: str
-    ) -> list[subprocess.CompletedProcess[str]]:
-        """Runs the experiment with each of some arguments in one process, one after the other, whatever comes of it.
-
-        For mistakes and other commands that train nothing: most of the time of each would be that of a process that
-        imports TensorFlow.
-        """
-        commands = [list(args) for args in commands]
-        path = EXPERIMENTS / f"{experiment}.py"
-        done = self.python("-c", EACH, path, stdin=json.dumps(commands), timeout=timeout, **more)
-        assert done.returncode == 0, done.stderr
-        answers = json.loads(done.stdout)
-        return [subprocess.CompletedProcess(args, *answer) for args, answer in zip(commands, answers, strict=True)]
+        """Runs `python experiments/EXPERIMENT.py ARGS`, whatever its exit status."""
+        return self.python(EXPERIMENTS / f"{experiment}.py", *args, stdin=stdin, own_imports=own_imports, **more)
 
     def finish(self, experiment: str, *args: str | Path, timeout: float = 1800, **more: str) -> Finished:
         """Runs `python experiments/EXPERIMENT.py ARGS --run_dir NEW`, which must end with status 0."""

@@ -21,7 +21,7 @@ TEXTS = ["A wonderful film, moving and clever.", "Dull, clumsy and far too long.
 @pytest.fixture(scope="module")
 def finished(machine: Machine) -> Finished:
     """The default command, in a folder of its own choice, for a few epochs."""
-    process = machine.run("imdb_hub", "--runner.max_epochs", str(EPOCHS))
+    process = machine.run("imdb_hub", "--runner.max_epochs", str(EPOCHS), own_imports=True)
     assert process.returncode == 0, process.stderr
     (run_dir,) = machine.home.glob("runs/imdb_hub/*")
     return Finished(run_dir, process)
@@ -204,7 +204,7 @@ MISTAKES = {
 @pytest.fixture(scope="module")
 def answers(machine: Machine) -> dict[tuple[str, ...], subprocess.CompletedProcess[str]]:
     commands = [*MISTAKES, ("--help",)]
-    return dict(zip(commands, machine.run_each("imdb_hub", commands), strict=True))
+    return {args: machine.run("imdb_hub", *args) for args in commands}
 
 
 @pytest.mark.parametrize("args", MISTAKES, ids=" ".join)

@@ -72,7 +72,7 @@ def test_text_that_is_not_utf8_is_refused_in_one_line(machine: Machine, finished
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("backend", ["jax", "torch"])
+@pytest.mark.parametrize("backend", ["torch", pytest.param("jax", marks=pytest.mark.long)])
 def test_it_runs_on_the_other_backends(experiment: Experiment, backend: str) -> None:
     pytest.importorskip(backend)
     run = experiment(
@@ -84,6 +84,7 @@ def test_it_runs_on_the_other_backends(experiment: Experiment, backend: str) -> 
 
 
 @pytest.mark.real
+@pytest.mark.long
 def test_on_the_real_data_the_test_accuracy_is_at_least_0_872(experiment_on_real_data: Experiment) -> None:
     result = experiment_on_real_data("imdb_integers").result
     assert result["source"] == "imdb_reviews"

@@ -70,7 +70,7 @@ def test_of_an_image_it_says_the_digit_and_whether_it_is_real(finished: Finished
     assert ((outputs["real"] > 0) & (outputs["real"] < 1)).all()
 
 
-@pytest.mark.parametrize("backend", ["jax", "torch"])
+@pytest.mark.parametrize("backend", ["torch", pytest.param("jax", marks=pytest.mark.long)])
 def test_it_runs_on(experiment: Experiment, backend: str) -> None:
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")

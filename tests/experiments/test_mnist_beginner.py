@@ -84,7 +84,7 @@ def test_an_input_that_is_no_image_is_an_error_of_one_line(machine: Machine, fin
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("backend", ["jax", "torch"])
+@pytest.mark.parametrize("backend", ["torch", pytest.param("jax", marks=pytest.mark.long)])
 def test_it_runs_on_the_other_backends(experiment: Experiment, backend: str) -> None:
     pytest.importorskip(backend)
     run = experiment("mnist_beginner", "--runner.max_epochs", "1", KERAS_BACKEND=backend)
@@ -94,6 +94,7 @@ def test_it_runs_on_the_other_backends(experiment: Experiment, backend: str) -> 
 
 
 @pytest.mark.real
+@pytest.mark.long
 def test_on_the_real_data_the_test_accuracy_is_at_least_0_975(experiment_on_real_data: Experiment) -> None:
     result = experiment_on_real_data("mnist_beginner").result
     assert result["source"] == "mnist"

@@ -70,7 +70,7 @@ def test_a_run_below_it_can_be_tested(machine: Machine, finished: Finished) -> N
     assert read(finished.run_dir / "large_l2" / "result.json")["test"].keys() == {"accuracy", "loss"}
 
 
-@pytest.mark.parametrize("backend", ["jax", "torch"])
+@pytest.mark.parametrize("backend", ["torch", pytest.param("jax", marks=pytest.mark.long)])
 def test_a_single_run_works_on_the_other_backends(machine: Machine, backend: str) -> None:
     pytest.importorskip(backend)
     run_dir = machine.home / backend

@@ -67,6 +67,7 @@ def test_a_difference_is_printed_and_ends_with_status_1(machine: Machine) -> Non
 
 
 @pytest.mark.real
+@pytest.mark.long
 def test_on_the_real_data_every_reload_is_equal(experiment_on_real_data: Experiment) -> None:
     result = experiment_on_real_data("save_and_load").result
     assert result["source"] == "mnist"

@@ -70,7 +70,7 @@ def test_both_models_can_be_asked_for(experiment: Experiment, flags: tuple[str, 
     assert run.result["test"].keys() == {"accuracy", "loss"}
 
 
-@pytest.mark.parametrize("backend", ["jax", "torch"])
+@pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.long)])
 def test_it_runs_on_the_other_backends(experiment: Experiment, backend: str) -> None:
     pytest.importorskip(backend)
     run = experiment("text_guide", "--runner.max_epochs", "1", KERAS_BACKEND=backend)

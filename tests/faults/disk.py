@@ -1,4 +1,4 @@
-"""A disk that fails: every call that writes to it is counted, and fails when it is told to."""
+"""A disk that fails: counts every call that writes to it, and makes a chosen one fail."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ KINDS = ("open", "write", "fsync", "replace", "mkdir", "truncate")
 
 
 class Disk:
-    """What happens to the writes below a folder; everywhere else they are as ever.
+    """Replaces the calls that write below a folder; calls elsewhere are not changed.
 
     Args:
         folder: The folder.
         kind: Kind of the call that fails.
-        call: Which of its calls, from 1; a write that fails has written half of what it was given.
-        for_good: Whether all that comes after it fails too, of every kind.
+        call: Number of the call, from 1; a write that fails has written half of its bytes.
+        for_good: Whether all later calls of every kind fail, too.
     """
 
     def __init__(self, folder: Path, kind: str, call: int, for_good: bool) -> None:
@@ -50,7 +50,7 @@ class Disk:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     def put_in(self, patch: pytest.MonkeyPatch) -> None:
-        """Takes the place of the real one."""
+        """Replaces the functions that write, for as long as the patch holds."""
         fsync, replace, mkdir, truncate, opens = os.fsync, os.replace, os.mkdir, os.truncate, os.open
         ftruncate, pwrite = os.ftruncate, os.pwrite
 
@@ -91,7 +91,7 @@ class Disk:
 
 
 class _Raw(io.FileIO):
-    """A file without a buffer: what the buffer before it holds is written again after a write that failed."""
+    """An unbuffered file: after a write that failed, the buffer in front of it writes its content again."""
 
     def __init__(self, disk: Disk, path: Any, mode: str) -> None:
         super().__init__(path, mode)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forked
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -20,7 +19,7 @@ from lightkeras.runs import checkpoint
 
 WORKER = Path(__file__).with_name("worker.py")
 
-# Points where a process kills itself, and among how many calls of them it is chosen.
+# Points where a process kills itself. The call is drawn among the first N of the point.
 POINTS = {
     "write": 12,
     "rename": 12,
@@ -40,7 +39,7 @@ POINTS = {
 
 @dataclasses.dataclass(frozen=True)
 class End:
-    """What a run left behind.
+    """The files of a finished run that must not depend on how often it was killed.
 
     Args:
         arrays: Variables of the `last` and the `best` checkpoint.
@@ -72,7 +71,7 @@ def end_of(run_dir: Path) -> End:
 
 @dataclasses.dataclass
 class Score:
-    """What came of some killed runs: one line of the table."""
+    """Counts over killed runs: one line of the table."""
 
     task: str
     runs: int = 0
@@ -95,64 +94,42 @@ HEADER = f"{'task':10} {'runs':>5} {'kills':>6} {'resumes':>8} {'bit-equal ends'
 )
 
 
-class Server:
-    """The process that forks the attempts; a context manager."""
+def attempt(task: str, run_dir: Path, kill: str | None = None, after: float | None = None) -> int:
+    """Runs one attempt. Returns its exit status, -9 if it was killed.
 
-    def __init__(self) -> None:
-        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        self._process = subprocess.Popen(
-            [sys.executable, str(WORKER), "serve"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate()  # the end of its input is the end of it
-
-    def attempt(self, task: str, run_dir: Path, kill: str | None = None, after: float | None = None) -> int:
-        """Runs one attempt. Returns its exit status, -9 if it was killed.
-
-        Args:
-            task: Name of the task.
-            run_dir: The run directory.
-            kill: Point and call at which it kills itself; `None` for none.
-            after: Seconds of training after which it is killed from outside; `None` for never.
-        """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        ready = run_dir.with_suffix(".ready")
-        ready.unlink(missing_ok=True)
-        line = f"{task} {run_dir} --ready {ready}" + (f" --kill {kill}" if kill else "")
-        print(line, file=self._process.stdin, flush=True)
-        child = int(self._process.stdout.readline())
-        if after is not None:
-            while not ready.exists() and Path(f"/proc/{child}").exists():
-                time.sleep(0.005)
-            time.sleep(after)
-            with contextlib.suppress(ProcessLookupError):  # it had come to its end
-                os.kill(child, signal.SIGKILL)
-        return int(self._process.stdout.readline())
+    Args:
+        task: Name of the task.
+        run_dir: The run directory.
+        kill: Point and call at which the process kills itself; `None` for none.
+        after: Seconds of training after which it is killed from outside; `None` for never.
+    """
+    ready = run_dir.with_suffix(".ready")
+    ready.unlink(missing_ok=True)
+    command = [WORKER, task, run_dir, "--ready", ready, *(["--kill", kill] if kill else [])]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    process = forked.Process(command, env=environment, stdout=subprocess.DEVNULL, stderr=2)
+    if after is not None:
+        while not ready.exists() and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(after)
+        process.kill()
+    return process.wait()
 
 
-def killed_run(server: Server, task: str, run_dir: Path, kills: int, rng: random.Random, score: Score) -> None:
-    """Kills a run so many times, or until it has ended, then lets it end."""
+def killed_run(task: str, run_dir: Path, kills: int, rng: random.Random, score: Score) -> None:
+    """Kills a run that many times, or until it has ended, then resumes it to its end."""
     for _ in range(kills):
         if rng.random() < 0.4:
-            status = server.attempt(task, run_dir, after=rng.uniform(0, 0.6))
+            status = attempt(task, run_dir, after=rng.uniform(0, 0.6))
         else:
             point = rng.choice(sorted(POINTS))
-            status = server.attempt(task, run_dir, kill=f"{point}:{rng.randint(1, POINTS[point])}")
+            status = attempt(task, run_dir, kill=f"{point}:{rng.randint(1, POINTS[point])}")
         assert status in (0, -signal.SIGKILL), f"{task}: an attempt ended with status {status}"
         if status == 0:
             break
         score.kills += 1
     score.resumes += 1
-    assert server.attempt(task, run_dir) == 0
+    assert attempt(task, run_dir) == 0
 
 
 def compare(score: Score, expected: End, found: End) -> None:
@@ -167,7 +144,7 @@ def compare(score: Score, expected: End, found: End) -> None:
 
 
 def assert_same(expected: End, found: End) -> None:
-    """Asserts that two runs left the same, to the bit."""
+    """Asserts that two runs left the same files, to the bit."""
     assert {key: array.tobytes() for key, array in found.arrays.items()} == {
         key: array.tobytes() for key, array in expected.arrays.items()
     }
@@ -175,5 +152,5 @@ def assert_same(expected: End, found: End) -> None:
 
 
 def assert_nothing_left_over(run_dir: Path) -> None:
-    """Asserts that no part of a file that could not be written is left."""
+    """Asserts that no temporary file is left."""
     assert [path for path in run_dir.rglob("*") if path.name.startswith(".") or ".part" in path.name] == []

@@ -44,10 +44,10 @@ class Many(TwoMoons):
 
 
 class Once(keras.callbacks.Callback):
-    """Does something terrible after the second epoch: once in a search, or whenever it gets there.
+    """Fails after the second epoch: once in a search, or in each attempt.
 
     Args:
-        fate: What.
+        fate: Kind of the failure, one of `Hunted.HParams.fate`.
     """
 
     def __init__(self, fate: str) -> None:
@@ -71,7 +71,7 @@ class Once(keras.callbacks.Callback):
 
 
 class Hunted(TwoMoons):
-    """Meets what is said of it."""
+    """Fails as its hyperparameter says."""
 
     @dataclasses.dataclass(frozen=True)
     class HParams:
@@ -92,7 +92,7 @@ class Hunted(TwoMoons):
 
 
 class Waiting(TwoMoons):
-    """Waits in its second epoch until a file is there; so it is known where it is when it is killed."""
+    """Waits in its second epoch until the file `go on` exists, so that a test kills it at a known point."""
 
     @dataclasses.dataclass(frozen=True)
     class HParams:

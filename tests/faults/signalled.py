@@ -17,11 +17,11 @@ from lightkeras.testing import TwoMoons
 
 
 class Waits(keras.callbacks.Callback):
-    """Says at one point that it is there, and goes on when it is told to; twice at most.
+    """Prints `ready` at one point, and waits for a line of standard input; twice.
 
     Args:
-        point: `"step"`, after step 13, in the second epoch; or `"validation"`, inside that of the second epoch.
-            Anything else never waits.
+        point: `"step"`, after step 13, in the second epoch; or `"validation"`, inside the validation of the second
+            epoch. With any other name it never waits.
     """
 
     def __init__(self, point: str) -> None:
@@ -46,8 +46,8 @@ class Waits(keras.callbacks.Callback):
                 sys.stdin.readline()
 
 
-class Says(keras.callbacks.Callback):
-    """Says that the second epoch begins, and waits for nothing."""
+class PrintsReady(keras.callbacks.Callback):
+    """Prints `ready` when the second epoch begins, and does not wait."""
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if epoch == 1:
@@ -55,7 +55,7 @@ class Says(keras.callbacks.Callback):
 
 
 def runner(run_dir: Path, point: str, **settings: Any) -> lk.Runner:
-    callbacks = [Says()] if point == "anywhere" else [Waits(point)]
+    callbacks = [PrintsReady()] if point == "anywhere" else [Waits(point)]
     return lk.Runner(
         **{"run_dir": run_dir, "max_epochs": 4, "patience": None, "progress": False, "callbacks": callbacks} | settings
     )

@@ -19,7 +19,7 @@ FILES = ("variables.safetensors", "state.json", "feed.bin", "callbacks.safetenso
 
 
 class Wave(lk.Task):
-    """A sine, with dropout, so that a random state belongs to the run."""
+    """Regression of a sine; with dropout, so that the run has a random state."""
 
     def build_model(self) -> keras.Model:
         return keras.Sequential([layers.Input((1,)), layers.Dense(8, "tanh"), layers.Dropout(0.2), layers.Dense(1)])
@@ -33,17 +33,17 @@ class Wave(lk.Task):
 
 
 def callbacks() -> list[keras.callbacks.Callback]:
-    """Those of the run; their state has arrays."""
+    """The callbacks of the run; their state has arrays."""
     return [keras.callbacks.EarlyStopping("val_loss", patience=9, restore_best_weights=True)]
 
 
 def fit(run_dir: Path, *, resume: bool | Path = False, **settings: Any) -> FitResult:
-    """Begins or goes on with the run; saved after every second step and every epoch.
+    """Begins or resumes the run; saves after every second step and every epoch.
 
     Args:
         run_dir: The run directory.
         resume: As in `Runner.fit`.
-        settings: Those of the runner that differ from this run's.
+        settings: Settings of the runner in place of this run's.
     """
     keras.utils.set_random_seed(1)  # the shuffling of `tf.data` goes by it, too
     x = np.linspace(-3, 3, 8 * STEPS, dtype="float32").reshape(-1, 1)

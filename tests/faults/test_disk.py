@@ -1,7 +1,4 @@
-"""A disk that fails under a run: the error names the file, nothing good is lost, and the run can be gone on with.
-
-`pytest tests/faults/test_disk.py --every-fault 1` lets every single call that writes fail, one run each.
-"""
+"""A disk that fails during a run: the error names the file, no checkpoint is lost, and the run can be resumed."""
 
 from __future__ import annotations
 
@@ -25,31 +22,33 @@ from disk import KINDS, Disk
 import lightkeras as lk
 from lightkeras.runs import checkpoint
 
+STRIDE = 10  # of the calls that write, each tenth fails in a run of its own; the long tests fail those between
 RARE: dict[str, Any] = {"checkpoints": lk.Checkpoints(every_epochs=1), "max_epochs": 2}
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> harness.End:
-    """What the run leaves that was not disturbed."""
+    """The files of a run on a disk that works."""
     run_dir = tmp_path_factory.mktemp("whole") / "run"
     small.fit(run_dir, **RARE)
     return harness.end_of(run_dir)
 
 
-def assert_nothing_good_is_lost(run_dir: Path) -> None:
-    """`last` names a checkpoint that is whole, and so does `best`; or they are not there yet."""
+def assert_checkpoints_are_whole(run_dir: Path) -> None:
+    """Asserts that `last` and `best`, where they exist, name checkpoints without damage."""
     folder = run_dir / "checkpoints"
     for name in ("last", "best"):
         if checkpoint.named(folder, name) is not None:
             checkpoint.verify(checkpoint.find(folder, name))
 
 
+@pytest.mark.parametrize("first", [1, *(pytest.param(call, marks=pytest.mark.long) for call in range(2, STRIDE + 1))])
 @pytest.mark.parametrize("for_good", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_whichever_call_fails_the_run_ends_with_the_files_name_and_can_be_gone_on_with(
-    kind, for_good, tmp_path, whole, monkeypatch, pytestconfig
+def test_whichever_call_fails_the_error_names_the_file_and_the_run_can_be_resumed(
+    kind, for_good, first, tmp_path, whole, monkeypatch
 ):
-    for call in itertools.count(1, pytestconfig.getoption("every_fault")):
+    for call in itertools.count(first, STRIDE):
         run_dir = tmp_path / f"run-{call}"
         disk = Disk(run_dir, kind, call, for_good)
         with monkeypatch.context() as patch:
@@ -66,11 +65,11 @@ def test_whichever_call_fails_the_run_ends_with_the_files_name_and_can_be_gone_o
         assert error.errno == errno.ENOSPC
         assert re.search(rf"could not write {re.escape(str(run_dir))}", str(error))
         assert checkpoint.named(run_dir / "checkpoints", "last") == disk.last
-        assert_nothing_good_is_lost(run_dir)
+        assert_checkpoints_are_whole(run_dir)
         small.fit(run_dir, resume=True, **RARE)
         harness.assert_same(whole, harness.end_of(run_dir))
         harness.assert_nothing_left_over(run_dir)
-    assert call > 1, f"a run makes no {kind} call"
+    assert call > first or first > 1, f"a run makes no {kind} call"
 
 
 # ---------------------------------------------------------------------- a real file system
@@ -108,18 +107,18 @@ def fit(run_dir: Path, epoch: int = -1, action: Callable[[], object] = lambda: N
 
 
 def fill(folder: Path, left: int) -> None:
-    """Fills a file system but for so many bytes."""
+    """Fills a file system up to a number of free bytes."""
     with open(folder / "ballast", "wb", buffering=0) as file:
         file.write(bytes(shutil.disk_usage(folder).free - left))
 
 
-@pytest.mark.parametrize("left", [0, 4096, 16384, 32768])
-def test_a_run_whose_disk_is_full_says_so_and_goes_on_when_there_is_room(left, small_disk, whole):
+@pytest.mark.parametrize("left", [0, 16384, *(pytest.param(left, marks=pytest.mark.long) for left in (4096, 32768))])
+def test_a_run_on_a_full_disk_raises_and_can_be_resumed_when_there_is_room(left, small_disk, whole):
     run_dir = small_disk / "run"
     with pytest.raises(OSError, match=rf"could not write {re.escape(str(run_dir))}.*No space left on device") as caught:
         fit(run_dir, 0, lambda: fill(small_disk, left))
     assert caught.value.errno == errno.ENOSPC
-    assert_nothing_good_is_lost(run_dir)
+    assert_checkpoints_are_whole(run_dir)
     with pytest.raises(OSError, match=r"disk are free, but the run needs about|No space left on device"):
         fit(run_dir, resume=True)
     (small_disk / "ballast").unlink()
@@ -129,12 +128,12 @@ def test_a_run_whose_disk_is_full_says_so_and_goes_on_when_there_is_room(left, s
 
 
 def read_only(folder: Path) -> None:
-    """Lets nothing be written below a folder by its name; a file system with open files cannot be made so itself."""
+    """Makes a folder read-only by a bind mount: a file system with open files cannot be remounted read-only."""
     subprocess.run(["mount", "--bind", folder, folder], check=True)
     subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
 
 
-def test_a_run_whose_disk_becomes_read_only_says_so_and_goes_on_when_it_may_write_again(small_disk, whole):
+def test_a_run_on_a_disk_that_becomes_read_only_raises_and_can_be_resumed_when_it_is_writable(small_disk, whole):
     run_dir = small_disk / "run"
     with pytest.raises(OSError, match=rf"could not write {re.escape(str(run_dir))}.*Read-only file system") as caught:
         fit(run_dir, 0, lambda: read_only(run_dir))
@@ -142,7 +141,7 @@ def test_a_run_whose_disk_becomes_read_only_says_so_and_goes_on_when_it_may_writ
     with pytest.raises(OSError, match=rf"could not write {re.escape(str(run_dir))}.*Read-only file system"):
         fit(run_dir, resume=True)
     subprocess.run(["umount", run_dir], check=True)
-    assert_nothing_good_is_lost(run_dir)
+    assert_checkpoints_are_whole(run_dir)
     fit(run_dir, resume=True)
     harness.assert_same(whole, harness.end_of(run_dir))
 

@@ -1,6 +1,7 @@
-"""Searches that are killed at any instant, and resumed, end with the trials of one that was never killed.
+"""A search that is killed at any instant and resumed ends with the trials of one that was never killed.
 
-`pytest tests/faults/test_searches.py --search-kills 20 -s` kills each oracle's search so many times.
+`pytest -m "long or not long" tests/faults/test_searches.py --search-kills 20 -s` kills each oracle's search that often
+for each seed.
 """
 
 from __future__ import annotations
@@ -8,44 +9,38 @@ from __future__ import annotations
 import csv
 import random
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import harness
 import pytest
 
-# Points where a search kills itself, and among how many calls of them it is chosen.
+# Points where a search kills itself. The call is drawn among the first N of the point.
 POINTS = {"noted": 12, "decided": 12, "rename": 30, "write": 20, "step": 8, "epoch": 6, "save": 6, "resume": 2}
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[harness.Server]:
-    with harness.Server() as server:
-        yield server
-
-
 def end_of(folder: Path) -> tuple[list[dict[str, str]], dict[str, Any]]:
-    """The rows of the trials, without times, and what each trial's run left."""
+    """The rows of `trials.csv` without times, and the files of each trial's run."""
     with open(folder / "trials.csv", newline="") as file:
         rows = [{name: value for name, value in row.items() if name != "wall_s"} for row in csv.DictReader(file)]
     return rows, {row["trial"]: harness.end_of(folder / "trials" / row["trial"]) for row in rows}
 
 
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 6))])
 @pytest.mark.parametrize("kind", ["random", "bayesian", "hyperband", "grid"])
 def test_a_killed_and_resumed_search_ends_with_the_trials_of_one_that_was_never_killed(
-    kind: str, server: harness.Server, tmp_path: Path, pytestconfig: pytest.Config
+    kind: str, seed: int, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
-    assert server.attempt(f"search-{kind}", tmp_path / "whole") == 0
-    rng = random.Random(f"{kind} {pytestconfig.getoption('kill_seed')}")
+    assert harness.attempt(f"search-{kind}", tmp_path / "whole") == 0
+    rng = random.Random(f"{kind} {seed}")
     kills = 0
     for _ in range(pytestconfig.getoption("search_kills")):
         point = rng.choice(sorted(POINTS))
-        status = server.attempt(f"search-{kind}", tmp_path / "killed", kill=f"{point}:{rng.randint(1, POINTS[point])}")
+        status = harness.attempt(f"search-{kind}", tmp_path / "killed", kill=f"{point}:{rng.randint(1, POINTS[point])}")
         assert status in (0, -signal.SIGKILL)
         kills += status != 0
     assert kills
-    assert server.attempt(f"search-{kind}", tmp_path / "killed") == 0
+    assert harness.attempt(f"search-{kind}", tmp_path / "killed") == 0
     (rows, runs), (expected_rows, expected_runs) = end_of(tmp_path / "killed"), end_of(tmp_path / "whole")
     assert rows == expected_rows
     for name, found in runs.items():
@@ -54,7 +49,7 @@ def test_a_killed_and_resumed_search_ends_with_the_trials_of_one_that_was_never_
             key: array.tobytes() for key, array in expected.arrays.items()
         }
         assert (found.rows, found.fit) == (expected.rows, expected.fit)
-        # The value that was searched for is written when a run ends, in each attempt that gets there.
+        # The objective is logged when a run ends, in each attempt that gets that far: once or twice.
         assert {tag: set(points) for tag, points in found.points.items()} == {
             tag: set(points) for tag, points in expected.points.items()
         }

@@ -1,4 +1,4 @@
-"""Real processes are signalled while they train: they save, say so, end, and go on to the same bits."""
+"""Real processes are signalled while they train: they save, end, and can be resumed to the same bits."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import harness
 import numpy as np
 import pytest
@@ -24,26 +24,20 @@ PROGRAM = Path(signalled.__file__)
 
 
 class Run:
-    """A process that trains, and has said that it is at the point."""
+    """A process that trains and has reported that it reached the point."""
 
     def __init__(self, run_dir: Path, point: str) -> None:
         self.run_dir = run_dir
-        self.process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(run_dir), point],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        )
-        self.hear()
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        self.process = forked.Process([PROGRAM, run_dir, point], env=environment, stdin=subprocess.PIPE)
+        self.wait_until_ready()
 
-    def hear(self) -> None:
+    def wait_until_ready(self) -> None:
         line = self.process.stdout.readline()
         assert line == "ready\n", line + self.process.stderr.read()
 
-    def tell(self) -> None:
-        """Lets it go on from where it waits. What it is signalled before it is told, it has received by then."""
+    def release(self) -> None:
+        """Lets it continue from where it waits. Signals that were sent before are delivered by then."""
         self.process.stdin.write("\n")
         self.process.stdin.flush()
 
@@ -81,18 +75,18 @@ def assert_ends_as_one_that_never_stopped(run_dir: Path, point: str, **settings:
 
 @pytest.mark.parametrize("point", ["step", "validation"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signalled_run_saves_says_so_ends_and_goes_on_to_the_same_bits(number, point, started) -> None:
+def test_a_signalled_run_saves_ends_and_resumes_to_the_same_bits(number, point, started) -> None:
     run = started(point)
     run.process.send_signal(number)
-    run.tell()
-    run.hear()  # it noted the signal, and goes on
-    run.tell()
+    run.release()
+    run.wait_until_ready()  # it noted the signal, and continues
+    run.release()
     status, out, err = run.end()
     assert (status, out) == (128 + number, ""), err
     assert "Traceback" not in err
     result = json.loads((run.run_dir / "result.json").read_text())["fit"]
     last = checkpoint.load(checkpoint.find(run.run_dir / "checkpoints", "last")).state
-    # The validation is given up: it is of the second epoch, all steps of which are done.
+    # The validation of the second epoch is abandoned; all steps of that epoch are done.
     steps, done = (13, 3) if point == "step" else (20, 10)
     assert (result["interrupted"], result["stop_reason"]) == (number.name, f"{number.name} received")
     assert (result["steps"], result["epochs"], result["diverged"]) == (steps, 1, False)
@@ -102,7 +96,7 @@ def test_a_signalled_run_saves_says_so_ends_and_goes_on_to_the_same_bits(number,
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_signalled_anywhere_goes_on_to_the_same_bits(number, started, capsys) -> None:
+def test_a_run_signalled_anywhere_resumes_to_the_same_bits(number, started, capsys) -> None:
     run = started("anywhere")
     run.process.send_signal(number)
     began = time.monotonic()
@@ -116,14 +110,14 @@ def test_a_run_signalled_anywhere_goes_on_to_the_same_bits(number, started, caps
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_a_run_at_once_and_it_goes_on_from_what_was_saved(number, started) -> None:
+def test_a_second_signal_ends_a_run_at_once_and_it_resumes_from_what_was_saved(number, started) -> None:
     run = started("step")
     run.process.send_signal(number)
-    run.tell()
-    run.hear()
-    run.process.send_signal(number)  # while it waits for ever
+    run.release()
+    run.wait_until_ready()
+    run.process.send_signal(number)  # while it waits
     status, out, err = run.end()
     assert (status, out) == (-number, ""), err
     assert not (run.run_dir / "result.json").exists()
-    # The checkpoint of the first epoch may have been on its way to the disk: then the run begins again.
+    # If the checkpoint of the first epoch was still being written, the run begins again.
     assert_ends_as_one_that_never_stopped(run.run_dir, "step")

@@ -1,11 +1,9 @@
 """Trains one run in a process of its own, to be killed; started by `harness.py`.
 
-    python worker.py TASK RUN_DIR [--kill POINT:CALL] [--ready FILE]     one attempt
-    python worker.py serve                                               one attempt per line of standard input
+    python worker.py TASK RUN_DIR [--kill POINT:CALL] [--ready FILE]
 
-An attempt begins the run or goes on with it. `--kill rename:3` lets the process kill itself, by SIGKILL, at the
-third call of that point; FILE is made when the first steps begin. `serve` imports everything once and forks for
-each attempt, which saves the seconds that TensorFlow takes to load; nothing of TensorFlow has run before the fork.
+An attempt begins the run or resumes it. With `--kill rename:3` the process kills itself, by SIGKILL, at the third call
+of that point; FILE is made when the first steps begin.
 """
 
 from __future__ import annotations
@@ -17,14 +15,12 @@ import os
 import shutil
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import hunted
 import keras
-import keras_tuner  # noqa: F401, which takes a second
 import numpy as np
 import tensorflow as tf
 from keras import layers
@@ -42,11 +38,11 @@ from lightkeras.training import fit, stepper
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
-# ---------------------------------------------------------------------- what is trained
+# ---------------------------------------------------------------------- tasks
 
 
 def digits() -> tuple[Any, Any]:
-    """A part of MNIST where it is at hand, else scikit-learn's digits: `(x, y)` to train and to validate on."""
+    """MNIST's first images, or scikit-learn's digits without real data: `(x, y)` to train and to validate on."""
     folder = os.environ.get("LIGHTKERAS_DATA_DIR")
     if folder:
         with np.load(Path(folder) / "mnist.npz") as found:
@@ -82,7 +78,7 @@ def mnist() -> tuple[lk.Task, dict[str, Any]]:
 
 
 def stream() -> tuple[lk.Task, dict[str, Any]]:
-    """The same from `tf.data`, shuffled there: the iterator's state is part of a checkpoint."""
+    """The digits from a shuffled `tf.data` dataset: the iterator's state is part of a checkpoint."""
     train, validation = digits()
     keras.utils.set_random_seed(1)
     feed = tf.data.Dataset.from_tensor_slices(train).shuffle(300, seed=4).batch(32)
@@ -90,7 +86,7 @@ def stream() -> tuple[lk.Task, dict[str, Any]]:
 
 
 def generator() -> tuple[lk.Task, dict[str, Any]]:
-    """The same from a Python generator that shuffles with NumPy's global state: it is read again."""
+    """The digits from a generator that shuffles with NumPy's global state; a resume reads it from its start."""
     (x, y), validation = digits()
     keras.utils.set_random_seed(1)
 
@@ -120,7 +116,7 @@ SEARCHES = tuple(f"search-{kind}" for kind in ("random", "bayesian", "hyperband"
 
 
 def search(kind: str, run_dir: Path) -> None:
-    """A search of a few tiny runs, in this process; each is saved after every second step."""
+    """A search of a few tiny runs in this process, each saved after every second step."""
     checkpoints = lk.Checkpoints(every_steps=2, every_epochs=1, keep=1)
     runner = lk.Runner(max_epochs=3, checkpoints=checkpoints, progress=False, pictures=False, preflight=False)
     lk.Tuner(
@@ -155,7 +151,7 @@ def train(name: str, run_dir: Path) -> None:
     runner.fit(task, **data, resume=True)
 
 
-# ---------------------------------------------------------------------- where it is killed
+# ---------------------------------------------------------------------- points where a process kills itself
 
 
 def die() -> None:
@@ -203,7 +199,7 @@ def half_removed(function: Callable[..., Any]) -> Callable[..., Any]:
     return dies
 
 
-# Point: what is replaced, and by what.
+# Point: owner and name of the function to replace, and how.
 POINTS: dict[str, tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any]]]] = {
     "write": (files, "write_synced", half_written),  # in the middle of a file of a checkpoint
     "rename": (files, "move_synced", before),
@@ -218,13 +214,13 @@ POINTS: dict[str, tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., A
     "points": (tensorboard.TensorBoardLogger, "log_steps", after),
     "save": (fit.Fit, "_job", after),  # copied, and not written
     "resume": (fit.Fit, "begin", after),
-    "decided": (coordinator.Coordinator, "_note", before),  # and not noted
-    "noted": (coordinator.Coordinator, "_note", after),  # and nothing done of it
+    "decided": (coordinator.Coordinator, "_note", before),  # decided and not journaled
+    "noted": (coordinator.Coordinator, "_note", after),  # journaled and not acted upon
 }
 
 
 def arm(point: str, call: int) -> None:
-    """Lets the process kill itself at a call of a point, counted from 1."""
+    """Makes the process kill itself at a call of a point, counted from 1."""
     owner, name, make = POINTS[point]
     function, calls = getattr(owner, name), 0
 
@@ -237,7 +233,7 @@ def arm(point: str, call: int) -> None:
     setattr(owner, name, counted)
 
 
-def tell_when_it_begins(path: Path) -> None:
+def touch_when_training_begins(path: Path) -> None:
     function = fit.Fit.open_epoch
 
     @functools.wraps(function)
@@ -248,7 +244,7 @@ def tell_when_it_begins(path: Path) -> None:
     fit.Fit.open_epoch = begins  # type: ignore[method-assign]
 
 
-# ---------------------------------------------------------------------- one attempt, or many
+# ---------------------------------------------------------------------- one attempt
 
 
 def attempt(arguments: list[str]) -> None:
@@ -262,30 +258,9 @@ def attempt(arguments: list[str]) -> None:
         point, call = given.kill.split(":")
         arm(point, int(call))
     if given.ready:
-        tell_when_it_begins(given.ready)
+        touch_when_training_begins(given.ready)
     train(given.task, given.run_dir)
 
 
-def serve() -> None:
-    """Answers each line with the attempt's process number, and with its status when it has ended."""
-    for line in sys.stdin:
-        sys.stdout.flush()
-        child = os.fork()
-        if child == 0:
-            sys.stdout = sys.stderr
-            try:
-                attempt(line.split())
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-            os._exit(0)
-        print(child, flush=True)
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
-
-
 if __name__ == "__main__":
-    if sys.argv[1:] == ["serve"]:
-        serve()
-    else:
-        attempt(sys.argv[1:])
+    attempt(sys.argv[1:])

@@ -1,6 +1,6 @@
-"""Runs the tests of the parts that stand on an engine on another backend: Keras has one in a process.
+"""Runs the tests of the parts that use an engine on another backend: Keras has one in a process.
 
-Each backend has a file of its own here, because the files are what tests running side by side are shared out by.
+Each backend has a file of its own here, because tests that run side by side are distributed by file.
 """
 
 import importlib.util
@@ -30,17 +30,17 @@ FILES = [
 
 
 @pytest.fixture
-def assert_passes() -> Callable[[str], None]:
-    """Asserts that the tests pass on a backend, in one process; without it the test is skipped."""
+def assert_passes() -> Callable[..., None]:
+    """Asserts that the tests pass on a backend, in one process; skips if that is not installed."""
 
-    def passes(backend: str) -> None:
+    def passes(backend: str, marked: str = "not long") -> None:
         if importlib.util.find_spec(backend) is None:
             pytest.skip(f"{backend} is not installed")
         files = [str(TESTS / name) for name in [f"engine/test_{backend}.py", *FILES]]
-        # What this process is to the one that started it, where tests run side by side, is not for that one.
+        # The inner pytest is not a worker of the outer pytest-xdist.
         ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST_")}
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marked, *files],
             cwd=TESTS.parent,
             env=ours | {"KERAS_BACKEND": backend},
             capture_output=True,

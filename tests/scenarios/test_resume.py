@@ -1,4 +1,4 @@
-"""A run that stopped and goes on ends as one that never stopped: to the bit, in all it leaves behind."""
+"""A run that stopped and is resumed ends as one that never stopped: all its files are equal to the bit."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ TRAIN, VALIDATION = two_moons(150), two_moons(50, seed=1)  # 10 batches of 16, t
 CLASS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-# ---------------------------------------------------------------------- what is trained
+# ---------------------------------------------------------------------- tasks
 
 
 def classifier(optimizer=None):
@@ -167,7 +167,7 @@ def loader():
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A run.
+    """A kind of run.
 
     Args:
         task: Makes the task.
@@ -197,7 +197,7 @@ def many_at_once():
 
 
 def scaled():
-    # Small steps between changes of the scale, so that it grows while the run goes on.
+    # Small steps between changes of the scale, so that it grows during the run.
     inner = keras.optimizers.Adam(0.02)
     return classifier(keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0**10, dynamic_growth_steps=6))
 
@@ -232,13 +232,13 @@ CASES = {
 }
 if hasattr(keras.optimizers, "MultiOptimizer"):  # newer than the oldest Keras that is allowed
     CASES["an optimizer for each part"] = Case(one_for_each_part)
-if keras.backend.backend() == "torch":  # the others have no need of PyTorch
+if keras.backend.backend() == "torch":  # the others do not need PyTorch
     CASES["DataLoader"] = Case(data=given(loader))
 
 
 def fit(case, run_dir, **settings):
     """One call of `Runner.fit`, with everything new as in a new process. Returns its result and the callbacks."""
-    keras.utils.set_random_seed(99)  # of another process: a run that goes on depends on nothing of this
+    keras.utils.set_random_seed(99)  # as in another process: a resumed run may not depend on it
     keras.config.set_dtype_policy(case.policy)
     try:
         task = case.task()
@@ -259,7 +259,7 @@ def _state_of(callback):
 
 @dataclasses.dataclass(frozen=True)
 class Whole:
-    """What a run left that never stopped."""
+    """The files of a run that never stopped."""
 
     end: harness.End
     history: str
@@ -268,7 +268,7 @@ class Whole:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Gives what a case comes to that never stops; each is run once."""
+    """Returns the files of a case that never stops; each case runs once."""
     found = {}
 
     def of(name):
@@ -293,14 +293,18 @@ def assert_same_end(found, expected):
 # ---------------------------------------------------------------------- to the bit
 
 
+@pytest.mark.parametrize("cuts", ["inside an epoch", pytest.param("three times", marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", CASES)
-def test_a_run_cut_anywhere_ends_as_one_that_never_stopped(name, whole, tmp_path):
+def test_a_run_cut_anywhere_ends_as_one_that_never_stopped(name, cuts, whole, tmp_path):
     expected, rng = whole(name), random.Random(name)
     steps = expected.end.fit["steps"]
     per_epoch = steps // expected.end.fit["epochs"]
-    # Inside an epoch, at its end, and wherever.
-    cuts = sorted({rng.randrange(2, per_epoch), per_epoch, rng.randrange(per_epoch + 1, steps)})
-    for cut in cuts:
+    inside = rng.randrange(2, per_epoch)
+    at = {
+        "inside an epoch": [rng.choice([0, per_epoch]) + inside],
+        "three times": sorted({inside, per_epoch, rng.randrange(per_epoch + 1, steps)}),
+    }
+    for cut in at[cuts]:
         result, _ = fit(CASES[name], tmp_path / "run", max_steps=cut, steps_per_call=rng.choice([1, 2, 5, None]))
         assert (result.steps, result.stop_reason) == (cut, f"max_steps={cut} reached")
     result, callbacks = fit(CASES[name], tmp_path / "run", steps_per_call=rng.choice([1, 3, None]))
@@ -309,7 +313,8 @@ def test_a_run_cut_anywhere_ends_as_one_that_never_stopped(name, whole, tmp_path
     assert callbacks == expected.callbacks
 
 
-def test_the_cases_do_what_they_are_for(whole):
+@pytest.mark.any_backend
+def test_the_cases_reach_the_states_that_they_are_for(whole):
     ends = {name: whole(name).end for name in ("arrays", "tf.data", "every batch watched", "scaled")}
     rate = {name: float(end.arrays["last/optimizer.0001"]) for name, end in ends.items()}
     assert ends["arrays"].fit["stop_reason"] == "EarlyStopping asked to stop"
@@ -317,15 +322,16 @@ def test_the_cases_do_what_they_are_for(whole):
     assert rate["arrays"] in (pytest.approx(0.01), pytest.approx(0.005))  # halved once or twice, and stopped
     assert rate["every batch watched"] == pytest.approx(schedule(3, None))
     assert {row.split(",")[0] for row in ends["tf.data"].rows[1:]} == {"step", "epoch", "validation"}
-    # The scale has grown, and a step that overflowed was left out by the optimizer inside.
+    # The scale has grown, and the inner optimizer skipped a step that overflowed.
     assert float(ends["scaled"].arrays["last/optimizer.0003"]) > 2.0**10
     assert int(ends["scaled"].arrays["last/optimizer.0004"]) < ends["scaled"].fit["steps"]
 
 
-# ---------------------------------------------------------------------- from where
+# ---------------------------------------------------------------------- where a run resumes
 
 
-def test_a_finished_run_that_is_resumed_is_as_it_was(whole, tmp_path):
+@pytest.mark.any_backend
+def test_a_finished_run_that_is_resumed_is_not_changed(whole, tmp_path):
     before, callbacks = fit(CASES["arrays"], tmp_path / "run")
     files = {path: path.read_bytes() for path in (tmp_path / "run" / "checkpoints").rglob("*") if path.is_file()}
     again, found = fit(CASES["arrays"], tmp_path / "run")
@@ -335,6 +341,7 @@ def test_a_finished_run_that_is_resumed_is_as_it_was(whole, tmp_path):
     assert_same_end(harness.end_of(tmp_path / "run"), whole("arrays").end)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("name", ["tf.data", "generator of an epoch", "averaged and clipped", "random without a seed"])
 def test_a_finished_run_with_more_epochs_becomes_the_longer_one(name, whole, tmp_path):
     for epochs in (1, 3):
@@ -344,7 +351,8 @@ def test_a_finished_run_with_more_epochs_becomes_the_longer_one(name, whole, tmp
     assert_same_end(harness.end_of(tmp_path / "run"), whole(name).end)
 
 
-def test_what_a_limit_leaves_is_validated_beside_the_run(whole, tmp_path):
+@pytest.mark.any_backend
+def test_the_last_weights_of_a_limit_are_validated_outside_of_the_runs_schedule(whole, tmp_path):
     case = CASES["generator of an epoch"]  # validates every second epoch
     result, _ = fit(case, tmp_path / "run", max_steps=14)
     csv = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
@@ -362,7 +370,8 @@ def test_what_a_limit_leaves_is_validated_beside_the_run(whole, tmp_path):
     assert_same_end(harness.end_of(tmp_path / "run"), whole("generator of an epoch").end)
 
 
-def test_a_run_goes_on_from_the_checkpoint_that_was_asked_for(whole, tmp_path):
+@pytest.mark.any_backend
+def test_a_run_resumes_from_the_checkpoint_that_was_given(whole, tmp_path):
     case, folder = CASES["saved by steps"], tmp_path / "run" / "checkpoints"
     fit(case, tmp_path / "run", max_steps=31)
     earlier = sorted(path for path in folder.glob("step-*") if checkpoint.numbers(path)[0] < 30)
@@ -376,6 +385,7 @@ def test_a_run_goes_on_from_the_checkpoint_that_was_asked_for(whole, tmp_path):
     assert_same_end(harness.end_of(tmp_path / "run"), whole("saved by steps").end)
 
 
+@pytest.mark.any_backend
 def test_a_run_that_was_never_saved_begins_again(whole, tmp_path):
     class Fails(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
@@ -389,6 +399,7 @@ def test_a_run_that_was_never_saved_begins_again(whole, tmp_path):
     assert_same_end(harness.end_of(tmp_path / "run"), whole("without validation").end)
 
 
+@pytest.mark.any_backend
 def test_a_run_without_time_for_a_step_saves_its_beginning(whole, tmp_path):
     result, _ = fit(CASES["without validation"], tmp_path / "run", max_time=1e-9)
     assert (result.steps, result.epochs, result.best) == (0, 0, None)
@@ -398,7 +409,7 @@ def test_a_run_without_time_for_a_step_saves_its_beginning(whole, tmp_path):
 
 
 class Clock:
-    """Seconds that pass with batches only."""
+    """A clock that advances with batches only."""
 
     now = 0.0
 
@@ -415,7 +426,8 @@ class Ticks(keras.callbacks.Callback):
         self._clock().now += 1.0
 
 
-def test_the_time_of_a_run_is_that_of_each_call(tmp_path, monkeypatch):
+@pytest.mark.any_backend
+def test_the_time_limit_counts_anew_in_each_call(tmp_path, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(setup, "Fit", functools.partial(Fit, clock=clock))
     found = []
@@ -430,12 +442,12 @@ def test_the_time_of_a_run_is_that_of_each_call(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("steps_per_call", [1, 4, 100, None])
-def test_validations_and_limits_come_at_their_steps_whatever_a_call_runs(steps_per_call, tmp_path):
+def test_validations_and_limits_come_at_their_steps_with_any_number_of_steps_a_call(steps_per_call, tmp_path):
     case = Case(settings={"validate_every": "7 steps", "patience": None, "steps_per_call": steps_per_call})
     result, _ = fit(case, tmp_path / "run", max_steps=33)
     rows = [row.split(",") for row in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:]]
     assert [int(row[2]) for row in rows if row[0] == "step"] == list(range(1, 34))
-    # The last is that of the weights the limit left.
+    # The last one is of the weights at the limit.
     assert [int(row[2]) for row in rows if row[0] == "validation"] == [7, 14, 21, 28, 33]
     assert [int(row[2]) for row in rows if row[0] == "epoch"] == [10, 20, 30]
     assert [row[6:] for row in rows if row[0] == "epoch"] == [["", "", ""]] * 3  # no validation there
@@ -463,13 +475,13 @@ def test_limited_batches_are_the_first_of_each_epochs_order(tmp_path):
     data = {"train": TRAIN, "validation": (VALIDATION[0][:16], VALIDATION[1][:16]), "batch_size": 16}
     cut = dataclasses.replace(case, data=lambda: data, settings={"patience": None})
     whole, _ = fit(cut, tmp_path / "whole", max_steps=3)
-    # The first epoch's three steps are those of an epoch that goes on; and what is validated on is one batch.
+    # The first epoch's three steps are those of a longer epoch, and one batch is validated.
     limited = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     assert limited[1:4] == (tmp_path / "whole" / "metrics.csv").read_text().splitlines()[1:4]
     assert result.history["val/loss"][0] == whole.best.value
 
 
-# ---------------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------------- changes that are refused
 
 
 @pytest.fixture
@@ -490,6 +502,7 @@ class Renamed(TwoMoons):
     pass
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("task", "settings", "data", "what"),
     [
@@ -514,6 +527,7 @@ def test_another_experiment_is_refused_and_nothing_is_changed_unless_it_is_accep
     assert any(re.search(what, line) for line in config["resumed"][0]["changed"])
 
 
+@pytest.mark.any_backend
 def test_several_changes_are_named_at_once(begun):
     with pytest.raises(ChangedRunError, match=r"hparams\.hidden_units was 16 and is 8.*seed was 0 and is 1"):
         runner(begun, seed=1).fit(TwoMoons(HP(hidden_units=8)), resume=True)
@@ -527,16 +541,19 @@ def test_another_shape_of_the_state_is_refused_even_if_the_change_is_accepted(be
         runner(begun).fit(TwoMoons(HP(hidden_units=8)), resume=True, accept_changes=True)
 
 
-def test_what_may_change_the_numbers_is_warned_of(begun):
+@pytest.mark.any_backend
+def test_a_change_that_may_change_the_numbers_is_warned_of(begun):
     with pytest.warns(UserWarning, match="validate_every was 1 and is '4 steps'"):
         runner(begun, validate_every="4 steps").fit(TwoMoons(), resume=True)
 
 
-def test_limits_may_change_without_a_word(begun):
+@pytest.mark.any_backend
+def test_limits_may_change_without_a_warning(begun):
     result = runner(begun, max_steps=15, patience=7, steps_per_call=2).fit(TwoMoons(), resume=True)
     assert result.steps == 15
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("settings", "resume", "error", "message"),
     [
@@ -546,7 +563,7 @@ def test_limits_may_change_without_a_word(begun):
         ({"run_dir": "run"}, False, FileExistsError, "already holds another run.*Resume it with resume=True"),
     ],
 )
-def test_what_does_not_say_which_run_is_refused(begun, settings, resume, error, message):
+def test_a_resume_that_does_not_name_its_run_is_refused(begun, settings, resume, error, message):
     settings = {name: begun.parent / value for name, value in settings.items()}
     resume = str(begun.parent / resume) if isinstance(resume, str) else resume
     with pytest.raises(error, match=message):
@@ -564,8 +581,9 @@ with run_lock(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_directory_that_another_process_works_in_is_refused(begun, resume):
+def test_a_directory_that_another_process_uses_is_refused(begun, resume):
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, begun / "run.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
@@ -598,7 +616,7 @@ def emptied(path):
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """A run stopped inside an epoch, whose checkpoints have all the files there are."""
+    """A run stopped inside an epoch, whose checkpoints have a file of each kind."""
     run_dir = tmp_path_factory.mktemp("stopped") / "run"
     fit(DAMAGED, run_dir, max_steps=26)
     return run_dir
@@ -612,7 +630,7 @@ DAMAGED = dataclasses.replace(
 
 
 class Arrays(keras.callbacks.Callback):
-    """Has an array for a state."""
+    """Its state is an array."""
 
     def __init__(self):
         super().__init__()
@@ -622,11 +640,12 @@ class Arrays(keras.callbacks.Callback):
         self.sums = self.sums + [logs["loss"], logs["val_loss"]]
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("harm", [truncated, flipped, emptied, Path.unlink])
 @pytest.mark.parametrize(
     "file", ["variables.safetensors", "state.json", "manifest.json", "feed.bin", "callbacks.safetensors"]
 )
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(file, harm, stopped, tmp_path):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_chosen(file, harm, stopped, tmp_path):
     shutil.copytree(stopped, tmp_path / "run")
     folder = tmp_path / "run" / "checkpoints"
     last = checkpoint.find(folder, "last")
@@ -636,7 +655,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(file, harm
         assert choose_checkpoint(RunDirectory(tmp_path / "run")).state["step"] == 24
 
 
-def test_a_run_that_goes_on_from_an_earlier_checkpoint_ends_as_one_that_never_stopped(stopped, tmp_path):
+@pytest.mark.any_backend
+def test_a_run_resumed_from_an_earlier_checkpoint_ends_as_one_that_never_stopped(stopped, tmp_path):
     fit(DAMAGED, tmp_path / "whole")
     shutil.copytree(stopped, tmp_path / "run")
     flipped(checkpoint.find(tmp_path / "run" / "checkpoints", "last") / "variables.safetensors")
@@ -645,19 +665,21 @@ def test_a_run_that_goes_on_from_an_earlier_checkpoint_ends_as_one_that_never_st
     assert_same_end(harness.end_of(tmp_path / "run"), harness.end_of(tmp_path / "whole"))
 
 
-def test_a_damaged_best_is_named_and_lost_and_the_run_goes_on(stopped, tmp_path):
+@pytest.mark.any_backend
+def test_a_damaged_best_checkpoint_is_reported_and_the_run_resumes(stopped, tmp_path):
     shutil.copytree(stopped, tmp_path / "run")
     folder = tmp_path / "run" / "checkpoints"
     best = checkpoint.load(checkpoint.find(folder, "last")).state["kept"]["best"]
     truncated(folder / best / "state.json")
     with pytest.warns(UserWarning, match=r"is damaged.*The best weights are lost.*Resuming from .*step-00000026"):
         result, _ = fit(DAMAGED, tmp_path / "run")
-    assert result.best.epoch >= 3  # the best of those that came after
+    assert result.best.epoch >= 3  # the best of the validations that came after
     assert best not in [path.name for path in folder.iterdir()]
     assert checkpoint.load(checkpoint.find(folder, "best")).state["step"] == result.best.step
 
 
-def test_where_every_checkpoint_is_damaged_the_run_is_refused_and_kept(stopped, tmp_path):
+@pytest.mark.any_backend
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_kept(stopped, tmp_path):
     shutil.copytree(stopped, tmp_path / "run")
     for path in (tmp_path / "run" / "checkpoints").glob("step-*"):
         flipped(path / "state.json")

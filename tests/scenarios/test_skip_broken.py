@@ -173,6 +173,7 @@ def test_a_run_that_skipped_goes_on_to_the_same_bits(source, tmp_path):
         np.testing.assert_array_equal(array, many.arrays[key], key)
 
 
+@pytest.mark.any_backend
 def test_each_skipped_step_can_be_run_again(tmp_path):
     result = fit(tmp_path / "run", Noisy())
     folders = sorted((tmp_path / "run" / "broken").iterdir())
@@ -183,6 +184,7 @@ def test_each_skipped_step_can_be_run_again(tmp_path):
         assert math.isinf(found.found["loss"])
 
 
+@pytest.mark.any_backend
 def test_more_broken_batches_than_may_be_skipped_end_the_run(tmp_path):
     steps = broken_steps()
     result = fit(tmp_path / "run", Poisoned(), skip_broken=2)
@@ -196,6 +198,7 @@ def test_more_broken_batches_than_may_be_skipped_end_the_run(tmp_path):
     assert all(np.isfinite(array).all() for array in last.arrays.values())
 
 
+@pytest.mark.any_backend
 def test_a_run_that_diverged_goes_on_once_more_may_be_skipped(tmp_path):
     fit(tmp_path / "whole", Noisy())
     assert fit(tmp_path / "run", Noisy(), skip_broken=2).diverged

@@ -208,6 +208,7 @@ def test_averages_of_an_unfrozen_layer_begin_at_its_weights_and_a_frozen_one_sta
 # ---------------------------------------------------------------------- what is said
 
 
+@pytest.mark.any_backend
 def test_it_is_said_in_one_line_and_listed_with_what_was_compiled(tmp_path, capsys):
     script = {1: {"base": True}, 2: {"head": False}}
     fitted(tmp_path, Made(frozen=("base",))(), script, max_epochs=3, progress=True)
@@ -247,6 +248,7 @@ def test_a_run_with_nothing_left_to_learn_ends_with_an_error(tmp_path):
         fitted(tmp_path, Made()(), {1: {"base": False, "head": False}})
 
 
+@pytest.mark.any_backend
 def test_layers_are_named_by_the_outermost_that_changed():
     class Two(Task):
         def build(self):
@@ -323,6 +325,7 @@ def test_an_exported_model_has_its_optimizer_in_the_order_of_its_variables(tmp_p
         np.testing.assert_array_equal(ops.convert_to_numpy(variable), value)
 
 
+@pytest.mark.any_backend
 def test_a_second_fit_learns_what_was_unfrozen_since_the_first(tmp_path):
     task = MADE()
     fitted(tmp_path / "first", task, {}, max_epochs=1)

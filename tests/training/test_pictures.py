@@ -99,6 +99,7 @@ def test_at_the_end_the_validation_split_is_drawn_with_the_best_weights_and_the_
     assert png.startswith(b"\x89PNG")
 
 
+@pytest.mark.any_backend
 def test_only_what_is_asked_for_is_predicted(tmp_path):
     task = Few()
     settings(tmp_path).fit(task)
@@ -107,6 +108,7 @@ def test_only_what_is_asked_for_is_predicted(tmp_path):
     assert np.array_equal(points, VALIDATION[0][:5])
 
 
+@pytest.mark.any_backend
 def test_every_few_epochs_it_is_drawn_with_the_weights_as_they_are(tmp_path):
     task = Drawn()
     settings(tmp_path, max_epochs=5, draw_every=2, monitor="val/loss").fit(task)
@@ -116,11 +118,13 @@ def test_every_few_epochs_it_is_drawn_with_the_weights_as_they_are(tmp_path):
     assert sorted(images(tmp_path / "run")["validation/a picture"]) == sorted(steps)
 
 
+@pytest.mark.any_backend
 def test_a_picture_of_the_best_epoch_that_was_drawn_when_it_ended_is_not_logged_again(tmp_path):
     settings(tmp_path, draw_every=1, monitor="train/loss", mode="max").fit(Drawn())
     assert images(tmp_path / "run") == {"validation/a picture": [4, 8]}
 
 
+@pytest.mark.any_backend
 def test_without_validation_the_train_split_is_drawn_in_its_own_order(tmp_path):
     task = Drawn()
     settings(tmp_path).fit(task, TRAIN)
@@ -130,6 +134,7 @@ def test_without_validation_the_train_split_is_drawn_in_its_own_order(tmp_path):
     assert logits == pytest.approx(expected(task, tmp_path / "run", "best", points), abs=1e-6)
 
 
+@pytest.mark.any_backend
 def test_a_limit_of_batches_is_one_of_pictures_too(tmp_path):
     task = Drawn()
     settings(tmp_path, limit_batches=lk.LimitBatches(validation=2)).fit(task)
@@ -154,6 +159,7 @@ def test_examples_are_raw_where_steps_get_features(tmp_path):
         assert logits.shape == (40,)
 
 
+@pytest.mark.any_backend
 def test_one_who_does_not_predict_makes_nothing_run(tmp_path):
     class Dreamer(Drawn):
         def draw(self, predict):
@@ -167,12 +173,14 @@ def test_one_who_does_not_predict_makes_nothing_run(tmp_path):
     assert (tmp_path / "run" / "figures" / "validation" / "dream.png").is_file()
 
 
+@pytest.mark.any_backend
 def test_a_task_without_pictures_has_none(tmp_path):
     settings(tmp_path, draw_every=1).fit(TwoMoons())
     assert [path.name for path in (tmp_path / "run" / "figures").iterdir()] == ["curves.png"]
     assert images(tmp_path / "run") == {}
 
 
+@pytest.mark.any_backend
 def test_without_pictures_nothing_is_drawn_at_all(tmp_path):
     task = Drawn()
     runner = settings(tmp_path, pictures=False, draw_every=1)
@@ -183,6 +191,7 @@ def test_without_pictures_nothing_is_drawn_at_all(tmp_path):
     assert not (tmp_path / "run" / "report.html").exists()
 
 
+@pytest.mark.any_backend
 def test_of_the_trials_of_a_search_the_best_alone_draws(tmp_path):
     tuner = lk.Tuner(
         Drawn, objective="val/loss", workers=0, trials=2, run_dir=tmp_path / "search", runner=lk.Runner(max_epochs=1)
@@ -194,6 +203,7 @@ def test_of_the_trials_of_a_search_the_best_alone_draws(tmp_path):
     assert list((result.best_dir / "figures" / "validation").glob("*.png"))
 
 
+@pytest.mark.any_backend
 def test_a_test_draws_its_split_in_place_of_the_test_before(tmp_path):
     task = Drawn()
     runner = settings(tmp_path, monitor="train/loss", mode="max")
@@ -208,6 +218,7 @@ def test_a_test_draws_its_split_in_place_of_the_test_before(tmp_path):
     assert [path.name for path in stale.parent.iterdir()] == ["a picture.png"]
 
 
+@pytest.mark.any_backend
 def test_an_evaluation_of_the_weights_at_hand_draws_nothing(tmp_path):
     task = Drawn()
     settings(tmp_path).fit(task)
@@ -287,6 +298,7 @@ def test_a_run_that_goes_on_draws_what_one_that_never_stopped_draws_and_each_onc
         assert np.array_equal(one[2], other[2])
 
 
+@pytest.mark.any_backend
 def test_how_often_is_drawn_may_change_in_a_run_that_goes_on(tmp_path):
     settings(tmp_path, draw_every=1).fit(Drawn())
     settings(tmp_path, max_epochs=4).fit(Drawn(), resume=True)  # a warning would be an error
@@ -298,6 +310,7 @@ def test_how_often_is_drawn_may_change_in_a_run_that_goes_on(tmp_path):
 # ---------------------------------------------------------------------- what is wrong is said
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
@@ -319,6 +332,7 @@ def test_what_is_no_picture_is_said_and_the_run_is_whole(tmp_path, capsys, retur
     assert (tmp_path / "run" / "report.html").is_file()
 
 
+@pytest.mark.any_backend
 def test_an_error_is_said_in_one_line_with_its_place_each_time_and_the_run_goes_on(tmp_path, capsys):
     class Broken(Drawn):
         def draw(self, predict):
@@ -337,6 +351,7 @@ def test_an_error_is_said_in_one_line_with_its_place_each_time_and_the_run_goes_
     assert not (tmp_path / "run" / "figures" / "validation").exists()
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("count", [0, True, 2.5])
 def test_a_count_that_is_none_is_refused(tmp_path, capsys, count):
     class Miscounted(Drawn):
@@ -347,6 +362,7 @@ def test_a_count_that_is_none_is_refused(tmp_path, capsys, count):
     assert f"predict(count={count!r}): expected a whole number of at least 1, or None." in capsys.readouterr().err
 
 
+@pytest.mark.any_backend
 def test_a_train_stream_is_not_read_in_the_middle_of_training(tmp_path, capsys):
     task = Drawn()
     settings(tmp_path, draw_every=1).fit(task, batches_of(TRAIN))
@@ -356,6 +372,7 @@ def test_a_train_stream_is_not_read_in_the_middle_of_training(tmp_path, capsys):
     assert [(split, len(examples[0])) for split, examples, *_ in task.seen] == [("train", 64)]  # at the end it is
 
 
+@pytest.mark.any_backend
 def test_a_run_that_was_interrupted_is_not_drawn(tmp_path):
     class Stops(Drawn):
         def build_callbacks(self):
@@ -390,6 +407,7 @@ class WithCallbacks(TwoMoons):
         return [self.counting]
 
 
+@pytest.mark.any_backend
 def test_the_callbacks_of_a_task_come_after_those_of_the_runner(tmp_path):
     order = []
     first = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: order.append("runner"))
@@ -402,6 +420,7 @@ def test_the_callbacks_of_a_task_come_after_those_of_the_runner(tmp_path):
     assert order == ["runner", "task"]
 
 
+@pytest.mark.any_backend
 def test_they_are_made_anew_for_each_fit_and_a_resume_restores_them(tmp_path):
     task = WithCallbacks()
     settings(tmp_path).fit(task)
@@ -413,6 +432,7 @@ def test_they_are_made_anew_for_each_fit_and_a_resume_restores_them(tmp_path):
     assert again.counting.epochs == 5
 
 
+@pytest.mark.any_backend
 def test_what_is_no_callback_is_refused_before_anything_is_written(tmp_path):
     class Wrong(TwoMoons):
         def build_callbacks(self):
@@ -423,6 +443,7 @@ def test_what_is_no_callback_is_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.any_backend
 def test_trials_of_a_search_have_them_too(tmp_path):
     made = []
 
