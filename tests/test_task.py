@@ -294,7 +294,7 @@ BINARY = keras.losses.BinaryCrossentropy(from_logits=True)
             classifier(3),
             CLASS,
             ONE_HOT,
-            r"are float32\[batch, 3\]; sparse .* of the class alone. Use categorical .*argmax",
+            r"are float32\[batch, 3\]; sparse .* of the class. Use categorical .*argmax",
         ),
         (
             classifier(3),

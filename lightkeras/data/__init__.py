@@ -1,4 +1,4 @@
-"""Where batches come from."""
+"""Data modules and feeds: the sources of batches."""
 
 from lightkeras.data.arrays import ArrayData, as_feed
 from lightkeras.data.batches import Batches

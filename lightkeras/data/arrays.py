@@ -1,4 +1,4 @@
-"""Data in memory as a data module, and one function that makes a feed of whatever holds batches."""
+"""Data in memory as a data module, and `as_feed`, which converts arrays and sources of batches to feeds."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class ArrayData(DataModule):
     """Arrays in memory: `(x, y)`, `(x, y, sample_weight)`, or any tuples, lists and dicts of arrays.
 
     Args:
-        train: Arrays to learn from; axis 0 counts examples. Anything NumPy can read, text too.
-        validation: Arrays of the same form to watch while learning; `None` if there are none.
-        test: Arrays of the same form to look at once, at the end; `None` if there are none.
+        train: Arrays to train on; axis 0 counts examples. Anything NumPy can read, text too.
+        validation: Arrays of the same structure to validate on after each epoch; `None` for no such split.
+        test: Arrays of the same structure to test on once, at the end; `None` for no such split.
         batch_size: Examples per batch.
-        seed: Seed of the order of the training batches, which is another one each epoch.
+        seed: Seed of the order of the training batches, which changes each epoch.
 
     Raises:
         ValueError: Arrays that are empty or differ in length, shapes or dtypes that differ from those
             of `train`, a `batch_size` below 1 or a `seed` below 0.
-        TypeError: Something else than arrays.
+        TypeError: A value that is not arrays.
 
     Example:
         >>> import numpy as np
@@ -67,29 +67,29 @@ class ArrayData(DataModule):
         feed = _array_feed(split, arrays, batch_size)
         expected = dict(flatten(self._train.spec))
         for path, spec in flatten(feed.spec):
-            # Only what both have: sample weights may be given for one of them alone.
+            # Only arrays that both have: sample weights may be given for one of them alone.
             if path in expected and spec != expected[path]:
                 raise ValueError(
                     f"Array {path or '0'} of {split} is {spec}, and that of train is {expected[path]}: "
-                    "expected the same shape and dtype, but for the number of examples."
+                    "expected the same shape, except for the number of examples, and the same dtype."
                 )
         return feed
 
 
 def as_feed(data: Batches, batch_size: int = 32, *, shuffle: bool = False, seed: int = 0) -> Feed:
-    """Makes a feed of whatever holds batches, or arrays to take batches from.
+    """Converts arrays, or a source of batches, to a feed.
 
     Args:
         data: One of
-            - a `Feed`, which is returned as it is;
+            - a `Feed`, which is returned unchanged;
             - arrays, tensors or lists of numbers or texts, or tuples, lists and dicts of them;
-            - a `tf.data.Dataset` of batches, of known length or at least with an end;
+            - a `tf.data.Dataset` of batches, not endless;
             - a `keras.utils.PyDataset`;
             - a torch `DataLoader`, or any other iterable of batches that starts anew each epoch;
             - a function that returns an iterator over batches (a generator function), without arguments or
               with the `epoch`, from 0.
-        batch_size: Examples per batch, for arrays; the others bring their batches with them.
-        shuffle: Whether each epoch has an order of its own, for arrays alone.
+        batch_size: Examples per batch, for arrays; other sources make their own batches.
+        shuffle: Whether each epoch has an order of its own; for arrays only.
         seed: Seed of those orders.
 
     Returns:
@@ -97,9 +97,9 @@ def as_feed(data: Batches, batch_size: int = 32, *, shuffle: bool = False, seed:
         a tuple.
 
     Raises:
-        TypeError: `data` is none of these, or an iterator that can be read only once.
-        ValueError: There are no batches or no end of them, they are of different forms, or `shuffle`
-            was asked for something that is not arrays.
+        TypeError: `data` is not one of these, or an iterator that can be read only once.
+        ValueError: There are no batches or endlessly many, they differ in structure, or `shuffle` was
+            given for something that is not arrays.
 
     Example:
         >>> feed = as_feed(([[1.0], [2.0], [3.0]], [0, 1, 1]), batch_size=2)
@@ -111,7 +111,7 @@ def as_feed(data: Batches, batch_size: int = 32, *, shuffle: bool = False, seed:
         return _array_feed("the data", data, batch_size, shuffle=shuffle, seed=seed)
     if shuffle:
         raise ValueError(
-            f"shuffle=True, but {type(data).__name__} is no array: expected arrays. Let it shuffle its own batches."
+            f"shuffle=True, but {type(data).__name__} is not an array: expected arrays. Let it shuffle its own batches."
         )
     return _stream(data)
 
@@ -128,21 +128,21 @@ def _stream(data: Any) -> Feed:
     if callable(data) and not isinstance(data, type):
         return streams.from_iterable(data, getattr(data, "__name__", type(data).__name__))
     raise TypeError(
-        f"Received {type(data).__name__}, which holds no batches: expected arrays, a tf.data.Dataset, a "
+        f"Received {type(data).__name__}: expected arrays, a tf.data.Dataset, a "
         "keras.utils.PyDataset, a torch DataLoader, another iterable of batches, or a function that returns "
-        "one. A data set of single examples goes through a DataLoader first."
+        "one. Make batches of a data set of single examples with a DataLoader first."
     )
 
 
 @runtime_checkable
 class _ArrayLike(Protocol):
-    """What NumPy can read: arrays and tensors of every backend say so by this method."""
+    """What NumPy can read: arrays, and tensors of every backend."""
 
     def __array__(self) -> Any: ...
 
 
 def holds_arrays(data: Any) -> bool:
-    """Whether `as_feed` makes an `ArrayFeed` of this."""
+    """Whether `as_feed` converts this to an `ArrayFeed`."""
     return isinstance(data, (Mapping, tuple, list, _ArrayLike))
 
 

@@ -1,7 +1,7 @@
 """Bags: examples that are weighted rows of one table, as many as each needs.
 
-A text module that sums word vectors is linear in its table. Its text is then a bag: which rows, and with which
-weights. Bags hold many of them without padding, as the rows of a sparse matrix do (compressed sparse rows):
+A text module that sums word vectors is linear in its table. A text is then a bag: rows of the table and their
+weights. `Bags` holds many of them without padding, as the rows of a sparse matrix do (compressed sparse rows):
 
     example i  =  sum over k in splits[i] .. splits[i + 1] of  weights[k] * table[ids[k]]
 """
@@ -17,15 +17,15 @@ import numpy as np
 @final
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bags:
-    """Weighted rows of a table, a bag of them for each example.
+    """Weighted rows of a table, one bag for each example.
 
     Args:
         ids: int32 `[entries]`, rows of the table.
         weights: float32 `[entries]`.
-        splits: int64 `[examples + 1]`, where each example's entries begin; the last one is the number of entries.
+        splits: int64 `[examples + 1]`, the first entry of each example; the last one is the number of entries.
 
     Raises:
-        ValueError: The arrays do not belong together.
+        ValueError: The lengths of the arrays do not match.
     """
 
     ids: np.ndarray
@@ -43,14 +43,14 @@ class Bags:
 
     @classmethod
     def from_lengths(cls, ids: np.ndarray, weights: np.ndarray, lengths: np.ndarray) -> Bags:
-        """Bags that follow each other: integer `[examples]` says how many entries each has."""
+        """Bags of consecutive entries; `lengths`, integer `[examples]`, is the number of entries of each."""
         return cls(ids, weights, np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)]))
 
     def __len__(self) -> int:
         return len(self.splits) - 1
 
     def take(self, indices: np.ndarray) -> Bags:
-        """The bags of some examples, in this order.
+        """The bags of some examples, in the given order.
 
         Args:
             indices: Integer `[n]`, example numbers.
@@ -61,16 +61,15 @@ class Bags:
         return Bags(self.ids[entries], self.weights[entries], splits)
 
     def first(self, count: int) -> Bags:
-        """The bags of the first examples, not copied."""
+        """The bags of the first examples, as views."""
         splits = self.splits[: count + 1]
         return Bags(self.ids[: splits[-1]], self.weights[: splits[-1]], splits)
 
     def batch(self, entries: int | None = None) -> dict[str, np.ndarray]:
-        """The arrays that a step gets.
+        """The arrays that a step receives.
 
         Args:
-            entries: Length to fill up to, at least that of `ids`; what is filled in weighs nothing.
-                `None` fills nothing in.
+            entries: Length to pad to, at least that of `ids`, with entries of weight 0; `None` for no padding.
 
         Returns:
             `counts`: int32 `[examples]`, entries of each; `ids`: int32 `[entries]`; `weights`: float32
@@ -78,7 +77,7 @@ class Bags:
         """
         lengths = np.diff(self.splits)
         more = 0 if entries is None else entries - len(self.ids)
-        # Filled up with a row and an example that are there, so that no other row of the table is touched.
+        # Padded with a row and an example that occur, so that no other row of the table is touched.
         fill_id, fill_row = (self.ids[-1:] if len(self.ids) else np.zeros(1)), np.array([max(len(self) - 1, 0)])
         return {
             "counts": lengths.astype(np.int32),

@@ -1,4 +1,4 @@
-"""Anything that gives batches, split by split, as a data module."""
+"""Sources of batches, one per split, as a data module."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from lightkeras.data.structure import flatten
 
 @final
 class Batches(DataModule):
-    """Batches that are there: a `tf.data.Dataset` per split, or whatever else `as_feed` takes.
+    """Ready batches: a `tf.data.Dataset` per split, or another source that `as_feed` accepts.
 
     `source` is `"stream"`.
 
     Args:
-        train: Batches to learn from: a `tf.data.Dataset` of batches, a `keras.utils.PyDataset`, a torch
+        train: Batches to train on: a `tf.data.Dataset` of batches, a `keras.utils.PyDataset`, a torch
             `DataLoader`, another iterable that starts anew each epoch, a generator function, or a `Feed`. It
             shuffles its own batches.
-        validation: Batches of the same form to watch while learning; `None` if there are none.
-        test: Batches of the same form to look at once, at the end; `None` if there are none.
+        validation: Batches of the same structure to validate on after each epoch; `None` for no such split.
+        test: Batches of the same structure to test on once, at the end; `None` for no such split.
 
     Raises:
-        TypeError: Something else, or arrays, of which `ArrayData` takes batches.
-        ValueError: There are no batches or no end of them, or those of a split have another form than those
-            of `train`.
+        TypeError: Another type, or arrays, which are for `ArrayData`.
+        ValueError: There are no batches or endlessly many, or those of a split differ from those of `train` in
+            dtype or number of axes.
 
     Example:
         >>> import numpy as np
@@ -59,7 +59,7 @@ class Batches(DataModule):
         feed = _feed(split, batches)
         expected = dict(flatten(self._train.spec))
         for path, spec in flatten(feed.spec):
-            # Only what both have: sample weights may be given for one of them alone.
+            # Only arrays that both have: sample weights may be given for one of them alone.
             if path in expected and (spec.dtype, len(spec.shape)) != (expected[path].dtype, len(expected[path].shape)):
                 raise ValueError(
                     f"Array {path or '0'} of {split} is {spec}, and that of train is {expected[path]}: expected the "
@@ -71,7 +71,7 @@ class Batches(DataModule):
 def _feed(split: str, batches: Any) -> Feed:
     if holds_arrays(batches):
         raise TypeError(
-            f"Received {type(batches).__name__} for {split}, which is read as arrays and holds no batches: give "
-            "arrays to `ArrayData`, and a list of batches as a function that returns its iterator."
+            f"Received {type(batches).__name__} for {split}, which is read as arrays, not as batches: give arrays to "
+            "`ArrayData`, and a list of batches as a function that returns its iterator."
         )
     return as_feed(batches)

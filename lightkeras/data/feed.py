@@ -1,8 +1,8 @@
 """Feeds: batches with a position.
 
-A feed knows what one batch looks like (`spec`), how many there are (`steps`), and which batches
+A feed knows the shapes and dtypes of a batch (`spec`), the number of batches (`steps`), and which batches
 come next for any `(epoch, step)`. It holds no position itself: the runner does, so that a run is
-resumed by saying where to go on. Feeds know no backend: an engine turns them into device arrays.
+resumed by giving the position. Feeds know no backend: an engine converts them to device arrays.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Feed(abc.ABC):
     @property
     @abc.abstractmethod
     def steps(self) -> int | None:
-        """Batches in one epoch; `None` if that shows only at the end of the first."""
+        """Batches in one epoch; `None` if that is known only at the end of the first."""
 
     @property
     @abc.abstractmethod
@@ -49,15 +49,15 @@ class Feed(abc.ABC):
 
     @abc.abstractmethod
     def fingerprint(self) -> str | None:
-        """A digest of the content, to notice that data changed; `None` where it cannot be had cheaply."""
+        """A digest of the content, to detect that data changed; `None` if it would take reading all of it."""
 
 
 @final
 class ArrayFeed(Feed):
     """Examples held in memory.
 
-    The order of an epoch is a pure function of the seeds and the epoch, so any position can be taken up
-    again exactly. The last, smaller batch is part of the epoch.
+    The order of an epoch is a pure function of the seeds and the epoch, so that a run can resume at any
+    position exactly. The last, smaller batch is part of the epoch.
 
     Args:
         arrays: Array or `Bags`, or tuples, lists and dicts of these; axis 0 counts examples and is equally
@@ -66,15 +66,15 @@ class ArrayFeed(Feed):
         batch_size: Examples per batch.
         shuffle: Whether each epoch has an order of its own.
         seed: Seed of those orders.
-        raw: The feed that these examples were made of by an encoder, one by one; `None` if they were not. Data is
-            known by it: its fingerprint is this feed's.
+        raw: The feed that an encoder computed these examples from, one by one; `None` if there was no encoder. Its
+            fingerprint is this feed's, because it identifies the data.
 
     Attributes:
-        encoded: What encoders made of this feed, by their fingerprints.
+        encoded: Feeds that encoders computed from this one, by the fingerprints of the encoders.
 
     Raises:
         ValueError: No examples, lengths that differ, a batch size below one, or a seed below zero.
-        TypeError: An object array that holds something else than text.
+        TypeError: An object array that holds anything but text.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class ArrayFeed(Feed):
         self.arrays = as_arrays(arrays)
         leaves = flatten(self.arrays)
         if not leaves:
-            raise ValueError("There are no arrays to take batches from: expected at least one.")
+            raise ValueError("Received no arrays: expected at least one.")
         lengths = {path: len(array) for path, array in leaves}
         if len(set(lengths.values())) > 1:
             found = ", ".join(f"array {path or '0'} has {length}" for path, length in lengths.items())
@@ -111,7 +111,7 @@ class ArrayFeed(Feed):
 
     @property
     def holds_bags(self) -> bool:
-        """Whether an array of it is `Bags`, whose batches differ in their number of entries."""
+        """Whether one of the arrays is `Bags`, whose batches differ in their number of entries."""
         return any(isinstance(leaf, Bags) for _, leaf in flatten(self.arrays))
 
     @property
@@ -144,19 +144,18 @@ class ArrayFeed(Feed):
             epoch: Epoch, from 0.
             step: First batch, from 0, inside the epoch.
             count: Batches wanted.
-            run_seed: Seed of the run, which tells its orders from those of other runs.
+            run_seed: Seed of the run, so that runs with other seeds have other orders.
 
         Returns:
-            int32 `[n, batch]` with `1 <= n <= count`. The smaller last batch of an epoch comes in a
-            block of its own, and so does whatever precedes it.
+            int32 `[n, batch]` with `1 <= n <= count`. The smaller last batch of an epoch is returned in a
+            block of its own.
 
         Raises:
             IndexError: `step` is outside the epoch, or `count` below one.
         """
         if not 0 <= step < self.steps or count < 1:
             raise IndexError(
-                f"Asked for {count} batches from step {step}: expected at least 1 batch, from a step of "
-                f"0 to {self.steps - 1}."
+                f"Received count={count}, step={step}: expected at least 1 batch, from a step of 0 to {self.steps - 1}."
             )
         start, size = step * self._batch_size, self._batch_size
         whole = min(count, (self._examples - start) // size)
@@ -170,17 +169,17 @@ class ArrayFeed(Feed):
 
 @final
 class StreamFeed(Feed):
-    """Batches from something that is read from its start each epoch: files, a generator, `tf.data`.
+    """Batches of a source that is read from its start each epoch: files, a generator, `tf.data`.
 
     Args:
         open_epoch: Called with the epoch (from 0); returns an iterator over batches. An object that
             an engine can read faster itself (a `tf.data.Dataset`) is given as `dataset` as well.
         spec: Structure of `ArraySpec` of a batch.
-        steps: Batches per epoch; `None` if that shows only at the end.
+        steps: Batches per epoch; `None` if that is known only at the end.
         batch_size: Examples per batch; `None` if it varies or is not known.
         dataset: A `tf.data.Dataset` of the same batches, or `None`.
-        origin: What the batches come from, to notice that it was given twice; `None` if not known.
-        raw: The feed that these batches were made of by an encoder; `None` if they were not.
+        origin: The object that gives the batches, to detect that two splits share it; `None` if not known.
+        raw: The feed that an encoder computed these batches from; `None` if there was no encoder.
     """
 
     def __init__(
@@ -225,7 +224,7 @@ class StreamFeed(Feed):
 
 
 def raw_feed(feed: Feed) -> Feed:
-    """The feed as it was before an encoder."""
+    """Returns the feed before an encoder."""
     if isinstance(feed, (ArrayFeed, StreamFeed)) and feed.raw is not None:
         return feed.raw
     return feed

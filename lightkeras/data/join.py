@@ -1,4 +1,4 @@
-"""Two splits as one, to learn from both."""
+"""Two splits as one, to train on both."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from lightkeras.data.structure import Structure, flatten, map_structure
 
 
 def join_feeds(first: Feed, second: Feed) -> Feed:
-    """A feed of the examples of two, in batches as the first has them.
+    """Joins two feeds, with the batch size of the first.
 
-    Arrays are put together, and shuffled as the first feed shuffles; of streams, the batches of the second come
-    after those of the first.
+    Arrays are concatenated, and shuffled as the first feed shuffles; the batches of a second stream follow those of
+    the first.
 
     Args:
-        first: The split that is learned from.
-        second: The other one.
+        first: The train split.
+        second: The other split.
 
     Raises:
-        ValueError: Their batches differ in form.
+        ValueError: Their batches differ in structure, shape or dtype.
         TypeError: One holds arrays, and the other is a stream.
     """
     found, expected = flatten(second.spec), flatten(first.spec)
     if found != expected:
-        raise ValueError(f"The splits differ in form: {_listed(expected)} and {_listed(found)}; expected the same.")
+        raise ValueError(f"The splits differ: {_listed(expected)} and {_listed(found)}; expected the same arrays.")
     if isinstance(first, ArrayFeed) and isinstance(second, ArrayFeed):
         left = iter([leaf for _, leaf in flatten(second.arrays)])
         arrays = map_structure(lambda leaf: _together(leaf, next(left)), first.arrays)
@@ -36,7 +36,7 @@ def join_feeds(first: Feed, second: Feed) -> Feed:
     if isinstance(first, StreamFeed) and isinstance(second, StreamFeed):
         return _chained(first, second)
     raise TypeError(
-        f"A {type(first).__name__} and a {type(second).__name__} cannot be joined: expected two of one kind."
+        f"A {type(first).__name__} and a {type(second).__name__} cannot be joined: expected two of the same kind."
     )
 
 

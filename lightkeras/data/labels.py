@@ -1,7 +1,7 @@
-"""Labels that a loss cannot take, found in a whole split before training.
+"""Checks the labels of a whole split against the loss, before training.
 
-Keras does not look: a class that the model does not have becomes a loss that is not a number, or one
-that is wrong without a word, at whatever step it comes up.
+Keras does not check them: a class that the model does not have becomes a NaN, or silently a wrong loss, at the step
+where it occurs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lightkeras.data.structure import Structure, spec_of
 
 
 def outputs_by_name(model: keras.Model) -> dict[str, keras.KerasTensor]:
-    """The outputs of a model; none of a subclassed one, whose outputs show only when it is called."""
+    """The outputs of a model by name; empty for a subclassed model, whose outputs are known only when it is called."""
     outputs = getattr(model, "outputs", None) or []
     if len(outputs) == 1:
         return {"": outputs[0]}
@@ -26,19 +26,19 @@ def outputs_by_name(model: keras.Model) -> dict[str, keras.KerasTensor]:
 
 
 def check_labels(losses: Any, labels: Structure, outputs: Mapping[str, keras.KerasTensor], split: str) -> None:
-    """Checks labels against a loss. Losses and labels by name are matched by name.
+    """Checks labels against a loss. Dicts of losses and labels are matched by name.
 
-    Lists of losses, and any loss but the cross entropies, are left to Keras.
+    Lists of losses, and losses other than the cross entropies, are left to Keras.
 
     Args:
         losses: As in `model.compile`.
         labels: Array, or dict of arrays by output.
         outputs: The model's outputs by name.
-        split: What to call the labels in an error.
+        split: Name of the split, for errors.
 
     Raises:
-        ValueError: A label is outside the range of its loss, no whole number where a class is expected,
-            or one class where a number for each class is expected, and the other way round.
+        ValueError: A label is outside the range of its loss, is not a whole number where a class is expected,
+            or is one class where a number for each class is expected, and the other way round.
     """
     if isinstance(losses, Mapping) and isinstance(labels, Mapping):
         for name in [name for name in losses if name in labels]:
@@ -78,7 +78,7 @@ def _check_classes(labels: np.ndarray, output: keras.KerasTensor | None, ignored
     if output is not None and labels.ndim == len(output.shape) and labels.shape[-1] > 1:
         raise ValueError(
             f"The labels of {split} are {spec_of(labels)}; sparse categorical cross entropy takes the number of the "
-            "class alone. Use categorical cross entropy for one-hot labels, or give their numpy.argmax."
+            "class. Use categorical cross entropy for one-hot labels, or give their numpy.argmax."
         )
     if ignored is not None:
         labels = labels[labels != ignored]

@@ -1,4 +1,4 @@
-"""Where data sets and modules are looked for, and what may stand in when they are not there."""
+"""Where data sets and modules are looked for, and whether the built-in sample may replace them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Lookup:
 
     Args:
         source: `"auto"` walks the whole order, `"real"` stops before the sample and raises,
-            `"sample"` goes straight to the sample.
-        data_dir: Folder that is looked into first. `None` means the folder named by the
+            `"sample"` takes the sample at once.
+        data_dir: Folder that is searched first. `None` means the folder named by the
             environment variable `LIGHTKERAS_DATA_DIR`, if it is set.
 
     Raises:
-        ValueError: `source` is none of the three.
+        ValueError: `source` is not one of the three.
     """
 
     source: str = "auto"
@@ -37,7 +37,7 @@ class Lookup:
 
     @property
     def folder(self) -> Path | None:
-        """The data folder, or `None` where neither the argument nor the environment names one.
+        """The data folder; `None` if neither the argument nor the environment names one.
 
         Raises:
             FileNotFoundError: The folder that was named does not exist.
@@ -54,7 +54,7 @@ class Lookup:
         return folder.resolve()
 
     def record(self) -> dict[str, str | None]:
-        """Source and folder as a run directory records them, the folder as it was found."""
+        """Source and resolved folder, as `config.json` records them."""
         return {"source": self.source, "data_dir": None if self.folder is None else str(self.folder)}
 
     @property
@@ -67,7 +67,7 @@ class Lookup:
 
 
 def reachable(url: str, timeout: float = 3.0) -> bool:
-    """Tells whether a web server answers, so that a machine without a network does not wait for retries.
+    """Returns whether a web server answers, so that a machine without a network does not wait for retries.
 
     Args:
         url: The address to ask (a HEAD request; proxies of the environment are honoured).
@@ -78,6 +78,6 @@ def reachable(url: str, timeout: float = 3.0) -> bool:
         with urllib.request.urlopen(request, timeout=timeout):
             return True
     except urllib.error.HTTPError:
-        return True  # it answered, if only to say no
+        return True  # any answer will do, an error status too
     except (OSError, ValueError, http.client.HTTPException):
-        return False  # nothing there, no such address, or something that does not speak HTTP
+        return False  # no server, no such address, or not an HTTP server

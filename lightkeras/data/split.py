@@ -1,4 +1,4 @@
-"""Holding out a part of arrays: by fraction or by count, the same share of each class where that is wanted."""
+"""Holding out a part of arrays: by fraction or by count, optionally the same share of each class."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ def split(
     shuffle: bool = True,
     seed: int = 0,
 ) -> tuple[Structure, Structure]:
-    """Splits arrays in two: what is learned from, and what is held out.
+    """Splits arrays in two: a part to train on, and a part that is held out.
 
     Args:
         arrays: Arrays, `Bags`, or tuples, lists and dicts of them, as `ArrayData` reads them (float64 becomes
             float32); axis 0 counts examples.
-        validation: What is held out. A float is a fraction between 0 and 1, of which the count is rounded
+        validation: Size of the held-out part. A float is a fraction between 0 and 1, of which the count is rounded
             half up; an int is the count itself. Neither part may be empty.
-        stratify: Integer or text labels `[examples]`: each class gives its share, rounded so that the count is met
-            (largest remainders first; of equal ones the class that sorts first). `None` looks at no label.
-        shuffle: Whether those held out are drawn at random; `False` holds out the last ones (with `stratify`,
-            the last ones of each class). Both parts stay in the order they came in.
+        stratify: Integer or text labels `[examples]`: the same share of each class is held out, rounded so that the
+            shares add up to the count (largest remainders first; of equal ones the class that sorts first). `None`
+            ignores classes.
+        shuffle: Whether the held-out examples are drawn at random; `False` holds out the last ones (with
+            `stratify`, the last ones of each class). Both parts keep the given order.
         seed: Seed of that draw.
 
     Returns:
-        The rest and the part held out, each in the form of `arrays`.
+        The rest and the held-out part, each in the structure of `arrays`.
 
     Raises:
         ValueError: Lengths that differ, a part that would be empty, a class that would be held out whole, or
             a `seed` below 0.
-        TypeError: `validation` is no number.
+        TypeError: `validation` is not a number.
 
     Example:
         >>> import numpy as np
@@ -61,11 +62,11 @@ def split(
 
 
 def check_validation(validation: float) -> None:
-    """Refuses what is neither a fraction between 0 and 1 nor a count of at least 1.
+    """Checks that `validation` is a fraction between 0 and 1 or a count of at least 1.
 
     Raises:
         ValueError: The number is out of range.
-        TypeError: It is no number.
+        TypeError: It is not a number.
     """
     if isinstance(validation, bool) or not isinstance(validation, (int, float, np.integer, np.floating)):
         raise TypeError(
@@ -81,15 +82,15 @@ def check_validation(validation: float) -> None:
 
 
 def held_out(total: int, validation: float) -> int:
-    """How many of `total` examples are held out, at least 1 and less than all.
+    """Returns how many of `total` examples are held out, at least 1 and less than all.
 
     Args:
-        total: Examples there are.
+        total: Number of all examples.
         validation: As in `split`.
 
     Raises:
         ValueError: One of the two parts would be empty.
-        TypeError: `validation` is no number.
+        TypeError: `validation` is not a number.
 
     Example:
         >>> held_out(60_000, 0.1), held_out(25, 0.1), held_out(25, 10)
@@ -99,12 +100,12 @@ def held_out(total: int, validation: float) -> int:
     if isinstance(validation, (int, np.integer)):
         count = int(validation)
     else:
-        # The fraction as it is written: 0.35 of 10 are 3.5, though the float 0.35 is a little less.
+        # Exact arithmetic on the decimal digits: 0.35 of 10 is 3.5, though the float 0.35 is a little less.
         count = int(Fraction(repr(float(validation))) * total + Fraction(1, 2))
     if not 0 < count < total:
         raise ValueError(
-            f"validation={validation!r} of {total} examples are {count}: expected at least 1, and at least 1 left to "
-            "learn from."
+            f"validation={validation!r} of {total} examples holds out {count}: expected at least 1, and at least 1 "
+            "left to train on."
         )
     return count
 
@@ -112,7 +113,7 @@ def held_out(total: int, validation: float) -> int:
 def _examples(arrays: Structure) -> int:
     lengths = {path or "0": len(leaf) for path, leaf in flatten(arrays)}
     if not lengths:
-        raise ValueError("There are no arrays to split: expected at least one.")
+        raise ValueError("Received no arrays: expected at least one to split.")
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"array {path} has {length}" for path, length in lengths.items())
         raise ValueError(f"Arrays differ in their number of examples: {found}. Axis 0 must agree.")
@@ -127,8 +128,8 @@ def _labels(stratify: np.ndarray, total: int) -> np.ndarray:
         )
     if labels.dtype.kind == "f":
         raise ValueError(
-            f"stratify holds {labels.dtype} numbers: expected classes, as whole numbers or texts. Numbers are put into "
-            "classes by numpy.digitize, for example."
+            f"stratify holds {labels.dtype} numbers: expected classes, as whole numbers or texts. Group the "
+            "numbers into classes, for example with numpy.digitize."
         )
     return labels
 
@@ -141,8 +142,8 @@ def _last_of_each_class(order: np.ndarray, labels: np.ndarray, count: int) -> np
     whole = np.flatnonzero(shares == sizes)
     if whole.size:
         raise ValueError(
-            f"Class {classes[whole[0]]} has {sizes[whole[0]]} of {len(labels)} examples and would be held out whole "
-            f"with {count} of them, so that nothing could be learned about it. Hold out fewer, or leave stratify out."
+            f"Class {classes[whole[0]]} has {sizes[whole[0]]} of {len(labels)} examples, all of which would be "
+            f"held out with {count} of them, so that none is left to train on. Hold out fewer, or leave stratify out."
         )
     of_class = number[order]
     return np.concatenate([order[of_class == each][sizes[each] - shares[each] :] for each in range(len(classes))])

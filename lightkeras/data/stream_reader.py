@@ -1,4 +1,4 @@
-"""Reading a stream that has no state of its own: to come to a position again it is read from its start."""
+"""Reads a stream whose position cannot be saved: to resume, it is read again from its start."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from lightkeras.data.structure import Structure, digest_of
 class StreamReader:
     """One epoch of a stream.
 
+    A generator or a `DataLoader` has no position: the batches before `step` are read and discarded. Whether they
+    are the same batches as in the run before cannot be checked, only the first one, by its digest.
+
     Args:
         feed: The stream.
         epoch: The epoch, from 0.
-        step: Batches that are read and thrown away first.
-        state: What `state` gave at this position; `None` checks nothing.
+        step: Batches that are read and discarded first.
+        state: Return value of `state` when the run was saved; `None` skips the check.
 
     Raises:
         ValueError: The epoch begins with another batch than it began with before, or ends too soon.
@@ -27,7 +30,7 @@ class StreamReader:
         self._feed, self._epoch = feed, epoch
         self._first: str | None = None
         self.error: Exception | None = None
-        """What reading it raised, for those who get it in other words."""
+        """The exception that the stream raised, which a backend may wrap in one of its own."""
         self._batches: Iterator[Structure] = self._read()
         if step:
             self._skip(step, None if state is None else state.decode())
@@ -38,11 +41,11 @@ class StreamReader:
         return self._feed.spec
 
     def batches(self) -> Iterator[Structure]:
-        """The batches that are left."""
+        """The remaining batches."""
         return self._batches
 
     def state(self) -> bytes | None:
-        """A digest of the epoch's first batch; `None` before it was read."""
+        """A digest of the epoch's first batch; `None` before that was read."""
         return None if self._first is None else self._first.encode()
 
     def _read(self) -> Iterator[Structure]:
@@ -59,13 +62,13 @@ class StreamReader:
         for number in range(step):
             if next(self._batches, None) is None:
                 raise ValueError(
-                    f"Epoch {self._epoch + 1} of the stream has {number} batches, but {step} of them were trained on "
-                    "before: expected the same stream. Give the data the run was started with."
+                    f"Epoch {self._epoch + 1} of the stream has {number} batches, but the run was saved after {step} "
+                    "of them: expected the same stream. Give the data the run was started with."
                 )
             if number == 0 and expected is not None and self._first != expected:
                 raise ValueError(
                     f"Epoch {self._epoch + 1} of the stream begins with another batch than it did before, so the run "
-                    "cannot go on inside it. Let the order of an epoch depend on the epoch alone: give a function "
+                    "cannot resume inside it. Let the order of an epoch depend on the epoch alone: give a function "
                     "`batches(epoch)` that returns the batches of one epoch, or shuffle with NumPy's or Python's "
                     "global generator, whose states are restored."
                 )

@@ -14,19 +14,19 @@ from lightkeras.data.structure import ArraySpec, Structure, as_arrays, flatten, 
 
 
 def is_tf_dataset(data: Any) -> bool:
-    """Tells a `tf.data.Dataset` without loading TensorFlow: where it is not loaded there is none."""
+    """Whether this is a `tf.data.Dataset`, without importing TensorFlow: before the import none exists."""
     tensorflow = sys.modules.get("tensorflow")
     return tensorflow is not None and isinstance(data, tensorflow.data.Dataset)
 
 
 def is_py_dataset(data: Any) -> bool:
-    """Tells a `keras.utils.PyDataset` without loading Keras."""
+    """Whether this is a `keras.utils.PyDataset`, without importing Keras."""
     keras = sys.modules.get("keras")
     return keras is not None and isinstance(data, keras.utils.PyDataset)
 
 
 def from_tf_dataset(dataset: Any) -> StreamFeed:
-    """Makes a feed of a `tf.data.Dataset` that is batched already.
+    """Converts a batched `tf.data.Dataset` to a feed.
 
     Args:
         dataset: Each element is a batch: all its tensors are dense and have the batch as axis 0.
@@ -41,8 +41,8 @@ def from_tf_dataset(dataset: Any) -> StreamFeed:
     cardinality = int(dataset.cardinality())
     if cardinality == tf.data.INFINITE_CARDINALITY:
         raise ValueError(
-            "The tf.data.Dataset is endless: expected one epoch. Say how long that is with `.take(n)`, "
-            "or leave out `.repeat()`."
+            "The tf.data.Dataset is endless: expected one epoch. Set its length with `.take(n)`, or "
+            "leave out `.repeat()`."
         )
     if cardinality == 0:
         raise ValueError("The tf.data.Dataset is empty: expected at least one batch.")
@@ -71,13 +71,13 @@ def from_tf_dataset(dataset: Any) -> StreamFeed:
 
 
 def from_py_dataset(dataset: Any) -> StreamFeed:
-    """Makes a feed of a `keras.utils.PyDataset`. Batches are made one after the other, without workers.
+    """Converts a `keras.utils.PyDataset` to a feed. Batches are made one after the other, without workers.
 
     Its `on_epoch_end` is called once for each epoch before the one that is opened, in a resumed run
-    too: a dataset that shuffles there with a seed of its own comes to the same order.
+    too: a dataset that shuffles there with its own seed then has the same order.
 
     Args:
-        dataset: Gives whole batches by index.
+        dataset: Returns whole batches by index.
 
     Raises:
         ValueError: The dataset is endless or empty.
@@ -87,7 +87,7 @@ def from_py_dataset(dataset: Any) -> StreamFeed:
     except NotImplementedError:
         steps = None
     if steps is None:
-        raise ValueError(f"{type(dataset).__name__} does not say how many batches an epoch has: define its `__len__`.")
+        raise ValueError(f"{type(dataset).__name__} has no length: define its `__len__`, the batches of an epoch.")
     if steps < 1:
         raise ValueError(f"{type(dataset).__name__} is empty: its length is {steps}; expected at least 1 batch.")
     first = as_batch(dataset[0])
@@ -101,7 +101,7 @@ def from_py_dataset(dataset: Any) -> StreamFeed:
         dataset.on_epoch_begin()
         for index in range(steps):
             batch = dataset[index]
-            if index == steps - 1:  # before the last batch goes out: nobody may ask for one more
+            if index == steps - 1:  # before the last batch is returned: the reader may stop after it
                 dataset.on_epoch_end()
                 ended += 1
             yield batch
@@ -111,15 +111,15 @@ def from_py_dataset(dataset: Any) -> StreamFeed:
 
 
 def from_iterable(data: Iterable[Any] | Callable[..., Iterable[Any]], name: str) -> StreamFeed:
-    """Makes a feed of something that can be iterated over once per epoch.
+    """Converts an iterable, or a function that returns one, to a feed.
 
-    The first batch is read at once, to learn what batches look like.
+    The first batch is read at once, for its shapes and dtypes.
 
     Args:
         data: An iterable of batches that starts anew each time, or a function that returns one, such
             as a generator function. If the function has a parameter `epoch`, it is given the epoch,
-            from 0: batches whose order depends on that alone can be gone on with at any of them.
-        name: What to call it in an error.
+            from 0: if their order depends only on that, a run can resume at any batch.
+        name: Name of the source, for errors.
 
     Raises:
         TypeError: `data` is an iterator that can be read only once, or the function returns no iterable.
@@ -127,7 +127,7 @@ def from_iterable(data: Iterable[Any] | Callable[..., Iterable[Any]], name: str)
     """
     if isinstance(data, Iterator):
         raise TypeError(
-            f"{name} can be read only once: expected something that starts anew each epoch. Pass the "
+            f"{name} can be read only once: expected an iterable that starts again each epoch. Pass the "
             "function that makes it, `as_feed(batches)` and not `as_feed(batches())`."
         )
 
@@ -141,18 +141,18 @@ def from_iterable(data: Iterable[Any] | Callable[..., Iterable[Any]], name: str)
 
     first = next((as_batch(batch) for batch in open_epoch(0)), None)
     if first is None:
-        raise ValueError(f"{name} gave no batches: expected at least one.")
+        raise ValueError(f"{name} returned no batches: expected at least one.")
     checked = _alike(open_epoch, first, name)
     return StreamFeed(checked, map_structure(spec_of, first), steps=_length(data), origin=data)
 
 
 def as_batch(batch: Any) -> Structure:
-    """One batch as a stream gives it, as NumPy arrays: text as `bytes`, and `[x, y]` as `(x, y)`."""
+    """Converts a batch to NumPy arrays: text to `bytes`, and `[x, y]` to `(x, y)`."""
     return map_structure(_encoded, _top(as_arrays(batch)))
 
 
 def _top(structure: Structure) -> Structure:
-    # torch's default collate function makes lists of what were tuples.
+    # torch's default collate function converts tuples to lists.
     return tuple(structure) if isinstance(structure, list) else structure
 
 
@@ -179,7 +179,7 @@ def _length(data: Any) -> int | None:
 def _alike(
     open_epoch: Callable[[int], Iterator[Any]], first: Structure, name: str
 ) -> Callable[[int], Iterator[Structure]]:
-    """Checks each batch against the first: an engine compiles for the one spec that the feed states."""
+    """Checks each batch against the first: an engine compiles for the spec of the feed."""
     expected = map_structure(spec_of, first)
 
     def checked(epoch: int) -> Iterator[Structure]:
@@ -190,7 +190,7 @@ def _alike(
             if found != expected:
                 raise ValueError(
                     f"Batch {number} of {name} is {_described(found)}, and the first one was "
-                    f"{_described(expected)}: expected all alike but for their length. Pad to one shape, or "
+                    f"{_described(expected)}: expected the same, except for the length. Pad to one shape, or "
                     "give a tf.data.Dataset whose element_spec leaves a size open."
                 )
             lengths = {len(array) for _, array in flatten(batch)}
@@ -199,8 +199,8 @@ def _alike(
             yield batch
         if number < 0:
             raise ValueError(
-                f"{name} gave no batches in epoch {epoch}: expected it to start anew each epoch. If it is a "
-                "function, let it make a new iterator at every call."
+                f"{name} returned no batches in epoch {epoch}: expected it to start again each epoch. If it is a "
+                "function, let it return a new iterator at every call."
             )
 
     return checked
@@ -218,7 +218,7 @@ def _check_tensor(leaf: Any, path: str, tf: Any) -> None:
         )
     if leaf.shape.rank is None:
         raise ValueError(
-            f"Tensor {path} of the tf.data.Dataset has an unknown number of axes: state it with `tf.ensure_shape`."
+            f"Tensor {path} of the tf.data.Dataset has an unknown number of axes: set it with `tf.ensure_shape`."
         )
     if leaf.shape.rank == 0:
         raise ValueError(

@@ -17,7 +17,7 @@ Structure = Any
 
 @dataclasses.dataclass(frozen=True)
 class ArraySpec:
-    """What one array of a batch looks like.
+    """Shape and dtype of one array of a batch.
 
     Args:
         shape: Shape without the batch axis; `None` where a size varies.
@@ -32,7 +32,7 @@ class ArraySpec:
 
 
 def map_structure(function: Callable[[Any], Any], structure: Structure) -> Structure:
-    """Applies `function` to every leaf of tuples, lists and dicts, keeping their form."""
+    """Applies `function` to every leaf of tuples, lists and dicts, keeping their structure."""
     if isinstance(structure, Mapping):
         return {key: map_structure(function, value) for key, value in structure.items()}
     if isinstance(structure, tuple) and hasattr(structure, "_fields"):
@@ -43,7 +43,7 @@ def map_structure(function: Callable[[Any], Any], structure: Structure) -> Struc
 
 
 def flatten(structure: Structure, prefix: str = "") -> list[tuple[str, Any]]:
-    """Leaves of a structure with their paths: `("0", x), ("1/label", y)`. `None` is no leaf."""
+    """Leaves of a structure with their paths: `("0", x), ("1/label", y)`. `None` is not a leaf."""
     if structure is None:
         return []
     if isinstance(structure, Mapping):
@@ -56,7 +56,7 @@ def flatten(structure: Structure, prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def as_arrays(structure: Structure) -> Structure:
-    """Turns whatever NumPy can read into NumPy arrays: tensors, lists of numbers, lists of texts.
+    """Converts what NumPy can read to NumPy arrays: tensors, lists of numbers, lists of texts.
 
     Args:
         structure: Arrays, tensors of any backend, lists of plain values (nested ones too, if their
@@ -68,7 +68,7 @@ def as_arrays(structure: Structure) -> Structure:
 
     Raises:
         ValueError: A scalar or `None` where an array was expected, or rows of different lengths.
-        TypeError: An object array that holds something else than text.
+        TypeError: An object array that holds anything but text.
     """
     if isinstance(structure, list) and _is_plain(structure):
         return _as_array(structure)
@@ -82,19 +82,19 @@ def as_arrays(structure: Structure) -> Structure:
 
 
 def spec_of(array: np.ndarray | Bags) -> Structure:
-    """What one array of a batch looks like, whatever the length of its axis 0; of bags, what `Bags.batch` gives."""
+    """Shape, without axis 0, and dtype of one array; of `Bags`, of each array that `Bags.batch` returns."""
     if isinstance(array, Bags):
         return {name: ArraySpec((), column.dtype.name) for name, column in array.take(np.zeros(0, int)).batch().items()}
     return ArraySpec(array.shape[1:], "string" if array.dtype == object else array.dtype.name)
 
 
 def first_examples(leaf: np.ndarray | Bags, count: int) -> np.ndarray | Bags:
-    """The first examples of an array or of bags, not copied."""
+    """The first examples of an array or of bags, as views."""
     return leaf.first(count) if isinstance(leaf, Bags) else leaf[:count]
 
 
 def digest_of(structure: Structure) -> str:
-    """A digest of arrays: of their paths, shapes, dtypes and contents."""
+    """Returns a digest of the paths, shapes, dtypes and contents of arrays."""
     digest = Digest()
     leaves = [(path, part) for path, leaf in flatten(structure) for part in _parts(leaf)]
     for path, array in leaves:
@@ -112,7 +112,7 @@ def _parts(leaf: np.ndarray | Bags) -> list[np.ndarray]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether this is a number, a text, or a list of nothing else: one array, not a structure of arrays."""
+    """Whether this is a number, a text, or a list of only those: one array, not a structure of arrays."""
     if isinstance(value, list):
         return bool(value) and all(map(_is_plain, value))
     return isinstance(value, (int, float, complex, str, bytes, np.generic))
@@ -131,7 +131,7 @@ def _as_array(value: Any) -> np.ndarray | Bags:
         # Without dtype=object NumPy would pad each text of a list to the longest, and cut trailing zeros.
         array = np.array(value, dtype=object) if _holds_text(value) else np.asarray(value)
     except ValueError as error:
-        raise ValueError(f"This is no array: {error} Pad rows of different lengths to one length.") from error
+        raise ValueError(f"Cannot convert to an array: {error} Pad rows of different lengths to one length.") from error
     if array.ndim == 0:
         raise ValueError(f"Received the scalar {value!r}: expected an array with one row per example.")
     if array.dtype == np.float64:

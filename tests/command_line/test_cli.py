@@ -180,7 +180,7 @@ def test_another_number_of_examples_than_of_inputs_is_an_error(fitted, capsys):
 
 def test_predict_for_data_without_typed_inputs_names_the_method_to_define(fitted, capsys):
     assert run("predict", "--run_dir", str(fitted[0]), "0 1") == 2
-    expected = "error: ArrayData does not say how typed inputs become batches: define its `predict(inputs)`.\n"
+    expected = "error: ArrayData cannot make batches of typed inputs: define its `predict(inputs)`.\n"
     assert capsys.readouterr().err == expected
 
 

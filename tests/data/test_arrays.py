@@ -1,4 +1,4 @@
-"""Arrays as a data module, and feeds of whatever holds batches."""
+"""Arrays as a data module, and feeds of arrays and of sources of batches."""
 
 import itertools
 import os
@@ -246,9 +246,9 @@ def test_an_empty_or_endless_py_dataset_is_refused():
 
     with pytest.raises(ValueError, match="Shuffled is empty: its length is 0"):
         as_feed(py_dataset(length=0))
-    with pytest.raises(ValueError, match=r"Endless does not say how many batches .* define its `__len__`"):
+    with pytest.raises(ValueError, match=r"Endless has no length: define its `__len__`"):
         as_feed(Endless())
-    with pytest.raises(ValueError, match="PyDataset does not say how many batches"):
+    with pytest.raises(ValueError, match="PyDataset has no length"):
         as_feed(keras.utils.PyDataset())
 
 
@@ -293,7 +293,7 @@ def test_a_function_that_returns_the_same_iterator_again_is_found_out():
     once = batches()
     feed = as_feed(lambda: once)
     assert len(list(feed.open_epoch(0))) == 2  # the first batch went to the spec
-    with pytest.raises(ValueError, match=r"gave no batches in epoch 1: .* a new iterator at every call"):
+    with pytest.raises(ValueError, match=r"returned no batches in epoch 1: .* a new iterator at every call"):
         list(feed.open_epoch(1))
 
 
@@ -320,13 +320,13 @@ def test_a_batch_whose_arrays_differ_in_length_is_refused():
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
-        (lambda: iter([]), ValueError, "gave no batches: expected at least one"),
+        (lambda: iter([]), ValueError, "returned no batches: expected at least one"),
         (lambda: 3, TypeError, "returned int: expected an iterator over batches"),
         (lambda: (X, Y), TypeError, "returned tuple: expected an iterator over batches"),
-        (3, TypeError, "Received int, which holds no batches: expected arrays, a tf"),
-        ("text", TypeError, "Received str, which holds no batches"),
-        (Loader, TypeError, "Received type, which holds no batches"),
-        (None, TypeError, "Received NoneType, which holds no batches"),
+        (3, TypeError, "Received int: expected arrays, a tf"),
+        ("text", TypeError, "Received str: expected arrays"),
+        (Loader, TypeError, "Received type: expected arrays"),
+        (None, TypeError, "Received NoneType: expected arrays"),
     ],
 )
 def test_what_holds_no_batches_is_refused(data, error, message):
@@ -335,7 +335,7 @@ def test_what_holds_no_batches_is_refused(data, error, message):
 
 
 def test_shuffling_is_for_arrays_alone():
-    with pytest.raises(ValueError, match=r"shuffle=True, but Loader is no array: .*shuffle its own"):
+    with pytest.raises(ValueError, match=r"shuffle=True, but Loader is not an array: .*shuffle its own"):
         as_feed(Loader(), shuffle=True)
 
 

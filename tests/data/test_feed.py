@@ -73,7 +73,7 @@ def test_without_shuffling_every_epoch_is_in_order():
 
 @pytest.mark.parametrize(("step", "count"), [(3, 1), (-1, 1), (0, 0)])
 def test_a_position_outside_the_epoch_is_an_error(step, count):
-    with pytest.raises(IndexError, match=rf"Asked for {count} batches from step {step}: .* a step of 0 to 2\."):
+    with pytest.raises(IndexError, match=rf"Received count={count}, step={step}: .* a step of 0 to 2\."):
         ArrayFeed(np.zeros(7), 3).indices(0, step, count)
 
 
@@ -103,7 +103,7 @@ def test_lengths_that_differ_are_named():
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ((), "no arrays to take batches from"),
+        ((), "Received no arrays: expected at least one"),
         (np.zeros((0, 3)), "The arrays are empty: expected at least one example"),
         ((np.zeros(2), None), r"Received None .* leave it out, `\(x,\)`"),
         (np.float32(3), "Received the scalar .*3.0.*: expected an array with one row per example"),

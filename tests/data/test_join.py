@@ -39,7 +39,7 @@ def test_of_streams_the_second_comes_after_the_first():
 
 
 def test_splits_of_another_form_cannot_be_joined():
-    with pytest.raises(ValueError, match=r"The splits differ in form: .*float32\[batch, 1\].* and .*int32"):
+    with pytest.raises(ValueError, match=r"The splits differ: .*float32\[batch, 1\].* and .*int32"):
         join_feeds(ArrayFeed(arrays(5), 3), ArrayFeed((arrays(5)[1],), 3))
 
 

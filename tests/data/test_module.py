@@ -28,7 +28,9 @@ def test_a_module_without_train_cannot_be_made():
 
 
 def test_typed_inputs_are_refused_by_a_module_that_does_not_define_them():
-    with pytest.raises(NotImplementedError, match=r"Squares does not say .*: define its `predict\(inputs\)`"):
+    with pytest.raises(
+        NotImplementedError, match=r"Squares cannot make batches of typed inputs: define its `predict\(inputs\)`"
+    ):
         Squares().predict(["4"])
 
 

@@ -111,8 +111,8 @@ def test_a_stratified_count_is_met_and_no_class_is_off_by_one_or_more(sizes, sha
 def test_a_class_that_would_be_held_out_whole_is_refused():
     with pytest.raises(
         ValueError,
-        match=r"Class 7 has 1 of 4 examples and would be held out whole with 3 of them, so that nothing "
-        r"could be learned about it\. Hold out fewer, or leave stratify out\.",
+        match=r"Class 7 has 1 of 4 examples, all of which would be held out with 3 of them, so that "
+        r"none is left to train on\. Hold out fewer, or leave stratify out\.",
     ):
         split(np.arange(4), 3, stratify=np.array([0, 0, 0, 7]))
 
@@ -137,7 +137,8 @@ def test_what_is_no_number_is_refused(validation):
 @pytest.mark.parametrize(("total", "validation", "count"), [(10, 10, 10), (10, 11, 11), (4, 0.1, 0), (1, 0.5, 1)])
 def test_a_part_that_would_be_empty_is_refused(total, validation, count):
     with pytest.raises(
-        ValueError, match=rf"validation={validation} of {total} examples are {count}: expected at least 1, and at least"
+        ValueError,
+        match=rf"validation={validation} of {total} examples holds out {count}: expected at least 1, and at least",
     ):
         split(np.arange(total), validation)
 
@@ -147,7 +148,7 @@ def test_lengths_that_differ_are_refused():
         split((np.arange(3), np.arange(4)), 1)
     with pytest.raises(ValueError, match=r"stratify has shape \(2,\): expected one label for each of the 3 examples"):
         split(np.arange(3), 1, stratify=np.array([0, 1]))
-    with pytest.raises(ValueError, match="There are no arrays to split: expected at least one"):
+    with pytest.raises(ValueError, match="Received no arrays: expected at least one"):
         split({}, 1)
 
 

@@ -52,5 +52,5 @@ def test_an_epoch_that_begins_with_another_batch_is_refused() -> None:
 
 
 def test_an_epoch_that_became_shorter_is_refused() -> None:
-    with pytest.raises(ValueError, match="Epoch 1 of the stream has 5 batches, but 6 of them were trained on"):
+    with pytest.raises(ValueError, match="Epoch 1 of the stream has 5 batches, but the run was saved after 6"):
         StreamReader(as_feed(lambda: numbers(5)), 0, step=6)

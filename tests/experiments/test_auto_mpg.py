@@ -89,7 +89,7 @@ def test_a_row_is_predicted_from_as_it_stands_in_the_table(machine: Machine, fin
 def test_a_row_that_does_not_fit_ends_with_status_2(machine: Machine, finished: Finished) -> None:
     done = machine.run("auto_mpg", "predict", "--run_dir", finished.run_dir / "deep_all", PATIENT.replace("bmi", "bim"))
     assert done.returncode == 2
-    assert "Row 1 gives 'bim', which is no column. Did you mean 'bmi'?" in done.stderr
+    assert "Row 1 gives 'bim', which is not a column. Did you mean 'bmi'?" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -355,7 +355,7 @@ FAULTS = [
     Fault("a metric made later", r"changed which variables there are: new are .*late\.0000\)", Late),
     # labels
     Fault("a class that there is not", r"labels of train hold 2; .* 0 to 1", supervised(), (X, Y + 1)),
-    Fault("one-hot labels", r"the class alone. Use categorical", supervised(), (X, np.eye(2)[Y]), None),
+    Fault("one-hot labels", r"the class. Use categorical", supervised(), (X, np.eye(2)[Y]), None),
     Fault(
         "classes for a loss of one-hot labels",
         r"a number for each of the model's 2 outputs. Use sparse",

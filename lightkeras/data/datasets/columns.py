@@ -1,4 +1,4 @@
-"""Columns of a table as they stand in a file or in arrays, before they are numbers."""
+"""Columns of a table, read from a file or from arrays, before conversion to numbers."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Columns:
 
     Args:
         values: The columns, all equally long: text or numbers.
-        rows: What each row is called in an error, such as `"line 33"`.
-        name: What the table is called in an error.
+        rows: Name of each row for errors, such as `"line 33"`.
+        name: Name of the table for errors.
     """
 
     values: Mapping[str, Sequence[Any]]
@@ -50,12 +50,12 @@ class TableFile:
 
     Args:
         path: The file.
-        columns: Names of the columns, where the file has no line with names; `None` takes its first line.
-        separator: What stands between two fields, one character; a space means any number of spaces and
-            tabs. `None` tells it from the ending: a comma for `.csv`, a tab for `.tsv`, else a space.
+        columns: Names of the columns, if the file has no header line; `None` takes its first line.
+        separator: Character between two fields; a space means any number of spaces and
+            tabs. `None` derives it from the suffix: a comma for `.csv`, a tab for `.tsv`, else a space.
 
     Raises:
-        ValueError: `separator` is no single character, or a column is named twice.
+        ValueError: `separator` is not a single character, or a column is named twice.
     """
 
     path: str | Path
@@ -75,8 +75,8 @@ class TableFile:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is not UTF-8, has no rows, names a column twice or not at all, or a line has another
-                number of fields than there are columns.
+            ValueError: It is not UTF-8, has no rows, names a column twice or leaves it without a name, or the number
+                of fields in a line differs from the number of columns.
         """
         path = Path(self.path).expanduser()
         rows = self._rows(_text_of(path), path)
@@ -92,8 +92,8 @@ class TableFile:
             if len(row) != len(names):
                 raise ValueError(
                     f"Line {line} of {path} has {len(row)} field{'s' * (len(row) != 1)}, and there are {len(names)} "
-                    f"columns ({', '.join(names)}): expected one field for each. Correct the line, or say what "
-                    "separates fields with TableFile(separator=...)."
+                    f"columns ({', '.join(names)}): expected one field for each. Correct the line, or set the "
+                    "separator with TableFile(separator=...)."
                 )
             lines.append(f"line {line}")
             cells.append(row)
@@ -102,7 +102,7 @@ class TableFile:
         return Columns({name: [row[number] for row in cells] for number, name in enumerate(names)}, lines, str(path))
 
     def _rows(self, text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-        """The lines that are not blank, each with its number, from 1, and its fields."""
+        """Numbers, from 1, and fields of the lines that are not blank."""
         separator = self.separator or _SEPARATORS.get(path.suffix.lower(), " ")
         if separator == " ":
             for number, line in enumerate(text.splitlines(), 1):
@@ -111,7 +111,7 @@ class TableFile:
             return
         reader = csv.reader(text.splitlines(keepends=True), delimiter=separator, strict=True)
         while True:
-            at = reader.line_num + 1  # a field in quotes may go on over several lines
+            at = reader.line_num + 1  # a field in quotes may span several lines
             try:
                 row = next(reader, None)
             except csv.Error as error:
@@ -123,14 +123,14 @@ class TableFile:
 
 
 def from_arrays(arrays: Mapping[str, Any]) -> Columns:
-    """Columns of arrays or lists in memory.
+    """Converts arrays or lists in memory to columns.
 
     Raises:
-        ValueError: There are none, one is no column, or they differ in length.
+        ValueError: There are none, one has not exactly one axis, or they differ in length.
     """
     values = {name: np.asarray(column) for name, column in arrays.items()}
     if not values:
-        raise ValueError("There are no columns: expected a dict of arrays, one for each column.")
+        raise ValueError("Received no columns: expected a dict of arrays, one for each column.")
     for name, array in values.items():
         if array.ndim != 1:
             raise ValueError(f"Column {name!r} has shape {array.shape}: expected one value per row, [rows].")
@@ -145,25 +145,25 @@ def from_arrays(arrays: Mapping[str, Any]) -> Columns:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell has no value: `None`, a number that is not a number, or one of `MISSING`."""
+    """Whether a cell has no value: `None`, NaN, or one of `MISSING`."""
     if isinstance(value, str):
         return value.strip() in MISSING
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def as_number(value: Any, where: str) -> float:
-    """A cell as a number.
+    """Converts a cell to a number.
 
     Args:
         value: A number, or its text.
-        where: The cell in an error, such as `"Column 'weight' in line 4 of cars.csv"`.
+        where: The cell, for errors, such as `"Column 'weight' in line 4 of cars.csv"`.
 
     Raises:
-        ValueError: It is no number, or none that float32 can hold.
+        ValueError: It is not a number, or not finite in float32.
     """
     text = value.decode(errors="replace") if isinstance(value, bytes) else value
     try:
-        if isinstance(text, str) and "_" in text:  # which Python would read over
+        if isinstance(text, str) and "_" in text:  # which Python's float() would ignore
             raise ValueError
         number = float(text)
     except (TypeError, ValueError):
@@ -174,7 +174,7 @@ def as_number(value: Any, where: str) -> float:
 
 
 def category_key(value: Any) -> str:
-    """A category as text: 1, 1.0, "1" and " 1 " are the same one."""
+    """Converts a category to text: 1, 1.0, "1" and " 1 " are the same category."""
     text = (value.decode(errors="replace") if isinstance(value, bytes) else str(value)).strip()
     try:
         number = float(text)
@@ -184,15 +184,15 @@ def category_key(value: Any) -> str:
 
 
 def parse_row(given: str | Mapping[str, Any], number: int) -> dict[str, Any]:
-    """A row as a person gives it, as a dict.
+    """Converts a typed row to a dict.
 
     Args:
         given: `"weight=2372,origin=Japan"`, a JSON object, or a dict.
-        number: Number of the row in an error, from 1.
+        number: Number of the row, from 1, for errors.
 
     Raises:
         ValueError: It cannot be read, or gives a column twice.
-        TypeError: It is something else.
+        TypeError: It is neither text nor a mapping.
     """
     if isinstance(given, Mapping):
         return dict(given)
@@ -202,7 +202,7 @@ def parse_row(given: str | Mapping[str, Any], number: int) -> dict[str, Any]:
         try:
             pairs = json.loads(given, object_pairs_hook=list)
         except ValueError as error:
-            raise ValueError(f"Row {number} begins as JSON and is none: {error}.") from error
+            raise ValueError(f"Row {number} begins with a brace, but is not JSON: {error}.") from error
     else:
         pairs = []
         for part in given.split(","):
@@ -222,7 +222,7 @@ def parse_row(given: str | Mapping[str, Any], number: int) -> dict[str, Any]:
 
 def _text_of(path: Path) -> str:
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}: expected a table as text.")
+        raise FileNotFoundError(f"No such file: {path}; expected a table as text.")
     content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
         return content.decode("utf-8")

@@ -1,10 +1,10 @@
 """Images and their classes, of a file or in memory.
 
-Inputs of `predict` are arrays, or what a person types, each of it one image or several:
+Inputs of `predict` are arrays, or typed inputs, each of which is one image or several:
 
     digit.png       an image file of the right size
-    digits.npy      one image, or a batch of them; digits.npy:3 and digits.npy:0-9 are some of a batch
-    test:17         an image of the test split; test:0-9 are ten of them
+    digits.npy      one image, or a batch; digits.npy:3 and digits.npy:0-9 are parts of a batch
+    test:17         an image of the test split; test:0-9 are ten images
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ TRAIN, TEST = ("x_train", "y_train"), ("x_test", "y_test")
 _SELECTION = re.compile(r"(?P<whole>.+):(?P<first>\d+)(?:-(?P<last>\d+))?")
 
 Reader = Callable[[str], np.ndarray]
-"""Gives the array that is called `x_train`, `y_train`, `x_test` or `y_test`."""
+"""Reads the array named `x_train`, `y_train`, `x_test` or `y_test`."""
 
 
 class ImageData(DataModule, abc.ABC):
-    """Images and their classes: a part of the training images is held out for validation.
+    """Images and their classes; a part of the training images is held out for validation.
 
     Batches are `(image, label)`: float32 `[batch, height, width]` or `[batch, height, width, channels]`
-    from 0 to 1, and int32 `[batch]`. A split is read when it is first asked for, and kept.
+    from 0 to 1, and int32 `[batch]`. A split is read when it is first used, and kept.
 
     Args:
         batch_size: Images per batch.
         validation: Training images that are held out, as in `lk.data.split`; 0 for none.
-        stratify: Whether each class gives the same share of its images.
-        seed: Seed of which images are held out, and of the order of the training batches, which is
-            another one each epoch.
+        stratify: Whether the same share of each class is held out.
+        seed: Seed of the draw of held-out images, and of the order of the training batches, which changes each
+            epoch.
 
     Attributes:
         class_names: Names of the classes, in the order of their numbers.
@@ -50,7 +50,7 @@ class ImageData(DataModule, abc.ABC):
 
     Raises:
         ValueError: A number is out of range.
-        TypeError: `validation` is no number.
+        TypeError: `validation` is not a number.
     """
 
     def __init__(self, batch_size: int, validation: float, stratify: bool, seed: int) -> None:
@@ -69,7 +69,7 @@ class ImageData(DataModule, abc.ABC):
     @final
     def train(self) -> ArrayFeed:
         feed = self._feed("train")
-        assert feed is not None  # there are always images to learn from
+        assert feed is not None  # only the other splits can be missing
         return feed
 
     @final
@@ -82,15 +82,15 @@ class ImageData(DataModule, abc.ABC):
 
     @final
     def expand(self, inputs: Sequence[str], lookup: Lookup) -> list[str]:
-        """Typed inputs, one for each image: `test:0-2` becomes `test:0`, `test:1` and `test:2`.
+        """Expands typed inputs to one for each image: `test:0-2` to `test:0`, `test:1` and `test:2`.
 
         Args:
             inputs: Paths of image or `.npy` files, or images of the test split.
-            lookup: Where the test split is looked for, if an input names it.
+            lookup: Where the test split is looked for, if an input is part of it.
 
         Raises:
-            FileNotFoundError: A file is not there, or there is no data.
-            ValueError: What an input names cannot be read, or is of another size or depth.
+            FileNotFoundError: A file does not exist, or no data was found.
+            ValueError: An image cannot be read, or has another size or depth.
         """
         inputs = _typed(inputs)
         if self.image_shape is None or any(_of_test_split(text) for text in inputs):
@@ -100,7 +100,7 @@ class ImageData(DataModule, abc.ABC):
 
     @final
     def predict(self, inputs: Sequence[str] | np.ndarray) -> ArrayFeed:
-        """Batches of images alone: tuples `(image,)`, in the order given.
+        """Batches of images without labels: tuples `(image,)`, in the given order.
 
         Args:
             inputs: Paths of image or `.npy` files, or images of the test split, as above; or an array: one image or a
@@ -110,10 +110,10 @@ class ImageData(DataModule, abc.ABC):
             A feed of `(image,)`, float32 `[batch, height, width]` or `[batch, height, width, channels]`.
 
         Raises:
-            FileNotFoundError: A file is not there.
-            ValueError: There are no inputs, or one cannot be read or is of another size or depth.
-            TypeError: `inputs` is one string instead of several, or holds something else.
-            RuntimeError: The data was not prepared, and is needed to read the inputs.
+            FileNotFoundError: A file does not exist.
+            ValueError: There are no inputs, or one cannot be read or has another size or depth.
+            TypeError: `inputs` is one string instead of a list, or holds a value that is not a string.
+            RuntimeError: The data was not prepared, and the inputs need it.
         """
         if isinstance(inputs, np.ndarray):
             return ArrayFeed((pixels.as_batch(inputs, self._known_shape(), "the array"),), self.batch_size)
@@ -122,7 +122,7 @@ class ImageData(DataModule, abc.ABC):
         return ArrayFeed((np.concatenate(images),), self.batch_size)
 
     def _has(self, part: tuple[str, str]) -> bool:
-        """Whether there are images for this part."""
+        """Whether the data has this part."""
         return True
 
     def _feed(self, name: str) -> ArrayFeed | None:
@@ -154,7 +154,7 @@ class ImageData(DataModule, abc.ABC):
         return ArrayFeed(arrays, self.batch_size, shuffle=shuffle, seed=self.seed)
 
     def _read(self, part: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
-        """Images as they are stored, and int32 labels; checked."""
+        """Reads and checks images, in their stored dtype, and labels as int32."""
         assert self._reader is not None
         images, labels = (self._reader(key) for key in part)
         pixels.check_images(images, self.image_shape, f"The images {part[0]}")
@@ -167,13 +167,13 @@ class ImageData(DataModule, abc.ABC):
         return images, self._numbers(labels, part[1])
 
     def _numbers(self, labels: np.ndarray, name: str) -> np.ndarray:
-        """Labels as int32 numbers of classes."""
+        """Converts labels to int32 class numbers."""
         if labels.dtype.kind in "USOT":
             texts = np.array(_texts(labels, name))
             unknown = texts[~np.isin(texts, self.class_names)]
             if unknown.size:
                 raise ValueError(
-                    f"The labels {name} hold {str(unknown[0])!r}, which is none of the classes "
+                    f"The labels {name} hold {str(unknown[0])!r}, which is not one of the classes "
                     f"({unknown.size} of {len(texts)} labels). {did_you_mean(str(unknown[0]), self.class_names)}"
                 )
             order = np.argsort(self.class_names)
@@ -187,7 +187,7 @@ class ImageData(DataModule, abc.ABC):
         wrong = labels[(labels < 0) | (labels >= count)]
         if wrong.size:
             raise ValueError(
-                f"The labels {name} hold {wrong[0]}, which is none of the {count} classes ({wrong.size} of "
+                f"The labels {name} hold {wrong[0]}, which is not one of the {count} classes ({wrong.size} of "
                 f"{len(labels)} labels): expected whole numbers from 0 to {count - 1}."
             )
         return labels.astype(np.int32)
@@ -195,18 +195,18 @@ class ImageData(DataModule, abc.ABC):
     # ------------------------------------------------------------------ typed inputs
 
     def _images_of(self, text: str, files: dict[str, np.ndarray]) -> tuple[list[str], np.ndarray]:
-        """Names and images, float32 `[n, *image_shape]`, of what was typed; `files` are those that were read before."""
+        """Names and images, float32 `[n, *image_shape]`, of a typed input; `files` caches the files that were read."""
         selection = _SELECTION.fullmatch(text)
         if _of_test_split(text):
             if selection is None:
-                raise ValueError(f"{text!r} names no image of the test split: expected test:17, or test:0-9.")
+                raise ValueError(f"{text!r} is not an image of the test split: expected test:17, or test:0-9.")
             test = self.test()
             if test is None:
                 raise ValueError(f"{text!r}, but there is no test split: give the path of a .png or .npy file.")
             return _selected(selection, test.arrays[0])
         selected = selection is not None and selection["whole"].endswith(".npy") and not Path(text).exists()
         path = selection["whole"] if selection is not None and selected else text
-        if path not in files:  # a batch is named once for each of its images
+        if path not in files:  # a batch occurs once for each of its images
             files[path] = pixels.read_file(Path(path), self._known_shape())
         images = files[path]
         if selection is not None and selected:
@@ -215,9 +215,7 @@ class ImageData(DataModule, abc.ABC):
 
     def _known_shape(self) -> pixels.Shape:
         if self.image_shape is None:
-            raise RuntimeError(
-                f"{type(self).__name__} does not know yet how large its images are: call `prepare(lookup)` first."
-            )
+            raise RuntimeError(f"{type(self).__name__} has no image shape yet: call `prepare(lookup)` first.")
         return self.image_shape
 
 
@@ -226,18 +224,18 @@ class Images(ImageData):
     """Images of one file, or in memory, and their classes.
 
     Args:
-        train: Path of an `.npz` file with the arrays `x_train` and `y_train`, and perhaps `x_test` and `y_test`, looked
-            for in the data folder, too, where it is relative; or `(images, labels)`. Images are
+        train: Path of an `.npz` file with the arrays `x_train` and `y_train`, and optionally `x_test` and `y_test`;
+            a relative path is looked for in the data folder, too. Or `(images, labels)`. Images are
             `[n, height, width]` or `[n, height, width, channels]` (1, 3 or 4), whole numbers from 0 to 255 or floats
             from 0 to 1; labels are whole numbers from 0, or names of classes.
-        test: `(images, labels)` of the test split, where `train` is; `None` if there are none.
-        class_names: Names of the classes, in the order of their numbers; `None` takes the names among the training
-            labels, sorted, or the numbers up to the largest of them.
+        test: `(images, labels)` of the test split, if `train` is arrays; `None` for no such split.
+        class_names: Names of the classes, in the order of their numbers; `None` takes the sorted names of the
+            training labels, or the numbers up to the largest label.
         batch_size: Images per batch.
         validation: Training images that are held out, as in `lk.data.split`; 0 for none.
-        stratify: Whether each class gives the same share of its images.
-        seed: Seed of which images are held out, and of the order of the training batches, which is
-            another one each epoch.
+        stratify: Whether the same share of each class is held out.
+        seed: Seed of the draw of held-out images, and of the order of the training batches, which changes each
+            epoch.
 
     Raises:
         ValueError: A number is out of range, or `test` is given beside a file.
@@ -289,7 +287,7 @@ class Images(ImageData):
             self._reader, source = reader_of(path, TRAIN + TEST if self._has_test else TRAIN), path.stem
         if not self.class_names:
             self.class_names = _names_of(self._reader("y_train"))
-        self.train()  # now it is known how large an image is
+        self.train()  # sets the image shape
         self.source = source
 
     def _has(self, part: tuple[str, str]) -> bool:
@@ -297,17 +295,17 @@ class Images(ImageData):
 
 
 def reader_of(path: Path, keys: Sequence[str] = TRAIN + TEST) -> Reader:
-    """Reads arrays of an `.npz` file when they are asked for; that it has them is checked at once."""
+    """Returns a reader of an `.npz` file that reads arrays on demand; that the file has them is checked at once."""
     npz.check_keys(path, keys)
     return lambda key: npz.read_array(path, key)
 
 
 def _existing(path: Path, folder: Path | None) -> Path:
-    """The file as it was named, else in the data folder."""
+    """Returns the given path if it exists, else the one in the data folder."""
     places = [path.expanduser(), *([] if folder is None else [folder / path])]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
-        raise FileNotFoundError(f"There is no file {' or '.join(map(str, places))}: expected an .npz file of images.")
+        raise FileNotFoundError(f"No such file: {' or '.join(map(str, places))}; expected an .npz file of images.")
     return found
 
 
@@ -321,10 +319,10 @@ def _named(part: tuple[str, str], arrays: object) -> dict[str, np.ndarray]:
 
 
 def _names_of(labels: np.ndarray) -> tuple[str, ...]:
-    """Names of classes that are given by the training labels alone."""
+    """Names of the classes, from the training labels."""
     if labels.dtype.kind in "USOT":
         return tuple(sorted(set(_texts(labels, "y_train"))))
-    # Numbers that are no classes are refused when they are read.
+    # Numbers that are not classes are refused when they are read.
     return tuple(map(str, range(int(labels.max(initial=0)) + 1))) if labels.dtype.kind in "ui" else ("0",)
 
 
@@ -349,11 +347,11 @@ def _typed(inputs: Sequence[str]) -> list[str]:
     if isinstance(inputs, str):
         raise TypeError(f"Received the single string {inputs!r}: expected a list of paths, [{inputs!r}].")
     if len(inputs) == 0:
-        raise ValueError("There are no images to predict for: expected at least one path, or test:17.")
+        raise ValueError("Received no images to predict: expected at least one path, or test:17.")
     for number, text in enumerate(inputs):
         if not isinstance(text, str):
             raise TypeError(
-                f"Input {number} is {type(text).__name__}: expected a path of an image, or test:17. Arrays are given "
+                f"Input {number} is {type(text).__name__}: expected a path of an image, or test:17. Give arrays "
                 "as one array of images."
             )
     return list(inputs)
@@ -364,7 +362,7 @@ def _of_test_split(text: str) -> bool:
 
 
 def _selected(selection: re.Match[str], images: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Names and images of one image of several, `test:17`, or of a range with both ends, `test:0-9`."""
+    """Names and images of a selection: one image, `test:17`, or a range with both ends, `test:0-9`."""
     first = int(selection["first"])
     last = first if selection["last"] is None else int(selection["last"])
     if not first <= last < len(images):

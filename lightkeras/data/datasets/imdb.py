@@ -16,21 +16,21 @@ from lightkeras.data.lookup import Lookup
 from lightkeras.data.module import DataModule
 from lightkeras.system.messages import announce
 
-DOWNLOAD_HOST = "http://ai.stanford.edu"  # without TLS: so does TFDS ask for the archive
+DOWNLOAD_HOST = "http://ai.stanford.edu"  # the address without TLS that TFDS downloads from
 _NAME = "imdb_reviews/plain_text"
-_SAMPLE, _SAMPLE_TRAIN = 10_000, 8000  # generated reviews, and those of them that are no test
-_SAMPLE_SHARE = 5 / 8  # of the share of the real data that is held out: 2,000 instead of 10,000
-_SAMPLE_SEED = 0  # which texts there are; a module's own seed only orders them
+_SAMPLE, _SAMPLE_TRAIN = 10_000, 8000  # generated reviews, and how many of them are not for the test
+_SAMPLE_SHARE = 5 / 8  # of the held-out share of the real data: 2,000 instead of 10,000
+_SAMPLE_SEED = 0  # of the texts; the seed of the module only orders them
 
 
 @final
 class ImdbReviews(DataModule):
-    """Film reviews with their sentiment: IMDB's, or generated ones where those cannot be had.
+    """Film reviews with their sentiment: IMDB's, or generated ones if those are not available.
 
-    The real data (Maas et al., "Learning Word Vectors for Sentiment Analysis", ACL 2011) is 25,000
-    reviews to train on, the last 10,000 of which are held out for validation, and 25,000 for the test.
+    The real data (Maas et al., "Learning Word Vectors for Sentiment Analysis", ACL 2011) has 25,000
+    training reviews, the last 10,000 of which are held out for validation, and 25,000 test reviews.
     It is looked for as `imdb_reviews/plain_text/<version>`, prepared by TFDS, in the data folder and in
-    TFDS's own folder, and then downloaded. A split is read when it is first asked for, and kept: a fit
+    TFDS's own folder, then downloaded. A split is read when it is first used, and kept: a fit
     does not read the test split.
 
     The built-in sample has 6,000, 2,000 and 2,000 generated reviews; with another `validation`, five eighths of that
@@ -41,11 +41,11 @@ class ImdbReviews(DataModule):
 
     Args:
         batch_size: Reviews per batch.
-        validation: Share of the reviews to train on that is held out, in whole hundredths, 0.01 to 0.99.
-        seed: Seed of the order of the training batches, which is another one each epoch.
+        validation: Share of the training reviews that is held out, in whole hundredths, 0.01 to 0.99.
+        seed: Seed of the order of the training batches, which changes each epoch.
 
     Raises:
-        ValueError: `batch_size` is below 1, `seed` below 0, or `validation` no such share.
+        ValueError: `batch_size` is below 1, `seed` below 0, or `validation` is not such a share.
 
     Example:
         >>> from lightkeras.data.lookup import Lookup
@@ -79,7 +79,7 @@ class ImdbReviews(DataModule):
             return
         if not lookup.may_use_sample:
             raise FileNotFoundError(
-                "IMDB reviews were not found, and source='real' takes nothing else. "
+                "IMDB reviews were not found, and source='real' does not allow the built-in sample. "
                 f"Tried: {'; '.join(tried)}. Put the data set, as TFDS prepares it, into "
                 f"<folder>/{_NAME}/<version> and name <folder> with LIGHTKERAS_DATA_DIR or --data_dir, or "
                 "run once with access to the network."
@@ -111,19 +111,19 @@ class ImdbReviews(DataModule):
 
         Raises:
             ValueError: There are no texts, or one is not UTF-8.
-            TypeError: `inputs` is one string instead of several, or holds something else.
+            TypeError: `inputs` is one string instead of a list, or holds a value that is not a string.
         """
         if isinstance(inputs, str):
             raise TypeError(f"Received the single string {inputs!r}: expected a list of texts, [{inputs!r}].")
         if len(inputs) == 0:
-            raise ValueError("There are no texts to predict for: expected at least one string.")
+            raise ValueError("Received no texts to predict: expected at least one string.")
         texts = np.empty(len(inputs), dtype=object)
         for number, text in enumerate(inputs):
             if not isinstance(text, str):
                 raise TypeError(f"Input {number} is {type(text).__name__} {text!r}: expected a string.")
             try:
                 texts[number] = text.encode()
-            except UnicodeEncodeError as error:  # what was typed is in another encoding than the terminal's
+            except UnicodeEncodeError as error:  # the terminal has another encoding than the input
                 raise ValueError(f"Input {number}, {text[:40]!r}, is not UTF-8: {error}.") from error
         return ArrayFeed((texts,), self.batch_size)
 

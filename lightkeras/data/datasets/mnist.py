@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST, as Keras loads them, or digits of scikit-learn that stand in."""
+"""MNIST and Fashion-MNIST, as Keras loads them; scikit-learn's digits are their built-in sample."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DOWNLOAD_HOST = "https://storage.googleapis.com"  # of keras.datasets
 
 
 class _KerasImages(ImageData):
-    """What is the same for the two data sets that Keras loads."""
+    """Base of the two data sets that Keras loads."""
 
     _name: ClassVar[str]
     _title: ClassVar[str]
@@ -43,9 +43,9 @@ class _KerasImages(ImageData):
             return
         if not lookup.may_use_sample:
             raise FileNotFoundError(
-                f"{self._title} was not found, and source='real' takes nothing else. Tried: {'; '.join(tried)}. Put "
-                f"{self._name}.npz, with the arrays {', '.join(TRAIN + TEST)}, into a folder and name that with "
-                "LIGHTKERAS_DATA_DIR or --data_dir, or run once with access to the network."
+                f"{self._title} was not found, and source='real' does not allow the built-in sample. "
+                f"Tried: {'; '.join(tried)}. Put {self._name}.npz, with the arrays {', '.join(TRAIN + TEST)}, into "
+                "a folder and name that with LIGHTKERAS_DATA_DIR or --data_dir, or run once with access to the network."
             )
         if tried:
             announce(
@@ -57,7 +57,7 @@ class _KerasImages(ImageData):
         self.source = "sample"
 
     def _validation_of(self, images: int) -> float:
-        """Of the sample the same share is held out, at least 1."""
+        """Of the sample the same share is held out, at least one image."""
         if self.source != "sample" or not isinstance(self._validation, (int, np.integer)) or not self._validation:
             return self._validation
         return max(1, round(int(self._validation) * images / self._images))
@@ -73,10 +73,10 @@ class _KerasImages(ImageData):
 
     @abc.abstractmethod
     def _cached(self, folder: Path, tried: list[str]) -> Reader | None:
-        """What Keras downloaded before, if anything."""
+        """Reads what Keras downloaded before; `None` if it did not."""
 
     def _load(self) -> Reader:
-        """Keras's own loader, which downloads what is not there."""
+        """Loads the data set with Keras, which downloads missing files."""
         import keras
 
         train, test = getattr(keras.datasets, self._name).load_data()
@@ -96,28 +96,28 @@ class _KerasImages(ImageData):
 
 @final
 class Mnist(_KerasImages):
-    """Handwritten digits: MNIST's, or scikit-learn's where those cannot be had.
+    """Handwritten digits: MNIST's, or scikit-learn's if those are not available.
 
-    The real data (LeCun, Cortes and Burges) is 60,000 images to train on, of which `validation` are held out, and
-    10,000 for the test. It is looked for as `mnist.npz`, as Keras has it, in the data folder and in Keras's own folder
-    (`~/.keras/datasets`), and then downloaded by `keras.datasets`.
+    The real data (LeCun, Cortes and Burges) has 60,000 training images, of which `validation` are held out, and
+    10,000 test images. It is looked for as `mnist.npz`, as Keras has it, in the data folder and in Keras's own folder
+    (`~/.keras/datasets`), then downloaded by `keras.datasets`.
 
-    The built-in sample is 1,500 and 297 real digits of 8 x 8 pixels, enlarged, of which the same share is
-    held out.
+    The built-in sample has 1,500 training and 297 test images, real digits of 8 x 8 pixels, enlarged; the same share
+    of the training images is held out.
 
     Batches are `(image, label)`: float32 `[batch, 28, 28]` from 0 to 1, white on black, and int32 `[batch]`.
     `source` is `"mnist"` or `"sample"` once prepared.
 
     Args:
         batch_size: Images per batch.
-        validation: Images of the 60,000 that are held out, the same share of each digit: a count, or a
-            fraction between 0 and 1; 0 for none.
-        seed: Seed of which images are held out, and of the order of the training batches, which is
-            another one each epoch.
+        validation: Training images that are held out at random, the same share of each digit: a count of the
+            60,000, or a fraction between 0 and 1; 0 for none.
+        seed: Seed of the draw of held-out images, and of the order of the training batches, which changes each
+            epoch.
 
     Raises:
         ValueError: A number is out of range.
-        TypeError: `validation` is no number.
+        TypeError: `validation` is not a number.
 
     Example:
         >>> from lightkeras.data.lookup import Lookup
@@ -141,26 +141,13 @@ class Mnist(_KerasImages):
 
 @final
 class FashionMnist(_KerasImages):
-    """Articles of clothing: Fashion-MNIST, or scikit-learn's handwritten digits where that cannot be had.
+    """Articles of clothing: Fashion-MNIST, or scikit-learn's handwritten digits if that is not available.
 
-    The real data (Xiao, Rasul and Vollgraf, 2017, arXiv:1708.07747) has the form of MNIST, and is looked for in the
+    The real data (Xiao, Rasul and Vollgraf, 2017, arXiv:1708.07747) has the sizes of MNIST, and is looked for in the
     same places as `fashion_mnist.npz`, or as Keras's loader keeps it in `~/.keras/datasets/fashion-mnist`.
 
-    The built-in sample is that of `Mnist`: digits. `class_names` are theirs then.
-
-    Batches are `(image, label)`: float32 `[batch, 28, 28]` from 0 to 1, bright on black, and int32 `[batch]`.
-    `source` is `"fashion_mnist"` or `"sample"` once prepared.
-
-    Args:
-        batch_size: Images per batch.
-        validation: Images of the 60,000 that are held out, the same share of each class: a count, or a
-            fraction between 0 and 1; 0 for none.
-        seed: Seed of which images are held out, and of the order of the training batches, which is
-            another one each epoch.
-
-    Raises:
-        ValueError: A number is out of range.
-        TypeError: `validation` is no number.
+    The built-in sample is that of `Mnist`: digits, and `class_names` are theirs. Arguments, batches and errors are
+    those of `Mnist`; `source` is `"fashion_mnist"` or `"sample"` once prepared.
 
     Example:
         >>> FashionMnist().class_names[:3]

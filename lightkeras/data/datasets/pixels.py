@@ -1,4 +1,4 @@
-"""Images as a person has them, in arrays and in files, made the float32 images from 0 to 1 that models take."""
+"""Converts images in arrays and in files to float32 images from 0 to 1, as models take them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def check_images(images: np.ndarray, shape: Shape | None, name: str) -> None:
-    """Checks a batch of images as they are stored.
+    """Checks the shape and dtype of a batch of images.
 
     Args:
-        images: What should be `[n, height, width]` or `[n, height, width, channels]`.
+        images: `[n, height, width]` or `[n, height, width, channels]`.
         shape: Shape of one image; `None` for any.
-        name: What to call them in an error.
+        name: Name of the images, for errors.
 
     Raises:
-        ValueError: They are something else: of another size or depth, no numbers, or there are none.
+        ValueError: They have another size or depth, are not numbers, or there are none.
     """
     expected = "[n, height, width] or [n, height, width, channels]" if shape is None else f"[n, {_joined(shape)}]"
     if images.dtype.kind not in "buif":
@@ -40,11 +40,11 @@ def check_images(images: np.ndarray, shape: Shape | None, name: str) -> None:
 
 
 def as_floats(images: np.ndarray, name: str) -> np.ndarray:
-    """Makes float32 from 0 to 1 of images: whole numbers are divided by 255, floats are left as they are.
+    """Converts images to float32 from 0 to 1: whole numbers are divided by 255, floats are unchanged.
 
     Args:
         images: bool, integers from 0 to 255, or floats from 0 to 1.
-        name: What to call them in an error.
+        name: Name of the images, for errors.
 
     Raises:
         ValueError: A value is out of that range, or not finite.
@@ -53,7 +53,7 @@ def as_floats(images: np.ndarray, name: str) -> np.ndarray:
         return images.astype(np.float32)
     whole = images.dtype.kind in "ui"
     low, high = images.min(), images.max()
-    if not (low >= 0 and high <= (255 if whole else 1)):  # not a number is neither
+    if not (low >= 0 and high <= (255 if whole else 1)):  # NaN is neither
         raise ValueError(
             f"{name} hold values from {low} to {high}: expected "
             f"{'whole numbers from 0 to 255' if whole else 'floats from 0 to 1; divide by 255 what counts to 255'}."
@@ -62,10 +62,10 @@ def as_floats(images: np.ndarray, name: str) -> np.ndarray:
 
 
 def as_batch(array: np.ndarray, shape: Shape, name: str) -> np.ndarray:
-    """A single image or a batch of them, as a batch: float32 `[n, *shape]` from 0 to 1.
+    """Converts one image or a batch of images to a batch: float32 `[n, *shape]` from 0 to 1.
 
     Raises:
-        ValueError: It is neither, or its values are out of range.
+        ValueError: The shape is neither, or values are out of range.
     """
     array = np.asarray(array)
     if array.shape != shape and array.shape[1:] != shape:
@@ -79,11 +79,11 @@ def as_batch(array: np.ndarray, shape: Shape, name: str) -> np.ndarray:
 
 
 def read_file(path: Path, shape: Shape) -> np.ndarray:
-    """Images of a file, as a batch: an `.npy` file of one image or several, or an image such as a PNG file.
+    """Reads the images of a file as a batch: an `.npy` file of one or several images, or an image such as a PNG file.
 
-    An image is converted to the channels that are wanted: colours to shades of gray by their lightness, for
-    one. Its size must be right, and it must not be transparent where no such channel is wanted. Nothing is
-    inverted: what is bright in the file is bright in the array.
+    An image is converted to the channels of `shape`, such as colours to grey. It must have the size of `shape`: a
+    digit that is scaled without its margin is another digit to the network. It must not be transparent, unless
+    `shape` has 4 channels, because the background is not known. Nothing is inverted.
 
     Args:
         path: The file.
@@ -94,10 +94,10 @@ def read_file(path: Path, shape: Shape) -> np.ndarray:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It cannot be read, or is of another size or depth.
+        ValueError: It cannot be read, or has another size or depth.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{str(path)!r} is no file: expected the path of a .png or .npy file, or test:17.")
+        raise FileNotFoundError(f"No such file: {str(path)!r}; expected the path of a .png or .npy file, or test:17.")
     if path.suffix == ".npy":
         return as_batch(npz.read_npy(path), shape, str(path))
     return as_floats(_decoded(path, shape).reshape(1, *shape), str(path))
@@ -119,7 +119,7 @@ def _decoded(path: Path, shape: Shape) -> np.ndarray:
             if wanted != "RGBA" and image.has_transparency_data and not _opaque(image):
                 raise ValueError(f"{path} is transparent in places: put it on a background of one colour first.")
             return np.asarray(image.convert(wanted))
-    except (OSError, SyntaxError, EOFError) as error:  # Pillow's for broken files; PNG's own is a SyntaxError
+    except (OSError, SyntaxError, EOFError) as error:  # what Pillow raises for broken files; for PNG a SyntaxError
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} cannot be read as an image ({reason}): expected a PNG or .npy file.") from error
 

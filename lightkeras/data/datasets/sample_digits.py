@@ -9,7 +9,7 @@ from lightkeras.data.split import split
 CLASS_NAMES = tuple("0123456789")
 _TEST = 297
 _SIDE, _MARGIN = 20, 4  # MNIST's digits fill 20 x 20 pixels in the middle of 28 x 28
-_SEED = 0  # which images are the test's; a module's own seed only splits what is left
+_SEED = 0  # of the test images; the seed of the module only splits the others
 
 
 def sample_digits() -> dict[str, np.ndarray]:
@@ -17,19 +17,19 @@ def sample_digits() -> dict[str, np.ndarray]:
 
     Returns:
         `x_train`: uint8 `[1500, 28, 28]`, white on black; `y_train`: int64 `[1500]`; `x_test`: uint8 `[297, 28, 28]`;
-        `y_test`: int64 `[297]`. The share of each digit is the same in both.
+        `y_test`: int64 `[297]`. Both have the same share of each digit.
     """
     from sklearn.datasets import load_digits
 
     found = load_digits()
-    images = enlarged(found.images * (255 / 16))  # scikit-learn counts from 0 to 16
+    images = enlarged(found.images * (255 / 16))  # scikit-learn's values are 0 to 16
     labels = found.target.astype(np.int64)
     (x_train, y_train), (x_test, y_test) = split((images, labels), _TEST, stratify=labels, seed=_SEED)
     return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
 
 
 def enlarged(images: np.ndarray) -> np.ndarray:
-    """Images enlarged to 20 x 20 pixels by linear interpolation, with a margin of 4 black ones.
+    """Enlarges images to 20 x 20 pixels by linear interpolation, with a margin of 4 black pixels.
 
     Args:
         images: float `[n, height, width]`, 0 to 255.
@@ -43,6 +43,6 @@ def enlarged(images: np.ndarray) -> np.ndarray:
 
 
 def _interpolation(size: int) -> np.ndarray:
-    """Weights `[20, size]` of the old pixels in each new one; centres of pixels stay where they are in the image."""
+    """Weights `[20, size]` of the old pixels in each new one; the centres of pixels do not move in the image."""
     centres = (np.arange(_SIDE) + 0.5) * size / _SIDE - 0.5
     return np.stack([np.interp(centres, np.arange(size), pixel) for pixel in np.eye(size)], axis=1)

@@ -1,8 +1,8 @@
-"""The built-in sample: film reviews written by a small grammar, for when no real data set is at hand.
+"""The built-in sample of text: film reviews that a small grammar generates.
 
-Each text has a verdict. Part of the sentences state it plainly; others say it by negation ("far
-from dull") or concede a point first ("Although the music is lovely, ..."), so that counting words
-is not enough to read every text, while word order tells them all.
+Each text has a verdict. Part of the sentences state it plainly; others by negation ("far
+from dull") or after a concession ("Although the music is lovely, ..."), so that counting words
+does not classify every text, while word order does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def _phrases(text: str) -> tuple[str, ...]:
     return tuple(text.split(", "))
 
 
-_ADJECTIVES = (  # against, in favour
+_ADJECTIVES = (  # negative, positive
     _phrases(
         "bad, awful, terrible, dull, boring, weak, clumsy, lifeless, tedious, shallow, predictable, "
         "stale, messy, forgettable, dreadful, hollow, lazy, flat, tiresome, disappointing, silly, "
@@ -30,11 +30,11 @@ _ADJECTIVES = (  # against, in favour
         "fine, stylish, sharp, convincing, absorbing, elegant, lively, tender, rewarding, rich"
     ),
 )
-_NOUNS = (  # against, in favour
+_NOUNS = (  # negative, positive
     _phrases("failure, mess, bore, disaster, disappointment, waste of an evening, chore, misfire"),
     _phrases("triumph, joy, treat, masterpiece, success, small wonder, pleasure, gem"),
 )
-_REACTIONS = (  # against, in favour
+_REACTIONS = (  # negative, positive
     _phrases(
         "I left before the end, I checked my watch every ten minutes, I nearly fell asleep, "
         "I regret buying the ticket, nobody in our row laughed, I could not wait for the credits, "
@@ -66,16 +66,16 @@ Pick = Callable[[Sequence[str]], str]
 
 
 def sample_reviews(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Writes reviews, all different, half of them in favour.
+    """Generates reviews, all different, half of them positive.
 
     Args:
-        count: How many, at least 1.
+        count: Number of reviews, at least 1.
         seed: Whole number of at least 0. The same `(count, seed)` gives the same texts everywhere,
             and a longer sample begins with the shorter one.
 
     Returns:
-        Texts, object array `[count]` of UTF-8 `bytes`, and labels, int32 `[count]`: 0 against, 1 in
-        favour, alternating.
+        Texts, object array `[count]` of UTF-8 `bytes`, and labels, int32 `[count]`: 0 negative, 1
+        positive, alternating.
 
     Raises:
         ValueError: `count` is below 1 or `seed` below 0.

@@ -1,4 +1,7 @@
-"""Tables as data: columns of numbers and of categories, and a number to predict for each row."""
+"""Tables as data: columns of numbers and of categories, and a number to predict for each row.
+
+Categories become columns here and not in the model, because models on JAX and PyTorch cannot look up strings.
+"""
 
 from __future__ import annotations
 
@@ -33,15 +36,15 @@ _ADVICE = " Leave the column out of features, or give categories as OneHot({colu
 @final
 @dataclasses.dataclass(frozen=True)
 class OneHot:
-    """A column of categories, as one column of 0 and 1 for each: `origin` as `origin_USA`, `origin_Europe`, ...
+    """A column of categories, encoded as one column of 0 and 1 per category: `origin_USA`, `origin_Europe`, ...
 
     Args:
         column: The column.
-        values: The categories. A dict gives them names, as in `{1: "USA", 2: "Europe", 3: "Japan"}`; a
-            list names them as they are. `None` takes those that the table holds, in sorted order.
+        values: The categories. A dict gives them names, as in `{1: "USA", 2: "Europe", 3: "Japan"}`; in a
+            list they are their own names. `None` takes those of the whole table, in sorted order.
 
     Raises:
-        ValueError: There are no categories, or one is there twice.
+        ValueError: There are no categories, or one occurs twice.
     """
 
     column: str
@@ -56,13 +59,13 @@ class OneHot:
             raise ValueError(f"OneHot({self.column!r}, {self.values!r}): expected at least one category, each once.")
 
     def names(self) -> dict[str, str]:
-        """Names of the categories by what the column holds; empty where the table says them."""
+        """Names of the categories by the values of the column; empty if they come from the table."""
         if isinstance(self.values, Mapping):
             return {category_key(value): str(name) for value, name in self.values.items()}
         return {category_key(value): category_key(value) for value in self.values or ()}
 
     def found_in(self, column: Sequence[Any]) -> OneHot:
-        """The same with the categories that a column holds, if none were given."""
+        """Returns this with the categories of a column, if none were given."""
         if self.values is not None:
             return self
         keys = {category_key(value) for value in column if not is_missing(value)}
@@ -73,27 +76,27 @@ class OneHot:
 class Table(DataModule):
     """A table with a number to predict for each row.
 
-    Splits are cut from the rows in a random order, which `seed` gives: the last ones are the test split, and
-    the last ones of the others validation. So they are the rows that pandas's
-    `sample(frac, random_state=seed)` leaves out, and then Keras's `validation_split`: the splits of most tutorials.
-    A row that has no value in a column that is used is left out, and that is said; or it is an error.
+    Rows are shuffled by `seed`: the last ones are the test split, and the last ones of the others the validation
+    split. These are the rows that pandas's `sample(frac, random_state=seed)` and then Keras's `validation_split`
+    hold out, the splits of most tutorials. A row without a value in a used column is dropped, and the number of such
+    rows is printed; or it is an error.
 
     Batches are `({column: float32 [batch]}, target float32 [batch])`. `source` is the file's name, or
     `"arrays"`, once prepared.
 
     Args:
-        table: A file of text (see `TableFile`, which says more of it than its path), or `{column: array}`.
+        table: Path of a text file, a `TableFile` for its columns and separator, or `{column: array}`.
         target: The column to predict.
-        features: The columns to predict it from, in order: names of columns of numbers, and `OneHot`.
-            `None` means all columns but the target.
-        incomplete: Whether rows without a value are left out (`"drop"`) or refused (`"error"`).
+        features: The input columns, in order: names of columns of numbers, and `OneHot`.
+            `None` means all columns except the target.
+        incomplete: `"drop"` drops rows without a value, `"error"` refuses them.
         test: Rows of the test split: a fraction of all rows, a count, or 0 for none.
-        validation: Rows of the validation split: a fraction of those that `test` leaves, a count, or 0.
+        validation: Rows of the validation split: a fraction of the rows without the test split, a count, or 0.
         batch_size: Rows per batch.
-        seed: Seed of the splits and of the order of the training batches, which is another one each epoch.
+        seed: Seed of the splits and of the order of the training batches, which changes each epoch.
 
     Raises:
-        ValueError: A setting out of its range, or a feature that is there twice or is the target.
+        ValueError: A setting out of its range, or a feature that occurs twice or is the target.
 
     Example:
         >>> from lightkeras.data.lookup import Lookup
@@ -139,7 +142,7 @@ class Table(DataModule):
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Names of the columns of a batch, in order; known once prepared."""
+        """Names of the columns of a batch, in order; set once prepared."""
         self._prepared("columns")
         return tuple(name for feature in self._features for name in _names(feature))
 
@@ -148,13 +151,13 @@ class Table(DataModule):
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: The file or a value in it cannot be read, a column is missing, or too few rows are left.
+            ValueError: The file or a value in it cannot be read, a column is missing, or too few rows remain.
         """
         if self.source is not None:
             return
         file = isinstance(self._table, TableFile)
         columns = self._table.read() if isinstance(self._table, TableFile) else from_arrays(self._table)
-        columns[self.target]  # raises where there is none
+        columns[self.target]  # raises if there is no such column
         wanted = [name for name in columns.values if name != self.target] if self._wanted is None else self._wanted
         features = [f.found_in(columns[f.column]) if isinstance(f, OneHot) else f for f in wanted]
         used = [_column(feature) for feature in features] + [self.target]
@@ -171,8 +174,8 @@ class Table(DataModule):
         self.source = Path(columns.name).name if file else "arrays"
 
     def _chosen(self, total: int) -> dict[str, np.ndarray]:
-        """Which rows are of which split, in the order of the table."""
-        # Of NumPy's generators the one whose numbers never change, and that pandas takes.
+        """The rows of each split, in the order of the table."""
+        # NumPy's old generator, which pandas uses: its numbers are guaranteed never to change.
         chosen = {"train": np.random.RandomState(self.seed).permutation(total)}
         for name, part in (("test", self._test), ("validation", self._validation)):
             if part != 0:
@@ -190,25 +193,25 @@ class Table(DataModule):
         return self._prepared("test data").get("test")
 
     def predict(self, inputs: Sequence[str | Mapping[str, Any]]) -> ArrayFeed:
-        """Batches of rows alone: tuples `({column: float32 [batch]},)`, in the order given.
+        """Batches of rows without targets: tuples `({column: float32 [batch]},)`, in the given order.
 
         Args:
             inputs: Rows with the columns as the table has them: `"weight=2372,origin=Japan"`, a JSON object,
-                or a dict. A category is given as it stands in the table, or by its name.
+                or a dict. A category is given by its value in the table, or by its name.
 
         Raises:
-            ValueError: There are no rows, or one cannot be read, or has a column too few or too many.
-            TypeError: `inputs` is one row instead of several.
+            ValueError: There are no rows, or one cannot be read, lacks a column or has an unknown one.
+            TypeError: `inputs` is one row instead of a list.
         """
         if isinstance(inputs, (str, Mapping)):
             raise TypeError(f"Received the single row {inputs!r}: expected a list of rows, [{inputs!r}].")
         if len(inputs) == 0:
-            raise ValueError("There are no rows to predict for: expected at least one.")
+            raise ValueError("Received no rows to predict: expected at least one.")
         self._prepared("columns")
         columns = [_column(feature) for feature in self._features]
         rows = [self._checked(parse_row(given, number), columns, number) for number, given in enumerate(inputs, 1)]
         values = {name: [row[name] for row in rows] for name in columns}
-        table = Columns(values, [f"row {number}" for number in range(1, len(rows) + 1)], "what was given")
+        table = Columns(values, [f"row {number}" for number in range(1, len(rows) + 1)], "the input")
         return ArrayFeed((_inputs(self._features, table),), self.batch_size)
 
     def _prepared(self, what: str) -> dict[str, ArrayFeed]:
@@ -217,7 +220,7 @@ class Table(DataModule):
         return self._feeds
 
     def _complete(self, columns: Columns, used: Sequence[str]) -> list[int]:
-        """Numbers of the rows that have a value in each column that is used."""
+        """Indices of the rows that have a value in every used column."""
         holes = {n: [i for i, value in enumerate(columns[n]) if is_missing(value)] for n in used}
         holes = {name: rows for name, rows in holes.items() if rows}
         lost = sorted({row for rows in holes.values() for row in rows})
@@ -229,19 +232,19 @@ class Table(DataModule):
             f"{' or '.join(map(repr, holes))} ({where})"
         )
         if self._incomplete == "error":
-            raise ValueError(f"{what}: expected a value. Fill it in, or leave such rows out with incomplete='drop'.")
+            raise ValueError(f"{what}: expected a value. Fill it in, or drop such rows with incomplete='drop'.")
         if len(lost) == len(columns.rows):
-            raise ValueError(f"{what}: no row is left to learn from.")
+            raise ValueError(f"{what}: no row is left to train on.")
         self.incomplete_rows = len(lost)
-        announce(f"{what}: they are left out", once=True)
+        announce(f"{what}: they are dropped", once=True)
         return sorted(set(range(len(columns.rows))) - set(lost))
 
     def _checked(self, row: Mapping[str, Any], columns: Sequence[str], number: int) -> Mapping[str, Any]:
         for name in row:
             if name == self.target:
-                raise ValueError(f"Row {number} gives {name!r}, which is what is predicted: leave it out.")
+                raise ValueError(f"Row {number} gives {name!r}, which is the target: leave it out.")
             if name not in columns:
-                raise ValueError(f"Row {number} gives {name!r}, which is no column. {did_you_mean(name, columns)}")
+                raise ValueError(f"Row {number} gives {name!r}, which is not a column. {did_you_mean(name, columns)}")
         lacking = [name for name in columns if name not in row or is_missing(row[name])]
         if lacking:
             raise ValueError(
@@ -257,7 +260,7 @@ def _taken(arrays: Structure, rows: np.ndarray) -> Structure:
 
 @contextlib.contextmanager
 def _about(name: str) -> Iterator[None]:
-    """Lets errors of `split.py`, which speaks of `validation`, be about the split of this name."""
+    """Renames `validation` in errors of `split.py` to the split of this name."""
     try:
         yield
     except (ValueError, TypeError) as error:
@@ -269,7 +272,7 @@ def _check_features(features: Sequence[str | OneHot], target: str) -> None:
         raise ValueError(f"features={features!r}: expected a list of columns, [{features!r}].")
     names = [_column(feature) for feature in features]
     if not names:
-        raise ValueError("features=[]: expected at least one column; None takes all but the target.")
+        raise ValueError("features=[]: expected at least one column; None takes all except the target.")
     if target in names:
         raise ValueError(f"The target {target!r} is among the features: leave it out of them.")
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -316,7 +319,7 @@ def _one_hot(feature: OneHot, table: Columns) -> dict[str, np.ndarray]:
     for row, value in zip(table.rows, table[feature.column], strict=True):
         if category_key(value) not in known:
             raise ValueError(
-                f"Column {feature.column!r} in {row} of {table.name} holds {value!r}, which is no category of it. "
+                f"Column {feature.column!r} in {row} of {table.name} holds {value!r}, which is not a category of it. "
                 f"{did_you_mean(category_key(value), known)}"
             )
         found.append(known[category_key(value)])
@@ -326,7 +329,7 @@ def _one_hot(feature: OneHot, table: Columns) -> dict[str, np.ndarray]:
 
 
 def _order(key: str) -> tuple[bool, float, str]:
-    """Numbers by their value, and then texts."""
+    """Sorts numbers by their value, then texts."""
     try:
         return False, float(key), key
     except ValueError:

@@ -24,27 +24,27 @@ class Tfds(DataModule):
     """A data set of TensorFlow Datasets, by its name.
 
     It is looked for as `<name>/<version>`, as TFDS prepares it, in the data folder and in TFDS's own folder,
-    and then downloaded by TFDS. There is no sample of it. A split is read when it is first asked for: into
-    memory where it fits, else batch by batch, in an order that is another one each epoch: of its files, and of the
-    examples among the 10,000 that are read ahead.
+    then downloaded by TFDS. It has no built-in sample. A split is read when it is first used: into memory up to
+    `memory_mb`, else batch by batch. The order of a streamed train split changes each epoch, by `seed` and the
+    epoch: the files are permuted, and the examples among the 10,000 that are read ahead.
 
     Batches are tuples of the features in the order of `features`, as TFDS decodes them: images as uint8, text as
     `bytes`. Class labels are int32. `source` is the name once prepared.
 
     Args:
-        name: Data set, with its configuration and version where they are wanted: `"imdb_reviews/plain_text"`,
+        name: Data set, optionally with its configuration and version: `"imdb_reviews/plain_text"`,
             `"mnist:3.0.1"`.
         features: Features of a batch, in order, such as `("image", "label")`; `None` takes the input and the
-            label that the data set says it has.
+            label that the data set declares.
         train: Train split in TFDS's notation, such as `"train[:90%]"`.
         validation: Validation split, such as `"train[90%:]"`; `None` for no such split.
         test: Test split; `None` for no such split.
         batch_size: Examples per batch.
-        memory_mb: Megabytes up to which a split is read into memory.
+        memory_mb: Size, in 10**6 bytes, up to which a split is read into memory.
         seed: Seed of the order of the training batches.
 
     Attributes:
-        class_names: Names of the classes that the last feature counts, once prepared; empty if it is no class label.
+        class_names: Names of the classes of the last feature, once prepared; empty if it is not a class label.
 
     Raises:
         ValueError: A setting out of its range.
@@ -87,18 +87,20 @@ class Tfds(DataModule):
         """Finds the data set, or lets TFDS download it.
 
         Raises:
-            FileNotFoundError: There is none to be found, or `lookup.source` is `"sample"`.
+            FileNotFoundError: It was not found, or `lookup.source` is `"sample"`.
             ValueError: Its descriptions are damaged, or it has no such feature or split.
         """
         if self.source is not None:
             return
         if not lookup.may_use_real:
-            raise FileNotFoundError(f"There is no sample of {self.name}: source='sample' leaves nothing to use.")
+            raise FileNotFoundError(
+                f"source='sample', but {self.name} has no built-in sample: use source='auto' or 'real'."
+            )
         tried: list[str] = []
         folder = tfds_folders.find(self.name, lookup, DOWNLOAD_HOST, tried)
         if folder is None:
             raise FileNotFoundError(
-                f"{self.name} was not found, and there is no sample of it. Tried: {'; '.join(tried)}. Put the "
+                f"{self.name} was not found, and it has no built-in sample. Tried: {'; '.join(tried)}. Put the "
                 f"data set, as TFDS prepares it, into <folder>/{self.name}/<version> and name <folder> with "
                 "LIGHTKERAS_DATA_DIR or --data_dir, or run once with access to the network."
             )
@@ -106,7 +108,7 @@ class Tfds(DataModule):
         features = self._wanted or found.supervised
         if features is None:
             raise ValueError(
-                f"{self.name} does not say which features are the input and the label: name them, as in "
+                f"{self.name} does not declare which features are the input and the label: name them, as in "
                 f"Tfds({self.name!r}, features=(...)), of {', '.join(found.features)}."
             )
         for split in (self._train, self._validation, self._test):

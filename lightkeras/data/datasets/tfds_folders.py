@@ -1,4 +1,4 @@
-"""Where prepared data sets of TensorFlow Datasets lie: in a folder, or downloaded into TFDS's own."""
+"""Finds prepared data sets of TensorFlow Datasets, or downloads them into TFDS's own folder."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def newest_version(folder: Path) -> Path | None:
             with one folder for each version inside.
 
     Returns:
-        The folder of the newest version, or `None` if there is none. Downloads that TFDS did not
-        finish (`incomplete.AB12_1.0.0`) do not count.
+        The folder of the newest version, or `None` if there is none. Unfinished downloads
+        (`incomplete.AB12_1.0.0`) are ignored.
     """
     if not folder.is_dir():
         return None
@@ -39,20 +39,20 @@ def newest_version(folder: Path) -> Path | None:
 
 
 def find(name: str, lookup: Lookup, host: str, tried: list[str]) -> Path | None:
-    """Finds a prepared data set in the data folder, else in TFDS's own, else lets TFDS download it.
+    """Finds a prepared data set in the data folder, else in TFDS's own, else downloads it with TFDS.
 
     Args:
-        name: Data set, with configuration and version where they are wanted: `"imdb_reviews/plain_text"`,
+        name: Data set, optionally with configuration and version: `"imdb_reviews/plain_text"`,
             `"mnist:3.0.1"`.
         lookup: Names the data folder.
-        host: Web address that answers where the download can succeed.
-        tried: Is given what was tried, in words.
+        host: Web address to check before the download.
+        tried: List to which each failed attempt is appended, for an error message.
 
     Returns:
-        The folder of the newest version, or of the one that is named; `None` if there is none to be had.
+        The folder of the newest version, or of the named one; `None` if it was not found.
 
     Raises:
-        ValueError: The data set is there in several configurations, and none is named.
+        ValueError: The data set exists in several configurations, and `name` has none.
     """
     folder = lookup.folder
     if folder is None:
@@ -77,7 +77,7 @@ def find(name: str, lookup: Lookup, host: str, tried: list[str]) -> Path | None:
 
 
 def download(name: str) -> Path:
-    """Lets TFDS download and prepare a data set in its default folder.
+    """Downloads and prepares a data set with TFDS, in its default folder.
 
     Args:
         name: Data set and configuration, such as `"imdb_reviews/plain_text"`.
@@ -86,7 +86,7 @@ def download(name: str) -> Path:
         The folder of the version that was prepared.
 
     Raises:
-        OSError: The download did not succeed.
+        OSError: The download failed.
     """
     import tensorflow_datasets as tfds
 
@@ -99,7 +99,7 @@ def download(name: str) -> Path:
 
 
 def _version_in(folder: Path, version: str) -> Path | None:
-    """A version of a data set; where no configuration is named, of the only one there is."""
+    """The folder of a version; without a configuration in the name, that of the only configuration."""
     if version:
         return folder / version if (folder / version).is_dir() else None
     found = newest_version(folder)

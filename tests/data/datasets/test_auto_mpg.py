@@ -56,7 +56,7 @@ def test_the_data_folder_is_looked_into_first(folder, tmp_path, capfd):
     data = prepared(Lookup("real", str(folder)), batch_size=8)
     assert capfd.readouterr().err == (
         f"lightkeras: 1 of 26 rows of {folder / 'auto-mpg.data'} have no value for 'horsepower' (line 4): "
-        "they are left out\n"
+        "they are dropped\n"
     )
     assert (data.source, data.target, data.unit, data.single) == ("auto_mpg", "mpg", "mpg", "horsepower")
     assert data.features == COLUMNS + ORIGINS
@@ -109,8 +109,9 @@ def test_the_sample_is_said_to_be_another_table(capfd):
 def test_the_sample_is_never_taken_for_real_data(tmp_path):
     with pytest.raises(
         FileNotFoundError,
-        match=r"^Auto MPG was not found, and source='real' takes nothing else\. Tried: no data folder is named .*; no "
-        r"file .*keras/datasets/auto-mpg\.data; http.* does not answer\. Put UCI's file auto-mpg\.data into a folder",
+        match=r"^Auto MPG was not found, and source='real' does not allow the built-in sample\. "
+        r"Tried: no data folder is named .*; no file .*keras/datasets/auto-mpg\.data; "
+        r"http.* does not answer\. Put UCI's file auto-mpg\.data into a folder",
     ):
         prepared(Lookup("real"))
 
@@ -149,7 +150,7 @@ def test_a_car_is_given_as_people_know_it(folder):
     row = "cylinders=4,displacement=140,horsepower=90,weight=2264,acceleration=15.5,model_year=71,origin=Japan"
     (inputs,) = data.predict([row]).arrays
     assert [inputs[name].tolist() for name in data.features] == [[4], [140], [90], [2264], [15.5], [71], [0], [0], [1]]
-    with pytest.raises(ValueError, match=r"^Row 1 gives 'miles', which is no column"):
+    with pytest.raises(ValueError, match=r"^Row 1 gives 'miles', which is not a column"):
         data.predict([row + ",miles=3"])
 
 

@@ -49,8 +49,8 @@ def test_a_line_with_another_number_of_fields_is_named(tmp_path):
     with pytest.raises(
         ValueError,
         match=r"^Line 4 of .*cars\.data has 4 fields, and there are 5 columns "
-        r"\(mpg, cylinders, weight, origin, name\): expected one field for each\. Correct the line, or say what "
-        r"separates fields with TableFile\(separator=",
+        r"\(mpg, cylinders, weight, origin, name\): expected one field for each\. Correct the line, or set the "
+        r"separator with TableFile\(separator=",
     ):
         TableFile(written(tmp_path / "cars.data", short), NAMES).read()
 
@@ -78,7 +78,7 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, name, content, message):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"There is no file .*gone\.csv: expected a table as text"):
+    with pytest.raises(FileNotFoundError, match=r"No such file: .*gone\.csv; expected a table as text"):
         TableFile(tmp_path / "gone.csv").read()
 
 
@@ -111,7 +111,7 @@ def test_arrays_keep_their_values():
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({}, "There are no columns"),
+        ({}, "Received no columns"),
         ({"x": []}, "The columns are empty"),
         ({"x": [1, 2], "y": [1]}, "x has 2, y has 1"),
         ({"x": [[1, 2]]}, r"Column 'x' has shape \(1, 2\): expected one value per row"),
@@ -174,7 +174,7 @@ def test_a_row_is_given_as_text_as_json_or_as_a_dict(given):
         ("2372", r"and '2372' is neither"),
         ("weight=1,", r"and '' is neither"),
         ("=1", r"and '=1' is neither"),
-        ('{"weight": 1', r"^Row 2 begins as JSON and is none: "),
+        ('{"weight": 1', r"^Row 2 begins with a brace, but is not JSON: "),
         ("weight=1,weight=2", r"^Row 2 gives 'weight' twice: expected each column once"),
         ('{"weight": 1, "weight": 2}', r"^Row 2 gives 'weight' twice"),
     ],

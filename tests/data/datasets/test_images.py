@@ -67,7 +67,7 @@ def test_without_a_validation_or_a_test_part_there_are_no_such_splits():
 
 def test_a_class_of_one_image_is_held_out_only_where_shares_are_not_asked_for():
     labels = [0] * 19 + [1]
-    with pytest.raises(ValueError, match="Class 1 has 1 of 20 examples and would be held out whole with 19"):
+    with pytest.raises(ValueError, match="Class 1 has 1 of 20 examples, all of which would be held out with 19"):
         prepared((IMAGES, labels), validation=19)
     assert prepared((IMAGES, labels), validation=19, stratify=False).train().examples == 1
 
@@ -92,10 +92,10 @@ def test_a_relative_path_is_looked_for_in_the_data_folder_too(saved):
     images.prepare(Lookup(data_dir=str(path.parent)))
     assert images.train().examples == 18
     with pytest.raises(
-        FileNotFoundError, match=r"no file shapes\.npz or /shapes\.npz: expected an \.npz file of images"
+        FileNotFoundError, match=r"No such file: shapes\.npz or /shapes\.npz; expected an \.npz file of images"
     ):
         Images(path.name).prepare(Lookup(data_dir="/"))
-    with pytest.raises(FileNotFoundError, match=r"no file shapes\.npz: expected"):
+    with pytest.raises(FileNotFoundError, match=r"No such file: shapes\.npz; expected"):
         Images(path.name).prepare(Lookup())
 
 
@@ -131,11 +131,11 @@ def test_names_of_classes_are_numbered_as_they_are_given_or_in_their_order():
         ((IMAGES, np.eye(2)[LABELS]), r"labels y_train are \[20, 2\] for 20 images x_train: expected one label"),
         (
             (IMAGES, LABELS - 1),
-            r"labels y_train hold -1, which is none of the 2 classes \(10 of 20 labels\): expected whole",
+            r"labels y_train hold -1, which is not one of the 2 classes \(10 of 20 labels\): expected whole",
         ),
         (
             (IMAGES, LABELS + 1),
-            r"labels y_train hold 2, which is none of the 2 classes \(10 of 20 labels\): .* from 0 to 1",
+            r"labels y_train hold 2, which is not one of the 2 classes \(10 of 20 labels\): .* from 0 to 1",
         ),
         (
             (IMAGES, LABELS / 2),
@@ -143,11 +143,11 @@ def test_names_of_classes_are_numbered_as_they_are_given_or_in_their_order():
         ),
         (
             (IMAGES, ["a"] * 19 + ["rinq"]),
-            r"hold 'a', which is none of the classes \(20 of 20 labels\)\. Valid names: ",
+            r"hold 'a', which is not one of the classes \(20 of 20 labels\)\. Valid names: ",
         ),
         (
             (IMAGES, ["ring"] * 19 + ["rinq"]),
-            r"hold 'rinq', which is none .*\(1 of 20 labels\)\. Did you mean 'ring'\?",
+            r"hold 'rinq', which is not one .*\(1 of 20 labels\)\. Did you mean 'ring'\?",
         ),
         ((IMAGES[0], LABELS[:4]), r"images x_train are \[4, 5\]: expected images \[n, height, width\] or"),
         ((IMAGES[:0], LABELS[:0]), r"images x_train are \[0, 4, 5\], which is empty: expected at least one"),
@@ -176,7 +176,7 @@ def test_test_images_of_another_size_are_refused():
 
 def test_test_labels_that_no_training_image_has_are_refused(saved):
     images = prepared(saved(y_test=np.array([0, 1, 2, 0, 1, 2])))
-    with pytest.raises(ValueError, match=r"labels y_test hold 2, which is none of the 2 classes \(2 of 6 labels\)"):
+    with pytest.raises(ValueError, match=r"labels y_test hold 2, which is not one of the 2 classes \(2 of 6 labels\)"):
         images.test()
 
 
@@ -292,9 +292,7 @@ def test_a_file_is_read_once_however_many_of_its_images_are_named(ready, files, 
 
 def test_the_data_is_looked_for_only_where_an_input_names_it(files, saved):
     images = Images(saved())
-    with pytest.raises(
-        RuntimeError, match=r"does not know yet how large its images are: call `prepare\(lookup\)` first"
-    ):
+    with pytest.raises(RuntimeError, match=r"has no image shape yet: call `prepare\(lookup\)` first"):
         images.predict(["one.png"])
     assert images.expand(["one.png"], Lookup()) == ["one.png"]
     assert images.source == "shapes"
@@ -309,18 +307,18 @@ def test_a_file_whose_name_ends_like_a_selection_is_that_file(ready, tmp_path, m
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ("test", ValueError, "'test' names no image of the test split: expected test:17, or test:0-9"),
-        ("test:a", ValueError, "'test:a' names no image of the test split"),
+        ("test", ValueError, "'test' is not an image of the test split: expected test:17, or test:0-9"),
+        ("test:a", ValueError, "'test:a' is not an image of the test split"),
         ("test:6", ValueError, "'test:6': expected numbers from 0 to 5, the smaller one first; there are 6 images"),
         ("test:4-2", ValueError, "'test:4-2': expected numbers from 0 to 5, the smaller one first"),
         ("three.npy:1-3", ValueError, r"'three\.npy:1-3': expected numbers from 0 to 2, .*; there are 3 images"),
         (
             "gone.png",
             FileNotFoundError,
-            r"'gone\.png' is no file: expected the path of a \.png or \.npy file, or test:17",
+            r"No such file: 'gone\.png'; expected the path of a \.png or \.npy file, or test:17",
         ),
-        ("gone.npy:2", FileNotFoundError, r"'gone\.npy' is no file"),
-        ("", FileNotFoundError, r"'\.' is no file"),
+        ("gone.npy:2", FileNotFoundError, r"No such file: 'gone\.npy'"),
+        ("", FileNotFoundError, r"No such file: '\.'"),
     ],
 )
 def test_an_input_that_names_nothing_is_refused(ready, files, text, error, message):
@@ -335,11 +333,9 @@ def test_without_a_test_split_none_of_its_images_can_be_named():
 
 
 def test_no_inputs_or_no_list_of_them_is_an_error(ready):
-    with pytest.raises(ValueError, match="There are no images to predict for: expected at least one path, or test:17"):
+    with pytest.raises(ValueError, match="Received no images to predict: expected at least one path, or test:17"):
         ready.predict([])
     with pytest.raises(TypeError, match=r"single string 'a\.png': expected a list of paths, \['a\.png'\]"):
         ready.predict("a.png")
-    with pytest.raises(
-        TypeError, match=r"Input 1 is ndarray: expected a path of an image, or test:17\. Arrays are given"
-    ):
+    with pytest.raises(TypeError, match=r"Input 1 is ndarray: expected a path of an image, or test:17\. Give arrays"):
         ready.expand(["a.png", IMAGES[0]], Lookup())

@@ -236,7 +236,7 @@ def test_typed_texts_become_batches_of_text_alone():
 
 
 def test_no_texts_or_no_list_of_them_is_an_error():
-    with pytest.raises(ValueError, match="no texts to predict for: expected at least one"):
+    with pytest.raises(ValueError, match="no texts to predict: expected at least one"):
         ImdbReviews().predict([])
     with pytest.raises(TypeError, match=r"single string 'Good\.': expected a list of texts, \['Good\.'\]"):
         ImdbReviews().predict("Good.")

@@ -156,7 +156,10 @@ def test_the_sample_is_never_taken_for_real_data(tmp_path, kind, file, source):
     with pytest.raises(FileNotFoundError) as caught:
         prepared(kind, Lookup("real", str(tmp_path)))
     message = str(caught.value)
-    assert f"not found, and source='real' takes nothing else. Tried: no {tmp_path.resolve()}/{file}; no " in message
+    assert (
+        f"not found, and source='real' does not allow the built-in sample. Tried: no {tmp_path.resolve()}/{file}; no "
+        in message
+    )
     assert f"{tmp_path}/keras/datasets/" in message
     assert "does not answer. Put " in message
     assert f"Put {file}, with the arrays x_train, y_train, x_test, y_test, into a folder and name that with" in message
@@ -213,7 +216,7 @@ def test_other_keys_are_refused(tmp_path):
         (
             IMAGES,
             LABELS + 1,
-            r"y_train hold 10, which is none of the 10 classes \(3 of 30 labels\): expected whole num",
+            r"y_train hold 10, which is not one of the 10 classes \(3 of 30 labels\): expected whole num",
         ),
         (
             IMAGES[:38],
@@ -252,9 +255,7 @@ def test_settings_out_of_range_are_refused_at_once(settings, error, message):
 
 def test_more_than_there_are_cannot_be_held_out(tmp_path):
     save(tmp_path / "mnist.npz")
-    with pytest.raises(
-        ValueError, match="validation=10000 of 30 examples are 10000: expected at least 1, and at least 1"
-    ):
+    with pytest.raises(ValueError, match="validation=10000 of 30 examples holds out 10000: expected at least 1"):
         prepared(Mnist, Lookup("real", str(tmp_path))).train()
 
 

@@ -159,6 +159,6 @@ def test_an_npy_file_holds_one_image_or_a_batch(tmp_path):
 
 def test_a_path_that_leads_nowhere_is_named(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"gone\.png' is no file: expected the path of a \.png or \.npy file, or te"
+        FileNotFoundError, match=r"No such file: '.*gone\.png'; expected the path of a \.png or \.npy file, or te"
     ):
         pixels.read_file(tmp_path / "gone.png", GRAY)

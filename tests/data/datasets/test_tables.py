@@ -40,7 +40,7 @@ def test_a_row_without_a_value_is_left_out_and_that_is_said(file, capfd):
     table = prepared(file, features=["weight", ORIGIN])
     assert capfd.readouterr() == (
         "",
-        f"lightkeras: 1 of 5 rows of {file} have no value for 'weight' (line 4): they are left out\n",
+        f"lightkeras: 1 of 5 rows of {file} have no value for 'weight' (line 4): they are dropped\n",
     )
     assert table.incomplete_rows == 1
     assert columns_of(table.train()) == {
@@ -64,20 +64,20 @@ def test_a_row_without_a_value_in_a_column_that_is_not_used_stays(file, capfd):
 def test_many_rows_without_a_value_are_not_all_listed(capfd):
     table = prepared({"x": [None] * 8 + [1.0], "y": list(range(9))}, "y")
     assert table.incomplete_rows == 8
-    assert "(row 0, row 1, row 2, row 3, row 4, row 5, ...): they are left out" in capfd.readouterr().err
+    assert "(row 0, row 1, row 2, row 3, row 4, row 5, ...): they are dropped" in capfd.readouterr().err
 
 
 def test_rows_without_a_value_may_be_an_error(file):
     with pytest.raises(
         ValueError,
         match=r"^1 of 5 rows of .*cars\.csv have no value for 'weight' \(line 4\): expected a value\. Fill it in, or "
-        r"leave such rows out with incomplete='drop'\.$",
+        r"drop such rows with incomplete='drop'\.$",
     ):
         prepared(file, incomplete="error")
 
 
 def test_a_table_without_one_complete_row_is_an_error():
-    with pytest.raises(ValueError, match=r"have no value for 'x' or 'y' \(row 0, row 1\): no row is left to learn"):
+    with pytest.raises(ValueError, match=r"have no value for 'x' or 'y' \(row 0, row 1\): no row is left to train on"):
         prepared({"x": [None, 1.0], "y": [1.0, None]}, "y")
 
 
@@ -92,7 +92,7 @@ def test_categories_that_are_not_given_are_those_of_the_table_in_order():
 
 def test_a_category_that_was_not_given_is_named(file):
     with pytest.raises(
-        ValueError, match=r"^Column 'origin' in line 6 of .*cars\.csv holds '2', which is no category of it\. .*1, 3"
+        ValueError, match=r"^Column 'origin' in line 6 of .*cars\.csv holds '2', which is not a category of it\. .*1, 3"
     ):
         prepared(file, features=[OneHot("origin", [1, 3])])
 
@@ -119,8 +119,8 @@ def test_text_in_the_target_is_named_with_its_line(file):
         ({"target": "mgp"}, r"cars\.csv has no column 'mgp'\. Did you mean 'mpg'\?"),
         ({"features": ["wieght"]}, r"cars\.csv has no column 'wieght'\. Did you mean 'weight'\?"),
         ({"features": [OneHot("orign")]}, r"cars\.csv has no column 'orign'\. Did you mean 'origin'\?"),
-        ({"test": 4}, r"^test=4 of 4 examples are 4: expected at least 1, and at least 1 left to learn from"),
-        ({"test": 2, "validation": 2}, r"^validation=2 of 2 examples are 2"),
+        ({"test": 4}, r"^test=4 of 4 examples holds out 4: expected at least 1, and at least 1 left to train on"),
+        ({"test": 2, "validation": 2}, r"^validation=2 of 2 examples holds out 2"),
     ],
 )
 def test_what_the_file_does_not_have_is_an_error_of_prepare(file, settings, message):
@@ -229,10 +229,10 @@ def test_rows_are_taken_as_the_table_has_them_or_with_names_of_categories(table)
             r"^Row 2 has no value for origin: expected one for each of weight, origin, as in weight=1,",
         ),
         ("weight=?,origin=1", r"^Row 2 has no value for weight: "),
-        ("weight=1,orign=1", r"^Row 2 gives 'orign', which is no column\. Did you mean 'origin'\?"),
-        ("weight=1,origin=1,mpg=18", r"^Row 2 gives 'mpg', which is what is predicted: leave it out"),
-        ("weight=heavy,origin=1", r"^Column 'weight' in row 2 of what was given holds 'heavy': expected a number\.$"),
-        ("weight=1,origin=Japn", r"in row 2 of what was given holds 'Japn', .*Did you mean 'Japan'\?"),
+        ("weight=1,orign=1", r"^Row 2 gives 'orign', which is not a column\. Did you mean 'origin'\?"),
+        ("weight=1,origin=1,mpg=18", r"^Row 2 gives 'mpg', which is the target: leave it out"),
+        ("weight=heavy,origin=1", r"^Column 'weight' in row 2 of the input holds 'heavy': expected a number\.$"),
+        ("weight=1,origin=Japn", r"in row 2 of the input holds 'Japn', .*Did you mean 'Japan'\?"),
         ("", r"^Row 2 is ''"),
     ],
 )
@@ -242,7 +242,7 @@ def test_a_row_that_does_not_fit_the_table_is_told(table, row, message):
 
 
 def test_no_rows_or_no_list_of_them_is_an_error(table):
-    with pytest.raises(ValueError, match="There are no rows to predict for"):
+    with pytest.raises(ValueError, match="Received no rows to predict"):
         table.predict([])
     with pytest.raises(TypeError, match=r"^Received the single row 'weight=1,origin=1': expected a list of rows"):
         table.predict("weight=1,origin=1")

@@ -138,7 +138,7 @@ def test_a_damaged_file_of_a_stream_is_named(folder, tmp_path):
         ({"features": ("imgae",)}, r"has no feature 'imgae'\. Did you mean 'image'\?"),
         ({"features": ("caption", "label")}, r"Feature 'caption' of .*different sizes .* Leave it out, or read"),
         ({"validation": "dev"}, r"Split 'dev' cannot be read .* these splits: train, test"),
-        ({"features": None}, r"^dots does not say which features .*of caption, image, label"),
+        ({"features": None}, r"^dots does not declare which features .*of caption, image, label"),
     ],
 )
 def test_what_the_data_set_does_not_have_is_an_error_of_prepare(folder, settings, message):
@@ -164,11 +164,11 @@ def test_settings_out_of_range_are_refused_at_once(settings, message):
 def test_a_data_set_that_is_nowhere_has_no_sample(tmp_path):
     with pytest.raises(
         FileNotFoundError,
-        match=r"^dots was not found, and there is no sample of it\. Tried: no version in .*dots; no version in .*; "
+        match=r"^dots was not found, and it has no built-in sample\. Tried: no version in .*dots; no version in .*; "
         r"http://127\.0\.0\.1:\d+ does not answer\. Put the data set, as TFDS prepares it, into <folder>/dots/",
     ):
         Tfds("dots").prepare(Lookup("auto", str(tmp_path)))
-    with pytest.raises(FileNotFoundError, match=r"^There is no sample of dots: source='sample' leaves nothing to use"):
+    with pytest.raises(FileNotFoundError, match=r"^source='sample', but dots has no built-in sample: use"):
         Tfds("dots").prepare(Lookup("sample"))
 
 

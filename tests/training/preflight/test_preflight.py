@@ -330,7 +330,7 @@ def test_an_empty_split_is_refused(fit, split, kind):
         "tf.data": lambda: dataset.take(0),
         "filtered": lambda: dataset.filter(lambda x, y: False),  # which shows only when it is read
     }[kind]()
-    with pytest.raises(ValueError, match=r"empty|gave no batches"):
+    with pytest.raises(ValueError, match=r"empty|returned no batches"):
         fit(Fed(), *((empty,) if split == "train" else (two_moons(64), empty)))
 
 
