@@ -28,7 +28,7 @@ _KEY = "lightkeras.range"
 _WHEN = "lightkeras.when"
 
 When = Mapping[str, Scalar | Sequence[Scalar]]
-"""What a hyperparameter depends on: names of other ones, each with the value or values at which it is used."""
+"""Conditions of a hyperparameter: names of other ones, each with the value or values at which this one is used."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class FloatRange:
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """One of a few values."""
+    """One of several values."""
 
     values: tuple[Scalar, ...]
 
@@ -77,14 +77,14 @@ def Int(  # noqa: N802
     """Declares a whole-number hyperparameter.
 
     Args:
-        default: Value of a run that names none.
+        default: Value if none is given.
         low: Smallest value a search tries.
         high: Largest value a search tries.
         step: Distance between the values a search tries; must be 1 with `log`.
         log: Whether a search draws on a logarithmic scale.
-        when: Choices that it depends on, declared above it: a search tries it where each of them has the value
-            given here, or one of the values, as in `{"kind": "deep"}`; elsewhere it has its default, and no
-            meaning. `None` depends on nothing.
+        when: Conditions on choices that are declared above it, such as `{"kind": "deep"}`: a search tries it only if
+            each of them has the given value, or one of the given values; otherwise it has its default and is
+            not used. `None` for no condition.
 
     Returns:
         A dataclass field (typed as the value it will hold).
@@ -115,7 +115,7 @@ def Float(  # noqa: N802
     """Declares a real-number hyperparameter.
 
     Args:
-        default: Value of a run that names none.
+        default: Value if none is given.
         low: Smallest value a search tries.
         high: Largest value a search tries.
         step: Distance between the values a search tries; `None` for any value in the range.
@@ -144,18 +144,18 @@ ValueT = TypeVar("ValueT", int, float, str, bool)
 
 
 def Choice(default: ValueT, values: Sequence[ValueT], *, when: When | None = None) -> ValueT:  # noqa: N802
-    """Declares a hyperparameter that takes one of a few values; any other value is refused.
+    """Declares a hyperparameter that takes one of several values; any other value is refused.
 
     Args:
-        default: Value of a run that names none.
-        values: The values there are, all of one type.
+        default: Value if none is given.
+        values: The valid values, all of one type.
         when: As in `Int`.
 
     Returns:
         A dataclass field (typed as the value it will hold).
 
     Raises:
-        ValueError: Fewer than one value, values given twice, or a default that is none of them.
+        ValueError: No value, values given twice, or a default that is not one of them.
         TypeError: Values of different types.
     """
     if not values or len(set(values)) != len(values):
@@ -163,7 +163,7 @@ def Choice(default: ValueT, values: Sequence[ValueT], *, when: When | None = Non
     if len({type(value) for value in values}) > 1:
         raise TypeError(f"Choice({list(values)!r}): expected values of one type.")
     if default not in values:
-        raise ValueError(f"Choice({default!r}): the default is none of the values {list(values)!r}.")
+        raise ValueError(f"Choice({default!r}): the default is not one of the values {list(values)!r}.")
     field: ValueT = dataclasses.field(default=default, metadata=_metadata(Choices(tuple(values)), when))
     return field
 
@@ -172,7 +172,7 @@ def Bool(default: bool, *, when: When | None = None) -> bool:  # noqa: N802
     """Declares a yes-or-no hyperparameter that a search tries both ways.
 
     Args:
-        default: Value of a run that names none.
+        default: Value if none is given.
         when: As in `Int`.
 
     Raises:
@@ -202,10 +202,10 @@ def search_space(declaration: type) -> dict[str, Range]:
 
 
 def conditions(declaration: type) -> dict[str, dict[str, tuple[Scalar, ...]]]:
-    """What each hyperparameter with a range depends on: choices by name, each with the values at which it is used.
+    """The conditions of each hyperparameter with a range: choices by name, each with the values at which it is used.
 
     Raises:
-        ValueError: One depends on what is no choice above it, or on a value that the choice does not have.
+        ValueError: A condition names no choice above it, or a value that the choice does not have.
     """
     space = search_space(declaration)
     found: dict[str, dict[str, tuple[Scalar, ...]]] = {}
@@ -222,7 +222,7 @@ def conditions(declaration: type) -> dict[str, dict[str, tuple[Scalar, ...]]]:
                 )
             if wrong := [value for value in values if not _is_one_of(value, choice.values)]:
                 raise ValueError(
-                    f"Hyperparameter {name}: when={{{other!r}: {wrong[0]!r}}} can never be: {other} is {choice}."
+                    f"Hyperparameter {name}: when={{{other!r}: {wrong[0]!r}}} never holds: {other} is {choice}."
                 )
         found[name] = dict(needed)
         above.append(name)
@@ -230,7 +230,7 @@ def conditions(declaration: type) -> dict[str, dict[str, tuple[Scalar, ...]]]:
 
 
 def inactive(hparams: Any) -> tuple[str, ...]:
-    """Names of the hyperparameters that have no meaning beside the others, in the order of declaration."""
+    """Names of the hyperparameters whose conditions are not met, in the order of declaration."""
     found: list[str] = []
     for name, needed in conditions(type(hparams)).items():
         if any(other in found or getattr(hparams, other) not in values for other, values in needed.items()):
@@ -245,12 +245,11 @@ def _is_one_of(value: Scalar, values: Sequence[Scalar]) -> bool:
 def check(hparams: Any) -> None:
     """Checks types and choices of a set of hyperparameters.
 
-    A number outside the range of an `Int` or `Float` is fine: the range says what a search tries,
-    not what a person may set.
+    A number outside the range of an `Int` or `Float` is valid: the range is only for a search.
 
     Raises:
-        TypeError: A value whose type is not the declared one.
-        ValueError: A value that is none of its `Choice`.
+        TypeError: The type of a value is not the declared one.
+        ValueError: A value is not one of its `Choice`.
     """
     hints = typing.get_type_hints(type(hparams))
     for field in _fields(type(hparams)):
@@ -270,15 +269,15 @@ def to_dict(hparams: Any) -> dict[str, Any]:
 
 
 def from_dict(declaration: type, values: Mapping[str, Any]) -> Any:
-    """Builds a set of hyperparameters; names that are left out take their defaults.
+    """Builds a set of hyperparameters; missing names take their defaults.
 
     Args:
         declaration: The dataclass that declares them.
         values: Values by name.
 
     Raises:
-        ValueError: A name that is not declared, or a value that is none of its `Choice`.
-        TypeError: A value whose type is not the declared one.
+        ValueError: A name is not declared, or a value is not one of its `Choice`.
+        TypeError: The type of a value is not the declared one.
     """
     names = [field.name for field in _fields(declaration)]
     for name in values:

@@ -1,4 +1,4 @@
-"""Tiny tasks and data, for tests of tasks, callbacks and tools: they train in well under a second."""
+"""Small tasks and data for tests of tasks, callbacks and tools: they train in less than a second."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightkeras.task import Task
 
 
 def two_moons(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Two interleaved half circles with noise: a problem that a line cannot solve.
+    """Two interleaved half circles with noise, which are not linearly separable.
 
     Args:
         count: Number of points.

@@ -132,7 +132,7 @@ def test_a_class_that_is_no_dataclass_is_refused_with_the_remedy():
         (lambda: Choice("a", []), ValueError, "expected at least one value"),
         (lambda: Choice("a", ["a", "a"]), ValueError, "each once"),
         (lambda: Choice("a", ["a", 1]), TypeError, "expected values of one type"),
-        (lambda: Choice("c", ["a", "b"]), ValueError, r"Choice\('c'\): the default is none of the values"),
+        (lambda: Choice("c", ["a", "b"]), ValueError, r"Choice\('c'\): the default is not one of the values"),
         (lambda: Bool(1), TypeError, r"Bool\(1\): expected True or False"),
     ],
 )
@@ -193,7 +193,7 @@ def declared(**more):
         ),
         (Int(1, low=1, high=2, when={"units": 4}), r"when=\{'units': \.\.\.\} names no lk\.Choice or lk\.Bool that is"),
         (Int(1, low=1, high=2, when={"depth": 1}), r"when=\{'depth': \.\.\.\} names no lk\.Choice"),
-        (Int(1, low=1, high=2, when={"kind": "tall"}), r"when=\{'kind': 'tall'\} can never be: kind is one of 'wide'"),
+        (Int(1, low=1, high=2, when={"kind": "tall"}), r"when=\{'kind': 'tall'\} never holds: kind is one of 'wide'"),
     ],
 )
 def test_a_condition_that_cannot_be_is_refused(field, message):

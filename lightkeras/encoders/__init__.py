@@ -1,4 +1,4 @@
-"""What is computed once per example instead of in every epoch: frozen models, TF Hub modules, words and n-grams."""
+"""Encoders: features that are computed once per example instead of in every epoch."""
 
 import lazy_loader
 

@@ -1,12 +1,14 @@
-"""Encoders: the frozen part of a task, computed once for each example and not in every step.
+"""Encoders: the frozen part of a task, computed once per example and not in every step.
 
     inputs ── encoder ──► features ── model ──► outputs
 
-A step then gets features where the inputs were, so that what makes them needs no gradient, no place on the
-accelerator, and not even the backend that the model runs on. What is exported takes the inputs again.
+A step receives features in place of the inputs. The encoder needs no gradient, no memory of the accelerator, and
+may run on another backend than the model. The exported model takes the inputs again.
 
-An encoder may learn something first, such as a vocabulary: from the train split alone, before the model is built.
-What it learned is kept in the run directory, so that no split has to be there to test, to predict or to go on.
+An encoder may learn something first, such as a vocabulary, from the train split alone, before the model is built.
+Its state is saved in the run directory, so that test, prediction and resume do not need the train split. (If
+`build_encoder` called `fit` itself, every prediction would read the train split, and a fit with data of its own would
+learn from the wrong one.)
 """
 
 from __future__ import annotations
@@ -25,105 +27,105 @@ if TYPE_CHECKING:
 
 
 class JoinError(ValueError):
-    """An encoder and a model cannot be made one model."""
+    """An encoder and a model cannot be joined to one model."""
 
 
 class Encoder(abc.ABC):
     """The frozen part of a task: what `Task.build_encoder` returns.
 
-    It takes the inputs of a batch: the first element of a tuple, else the whole batch. In the batches that steps
-    get, its features are in their place.
+    It takes the inputs of a batch: the first element of a tuple, else the whole batch. Steps receive its features in
+    place of the inputs.
     """
 
     encodes: bool = True
-    """Whether the features are something else than the inputs; where not, nothing is computed ahead."""
+    """Whether the features differ from the inputs; if not, nothing is computed before training."""
 
     block: int = 256
-    """Examples that are given to `encode` at a time; results do not depend on it."""
+    """Examples per call of `encode`; results do not depend on it."""
 
     parallel: bool = False
-    """Whether several threads may call `encode` at once, and should."""
+    """Whether several threads call `encode` at once."""
 
     @property
     def is_fitted(self) -> bool:
-        """Whether it has learned what it needs: where it learns nothing, it has."""
+        """Whether `fit` is not needed (any more); True for an encoder that learns nothing."""
         return True
 
     def fit(self, batches: Iterable[Structure]) -> None:  # noqa: B027, most learn nothing
-        """Learns from the train split, once; called where `is_fitted` is False, before anything else.
+        """Learns from the train split; called once, before `encode`, if `is_fitted` is False.
 
         Args:
-            batches: All examples of the split, in batches as they are before an encoder; each is given once.
+            batches: All examples of the split, each once, in batches of raw inputs.
 
         Raises:
-            ValueError: There is nothing to be learned from them.
-            TypeError: They are of another form.
+            ValueError: Nothing can be learned from them.
+            TypeError: They have another structure or dtype.
         """
 
     def state(self) -> dict[str, np.ndarray]:
-        """What was learned, as arrays of numbers or booleans by name."""
+        """The learned state, as arrays of numbers or booleans by name."""
         return {}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:  # noqa: B027, most learn nothing
-        """Takes what an encoder of the same settings has learned, instead of `fit`.
+        """Loads the state of an encoder with the same settings, in place of `fit`.
 
         Args:
-            state: What `state()` gave.
+            state: Return value of `state()`.
 
         Raises:
-            ValueError: It is of another encoder.
+            ValueError: It belongs to another encoder.
         """
 
     @property
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """A digest of all that the features depend on besides the inputs: equal ones give equal features.
+        """A digest of everything besides the inputs that the features depend on: equal digests, equal features.
 
-        What was learned is part of it. It is asked for once that is there.
+        It includes the learned state, and is read only after `fit` or `restore`.
         """
 
     @abc.abstractmethod
     def encode(self, inputs: Structure) -> Structure:
-        """The features of some examples; those of one example depend on no other.
+        """Computes the features of some examples. Those of an example must not depend on the others.
 
         Args:
             inputs: NumPy arrays as in a batch, with examples on axis 0; text is an object array of `bytes` or `str`.
 
         Returns:
-            NumPy arrays or `Bags`, in the structure of `inputs()`, with as many examples.
+            NumPy arrays or `Bags`, in the structure of `inputs()`, with the same number of examples.
 
         Raises:
             ValueError: These inputs cannot be encoded.
-            TypeError: They are of another form.
+            TypeError: They have another structure or dtype.
         """
 
     @abc.abstractmethod
     def inputs(self) -> Structure:
-        """New `keras.Input`s for the features, for use in `build_model`; of `Bags` those that `Bags.batch` names."""
+        """New `keras.Input`s for the features, for `build_model`; for `Bags` a dict with the names of `Bags.batch`."""
 
     @abc.abstractmethod
     def join(self, model: keras.Model) -> keras.Model:
-        """A model from inputs to outputs, of the encoder and a model that takes its features.
+        """Joins the encoder and a model of its features to one model of the raw inputs.
 
         Args:
-            model: The model, with the weights that the joined one is to have.
+            model: The model of the features; the joined model shares its weights.
 
         Raises:
-            JoinError: It cannot be joined.
+            JoinError: The two cannot be joined.
         """
 
     def record(self) -> dict[str, Any]:
-        """What `config.json` says of it: plain data, with the fingerprint."""
+        """Plain data about the encoder for `config.json`, with the fingerprint."""
         return {"encoder": type(self).__name__, "fingerprint": self.fingerprint}
 
 
 def inputs_of(batch: Structure) -> Structure:
-    """What an encoder takes of a batch."""
+    """The part of a batch that an encoder takes."""
     return batch[0] if isinstance(batch, tuple) else batch
 
 
 def with_inputs(batch: Structure, features: Structure) -> Structure:
-    """A batch with something else in place of its inputs."""
+    """A batch with features in place of its inputs."""
     if not isinstance(batch, tuple):
         return features
     parts = (features, *batch[1:])
@@ -131,10 +133,47 @@ def with_inputs(batch: Structure, features: Structure) -> Structure:
 
 
 def batches_of(feed: Feed) -> Iterator[Structure]:
-    """All examples of a split, for `Encoder.fit`: in one batch where they are in memory."""
+    """All examples of a split, for `Encoder.fit`; those in memory as one batch."""
     if isinstance(feed, ArrayFeed):
         yield feed.arrays
     elif isinstance(feed, StreamFeed):
         yield from feed.open_epoch(0)
     else:
         raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(feed).__name__}.")
+
+
+def join_models(raw: Structure, features: Structure, model: keras.Model, source: str) -> keras.Model:
+    """Joins what computes features and a model of them to one model.
+
+    Args:
+        raw: `keras.Input`s of the joined model.
+        features: Tensors that were computed from `raw`.
+        model: The model of the features, functional or sequential; the joined model shares its weights.
+        source: Name of what computes the features, for errors.
+
+    Raises:
+        JoinError: The model is subclassed, or does not take these features.
+    """
+    import keras
+
+    # A new model of the same layers, without what training may have attached to this one, such as an optimizer.
+    rest = keras.Model(*model_ends(model), name=f"{model.name}_of_{source}")
+    try:
+        return keras.Model(raw, rest(features), name=model.name)
+    except ValueError as error:
+        raise JoinError(f"{model.name!r} does not take the features of {source!r}: {error}") from error
+
+
+def model_ends(model: keras.Model) -> tuple[Structure, Structure]:
+    """Inputs and outputs of a functional or sequential model, in their structures.
+
+    Raises:
+        JoinError: The model is subclassed.
+    """
+    import keras
+
+    if not isinstance(getattr(model, "inputs", None), list):
+        raise JoinError(f"{type(model).__name__} {model.name!r} is neither functional nor sequential.")
+    if isinstance(model, keras.Sequential):  # it has no `output` before it is called
+        return model.inputs[0], model.outputs[0]
+    return model.input, model.output

@@ -1,8 +1,8 @@
-"""Splits as features: what an encoder makes of them, computed once and kept on disk.
+"""Encodes splits: features are computed once and cached on disk.
 
-A split in memory is encoded before training, in blocks, on all cores. Its features are kept in a folder of the cache
-that is named by what they depend on, the encoder and the data, so that runs, trials and splits share them; they
-are mapped into memory and not read into it. A stream is encoded batch by batch while steps run, and not kept.
+A split in memory is encoded before training, in blocks, on all cores. Its features are cached in a folder that is
+named by the fingerprints of the encoder and of the data, so that runs and trials share them; they are mapped into
+memory and not read into it. A stream is encoded batch by batch while steps run, and not cached.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from lightkeras.system.messages import announce
 
 @dataclasses.dataclass(frozen=True)
 class FeatureCache:
-    """Where features of frozen parts are kept, for tasks with a `build_encoder`.
+    """Cache of the features of encoders, for tasks with a `build_encoder`.
 
     Args:
-        on_disk: Whether features of splits in memory are kept on disk, for other runs too; if not, each run
-            computes them anew and holds them in memory.
+        on_disk: Whether features of splits in memory are cached on disk, for other runs too; if not, each run
+            computes them again and holds them in memory.
         folder: The folder; `None` means `$LIGHTKERAS_CACHE_DIR/features`, else `features` in lightkeras's folder of
             the user's cache.
-        limit_gb: Size of the folder, in 10**9 bytes, above which what was used least recently is removed, unless it
-            is in use.
+        limit_gb: Size of the folder, in 10**9 bytes, above which the least recently used features are removed,
+            unless a run uses them.
 
     Raises:
-        ValueError: A limit that is not above 0.
+        ValueError: The limit is not above 0.
     """
 
     on_disk: bool = True
@@ -52,20 +52,20 @@ class FeatureCache:
 
     @property
     def path(self) -> Path:
-        """The folder."""
+        """The folder that is used."""
         return Path(self.folder).expanduser() if self.folder else cache_dir() / "features"
 
 
 def encode_feed(feed: Feed, encoder: Encoder | None, cache: FeatureCache) -> Feed:
-    """A feed whose batches hold features where the inputs were; of the same examples, in the same order.
+    """Returns a feed with features in place of the inputs, of the same examples in the same order.
 
     Args:
-        feed: The feed; it is `raw` of the one that is returned.
-        encoder: The frozen part; `None` if there is none.
-        cache: Where features are kept.
+        feed: The feed; it becomes `raw` of the one that is returned.
+        encoder: The encoder; `None` returns the feed unchanged.
+        cache: Where features are cached.
 
     Raises:
-        ValueError: The encoder cannot take the inputs, or gives other features than it said.
+        ValueError: The encoder cannot take the inputs, or its features do not match its `inputs()`.
         TypeError: The same.
     """
     if encoder is None or not encoder.encodes:
@@ -79,20 +79,20 @@ def encode_feed(feed: Feed, encoder: Encoder | None, cache: FeatureCache) -> Fee
         arrays = with_inputs(feed.arrays, features)
         made = ArrayFeed(arrays, feed.batch_size, shuffle=feed.shuffle, seed=feed.seed, raw=feed)
         weakref.finalize(made, release)
-        # Once for each feed: an engine knows by the feed what it has on the device already.
+        # One object per feed: an engine identifies by the feed what it has on the device already.
         feed.encoded[encoder.fingerprint] = made
     return feed.encoded[encoder.fingerprint]
 
 
 def encoded_batch(batch: Structure, encoder: Encoder | None) -> Structure:
-    """One batch of NumPy arrays with features where the inputs were."""
+    """One batch of NumPy arrays with features in place of the inputs."""
     if encoder is None or not encoder.encodes:
         return batch
     return with_inputs(batch, _batch_of(encoder, inputs_of(batch)))
 
 
 def feature_spec(encoder: Encoder) -> Structure:
-    """What the features of a batch look like: structure of `ArraySpec`."""
+    """Shapes and dtypes of the features of a batch: structure of `ArraySpec`."""
     return map_structure(
         lambda tensor: ArraySpec(tuple(tensor.shape[1:]), str(tensor.dtype)),
         encoder.inputs(),
@@ -103,8 +103,8 @@ def feature_spec(encoder: Encoder) -> Structure:
 
 
 def _features(inputs: Structure, encoder: Encoder, cache: FeatureCache) -> tuple[Structure, Callable[[], None]]:
-    """Features of a split, and what to call when they are no longer used."""
-    # One example, to know the form of what is kept, and to meet a mistake at once.
+    """Features of a split, and a function to call when they are no longer used."""
+    # One example, for the shapes and dtypes, and to raise a mistake at once.
     form = encoder.encode(map_structure(lambda leaf: first_examples(leaf, 1), inputs))
     _check_form(form, encoder)
     columns = _columns(form)
@@ -116,17 +116,17 @@ def _features(inputs: Structure, encoder: Encoder, cache: FeatureCache) -> tuple
     try:
         arrays, release = store.get(key, columns, lambda: _blocks(inputs, encoder), record)
     except files.UnwritableError as error:
-        announce(f"features are held in memory and not kept: {error}.")
+        announce(f"features are held in memory and not cached: {error}.")
         return _filled(form, read_columns(columns, _blocks(inputs, encoder))), _nothing
     return _filled(form, arrays), release
 
 
 def _nothing() -> None:
-    """What is held in memory is released with the last reference."""
+    """Memory is released with the last reference."""
 
 
 def _blocks(inputs: Structure, encoder: Encoder) -> Iterator[list[Any]]:
-    """Columns of the features of some examples at a time, in order, made by several threads."""
+    """Computes the columns of the features block by block, in order, in several threads."""
     count = len(flatten(inputs)[0][1])
     workers = (os.cpu_count() or 1) if encoder.parallel else 1
 
@@ -138,7 +138,7 @@ def _blocks(inputs: Structure, encoder: Encoder) -> Iterator[list[Any]]:
         for _, leaf in flatten(features):
             if len(leaf) != expected:
                 raise ValueError(
-                    f"{type(encoder).__name__}.encode gave {len(leaf)} features for {expected} examples: "
+                    f"{type(encoder).__name__}.encode returned {len(leaf)} features for {expected} examples: "
                     "expected one for each."
                 )
         return [column for _, leaf in flatten(features) for column in _columns_of(leaf)]
@@ -158,7 +158,7 @@ def _blocks(inputs: Structure, encoder: Encoder) -> Iterator[list[Any]]:
 
 
 def _columns_of(leaf: Any) -> list[Any]:
-    """Arrays that are continued by those of the next block: of bags, the lengths and not where they begin."""
+    """Arrays that can be concatenated block by block: for bags the lengths, not the positions."""
     return [leaf.ids, leaf.weights, leaf.splits[1:] - leaf.splits[:-1]] if isinstance(leaf, Bags) else [leaf]
 
 
@@ -178,14 +178,14 @@ def _filled(form: Structure, arrays: list[Any]) -> Structure:
 
 
 def _check_form(form: Structure, encoder: Encoder) -> None:
-    """Checks that the features are what the encoder says of them."""
+    """Checks the features against the encoder's `inputs()`."""
     batch = map_structure(lambda leaf: leaf.batch() if isinstance(leaf, Bags) else leaf, form)
     found = {path: ArraySpec(leaf.shape[1:], leaf.dtype.name) for path, leaf in flatten(batch)}
     expected = dict(flatten(feature_spec(encoder)))
     fits = found.keys() == expected.keys() and all(_fits(found[path], expected[path]) for path in found)
     if not fits:
         raise ValueError(
-            f"{type(encoder).__name__}.encode gives {_listed(found)}, and its inputs() are {_listed(expected)}: "
+            f"{type(encoder).__name__}.encode returns {_listed(found)}, and its inputs() are {_listed(expected)}: "
             "expected the same names, shapes and dtypes."
         )
 
@@ -239,7 +239,7 @@ def _encoded_dataset(feed: StreamFeed, encoder: Encoder) -> Any:
         batch = elements if isinstance(feed.spec, tuple) else elements[0]
         dtypes = [tf.as_dtype(spec.dtype) for _, spec in specs]
         leaves = [leaf for _, leaf in flatten(inputs_of(batch))]
-        # Without a state as far as TensorFlow is concerned, so that an iterator behind it can be saved.
+        # Declared stateless, so that TensorFlow can save an iterator over it.
         made = iter(tf.numpy_function(encode, leaves, dtypes, stateful=False))
         features = map_structure(lambda spec: tf.ensure_shape(next(made), [None, *spec.shape]), feature_spec(encoder))
         return with_inputs(batch, features)

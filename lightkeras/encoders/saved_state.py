@@ -1,4 +1,4 @@
-"""What an encoder has learned, on disk: arrays in one file of the run directory, without pickle."""
+"""The learned state of an encoder on disk: arrays in one file of the run directory, without pickle."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from lightkeras.system import files
 
 
 def to_bytes(encoder: Encoder) -> bytes | None:
-    """The file's content; `None` for an encoder that learns nothing."""
+    """Serializes the state; returns `None` for an encoder that learns nothing."""
     state = encoder.state()
     return safetensors.numpy.save(state) if state else None
 
 
 def from_bytes(encoder: Encoder, content: bytes, origin: Path) -> None:
-    """Gives an encoder what one like it has learned.
+    """Restores the state of an encoder.
 
     Args:
-        encoder: The encoder.
-        content: What `to_bytes` gave.
-        origin: Where it was read, for errors.
+        encoder: An encoder with the settings of the one that was saved.
+        content: Return value of `to_bytes`.
+        origin: The file, for errors.
 
     Raises:
-        ValueError: It is damaged, or of another encoder.
+        ValueError: The content is damaged, or belongs to another encoder.
     """
     try:
         state = safetensors.numpy.load(content)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{origin} is damaged: {error}. It holds what the run's encoder learned.") from error
+        raise ValueError(f"{origin} is damaged: {error}. It holds the state of the run's encoder.") from error
     try:
         encoder.restore(state)
     except ValueError as error:
@@ -40,19 +40,19 @@ def from_bytes(encoder: Encoder, content: bytes, origin: Path) -> None:
 
 
 def write(encoder: Encoder | None, path: Path) -> None:
-    """Writes what an encoder has learned, atomically; nothing where there is nothing."""
+    """Writes the state of an encoder atomically; no file for `None` or an encoder that learns nothing."""
     content = None if encoder is None else to_bytes(encoder)
     if content is not None:
         files.write_bytes(path, content)
 
 
 def reader(path: Path) -> Callable[[Encoder], None]:
-    """Reads what was written to a file into an encoder, for `Task.set_up`."""
+    """Returns a function that restores an encoder from a file, for `Task.set_up`."""
 
     def read(encoder: Encoder) -> None:
         if not path.is_file():
             raise FileNotFoundError(
-                f"There is no {path}, which holds what the run's encoder ({type(encoder).__name__}) learned from its "
+                f"No such file: {path}, which holds what the run's encoder ({type(encoder).__name__}) learned from its "
                 "train split. Put it back, or start a new run."
             )
         from_bytes(encoder, path.read_bytes(), path)

@@ -1,8 +1,8 @@
 """Figures, from plain arrays, drawn with matplotlib and without a display.
 
-Each function takes arrays and gives a `matplotlib.figure.Figure`, which `save` writes. Colours are those of Okabe and
-Ito (https://jfly.uni-koeln.de/color/), which people with any colour vision tell apart; what is right or wrong has a
-mark besides its colour.
+Each function takes arrays and returns a `matplotlib.figure.Figure`, which `save` writes. Colours are those of Okabe and
+Ito (https://jfly.uni-koeln.de/color/), which are distinguishable with any colour vision; right and wrong are marked by
+a symbol besides.
 """
 
 from lightkeras.plots.curves import curves, learning_rates, overlay

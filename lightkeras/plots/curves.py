@@ -1,4 +1,4 @@
-"""Curves: values over epochs, of one run or of several, and losses over learning rates."""
+"""Curves: values over epochs, of one run or several, and losses over learning rates."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ MOST_COLUMNS = 3
 _SPLITS = {"train": "train", "val": "validation"}
 _COLORS = {"train": ORANGE, "val": BLUE}
 _LINES: dict[str, Any] = {"train": (0, (4, 2)), "val": "-"}
-_MARKERS = ("", "o", "s", "D", "^", "v", "P", "X")  # of runs: the first ones differ in colour alone
-_RATIO = 100.0  # from the least value to the largest, from which on an axis is logarithmic
+_MARKERS = ("", "o", "s", "D", "^", "v", "P", "X")  # of runs: the first ones differ only in colour
+_RATIO = 100.0  # largest to least value from which an axis is logarithmic: 100 times
 
 
 def curves(history: History, best_epoch: int | None = None) -> Figure:
     """One panel per value over epochs: train dashed, validation solid.
 
-    A value that is not finite leaves a gap. An axis is logarithmic where values are above 0 and the largest is 100
-    times the least or more.
+    A value that is not finite leaves a gap. An axis is logarithmic if all values are above 0 and the largest is at
+    least 100 times the least.
 
     Args:
         history: Values per epoch by name, such as `FitResult.history`.
         best_epoch: Epoch, counted from 1, to mark; `None` marks none.
 
     Raises:
-        ValueError: There is nothing to draw, or a name is not of `train/` or `val/`.
+        ValueError: There are no epochs, or a name does not begin with `train/` or `val/`.
 
     Example:
         >>> figure = curves({"train/loss": [0.9, 0.5], "val/loss": [1.0, 0.7]}, best_epoch=2)
@@ -65,22 +65,22 @@ def overlay(histories: Mapping[str, History], name: str | None = None) -> Figure
 
     Args:
         histories: Values per epoch by name, by the name of the run; see `curves`.
-        name: The value to draw, such as `"loss"`; `None` draws a panel for each there is.
+        name: The value to draw, such as `"loss"`; `None` draws a panel for each value.
 
     Raises:
-        ValueError: There is nothing to draw, no run has such a value, or a name is not of `train/` or `val/`.
+        ValueError: There are no epochs, no run has such a value, or a name does not begin with `train/` or `val/`.
     """
     from matplotlib.lines import Line2D
 
     known = list(dict.fromkeys(found for history in histories.values() if history for found in _names(history)))
     if not known:
-        raise ValueError("There are no epochs to draw: there is no run, or none has a history.")
+        raise ValueError("There are no epochs to draw: expected at least one run with a history.")
     if name is not None and name not in known:
         raise ValueError(f"overlay(name={name!r}): no run has such a value. {did_you_mean(name, known)}")
     names = known if name is None else [name]
     figure, all_axes = panels(len(names), 2, (5.4, 4.0))
     longest = max(len(shortened(run, 40)) for run in histories)
-    figure.set_figwidth(figure.get_figwidth() + 1.0 + 0.08 * longest)  # beside the panels is the legend
+    figure.set_figwidth(figure.get_figwidth() + 1.0 + 0.08 * longest)  # room for the legend beside the panels
     styles = {run: (MANY[i % len(MANY)], _MARKERS[i // len(MANY) % len(_MARKERS)]) for i, run in enumerate(histories)}
     splits: dict[str, Any] = {}
     for value, axes in zip(names, all_axes, strict=True):
@@ -110,7 +110,7 @@ def learning_rates(
     suggestion: float | None = None,
     loss: str = "loss",
 ) -> Figure:
-    """The curve of a learning-rate range test: the loss over the learning rate, on a logarithmic axis.
+    """Curve of a learning-rate range test: the loss over the learning rate, on a logarithmic axis.
 
     Args:
         rates: Learning rates, such as `LearningRates.rates`.
@@ -120,14 +120,14 @@ def learning_rates(
         loss: Name of the loss.
 
     Raises:
-        ValueError: There is nothing to draw, or there are not as many losses as rates.
+        ValueError: There are no steps, or another number of losses than of rates.
     """
     if not len(rates):
         raise ValueError("There are no steps to draw: the range test is empty.")
     if not len(rates) == len(losses) == len(smoothed):
         raise ValueError(
             f"learning_rates: got {len(rates)} rates, {len(losses)} losses and {len(smoothed)} smoothed ones; expected "
-            "as many of each."
+            "the same number of each."
         )
     figure, (axes,) = panels(1, 1, (6.4, 4.0))
     axes.plot(rates, losses, color=ORANGE, linestyle="", marker="o", markersize=3, alpha=0.6, label="a step")
@@ -135,7 +135,7 @@ def learning_rates(
     if suggestion is not None:
         axes.axvline(suggestion, color=BLACK, linestyle=":", label=f"suggestion {suggestion:.2g}")
     low, high = _range_of_descent(smoothed)
-    if low < high:  # where the loss runs away it would hide everything else
+    if low < high:  # a diverging loss would hide everything else
         axes.set_ylim(low - 0.25 * (high - low), high + 0.5 * (high - low))
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")
@@ -146,7 +146,7 @@ def learning_rates(
 
 
 def _names(history: History) -> list[str]:
-    """Names without the split, in the order they come."""
+    """Names without the split, in their order."""
     wrong = [name for name in history if name.split("/", 1)[0] not in _SPLITS or "/" not in name]
     if wrong:
         raise ValueError(f"The history has {wrong[0]!r}: expected names such as 'train/loss' and 'val/loss'.")
@@ -157,7 +157,7 @@ def _names(history: History) -> list[str]:
 
 
 def _line(axes: Axes, values: Sequence[float], *, color: str, linestyle: Any, label: str, marker: str = "o") -> None:
-    marker = marker or ("o" if len(values) == 1 else "")  # a line of one point cannot be seen
+    marker = marker or ("o" if len(values) == 1 else "")  # a line of one point is invisible
     every = max(1, len(values) // 20)  # a marker for each of many epochs would hide the line
     finite = np.array([value if value is not None and math.isfinite(value) else math.nan for value in values], float)
     epochs = range(1, len(values) + 1)
@@ -188,7 +188,7 @@ def _over_epochs(axes: Axes, name: str, drawn: list[Sequence[float]]) -> None:
 
 
 def _legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
-    """One legend for all panels, above them, where it hides no line."""
+    """One legend for all panels, above them, so that it hides no line."""
     handles: dict[str, Any] = {}
     for axes in all_axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -198,7 +198,7 @@ def _legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
 
 
 def _range_of_descent(smoothed: Sequence[float]) -> tuple[float, float]:
-    """The least value, and the largest before it."""
+    """The least value, and the largest value before it."""
     if not all(map(math.isfinite, smoothed)):
         return 0.0, 0.0
     bottom = min(range(len(smoothed)), key=smoothed.__getitem__)

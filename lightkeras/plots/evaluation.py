@@ -1,4 +1,4 @@
-"""What was predicted against what is true: of classes, and of numbers."""
+"""Predictions against true values, for classification and for regression."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_WITH_NUMBERS = 20
-"""Classes up to which each cell of a confusion matrix has its number."""
+"""Largest number of classes for which the cells of a confusion matrix show their counts."""
 
 
 def confusion_matrix(labels: Any, predicted: Any, class_names: Sequence[str]) -> Figure:
-    """How many examples of each class were taken for which: coloured by the share of the true class.
+    """Confusion matrix: counts of true and predicted classes, coloured by the share of the true class.
 
     Args:
         labels: `[n]`, the true classes, from 0.
@@ -37,7 +37,7 @@ def confusion_matrix(labels: Any, predicted: Any, class_names: Sequence[str]) ->
         class_names: Names of the classes.
 
     Raises:
-        ValueError: Lengths that differ, or a class without a name.
+        ValueError: Lengths differ, or a class has no name.
 
     Example:
         >>> figure = confusion_matrix([0, 1, 1], [0, 1, 0], ["cat", "dog"])
@@ -56,8 +56,8 @@ def confusion_matrix(labels: Any, predicted: Any, class_names: Sequence[str]) ->
     names = short_names(class_names, 24)
     side = min(3.0 + 0.5 * size, 12.0)
     figure, (axes,) = panels(1, 1, (side + 1.2, side))
-    figure.set_layout_engine("compressed")  # which knows that cells are square
-    # The root of the share: that one in a hundred goes wrong is to be seen, too.
+    figure.set_layout_engine("compressed")  # which keeps the cells square
+    # Colours by the root of the share: on a linear scale an error of 2 % is invisible.
     norm = PowerNorm(0.5, vmin=0, vmax=100)
     image = axes.imshow(100 * share, cmap="Blues", norm=norm)
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.02)
@@ -79,14 +79,14 @@ def confusion_matrix(labels: Any, predicted: Any, class_names: Sequence[str]) ->
 
 
 def error_histogram(errors: Any, unit: str | None) -> Figure:
-    """How often which error was made.
+    """Histogram of errors.
 
     Args:
-        errors: `[n]`, predicted minus true.
+        errors: float `[n]`, predicted minus true.
         unit: Their unit, such as `"mpg"`; `None` for none.
 
     Raises:
-        ValueError: No errors, another shape, or some are not finite.
+        ValueError: No errors, another shape, or values that are not finite.
     """
     values = checked_numbers(errors, "errors", "error_histogram")
     figure, (axes,) = panels(1, 1, (6.4, 4.0))
@@ -108,7 +108,7 @@ def error_histogram(errors: Any, unit: str | None) -> Figure:
 
 
 def true_against_predicted(true: Any, predicted: Any, unit: str | None) -> Figure:
-    """Each example as a point: what was predicted over what is true; right ones are on the diagonal.
+    """Scatter plot of predicted over true values; exact predictions are on the diagonal.
 
     Args:
         true: `[n]`, true values.
@@ -116,7 +116,7 @@ def true_against_predicted(true: Any, predicted: Any, unit: str | None) -> Figur
         unit: Their unit, such as `"mpg"`; `None` for none.
 
     Raises:
-        ValueError: Lengths that differ, another shape, or values that are not finite.
+        ValueError: Lengths differ, another shape, or values that are not finite.
     """
     x = checked_numbers(true, "true", "true_against_predicted")
     y = checked_numbers(predicted, "predicted", "true_against_predicted")

@@ -1,4 +1,4 @@
-"""Pictures of images: grids, before and after, and images beside what was predicted for them."""
+"""Figures of images: grids, before and after, and images with predicted probabilities."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from 0 to 1, or uint8. A list may hold images of different sizes."""
 
 MOST_BARS = 10
 _LONGEST = 22  # characters of a class name beside its bar
-_TOLERANCE = 1e-3  # what rounding may add to 0, to 1 and to a sum of probabilities
+_TOLERANCE = 1e-3  # rounding error of 0, of 1 and of a sum of probabilities
 
 
 def image_grid(images: Images, titles: Sequence[str] | None = None, columns: int = 5) -> Figure:
@@ -41,11 +41,11 @@ def image_grid(images: Images, titles: Sequence[str] | None = None, columns: int
 
     Args:
         images: `[n, height, width]`, or with 1, 3 or 4 channels as the last axis; float from 0 to 1, or uint8.
-        titles: One for each image; `None` for none.
-        columns: Most images in a row.
+        titles: A title per image; `None` for none.
+        columns: Largest number of images in a row.
 
     Raises:
-        ValueError: No images, another shape or range, or not as many titles.
+        ValueError: No images, another shape or range, or another number of titles.
 
     Example:
         >>> figure = image_grid(np.zeros((7, 28, 28)), titles=list("abcdefg"))
@@ -68,21 +68,21 @@ def image_grid(images: Images, titles: Sequence[str] | None = None, columns: int
 
 
 def before_after(rows: Mapping[str, Images]) -> Figure:
-    """The same images in several states, one row for each, such as noisy, restored and true.
+    """The same images in several states, one row per state, such as noisy, restored and true.
 
     Args:
-        rows: Images by the title of their row, as many in each; see `image_grid`.
+        rows: Images by the title of their row, the same number in each; see `image_grid`.
 
     Raises:
-        ValueError: No rows, not as many images in each, another shape or range.
+        ValueError: No rows, rows of different lengths, another shape or range.
     """
     if not rows:
-        raise ValueError("before_after: there are no rows; expected images by the title of their row.")
+        raise ValueError("before_after: got no rows; expected images by the title of their row.")
     checked = {title: _images(images, f"before_after({title!r})") for title, images in rows.items()}
     lengths = {title: len(images) for title, images in checked.items()}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{length} in {title!r}" for title, length in lengths.items())
-        raise ValueError(f"before_after: got {listed} images; expected as many in each row.")
+        raise ValueError(f"before_after: got {listed} images; expected the same number in each row.")
     columns = next(iter(lengths.values()))
     figure, all_axes = panels(len(checked) * columns, columns, (1.3, 1.3))
     width = max(len(line) for title in checked for line in _wrapped(title, 16, lines=3).split("\n"))
@@ -102,9 +102,9 @@ def before_after(rows: Mapping[str, Images]) -> Figure:
 def prediction_bars(
     images: Images, probabilities: Any, labels: Any, class_names: Sequence[str], columns: int = 3
 ) -> Figure:
-    """Images beside the probabilities that were predicted for them: right in blue with a check mark, wrong in red.
+    """Images and their predicted probabilities: right ones blue with a check mark, wrong ones red with a cross.
 
-    Of more than ten classes the most likely ones are shown, and the true one. After "Basic classification: classify
+    Of more than ten classes the most likely ones and the true one are shown. After "Basic classification: classify
     images of clothing", https://www.tensorflow.org/tutorials/keras/classification
 
     Args:
@@ -112,10 +112,10 @@ def prediction_bars(
         probabilities: `[n, classes]`, from 0 to 1; each row sums to 1.
         labels: `[n]`, the true classes, from 0.
         class_names: Names of the classes.
-        columns: Most examples in a row.
+        columns: Largest number of examples in a row.
 
     Raises:
-        ValueError: Lengths that differ, another shape or range, rows that are no probabilities, a label without name.
+        ValueError: Lengths differ, another shape or range, rows that are not probabilities, a label without a name.
     """
     checked = _images(images, "prediction_bars")
     check_whole("prediction_bars", "columns", columns, 1)
@@ -125,7 +125,7 @@ def prediction_bars(
     shown = min(len(class_names), MOST_BARS)
     columns = min(columns, len(checked))
     longest = max(map(len, short_names(class_names, _LONGEST)))
-    # Two axes for each example, of which the bars need room for the names of the classes.
+    # Two axes per example; the bars need room for the names of the classes.
     figure, all_axes = panels(2 * len(checked), 2 * columns, (1.75, max(1.5, 0.17 * shown + 0.5)))
     figure.set_figwidth(columns * (3.6 + 0.07 * longest))
     figure.get_layout_engine().set(w_pad=0.08)
@@ -180,7 +180,7 @@ def _images(images: Images, function: str) -> list[np.ndarray]:
             "[n, height, width, channels]. One image alone is images[None]."
         )
     if not len(images):
-        raise ValueError(f"{function}: there are no images; expected at least one.")
+        raise ValueError(f"{function}: got no images; expected at least one.")
     return [_image(np.asarray(image), number, function) for number, image in enumerate(images)]
 
 
@@ -222,14 +222,14 @@ def _probabilities(given: Any, class_names: Sequence[str]) -> np.ndarray:
         first = int(wrong.argmax())
         raise ValueError(
             f"prediction_bars(probabilities=...): row {first} has values from {rows[first].min():.4g} to "
-            f"{rows[first].max():.4g} and sums to {sums[first]:.4g}: these are no probabilities. Of logits take "
-            "keras.ops.softmax."
+            f"{rows[first].max():.4g} and sums to {sums[first]:.4g}: these are not probabilities. Apply "
+            "keras.ops.softmax to logits."
         )
     return rows
 
 
 def _wrapped(title: Any, width: int, lines: int = 2) -> str:
-    """A title in a few lines at most."""
+    """A title, wrapped to at most `lines` lines."""
     found = textwrap.wrap(str(title), width)
     if len(found) > lines:
         found = [*found[: lines - 1], shortened(" ".join(found[lines - 1 :]), width)]

@@ -1,4 +1,4 @@
-"""Pictures of a search: what was found when, what mattered, and each hyperparameter against the objective."""
+"""Figures of a search: objective over trials, importance of hyperparameters, objective over hyperparameters."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_COLUMNS = 3
-_BESIDE = (0, 2, -2, 1, -1)  # where points of one value stand: so that they make no slope
-_RATIO = 50.0  # from the least value to the largest, from which on an axis is logarithmic
+_BESIDE = (0, 2, -2, 1, -1)  # offsets of points with the same value, so that they do not form a slope
+_RATIO = 50.0  # largest to least value from which an axis is logarithmic
 
 
 def objective_over_trials(values: Sequence[float | None], statuses: Sequence[str], objective: str, mode: str) -> Figure:
-    """The objective of each trial, in their order, and the best completed one so far.
+    """The objective of each trial, in order, and the best completed one so far.
 
     Args:
-        values: Value of each trial; `None` of one that failed, which is a mark at the lower edge.
-        statuses: `"completed"`, `"pruned"` or `"failed"`, of each.
+        values: Objective of each trial; `None` for a failed one, which is marked at the lower edge.
+        statuses: `"completed"`, `"pruned"` or `"failed"` for each trial.
         objective: Name of the objective.
-        mode: Whether it is better low (`"min"`) or high (`"max"`).
+        mode: `"min"` if lower is better, `"max"` if higher is.
 
     Raises:
-        ValueError: There are no trials, or not as many statuses.
+        ValueError: There are no trials, or another number of statuses.
     """
     check_same_length("objective_over_trials", values=values, statuses=statuses)
     if not values:
@@ -72,15 +72,15 @@ def objective_over_trials(values: Sequence[float | None], statuses: Sequence[str
 
 
 def importance(shares: Mapping[str, float], spreads: Mapping[str, float], method: str) -> Figure:
-    """How much each hyperparameter matters, as bars with their spread, the largest on top.
+    """Importance of the hyperparameters, as bars with their spread, the largest on top.
 
     Args:
         shares: Importance by name of hyperparameter.
         spreads: Standard deviation of each.
-        method: How they were found, for the axis.
+        method: How they were computed, for the axis.
 
     Raises:
-        ValueError: There are none.
+        ValueError: There are no hyperparameters.
     """
     if not shares:
         raise ValueError("There are no hyperparameters to draw.")
@@ -101,16 +101,16 @@ def objective_over_hyperparameters(
 ) -> Figure:
     """One panel per hyperparameter: its value in each trial, against the objective.
 
-    An axis is logarithmic where all values are above 0 and the largest is 50 times the least or more. Values that are
-    no numbers stand side by side.
+    An axis is logarithmic if all values are above 0 and the largest is at least 50 times the least. Values that are
+    not numbers are drawn side by side.
 
     Args:
-        hparams: Values of each hyperparameter, by name; `None` where it had no meaning, which is not drawn.
+        hparams: Values of each hyperparameter, by name; `None` for an inactive one, which is not drawn.
         values: Objective of each trial.
         objective: Its name.
 
     Raises:
-        ValueError: There is nothing to draw, or lengths differ.
+        ValueError: There are no trials, or lengths differ.
     """
     if not hparams or not len(values):
         raise ValueError("There are no trials to draw.")

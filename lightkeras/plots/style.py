@@ -1,4 +1,4 @@
-"""What all figures share: colours, panels, plain text, and how they are written."""
+"""Shared by all figures: colours, panels, text, checks of arguments, and saving."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, BLACK = "#CC79A7", "#56B4E9", "#000000"
 MANY = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)  # their yellow is too light for lines on white
-GREY = "#8a8f98"  # for what is neither of them
+GREY = "#8a8f98"  # for neutral parts
 RIGHT, WRONG = BLUE, VERMILLION
 RIGHT_MARK, WRONG_MARK = "\N{CHECK MARK}", "\N{BALLOT X}"
 DPI = 130
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as a PNG image."""
+    """Renders a figure as a PNG image."""
     return _drawn(figure, "png")
 
 
@@ -37,10 +37,10 @@ def save(figure: Figure, path: str | Path) -> None:
 
     Args:
         figure: The figure.
-        path: The file, with an ending that matplotlib knows, such as `.png`, `.svg` or `.pdf`; folders are made.
+        path: The file, with a suffix that matplotlib knows, such as `.png`, `.svg` or `.pdf`; folders are created.
 
     Raises:
-        ValueError: matplotlib does not know the ending.
+        ValueError: matplotlib does not know the suffix.
         OSError: The file could not be written.
     """
     path = Path(path)
@@ -53,19 +53,19 @@ def save(figure: Figure, path: str | Path) -> None:
 def _drawn(figure: Figure, form: str) -> bytes:
     drawn = io.BytesIO()
     with warnings.catch_warnings():
-        # Texts of users hold whatever there is: what the font lacks is drawn as a box.
+        # Texts of users may have any character; one that the font lacks is drawn as a box.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(drawn, format=form, dpi=DPI)
     return drawn.getvalue()
 
 
 def panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    """A figure with some panels in rows.
+    """Creates a figure with panels in rows.
 
     Args:
-        count: Panels.
-        columns: Most of them in a row.
-        size: Width and height of one, in inches.
+        count: Number of panels.
+        columns: Largest number of panels in a row.
+        size: Width and height of a panel, in inches.
     """
     from matplotlib.figure import Figure
 
@@ -79,25 +79,25 @@ def panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure,
 
 
 def set_grid(axes: Axes, grid: str = "y") -> None:
-    """Takes away lines that say nothing, and adds faint ones that help to read values."""
+    """Hides the upper and right spines, and draws a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, alpha=0.25)
     axes.set_axisbelow(True)
 
 
 def escaped(text: Any) -> str:
-    """Text that is drawn as it stands: matplotlib takes what is between two dollars for a formula."""
+    """Escapes dollar signs: matplotlib reads text between two of them as a formula."""
     return str(text).replace("$", r"\$")
 
 
 def shortened(text: Any, most: int) -> str:
-    """Text in one line, of at most so many characters."""
+    """Text in one line, shortened to at most `most` characters."""
     line = " ".join(str(text).split())
     return line if len(line) <= most else f"{line[: most - 1].rstrip()}\N{HORIZONTAL ELLIPSIS}"
 
 
 def short_names(names: Sequence[str], most: int) -> list[str]:
-    """Names of classes for a label, of at most so many characters: of a long one the ends, which tell it apart."""
+    """Names of classes, shortened to `most` characters in the middle: their ends distinguish them."""
     lines = [" ".join(str(name).split()) for name in names]
     head, tail = most // 2, most - most // 2 - 1
     return [
@@ -107,10 +107,10 @@ def short_names(names: Sequence[str], most: int) -> list[str]:
 
 
 def checked_numbers(values: Any, name: str, function: str) -> np.ndarray:
-    """Finite numbers as float64 `[n]`.
+    """Checks numbers and returns them as float64 `[n]`.
 
     Raises:
-        ValueError: They are none, have another shape, or are not finite.
+        ValueError: They are not numbers, have another shape, or are not finite.
     """
     array = np.asarray(values)
     if array.dtype.kind not in "fiub":
@@ -128,10 +128,10 @@ def checked_numbers(values: Any, name: str, function: str) -> np.ndarray:
 
 
 def checked_labels(values: Any, name: str, function: str, class_names: Sequence[str]) -> np.ndarray:
-    """Class numbers as int64 `[n]`.
+    """Checks class numbers and returns them as int64 `[n]`.
 
     Raises:
-        ValueError: They are no whole numbers of `[n]`, or out of the range of the class names.
+        ValueError: They are not whole numbers `[n]`, or out of the range of the class names.
     """
     array = checked_numbers(values, name, function)
     if (array != np.round(array)).any():
@@ -139,14 +139,14 @@ def checked_labels(values: Any, name: str, function: str, class_names: Sequence[
     wrong = array[(array < 0) | (array >= len(class_names))]
     if len(wrong):
         raise ValueError(
-            f"{function}({name}=...): there is the class {int(wrong[0])}, but the {len(class_names)} class_names are "
+            f"{function}({name}=...): got the class {int(wrong[0])}, but the {len(class_names)} class_names are "
             f"for 0 to {len(class_names) - 1}."
         )
     return array.astype(np.int64)
 
 
 def check_same_length(function: str, **found: Sequence[Any] | np.ndarray) -> None:
-    """Checks that arguments belong together.
+    """Checks that arguments have the same length.
 
     Raises:
         ValueError: Their lengths differ.
@@ -154,9 +154,9 @@ def check_same_length(function: str, **found: Sequence[Any] | np.ndarray) -> Non
     lengths = {name: len(value) for name, value in found.items()}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{length} {name}" for name, length in lengths.items())
-        raise ValueError(f"{function}: got {listed}; expected as many of each.")
+        raise ValueError(f"{function}: got {listed}; expected the same number of each.")
 
 
 def with_unit(name: str, unit: str | None) -> str:
-    """The name of an axis, with its unit where there is one."""
+    """Label of an axis: name and unit, if any."""
     return escaped(f"{name} ({unit})" if unit else name)

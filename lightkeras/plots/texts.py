@@ -1,4 +1,4 @@
-"""Texts as a picture."""
+"""Figure of texts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MOST_LINES = 5  # of a text
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
-_MOST = 1000  # characters that are looked at: more do not fit
+_MOST = 1000  # characters that are read: more do not fit
 _SIZE = 8.5  # of the letters, in points
 _WIDTH, _LINE, _PAD = 7.4, 0.165, 0.14  # inches
 _LEFT = 0.15
@@ -21,20 +21,20 @@ _ROOM = 0.95 * _WIDTH - _LEFT - 0.1  # for a line; letters are rounded to pixels
 
 
 def text_panel(entries: Sequence[tuple[str, str | bytes, bool]]) -> Figure:
-    """Texts below each other, each with its title: right ones blue with a check mark, wrong ones red.
+    """Texts with titles, one below the other: right ones blue with a check mark, wrong ones red with a cross.
 
-    Of a long text the beginning is shown.
+    Long texts are truncated.
 
     Args:
         entries: `(title, text, right)`; `bytes` are read as UTF-8.
 
     Raises:
-        ValueError: No entries, or one of another form.
+        ValueError: No entries, or one that is not `(title, text, right)`.
     """
     from matplotlib.figure import Figure
 
     if not len(entries):
-        raise ValueError("text_panel: there are no entries; expected (title, text, right) at least once.")
+        raise ValueError("text_panel: got no entries; expected (title, text, right) at least once.")
     for number, entry in enumerate(entries):
         if len(entry) != 3 or not isinstance(entry[1], (str, bytes)):
             raise ValueError(f"text_panel: entry {number} is {entry!r}; expected (title, text, right).")
@@ -58,7 +58,7 @@ def text_panel(entries: Sequence[tuple[str, str | bytes, bool]]) -> Figure:
 
 
 def _lines(text: str | bytes) -> list[str]:
-    """The beginning of a text, in lines that fit into the figure."""
+    """The beginning of a text, in lines that fit by their width in the font (a line of W and M is wider than most)."""
     read = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
     words = " ".join(read.split())[:_MOST].split(" ")
     lines, rest = [""], [part for word in words for part in _parts(word)]
@@ -79,7 +79,7 @@ def _lines(text: str | bytes) -> list[str]:
 
 
 def _parts(word: str) -> list[str]:
-    """A word, cut where it would be longer than a line."""
+    """A word, split where it would be longer than a line."""
     parts = []
     while _width(word) > _ROOM:
         end = next(end for end in range(len(word), 0, -1) if _width(word[:end]) <= _ROOM)
@@ -94,6 +94,6 @@ def _width(text: str) -> float:
     from matplotlib.textpath import TextToPath
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as a box, which has a width too
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as a box, which has a width
         width, _, _ = TextToPath().get_text_width_height_descent(text, FontProperties(size=_SIZE), ismath=False)
     return float(width) / 72

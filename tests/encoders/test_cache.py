@@ -82,7 +82,7 @@ def test_a_damaged_entry_is_made_again_and_that_is_said(damage, tmp_path, capsys
     assert make.calls == 2
     said = capsys.readouterr()
     assert "are damaged" in said.err + said.out
-    assert "they are made again" in said.err + said.out
+    assert "they are computed again" in said.err + said.out
     get(ArrayCache(tmp_path, 10**9), make)
     assert make.calls == 2
 
@@ -129,7 +129,7 @@ def test_an_error_while_it_is_made_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="the encoder broke"):
         get(ArrayCache(tmp_path, 10**9), broken)
     assert not [entry for entry in tmp_path.iterdir() if entry.is_dir()]
-    with pytest.raises(ValueError, match=r"gave float32\[2\] for some examples and int32\[\]"):
+    with pytest.raises(ValueError, match=r"returned float32\[2\] for some examples and int32\[\]"):
         get(ArrayCache(tmp_path, 10**9), lambda: iter([[ROWS, ROWS]]))
 
 

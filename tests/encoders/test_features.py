@@ -133,7 +133,7 @@ def test_a_damaged_cache_is_made_again_and_said(tmp_path, capsys):
     for array in (tmp_path / "features").glob("*/0.bin"):
         array.write_bytes(b"\0" * array.stat().st_size)
     runner(tmp_path / "second").fit(Ahead(), TRAIN, VALIDATION)
-    assert capsys.readouterr().err.count("they are made again") == 2
+    assert capsys.readouterr().err.count("they are computed again") == 2
     assert (tmp_path / "first" / "metrics.csv").read_text() == (tmp_path / "second" / "metrics.csv").read_text()
 
 
@@ -142,7 +142,7 @@ def test_a_folder_that_cannot_be_written_to_is_done_without(tmp_path, capsys):
     (tmp_path / "features").write_text("in the way")
     result = runner(tmp_path / "run").fit(Ahead(), TRAIN)
     assert result.steps == 30
-    assert "features are held in memory and not kept" in capsys.readouterr().err
+    assert "features are held in memory and not cached" in capsys.readouterr().err
 
 
 def test_a_run_on_features_goes_on_to_the_same_bits(tmp_path):
@@ -177,8 +177,8 @@ class Short(Counted):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (Wrong, r"Wrong.encode gives float32\[batch, 1\], and its inputs\(\) are float32\[batch, 2\]"),
-        (Short, "Short.encode gave 1 features for 64 examples: expected one for each"),
+        (Wrong, r"Wrong.encode returns float32\[batch, 1\], and its inputs\(\) are float32\[batch, 2\]"),
+        (Short, "Short.encode returned 1 features for 64 examples: expected one for each"),
     ],
 )
 def test_features_of_another_form_than_said_are_refused(kind, message, tmp_path):

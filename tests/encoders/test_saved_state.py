@@ -23,7 +23,7 @@ HELD_OUT = (np.array([[100.0], [200.0]], np.float32), np.array([1, 0], np.float3
 class Centred(Encoder):
     """Subtracts the mean of the train split, and counts how often it learned."""
 
-    saved_state = 0
+    learned = 0
 
     def __init__(self, factor=1.0):
         self.mean = None
@@ -168,10 +168,12 @@ def test_what_was_learned_is_missing_or_damaged(tmp_path):
     file = tmp_path / "run" / "encoder.safetensors"
     content = file.read_bytes()
     file.write_bytes(content[:20])
-    with pytest.raises(ValueError, match=r"encoder\.safetensors is damaged: .* It holds what the run's encoder"):
+    with pytest.raises(ValueError, match=r"encoder\.safetensors is damaged: .* It holds the state of the run"):
         runner(tmp_path / "run").evaluate(Line(), weights="best")
     file.unlink()
-    with pytest.raises(FileNotFoundError, match=r"There is no .*encoder\.safetensors, which holds what the run's enco"):
+    with pytest.raises(
+        FileNotFoundError, match=r"No such file: .*encoder\.safetensors, which holds what the run's enco"
+    ):
         runner(tmp_path / "run").fit(Line(), resume=True)
 
 

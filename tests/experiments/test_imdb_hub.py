@@ -229,7 +229,7 @@ def test_a_run_directory_that_is_taken_is_left_as_it_was(machine: Machine, finis
 def test_real_data_that_is_nowhere_ends_with_what_was_tried(machine: Machine, tmp_path: Path) -> None:
     done = machine.run("imdb_hub", "--source", "real", "--data_dir", tmp_path, "--run_dir", tmp_path / "run")
     assert done.returncode == 2, done.stdout
-    assert "was found and source='real' forbids the built-in sample. Tried:" in done.stderr
+    assert "was found, and source='real' does not allow the built-in sample. Tried:" in done.stderr
     assert str(tmp_path / "hub" / "nnlm-en-dim50") in done.stderr
     assert not (tmp_path / "run").exists()
 

@@ -146,7 +146,7 @@ def test_a_value_that_no_run_has_is_refused_with_the_nearest():
 
 @pytest.mark.parametrize("histories", [{}, {"a": {}}])
 def test_an_overlay_of_nothing_is_refused(histories):
-    with pytest.raises(ValueError, match=r"^There are no epochs to draw: there is no run, or none has a history\.$"):
+    with pytest.raises(ValueError, match=r"^There are no epochs to draw: expected at least one run with a history\.$"):
         plots.overlay(histories)
 
 
@@ -182,6 +182,6 @@ def test_a_range_test_without_steps_is_refused():
 
 
 def test_losses_that_are_not_those_of_the_rates_are_refused():
-    expected = r"^learning_rates: got 4 rates, 3 losses and 4 smoothed ones; expected as many of each\.$"
+    expected = r"^learning_rates: got 4 rates, 3 losses and 4 smoothed ones; expected the same number of each\.$"
     with pytest.raises(ValueError, match=expected):
         plots.learning_rates(RATES, LOSSES[:3], SMOOTHED)

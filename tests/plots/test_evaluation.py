@@ -39,13 +39,13 @@ def test_of_many_classes_the_cells_have_no_numbers():
 @pytest.mark.parametrize(
     ("labels", "predicted", "message"),
     [
-        ([0, 1], [0], r"confusion_matrix: got 2 labels, 1 predicted; expected as many of each\."),
+        ([0, 1], [0], r"confusion_matrix: got 2 labels, 1 predicted; expected the same number of each\."),
         (
             [0, 2],
             [0, 1],
-            r"confusion_matrix\(labels=\.\.\.\): there is the class 2, but the 2 class_names are for 0",
+            r"confusion_matrix\(labels=\.\.\.\): got the class 2, but the 2 class_names are for 0",
         ),
-        ([0, 1], [0, -1], r"confusion_matrix\(predicted=\.\.\.\): there is the class -1, but the 2 class_names"),
+        ([0, 1], [0, -1], r"confusion_matrix\(predicted=\.\.\.\): got the class -1, but the 2 class_names"),
         (
             [[0, 1]],
             [0],
@@ -105,6 +105,6 @@ def test_one_value_alone_is_drawn():
 
 
 def test_as_many_predictions_as_true_values_are_expected():
-    expected = r"^true_against_predicted: got 2 true, 1 predicted; expected as many of each\.$"
+    expected = r"^true_against_predicted: got 2 true, 1 predicted; expected the same number of each\.$"
     with pytest.raises(ValueError, match=expected):
         plots.true_against_predicted([1.0, 2.0], [1.0], "mpg")

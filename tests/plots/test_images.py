@@ -61,7 +61,7 @@ def test_images_that_are_wide_take_little_height():
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((0, 4, 4)), r"image_grid: there are no images; expected at least one\."),
+        (np.zeros((0, 4, 4)), r"image_grid: got no images; expected at least one\."),
         (np.zeros((4, 4)), r"image_grid: the images have the shape \(4, 4\); .* One image alone is images\[None\]\."),
         (np.zeros((1, 4, 4, 2)), r"image_grid: image 0 has the shape \(4, 4, 2\); expected \[height, width\], or 1, 3"),
         (np.full((1, 2, 2), 255.0), r"image_grid: image 0 has values from 255 to 255; expected 0 to 1, or uint8"),
@@ -80,7 +80,7 @@ def test_values_that_rounding_pushed_out_of_the_range_are_taken():
 
 
 def test_as_many_titles_as_images_are_expected():
-    with pytest.raises(ValueError, match=r"^image_grid: got 3 images, 2 titles; expected as many of each\.$"):
+    with pytest.raises(ValueError, match=r"^image_grid: got 3 images, 2 titles; expected the same number of each\.$"):
         plots.image_grid(GREY_IMAGES, NAMES[:2])
 
 
@@ -101,13 +101,13 @@ def test_states_are_rows_with_their_titles_at_the_left():
 
 
 def test_rows_of_different_lengths_are_refused():
-    expected = r"^before_after: got 3 in 'noisy', 2 in 'true' images; expected as many in each row\.$"
+    expected = r"^before_after: got 3 in 'noisy', 2 in 'true' images; expected the same number in each row\.$"
     with pytest.raises(ValueError, match=expected):
         plots.before_after({"noisy": GREY_IMAGES, "true": GREY_IMAGES[:2]})
 
 
 def test_no_rows_are_refused():
-    with pytest.raises(ValueError, match=r"^before_after: there are no rows; expected images by the title"):
+    with pytest.raises(ValueError, match=r"^before_after: got no rows; expected images by the title"):
         plots.before_after({})
 
 
@@ -151,12 +151,12 @@ def test_of_many_classes_the_most_likely_and_the_true_one_are_shown():
     ("probabilities", "labels", "message"),
     [
         ([[0.2, 0.8]], [0], r"prediction_bars\(probabilities=\.\.\.\): got float64 of the shape \(1, 2\); expected"),
-        ([[2.0, -1.0, 0.5]], [0], r".*row 0 has values from -1 to 2 and sums to 1\.5: these are no probabilities\."),
-        ([[2.0, -1.0, 0.0]], [0], r".*row 0 has values from -1 to 2 and sums to 1: these are no probabilities\."),
+        ([[2.0, -1.0, 0.5]], [0], r".*row 0 has values from -1 to 2 and sums to 1\.5: these are not probabilities\."),
+        ([[2.0, -1.0, 0.0]], [0], r".*row 0 has values from -1 to 2 and sums to 1: these are not probabilities\."),
         ([[np.nan, 0.5, 0.5]], [0], r".*row 0 has values from nan to nan and sums to nan: these are no"),
-        ([[0.2, 0.2, 0.6]], [3], r"prediction_bars\(labels=\.\.\.\): there is the class 3, but the 3 class_names"),
+        ([[0.2, 0.2, 0.6]], [3], r"prediction_bars\(labels=\.\.\.\): got the class 3, but the 3 class_names"),
         ([[0.2, 0.2, 0.6]], [0.5], r"prediction_bars\(labels=\.\.\.\): expected class numbers, got 0\.5\."),
-        ([[0.2, 0.2, 0.6]] * 2, [0], r"prediction_bars: got 1 images, 2 probabilities, 1 labels; expected as many"),
+        ([[0.2, 0.2, 0.6]] * 2, [0], r"prediction_bars: got 1 images, 2 probabilities, 1 labels; expected the same"),
     ],
 )
 def test_what_are_no_probabilities_or_labels_is_refused(probabilities, labels, message):

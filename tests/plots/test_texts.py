@@ -44,7 +44,7 @@ def test_texts_do_not_overlap():
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ([], r"text_panel: there are no entries; expected \(title, text, right\) at least once\."),
+        ([], r"text_panel: got no entries; expected \(title, text, right\) at least once\."),
         ([("title", "text")], r"text_panel: entry 0 is \('title', 'text'\); expected \(title, text, right\)\."),
         ([("title", 3, True)], r"text_panel: entry 0 is \('title', 3, True\); expected \(title, text, right\)\."),
     ],

@@ -50,7 +50,10 @@ CLASSES = ("HubLayer", "BagEmbedding", "NgramBags", "LastWords", "LazyAdam")
 REGISTERED = f"print([keras.saving.get_registered_object('lightkeras>' + n).__name__ for n in {CLASSES}])"
 
 
-@pytest.mark.parametrize("imports", ["import lightkeras, keras", "import keras, lightkeras"])
+@pytest.mark.parametrize(
+    "imports",
+    ["import lightkeras, keras", "import keras, lightkeras", "import lightkeras.encoders.hub.layer, keras"],
+)
 def test_our_classes_are_registered_whichever_is_imported_first(imports):
     assert said(f"{imports}\n{REGISTERED}") == str(list(CLASSES))
 

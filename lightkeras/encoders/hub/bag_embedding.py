@@ -1,4 +1,4 @@
-"""A layer that adds weighted rows of a table: the part of a text module that learns, on every backend."""
+"""Layer that sums weighted rows of a table: the trainable part of a text module, on every backend."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 INPUTS = {"counts": "int32", "ids": "int32", "weights": "float32", "rows": "int32"}
-"""Names and dtypes of the arrays that `Bags.batch` gives."""
+"""Names and dtypes of the arrays of `Bags.batch`."""
 
 
 @keras.saving.register_keras_serializable(package="lightkeras")
@@ -20,10 +20,10 @@ class BagEmbedding(keras.layers.Layer):  # type: ignore[misc]
 
     Args:
         rows: Rows of the table.
-        width: Its columns.
+        width: Columns of the table.
         name: The layer's name. `None` means Keras numbers it.
         dtype: Dtype or policy of the output; sums are taken in the table's own dtype. `None` means Keras's policy.
-        trainable: Whether the table learns.
+        trainable: Whether the table is trained.
         initializer: Keras initializer of the table.
         regularizer: Keras regularizer of the table; `None` for none.
     """
@@ -38,12 +38,12 @@ class BagEmbedding(keras.layers.Layer):  # type: ignore[misc]
         initializer: Any = "zeros",
         regularizer: Any = None,
     ) -> None:
-        # Weights cast to half precision would be other weights.
+        # Without autocast: weights in half precision would not be the weights of the bags.
         super().__init__(name=name, dtype=dtype, trainable=trainable, autocast=False)
         self.rows, self.width = rows, width
         self.initializer = keras.initializers.get(initializer)
         self.regularizer = keras.regularizers.get(regularizer)
-        # Made here: its shape is known, and a joined model takes it before the layer was called.
+        # Created here, not in `build`: the shape is known, and `join` reads the table before the layer was called.
         self.table = self.add_weight(
             shape=(rows, width),
             initializer=self.initializer,
@@ -61,7 +61,7 @@ class BagEmbedding(keras.layers.Layer):  # type: ignore[misc]
         """Sums of rows.
 
         Args:
-            inputs: What `Bags.batch` gives, as tensors.
+            inputs: The arrays of `Bags.batch`, as tensors.
 
         Returns:
             float `[examples, width]`.
@@ -88,5 +88,5 @@ class BagEmbedding(keras.layers.Layer):  # type: ignore[misc]
 
 
 def bag_inputs() -> dict[str, Any]:
-    """New `keras.Input`s for the arrays of bags."""
+    """New `keras.Input`s for the arrays of `Bags.batch`."""
     return {name: keras.Input((), dtype=dtype, name=name) for name, dtype in INPUTS.items()}

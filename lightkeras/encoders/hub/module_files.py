@@ -1,4 +1,4 @@
-"""The files of a SavedModel module: downloading, healing, checking, fingerprinting and loading them."""
+"""Downloads, checks, repairs, fingerprints and loads the files of SavedModel modules."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def import_tensorflow_hub() -> Any:
 
 
 def fingerprint(path: str | os.PathLike[str]) -> str:
-    """Digests a SavedModel folder: equal for equal files, wherever they lie and whenever they were written.
+    """Returns a digest of a SavedModel folder: equal for equal files, whatever their place and time.
 
     Args:
         path: The folder.
@@ -46,13 +46,13 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
         with file.open("rb") as stream:
             content = hashlib.file_digest(stream, "blake2b").digest()
         name = file.relative_to(root).as_posix().encode()
-        # The length keeps "ab" + "c" apart from "a" + "bc".
+        # The length distinguishes "ab" + "c" from "a" + "bc".
         digest.update(len(name).to_bytes(4, "big"), name, content)
     return digest.hex()
 
 
 def locate(handle: str) -> Path:
-    """Gives the local folder of a module, downloading it where the handle is a URL.
+    """Returns the local folder of a module; downloads it if the handle is a URL.
 
     Args:
         handle: A local SavedModel folder or a http(s) URL.
@@ -87,19 +87,19 @@ def locate(handle: str) -> Path:
 
 
 def damage(folder: Path) -> str | None:
-    """Tells what a SavedModel folder lacks, without loading it.
+    """Returns what a SavedModel folder lacks, without loading it.
 
-    A cache in the temporary folder loses files one by one to the system's cleaning, while the folder
-    stays: TensorFlow Hub takes it for a complete module.
+    The system may delete single files of a cache in the temporary folder, while the folder stays: TensorFlow Hub
+    takes it for a complete module.
 
     Args:
         folder: The folder to look at.
 
     Returns:
-        The first thing that is wrong, or `None` where nothing is.
+        The first problem, or `None` if there is none.
     """
     if (folder / "tfhub_module.pb").exists():
-        return None  # TF1's own format: `load_module` refuses it for what it is.
+        return None  # the format of TF1, which `load_module` refuses
     if (folder / "saved_model.pbtxt").exists():
         return None
     if not (folder / "saved_model.pb").exists():
@@ -121,7 +121,7 @@ def damage(folder: Path) -> str | None:
 
 
 def _meta_graph(folder: Path) -> Any:
-    """The first graph of a SavedModel, or `None` where the file is no readable SavedModel."""
+    """The first graph of a SavedModel, or `None` if the file is not a readable SavedModel."""
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -134,7 +134,7 @@ def _meta_graph(folder: Path) -> Any:
 
 
 def cached_folder(url: str) -> Path:
-    """The folder in which TensorFlow Hub keeps the module of a URL, whether it is there or not."""
+    """The folder of a URL in TensorFlow Hub's cache, whether it exists or not."""
     import_tensorflow_hub()
     from tensorflow_hub import resolver
 
@@ -142,7 +142,7 @@ def cached_folder(url: str) -> Path:
 
 
 def fetch(url: str) -> Path:
-    """Gives the module of a URL from TensorFlow Hub's cache, or downloads it into there.
+    """Returns the module of a URL from TensorFlow Hub's cache; downloads it if it is not there.
 
     A complete cached module is used without touching the network. A cached module that has lost files
     is removed and downloaded again.
@@ -187,14 +187,14 @@ def _download(url: str, folder: Path, lost: str) -> Path:
         ) from error
     problem = damage(folder) if folder.is_dir() else f"{folder} was not written"
     if problem:
-        # Left in place it would be taken for a module by every later run.
+        # Left in place, every later run would take it for a module.
         remove(folder)
         raise ValueError(f"What {url} gave is not a complete SavedModel: {problem}. Check the URL.")
     return folder
 
 
 def remove(folder: Path) -> None:
-    """Removes a folder so that no other process ever sees it half removed under its own name."""
+    """Removes a folder; no other process ever sees half of it under its name."""
     if not folder.is_dir():
         return
     aside = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.removed")
@@ -203,11 +203,11 @@ def remove(folder: Path) -> None:
 
 
 def load_module(folder: Path, handle: str) -> Any:
-    """Loads a callable TF2 module with `hub.load`, and says clearly what is wrong where that fails.
+    """Loads a callable TF2 module with `hub.load`; explains why that fails.
 
     Args:
         folder: The module's folder.
-        handle: What the user wrote, for the messages.
+        handle: The handle as given, for messages.
 
     Returns:
         The loaded object. Two loads share nothing.

@@ -1,4 +1,4 @@
-"""Which modules a task uses, as a run directory records them."""
+"""The record of a task's modules in the run directory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def modules_in(objects: Iterable[Any]) -> list[dict[str, str]]:
 
 
 def check_modules(objects: Iterable[Any], recorded: Sequence[Mapping[str, str]]) -> None:
-    """Checks that models hold the modules that were recorded.
+    """Checks that models hold the recorded modules.
 
     Args:
-        objects: The models.
-        recorded: What `modules_in` gave for the models that were saved.
+        objects: The models and encoders.
+        recorded: Return value of `modules_in` for the saved ones.
 
     Raises:
-        ValueError: A module is another one, or there are more or fewer.
+        ValueError: A module differs, or there are more or fewer.
     """
     found = modules_in(objects)
     if [entry["fingerprint"] for entry in found] == [entry["fingerprint"] for entry in recorded]:
@@ -43,7 +43,7 @@ def _modules(objects: Iterable[Any]) -> Iterator[dict[str, str]]:
     for found in objects:
         if isinstance(found, HubLayer):
             yield {"handle": found.handle, "fingerprint": found.fingerprint}
-        elif isinstance(found, TextEncoder) and found.encodes:  # else it is a HubLayer of the model
+        elif isinstance(found, TextEncoder) and found.encodes:  # if not, the model has it as a HubLayer
             yield {"handle": found.handle, "fingerprint": found.module_fingerprint}
         elif isinstance(found, keras.Model):
             yield from _modules(found.layers)

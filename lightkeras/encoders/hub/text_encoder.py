@@ -1,4 +1,4 @@
-"""Text modules as encoders: text becomes features, or bags of table rows, before the model, on every backend."""
+"""Text modules as encoders: text becomes features, or bags of table rows, on every backend."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from lightkeras.data import reuse
 from lightkeras.data.bags import Bags
 from lightkeras.data.structure import Structure, flatten
-from lightkeras.encoders.base import Encoder, JoinError
+from lightkeras.encoders.base import Encoder, JoinError, model_ends
 from lightkeras.encoders.hub.bag_embedding import BagEmbedding, bag_inputs
 from lightkeras.encoders.hub.layer import HubLayer, runs_modules, variables_of
 from lightkeras.encoders.hub.linear_table import NotLinearError, Table, find_table
@@ -26,16 +26,15 @@ LAYER = "embedding"
 class TextEncoder(Encoder):
     """A TF2 text module from TensorFlow Hub, run before the model; for `Task.build_encoder`.
 
-    TensorFlow is what runs the module, whichever backend Keras runs on. What a text becomes is one of
+    TensorFlow runs the module, whichever backend Keras runs on. A text becomes one of
 
     - `"features"`, for a frozen module: its output, float32 `[width]`;
-    - `"bags"`, for one that is fine-tuned: which rows of its table to add, with which weights. The table is a
-      variable of the model. It takes a module whose output is such a sum, as those that average word vectors are,
-      which is checked;
-    - `"text"`, for any other module that is fine-tuned, on TensorFlow alone: the text itself, and the module is a
-      `HubLayer` of the model. That is announced.
+    - `"bags"`, for a fine-tuned module whose output is a weighted sum of rows of one table, such as an average of
+      word vectors, which is checked: the rows and their weights. The table is a variable of the model;
+    - `"text"`, for any other fine-tuned module, on TensorFlow only: the text itself, and the module is a
+      `HubLayer` of the model, which is printed.
 
-    `embed` makes the module's output of any of them:
+    `embed` computes the module's output from any of them:
 
     ```python
     def build_encoder(self):
@@ -54,13 +53,13 @@ class TextEncoder(Encoder):
     Attributes:
         handle: As given.
         trainable: As given.
-        kind: What a text becomes, see above.
+        kind: `"features"`, `"bags"` or `"text"`, see above.
         module_fingerprint: Digest of the module's files.
 
     Raises:
         FileNotFoundError: There is no folder at the handle.
         ValueError: The folder is not a complete, callable TF2 SavedModel, or its output is not one vector per text;
-            or it is to be fine-tuned, the Keras backend is not TensorFlow, and it is no sum of table rows.
+            or it is to be fine-tuned, the Keras backend is not TensorFlow, and it is not a sum of table rows.
         ConnectionError: The URL cannot be downloaded.
     """
 
@@ -69,7 +68,7 @@ class TextEncoder(Encoder):
     def __init__(self, handle: str, trainable: bool = False) -> None:
         self.handle, self.trainable = str(handle), trainable
         folder = locate(self.handle)
-        # In a process that does several runs, both are those of the first: nothing here changes the module.
+        # Shared by the runs of a process: nothing here changes the module.
         self.module_fingerprint = reuse.memoized(("fingerprint", folder), lambda: fingerprint(folder))
         self._module = reuse.memoized(("module", folder), lambda: load_module(folder, self.handle))
         self._width = _width_of(self._module, self.handle)
@@ -100,7 +99,7 @@ class TextEncoder(Encoder):
         return {**super().record(), "handle": self.handle, "module": self.module_fingerprint, "kind": self.kind}
 
     def encode(self, inputs: Structure) -> np.ndarray | Bags:
-        """Features or bags of some texts.
+        """Computes features or bags of some texts.
 
         Args:
             inputs: One text each: object array `[n]` of `bytes` or `str`.
@@ -109,8 +108,8 @@ class TextEncoder(Encoder):
             float32 `[n, width]`, or `Bags` of the module's table.
 
         Raises:
-            TypeError: The inputs are something else than one array of texts.
-            ValueError: These texts become something else than bags.
+            TypeError: The inputs are not one array of texts.
+            ValueError: The module is not linear for these texts.
         """
         texts = _one_text_each(inputs, self.handle)
         if self._table is None:
@@ -128,7 +127,7 @@ class TextEncoder(Encoder):
             ) from error
 
     def inputs(self) -> Structure:
-        """New `keras.Input`s for what a text becomes."""
+        """New `keras.Input`s for features, bags or texts."""
         if self.kind == "bags":
             return bag_inputs()
         if self.kind == "features":
@@ -139,11 +138,11 @@ class TextEncoder(Encoder):
         """The module's output.
 
         Args:
-            inputs: What `inputs()` gave.
+            inputs: Return value of `inputs()`.
 
         Returns:
-            A `keras.KerasTensor`, float `[batch, width]`. For a module that is fine-tuned it is the output of a new
-            layer, which begins with the module's own variables.
+            A `keras.KerasTensor`, float `[batch, width]`. For a fine-tuned module it is the output of a new layer,
+            which starts from the module's variables.
         """
         if self.kind == "features":
             return inputs
@@ -155,25 +154,24 @@ class TextEncoder(Encoder):
         return layer(inputs)
 
     def join(self, model: keras.Model) -> keras.Model:
-        """A model that takes text: a `HubLayer`, then the model.
+        """Joins a `HubLayer` and the model to a model that takes text.
 
         Args:
-            model: A functional or sequential model of `inputs()`, with the weights that the joined one is to have.
+            model: A functional or sequential model of `inputs()`; the joined model shares its weights.
 
         Raises:
-            JoinError: The model is another one, or uses bags for something else than `embed`.
+            JoinError: The model is subclassed, or uses bags without `embed`.
         """
         if self.kind == "text":
             return model
-        if not isinstance(getattr(model, "inputs", None), list):
-            raise JoinError(f"{type(model).__name__} {model.name!r} is neither functional nor sequential.")
+        model_ends(model)  # raises for a subclassed model
         text = keras.Input((), dtype="string", name="text")
         if self._table is None:
             frozen = HubLayer(self.handle, name=LAYER, dtype="float32")(text)
             return keras.Model(text, _of_one(model.inputs, model.outputs, model)(frozen), name=model.name)
         bags = [layer for layer in model.layers if isinstance(layer, BagEmbedding)]
         if len(bags) != 1:
-            raise JoinError(f"{model.name!r} has {len(bags)} layers that take bags: expected one, made by embed().")
+            raise JoinError(f"{model.name!r} has {len(bags)} layers that take bags: expected one, created by embed().")
         [bag] = bags
         module = HubLayer(self.handle, trainable=True, name=bag.name, dtype=bag.dtype_policy)
         position = [id(variable) for variable in variables_of(self._module)].index(id(self._table.variable))
@@ -183,7 +181,7 @@ class TextEncoder(Encoder):
 
 
 def _of_one(inputs: list[Any], outputs: list[Any], model: keras.Model) -> keras.Model:
-    """The part of a functional model that begins at a tensor, with the same layers."""
+    """The part of a functional model from a tensor on, with the same layers."""
     if len(inputs) != 1:
         raise JoinError(f"{model.name!r} has {len(inputs)} inputs: expected one, the features.")
     form = keras.tree.pack_sequence_as(getattr(model, "output", outputs), outputs) if len(outputs) > 1 else outputs[0]

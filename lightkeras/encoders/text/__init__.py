@@ -1,4 +1,4 @@
-"""Text encoders: words as integers and n-grams as bags, learned from the train split, on every backend."""
+"""Text encoders: words as integers and n-grams as bags, learned from the train split."""
 
 from lightkeras.encoders.text.ngram_layer import NgramBags
 from lightkeras.encoders.text.ngrams import NgramVectorizer

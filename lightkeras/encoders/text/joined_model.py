@@ -1,4 +1,4 @@
-"""Layers that take text, and a model of what they give, as one model."""
+"""Joins layers that take text and a model of their outputs."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any, final
 import keras
 from keras import ops
 
-from lightkeras.encoders.base import JoinError
+from lightkeras.encoders.base import join_models
 
 
 @final
 @keras.saving.register_keras_serializable(package="lightkeras")
 class LastWords(keras.layers.Layer):  # type: ignore[misc]
-    """The last numbers of each row, which is filled up with 0 at its end and has no other 0.
+    """The last numbers of each row; 0 pads a row at its end and occurs nowhere else.
 
     Args:
-        length: How many; a row that has fewer is filled up.
+        length: Numbers per row; a shorter row is padded with 0.
         name: The layer's name. `None` means Keras numbers it.
-        dtype: Not used: numbers stay what they are. Part of Keras's contract.
+        dtype: Not used, numbers keep their dtype; part of Keras's contract.
     """
 
     def __init__(self, length: int, name: str | None = None, dtype: Any = None) -> None:
@@ -40,31 +40,17 @@ class LastWords(keras.layers.Layer):  # type: ignore[misc]
         return {"name": config["name"], "dtype": config["dtype"], "length": self.length}
 
 
-def joined(layer: keras.Layer, model: keras.Model, then: keras.Layer | None = None) -> keras.Model:
-    """A model from texts to outputs.
+def join_text(layer: keras.Layer, model: keras.Model, then: keras.Layer | None = None) -> keras.Model:
+    """Joins a layer that takes texts and a model of its outputs to one model.
 
     Args:
         layer: Takes texts, `keras.Input((), dtype="string")`.
-        model: A functional or sequential model, with the weights that the joined one is to have.
-        then: What comes between the two; `None` for nothing.
+        model: A functional or sequential model; the joined model shares its weights.
+        then: A layer between the two; `None` for none.
 
     Raises:
-        JoinError: The model is another one, or takes something else.
+        JoinError: The model is subclassed, or does not take these outputs.
     """
-    if not isinstance(getattr(model, "inputs", None), list):
-        raise JoinError(f"{type(model).__name__} {model.name!r} is neither functional nor sequential.")
     text = keras.Input((), dtype="string", name="text")
-    # A model of the same layers, without what training may have lent to this one, such as an optimizer.
-    rest = keras.Model(*_ends_of(model), name=f"{model.name}_of_{layer.name}")
-    made = layer(text) if then is None else then(layer(text))
-    try:
-        return keras.Model(text, rest(made), name=model.name)
-    except ValueError as error:
-        raise JoinError(f"{model.name!r} does not take what {layer.name!r} makes of texts: {error}") from error
-
-
-def _ends_of(model: keras.Model) -> tuple[Any, Any]:
-    """Inputs and outputs of a model, in the structures that it takes and gives."""
-    if isinstance(model, keras.Sequential):  # it has no `output` until it is called
-        return model.inputs[0], model.outputs[0]
-    return model.input, model.output
+    features = layer(text) if then is None else then(layer(text))
+    return join_models(text, features, model, layer.name)

@@ -1,4 +1,4 @@
-"""N-grams of texts as bags: which are there, how often, and what they weigh; in NumPy alone.
+"""N-grams of texts as bags, with their counts and weights, in NumPy.
 
 The key of an n-gram is a whole number: the numbers of its words, 21 bits each, the last word in the lowest bits. Words
 are numbered from 1, so that no unigram has the key of a bigram. Counting, selection and look-up are then sorts and
@@ -27,14 +27,14 @@ LONGEST = 3  # words in the 63 bits of a key
 @final
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ngrams:
-    """N-grams that are known, and what they weigh.
+    """Known n-grams and their weights.
 
     Args:
-        longest: Words of the longest of them, at most 3.
-        words: The words that they are made of; the first has the number 1.
-        keys: int64 `[grams]`, ascending. An n-gram's row in a table is its position here.
-        weights: float32 `[grams]`, what each weighs in a text.
-        counted: Whether that is multiplied by how often it is in the text.
+        longest: Words of the longest n-grams, at most 3.
+        words: The words of the n-grams; the first has the number 1.
+        keys: int64 `[grams]`, ascending. The row of an n-gram in a table is its position here.
+        weights: float32 `[grams]`, the weight of each n-gram in a text.
+        counted: Whether weights are multiplied by the count of the n-gram in the text.
         normalized: Whether the weights of a text are divided by their Euclidean length.
     """
 
@@ -52,7 +52,7 @@ class Ngrams:
         return len(self.keys)
 
     def bags(self, texts: Sequence[bytes]) -> Bags:
-        """The bags of some texts; a bag holds each n-gram once, by ascending rows."""
+        """The bags of some texts; a bag holds each n-gram once, in ascending rows."""
         numbers: Mapping[bytes, int] = vars(self)["_numbers"]
         ids, lengths = concatenated([[numbers.get(word, 0) for word in words_and_marks(text)] for text in texts])
         rows, found = [], []
@@ -72,17 +72,19 @@ class Ngrams:
         return Bags.from_lengths(ids.astype(np.int32), weights.astype(np.float32), per_text)
 
     def with_used_words(self) -> Ngrams:
-        """The same n-grams, without words that none of them holds."""
+        """Returns the same n-grams without unused words."""
         parts = [(self.keys >> (BITS * place)) & MOST_WORDS for place in range(self.longest)]
         used = np.unique(np.concatenate(parts))
         numbers = np.zeros(len(self.words) + 1, np.int64)
-        numbers[used[used > 0]] = np.arange(1, np.count_nonzero(used) + 1)  # in the same order, and so are the keys
+        numbers[used[used > 0]] = np.arange(
+            1, np.count_nonzero(used) + 1
+        )  # the order of words, and so of keys, is kept
         keys = sum(numbers[part] << (BITS * place) for place, part in enumerate(parts))
         words = [self.words[number - 1] for number in used.tolist() if number]
         return dataclasses.replace(self, words=words, keys=keys)
 
     def texts(self) -> list[str]:
-        """The n-grams, as people read them."""
+        """The n-grams as text, words separated by spaces."""
         parts = [(self.keys >> (BITS * place)) & MOST_WORDS for place in reversed(range(LONGEST))]
         words = ["", *(word.decode() for word in self.words)]
         return [
@@ -90,15 +92,15 @@ class Ngrams:
         ]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What was learned, as arrays."""
+        """The learned state, as arrays."""
         return {"words": pack(self.words), "keys": self.keys, "weights": self.weights}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any], longest: int, counted: bool, normalized: bool) -> Ngrams:
-        """What `arrays` gave, as n-grams again.
+        """Restores n-grams from the return value of `arrays`.
 
         Raises:
-            ValueError: They do not belong together.
+            ValueError: The arrays do not match each other.
         """
         if set(arrays) != {"words", "keys", "weights"}:
             raise ValueError(f"it holds {', '.join(sorted(arrays)) or 'nothing'}: expected words, keys and weights.")
@@ -114,21 +116,21 @@ class Ngrams:
 
 
 def concatenated(texts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of all words one after the other, int64 `[words]`, and how many each text has, int64 `[texts]`."""
+    """Word numbers of all texts, concatenated, int64 `[words]`, and the length of each text, int64 `[texts]`."""
     lengths = np.fromiter(map(len, texts), np.int64, len(texts))
     return np.fromiter(itertools.chain.from_iterable(texts), np.int64, lengths.sum()), lengths
 
 
 def ngram_keys(ids: np.ndarray, lengths: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
-    """N-grams of so many words, in their order.
+    """N-grams of `order` words, in the order of the texts.
 
     Args:
-        ids: What `concatenated` gave; 0 is a word that is not known, and no n-gram holds one.
-        lengths: The same.
+        ids: Word numbers, see `concatenated`; 0 is an unknown word, which is in no n-gram.
+        lengths: Lengths of the texts, see `concatenated`.
         order: Words of each n-gram.
 
     Returns:
-        Their keys, int64 `[n]`, and the texts they are in, int64 `[n]`.
+        Their keys, int64 `[n]`, and the numbers of their texts, int64 `[n]`.
     """
     rows = np.repeat(np.arange(len(lengths)), lengths)
     count = max(len(ids) - order + 1, 0)
@@ -144,13 +146,13 @@ def ngram_keys(ids: np.ndarray, lengths: np.ndarray, order: int) -> tuple[np.nda
 def count_ngrams(
     ids: np.ndarray, lengths: np.ndarray, longest: int, least: int
 ) -> tuple[np.ndarray, scipy.sparse.csr_array]:
-    """N-grams that are in enough texts, and how often each is in each.
+    """Counts the n-grams that are in enough texts.
 
     Args:
-        ids: What `concatenated` gave.
-        lengths: The same.
+        ids: Word numbers, see `concatenated`.
+        lengths: Lengths of the texts, see `concatenated`.
         longest: Words of the longest n-gram.
-        least: Texts that an n-gram must be in.
+        least: Least number of texts that contain the n-gram.
 
     Returns:
         Their keys, int64 `[grams]`, ascending, and counts, float32 `[texts, grams]`.

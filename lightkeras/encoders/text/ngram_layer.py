@@ -1,4 +1,4 @@
-"""The n-grams of a text as part of a TensorFlow graph: what `model.keras` needs to take text."""
+"""N-grams of texts in a TensorFlow graph, so that `model.keras` takes text."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from lightkeras.encoders.text.words import MARKS, TAGS
 class NgramBags(keras.layers.Layer):  # type: ignore[misc]
     """Texts as bags of n-grams, as `lk.NgramVectorizer` makes them, in a model that runs on TensorFlow.
 
-    On JAX and PyTorch it can be part of a model that is built, saved and loaded, but not be run.
+    On JAX and PyTorch a model with it can be built, saved and loaded, but not run.
 
     Args:
         longest: Words of the longest n-grams.
-        counted: Whether weights are multiplied by how often an n-gram is in the text.
+        counted: Whether weights are multiplied by the count of the n-gram in the text.
         normalized: Whether weights of a text are divided by their Euclidean length.
         name: The layer's name. `None` means Keras numbers it.
         dtype: Not used: weights are float32. Part of Keras's contract.
 
     Raises:
-        RuntimeError: It is called with texts, and the Keras backend is not TensorFlow.
+        RuntimeError: It is called with texts on another backend than TensorFlow.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class NgramBags(keras.layers.Layer):  # type: ignore[misc]
 
     @classmethod
     def of(cls, grams: Ngrams, name: str) -> NgramBags:
-        """A layer that knows these n-grams."""
+        """Makes a layer of known n-grams."""
         layer = cls(grams.longest, grams.counted, grams.normalized, name)
         layer._grams = grams
         return layer
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        # Before Keras tries to make a tensor of text, which these backends cannot.
+        # Checked before Keras converts text to a tensor, which fails on these backends.
         given = keras.tree.flatten((args, kwargs))
         if not runs_modules() and not any(isinstance(value, keras.KerasTensor) for value in given):
             raise RuntimeError(
@@ -65,7 +65,7 @@ class NgramBags(keras.layers.Layer):  # type: ignore[misc]
             inputs: string `[batch]`.
 
         Returns:
-            What `Bags.batch` gives, as tensors.
+            The arrays of `Bags.batch`, as tensors.
         """
         import tensorflow as tf
 
@@ -110,7 +110,7 @@ class NgramBags(keras.layers.Layer):  # type: ignore[misc]
         return tf.concat(owners, 0), tf.concat(positions, 0)
 
     def _numbers(self) -> Any:
-        """The table of the words' numbers; a word that is not known is 0."""
+        """The look-up table of word numbers; an unknown word is 0."""
         if self._table is None:
             import tensorflow as tf
 
@@ -124,7 +124,7 @@ class NgramBags(keras.layers.Layer):  # type: ignore[misc]
 
     def _known(self) -> Ngrams:
         if self._grams is None:
-            raise RuntimeError(f"NgramBags {self.name!r} knows no n-grams: they are loaded with the model's weights.")
+            raise RuntimeError(f"NgramBags {self.name!r} has no n-grams: they are loaded with the model's weights.")
         return self._grams
 
     def compute_output_spec(self, inputs: Any) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class NgramBags(keras.layers.Layer):  # type: ignore[misc]
             store[name] = array
 
     def load_own_variables(self, store: Any) -> None:
-        arrays = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118, it is no mapping
+        arrays = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118, it is not a mapping
         self._grams = Ngrams.from_arrays(arrays, self.longest, self.counted, self.normalized)
         self._table = None
 
@@ -147,7 +147,7 @@ class NgramBags(keras.layers.Layer):  # type: ignore[misc]
 
 
 def _distinct(entries: Any) -> tuple[Any, Any]:
-    """Numbers once each, ascending, and how often each was there."""
+    """Distinct numbers, ascending, and their counts."""
     import tensorflow as tf
 
     found, _, counts = tf.unique_with_counts(tf.sort(entries))

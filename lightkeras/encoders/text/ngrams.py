@@ -14,7 +14,7 @@ from lightkeras.data.bags import Bags
 from lightkeras.data.structure import Structure
 from lightkeras.encoders.base import Encoder, inputs_of
 from lightkeras.encoders.hub.bag_embedding import BagEmbedding, bag_inputs
-from lightkeras.encoders.text.joined_model import joined
+from lightkeras.encoders.text.joined_model import join_text
 from lightkeras.encoders.text.ngram_keys import LONGEST, MOST_WORDS, Ngrams, concatenated, count_ngrams
 from lightkeras.encoders.text.ngram_layer import NgramBags
 from lightkeras.encoders.text.words import announce_broken, is_utf8, texts_of, words_and_marks
@@ -30,9 +30,9 @@ WHO = "NgramVectorizer"
 class NgramVectorizer(Encoder):
     """Texts as bags of n-grams, each with a weight; for `Task.build_encoder`.
 
-    A text is split into words in lower case and punctuation marks, which are words too; tags such as `<br />` are left
-    out. Its n-grams are all that are one to `ngrams` words long. A model begins with `embed`, a dense layer over all
-    n-grams that only reads the rows of those that a text has: no matrix of texts and n-grams is ever there.
+    A text is split into words in lower case and punctuation marks, which are words too; tags such as `<br />` are
+    removed. Its n-grams are one to `ngrams` words long. A model begins with `embed`, a dense layer over all n-grams
+    that reads only the rows of those in the text, without a matrix of texts and n-grams.
 
     ```python
     def build_encoder(self):
@@ -47,22 +47,22 @@ class NgramVectorizer(Encoder):
     The weights are
 
     - `"binary"`: 1;
-    - `"count"`: how often it is in the text;
-    - `"tf_idf"`: that, times `ln((1 + texts) / (1 + texts with it)) + 1`, as scikit-learn's `TfidfTransformer` has it;
-    - `"naive_bayes"`: the logarithm of how much larger its share is among the n-grams of class 1 than of class 0, each
-      counted once in a text, and one more than it is (Wang and Manning, "Baselines and bigrams: simple, good
+    - `"count"`: the count of the n-gram in the text;
+    - `"tf_idf"`: the count times `ln((1 + texts) / (1 + texts with it)) + 1`, as in scikit-learn's `TfidfTransformer`;
+    - `"naive_bayes"`: the logarithm of the ratio of its shares among the n-grams of class 1 and of class 0, each
+      counted once per text, plus one (Wang and Manning, "Baselines and bigrams: simple, good
       sentiment and topic classification", ACL 2012, section 2).
 
-    An n-gram with a word that is not UTF-8 is never known; how many texts of the train split are not is said. A text
+    An n-gram with a word that is not UTF-8 is unknown; the number of such texts in the train split is printed. A text
     without a known n-gram is an empty bag.
 
     Args:
         ngrams: Words of the longest n-grams, 1 to 3.
-        max_features: N-grams that are kept; `None` keeps all that are in `min_texts` texts.
-        min_texts: Texts of the train split that an n-gram must be in.
-        select: Which are kept: those with the largest F-value between the classes (`"f_classif"`, analysis of
-            variance of whether the n-gram is in a text), or those in most texts (`"frequency"`).
-        weights: What an n-gram weighs, see above.
+        max_features: Number of n-grams to keep; `None` keeps all that are in `min_texts` texts.
+        min_texts: Least number of texts of the train split that contain an n-gram.
+        select: Which n-grams to keep: those with the largest F-value between the classes (`"f_classif"`, analysis of
+            variance of the presence in a text), or those in most texts (`"frequency"`).
+        weights: Weights of the n-grams, see above.
         normalize: Whether the weights of a text are divided by their Euclidean length.
 
     Raises:
@@ -103,18 +103,18 @@ class NgramVectorizer(Encoder):
 
     @property
     def vocabulary_size(self) -> int:
-        """N-grams there are, at most `max_features`."""
+        """Number of n-grams, at most `max_features`."""
         return len(self._known())
 
     def fit(self, batches: Iterable[Structure]) -> None:
-        """Learns which n-grams there are, and what they weigh.
+        """Learns the n-grams and their weights.
 
         Args:
-            batches: `(texts, labels, ...)`, or texts alone where nothing asks for labels.
+            batches: `(texts, labels, ...)`; texts alone if neither `select` nor `weights` needs labels.
 
         Raises:
-            ValueError: There are no n-grams, or no labels where they are needed.
-            TypeError: The inputs are something else than one array of texts.
+            ValueError: There are no n-grams, or labels are needed and missing.
+            TypeError: The inputs are not one array of texts.
         """
         numbers: dict[bytes, int] = {}
         texts: list[list[int]] = []
@@ -146,7 +146,7 @@ class NgramVectorizer(Encoder):
         return selects or self.weights == "naive_bayes"
 
     def _selected(self, counts: Any, labels: np.ndarray | None) -> np.ndarray:
-        """Columns that are kept, ascending; of equal ones the first."""
+        """Columns to keep, ascending; of equal scores the first."""
         if self.max_features is None or counts.shape[1] <= self.max_features:
             return np.arange(counts.shape[1])
         present = counts.astype(bool).astype(np.float32)
@@ -155,7 +155,7 @@ class NgramVectorizer(Encoder):
         else:
             from sklearn.feature_selection import f_classif
 
-            with warnings.catch_warnings():  # of n-grams that are in every text: their score is none
+            with warnings.catch_warnings():  # about n-grams that are in every text: they have no score
                 warnings.simplefilter("ignore")
                 scores = np.nan_to_num(f_classif(present, labels)[0], nan=-1.0, posinf=np.inf)
         return np.sort(np.argsort(-scores, kind="stable")[: self.max_features])
@@ -170,7 +170,7 @@ class NgramVectorizer(Encoder):
         return np.ones(counts.shape[1])
 
     def _take(self, words: list[bytes], keys: np.ndarray, weights: np.ndarray) -> None:
-        """Keeps n-grams, and of the words those they are made of."""
+        """Keeps n-grams and the words in them."""
         arrays = Ngrams(self.ngrams, words, keys, weights.astype(np.float32), False, False).with_used_words().arrays()
         self.restore(arrays)
 
@@ -183,7 +183,7 @@ class NgramVectorizer(Encoder):
 
     def _known(self) -> Ngrams:
         if self._grams is None:
-            raise RuntimeError(f"{WHO} knows no n-grams yet: call fit(batches) with the train split first.")
+            raise RuntimeError(f"{WHO} has no n-grams yet: call fit(batches) with the train split first.")
         return self._grams
 
     @property
@@ -205,23 +205,23 @@ class NgramVectorizer(Encoder):
             `Bags` of rows of `embed`'s table.
 
         Raises:
-            TypeError: The inputs are something else than one array of texts.
-            ValueError: A `str` that cannot be written in UTF-8.
+            TypeError: The inputs are not one array of texts.
+            ValueError: A `str` that cannot be encoded as UTF-8.
         """
         return self._known().bags(texts_of(inputs, WHO))
 
     def inputs(self) -> dict[str, Any]:
-        """New `keras.Input`s for bags, those that `Bags.batch` names."""
+        """New `keras.Input`s for bags: a dict with the names of `Bags.batch`."""
         return bag_inputs()
 
     def embed(
         self, inputs: dict[str, Any], units: int, *, initializer: Any = "glorot_uniform", regularizer: Any = None
     ) -> Any:
-        """What a dense layer over all n-grams gives, without a bias: sums of the rows of those that a text has.
+        """A dense layer over all n-grams without a bias: the weighted sum of the rows of a text's n-grams.
 
         Args:
-            inputs: What `inputs()` gave.
-            units: Width of its table `[n-grams, units]`.
+            inputs: Return value of `inputs()`.
+            units: Width of the table `[n-grams, units]`.
             initializer: Keras initializer of the table.
             regularizer: Keras regularizer of the table; `None` for none.
 
@@ -234,12 +234,12 @@ class NgramVectorizer(Encoder):
         return layer(inputs)
 
     def join(self, model: keras.Model) -> keras.Model:
-        """A model that takes text: an `NgramBags` layer, then the model. It runs on TensorFlow alone."""
-        return joined(NgramBags.of(self._known(), name="bags"), model)
+        """Joins an `NgramBags` layer and the model to a model that takes text. It runs only on TensorFlow."""
+        return join_text(NgramBags.of(self._known(), name="bags"), model)
 
 
 def _renumbered(words: list[bytes], ids: np.ndarray, lengths: np.ndarray, least: int) -> tuple[list[bytes], np.ndarray]:
-    """Words that can be part of an n-gram, the most frequent first, and their new numbers, from 1; 0 for the others."""
+    """Words that can be in an n-gram, the most frequent first, and their new numbers, from 1; 0 for all others."""
     rows = np.repeat(np.arange(len(lengths)), lengths)
     shape = (len(lengths), max(len(words), 1))
     texts = np.bincount(

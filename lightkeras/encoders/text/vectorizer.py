@@ -11,7 +11,7 @@ import numpy as np
 
 from lightkeras.data.structure import Structure
 from lightkeras.encoders.base import Encoder, JoinError, inputs_of
-from lightkeras.encoders.text.joined_model import LastWords, joined
+from lightkeras.encoders.text.joined_model import LastWords, join_text
 from lightkeras.encoders.text.words import (
     STANDARDIZERS,
     announce_broken,
@@ -35,9 +35,9 @@ KEEPS = ("first", "last")
 class TextVectorizer(Encoder):
     """Texts as rows of integers, one for each word; for `Task.build_encoder`.
 
-    The vocabulary is the most frequent words of the train split. A text becomes its words' numbers, cut or filled up
-    with 0 to one length; 1 is every word that is not in the vocabulary. That is what Keras's `TextVectorization`
-    makes of it, which is what `model.keras` holds; here it needs no TensorFlow.
+    The vocabulary is the most frequent words of the train split. A text becomes the numbers of its words, truncated or
+    padded with 0 to one length; 1 stands for every unknown word. The result equals that of Keras's
+    `TextVectorization`, which `model.keras` contains, but needs no TensorFlow.
 
     ```python
     def build_encoder(self):
@@ -49,19 +49,19 @@ class TextVectorizer(Encoder):
         ...
     ```
 
-    A text without words is a row of zeros. Words are told apart by their bytes: only ASCII letters are lower-cased. A
-    word that is not UTF-8 is never in the vocabulary; how many texts of the train split are not is said.
+    A text without words is a row of zeros. Words are compared by their bytes: only ASCII letters are lower-cased. A
+    word that is not UTF-8 is never in the vocabulary; the number of such texts in the train split is printed.
 
     Args:
-        max_tokens: Size of the vocabulary, with the numbers 0 and 1, at least 3.
-        length: Words of a text that are kept, at least 1.
-        standardize: What becomes of a text before it is split at white space: `"lower_and_strip_punctuation"`,
+        max_tokens: Size of the vocabulary, including the numbers 0 and 1, at least 3.
+        length: Words per text that are kept, at least 1.
+        standardize: Preparation of a text before it is split at white space: `"lower_and_strip_punctuation"`,
             `"lower"`, `"strip_punctuation"` or `"none"`.
-        keep: Which words of a text that has more: the `"first"`, as `TextVectorization` does, or the `"last"`, as
+        keep: Which words of a longer text to keep: the `"first"`, as `TextVectorization` does, or the `"last"`, as
             Keras's `pad_sequences` does.
 
     Raises:
-        ValueError: A number out of its range, or a `standardize` or `keep` that is not known.
+        ValueError: A number out of its range, or an unknown `standardize` or `keep`.
 
     Example:
         >>> import numpy as np
@@ -101,12 +101,12 @@ class TextVectorizer(Encoder):
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """The words by their numbers; 0 is `""`, and 1 is `"[UNK]"`."""
+        """The words in the order of their numbers; 0 is `""`, and 1 is `"[UNK]"`."""
         return ("", UNKNOWN_WORD, *(word.decode() for word in self._known()))
 
     @property
     def vocabulary_size(self) -> int:
-        """Numbers there are, at most `max_tokens`: fewer if the train split has fewer words."""
+        """Size of the vocabulary, at most `max_tokens`: smaller if the train split has fewer words."""
         return len(self._known()) + 2
 
     def fit(self, batches: Iterable[Structure]) -> None:
@@ -120,8 +120,8 @@ class TextVectorizer(Encoder):
         words = most_frequent(counts, self.max_tokens - 2)
         if not words:
             raise ValueError(
-                f"TextVectorizer found no word in the {count:,} texts of the train split: there is no vocabulary. "
-                "Expected texts with words, divided by white space."
+                f"TextVectorizer found no word in the {count:,} texts of the train split: expected texts "
+                "with words, divided by white space."
             )
         self._take(words)
 
@@ -158,7 +158,7 @@ class TextVectorizer(Encoder):
         return {**super().record(), **{name: getattr(self, name) for name in names}}
 
     def encode(self, inputs: Structure) -> np.ndarray:
-        """Numbers of the words of some texts.
+        """Converts texts to the numbers of their words.
 
         Args:
             inputs: One text each: array `[n]` of `bytes` or `str`.
@@ -167,8 +167,8 @@ class TextVectorizer(Encoder):
             int32 `[n, length]`.
 
         Raises:
-            TypeError: The inputs are something else than one array of texts.
-            ValueError: A `str` that cannot be written in UTF-8.
+            TypeError: The inputs are not one array of texts.
+            ValueError: A `str` that cannot be encoded as UTF-8.
         """
         self._known()
         texts, split, number_of = texts_of(inputs, "TextVectorizer"), STANDARDIZERS[self.standardize], self._numbers.get
@@ -180,23 +180,23 @@ class TextVectorizer(Encoder):
         return found
 
     def decode(self, ids: np.ndarray | Sequence[Any]) -> str | list[str]:
-        """Words of numbers again, with a space between them; what was filled up is left out.
+        """Converts numbers back to words, separated by spaces, without padding.
 
         Args:
             ids: Integers, `[words]` of one text or `[n, words]` of several.
 
         Returns:
-            One text, or a list of them.
+            One text, or a list of texts.
 
         Raises:
-            ValueError: They are no integers of the vocabulary, or have more axes.
+            ValueError: They are not integers of the vocabulary, or have more axes.
         """
         array = np.asarray(ids)
         if array.ndim not in (1, 2) or (array.size and array.dtype.kind not in "iu"):
             raise ValueError(f"decode takes integers [words] or [n, words], got {array.dtype} {array.shape}.")
         if array.size and not 0 <= array.min() <= array.max() < self.vocabulary_size:
             raise ValueError(
-                f"decode was given the numbers {array.min()} to {array.max()}: expected 0 to "
+                f"decode received the numbers {array.min()} to {array.max()}: expected 0 to "
                 f"{self.vocabulary_size - 1}, of the vocabulary."
             )
         words = self.vocabulary
@@ -209,10 +209,10 @@ class TextVectorizer(Encoder):
         return keras.Input((self.length,), dtype="int32", name="words")
 
     def join(self, model: keras.Model) -> keras.Model:
-        """A model that takes text: Keras's `TextVectorization`, then the model. It runs on TensorFlow alone.
+        """Joins Keras's `TextVectorization` and the model to a model that takes text. It runs only on TensorFlow.
 
         Raises:
-            JoinError: The model is neither functional nor sequential, or TensorFlow is not installed.
+            JoinError: The model is subclassed, or TensorFlow is not installed.
         """
         try:
             keep_gpus_free()
@@ -226,5 +226,5 @@ class TextVectorizer(Encoder):
             raise JoinError(f"Keras's TextVectorization needs TensorFlow, which is not installed: {error}") from error
         layer.set_vocabulary([word.decode() for word in self._known()])
         if self.keep == "first":
-            return joined(layer, model)
-        return joined(layer, model, LastWords(self.length, name="words"))
+            return join_text(layer, model)
+        return join_text(layer, model, LastWords(self.length, name="words"))

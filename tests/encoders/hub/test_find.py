@@ -60,7 +60,7 @@ def test_with_nothing_to_be_had_the_sample_stands_in_and_says_so(capsys):
 
 def test_real_raises_an_error_that_lists_what_was_tried(tmp_path):
     (tmp_path / "data").mkdir()
-    with pytest.raises(FileNotFoundError, match="forbids the built-in sample") as raised:
+    with pytest.raises(FileNotFoundError, match="does not allow the built-in sample") as raised:
         find_module("auto", Lookup("real", str(tmp_path / "data")), default_url=NOWHERE)
     lines = str(raised.value).splitlines()
     assert [line.split(":")[0] for line in lines[1:3]] == [

@@ -148,7 +148,7 @@ def test_the_table_is_as_it_was_after_another_one_was_tried(sample):
 
 @pytest.mark.parametrize("kind", [Squared, Shifted, Mixed, Weighed])
 def test_a_module_that_is_no_weighted_sum_of_rows_is_found_out(kind, tmp_path):
-    with pytest.raises(NotLinearError, match=r"no weighted sum of rows of its table \(they differ by "):
+    with pytest.raises(NotLinearError, match=r"not a weighted sum of rows of its table \(they differ by "):
         find_table(loaded(kind(), tmp_path))
 
 
@@ -169,5 +169,5 @@ def test_texts_that_the_samples_did_not_foresee_are_compared_too(tmp_path):
 
     table = find_table(loaded(Sometimes(), tmp_path))
     table.bags(TEXTS)
-    with pytest.raises(NotLinearError, match="no weighted sum"):
+    with pytest.raises(NotLinearError, match="not a weighted sum"):
         table.bags(np.array([b"long " * 500], dtype=object))

@@ -124,7 +124,7 @@ def test_the_fingerprint_tells_modules_and_what_they_become_apart(sample, square
 def test_a_module_that_is_no_bag_is_fine_tuned_in_the_model_and_that_is_said(squared, capsys):
     encoder = TextEncoder(squared, trainable=True)
     said = capsys.readouterr().err
-    assert "is fine-tuned inside the model, from text in every step: its output is no weighted sum" in said
+    assert "is fine-tuned inside the model, from text in every step: its output is not a weighted sum" in said
     assert (encoder.kind, encoder.encodes, encoder.record()["kind"]) == ("text", False, "text")
     model = built(encoder)
     assert isinstance(model.layers[1], HubLayer)
@@ -166,7 +166,7 @@ except ValueError as error:
     environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(Path(lk.__file__).parents[1])}
     command = [sys.executable, "-c", script, sample, squared, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert f"cannot be fine-tuned on the Keras backend '{backend}': its output is no weighted sum" in done.stdout
+    assert f"cannot be fine-tuned on the Keras backend '{backend}': its output is not a weighted sum" in done.stdout
     for trainable in (False, True):
         loaded = keras.models.load_model(tmp_path / f"{trainable}.keras", safe_mode=False)
         expected = np.load(tmp_path / f"{trainable}.npy")

@@ -134,7 +134,7 @@ def test_settings_out_of_their_range_are_refused(settings, message):
 
 
 def test_before_it_learned_it_can_do_nothing():
-    with pytest.raises(RuntimeError, match=r"knows no n-grams yet: call fit\(batches\) with the train split first"):
+    with pytest.raises(RuntimeError, match=r"has no n-grams yet: call fit\(batches\) with the train split first"):
         lk.NgramVectorizer().encode(TEXTS)
 
 

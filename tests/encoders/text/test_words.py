@@ -63,7 +63,7 @@ def test_texts_are_bytes_or_str_in_one_array():
         texts_of(np.zeros((3, 2)), "X")
     with pytest.raises(TypeError, match=r"X: text 1 is int: expected bytes or str\."):
         texts_of(np.array([b"a", 3], object), "X")
-    with pytest.raises(ValueError, match=r"X: text 0, 'caf\\udce9', cannot be written in UTF-8"):
+    with pytest.raises(ValueError, match=r"X: text 0, 'caf\\udce9', cannot be encoded as UTF-8"):
         texts_of(np.array(["caf\udce9"], object), "X")
 
 
