@@ -192,3 +192,17 @@ def test_settings_out_of_range_are_refused():
     with pytest.raises(ValueError, match=r"limit_gb=0\): expected a number of gigabytes above 0"):
         FeatureCache(limit_gb=0)
     assert dataclasses.asdict(FeatureCache()) == {"on_disk": True, "folder": None, "limit_gb": 10.0}
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_tf_dataset_is_encoded_with_and_without_labels(labelled, tmp_path):
+    import tensorflow as tf
+
+    points = TRAIN[0][:4]
+    dataset = tf.data.Dataset.from_tensor_slices((points, TRAIN[1][:4]) if labelled else points).batch(2)
+    feed = encode_feed(as_feed(dataset), Counted(), FeatureCache(folder=str(tmp_path)))
+    batches = list(feed.dataset.as_numpy_iterator())
+    features = np.concatenate([batch[0] if labelled else batch for batch in batches])
+    np.testing.assert_array_equal(features, 2 * points)
+    if labelled:
+        assert np.concatenate([batch[1] for batch in batches]).tolist() == TRAIN[1][:4].tolist()

@@ -79,6 +79,14 @@ def test_errors_are_counted_on_both_sides_of_zero():
     assert [line.get_label() for line in axes.get_lines()] == ["no error", "mean error +0.5 mpg"]
 
 
+@pytest.mark.parametrize(("count", "bars"), [(1, 6), (13, 6), (100, 20), (10_000, 60)])
+def test_a_histogram_has_twice_the_root_of_its_examples_as_bars_and_zero_between_two_of_them(count, bars):
+    axes = plots.error_histogram(np.linspace(-1.0, 2.0, count), None).axes[0]
+    edges = [patch.get_x() for patch in axes.patches]
+    assert len(edges) == bars
+    assert min(map(abs, edges)) == pytest.approx(0, abs=1e-9)
+
+
 def test_errors_of_nothing_and_errors_that_are_all_the_same_are_drawn():
     assert sum(patch.get_height() for patch in plots.error_histogram([0.0], None).axes[0].patches) == 1
     assert plots.error_histogram([3.0, 3.0], None).axes[0].get_xlabel() == "error: predicted minus true"

@@ -8,10 +8,11 @@ import subprocess
 import sys
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from lightkeras import plots
-from lightkeras.plots.style import escaped, short_names, shortened, with_unit
+from lightkeras.plots.style import checked_numbers, escaped, short_names, shortened, with_unit
 
 HISTORY = {"train/loss": (0.9, 0.6, 0.4)}
 
@@ -84,3 +85,13 @@ def test_of_a_long_name_both_ends_are_kept():
 
 def test_an_axis_is_named_with_its_unit():
     assert (with_unit("true", "mpg"), with_unit("true", None)) == ("true (mpg)", "true")
+
+
+def test_a_column_is_taken_for_its_numbers():
+    assert checked_numbers([[1], [2]], "errors", "f").tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 1), (2, 2), (1, 2), (2, 1, 1)])
+def test_numbers_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"^f\(errors=\.\.\.\): expected the shape \[n\] with n of at least 1, got "):
+        checked_numbers(np.zeros(shape), "errors", "f")
