@@ -107,7 +107,8 @@ LEFT_OUT = pytest.StashKey[int]()  # number of long tests that a plain run desel
 
 def deselect_long_tests(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselects the long tests, unless `-m` or a test's name asks for them; and those outside of the slice."""
-    wanted = "long" in config.option.markexpr or any("::" in arg for arg in config.args)
+    marked = config.option.markexpr
+    wanted = "long" in marked or "real" in marked or any("::" in arg for arg in config.args)
     left_out = [item for item in items if item.get_closest_marker("long") and not (wanted and in_slice(config, item))]
     if not left_out:
         return
