@@ -85,7 +85,9 @@ class Parser(jsonargparse.ArgumentParser):
             return f"{message}\nFlags that begin with --tuner. belong to tune."
         if wrong.startswith("--find."):
             return f"{message}\nFlags that begin with --find. belong to find_learning_rate and find_batch_size."
-        return f"{message}\n{did_you_mean(wrong, flags if wrong.startswith('--') else COMMANDS)}"
+        group = wrong.rpartition(".")[0]
+        beside = [flag for flag in flags if group and flag.rpartition(".")[0] == group]
+        return f"{message}\n{did_you_mean(wrong, (beside or flags) if wrong.startswith('--') else COMMANDS)}"
 
     def _flag_of(self, name: str) -> str:
         return next((flag for action in self._actions if action.dest == name for flag in action.option_strings), name)

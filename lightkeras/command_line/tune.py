@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,24 +44,30 @@ def run(
     if settings.replay is not None:
         return _replay(task_class, settings)
     tuner = _tuner(task_class, settings, runner_defaults, given)
-    space = tuner.made_space()
-    console = Console()
-
-    def print_trial(trial: Trial) -> None:
-        value = trial.status if trial.objective is None else f"{trial.objective:.4f}"
-        shown = [name for name in space.ranges if name not in trial.inactive]
-        values = "  ".join(f"{name} {short(trial.hparams[name])}" for name in shown)
-        reason = "" if trial.status == "completed" else f"  ({trial.reason})"
-        console.print(f"trial {trial.name}  {value}  {values}{reason}", highlight=False, markup=False, soft_wrap=True)
-
+    names = list(tuner.made_space().ranges)
     try:
-        result = dataclasses.replace(tuner, on_trial=print_trial).search(resume=settings.resume)
+        on_trial = functools.partial(print_trial, names=names)
+        result = dataclasses.replace(tuner, on_trial=on_trial).search(resume=settings.resume)
     except SearchInterrupted as stop:
         resume = f"python {sys.argv[0]} tune --run_dir {tuner.run_dir} --resume"
-        print_lines(console, {"stopped": f"{stop.received} received; the search is saved", "resume": resume})
+        print_lines(Console(), {"stopped": f"{stop.received} received; the search is saved", "resume": resume})
         raise
     report_search(result)
     return 0 if result.best is not None else 1
+
+
+def print_trial(trial: Trial, names: Sequence[str]) -> None:
+    """Prints a line about a trial that ended, above the live table if there is one.
+
+    Args:
+        trial: The trial.
+        names: Hyperparameters that the search varies.
+    """
+    value = trial.status if trial.objective is None else f"{trial.objective:.4f}"
+    values = "  ".join(f"{name} {short(trial.hparams[name])}" for name in names if name not in trial.inactive)
+    reason = "" if trial.status == "completed" else f"  ({trial.reason})"
+    # `print`, because a new rich Console writes to the terminal itself, into the last line of the live table.
+    print(f"trial {trial.name}  {value}  {values}{reason}")
 
 
 def _tuner(
