@@ -47,3 +47,14 @@ def test_the_picture_shows_the_rule_of_imports() -> None:
         if not any(target in allowed[between] for between in below)
     }
     assert arrows == expected
+
+
+def test_the_files_that_it_names_exist() -> None:
+    """Paths from the root or from `lightkeras/`; `NAME` and `BACKEND` stand for a name of the reader's."""
+    paths = {
+        path for path in re.findall(r"`([\w./]+/[\w./]*|\w+\.(?:py|md))`", TEXT) if not path.startswith(("..", ".venv"))
+    }
+    assert {"runs/loggers/base.py", "tests/on_backends/"} <= paths
+    named = {path for path in paths if "NAME" not in path and "BACKEND" not in path}
+    folders = (ROOT, ROOT / "lightkeras", ROOT / "tests" / "engine")
+    assert [path for path in sorted(named) if not any((folder / path).exists() for folder in folders)] == []
