@@ -239,7 +239,7 @@ class Images(ImageData):
 
     Raises:
         ValueError: A number is out of range, or `test` is given beside a file.
-        TypeError: `validation` is no number, or `train` is neither a path nor two arrays.
+        TypeError: `validation` is not a number, or `train` is neither a path nor two arrays.
 
     Example:
         >>> import numpy as np
