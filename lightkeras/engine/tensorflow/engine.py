@@ -84,26 +84,58 @@ class TensorFlowEngine(Engine):
     def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
         made: list[tf.Variable] = []
 
-        def note(create: Callable[..., tf.Variable], **settings: Any) -> tf.Variable:
+        def noted(create: Callable[..., tf.Variable], **settings: Any) -> tf.Variable:
             made.append(create(**settings))
             return made[-1]
 
-        found = None
-        # What fails where models are not built yet is told by the traces below.
-        with contextlib.suppress(Exception), tf.variable_creator_scope(note):
-            found = self._run_abstractly(step, spec, building=False)
-        if found is None or made:  # it was not whole: something was built meanwhile
-            self._run_abstractly(step, spec, building=True)
-            found = self._run_abstractly(step, spec, building=False)
-        trace, traced, ahead = found
+        names: list[str] = []
+        ahead: list[tuple[Callable[[Tensor], Structure], int]] = []
+        learned: list[tuple[keras.Variable, ...]] = []
+
+        def run(batch: Structure) -> Mapping[str, Tensor] | list[Tensor]:
+            recording = RecordingScope([leaf for _, leaf in flatten(batch)])
+            with recording.entered():
+                logs = step(batch)
+            names[:], ahead[:] = list(logs), recording.found
+            if not tracing.updates:
+                return logs
+            # A value computed in a branch cannot leave it, and might not exist.
+            graph = tf.compat.v1.get_default_graph()
+            found = zip(tracing.updates, tracing.sizes, strict=True)
+            outside = [(update.variables, size) for update, size in found if size.graph is graph]
+            learned[:] = [variables for variables, _ in outside]
+            return [size for _, size in outside]
+
+        # The first run suffices if every model is built. If it fails, or a variable is made in it, the second run
+        # builds (and raises what is wrong), and the third run traces.
+        for building in (None, True, False):
+            tracing = self._tracing = _Tracing(building is True)
+            try:
+                # A trace runs nothing, so no assignment happens; Keras makes new variables outside of it.
+                # A keras.StatelessScope would do too, but in one Keras cannot read regularized weights.
+                with tf.variable_creator_scope(noted) if building is None else contextlib.nullcontext():
+                    traced = tf.function(run, autograph=False).get_concrete_function(map_structure(tensor_spec, spec))
+            except Exception as error:
+                if building is None:
+                    continue
+                if "singleton tf.Variables" not in str(error) or not isinstance(error, ValueError):
+                    raise
+                raise ValueError(
+                    "The step makes new variables each time it is run, as by `keras.layers.Dense(1)(x)`: they would "
+                    "not be learned. Make layers, metrics and seed generators in `build`, as attributes of the task."
+                ) from error
+            finally:
+                self._tracing = None
+            if building is None and not made:
+                break
         self._ahead.pop(step, None)
         if ahead:
-            self._ahead[step] = ahead
-        if trace.updates:
-            self._learning = traced
+            self._ahead[step] = tuple(ahead)
+        if tracing.updates:
+            self._learning = _Traced(step, tuple(learned), traced)
         else:
-            self._evaluating = traced
-        return trace
+            self._evaluating = _Traced(step, (), traced)
+        return Trace(tuple(names), tuple(tracing.updates), tuple(traced.graph.variables))
 
     def gradient_sizes(self, step: Step, stream: Stream) -> list[tuple[keras.Variable, float]]:
         traced = self._learning
@@ -254,42 +286,6 @@ class TensorFlowEngine(Engine):
         if quick().numpy().all():
             return []
         return [key for key, finite in zip(floats, exact().numpy(), strict=True) if not finite]
-
-    def _run_abstractly(self, step: Step, spec: Structure, building: bool) -> tuple[Trace, _Traced, Ahead]:
-        names: list[str] = []
-        ahead: list[tuple[Callable[[Tensor], Structure], int]] = []
-        learned: list[tuple[keras.Variable, ...]] = []
-        tracing = self._tracing = _Tracing(building)
-
-        def run(batch: Structure) -> Mapping[str, Tensor] | list[Tensor]:
-            recording = RecordingScope([leaf for _, leaf in flatten(batch)])
-            with recording.entered():
-                logs = step(batch)
-            names[:], ahead[:] = list(logs), recording.found
-            if not tracing.updates:
-                return logs
-            # What a branch computes cannot leave it, and might not be there.
-            graph = tf.compat.v1.get_default_graph()
-            found = zip(tracing.updates, tracing.sizes, strict=True)
-            outside = [(update.variables, size) for update, size in found if size.graph is graph]
-            learned[:] = [variables for variables, _ in outside]
-            return [size for _, size in outside]
-
-        try:
-            # A trace runs nothing, so no assignment happens; Keras makes new variables outside of it.
-            # A keras.StatelessScope would do too, but in one Keras cannot read regularized weights.
-            traced = tf.function(run, autograph=False).get_concrete_function(map_structure(tensor_spec, spec))
-        except ValueError as error:
-            if "singleton tf.Variables" not in str(error):
-                raise
-            raise ValueError(
-                "The step makes new variables each time it is run, as by `keras.layers.Dense(1)(x)`: they would not "
-                "be learned. Make layers, metrics and seed generators in `build`, as attributes of the task."
-            ) from error
-        finally:
-            self._tracing = None
-        trace = Trace(tuple(names), tuple(tracing.updates), tuple(traced.graph.variables))
-        return trace, _Traced(step, tuple(learned), traced), tuple(ahead)
 
     def _pipeline_of(self, feed: ArrayFeed, ahead: Ahead, epoch: int, step: int, seed: int) -> tf.data.Dataset:
         """Batches of a feed in memory, with what is computed ahead, made by all cores while steps run."""

@@ -54,7 +54,7 @@ class _Fused:
             batch, _ = _unpacked(element, stream.structure, stream.ahead)
             loop = functools.partial(self._from_iterator, stream.structure, stream.ahead)
             function = self._function(loop, signature, batch, stream.ahead)
-            return functools.partial(_read, stream, function, np.int32(count))
+            return functools.partial(function, stream.iterator, np.int32(count))
         if not isinstance(stream, ArrayStream):
             raise TypeError(f"Expected a stream that this engine opened, got {type(stream).__name__}.")
         indices = stream.next_indices(count)
@@ -98,28 +98,36 @@ class _Fused:
         iterator: Iterator[Structure],
         count: Tensor,
     ) -> tuple[list[Tensor], Tensor]:
-        def body(i: Tensor, _: Tensor, waited: Tensor, written: list[tf.TensorArray]) -> Any:
-            began = tf.timestamp()
+        began = tf.timestamp()
+        with tf.control_dependencies([began]):
+            first = iterator.get_next_as_optional()  # type: ignore[attr-defined]
+        none = functools.partial(tf.experimental.Optional.empty, first.element_spec)
+
+        # The next batch is fetched at the end of an iteration, and only if it will be used: so the step is called by
+        # the body of the loop, and not by a branch in it.
+        def body(i: Tensor, optional: tf.experimental.Optional, waited: Tensor, written: list[tf.TensorArray]) -> Any:
+            batch, scope = _unpacked(optional.get_value(), structure, ahead)
+            with scope:
+                written = _write(written, i, self._columns(batch, self._step(batch)))
+            with tf.control_dependencies([array.flow for array in written]):
+                began = tf.timestamp()
             with tf.control_dependencies([began]):
-                optional = iterator.get_next_as_optional()  # type: ignore[attr-defined]
-
-            def step() -> list[tf.TensorArray]:
-                batch, scope = _unpacked(optional.get_value(), structure, ahead)
-                with scope:
-                    return _write(written, i, self._columns(batch, self._step(batch)))
-
-            more = optional.has_value()
+                optional = tf.cond(i + 1 < count, iterator.get_next_as_optional, none)  # type: ignore[attr-defined]
+                more = optional.has_value()
             with tf.control_dependencies([more]):
                 waited += tf.timestamp() - began
-            return i + tf.cast(more, tf.int32), more, waited, tf.cond(more, step, lambda: list(written))
+            return i + 1, optional, waited, written
 
-        # At the end of an epoch fewer than `count` are written: the arrays grow with what is there.
+        # At the end of an epoch fewer than `count` are written: the arrays grow with the batches.
         empty = [
             tf.TensorArray(spec.dtype, 0, dynamic_size=True, element_shape=spec.shape, infer_shape=False)
             for spec in outputs
         ]
-        start = (tf.constant(0), tf.constant(True), tf.constant(0.0, tf.float64), empty)
-        *_, waited, written = tf.while_loop(lambda i, more, *_: tf.logical_and(i < count, more), body, start)
+        with tf.control_dependencies([first.has_value()]):
+            waited = tf.timestamp() - began
+        *_, waited, written = tf.while_loop(
+            lambda _, optional, *__: optional.has_value(), body, (tf.constant(0), first, waited, empty)
+        )
         return [self._join(array) for array in written], waited
 
 
@@ -143,7 +151,8 @@ class TensorFlowProgram(_Fused, Program):
         call = self._prepare(stream, count)
         if call is None:
             return StepLogs({name: np.zeros(0, "float32") for name in self._names}, np.zeros(0, "int64"))
-        columns, waited = call()
+        with _reading(stream):
+            columns, waited = call()
         values, examples = [column.numpy() for column in columns]
         return StepLogs(dict(zip(self._names, values.T, strict=True)), examples, float(waited))
 
@@ -166,8 +175,11 @@ class TensorFlowPredictor(_Fused, Predictor):
 
     def run(self, stream: Stream, count: int) -> Structure | None:
         call = self._prepare(stream, count)
-        columns = None if call is None else [column.numpy() for column in call()[0]]
-        if columns is None or len(columns[0]) == 0:
+        if call is None:
+            return None
+        with _reading(stream):
+            columns = [column.numpy() for column in call()[0]]
+        if len(columns[0]) == 0:
             return None
         return tf.nest.pack_sequence_as(self._structure, columns)
 
@@ -197,11 +209,8 @@ def _unpacked(
     return map_structure(lambda _: next(left), structure), PrecomputedScope(leaves, ahead, values).entered()
 
 
-def _read(
-    stream: IteratorStream, function: Callable[..., tuple[list[Tensor], Tensor]], count: np.int32
-) -> tuple[list[Tensor], Tensor]:
-    with stream.reading():
-        return function(stream.iterator, count)
+def _reading(stream: Stream) -> contextlib.AbstractContextManager[None]:
+    return stream.reading() if isinstance(stream, IteratorStream) else contextlib.nullcontext()
 
 
 def _write(arrays: list[tf.TensorArray], i: Tensor, values: list[Tensor]) -> list[tf.TensorArray]:

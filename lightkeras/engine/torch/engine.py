@@ -80,16 +80,33 @@ class TorchEngine(Engine):
 
     def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
         check_no_text(spec)
-        trace = None
-        # What fails without values is an operation that needs them, or a mistake that the step with values explains.
-        with contextlib.suppress(Exception):
-            trace = self._built_and_traced(step, batch_of(spec, True, batch_size), abstract=True)
-        # The parameters of a `torch.nn.Module` inside a layer are used as they are, and so not seen without values.
-        if trace is None or any(update.unreached for update in trace.updates):
-            trace = self._built_and_traced(step, batch_of(spec, False, batch_size), abstract=False)
-        if trace.updates:
+        for abstract in (True, False):
+            batch = batch_of(spec, abstract, batch_size)
+            try:
+                for building in (True, False):
+                    tracing = self._tracing = _Tracing(building)
+                    with traced(abstract) as scope:
+                        names = tuple(step(batch))
+                        makes_variables = scope.makes_variables()
+                if makes_variables:
+                    raise ValueError(
+                        "The step makes new variables each time it is run, as by `keras.layers.Dense(1)(x)`: they "
+                        "would not be learned. Make layers, metrics and seed generators in `build`, as attributes of "
+                        "the task."
+                    )
+            except Exception:
+                # Without values an operation that needs them fails; a mistake is raised by the run with values.
+                if not abstract:
+                    raise
+                continue
+            finally:
+                self._tracing = None
+            # The parameters of a `torch.nn.Module` inside a layer are used directly, and so not seen without values.
+            if not any(update.unreached for update in tracing.updates):
+                break
+        if tracing.updates:
             self._traced = step
-        return trace
+        return Trace(names, tuple(tracing.updates), tuple(scope.variables.values()))
 
     def gradient_sizes(self, step: Step, stream: Stream) -> list[tuple[keras.Variable, float]]:
         if self._traced != step:
@@ -236,25 +253,6 @@ class TorchEngine(Engine):
         learned = _Learned(variables, found, tuple(variable.value for variable in found))
         self._learned[number:] = [learned]
         return learned
-
-    def _built_and_traced(self, step: Step, batch: Structure, abstract: bool) -> Trace:
-        self._run_abstractly(step, batch, abstract, building=True)
-        return self._run_abstractly(step, batch, abstract, building=False)
-
-    def _run_abstractly(self, step: Step, batch: Structure, abstract: bool, building: bool) -> Trace:
-        tracing = self._tracing = _Tracing(building)
-        try:
-            with traced(abstract) as scope:
-                names = tuple(step(batch))
-                anew = scope.makes_variables()
-        finally:
-            self._tracing = None
-        if anew and not building:
-            raise ValueError(
-                "The step makes new variables each time it is run, as by `keras.layers.Dense(1)(x)`: they would not "
-                "be learned. Make layers, metrics and seed generators in `build`, as attributes of the task."
-            )
-        return Trace(names, tuple(tracing.updates), tuple(scope.variables.values()))
 
     def _on_device(self, feed: ArrayFeed) -> Structure:
         if feed not in self._resident:
