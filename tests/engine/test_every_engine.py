@@ -1,6 +1,8 @@
 """Every engine: numbers worked out by hand, whatever the steps per call. Run on each backend (see `on_backends`)."""
 
 import resource
+import traceback
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -24,6 +26,7 @@ from by_hand import (
 )
 from keras import layers, ops
 
+import lightkeras.engine as engine_package
 from lightkeras.data.arrays import as_feed
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.engine import make_engine
@@ -451,3 +454,45 @@ def test_a_step_that_makes_variables_each_time_is_refused(make):
 
     with pytest.raises(ValueError, match=r"makes new variables each time it is run.* Make layers, .* in `build`"):
         prepared(Anew(), ArrayFeed(LINE, 2))
+
+
+# ---------------------------------------------------------------------- the way to the user's step
+
+
+class Stacks(Line):
+    """Notes the engine's frames above the train step: file and function."""
+
+    def build(self):
+        super().build()
+        self.stacks = []
+
+    def train_step(self, batch):
+        frames = [(Path(frame.filename), frame.name) for frame in traceback.extract_stack()]
+        self.stacks.append([(file.name, name) for file, name in frames if ENGINE in file.parents])
+        return super().train_step(batch)
+
+
+ENGINE = Path(engine_package.__file__).parent
+
+
+def test_a_mistake_in_a_train_step_passes_three_frames_of_one_file_when_it_is_traced():
+    task = Stacks()
+    prepared(task, ArrayFeed(LINE, 2))
+    assert task.stacks
+    for stack in task.stacks:
+        assert stack[0][1] == "trace"
+        assert len(stack) <= (3 if keras.backend.backend() == "jax" else 2)
+        assert len({file for file, _ in stack}) == 1
+
+
+@pytest.mark.parametrize("kind", ["arrays", "stream"])
+def test_from_a_program_to_the_train_step_there_are_three_frames_in_one_file(kind):
+    task, other = Stacks(), ArrayFeed(LINE, 3) if kind == "arrays" else as_feed(lambda: batches(LINE, 3))
+    engine, _trace, program = prepared(task, ArrayFeed(LINE, 2))
+    task.stacks.clear()
+    assert program.run(engine.open(other, program=program), 2).steps == 1
+    assert task.stacks
+    for stack in task.stacks:
+        assert stack[0][1] == "run"
+        assert len(stack) <= 3
+        assert len({file for file, _ in stack}) == 1

@@ -42,7 +42,7 @@ if keras.backend.backend() == "jax":
     import jax
     import jax.numpy as jnp
 
-    from lightkeras.engine.jax import JaxEngine, programs, streams
+    from lightkeras.engine.jax import JaxEngine, compiled, programs, streams
     from lightkeras.engine.jax.scope import Values
 
 
@@ -208,8 +208,8 @@ def test_two_variables_may_hold_one_array_and_an_array_may_be_kept():
 
 def test_the_arrays_given_away_are_copied_where_one_is_shared():
     one, two = jnp.ones(1), jnp.ones(1)
-    assert programs.separate([one, two], []) == [one, two]
-    found = programs.separate([one, one, two], [two])
+    assert compiled.separate([one, two], []) == [one, two]
+    found = compiled.separate([one, one, two], [two])
     assert found[0] is one
     assert found[1] is not one
     assert found[2] is not two

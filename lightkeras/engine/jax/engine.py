@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,91 +17,42 @@ from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.base import (
-    Engine,
     Predictor,
     Program,
     Seen,
     Step,
     Stream,
     Tensor,
-    Trace,
     Update,
-    check_names,
 )
 from lightkeras.engine.jax.cache import keep_compiled
 from lightkeras.engine.jax.finite import all_finite, largest, noting, numbers, sums_finite
-from lightkeras.engine.jax.programs import JaxPredictor, JaxProgram, by_id
+from lightkeras.engine.jax.programs import JaxPredictor, JaxProgram, TracingEngine, by_id
 from lightkeras.engine.jax.scope import Values, is_eager, keras_adapted
-from lightkeras.engine.jax.steps import Known, Traced, abstract, abstract_batch, form, rehearse
+from lightkeras.engine.jax.steps import abstract, form
 from lightkeras.engine.jax.streams import MadeAheadStream, PulledStream, narrowed, padded_batches
 from lightkeras.engine.layer_calls import calls_seen, seen_as
-from lightkeras.engine.optimizer_state import make_slots
 from lightkeras.engine.streams import ArrayStream, holds_bags
 
 if TYPE_CHECKING:
     from lightkeras.engine.tf_data import Datasets
 
 
-@dataclasses.dataclass
-class _Notes:
-    """What is noted while a step is traced.
-
-    Args:
-        building: Whether models that build themselves are to do so now, and nothing is minimized yet.
-        expected: Names that it logged before; none if it was not traced before.
-        names: Names that it logs.
-        updates: Its `minimize` calls so far.
-        outside: Which of them are in no branch.
-        sizes: float32 `[variables]` for each of those, the largest absolute value of each gradient.
-        updated: Variables that optimizers updated.
-    """
-
-    building: bool
-    expected: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
-    updates: list[Update] = dataclasses.field(default_factory=list)
-    outside: list[Update] = dataclasses.field(default_factory=list)
-    sizes: list[Tensor] = dataclasses.field(default_factory=list)
-    updated: Known = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Measure:
-    """A traced step that minimizes, and what to trace it with for other batches."""
-
-    step: Step
-    batch: Structure
-    traced: Traced
-    notes: _Notes
-
-
 @final
-class JaxEngine(Engine):
+class JaxEngine(TracingEngine):
     """See `Engine`."""
 
     backend = "jax"
 
     def __init__(self) -> None:
         keep_compiled()
-        self._notes: _Notes | None = None  # while a step is traced, else None
-        # Variables that steps were found to use; not kept alive here: an optimizer may be built anew.
-        self._known: weakref.WeakValueDictionary[int, keras.Variable] = weakref.WeakValueDictionary()
-        self._measure: _Measure | None = None  # of the step that was traced last of those that minimize
-        self._traces: dict[Step, tuple[Any, Traced]] = {}  # to be compiled
+        super().__init__()
         self._datasets: Datasets | None = None
         self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
         self._sums_finite, self._all_finite = jax.jit(sums_finite), jax.jit(all_finite)
         self._seen: list[Seen] | None = None  # a list while a step is looked at, else None
 
-    # ------------------------------------------------------------------ traces
-
-    def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
-        batch = abstract_batch(spec, batch_size)
-        traced, notes = self._traced(self._logged(step), batch)
-        self._traces[step] = (form(batch), traced)
-        if notes.updates:
-            self._measure = _Measure(step, batch, traced, notes)
-        return Trace(notes.names, tuple(notes.updates), traced.variables)
+    # ------------------------------------------------------------------ gradients of one batch
 
     def gradient_sizes(self, step: Step, stream: Stream) -> list[tuple[keras.Variable, float]]:
         measure = self._measure
@@ -114,7 +64,7 @@ class JaxEngine(Engine):
         batch = narrowed(batch)
         traced, notes = measure.traced, measure.notes
         if form(batch) != form(measure.batch):
-            traced, notes = self._traced(self._logged(step), abstract(batch))
+            traced, notes = self._traced(step, abstract(batch), logs=True)
         kept = [variable for variable in traced.written if id(variable) not in notes.updated]
 
         def measured(values: list[Tensor], batch: Structure) -> tuple[list[Tensor], list[Tensor]]:
@@ -130,48 +80,6 @@ class JaxEngine(Engine):
             for update, column in zip(notes.outside, sizes, strict=True)
             for pair in zip(update.variables, column.tolist(), strict=True)
         ]
-
-    def _logged(self, step: Step) -> Callable[[Structure], tuple[dict[str, Tensor], list[Tensor]]]:
-        """The step as a function that returns its logs, and the sizes of its gradients."""
-
-        def logged(batch: Structure) -> tuple[dict[str, Tensor], list[Tensor]]:
-            logs = dict(step(batch))
-            if self._notes is None:
-                raise RuntimeError("A step was traced by another function than `_traced`.")
-            check_names(list(logs), self._notes.expected or list(logs))
-            self._notes.names = tuple(logs)
-            return logs, self._notes.sizes
-
-        return logged
-
-    def _traced(self, function: Callable[[Structure], Any], batch: Structure) -> tuple[Traced, _Notes]:
-        """Traces a function until all variables that it uses are known; what builds itself is built the first time.
-
-        Raises:
-            ValueError: It makes new variables each time.
-        """
-        building = True
-        names: tuple[str, ...] = ()
-        while True:
-            self._notes = notes = _Notes(building, names)
-            try:
-                rehearsal = rehearse(function, dict(self._known), batch)
-            finally:
-                self._notes = None
-            if rehearsal.made and not building:
-                raise ValueError(
-                    "The step makes new variables each time it is run, as by `keras.layers.Dense(1)(x)`: they would "
-                    "not be learned. Make layers, metrics and seed generators in `build`, as attributes of the task."
-                )
-            self._known.update(rehearsal.found)
-            if building:
-                for optimizer, learned in Trace((), tuple(notes.updates)).optimizers():
-                    if learned:
-                        make_slots(optimizer, learned)
-                    self._known.update({id(variable): variable for variable in optimizer.variables})
-            if not rehearsal.found and not (building and notes.updates):
-                return rehearsal.traced, notes
-            building, names = False, notes.names
 
     # ------------------------------------------------------------------ streams
 
@@ -226,17 +134,12 @@ class JaxEngine(Engine):
     # ------------------------------------------------------------------ programs
 
     def program(self, step: Step, names: Sequence[str]) -> Program:
+        # The trace that found the names is used once more; a program that is made later is traced anew.
         traces = dict([self._traces.pop(step)] if step in self._traces else [])
-
-        def trace(batch: Structure) -> Traced:
-            # The trace that found the names is used once more; a program that is made later is traced anew.
-            found = traces.pop(form(batch), None)
-            return self._traced(self._logged(step), batch)[0] if found is None else found
-
-        return JaxProgram(trace, names)
+        return JaxProgram(functools.partial(self._traced, step, logs=True), names, traces)
 
     def predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
-        return JaxPredictor(lambda batch: self._traced(function, batch)[0])
+        return JaxPredictor(functools.partial(self._traced, function))
 
     # ------------------------------------------------------------------ inside a step
 

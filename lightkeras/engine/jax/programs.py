@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
@@ -16,12 +17,25 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from lightkeras.data.structure import Structure, map_structure
-from lightkeras.engine.base import Predictor, Program, StepLogs, Stream, Tensor, check_names
-from lightkeras.engine.jax.steps import Traced, abstract, form
-from lightkeras.engine.jax.streams import BlockStream, order_of
+from lightkeras.data.structure import Structure
+from lightkeras.engine.base import (
+    Engine,
+    Predictor,
+    Program,
+    Step,
+    StepLogs,
+    Stream,
+    Tensor,
+    Trace,
+    Update,
+    check_names,
+)
+from lightkeras.engine.jax.compiled import Compiled, is_faster_alone
+from lightkeras.engine.jax.scope import Values, device_dtype, keras_adapted
+from lightkeras.engine.jax.steps import Known, Traced, abstract_batch, form, strong
+from lightkeras.engine.jax.work import Work, fetch, work_of
+from lightkeras.engine.optimizer_state import make_slots
 from lightkeras.engine.streams import ArrayStream
 
 LEAST_ROWS = 1024
@@ -30,142 +44,157 @@ LEAST_ROWS = 1024
 MANY_FORMS = 8
 """So many forms of batch are worth a warning: each is compiled for."""
 
-Trace = Callable[[Structure], Traced]
+TraceBatch = Callable[[Structure], tuple[Traced, "Notes"]]
 """Traces a function for a batch of `jax.ShapeDtypeStruct`s."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """Some batches of one form, and where they are.
+@dataclasses.dataclass
+class Notes:
+    """What is noted while a step is traced.
 
     Args:
-        source: Arrays that `fetch` takes a batch from: with an order, or a block.
-        size: Examples of each batch.
-        start: The first.
-        count: How many.
+        building: Whether models that build themselves are to do so now, and nothing is minimized yet.
+        names: Names that it logs.
+        updates: Its `minimize` calls so far.
+        outside: Which of them are in no branch.
+        sizes: float32 `[variables]` for each of those, the largest absolute value of each gradient.
+        updated: Variables that optimizers updated.
     """
 
-    source: Structure
-    size: int
-    start: int
-    count: int
-
-    @property
-    def batch(self) -> Structure:
-        """A batch, abstractly."""
-        arrays, order = self.source
-        return abstract(arrays, 1) if order is None else abstract(arrays, 1, self.size)
+    building: bool
+    names: tuple[str, ...] = ()
+    updates: list[Update] = dataclasses.field(default_factory=list)
+    outside: list[Update] = dataclasses.field(default_factory=list)
+    sizes: list[Tensor] = dataclasses.field(default_factory=list)
+    updated: Known = dataclasses.field(default_factory=dict)
 
 
-def work_of(stream: Stream, most: int) -> list[Work]:
-    """Takes the next batches of a stream, `most` at most; none at the end of the epoch."""
-    if isinstance(stream, ArrayStream):
-        steps = stream.next_steps(most)
-        if steps is None:
-            return []
-        order = order_of(stream)
-        size = min(stream.batch_size, len(order) - steps.start * stream.batch_size)
-        return [Work((stream.arrays, order), size, steps.start * stream.batch_size, len(steps))]
-    if isinstance(stream, BlockStream):
-        return [Work((block.arrays, None), block.size, block.start, block.count) for block in stream.next_blocks(most)]
-    raise TypeError(f"Expected a stream that this engine opened, got {type(stream).__name__}.")
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """A traced step that minimizes, and what to trace it with for other batches."""
+
+    step: Step
+    batch: Structure
+    traced: Traced
+    notes: Notes
 
 
-def fetch(source: Structure, size: int, start: Tensor, number: Tensor) -> Structure:
-    """A batch of a source; see `Work`."""
-    arrays, order = source
-    if order is None:
-        batch = map_structure(lambda a: jax.lax.dynamic_index_in_dim(a, start + number, keepdims=False), arrays)
-    else:
-        indices = jax.lax.dynamic_slice_in_dim(order, start + number * size, size)
-        batch = map_structure(lambda a: a.at[indices].get(mode="promise_in_bounds"), arrays)
-    # What comes next is compiled as it is for a batch from anywhere else, so that it gives the same bits.
-    return jax.lax.optimization_barrier(batch)
+class TracingEngine(Engine):
+    """The part of the JAX engine that traces steps. Programs stand beside it: they trace for each form of batch."""
 
+    def __init__(self) -> None:
+        self._notes: Notes | None = None  # while a step is traced, else None
+        # Variables that steps were found to use; not kept alive here: an optimizer may be built anew.
+        self._known: weakref.WeakValueDictionary[int, keras.Variable] = weakref.WeakValueDictionary()
+        self._measure: Measure | None = None  # of the step that was traced last of those that minimize
+        self._traces: dict[Step, tuple[Any, Traced]] = {}  # to be compiled
 
-class _Compiled:
-    """A traced function, compiled for one form of batch, with the variables that it reads and writes."""
+    def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
+        batch = abstract_batch(spec, batch_size)
+        traced, notes = self._traced(step, batch, logs=True)
+        self._traces[step] = (form(batch), traced)
+        if notes.updates:
+            self._measure = Measure(step, batch, traced, notes)
+        return Trace(notes.names, tuple(notes.updates), traced.variables)
 
-    def __init__(self, traced: Traced, run: Callable[..., Any], alone: bool) -> None:
-        self._traced = traced
-        self._read = traced.read_only
-        self._run = jax.jit(run, donate_argnums=0)
-        self.alone = alone
-        """Whether it takes one batch, by its number, and not the first so many."""
-        self.compiling: float | None = None
-        """Seconds that its first call took, which compiles it and does not wait for what it computes."""
+    def _traced(
+        self, function: Callable[[Structure], Any], batch: Structure, logs: bool = False
+    ) -> tuple[Traced, Notes]:
+        """Traces a function until all variables that it uses are known; layers are built in the first run.
 
-    def __call__(self, source: Structure, start: int, count: int) -> list[Any]:
-        """Runs over some batches, and sets the variables. Gives the outputs of each call.
+        Args:
+            function: Function of a batch.
+            batch: `jax.ShapeDtypeStruct`s.
+            logs: Whether it is a step, which returns logs: then the sizes of its gradients are returned with them.
 
-        The values that the variables had are given away: their memory is used again.
+        Raises:
+            ValueError: It makes new variables each time.
         """
-        read = [variable.value for variable in self._read]
-        values, outputs = separate([variable.value for variable in self._traced.written], read), []
-        for number in range(count) if self.alone else [count]:
-            began = time.perf_counter()
-            values, output = self._run(values, read, source, np.int32(start), np.int32(number))
-            outputs.append(output)
-            if self.compiling is None:
-                self.compiling = time.perf_counter() - began
-        for variable, value in zip(self._traced.written, values, strict=True):
-            # `assign` would convert and check what is known to fit, at 30 times the cost.
-            variable._direct_assign(value)
-        return outputs
+        names: tuple[str, ...] = ()
+        notes = Notes(building=True)
+        while True:
+            given, scopes = tuple(self._known.values()), list[Values]()
+            # A new function for each run: JAX keeps the trace of one that it knows, and would not run it again.
+            pure = _pure(function, given, scopes, notes, names if logs else None)
+            self._notes = notes
+            try:
+                values = [jax.ShapeDtypeStruct(tuple(v.shape), device_dtype(v.dtype)) for v in given]
+                # Variables made meanwhile get their values when the outermost scope ends, outside of the trace.
+                with keras.StatelessScope():
+                    jaxpr, (outputs, _) = jax.make_jaxpr(pure, return_shape=True)(values, batch)
+            finally:
+                self._notes = None
+            (scope,) = scopes
+            if scope.made and not notes.building:
+                raise ValueError(
+                    "The step makes new variables each time it is run, as by `keras.layers.Dense(1)(x)`: they would "
+                    "not be learned. Make layers, metrics and seed generators in `build`, as attributes of the task."
+                )
+            self._known.update(scope.found)
+            if notes.building:
+                for optimizer, learned in Trace((), tuple(notes.updates)).optimizers():
+                    if learned:
+                        make_slots(optimizer, learned)
+                    self._known.update({id(variable): variable for variable in optimizer.variables})
+            if not scope.found and not (notes.building and notes.updates):
+                return Traced(tuple(scope.used.values()), tuple(scope.written.values()), outputs, given, jaxpr), notes
+            names, notes = notes.names, Notes(building=False)
 
 
-def is_faster_alone(traced: Traced) -> bool:
-    """Whether a step takes less time in a call of its own than in a loop.
+def _pure(
+    function: Callable[[Structure], Any],
+    given: Sequence[keras.Variable],
+    scopes: list[Values],
+    notes: Notes,
+    names: Sequence[str] | None,
+) -> Callable[[list[Tensor], Structure], tuple[Any, list[Tensor]]]:
+    """Makes a function of a batch a function of the values of variables too.
 
-    Told from the step and not by the clock, so that a run that is gone on with computes the same bits.
+    Args:
+        function: Function of a batch.
+        given: Variables whose values are given.
+        scopes: Receives the scope of the run.
+        notes: Notes of the run.
+        names: Names that a step logged before, empty if it did not run before; `None` if it is not a step.
     """
-    return jax.default_backend() == "cpu" and "conv_general_dilated" in primitives_of(traced.jaxpr.jaxpr)
 
+    def pure(values: list[Tensor], batch: Structure) -> tuple[Any, list[Tensor]]:
+        with keras_adapted(), Values(given, values) as scope:
+            outputs = function(batch)
+            if names is not None:
+                check_names(list(outputs), names or list(outputs))
+                notes.names = tuple(outputs)
+                outputs = dict(outputs), notes.sizes
+            outputs = jax.tree.map(strong, outputs)
+        scopes[:] = [scope]
+        return outputs, [scope.get_current_value(variable) for variable in scope.written.values()]
 
-def primitives_of(jaxpr: Jaxpr) -> set[str]:
-    """Names of the operations of a function, and of the functions in it."""
-    inner = (leaf for equation in jaxpr.eqns for leaf in jax.tree.leaves(list(equation.params.values())))
-    found = {equation.primitive.name for equation in jaxpr.eqns}
-    for part in inner:
-        if isinstance(part, ClosedJaxpr | Jaxpr):
-            found |= primitives_of(part.jaxpr if isinstance(part, ClosedJaxpr) else part)
-    return found
-
-
-def separate(given_away: list[jax.Array], kept: Sequence[jax.Array]) -> list[jax.Array]:
-    """The arrays, copied where one array is the value of two variables: it can be given away once, and not kept."""
-    seen = set(map(id, kept))
-    if len(seen.union(map(id, given_away))) == len(seen) + len(given_away):
-        return given_away
-    found = []
-    for array in given_away:
-        found.append(jnp.copy(array) if id(array) in seen else array)
-        seen.add(id(array))
-    return found
+    return pure
 
 
 class _Fused:
-    """A function of a batch, compiled once for each form of batch and of what batches are taken from."""
+    """A function of a batch, compiled once for each form of batch and of what batches are taken from.
 
-    def __init__(self, trace: Trace) -> None:
-        self._trace = trace
-        self._compiled: dict[Any, _Compiled] = {}
+    Args:
+        trace: Traces the function.
+        traces: Traces that exist already, by form of batch.
+    """
+
+    def __init__(self, trace: TraceBatch, traces: dict[Any, Traced] | None = None) -> None:
+        self._trace, self._traces = trace, {} if traces is None else traces
+        self._compiled: dict[Any, Compiled] = {}
         self._tracing = 0.0  # seconds
         self._warned = False
         self.forms: list[str] = []
 
-    def _find(
-        self, work: Work, rows: int, make: Callable[[Traced, int, int], tuple[Callable[..., Any], bool]]
-    ) -> _Compiled:
-        arrays, order = work.source
-        key = (form(arrays), None if order is None else order.shape, work.size, rows)
-        if key not in self._compiled:
-            began = time.perf_counter()
-            traced = self._trace(work.batch)
-            compiled = self._compiled[key] = _Compiled(traced, *make(traced, work.size, rows))
-            self.forms.append(_text_of(form(work.batch), 0 if compiled.alone else rows))
-            self._tracing += time.perf_counter() - began
-        return self._compiled[key]
+    def _add(
+        self, key: Any, work: Work, rows: int, made: tuple[Traced, Callable[..., Any], bool], began: float
+    ) -> Compiled:
+        """Compiles for one more form of batch; the trace of it began at `began`."""
+        compiled = self._compiled[key] = Compiled(*made)
+        self.forms.append(_text_of(form(work.batch), 0 if compiled.alone else rows))
+        self._tracing += time.perf_counter() - began
+        return compiled
 
     def _warn_of_many(self) -> None:
         """Says once what it costs that batches come in many forms."""
@@ -191,10 +220,11 @@ class JaxProgram(_Fused, Program):
     Args:
         trace: Traces the step; the first of what it returns are its logs.
         names: Names that it logs.
+        traces: Traces that exist already, by form of batch.
     """
 
-    def __init__(self, trace: Trace, names: Sequence[str]) -> None:
-        super().__init__(trace)
+    def __init__(self, trace: TraceBatch, names: Sequence[str], traces: dict[Any, Traced]) -> None:
+        super().__init__(trace, traces)
         self._names = tuple(names)
 
     def run(self, stream: Stream, count: int) -> StepLogs:
@@ -208,7 +238,11 @@ class JaxProgram(_Fused, Program):
                 break
             for work in found:
                 rows = max(LEAST_ROWS, 1 << (work.count - 1).bit_length())
-                compiled = self._find(work, rows, self._steps)
+                compiled = self._compiled.get(key := work.key(rows))
+                if compiled is None:
+                    began = time.perf_counter()
+                    traced = self._traces.pop(form(work.batch), None) or self._trace(work.batch)[0]
+                    compiled = self._add(key, work, rows, (traced, *self._steps(traced, work.size, rows)), began)
                 done.append((work, compiled(work.source, work.start, work.count)))
                 left -= work.count
             if isinstance(stream, ArrayStream):  # the smaller last batch comes in a call of its own
@@ -261,14 +295,18 @@ class JaxPredictor(_Fused, Predictor):
         parts: list[Structure] = []
         while len(parts) < count and (found := work_of(stream, count - len(parts))):
             for work in found:
-                compiled = self._find(work, 0, self._one)
+                compiled = self._compiled.get(key := work.key(0))
+                if compiled is None:
+                    began = time.perf_counter()
+                    traced, _ = self._trace(work.batch)
+                    compiled = self._add(key, work, 0, (traced, *self._one(traced, work.size)), began)
                 parts += compiled(work.source, work.start, work.count)
         self._warn_of_many()
         if not parts:
             return None
         return jax.tree.map(lambda *columns: np.concatenate([np.asarray(column) for column in columns]), *parts)
 
-    def _one(self, traced: Traced, size: int, rows: int) -> tuple[Callable[..., Any], bool]:
+    def _one(self, traced: Traced, size: int) -> tuple[Callable[..., Any], bool]:
         if any(output.ndim == 0 for output in jax.tree.leaves(traced.outputs)):
             raise ValueError("predict_step returned a scalar; expected outputs whose axis 0 counts examples.")
 

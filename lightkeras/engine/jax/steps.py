@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from lightkeras.data.structure import ArraySpec, Structure, flatten, map_structure
 from lightkeras.engine.base import Tensor
-from lightkeras.engine.jax.scope import Values, device_dtype, keras_adapted
+from lightkeras.engine.jax.scope import device_dtype
 from lightkeras.engine.unsupported_layers import TextInputError
 
 UNKNOWN_BATCH = 2
@@ -64,47 +64,6 @@ class Traced:
         flat = jaxpr_as_fun(self.jaxpr)(*map(value, self.given), *jax.tree.leaves(batch))
         tree = jax.tree.structure(self.outputs)
         return jax.tree.unflatten(tree, flat[: tree.num_leaves]), flat[tree.num_leaves :]
-
-
-@dataclasses.dataclass(frozen=True)
-class Rehearsal:
-    """One abstract run.
-
-    Args:
-        traced: What it found.
-        found: Variables whose values were not given: they would be constants.
-        made: Those of them that the run made.
-    """
-
-    traced: Traced
-    found: Known
-    made: Known
-
-
-def rehearse(function: Callable[[Structure], Any], known: Known, batch: Structure) -> Rehearsal:
-    """Runs a function abstractly. Variables that it makes have their first values afterwards.
-
-    Args:
-        function: Function of a batch.
-        known: Variables whose values are given, by `id`.
-        batch: `jax.ShapeDtypeStruct`s.
-    """
-    given = tuple(known.values())
-    scopes: list[Values] = []
-
-    def pure(values: list[Tensor], batch: Structure) -> tuple[Any, list[Tensor]]:
-        with keras_adapted(), Values(given, values) as scope:
-            outputs = jax.tree.map(strong, function(batch))
-        scopes[:] = [scope]
-        return outputs, [scope.get_current_value(variable) for variable in scope.written.values()]
-
-    values = [jax.ShapeDtypeStruct(tuple(v.shape), device_dtype(v.dtype)) for v in given]
-    # Variables made meanwhile get their values when the outermost scope ends, which must not be in the trace.
-    with keras.StatelessScope():
-        jaxpr, (outputs, _) = jax.make_jaxpr(pure, return_shape=True)(values, batch)
-    (scope,) = scopes
-    traced = Traced(tuple(scope.used.values()), tuple(scope.written.values()), outputs, given, jaxpr)
-    return Rehearsal(traced, scope.found, scope.made)
 
 
 def strong(value: Any) -> Tensor:
