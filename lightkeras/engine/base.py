@@ -19,13 +19,16 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import keras
 import numpy as np
 
-from lightkeras.data.feed import Feed
+from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.data.structure import Structure
+
+if TYPE_CHECKING:
+    from lightkeras.engine.tf_data import Datasets
 
 Tensor = Any
 Step = Callable[[Structure], Mapping[str, Tensor]]
@@ -212,14 +215,17 @@ class Engine(abc.ABC):
             ValueError: The step was not traced before, or the stream has no batch.
         """
 
-    @abc.abstractmethod
+    _opened_datasets: Datasets | None = None
+
     def skip_epochs(self, feed: Feed, count: int) -> None:
         """Brings a feed that no epoch was opened of yet to where it is after `count` epochs.
 
         A shuffled stream draws the order of an epoch when that is opened. Nothing is read.
         """
+        if isinstance(feed, StreamFeed) and feed.dataset is not None:
+            self._datasets().skip_epochs(feed, count)
 
-    @abc.abstractmethod
+    @final
     def open(
         self,
         feed: Feed,
@@ -244,7 +250,32 @@ class Engine(abc.ABC):
 
         Raises:
             ValueError: The stream gives other batches than those it gave before.
+            TypeError: `feed` is neither an `ArrayFeed` nor a `StreamFeed`.
         """
+        if isinstance(feed, ArrayFeed):
+            return self._open_arrays(feed, epoch, step, seed, program)
+        if isinstance(feed, StreamFeed):
+            return self._open_stream(feed, epoch, step, state, program)
+        raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(feed).__name__}.")
+
+    @abc.abstractmethod
+    def _open_arrays(self, feed: ArrayFeed, epoch: int, step: int, seed: int, program: Program | None) -> Stream:
+        """See `open`."""
+
+    @abc.abstractmethod
+    def _open_stream(
+        self, feed: StreamFeed, epoch: int, step: int, state: bytes | None, program: Program | None
+    ) -> Stream:
+        """See `open`."""
+
+    @final
+    def _datasets(self) -> Datasets:
+        """Opens `tf.data.Dataset`s; made for the first one, because it imports TensorFlow."""
+        if self._opened_datasets is None:
+            from lightkeras.engine.tf_data import Datasets
+
+            self._opened_datasets = Datasets()
+        return self._opened_datasets
 
     @abc.abstractmethod
     def open_batch(

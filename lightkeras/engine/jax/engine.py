@@ -7,7 +7,7 @@ import functools
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +34,6 @@ from lightkeras.engine.jax.streams import MadeAheadStream, PulledStream, narrowe
 from lightkeras.engine.layer_calls import calls_seen, seen_as
 from lightkeras.engine.streams import ArrayStream, holds_bags
 
-if TYPE_CHECKING:
-    from lightkeras.engine.tf_data import Datasets
-
 
 @final
 class JaxEngine(TracingEngine):
@@ -47,7 +44,6 @@ class JaxEngine(TracingEngine):
     def __init__(self) -> None:
         keep_compiled()
         super().__init__()
-        self._datasets: Datasets | None = None
         self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
         self._sums_finite, self._all_finite = jax.jit(sums_finite), jax.jit(all_finite)
         self._seen: list[Seen] | None = None  # a list while a step is looked at, else None
@@ -83,30 +79,19 @@ class JaxEngine(TracingEngine):
 
     # ------------------------------------------------------------------ streams
 
-    def skip_epochs(self, feed: Feed, count: int) -> None:
-        if isinstance(feed, StreamFeed) and feed.dataset is not None:
-            self._of_datasets().skip_epochs(feed, count)
+    def _open_arrays(self, feed: ArrayFeed, epoch: int, step: int, seed: int, program: Program | None) -> Stream:
+        if holds_bags(feed.arrays):
+            return MadeAheadStream(padded_batches(feed, epoch, step, seed))
+        return ArrayStream(feed, self._on_device(feed), epoch, step, seed)
 
-    def open(
-        self,
-        feed: Feed,
-        epoch: int = 0,
-        step: int = 0,
-        seed: int = 0,
-        state: bytes | None = None,
-        program: Program | None = None,
+    def _open_stream(
+        self, feed: StreamFeed, epoch: int, step: int, state: bytes | None, program: Program | None
     ) -> Stream:
-        if isinstance(feed, ArrayFeed):
-            if holds_bags(feed.arrays):
-                return MadeAheadStream(padded_batches(feed, epoch, step, seed))
-            return ArrayStream(feed, self._on_device(feed), epoch, step, seed)
-        if not isinstance(feed, StreamFeed):
-            raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(feed).__name__}.")
         if feed.dataset is None:
             reading = StreamReader(feed, epoch, step, state)
             return MadeAheadStream(reading.batches(), reading, step)
         # Read when it is asked for: its state is that of the iterator. `tf.data` makes batches ahead by itself.
-        dataset = self._of_datasets().open(feed, epoch, step, state)
+        dataset = self._datasets().open(feed, epoch, step, state)
         return PulledStream(dataset.next_batch, dataset.state, dataset.reread)
 
     def open_batch(
@@ -122,14 +107,6 @@ class JaxEngine(TracingEngine):
         if feed not in self._resident:
             self._resident[feed] = map_structure(jax.device_put, narrowed(feed.arrays))
         return self._resident[feed]
-
-    def _of_datasets(self) -> Datasets:
-        if self._datasets is None:
-            # Only here: whoever made the data set has imported TensorFlow, and no one else needs it.
-            from lightkeras.engine.tf_data import Datasets
-
-            self._datasets = Datasets()
-        return self._datasets
 
     # ------------------------------------------------------------------ programs
 

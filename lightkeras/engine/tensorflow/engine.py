@@ -30,7 +30,7 @@ from lightkeras.engine.tensorflow.streams import (
     on_device,
     tensor_spec,
 )
-from lightkeras.engine.tf_data import AUTO, Ahead, Datasets, computed_ahead, staged
+from lightkeras.engine.tf_data import AUTO, Ahead, computed_ahead, staged
 
 
 @dataclasses.dataclass
@@ -76,7 +76,6 @@ class TensorFlowEngine(Engine):
         self._ahead: dict[Step, Ahead] = {}  # what traced steps leave to the input pipeline; those that do
         self._stages: weakref.WeakKeyDictionary[Feed, dict[Ahead, Callable[[Tensor], Structure]]]
         self._stages = weakref.WeakKeyDictionary()
-        self._datasets = Datasets()
         self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
         self._seen: list[Seen] | None = None  # a list while a step is looked at, else None
         self._finite: tuple[tuple[keras.Variable, ...], Callable[[], Tensor], Callable[[], Tensor]] | None = None
@@ -151,30 +150,21 @@ class TensorFlowEngine(Engine):
             for pair in zip(learned, column, strict=True)
         ]
 
-    def skip_epochs(self, feed: Feed, count: int) -> None:
-        self._datasets.skip_epochs(feed, count)
+    def _open_arrays(self, feed: ArrayFeed, epoch: int, step: int, seed: int, program: Program | None) -> Stream:
+        ahead = _ahead_of(program)
+        if ahead or feed.holds_bags:
+            return PipelineStream(self._pipeline_of(feed, ahead, epoch, step, seed), feed.spec, ahead)
+        return ArrayStream(feed, self._on_device(feed), epoch, step, seed)
 
-    def open(
-        self,
-        feed: Feed,
-        epoch: int = 0,
-        step: int = 0,
-        seed: int = 0,
-        state: bytes | None = None,
-        program: Program | None = None,
+    def _open_stream(
+        self, feed: StreamFeed, epoch: int, step: int, state: bytes | None, program: Program | None
     ) -> Stream:
         ahead = _ahead_of(program)
-        if isinstance(feed, ArrayFeed) and (ahead or feed.holds_bags):
-            return PipelineStream(self._pipeline_of(feed, ahead, epoch, step, seed), feed.spec, ahead)
-        if isinstance(feed, ArrayFeed):
-            return ArrayStream(feed, self._on_device(feed), epoch, step, seed)
-        if not isinstance(feed, StreamFeed):
-            raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(feed).__name__}.")
         if feed.dataset is None:
             reading = StreamReader(feed, epoch, step, state)
             dataset = staged(generated(reading), feed, ahead)
             return ReadingStream(dataset, feed.spec if ahead else None, ahead, reading, step)
-        return self._datasets.open(feed, epoch, step, state, ahead)
+        return self._datasets().open(feed, epoch, step, state, ahead)
 
     def open_batch(
         self,

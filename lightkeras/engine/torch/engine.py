@@ -7,7 +7,7 @@ import dataclasses
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import keras
 import torch
@@ -23,9 +23,6 @@ from lightkeras.engine.torch.finite import all_finite, largest, numbers
 from lightkeras.engine.torch.programs import TorchPredictor, TorchProgram
 from lightkeras.engine.torch.streams import TensorStream, resident, tensors_of
 from lightkeras.engine.torch.tracing import batch_of, check_no_text, traced
-
-if TYPE_CHECKING:
-    from lightkeras.engine.tf_data import Datasets
 
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 """What errors say that have no class of their own: those of the host, of CUDA, and of cuBLAS and cuDNN."""
@@ -76,7 +73,6 @@ class TorchEngine(Engine):
         self._learned: list[_Learned] = []  # of the minimize calls of a step, asked for once in a call of steps
         self._number = 0  # of the next minimize in the step
         self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
-        self._datasets: Datasets | None = None
 
     def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
         check_no_text(spec)
@@ -126,27 +122,16 @@ class TorchEngine(Engine):
         sizes = torch.stack([size for _, size in found]).tolist()
         return [(variable, size) for (variable, _), size in zip(found, sizes, strict=True)]
 
-    def skip_epochs(self, feed: Feed, count: int) -> None:
-        if isinstance(feed, StreamFeed) and feed.dataset is not None:
-            self._open_datasets().skip_epochs(feed, count)
-
-    def open(
-        self,
-        feed: Feed,
-        epoch: int = 0,
-        step: int = 0,
-        seed: int = 0,
-        state: bytes | None = None,
-        program: Program | None = None,
-    ) -> Stream:
-        if isinstance(feed, ArrayFeed) and holds_bags(feed.arrays):
+    def _open_arrays(self, feed: ArrayFeed, epoch: int, step: int, seed: int, program: Program | None) -> Stream:
+        if holds_bags(feed.arrays):
             return TensorStream(batches_in_memory(feed, epoch, step, seed))
-        if isinstance(feed, ArrayFeed):
-            return ArrayStream(feed, self._on_device(feed), epoch, step, seed)
-        if not isinstance(feed, StreamFeed):
-            raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(feed).__name__}.")
+        return ArrayStream(feed, self._on_device(feed), epoch, step, seed)
+
+    def _open_stream(
+        self, feed: StreamFeed, epoch: int, step: int, state: bytes | None, program: Program | None
+    ) -> Stream:
         if feed.dataset is not None:
-            return self._open_datasets().open(feed, epoch, step, state)
+            return self._datasets().open(feed, epoch, step, state)
         reading = StreamReader(feed, epoch, step, state)
         return TensorStream(reading.batches(), reading, step)
 
@@ -258,13 +243,6 @@ class TorchEngine(Engine):
         if feed not in self._resident:
             self._resident[feed] = resident(feed.arrays)
         return self._resident[feed]
-
-    def _open_datasets(self) -> Datasets:
-        if self._datasets is None:
-            from lightkeras.engine.tf_data import Datasets  # loads TensorFlow, which made the dataset
-
-            self._datasets = Datasets()
-        return self._datasets
 
 
 @contextlib.contextmanager
