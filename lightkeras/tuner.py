@@ -33,7 +33,7 @@ from lightkeras.runs.resume import ChangedRunError, code_of, config_differences
 from lightkeras.search import figures, loop, outputs, trial_run
 from lightkeras.search.coordinator import Coordinator, Plan
 from lightkeras.search.journal import Journal
-from lightkeras.search.progress_table import View
+from lightkeras.search.progress_table import ProgressTable
 from lightkeras.search.pruning import Chance, Pruning
 from lightkeras.search.records import Record
 from lightkeras.search.space import Bounds, Space, check_oracle, make_space
@@ -82,36 +82,36 @@ class Tuner:
 
     Args:
         task: The task's class.
-        objective: Epoch value to search for, such as `val/accuracy`; `None` means what the runner
-            monitors, or `val/loss`.
-        mode: Whether it is better low (`"min"`) or high (`"max"`); `None` tells it from the runner or the name.
+        objective: Epoch value to optimize, such as `val/accuracy`; `None` for the value that the runner monitors,
+            or `val/loss`.
+        mode: Whether it is better low (`"min"`) or high (`"max"`); `None` infers it from the runner or the name.
         oracle: How trials are chosen: `"random"`, `"bayesian"` (Gaussian process), `"hyperband"`
             (Li et al., JMLR 2018) or `"grid"`.
-        trials: Most trials; `None` lets a grid or a hyperband run to its end.
+        trials: Maximum number of trials; `None` for all of a grid or of hyperband.
         seed: Seed of the oracle's choices.
-        run_dir: Directory of the search; `None` makes one under `runs/`.
+        run_dir: Directory of the search; `None` creates one in `runs/`.
         runner: Settings of each run; its `run_dir` and `callbacks` are not used.
-        lookup: Where data and modules are looked for; `None` is `Lookup()`.
-        fixed: Hyperparameters that are not searched, by name, with their values.
+        lookup: Where data and modules are found; `None` for `Lookup()`.
+        fixed: Values of hyperparameters that are not searched, by name.
         space: Narrower ranges than declared, by name, as in `{"dropout": {"low": 0.1, "high": 0.3}}`.
-        workers: Processes that run trials side by side and divide the cores; 0 runs them in this process, one after
-            the other, which suits a debugger.
-        pool: Where those processes run: `"local"` is this machine; `"ray"` is a Ray cluster, whose nodes must all see
+        workers: Processes that run trials in parallel and divide the cores; 0 runs the trials in this process, for a
+            debugger. One process and not none by default: memory is released, and a crash is a failed trial.
+        pool: Where the workers run: `"local"` is this machine; `"ray"` is a Ray cluster, whose nodes must all see
             `run_dir` and the task's file (extra `ray`).
-        address: Address of the Ray cluster, as `ray.init` takes it; `None` uses the one that `RAY_ADDRESS` names, else
-            the one that `ray start` started on this machine, else starts one there.
-        gpus: GPUs that each worker is given by Ray, or the part of one; with 0 it sees none.
-        retries: How often a trial is tried again whose process died, hung or ran out of memory.
-        limits: What a worker process may take.
-        pruning: When trials are stopped that do worse than others.
-        chance: When a trial counts as stuck at chance, and failed.
-        seeds: Seeds with which the best trials are run again, so that a lucky one is seen as such.
-        top: How many trials those are.
-        refit: Whether the best is fitted once more, on train and validation together, for as many epochs as it took.
-        on_trial: Called with each finished trial; `None` calls nothing.
+        address: Address of the Ray cluster for `ray.init`. `None` uses `RAY_ADDRESS`, else the cluster that `ray start`
+            started on this machine, else starts one.
+        gpus: GPUs of each worker with Ray, or the fraction of one; with 0 GPUs are hidden from it.
+        retries: How often a trial is retried after its process died, hung or ran out of memory.
+        limits: Limits of each worker process.
+        pruning: When trials that do worse than others are stopped.
+        chance: When a trial is stuck at chance level, and fails.
+        seeds: Number of other seeds with which the best trials are run again, to detect lucky ones.
+        top: Number of best trials to run again.
+        refit: Whether the best trial is fitted again on train and validation together, for as many epochs.
+        on_trial: Called with each finished trial.
 
     Raises:
-        ValueError: A setting out of its range, or nothing to search.
+        ValueError: A setting is out of its range, or there is nothing to search.
         TypeError: `task` is not a class of tasks.
     """
 
@@ -175,14 +175,14 @@ class Tuner:
         for name in ("address", "gpus"):
             if self.pool == "local" and getattr(self, name):
                 raise ValueError(
-                    f"Tuner({name}={getattr(self, name)!r}) is for a cluster: say pool='ray', or leave it out."
+                    f"Tuner({name}={getattr(self, name)!r}) needs a cluster: set pool='ray', or leave it out."
                 )
 
     def made_space(self) -> Space:
-        """What is searched.
+        """Returns the searched hyperparameters.
 
         Raises:
-            ValueError: A range that is empty or not the declared one's, or nothing to search.
+            ValueError: A range is empty or not inside the declared one, or there is nothing to search.
         """
         bounds = {name: Bounds(**part) if isinstance(part, Mapping) else part for name, part in self.space.items()}
         return make_space(self.task.HParams, self.fixed, bounds)
@@ -191,23 +191,26 @@ class Tuner:
         """Runs the trials.
 
         Args:
-            resume: Whether to go on with the search in `run_dir`, where it was left; it begins if there is none.
+            resume: Whether to resume the search in `run_dir`; starts it if there is none.
 
         Returns:
-            All trials and the best of them. `best` is `None` where no trial was completed.
+            All trials and the best of them. `best` is `None` if no trial was completed.
 
         Raises:
-            ValueError: There is nothing to search, or the objective is logged by no epoch.
+            ValueError: There is nothing to search, or no epoch logs the objective.
             FileExistsError: The directory holds another search or run.
-            RunLockedError: Another process is at work in the directory.
-            ChangedRunError: Another search was begun in the directory.
-            SearchInterrupted: SIGTERM or Ctrl-C came; the state was saved.
-            OSError: The directory cannot be written to, or a node of the cluster does not see it.
-            ImportError: Ray is asked for and not installed, or a node of the cluster lacks what the search needs.
-            ConnectionError: There is no such cluster.
+            RunLockedError: Another process is using the directory.
+            ChangedRunError: The search in the directory has other settings.
+            SearchInterrupted: SIGTERM or Ctrl-C was received; the state was saved.
+            OSError: The directory cannot be written to, or a node of the cluster cannot see it.
+            ImportError: Ray is not installed, or a node of the cluster lacks something that the search needs.
+            ConnectionError: The cluster cannot be reached.
         """
         if self.pool == "local" and self.workers > (cores := len(os.sched_getaffinity(0))):
-            warnings.warn(f"Tuner(workers={self.workers}): there are {cores} cores, for which they wait.", stacklevel=2)
+            warnings.warn(
+                f"Tuner(workers={self.workers}): this machine has only {cores} cores, which they will share.",
+                stacklevel=2,
+            )
         directory = RunDirectory(self._path(resume))
         before = self._place(directory, resume)
         with contextlib.ExitStack() as stack:
@@ -217,31 +220,31 @@ class Tuner:
                 cluster = Cluster(self.address, self.gpus) if self.pool == "ray" else None
                 made = make_pool(self.task, self.lookup, self.workers, self.limits, using, cluster=cluster)
                 pool = stack.enter_context(made)
-            found, objective, mode = self._look(pool)
+            found, objective, mode = self._summarize_task(pool)
             config = self._config(directory, objective, mode, found)
             if before is not None:
                 _check_same(before, config)
             directory.create(needed_bytes=0)
             stack.enter_context(run_lock(directory.lock_file))
             if pool is not None:
-                pool.begin()  # before there is a search: where a node does not see it, none was begun
+                pool.begin()  # before the search starts: it fails if a node cannot see the directory
             if before is None:
                 self._begin(directory, config, objective)
-            with exclusive_lock(directory.path / "workers.lock", _say_waiting):
-                pass  # workers of a search that was killed end after it, and hold their runs until then
+            with exclusive_lock(directory.path / "workers.lock", _announce_waiting):
+                pass  # workers of a killed search end shortly after it, and hold their runs until then
             journal = stack.enter_context(Journal(directory.path / "journal.jsonl"))
-            signals = stack.enter_context(StopSignals())  # until here a signal ends the process, and its workers
+            signals = stack.enter_context(StopSignals())  # before this line a signal ends the process and its workers
             return self._run(directory, journal, objective, mode, pool, signals)
 
     # ------------------------------------------------------------------ before the first trial
 
     def _path(self, resume: bool) -> Path:
         if resume and self.run_dir is None:
-            raise ValueError("resume=True (--resume), but of which search? Give its run_dir.")
+            raise ValueError("resume=True (--resume) needs the run_dir of the search.")
         return run_path(self.run_dir, f"{snake_case(self.task.__name__)}_search")
 
     def _place(self, directory: RunDirectory, resume: bool) -> dict[str, Any] | None:
-        """The configuration of the search to go on with; `None` begins one."""
+        """Returns the configuration of the search to resume; `None` starts one."""
         check_free(directory.lock_file)
         if not resume or not directory.config_file.exists():
             directory.check_unused()
@@ -252,15 +255,15 @@ class Tuner:
             raise ValueError(f"{directory.path} holds a run, not a search: give another run_dir.")
         return before
 
-    def _look(self, pool: Pool | None) -> tuple[trial_run.Look, str, str]:
-        """What is known of the task, and the objective and its direction, checked against what an epoch really logs."""
+    def _summarize_task(self, pool: Pool | None) -> tuple[trial_run.TaskSummary, str, str]:
+        """Checks the task. Returns its summary, the objective, which an epoch must log, and the mode."""
         space = self.made_space()
         values = hparams.to_dict(space.hparams({}))
         runner = dataclasses.replace(self.runner, run_dir=None, monitor=None, mode=None, progress=False)
         if pool is None:
-            found = trial_run.look(self.task, self.lookup, values, runner)
+            found = trial_run.summarize_task(self.task, self.lookup, values, runner)
         else:
-            found = pool.look(values, runner)
+            found = pool.summarize_task(values, runner)
         objective = self.objective or self.runner.monitor or "val/loss"
         if objective not in found.names:
             raise ValueError(f"objective={objective!r}: no epoch logs that. {did_you_mean(objective, found.names)}")
@@ -272,9 +275,11 @@ class Tuner:
         tab.add(search_summary(self.made_space().ranges, [f"best/{objective}", objective]))
         tab.add(config_summary(config))
         tab.close()
-        directory.write_config(config)  # last: what has it is a search
+        directory.write_config(config)  # last, because it marks the directory as a search
 
-    def _config(self, directory: RunDirectory, objective: str, mode: str, found: trial_run.Look) -> dict[str, Any]:
+    def _config(
+        self, directory: RunDirectory, objective: str, mode: str, found: trial_run.TaskSummary
+    ) -> dict[str, Any]:
         return {
             "task": self.task.__name__,
             "search": {
@@ -317,7 +322,7 @@ class Tuner:
         pool: Pool | None,
         signals: StopSignals,
     ) -> SearchResult:
-        from lightkeras.search.oracles import Oracle  # keras-tuner is imported for a search alone
+        from lightkeras.search.oracles import Oracle  # keras-tuner is imported only for a search
 
         started = time.perf_counter()
         space = self.made_space()
@@ -341,11 +346,11 @@ class Tuner:
                 self._tell(directory, coordinator, run)
 
         coordinator = Coordinator(plan, journal, oracle, ended)
-        with View(coordinator, self.trials, self.runner.progress) as view:
+        with ProgressTable(coordinator, self.trials, self.runner.progress) as view:
             if pool is None:
-                loop.in_process(coordinator, self.task, self.lookup, signals, view.show)
+                loop.run_in_process(coordinator, self.task, self.lookup, signals, view.show)
             else:
-                loop.by_pool(coordinator, pool, signals, view.show)
+                loop.run_on_workers(coordinator, pool, signals, view.show)
         return self._finish(directory, coordinator, pool, time.perf_counter() - started)
 
     def _tell(self, directory: RunDirectory, coordinator: Coordinator, run: Record) -> None:
@@ -362,7 +367,9 @@ class Tuner:
         refit = coordinator.records.runs.get("refit")
         failed = refit.outcome.reason if refit is not None and result.refit is None and refit.outcome else None
         if failed is not None:
-            warnings.warn(f"The best could not be fitted on train and validation together: {failed}", stacklevel=3)
+            warnings.warn(
+                f"The best trial could not be fitted on train and validation together: {failed}", stacklevel=3
+            )
         best = coordinator.best()
         if best is not None and result.best is not None:
             if not RunDirectory(result.refit or result.best.run_dir).model_file.exists():
@@ -377,7 +384,7 @@ class Tuner:
         return result
 
     def _export(self, coordinator: Coordinator, best: Record, pool: Pool | None) -> None:
-        """Writes the model and the pictures of the best trial, which no trial does."""
+        """Exports the model and the figures of the best trial; trials do not."""
         problem = loop.export(coordinator.export(best), pool, self.task, self.lookup)
         if problem is not None:
             warnings.warn(f"The model of the best trial, {best.number}, was not written: {problem}", stacklevel=4)
@@ -400,10 +407,10 @@ _FREE_OF_RUNNER = (
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuses to go on with another search than was begun; warns of what may change its numbers.
+    """Refuses to resume a search with other settings; warns of changes that may change its numbers.
 
     Raises:
-        ChangedRunError: It is another one.
+        ChangedRunError: The settings differ.
     """
     lines = [line for name in _SAME for line in config_differences(name, before.get(name), now[name])]
     parts = {"search": {name: name in _SAME_OF_SEARCH for name in now["search"]}}
@@ -413,13 +420,13 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             lines += config_differences(f"{part}.{name}", before[part].get(name), now[part][name])
     if lines:
         raise ChangedRunError(
-            f"This is not the search that was begun in this directory: {'; '.join(lines)}. "
-            "Use what it was begun with, or begin a search in another directory."
+            f"This is not the search that was started in this directory: {'; '.join(lines)}. "
+            "Use the settings it was started with, or start a search in another directory."
         )
     for name in ("code", "versions"):
         for line in config_differences(name, before.get(name), now[name]):
             warnings.warn(
-                f"The search goes on with a change, and may differ from one that never stopped: {line}.", stacklevel=4
+                f"Resuming with a change; the numbers may differ from an uninterrupted search: {line}.", stacklevel=4
             )
 
 
@@ -428,5 +435,5 @@ def _plain(bounds: Bounds | Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _say_waiting() -> None:
+def _announce_waiting() -> None:
     announce("waiting for workers of a search that was killed here to end")

@@ -397,7 +397,7 @@ def test_a_search_that_has_ended_goes_on_to_the_same_end(searched):
 )
 def test_another_search_does_not_go_on_in_the_directory_and_what_changed_is_named(searched, settings, change):
     result, _ = searched
-    with pytest.raises(lk.ChangedRunError, match=rf"not the search that was begun in this directory: .*{change}"):
+    with pytest.raises(lk.ChangedRunError, match=rf"not the search that was started in this directory: .*{change}"):
         tuner(result.run_dir.parent, **{"trials": 3, **settings}).search(resume=True)
 
 

@@ -1,17 +1,16 @@
-"""Searches: many runs over declared ranges. `lightkeras.tuner` is what users see of it.
+"""Searches: many runs over declared ranges. Users call them through `lightkeras.Tuner`.
 
-space        what is searched, fixed and narrowed
-journal      what happened, on disk before anything follows from it
-records      what the journal says of each run
-oracles      keras-tuner's oracles, asked and told
-pruning      when a trial is stopped early
-work         one run, in whatever process
-worker       a process that works
-channel      what is known of such a process, wherever it runs
-local        such processes on this machine
-agent        what stands for a search on a node of a Ray cluster
-cluster      such processes on the nodes of one
-pool         all of them, watched over
-launching    makes the pool
-coordinator  who runs what next: decides, notes, then hands out
+coordinator     chooses the next run, and writes it to the journal before it starts
+loop            assigns runs to workers and handles their messages
+trial_run       one run, in whatever process
+journal         events of the search on disk; a search is resumed from it alone
+records         state of each run, computed from the events
+space           searched, fixed and narrowed hyperparameters
+oracles         keras-tuner's oracles
+pruning         when a trial is stopped early
+outputs         trials.csv, best/ and result.json
+figures         figures and importance of hyperparameters
+progress_table  running trials on the terminal
+repeat_trial    runs a trial again and compares it bit for bit
+workers/        worker processes, on this machine or on a Ray cluster
 """

@@ -1,12 +1,12 @@
-"""Who runs what next: decides, notes it in the journal, and only then hands it out.
+"""Chooses the next run of a search, writes it to the journal, and only then returns it.
 
-next run:   one that was begun and has not ended, else what the oracle answers, else what comes after the trials:
-            the best few again with other seeds, then the best on train and validation together
-report:     noted; then judged: not finite, stuck at chance, worse than others
-end:        noted; then told to the oracle
+next run:   an unfinished run, else a new trial from the oracle, else the runs after the trials: the best trials again
+            with other seeds, then the best on train and validation together
+report:     written to the journal, then checked: not finite, stuck at chance, worse than others
+end:        written to the journal, then passed to the oracle
 
-A search that goes on is made from the journal alone: the oracle is new, and is asked and told what the journal holds,
-in the same order.
+A search is resumed from the journal alone: a new oracle is given the events of the journal in the same order. A saved
+keras-tuner oracle would not do: it lacks the grid's order and the Bayesian oracle's random state.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from lightkeras.search.trial_run import Job
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a search is to do.
+    """Settings of a search.
 
     Args:
         folder: Directory of the search.
-        space: What is searched.
-        objective: Name of the value to search for.
+        space: The searched hyperparameters.
+        objective: Name of the value to optimize.
         mode: `"min"` or `"max"`.
         runner: Settings of each run.
-        pruning: When trials are stopped that do worse than others.
+        pruning: When trials that do worse than others are stopped.
         chance: When a trial counts as stuck at chance.
-        retries: How often a run is tried again whose process was lost.
+        retries: How often a run is retried after its process was lost.
         seeds: Seeds with which the best trials are run again.
         top: How many trials those are.
-        refit: Whether the best is fitted once more, on train and validation together.
+        refit: Whether the best trial is fitted again on train and validation together.
     """
 
     folder: Path
@@ -62,12 +62,12 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Repeats:
-    """What a trial's hyperparameters give with other seeds.
+    """Results of a trial's hyperparameters with other seeds.
 
     Args:
         name: The trial's run.
-        values: Best value of the objective with each seed; runs that failed are left out.
-        failed: How many failed.
+        values: Best value of the objective per seed, without failed runs.
+        failed: Number of failed runs.
     """
 
     name: str
@@ -81,22 +81,22 @@ class Repeats:
 
     @property
     def spread(self) -> float:
-        """Their standard deviation (of a sample); NaN of fewer than two."""
+        """Sample standard deviation of the values; NaN for fewer than two."""
         return statistics.stdev(self.values) if len(self.values) > 1 else math.nan
 
 
 @final
 class Coordinator:
-    """Decides what a search does next.
+    """Chooses the next run of a search.
 
     Args:
-        plan: What it is to do.
-        journal: Where it notes what happens; what it holds already is taken in first.
+        plan: Settings of the search.
+        journal: Journal of the search; its events are applied first.
         oracle: A new oracle.
-        on_end: Called with each run that ended in this process.
+        on_end: Called with each run that ends, but not with those of the journal.
 
     Raises:
-        ValueError: The journal is of another search.
+        ValueError: The journal belongs to another search.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Coordinator:
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Returns True if all runs have ended and no more will be chosen."""
         return (
             self.records.exhausted
             and self.records.planned >= {"seeds", "refit"}
@@ -117,7 +117,7 @@ class Coordinator:
         )
 
     def next(self, worker: int) -> Job | None:
-        """What a worker is to do now; `None` if there is nothing, for now or for good."""
+        """Returns the next run for a worker; `None` if there is none at the moment or at all."""
         run = self._next_run()
         if run is None:
             return None
@@ -125,48 +125,49 @@ class Coordinator:
         return self.job(run)
 
     def report(self, name: str, epoch: int, value: float) -> str | None:
-        """Takes in the value of the objective after an epoch of a run; answers why it is to stop, or `None`."""
-        self._note({"event": "reported", "run": name, "epoch": epoch, "value": value}, durable=False)
+        """Records the objective after an epoch of a run. Returns the reason to stop it, or `None`."""
+        self._write({"event": "reported", "run": name, "epoch": epoch, "value": value}, durable=False)
         run = self.records.runs[name]
         if run.stopped is None and (found := self._verdict(run, epoch, value)) is not None:
             status, reason = found
-            self._note({"event": "stopped", "run": name, "epoch": epoch, "status": status, "reason": reason})
+            self._write({"event": "stopped", "run": name, "epoch": epoch, "status": status, "reason": reason})
         stopped = self.records.runs[name].stopped
-        # A run that was killed comes to the epoch after which it was told to stop once more.
+        # A run that was killed repeats the epochs before the one after which it must stop.
         return stopped.reason if stopped is not None and epoch >= stopped.epoch else None
 
     def end(self, name: str, outcome: Outcome) -> None:
-        """Takes in how a run ended."""
+        """Records the outcome of a run."""
         run = self.records.runs[name]
         if run.stopped is not None:
-            outcome = self._as_told(run.stopped, outcome)
-        self._note({"event": "ended", "run": name, "outcome": dataclasses.asdict(outcome)})
+            outcome = self._outcome_of_stopped(run.stopped, outcome)
+        self._write({"event": "ended", "run": name, "outcome": dataclasses.asdict(outcome)})
         self._tell(run)
         self._on_end(run)
 
     def lose(self, name: str, reason: str) -> None:
-        """Takes in that the process of a run was lost. The run is tried again, or has failed."""
-        self._note({"event": "lost", "run": name, "reason": reason})
+        """Records that the process of a run was lost. The run is retried, or fails after too many attempts."""
+        self._write({"event": "lost", "run": name, "reason": reason})
         lost = self.records.runs[name].lost
         if len(lost) > self.plan.retries:
             times = f" {len(lost)} times, the last time" if len(lost) > 1 else ""
             self.end(name, Outcome(FAILED, f"its worker was lost{times}: it {reason}"))
 
-    def let_go(self, name: str) -> None:
-        """Takes in that nobody works on a run any more, which is to go on later."""
+    def release(self, name: str) -> None:
+        """Marks a run as not worked on; it is resumed later."""
         self.records.runs[name].worker = None
 
     def job(self, run: Record) -> Job:
-        """A run as a worker needs it."""
+        """Returns the run in the form that a worker needs."""
         plan = self.plan
         settings: dict[str, Any] = {
             "run_dir": plan.folder / run.name,
             "seed": plan.runner.seed if run.seed is None else run.seed,
             "max_epochs": run.epochs or plan.runner.max_epochs,
-            "preflight": False,  # the search had its own
+            "preflight": False,  # the search had one
             "progress": False,
             "pictures": False,
-            "export": run.joined,  # of the trials, the best is exported when it is known
+            # Only the best trial is exported, at the end: each export of a text module takes seconds.
+            "export": run.joined,
         }
         if run.joined:
             settings |= {"monitor": None, "mode": None, "patience": None}
@@ -182,14 +183,14 @@ class Coordinator:
         )
 
     def export(self, run: Record) -> Job:
-        """The end of a run that has ended, once more: it writes `model.keras`, and the pictures of the task."""
+        """Returns a job that repeats the final stage of a finished run to export `model.keras` and the figures."""
         job = self.job(run)
         pictures = self.plan.runner.pictures
         runner = dataclasses.replace(job.runner, export=True, pictures=pictures)
         return dataclasses.replace(job, runner=runner)
 
     def repeats(self) -> list[Repeats]:
-        """What the best trials give with other seeds, in the order of the trials' own values."""
+        """Returns the results of the best trials with other seeds, ordered by the trials' own values."""
         found = []
         for trial in self.records.ranked(self.plan.mode)[: self.plan.top if self.plan.seeds else 0]:
             outcomes = [run.outcome for run in self.records.runs.values() if run.name.startswith(_seeds_of(trial))]
@@ -199,7 +200,7 @@ class Coordinator:
         return found
 
     def best(self) -> Record | None:
-        """The best trial so far: by the mean over other seeds, where there are such, else by its own value."""
+        """Returns the best trial: by the mean over other seeds if there are any, else by its own value."""
         ranked = self.records.ranked(self.plan.mode)
         best, mean = (ranked[0] if ranked else None), math.nan
         for repeats in self.repeats():
@@ -207,7 +208,7 @@ class Coordinator:
                 best, mean = self.records.runs[repeats.name], repeats.mean
         return best
 
-    # ------------------------------------------------------------------ deciding
+    # ------------------------------------------------------------------ choosing
 
     def _next_run(self) -> Record | None:
         if unfinished := self.records.unfinished():
@@ -220,14 +221,14 @@ class Coordinator:
             return None
         for stage, decide in {"seeds": self._seeds, "refit": self._refit}.items():
             if stage not in self.records.planned:
-                self._note({"event": "planned", "stage": stage, "runs": decide()})
+                self._write({"event": "planned", "stage": stage, "runs": decide()})
                 if unfinished := self.records.unfinished():
                     return unfinished[0]
         return None
 
     def _ask(self) -> None:
         answer = self._oracle.ask()
-        self._note({"event": "asked", **dataclasses.asdict(answer)})
+        self._write({"event": "asked", **dataclasses.asdict(answer)})
 
     def _seeds(self) -> list[Event]:
         first = self.plan.runner.seed
@@ -261,16 +262,16 @@ class Coordinator:
         reason = plan.pruning.verdict(run.reports, [other.reports for other in others], completed, plan.mode)
         return None if reason is None else (PRUNED, reason)
 
-    def _as_told(self, stop: Stop, outcome: Outcome) -> Outcome:
-        """How a run ended that was told to stop."""
+    def _outcome_of_stopped(self, stop: Stop, outcome: Outcome) -> Outcome:
+        """The outcome of a run that the search stopped."""
         if stop.status == PRUNED and outcome.status == COMPLETED:
             return dataclasses.replace(outcome, status=PRUNED, reason=f"pruned: {stop.reason}")
         reason = stop.reason if stop.status == FAILED else outcome.reason
         return dataclasses.replace(outcome, status=FAILED, reason=reason, value=None, epoch=0, step=0)
 
-    # ------------------------------------------------------------------ noting
+    # ------------------------------------------------------------------ the journal
 
-    def _note(self, event: Mapping[str, Any], durable: bool = True) -> None:
+    def _write(self, event: Mapping[str, Any], durable: bool = True) -> None:
         self._journal.write(event, durable)
         self.records.apply(event)
 
@@ -283,13 +284,13 @@ class Coordinator:
             answer = self._oracle.ask()
             if answer.status != event["status"] or answer.trial != event["trial"]:
                 raise ValueError(
-                    f"The journal of the search cannot be gone on with: where it notes {event['status']} (line "
-                    f"{number}), the oracle now says {answer.status}. Use the versions that the search was begun with."
+                    f"The search cannot be resumed from its journal, which has {event['status']} in line {number}, "
+                    f"where the oracle now answers {answer.status}. Use the package versions that it was started with."
                 )
             if answer.trial is not None and dict(answer.values) != event["values"]:
                 warnings.warn(
-                    f"The oracle would now choose {dict(answer.values)} where it chose {event['values']}: the search "
-                    "goes on with what it chose, and may differ from one that never stopped. Did versions change?",
+                    f"The oracle chose {event['values']}, and would now choose {dict(answer.values)}: the search "
+                    "resumes with the former, and may differ from an uninterrupted one. Did package versions change?",
                     stacklevel=4,
                 )
                 self._oracle.correct(answer.trial, event["values"])

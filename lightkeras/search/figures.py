@@ -1,4 +1,4 @@
-"""Figures of a search, and how much each hyperparameter mattered."""
+"""Figures of a search, and the importance of each hyperparameter."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from lightkeras.hparams import Choices
 from lightkeras.runs.results import SearchResult, Trial
 from lightkeras.search.space import Space
 
-LEAST_TRIALS = 8  # of fewer, a forest says nothing
+LEAST_TRIALS = 8  # a forest needs at least as many
 _TREES, _SHUFFLES = 200, 20
 
 
 def write(result: SearchResult, space: Space, folder: Path) -> list[Path]:
-    """Draws a search.
+    """Writes the figures of a search.
 
     Args:
-        result: What happened.
-        space: What was searched.
-        folder: Where the figures go.
+        result: Result of the search.
+        space: The searched hyperparameters.
+        folder: Folder of the figures.
 
     Returns:
-        The figures that could be drawn: those of trials with a value need some.
+        Paths of the figures. Figures that need more completed trials are left out.
     """
     trials, written = result.trials, []
 
@@ -54,12 +54,12 @@ def write(result: SearchResult, space: Space, folder: Path) -> list[Path]:
 
 
 class Importance:
-    """How much each hyperparameter mattered.
+    """Importance of each hyperparameter.
 
     Args:
         shares: Importance by name.
         spreads: Its standard deviation over shuffles.
-        explained: Share of the variance that the forest explains for trials that a tree has not seen (R squared).
+        explained: Out-of-bag R squared of the forest.
     """
 
     def __init__(self, shares: Mapping[str, float], spreads: Mapping[str, float], explained: float) -> None:
@@ -69,12 +69,12 @@ class Importance:
 def importance(trials: Sequence[Trial], space: Space) -> Importance:
     """Permutation importance of each hyperparameter (Breiman, "Random Forests", Machine Learning 2001).
 
-    A random forest learns the objective from the hyperparameters; the importance of one is how much the forest's error
-    rises when the values of that one are shuffled between the trials.
+    A random forest predicts the objective from the hyperparameters. The importance of one is the rise of the forest's
+    error when its values are shuffled between the trials.
 
     Args:
         trials: Completed trials.
-        space: What was searched.
+        space: The searched hyperparameters.
     """
     import warnings
 
@@ -100,14 +100,14 @@ def importance(trials: Sequence[Trial], space: Space) -> Importance:
 
 
 def _columns(trials: Sequence[Trial], space: Space) -> dict[str, list[Any]]:
-    """Values of each hyperparameter that was searched; `None` where it had no meaning."""
+    """Values of each searched hyperparameter; `None` where it was inactive."""
     return {
         name: [None if name in trial.inactive else trial.hparams[name] for trial in trials] for name in space.ranges
     }
 
 
 def _numbers(name: str, chosen: Sequence[Any], space: Space) -> np.ndarray:
-    """A column for a forest: a choice by its place, what had no meaning below all others."""
+    """A column for the forest: choices by their index, inactive ones below all others."""
     found = space.ranges[name]
     if isinstance(found, Choices):
         return np.array([-1.0 if value is None else float(found.values.index(value)) for value in chosen])

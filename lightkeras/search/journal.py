@@ -1,7 +1,7 @@
-"""The journal of a search: one line of JSON for each thing that happened, on disk before anything follows from it.
+"""The journal of a search: one line of JSON per event, written before the event has any effect.
 
-A process may be killed, and a disk may fill up, at any instant. A line is whole if it ends: what stands after the
-last line end was being written, and nothing has followed from it, so that it is cut off.
+A process may be killed, and a disk may fill up, at any instant. Text after the last line end is an event that was
+being written and had no effect yet; it is removed.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Journal:
     """A journal, open for writing; a context manager.
 
     Args:
-        path: The file; it is made if it is not there.
+        path: The file; created if it does not exist.
 
     Attributes:
-        events: What it held when it was opened.
+        events: Events in the file when it was opened.
 
     Raises:
-        ValueError: A line in it is not what was written.
+        ValueError: A line is damaged.
         OSError: It cannot be written to.
     """
 
@@ -54,14 +54,14 @@ class Journal:
         os.close(self._descriptor)
 
     def write(self, event: Mapping[str, Any], durable: bool = True) -> None:
-        """Adds a line.
+        """Appends an event.
 
         Args:
-            event: Plain data. Numbers that are not finite become `null`.
-            durable: Whether it is to outlive a power cut too, and not only the end of this process.
+            event: Plain data. NaN and infinities become `null`.
+            durable: Whether to fsync, so that the event survives a power failure and not only the end of the process.
 
         Raises:
-            OSError: It could not be written; what was there before is as it was.
+            OSError: It could not be written; the journal is unchanged.
         """
         line = json.dumps(json.loads(files.json_bytes(event)), ensure_ascii=False).encode() + b"\n"
         with files.explained(self._path):
@@ -72,7 +72,7 @@ class Journal:
                 if durable:
                     os.fsync(self._descriptor)
             except OSError:
-                os.ftruncate(self._descriptor, self._size)  # half a line would end where the next one begins
+                os.ftruncate(self._descriptor, self._size)  # the next line would continue half a line
                 raise
         self._size += len(line)
 
@@ -81,10 +81,10 @@ def _parsed(path: Path, number: int, line: bytes) -> Event:
     try:
         event = json.loads(line)
         if not isinstance(event, dict) or "event" not in event:
-            raise ValueError("no event")
+            raise ValueError("expected an object with an `event`")
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors too
         raise ValueError(
-            f"{path} is damaged: line {number} is not what was written ({error}). "
-            "Put back what it was, or start the search in another directory."
+            f"{path} is damaged: line {number} is not an event ({error}). "
+            "Restore the file, or start the search in another directory."
         ) from error
     return event

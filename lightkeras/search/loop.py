@@ -1,4 +1,4 @@
-"""The loop of a search: hands out runs, and hands on what is said of them."""
+"""The loop of a search: assigns runs to workers and handles their messages."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from lightkeras.runner import Interrupted
 from lightkeras.search import trial_run
 from lightkeras.search.coordinator import Coordinator
 from lightkeras.search.records import FAILED, Outcome
-from lightkeras.search.workers.pool import Pool, Said
+from lightkeras.search.workers.pool import Pool, WorkerMessage
 from lightkeras.system.signals import StopSignals, exit_status
 from lightkeras.task import Task
 
 
 class SearchInterrupted(SystemExit):
-    """A search that ended because of a signal, after its runs were saved. Unless caught, it ends the process.
+    """A signal ended the search after its runs were saved. A `SystemExit`: unless caught, it ends the process.
 
     Args:
         received: The signal's name.
@@ -27,17 +27,17 @@ class SearchInterrupted(SystemExit):
         self.received = received
 
 
-def by_pool(coordinator: Coordinator, pool: Pool, signals: StopSignals, show: Callable[[], None]) -> None:
-    """Runs a search on worker processes until there is nothing left to do.
+def run_on_workers(coordinator: Coordinator, pool: Pool, signals: StopSignals, show: Callable[[], None]) -> None:
+    """Runs a search on worker processes until it is finished.
 
     Args:
-        coordinator: Who decides.
-        pool: Who works.
-        signals: Asked for a signal now and then.
-        show: Called now and then, and whenever something happened.
+        coordinator: Chooses the next run.
+        pool: Worker processes.
+        signals: Polled for SIGTERM and SIGINT.
+        show: Called after each poll and each message.
 
     Raises:
-        SearchInterrupted: A signal came; the runs were saved.
+        SearchInterrupted: A signal was received; the runs were saved.
         OSError: The disk is full.
     """
     names: dict[int, str] = {}
@@ -46,26 +46,26 @@ def by_pool(coordinator: Coordinator, pool: Pool, signals: StopSignals, show: Ca
             job = coordinator.next(slot)
             if job is not None:
                 names[slot] = job.name
-                pool.hand(slot, job)
-        if coordinator.finished:  # what came last was that there is nothing left
+                pool.assign(slot, job)
+        if coordinator.finished:  # asking for the next run may have found that there is none
             break
         if not coordinator.records.working() and pool.idle():
-            raise RuntimeError("The search has not ended, and there is nothing to do: this is a fault of lightkeras.")
-        for said in pool.wait():
-            _take_in(said, names[said.slot], coordinator, pool)
+            raise RuntimeError("The search has no run to do, but has not finished. This is a bug in lightkeras.")
+        for message in pool.wait():
+            _handle(message, names[message.slot], coordinator, pool)
         show()
         if signals.received is not None:
             _interrupt(names, coordinator, pool)
             raise SearchInterrupted(signals.received)
 
 
-def in_process(
+def run_in_process(
     coordinator: Coordinator, task: type[Task], lookup: Lookup | None, signals: StopSignals, show: Callable[[], None]
 ) -> None:
     """Runs a search in this process, one run after the other.
 
     Raises:
-        SearchInterrupted: A signal came; the run was saved.
+        SearchInterrupted: A signal was received; the run was saved.
         OSError: The disk is full.
     """
     while (job := coordinator.next(0)) is not None:
@@ -79,10 +79,10 @@ def in_process(
         trial_run.prepare(job)
         try:
             outcome = trial_run.run(job, task, lookup, report)
-        except trial_run.OutOfMemoryError as error:  # tried again it would run out again
+        except trial_run.OutOfMemoryError as error:  # a retry would run out of memory again
             outcome = Outcome(FAILED, str(error))
         except Interrupted as stop:
-            coordinator.let_go(name)
+            coordinator.release(name)
             raise SearchInterrupted(str(stop.result.interrupted)) from stop
         coordinator.end(name, outcome)
         show()
@@ -91,50 +91,50 @@ def in_process(
 
 
 def export(job: trial_run.Job, pool: Pool | None, task: type[Task], lookup: Lookup | None) -> str | None:
-    """Does the end of a run once more, so that its model is written.
+    """Re-runs the final stage of a finished run to export `model.keras`.
 
     Args:
-        job: The run.
-        pool: Who works; `None` does it in this process.
+        job: From `Coordinator.export`.
+        pool: Worker processes; `None` runs it in this process.
         task: The task's class.
-        lookup: Where data and modules are looked for.
+        lookup: Where data and modules are found.
 
     Returns:
-        Why it could not be done; `None` if it was.
+        The reason why it failed; `None` if it succeeded.
     """
     if pool is None:
         outcome = trial_run.run(job, task, lookup, lambda epoch, value: None)
         return outcome.reason if outcome.status == FAILED else None
-    while not (idle := pool.idle()):  # a cluster has lost all its nodes
+    while not (idle := pool.idle()):  # a cluster may have lost all its nodes
         pool.wait()
-    pool.hand(idle[0], job)
+    pool.assign(idle[0], job)
     while True:
-        for said in pool.wait():
-            if said.kind == "ended":
-                return str(said.content.reason) if said.content.status == FAILED else None
-            if said.kind in ("lost", "full", "interrupted"):
-                return f"its worker {said.kind}: {said.content}"
+        for message in pool.wait():
+            if message.kind == "ended":
+                return str(message.content.reason) if message.content.status == FAILED else None
+            if message.kind in ("lost", "full", "interrupted"):
+                return f"its worker {message.kind}: {message.content}"
 
 
-def _take_in(said: Said, name: str, coordinator: Coordinator, pool: Pool) -> None:
-    if said.kind == "epoch":
-        pool.answer(said.slot, coordinator.report(name, *said.content))
-    elif said.kind == "ended":
-        coordinator.end(name, dataclasses.replace(said.content, threads=pool.threads))
-    elif said.kind == "lost":
-        coordinator.lose(name, said.content)
-    elif said.kind == "full":
-        coordinator.let_go(name)
-        raise OSError(said.content)
-    elif said.kind == "interrupted":  # somebody sent the worker alone a signal
-        coordinator.lose(name, "was told to end by a signal")
+def _handle(message: WorkerMessage, name: str, coordinator: Coordinator, pool: Pool) -> None:
+    if message.kind == "epoch":
+        pool.answer(message.slot, coordinator.report(name, *message.content))
+    elif message.kind == "ended":
+        coordinator.end(name, dataclasses.replace(message.content, threads=pool.threads))
+    elif message.kind == "lost":
+        coordinator.lose(name, message.content)
+    elif message.kind == "full":
+        coordinator.release(name)
+        raise OSError(message.content)
+    elif message.kind == "interrupted":  # only the worker received a signal
+        coordinator.lose(name, "was ended by a signal")
 
 
 def _interrupt(names: Mapping[int, str], coordinator: Coordinator, pool: Pool) -> None:
-    """Lets the workers save their runs. What ends by itself meanwhile is noted."""
-    for said in pool.interrupt():
-        name = names[said.slot]
-        if said.kind in ("epoch", "ended"):
-            _take_in(said, name, coordinator, pool)
+    """Lets the workers save their runs. Runs that end meanwhile are recorded."""
+    for message in pool.interrupt():
+        name = names[message.slot]
+        if message.kind in ("epoch", "ended"):
+            _handle(message, name, coordinator, pool)
         else:
-            coordinator.let_go(name)
+            coordinator.release(name)

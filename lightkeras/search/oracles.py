@@ -1,7 +1,7 @@
-"""keras-tuner's oracles, asked and told. Imported for a search alone.
+"""keras-tuner's oracles, as ask and tell. Imported only by searches.
 
-An oracle's answer follows from its seed and from what it was asked and told before: told again, in the same order,
-what the journal of a search holds, a new oracle goes on where the old one stopped. So none is ever saved.
+An oracle's answers depend only on its seed and on the calls of `ask` and `tell` before. An oracle is never saved: a new
+one that gets the events of the journal in the same order is in the same state.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from lightkeras.search.space import Space
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What an oracle says when it is asked for a trial.
+    """Answer of an oracle that is asked for a trial.
 
     Args:
-        status: `"RUNNING"`: there is one; `"IDLE"`: not before another trial has ended; `"STOPPED"`: never again.
+        status: `"RUNNING"`: a new trial; `"IDLE"`: none until another trial has ended; `"STOPPED"`: no more trials.
         trial: The oracle's name for it.
-        values: Hyperparameters by name; those that are not used are left out.
-        epochs: Epochs it is granted, in all; `None` for no limit of its own.
-        parent: The trial that it goes on with, by the oracle's name; `None` begins anew.
+        values: Hyperparameters by name, without those that are not used.
+        epochs: Maximum epochs, in all; `None` for those of the runner.
+        parent: The oracle's name for the trial that it continues; `None` starts anew.
     """
 
     status: str
@@ -45,11 +45,11 @@ class Oracle:
 
     Args:
         kind: `"random"`, `"bayesian"`, `"hyperband"` or `"grid"`.
-        space: What is searched.
-        objective: Name of the value to search for.
+        space: The searched hyperparameters.
+        objective: Name of the value to optimize.
         mode: `"min"` or `"max"`.
-        trials: Most trials; `None` for no limit.
-        epochs: Most epochs of one trial, for hyperband.
+        trials: Maximum number of trials; `None` for no limit.
+        epochs: Maximum epochs of one trial, for hyperband.
         seed: Seed of its choices.
     """
 
@@ -61,10 +61,10 @@ class Oracle:
         self._asked = 0
 
     def ask(self) -> Answer:
-        """Asks for a trial. To be asked again after `"IDLE"` only when a trial has ended."""
+        """Asks for a trial. After `"IDLE"`, only ask again when a trial has ended."""
         self._asked += 1
         with _quiet():
-            # A name of its own for each question: one that asks again gets the trial it has.
+            # A new name for each call: keras-tuner returns the same trial for the same name.
             trial = self._oracle.create_trial(f"question {self._asked}")
         if trial.status != "RUNNING":
             return Answer(trial.status)
@@ -75,12 +75,12 @@ class Oracle:
         )
 
     def tell(self, trial: str, value: float | None, epoch: int = 0) -> None:
-        """Tells how a trial ended.
+        """Records the result of a trial.
 
         Args:
             trial: The oracle's name for it.
             value: Its value of the objective; `None` if it failed.
-            epoch: Epoch in which it was reached.
+            epoch: Epoch in which the value was reached.
         """
         with _quiet():
             if value is not None:
@@ -91,13 +91,13 @@ class Oracle:
             self._oracle.end_trial(ended)
 
     def correct(self, trial: str, values: Mapping[str, Any]) -> None:
-        """Makes the oracle believe that it had chosen other values for a trial."""
+        """Replaces the values that the oracle chose for a trial."""
         known = self._oracle.trials[trial].hyperparameters.values
         kept = {name: value for name, value in known.items() if name.startswith("tuner/")}
         self._oracle.trials[trial].hyperparameters.values = {**kept, **values}
 
     def _as_declared(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of those in use, in their declared types: keras-tuner hands booleans back as 0 and 1."""
+        """Returns the used values in their declared types: keras-tuner returns booleans as 0 and 1."""
         return {
             name: next(own for own in found.values if own == values[name])
             if isinstance(found, Choices)
@@ -108,13 +108,13 @@ class Oracle:
 
 
 class _Unsaved:
-    """Keeps an oracle off the disk."""
+    """Keeps keras-tuner from saving the oracle."""
 
     def save(self) -> None:
-        """The journal of the search is what an oracle is made from again."""
+        """Does nothing: the journal of the search restores the oracle."""
 
     def _save_trial(self, trial: Any) -> None:
-        """As `save`."""
+        """Does nothing, see `save`."""
 
 
 class _Random(_Unsaved, keras_tuner.oracles.RandomSearchOracle):  # type: ignore[misc]
@@ -131,9 +131,10 @@ class _Hyperband(_Unsaved, keras_tuner.oracles.HyperbandOracle):  # type: ignore
 
 class _Grid(_Unsaved, keras_tuner.oracles.GridSearchOracle):  # type: ignore[misc]
     def populate_space(self, trial_id: str) -> dict[str, Any]:
-        """As keras-tuner's, which waits for a trial to end before it goes on from it, lest a trial add to the space.
+        """Like keras-tuner's, but does not wait for a trial to end before it chooses the next one.
 
-        Here the space is known from the start, and several workers are to be kept busy.
+        keras-tuner waits because a trial could add hyperparameters. Here the space is known from the start, and
+        several workers must be kept busy.
         """
         found: dict[str, Any] = super().populate_space(trial_id)
         if found["status"] == "RUNNING" and trial_id not in self._populate_next:
@@ -148,9 +149,9 @@ def _make(
         "objective": keras_tuner.Objective(objective, mode),
         "hyperparameters": _hyperparameters(space),
         "allow_new_entries": False,
-        # keras-tuner takes 0 for no seed, and counts up from one: neighbours would share most of their trials.
+        # keras-tuner treats 0 as no seed, and increments it per trial: neighbouring seeds would share most trials.
         "seed": random.Random(seed).randrange(1, 2**31),
-        # A trial that failed is recorded with its reason; the search goes on to its end.
+        # A failed trial is recorded with its reason, and does not end the search.
         "max_consecutive_failed_trials": 10**9,
     }
     oracle: Any
@@ -168,7 +169,7 @@ def _hyperparameters(space: Space) -> keras_tuner.HyperParameters:
     for name, values in space.ranges.items():
         declared = _declared(name, values)
         config = declared.get_config()
-        # As `conditional_scope` writes them; it knows no hyperparameter that depends on two which do not on each other.
+        # The same as `conditional_scope` writes, which cannot express two independent conditions.
         config["conditions"] = [
             {"class_name": "Parent", "config": {"name": other, "values": list(needed)}}
             for other, needed in _all_needed(name, space).items()
@@ -178,7 +179,7 @@ def _hyperparameters(space: Space) -> keras_tuner.HyperParameters:
 
 
 def _all_needed(name: str, space: Space) -> dict[str, tuple[Any, ...]]:
-    """What a hyperparameter depends on, and before it what that depends on."""
+    """Returns the conditions of a hyperparameter, after those of the hyperparameters that it depends on."""
     found: dict[str, tuple[Any, ...]] = {}
     for other, values in space.when.get(name, {}).items():
         found |= _all_needed(other, space)

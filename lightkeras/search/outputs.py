@@ -1,4 +1,4 @@
-"""What a search leaves beside its runs: `trials.csv`, `best/`, and what `result.json` says."""
+"""Outputs of a search beside its runs: `trials.csv`, `best/` and `result.json`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from lightkeras.search.coordinator import Coordinator, Plan, Repeats
 from lightkeras.search.records import Record
 from lightkeras.system import files
 
-_SHARED = ("checkpoints", "model.keras")  # written once, and replaced whole
+_SHARED = ("checkpoints", "model.keras")  # never changed in place
 _LEFT_OUT = ("events.out.tfevents.*", "run.lock", "output.txt", "profile", "broken")
 
 
 def trial_of(plan: Plan, run: Record) -> Trial:
-    """A trial that ended, as users see it."""
+    """Returns the public result of a trial that has ended."""
     hp = plan.space.hparams(run.values)
     outcome = run.outcome
     if outcome is None:
@@ -43,7 +43,7 @@ def trial_of(plan: Plan, run: Record) -> Trial:
 
 
 def write_trials(path: Path, objective: str, trials: Sequence[Trial]) -> None:
-    """`trials.csv`: one row per trial that has ended; the cell of a hyperparameter without meaning is empty."""
+    """Writes `trials.csv`: one row per ended trial; inactive hyperparameters are empty."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     names = list(trials[0].hparams) if trials else []
@@ -57,7 +57,7 @@ def write_trials(path: Path, objective: str, trials: Sequence[Trial]) -> None:
 
 
 def result_of(coordinator: Coordinator, wall_s: float) -> SearchResult:
-    """What happened in a search that has ended."""
+    """Returns the result of a search that has ended."""
     plan = coordinator.plan
     trials = {run.name: trial_of(plan, run) for run in coordinator.records.trials() if run.outcome is not None}
     best = coordinator.best()
@@ -77,13 +77,13 @@ def result_of(coordinator: Coordinator, wall_s: float) -> SearchResult:
 
 
 def summary(result: SearchResult, task: str, repeats: Sequence[Repeats], reason: str | None) -> dict[str, Any]:
-    """What `result.json` says of a search.
+    """Returns the content of `result.json` of a search.
 
     Args:
-        result: What happened.
+        result: Result of the search.
         task: Name of the task.
-        repeats: What the best trials gave with other seeds.
-        reason: Why there is no refit though one was asked for; `None` if there is, or none was.
+        repeats: Results of the best trials with other seeds.
+        reason: Why the refit failed; `None` if it did not, or none was wanted.
     """
     best = result.best
     statuses = [trial.status for trial in result.trials]
@@ -111,14 +111,14 @@ def summary(result: SearchResult, task: str, repeats: Sequence[Repeats], reason:
 
 
 def make_best(source: Path, target: Path) -> None:
-    """Makes `best/`: a run directory of its own, with what was learned in another one.
+    """Makes `best/`: a run directory with the checkpoints and the model of another run.
 
-    Checkpoints and the model are shared with it where the file system can (hard links): a run writes them once, and
-    replaces them whole. The event files stay behind, or TensorBoard would list the run twice.
+    Checkpoints and the model are hard links if the file system has them: a run never changes these files in place.
+    Event files are left out, because TensorBoard would list the run twice.
 
     Args:
         source: The run directory of the best run.
-        target: The directory to make; one that is there is replaced.
+        target: The directory to make; an existing one is replaced.
     """
     beside = target.with_name(f".{target.name}.part")
     shutil.rmtree(beside, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What a person sees of a search while it goes on: running trials, the best so far, and the time that is left."""
+"""Table of running trials on the terminal, with the best trial and the remaining time."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from lightkeras.search.coordinator import Coordinator
 from lightkeras.search.pruning import is_better
 from lightkeras.search.records import Record
 
-EVERY = 0.5  # seconds between two pictures
+EVERY = 0.5  # seconds between two updates
 
 
 @final
-class View:
-    """A table on the terminal, while a search goes on; a context manager. Elsewhere it shows nothing.
+class ProgressTable:
+    """Context manager that shows a table during a search; shows nothing unless stdout is a terminal.
 
     Args:
         coordinator: The search.
-        trials: Most trials; `None` if that is not known.
+        trials: Maximum number of trials; `None` if not known.
         enabled: Whether to show anything.
-        console: Where to; `None` is the standard output.
-        clock: Seconds that have passed since some instant.
+        console: Rich console; `None` for standard output.
+        clock: Returns monotonic time in seconds.
     """
 
     def __init__(
@@ -58,14 +58,14 @@ class View:
             self._live.__exit__(kind, error, trace)
 
     def show(self) -> None:
-        """Shows how things are, if it is time."""
+        """Updates the table if the last update is old enough."""
         now = self._clock()
         if self._enabled and now - self._shown >= EVERY:
             self._shown = now
-            self._live.update(self.picture(), refresh=True)
+            self._live.update(self.render(), refresh=True)
 
-    def picture(self) -> RenderableType:
-        """How things are now."""
+    def render(self) -> RenderableType:
+        """Returns the table."""
         plan, records = self._coordinator.plan, self._coordinator.records
         table = Table(box=None, pad_edge=False)
         for heading in ("run", "epoch", plan.objective, "best", "hyperparameters"):
@@ -96,7 +96,7 @@ class View:
         return f"{len(ended)}{of} trials ended" + (f" ({', '.join(parts)})" if parts else "")
 
     def _left(self) -> str:
-        """The time that is left, by the pace of the trials that ended here."""
+        """The remaining time, estimated from the trials that ended in this process."""
         here = self._ended() - self._ended_before
         if self._trials is None or not here:
             return ""

@@ -1,4 +1,4 @@
-"""When a trial is stopped before its end. Pure functions of what was reported so far."""
+"""When a trial is stopped early: pure functions of the reports."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from collections.abc import Iterable, Sequence
 from lightkeras.system.messages import check_whole
 
 Reports = Sequence[tuple[int, float]]
-"""Epochs, counted from 1 and rising, each with the value of the objective."""
+"""Ascending epochs, counted from 1, each with the value of the objective."""
 
 RULES = ("median", "halving")
 
 
 @dataclasses.dataclass(frozen=True)
 class Pruning:
-    """When trials are stopped that do worse than others.
+    """When trials that do worse than others are stopped.
 
     Args:
-        rule: `"median"`: a trial is stopped whose best value so far is worse than the median, over the trials that
-            were completed, of their mean value up to the same epoch (Golovin et al., "Google Vizier", KDD 2017).
-            `"halving"`: of the trials that reach an epoch `first * factor**k`, one goes on only if it is among the
-            best 1/`factor` of them: asynchronous successive halving (Li et al., "A System for Massively Parallel
-            Hyperparameter Tuning", MLSys 2020), in the form that stops trials rather than pausing them. `None`
-            stops none.
-        first: No trial is stopped before so many epochs.
-        trials: The median of fewer completed trials stops none.
-        factor: Of how many trials one goes on, for halving.
+        rule: `"median"`: stops a trial whose best value so far is worse than the median, over the completed trials,
+            of their mean value up to the same epoch (Golovin et al., "Google Vizier", KDD 2017).
+            `"halving"`: of the trials that reach an epoch `first * factor**k`, one continues only if it is among
+            the best 1/`factor` of them: asynchronous successive halving (Li et al., "A System for Massively Parallel
+            Hyperparameter Tuning", MLSys 2020), in the form of Ray Tune and Optuna, which stops trials rather
+            than pausing them. `None` stops none.
+        first: Epochs before which no trial is stopped.
+        trials: Completed trials that the median needs.
+        factor: One of this many trials continues, for halving.
 
     Raises:
         ValueError: A setting out of its range.
@@ -46,12 +46,12 @@ class Pruning:
             check_whole("Pruning", name, getattr(self, name), least)
 
     def verdict(self, mine: Reports, others: Iterable[Reports], completed: Iterable[Reports], mode: str) -> str | None:
-        """Why a trial is to be stopped after its last report; `None` if it goes on.
+        """Returns the reason to stop a trial after its last report; `None` if it continues.
 
         Args:
-            mine: What the trial reported.
-            others: What the other trials reported, however they ended, or if they did.
-            completed: The same of those that came to their end.
+            mine: Reports of the trial.
+            others: Reports of all other trials, ended or not.
+            completed: Reports of the completed trials.
             mode: Whether the objective is better low (`"min"`) or high (`"max"`).
         """
         if self.rule is None or not mine or mine[-1][0] < self.first:
@@ -79,7 +79,7 @@ class Pruning:
         rung = max(n for n in range(epoch.bit_length() + 1) if self.first * self.factor**n <= epoch)
         at = self.first * self.factor**rung
         if any(at <= before < epoch for before, _ in mine):
-            return None  # it was judged here before
+            return None  # this rung was checked before
         value = mine[-1][1]
         there = [found for reports in others if (found := _first_from(reports, at)) is not None]
         better = sum(_worse(value, found, mode) for found in there)
@@ -87,19 +87,18 @@ class Pruning:
         if better < keep:
             return None
         return (
-            f"its value {value:.6g} at epoch {epoch} is place {better + 1} of the {len(there) + 1} trials that got "
-            f"there, of which the best {keep} go on"
+            f"its value {value:.6g} at epoch {epoch} is place {better + 1} of the {len(there) + 1} trials that "
+            f"reached it, of which the best {keep} continue"
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Chance:
-    """When a trial counts as stuck at chance, and failed.
+    """When a trial is stuck at chance level, and fails.
 
     Args:
-        value: What the objective is for a model that learned nothing, such as an accuracy of 0.5; `None` asks
-            for nothing.
-        epochs: A trial that is not better than that after so many epochs is stuck.
+        value: Objective of a model that learned nothing, such as an accuracy of 0.5; `None` checks nothing.
+        epochs: Epochs after which a trial that is not better is stuck.
 
     Raises:
         ValueError: A setting out of its range.
@@ -114,7 +113,7 @@ class Chance:
         check_whole("Chance", "epochs", self.epochs, 1)
 
     def verdict(self, mine: Reports, objective: str, mode: str) -> str | None:
-        """Why a trial has failed; `None` if it has not."""
+        """Returns the reason why a trial has failed; `None` if it has not."""
         if self.value is None or not mine or mine[-1][0] < self.epochs:
             return None
         best = _best((value for _, value in mine), mode)
@@ -124,12 +123,12 @@ class Chance:
 
 
 def not_finite(epoch: int, value: float, objective: str) -> str | None:
-    """Why a trial has diverged; `None` if it has not."""
+    """Returns the reason why a trial has diverged; `None` if it has not."""
     return None if math.isfinite(value) else f"diverged: {objective} is {value} after epoch {epoch}"
 
 
 def is_better(value: float, than: float, mode: str) -> bool:
-    """Whether a value of the objective is better than another."""
+    """Returns True if a value of the objective is better than another."""
     return _worse(than, value, mode)
 
 

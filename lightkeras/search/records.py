@@ -1,4 +1,4 @@
-"""What the journal of a search says of each of its runs: a pure function of the events."""
+"""State of each run of a search, as a pure function of the journal's events."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ COMPLETED, PRUNED, FAILED = "completed", "pruned", "failed"
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
+    """The outcome of a run.
 
     Args:
         status: `"completed"`, `"pruned"` or `"failed"`.
         reason: Why it stopped.
-        value: Best value of the objective; `None` where it failed.
-        epoch: Epoch, from 1, in which that was reached; 0 where it failed.
+        value: Best value of the objective; `None` if it failed.
+        epoch: Epoch, from 1, in which it was reached; 0 if it failed.
         step: Train steps done then.
         epochs: Epochs finished.
         steps: Train steps done in all.
-        wall_s: Seconds it took, in the attempt that came to the end.
-        threads: Threads that its process computed with; `None` for as many as there were.
+        wall_s: Seconds of the last attempt.
+        threads: Threads that its process computed with; `None` for the default. A repetition must use as many, because
+            sums may depend on it.
     """
 
     status: str
@@ -39,12 +40,12 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Stop:
-    """That a run was told to stop.
+    """A decision to stop a run.
 
     Args:
-        epoch: After which epoch, from 1.
-        status: How it ends: `"pruned"` or `"failed"`.
-        reason: Why.
+        epoch: Epoch (from 1) after which it stops.
+        status: Status of its outcome: `"pruned"` or `"failed"`.
+        reason: The reason.
     """
 
     epoch: int
@@ -54,21 +55,21 @@ class Stop:
 
 @dataclasses.dataclass
 class Record:
-    """One run of a search, as far as it has come.
+    """State of one run of a search.
 
     Args:
         name: Path of its run directory below that of the search, such as `"trials/0003"`.
-        values: Hyperparameters that were chosen; those that are not used are left out.
+        values: Chosen hyperparameters, without those that are not used.
         trial: The oracle's name for it; `None` for a run after the trials.
-        epochs: Epochs it is granted, in all; `None` for as many as any run.
-        parent: Name of the run that it goes on with.
+        epochs: Maximum epochs; `None` for those of the runner.
+        parent: Name of the trial that it continues.
         seed: Seed of the run; `None` for that of the search's runner.
-        joined: Whether it learns from train and validation together.
+        joined: Whether it is trained on train and validation together.
         reports: Epochs with the value of the objective.
-        stopped: When and why it was told to stop; `None` if it was not.
-        lost: Why attempts at it were lost.
-        outcome: How it ended; `None` as long as it has not.
-        worker: Who works on it now; `None` if nobody does.
+        stopped: The decision to stop it; `None` if there is none.
+        lost: Reasons of its lost attempts.
+        outcome: Its outcome; `None` before it has ended.
+        worker: Slot of the worker that runs it; `None` if none does.
     """
 
     name: str
@@ -95,10 +96,10 @@ class Records:
     """All runs of a search.
 
     Args:
-        runs: Runs by name, in the order in which they were decided on.
+        runs: Runs by name, in the order in which they were chosen.
         exhausted: Whether the oracle has no more trials.
-        idle: Whether the oracle has none before another trial has ended.
-        planned: What of the runs after the trials was decided on: `"seeds"`, `"refit"`.
+        idle: Whether the oracle has none until another trial ends.
+        planned: Stages after the trials that were planned: `"seeds"`, `"refit"`.
     """
 
     runs: dict[str, Record] = dataclasses.field(default_factory=dict)
@@ -107,10 +108,10 @@ class Records:
     planned: set[str] = dataclasses.field(default_factory=set)
 
     def apply(self, event: Mapping[str, Any]) -> None:
-        """Takes in what happened.
+        """Applies an event.
 
         Raises:
-            ValueError: It is none of the events there are.
+            ValueError: The event is unknown.
         """
         kind = event["event"]
         if kind == "asked":
@@ -132,22 +133,22 @@ class Records:
             run = self.runs[event["run"]]
             run.outcome, run.worker = Outcome(**event["outcome"]), None
         elif kind != "corrected":
-            raise ValueError(f"The journal tells of {kind!r}, which this version does not know.")
+            raise ValueError(f"The journal has an event {kind!r}, which this version does not know.")
 
     def trials(self) -> list[Record]:
-        """The trials, in the order in which they were decided on."""
+        """Returns the trials in the order in which they were chosen."""
         return [run for run in self.runs.values() if run.trial is not None]
 
     def unfinished(self) -> list[Record]:
-        """Runs that have not ended and that nobody works on."""
+        """Returns the runs that have not ended and have no worker."""
         return [run for run in self.runs.values() if run.outcome is None and run.worker is None]
 
     def working(self) -> list[Record]:
-        """Runs that somebody works on."""
+        """Returns the runs that have a worker."""
         return [run for run in self.runs.values() if run.worker is not None]
 
     def ranked(self, mode: str) -> list[Record]:
-        """Completed trials, the best first; of equals the earlier one."""
+        """Returns completed trials, the best first; of equals the earlier first."""
         sign = 1 if mode == "min" else -1
         done = [(run, run.outcome) for run in self.trials() if run.outcome and run.outcome.status == COMPLETED]
         return [run for run, _ in sorted(done, key=lambda item: sign * (item[1].value or 0.0))]
@@ -164,5 +165,5 @@ class Records:
     def _reported(self, event: Mapping[str, Any]) -> None:
         run, epoch = self.runs[event["run"]], event["epoch"]
         value = math.nan if event["value"] is None else event["value"]
-        # A run that was killed reports again what came after its last checkpoint.
+        # A run that was killed repeats the reports after its last checkpoint.
         run.reports = [(at, found) for at, found in run.reports if at < epoch] + [(epoch, value)]

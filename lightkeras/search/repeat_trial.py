@@ -1,4 +1,4 @@
-"""Doing a trial again, in a new process, and comparing what comes out, bit for bit."""
+"""Runs a trial again in a new process, and compares the results bit for bit."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from lightkeras.training.settings import LimitBatches
 @final
 @dataclasses.dataclass(frozen=True)
 class Replayed:
-    """What came of doing a trial again.
+    """Result of running a trial again.
 
     Args:
-        name: The trial.
-        run_dir: Its run directory.
-        again: That of the run that did it again.
-        objective: Name of the value that was searched for.
-        before: Its best value then.
-        now: And now; `None` where the run failed.
-        different: What differs in what was computed, the first of each kind, in words.
-        changed: What differs in what it was computed from, in words: data, code, versions.
+        name: Name of the trial.
+        run_dir: Run directory of the trial.
+        again: Run directory of the repetition.
+        objective: Name of the optimized value.
+        before: Best value of the trial.
+        now: Best value of the repetition; `None` if it failed.
+        different: Differences of the results, the first of each kind, one sentence each.
+        changed: Differences of data, code and versions, one sentence each.
     """
 
     name: str
@@ -56,11 +56,11 @@ class Replayed:
 
     @property
     def equal(self) -> bool:
-        """Whether all that was computed is the same, to the bit."""
+        """Returns True if all results are equal to the bit."""
         return not self.different
 
     def lines(self) -> dict[str, str]:
-        """What to tell a person, by its heading."""
+        """Lines to print, by their heading."""
         found = {
             "trial": f"{self.name}: {self.objective} was {self.before} and is {self.now}",
             "replay": "the same to the bit: every epoch's values, and the best weights"
@@ -75,17 +75,17 @@ class Replayed:
 
 
 def replay(task_class: type[Task], folder: Path, name: str) -> Replayed:
-    """Does a trial of a search again.
+    """Runs a trial of a search again.
 
     Args:
-        task_class: The task's class, as it is now.
+        task_class: The task's class now.
         folder: Directory of the search.
         name: The trial's name, such as `"0003"`, or `"best"`.
 
     Raises:
-        FileNotFoundError: There is no search.
-        ValueError: It has no such trial, the trial has not ended, or it failed.
-        RuntimeError: The process that did it was lost.
+        FileNotFoundError: The directory holds no search.
+        ValueError: The trial does not exist, has not ended, or failed.
+        RuntimeError: The process of the repetition was lost.
     """
     config = RunDirectory(folder).read_config()
     if "search" not in config:
@@ -123,21 +123,21 @@ def _find(folder: Path, name: str, mode: str) -> tuple[Record, Outcome]:
         ranked = [run.number for run in records.ranked(mode)]
         found = (result.get("best") or {}).get("trial") or next(iter(ranked), None)
         if found is None:
-            raise ValueError(f"{folder} has no completed trial that could be the best.")
+            raise ValueError(f"{folder} has no completed trial.")
         name = found
     run = known.get(name.removeprefix("trials/"))
     if run is None:
         raise ValueError(f"{folder} has no trial {name!r}. {did_you_mean(name, ['best', *known])}")
     if run.outcome is None or run.outcome.value is None:
         why = "it has not ended" if run.outcome is None else f"it failed: {run.outcome.reason}"
-        raise ValueError(f"Trial {name} has no value that could be compared: {why}.")
+        raise ValueError(f"Trial {name} has no value to compare: {why}.")
     return run, run.outcome
 
 
 def _do(task_class: type[Task], lookup: Lookup, job: Job, outcome: Outcome) -> Outcome:
     """Does the run in a new process, with as many threads as it had."""
     with make_pool(task_class, lookup, 1, WorkerLimits(), threads=outcome.threads) as pool:
-        pool.hand(0, job)
+        pool.assign(0, job)
         while True:
             for said in pool.wait():
                 if said.kind == "ended":
@@ -190,7 +190,7 @@ def _places(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unused(folder: Path, name: str) -> Path:
-    """A new directory's name; the number goes up."""
+    """Returns an unused path with the next number."""
     with files.explained(folder):
         folder.mkdir(exist_ok=True)
     taken = {found.name for found in os.scandir(folder)}

@@ -1,4 +1,4 @@
-"""What a search tries: the declared ranges, less what is fixed, and narrowed where that was asked for."""
+"""The hyperparameters that a search varies: the declared ranges without fixed ones, narrowed by `Bounds`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Bounds:
     """Narrows the declared range of one hyperparameter, for one search.
 
     Args:
-        low: Smallest value that is tried; `None` leaves it as declared.
-        high: Largest value that is tried; `None` leaves it as declared.
-        step: Distance between the values that are tried; `None` leaves it as declared.
-        values: The values of a choice that are tried; `None` tries all.
+        low: Smallest value; `None` for the declared one.
+        high: Largest value; `None` for the declared one.
+        step: Distance between values; `None` for the declared one.
+        values: Values of a choice; `None` for all.
     """
 
     low: float | None = None
@@ -31,13 +31,13 @@ class Bounds:
 @final
 @dataclasses.dataclass(frozen=True)
 class Space:
-    """What a search tries.
+    """The hyperparameters that a search varies.
 
     Args:
         declaration: The dataclass that declares the hyperparameters.
-        ranges: Ranges that are searched, by name, in the order of declaration.
-        when: Of those, what each depends on: choices by name, with the values at which it is used.
-        fixed: Values of those that are not searched.
+        ranges: Searched ranges by name, in the order of declaration.
+        when: Conditions of each: the choices that it depends on, with the values for which it is used.
+        fixed: Values of the others.
     """
 
     declaration: type
@@ -46,28 +46,28 @@ class Space:
     fixed: Mapping[str, Any]
 
     def hparams(self, chosen: Mapping[str, Any]) -> Any:
-        """The hyperparameters of a trial: those chosen, those fixed, and defaults for the others."""
+        """Returns the hyperparameters of a trial: chosen and fixed ones, and defaults for the others."""
         return hparams.from_dict(self.declaration, {**self.fixed, **chosen})
 
     def record(self) -> dict[str, Any]:
-        """The space as plain data, to be read by people and compared."""
+        """Returns the space as plain data."""
         return {name: f"{found}{_when_text(self.when.get(name, {}))}" for name, found in self.ranges.items()} | {
             name: f"fixed to {value!r}" for name, value in self.fixed.items()
         }
 
 
 def make_space(declaration: type, fixed: Mapping[str, Any], bounds: Mapping[str, Bounds]) -> Space:
-    """The space of a search, checked.
+    """Checks and returns the space of a search.
 
     Args:
         declaration: The dataclass that declares the hyperparameters.
-        fixed: Values of those that are not to be searched.
+        fixed: Values of hyperparameters that are not searched.
         bounds: Narrower ranges, by name.
 
     Raises:
         ValueError: A name that is not declared or not searched, a range that is empty or wider than declared, or
             nothing to search.
-        TypeError: A value of another type than declared.
+        TypeError: A value does not have the declared type.
     """
     hparams.from_dict(declaration, fixed)
     declared = hparams.search_space(declaration)
@@ -99,7 +99,7 @@ def make_space(declaration: type, fixed: Mapping[str, Any], bounds: Mapping[str,
 
 
 def check_oracle(kind: str, space: Space) -> None:
-    """Refuses a space that an oracle cannot handle.
+    """Checks that an oracle can handle the space.
 
     Raises:
         ValueError: A grid over a range that has no steps.
@@ -109,15 +109,15 @@ def check_oracle(kind: str, space: Space) -> None:
         name = endless[0]
         raise ValueError(
             f"Tuner(oracle='grid') cannot try every value of {name}: {space.ranges[name]}. Give it a step "
-            f"(space={{{name!r}: {{'step': ...}}}}), fix it, or take another oracle."
+            f"(space={{{name!r}: {{'step': ...}}}}), fix it, or use another oracle."
         )
 
 
 def narrowed(name: str, found: Range, bounds: Bounds) -> Range:
-    """A declared range, narrowed.
+    """Narrows a declared range.
 
     Raises:
-        ValueError: What is left is empty, or not inside of what was declared.
+        ValueError: The narrowed range is empty, or not inside the declared one.
     """
     if isinstance(found, Choices):
         if (bounds.low, bounds.high, bounds.step) != (None, None, None):
@@ -131,7 +131,7 @@ def narrowed(name: str, found: Range, bounds: Bounds) -> Range:
     if low > high:
         raise ValueError(f"space: {name!r} from {low} to {high} is empty; low must not exceed high.")
     if low < found.low or high > found.high:
-        raise ValueError(f"space: {name!r} from {low} to {high} is wider than what is declared: {found}.")
+        raise ValueError(f"space: {name!r} from {low} to {high} is wider than the declared range: {found}.")
     if bounds.step is not None and (found.log or bounds.step <= 0):
         raise ValueError(f"space: {name!r} step={bounds.step}: expected a step above 0, and none on a log scale.")
     if isinstance(found, FloatRange):
@@ -139,7 +139,7 @@ def narrowed(name: str, found: Range, bounds: Bounds) -> Range:
     if wrong := [value for value in (low, high, step) if value is not None and value != int(value)]:
         raise ValueError(f"space: {name!r} is {found}: expected whole numbers, got {wrong[0]}.")
     if not found.log and bounds.step is None and (low - found.low) % found.step:
-        raise ValueError(f"space: {name!r} from {low}: no value that is tried, which are {found}. Give a step as well.")
+        raise ValueError(f"space: {name!r} from {low}: not a value of {found}. Give a step as well.")
     return IntRange(int(low), int(high), int(step or 1), found.log)
 
 
@@ -155,7 +155,7 @@ def _fewer(name: str, found: Choices, values: Sequence[Scalar] | None) -> Choice
 
 
 def _only(found: Range) -> tuple[Any, ...]:
-    """The one value of a range that has no other."""
+    """The value of a range with only one; else empty."""
     if isinstance(found, Choices):
         return found.values if len(found.values) == 1 else ()
     return (found.low,) if found.low == found.high else ()
@@ -168,7 +168,7 @@ def _needed(
     settled: Mapping[str, Any],
     left: Mapping[str, Range],
 ) -> dict[str, tuple[Scalar, ...]] | None:
-    """What a hyperparameter still depends on, with choices that are settled left out; `None` if it is never used."""
+    """Returns the remaining conditions of a hyperparameter without settled choices; `None` if it is never used."""
     needed: dict[str, tuple[Scalar, ...]] = {}
     for other, values in when[name].items():
         if other in settled:

@@ -1,4 +1,4 @@
-"""One run of a search, in whatever process: a worker's, or that of the search itself."""
+"""One run of a search, in a worker process or in the process of the search."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ from lightkeras.task import Task
 from lightkeras.training.callbacks.bridge import keras_names
 
 Report = Callable[[int, float], "str | None"]
-"""Takes an epoch, from 1, and the value of the objective; answers why the run is to stop, or `None`."""
+"""Takes an epoch (from 1) and the objective; returns the reason to stop the run, or `None`."""
 
-LEFT_BEHIND = 60.0  # seconds in which what is left of an attempt that was lost must have ended
+LEFT_BEHIND = 60.0  # seconds to wait for a lost attempt to release the run directory: Ray may declare a node lost early
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_COPIED = ("run.lock", "output.txt", "result.json", "report.html", "model.keras", "figures", "profile", "broken")
 
 
 class OutOfMemoryError(MemoryError):
-    """A run took more memory than there is; its process is to end, and to give back what it holds."""
+    """A run ran out of memory. Its process must end to release its memory."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A run to be done.
+    """A run for a worker.
 
     Args:
-        name: Its name in the search, such as `"trials/0003"`.
+        name: Name in the search, such as `"trials/0003"`.
         hparams: All hyperparameters by name.
-        runner: The runner, with the run directory.
+        runner: Runner with the run directory.
         objective: Name of the value to report; `None` reports none.
-        parent: Run directory of the run that it goes on with; `None` begins anew.
-        joined: Whether it learns from train and validation together.
+        parent: Run directory of the trial that it continues; `None` starts anew.
+        joined: Whether it is trained on train and validation together.
     """
 
     name: str
@@ -67,13 +67,13 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
-    """What is known of a task before its first run.
+class TaskSummary:
+    """What a search needs to know of a task before the first run.
 
     Args:
         names: Names of the values that each epoch will log.
-        source: What the data is.
-        data: Fingerprint of the train split; `None` where it has none.
+        source: Source of the data.
+        data: Fingerprint of the train split; `None` if it has none.
     """
 
     names: tuple[str, ...]
@@ -81,40 +81,42 @@ class Look:
     data: str | None
 
 
-def look(task_class: type[Task], lookup: Lookup | None, values: dict[str, Any], runner: Runner) -> Look:
-    """Checks a task as `Runner.fit` does before its first epoch; writes nothing.
+def summarize_task(
+    task_class: type[Task], lookup: Lookup | None, values: dict[str, Any], runner: Runner
+) -> TaskSummary:
+    """Checks a task like `Runner.fit` before its first epoch; writes nothing.
 
     Raises:
-        ValueError: The task cannot be run; and whatever else `Runner.check` raises.
+        ValueError: The task fails a check; see `Runner.check` for other errors.
     """
     task = task_class(hparams.from_dict(task_class.HParams, values), lookup)
     names = runner.check(task)
     data = task.data
     reuse.commit(ended_well=data is not None)
     if data is None:
-        return Look(tuple(names), None, None)
-    return Look(tuple(names), data.source, data.train().fingerprint())
+        return TaskSummary(tuple(names), None, None)
+    return TaskSummary(tuple(names), data.source, data.train().fingerprint())
 
 
 def run(job: Job, task_class: type[Task], lookup: Lookup | None, report: Report) -> Outcome:
-    """Does a run, or goes on with it where it was left. `prepare` comes before.
+    """Runs or resumes a job; `prepare` must be called before.
 
     Args:
-        job: The run.
+        job: The job.
         task_class: The task's class.
-        lookup: Where data and modules are looked for.
-        report: Told the value of the objective after each epoch.
+        lookup: Where data and modules are found.
+        report: Called with the objective after each epoch.
 
     Returns:
-        How it ended; a run that raised has failed.
+        The outcome; a run that raises has failed.
 
     Raises:
-        OutOfMemoryError: It took more memory than there is.
-        Interrupted: A signal came; the state was saved.
-        OSError: The disk is full, which is no fault of the run.
+        OutOfMemoryError: It ran out of memory.
+        Interrupted: A signal was received; the state was saved.
+        OSError: The disk is full, which ends the search and not only the run.
     """
     began = time.perf_counter()
-    keras.backend.clear_session()  # the graphs of the run before
+    keras.backend.clear_session()  # drops the graphs of the previous run
     callbacks = [] if job.objective is None else [Reporter(job.objective, report)]
     runner = dataclasses.replace(job.runner, callbacks=callbacks, progress=False)
     try:
@@ -122,7 +124,7 @@ def run(job: Job, task_class: type[Task], lookup: Lookup | None, report: Report)
         reuse.commit(ended_well=True)
     except Interrupted:
         raise
-    except Exception as error:  # one bad run must not lose the search; its reason is kept
+    except Exception as error:  # a failed run must not end the search; the reason is recorded
         reuse.commit(ended_well=False)
         if isinstance(error, OSError) and error.errno in _FULL:
             raise
@@ -133,16 +135,16 @@ def run(job: Job, task_class: type[Task], lookup: Lookup | None, report: Report)
 
 
 def prepare(job: Job) -> None:
-    """Makes the run directory; of a run that goes on with another, as a copy of that one's.
+    """Creates the run directory; for a trial that continues another one, as a copy of its directory.
 
-    It is there whole or not at all: copied beside, and renamed. A process of an attempt that was lost, on a node that
-    no longer answers, may be in it for a moment still: that one is waited for.
+    The copy is made beside it and renamed, so that it is never incomplete. A lost attempt, on a node that no longer
+    answers, may hold the lock for a moment: waits for it.
     """
     target = job.run_dir
     wait_until_free(RunDirectory(target).lock_file, LEFT_BEHIND)
     if (target / "config.json").exists():
         return
-    shutil.rmtree(target, ignore_errors=True)  # of an attempt that did not come to its configuration
+    shutil.rmtree(target, ignore_errors=True)  # of an attempt that ended before its configuration was written
     target.parent.mkdir(parents=True, exist_ok=True)
     if job.parent is None:
         target.mkdir()
@@ -155,11 +157,11 @@ def prepare(job: Job) -> None:
 
 @final
 class Reporter(keras.callbacks.Callback):  # type: ignore[misc]
-    """Reports the objective after each epoch, and stops the run where that is answered.
+    """Reports the objective after each epoch, and stops the run if the answer is a reason.
 
     Args:
         objective: Name of the objective, such as `"val/accuracy"`.
-        report: Whom to tell.
+        report: Receives the objective.
     """
 
     def __init__(self, objective: str, report: Report) -> None:
@@ -175,11 +177,11 @@ class Reporter(keras.callbacks.Callback):  # type: ignore[misc]
             self.model.stop_training = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the search knows what was reported."""
+        """Empty: the journal has the reports."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back nothing."""
+        """Nothing to restore."""
 
 
 def _fit(job: Job, task_class: type[Task], lookup: Lookup | None, runner: Runner) -> FitResult:
@@ -189,11 +191,13 @@ def _fit(job: Job, task_class: type[Task], lookup: Lookup | None, runner: Runner
         return runner.fit(task, resume=resume)
     task.set_up(runner.seed)
     if task.data is None:
-        raise ValueError(f"{task_class.__name__} has no data module, whose splits could be joined.")
+        raise ValueError(
+            f"{task_class.__name__} has no data module: expected one with train and validation splits to join."
+        )
     task.data.prepare(task.lookup)
     validation = task.data.validation()
     if validation is None:
-        raise ValueError(f"{task_class.__name__}'s data has no validation split that could be joined with train.")
+        raise ValueError(f"{task_class.__name__}'s data has no validation split to join with train.")
     return runner.fit(task, join.join_feeds(task.data.train(), validation), resume=resume)
 
 
@@ -209,7 +213,7 @@ def _outcome(fit: FitResult, job: Job, wall_s: float) -> Outcome:
 
 
 def _log_best(path: Path, objective: str, best: Best) -> None:
-    """Writes what was searched for beside the trial's curves: of a curve, the HParams tab shows the last value."""
+    """Writes the best objective as a scalar of its own: the HParams tab shows the last value of a curve."""
     file = EventFile(path)
     file.add(scalars({f"best/{objective}": best.value}), best.step)
     file.close()

@@ -227,7 +227,7 @@ def test_an_oracle_that_would_choose_otherwise_now_is_made_to_go_on_with_what_it
     first = text.splitlines()[0]
     path.write_text(text.replace(first, first.replace('"rate": 0.', '"rate": 0.0')))
     with pytest.warns(
-        UserWarning, match=r"The oracle would now choose .*goes on with what it chose.*Did versions change"
+        UserWarning, match=r"The oracle chose .*would now choose .*resumes with the former.*Did package versions change"
     ):
         ended = search(path, "random")
     assert ended.records.trials()[0].values["rate"] < 0.1
@@ -235,5 +235,5 @@ def test_an_oracle_that_would_choose_otherwise_now_is_made_to_go_on_with_what_it
 
 def test_a_journal_of_another_oracle_is_refused(tmp_path):
     search(tmp_path / "journal.jsonl", "random", trials=3)
-    with pytest.raises(ValueError, match=r"where it notes RUNNING \(line \d+\), the oracle now says STOPPED"):
+    with pytest.raises(ValueError, match=r"has RUNNING in line \d+, where the oracle now answers STOPPED"):
         search(tmp_path / "journal.jsonl", "random", trials=2)

@@ -42,10 +42,10 @@ def test_cut_at_any_byte_it_holds_the_lines_that_were_whole_and_goes_on(tmp_path
 def test_a_damaged_line_is_named(tmp_path):
     path = written(tmp_path / "journal.jsonl")
     path.write_bytes(path.read_bytes().replace(b'"text"', b'"te\x00\xff'))
-    with pytest.raises(ValueError, match=r"journal\.jsonl is damaged: line 2 is not what was written"):
+    with pytest.raises(ValueError, match=r"journal\.jsonl is damaged: line 2 is not an event"):
         Journal(path)
     path.write_text('{"event": "asked"}\n[1, 2]\n')
-    with pytest.raises(ValueError, match=r"line 2 is not what was written \(no event\)"):
+    with pytest.raises(ValueError, match=r"line 2 is not an event \(expected an object"):
         Journal(path)
 
 

@@ -12,7 +12,7 @@ from lightkeras.runner import Runner
 from lightkeras.search.coordinator import Coordinator, Plan
 from lightkeras.search.journal import Journal
 from lightkeras.search.oracles import Oracle
-from lightkeras.search.progress_table import View
+from lightkeras.search.progress_table import ProgressTable
 from lightkeras.search.records import COMPLETED, FAILED, Outcome
 from lightkeras.search.space import make_space
 
@@ -42,7 +42,7 @@ def test_it_shows_what_runs_the_best_so_far_and_the_time_that_is_left(tmp_path):
     now = [0.0]
     with Journal(tmp_path / "journal.jsonl") as journal:
         coordinator = search(tmp_path, journal)
-        view = View(coordinator, 5, True, console(), lambda: now[0])
+        view = ProgressTable(coordinator, 5, True, console(), lambda: now[0])
         for outcome in (Outcome(COMPLETED, "done", 0.75, 3, 30, 9), Outcome(FAILED, "diverged")):
             coordinator.end(coordinator.next(0).name, outcome)
         job = coordinator.next(0)
@@ -50,7 +50,7 @@ def test_it_shows_what_runs_the_best_so_far_and_the_time_that_is_left(tmp_path):
             coordinator.report(job.name, epoch, value)
         now[0] = 80.0
         shown = console()
-        shown.print(view.picture())
+        shown.print(view.render())
     lines = [" ".join(line.split()) for line in shown.file.getvalue().splitlines()]
     assert lines[0] == "run epoch val/accuracy best hyperparameters"
     assert lines[1].startswith("trials/0002 3/9 0.6 0.7 rate 0.")
@@ -64,14 +64,14 @@ def test_before_anything_ended_nothing_is_said_of_the_time(tmp_path):
         coordinator = search(tmp_path, journal)
         coordinator.next(0)
         shown = console()
-        shown.print(View(coordinator, 5, True, shown).picture())
+        shown.print(ProgressTable(coordinator, 5, True, shown).render())
     assert shown.file.getvalue().splitlines()[-1].strip() == "0 of 5 trials ended"
 
 
 def test_where_there_is_no_terminal_nothing_is_shown(tmp_path):
     with Journal(tmp_path / "journal.jsonl") as journal:
         out = console(terminal=False)
-        with View(search(tmp_path, journal), 5, True, out) as view:
+        with ProgressTable(search(tmp_path, journal), 5, True, out) as view:
             view.show()
     assert out.file.getvalue() == ""
 
@@ -80,7 +80,7 @@ def test_on_a_terminal_it_is_shown_at_most_twice_a_second(tmp_path):
     now, out = [0.0], console()
     with Journal(tmp_path / "journal.jsonl") as journal:
         coordinator = search(tmp_path, journal)
-        with View(coordinator, 5, True, out, lambda: now[0]) as view:
+        with ProgressTable(coordinator, 5, True, out, lambda: now[0]) as view:
             counts = []
             for now[0] in (0.0, 0.1, 0.6):
                 view.show()

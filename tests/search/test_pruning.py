@@ -51,10 +51,10 @@ def test_the_median_needs_enough_completed_trials_and_epochs():
 def test_halving_lets_the_best_third_of_a_rung_go_on():
     others = [[(1, value)] for value in (0.1, 0.2, 0.3, 0.4, 0.5)]
     rule = Pruning("halving", factor=3)
-    # Of six that got there, two go on.
+    # Of six that reached it, two continue.
     assert rule.verdict([(1, 0.45)], others, [], "max") is None
     assert rule.verdict([(1, 0.35)], others, [], "max") == (
-        "its value 0.35 at epoch 1 is place 3 of the 6 trials that got there, of which the best 2 go on"
+        "its value 0.35 at epoch 1 is place 3 of the 6 trials that reached it, of which the best 2 continue"
     )
     assert rule.verdict([(1, 0.15)], others, [], "min") is None
 

@@ -1,4 +1,4 @@
-"""Makes the pool of a search: on this machine, or on a Ray cluster."""
+"""Makes the pool of a search, on this machine or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from lightkeras.task import Task
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """The Ray cluster to work on.
+    """The Ray cluster to use.
 
     Args:
-        address: Its address, as `ray.init` takes it; `None` uses the one that `RAY_ADDRESS` names, else the one that
-            `ray start` started on this machine, else starts one there.
-        gpus: GPUs that each worker is given, or the part of one; with 0 it sees none.
+        address: Address for `ray.init`. `None` uses `RAY_ADDRESS`, else the cluster that `ray start` started on this
+            machine, else starts one.
+        gpus: GPUs of each worker, or the fraction of one; with 0 GPUs are hidden from it.
     """
 
     address: str | None = None
@@ -39,22 +39,22 @@ def make_pool(
     threads: int | None = None,
     cluster: Cluster | None = None,
 ) -> Pool:
-    """A pool of workers.
+    """Makes a pool of workers.
 
     Args:
         task: The task's class; it must be importable.
-        lookup: Where data and modules are looked for.
-        workers: How many.
-        limits: What each may take.
-        using: File that the workers hold together from their first run on, as long as they live.
-        threads: Threads that each computes with; `None` divides the cores between them.
-        cluster: Where they run; `None` is this machine.
+        lookup: Where data and modules are found.
+        workers: Number of workers.
+        limits: Limits of each worker.
+        using: Lock file that all workers hold together from their first run to their end.
+        threads: Threads of each worker; `None` divides the cores.
+        cluster: Cluster to run them on; `None` for this machine.
 
     Raises:
-        TypeError: The task's class cannot be found by another process.
+        TypeError: The task's class cannot be imported by another process.
         ImportError: Ray is not installed, or a node of the cluster lacks what the search needs.
-        ConnectionError: There is no such cluster.
-        ValueError: The cluster has not so many cores, or GPUs.
+        ConnectionError: The cluster cannot be reached.
+        ValueError: The cluster has too few cores or GPUs.
     """
     setup = Setup(reference_of(task), task.__module__, lookup, None, using, secrets.token_hex())
     memory = None if limits.memory_gb is None else limits.memory_gb * 1e9
@@ -69,7 +69,7 @@ def make_pool(
 
 
 def reference_of(task: type[Task]) -> bytes:
-    """A class as another process can import it: its module and its name.
+    """Pickles a class as its module and name, from which another process imports it.
 
     Raises:
         TypeError: It cannot be imported.

@@ -1,7 +1,7 @@
-"""Worker processes of this machine, and their channels.
+"""Worker processes on this machine, and their channels.
 
-They are started anew (spawned, not forked): each imports the task's file, Keras and its backend by itself, and the
-process of the search computes nothing.
+Workers are spawned, not forked, because TensorFlow and JAX do not survive a fork: each imports the task's file, Keras
+and its backend. The process of the search computes nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lightkeras.system import memory
 
 
 def start_worker(setup: Setup, name: str) -> tuple[Any, Connection]:
-    """Starts a worker as a process of this one; gives the process, and the end of the pipe to it."""
+    """Starts a worker as a child process. Returns the process and this end of the pipe."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=main, args=(theirs, setup), name=name)
@@ -34,12 +34,12 @@ def start_worker(setup: Setup, name: str) -> tuple[Any, Connection]:
 
 @final
 class LocalChannel:
-    """A process that was started here; see `Channel`.
+    """A child process; see `Channel`.
 
     Args:
-        setup: What it is started with.
-        name: Its name.
-        environment: What it gets in its environment beside what this process has.
+        setup: Setup of the worker.
+        name: Name of the process.
+        environment: Environment variables in addition to those of this process.
     """
 
     def __init__(self, setup: Setup, name: str, environment: Mapping[str, str]) -> None:
@@ -66,13 +66,13 @@ class LocalChannel:
             return None
         return how_it_ended(self.process.exitcode)
 
-    def last_words(self) -> str:
+    def last_output(self) -> str:
         return "" if self._output is None else last_lines(self._output)
 
-    def held(self) -> int:
+    def memory_bytes(self) -> int:
         try:
             return memory.private_bytes(self.process.pid or 0)
-        except OSError:  # it has ended meanwhile, or the system does not tell
+        except OSError:  # it has ended, or the system is not Linux
             return 0
 
     def terminate(self) -> None:
@@ -89,12 +89,12 @@ class LocalChannel:
 
 @final
 class LocalLauncher:
-    """Starts worker processes here; see `Launcher`.
+    """Starts worker processes on this machine; see `Launcher`.
 
     Args:
-        setup: What each is started with.
-        workers: How many there are at most.
-        memory: Most memory of each, in bytes; `None` divides what is free now.
+        setup: Setup of the workers.
+        workers: Maximum number of workers.
+        memory: Maximum private memory of each in bytes; `None` divides the available memory.
         threads: Threads of each; `None` divides the cores.
     """
 
@@ -108,7 +108,7 @@ class LocalLauncher:
     def begin(self) -> None:
         self._setup.mark()
 
-    def places(self) -> int:
+    def capacity(self) -> int:
         return self._workers
 
     def start(self, slot: int) -> Channel:
@@ -126,7 +126,7 @@ class LocalLauncher:
 
 
 def how_it_ended(code: int | None) -> str:
-    """In words, how a process ended with an exit code of `multiprocessing`."""
+    """Describes an exit code of `multiprocessing`."""
     if code is None or code >= 0:
         return f"ended with status {code}"
     name = signal.Signals(-code).name
@@ -134,7 +134,7 @@ def how_it_ended(code: int | None) -> str:
 
 
 def _share(workers: int) -> float | None:
-    """Memory of each worker's own, in bytes; `None` where the system does not tell."""
+    """Share of each worker of the available memory in bytes; `None` if the system is not Linux."""
     try:
         return 0.9 * memory.available_bytes() / workers
     except OSError:
@@ -143,7 +143,7 @@ def _share(workers: int) -> float | None:
 
 @contextlib.contextmanager
 def _environment(more: Mapping[str, str]) -> Iterator[None]:
-    """With more in the environment, for a process that is started."""
+    """Sets environment variables while a process is started."""
     before = {name: os.environ.get(name) for name in more}
     os.environ.update(more)
     try:

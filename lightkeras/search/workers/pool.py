@@ -1,4 +1,4 @@
-"""Worker processes, watched over: one that dies, hangs or takes too much memory is one lost attempt."""
+"""Pool of supervised worker processes: one that dies, hangs or takes too much memory costs one attempt."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, final
 
-from lightkeras.search.trial_run import Job, Look
+from lightkeras.search.trial_run import Job, TaskSummary
 from lightkeras.search.workers.protocol import Channel, Launcher, last_lines
 from lightkeras.system.messages import check_whole
 
-POLL = 0.25  # seconds between two looks at signals, memory and signs of life
-GRACE = 120.0  # seconds in which a worker that was told to end saves its run
+POLL = 0.25  # seconds between checks of signals, memory and heartbeats
+GRACE = 120.0  # seconds for a worker to save its run after SIGTERM
 
 
 @dataclasses.dataclass(frozen=True)
 class WorkerLimits:
-    """What a worker may take.
+    """Limits of a worker process.
 
     Args:
-        silence: Seconds without a sign of life, such as a compiled call, after which a worker counts as hung and is
-            killed; the reading of data and each compilation must take less. `None` waits for ever.
-        memory_gb: Memory of its own, in 10**9 bytes, above which a worker is killed; files that are mapped do not
-            count. `None` divides what is free when the search begins.
-        runs: Runs after which a worker gives back its memory, and is replaced by a new one.
+        silence: Seconds without a heartbeat after which a worker counts as hung and is killed. Workers send one with
+            each compiled call, block of encoded data and report: reading data and each compilation must take less.
+            `None` waits forever.
+        memory_gb: Private memory in 10**9 bytes above which a worker is killed; mapped files do not count. `None`
+            divides the memory that is available when the search starts.
+        runs: Runs after which a worker is replaced, to release its memory.
 
     Raises:
         ValueError: A setting out of its range.
@@ -43,13 +44,13 @@ class WorkerLimits:
 
 
 @dataclasses.dataclass(frozen=True)
-class Said:
-    """What a worker said, or what became of it.
+class WorkerMessage:
+    """A message of a worker, or of the pool about it.
 
     Args:
-        slot: Which worker, from 0.
-        kind: As in `lightkeras.search.workers.process`; `"lost"` also where the pool found out.
-        content: What belongs to it.
+        slot: Number of the worker, from 0.
+        kind: Kind of message, see `lightkeras.search.workers.process`. The pool sends `"lost"` too.
+        content: Content of the message.
     """
 
     slot: int
@@ -64,17 +65,17 @@ class _Worker:
         self.job: Job | None = None
         self.busy = False
         self.runs = 0
-        self.heard = time.monotonic()
+        self.last_message_at = time.monotonic()
 
 
 @final
 class Pool:
-    """Workers, each doing one run at a time; a context manager, at whose end none is left.
+    """Context manager of worker processes, each of which does one run at a time. All are ended on exit.
 
     Args:
-        launcher: Starts a worker when there is something to do for it; closed at the end.
-        workers: How many.
-        limits: What each may take.
+        launcher: Starts workers when they are needed; closed on exit.
+        workers: Number of workers.
+        limits: Limits of each worker.
     """
 
     def __init__(self, launcher: Launcher, workers: int, limits: WorkerLimits) -> None:
@@ -92,62 +93,62 @@ class Pool:
 
     @property
     def threads(self) -> int:
-        """Threads that each worker computes with."""
+        """Threads of each worker."""
         return self._launcher.threads
 
     def begin(self) -> None:
-        """Says that the directory of the search is there. It comes before the first run.
+        """Must be called before the first run, when the directory of the search exists.
 
         Raises:
-            OSError: A node of the cluster does not see it.
+            OSError: A node of the cluster cannot see it.
         """
         self._launcher.begin()
 
     def idle(self) -> list[int]:
-        """Slots of the workers that have nothing to do, and of those that could be started."""
+        """Returns the slots of idle workers, and of those that can be started."""
         empty = [slot for slot, worker in enumerate(self._workers) if worker is None]
-        free = self._launcher.places() - (len(self._workers) - len(empty)) if empty else 0
+        free = self._launcher.capacity() - (len(self._workers) - len(empty)) if empty else 0
         startable = set(empty[: max(0, free)])
         return [slot for slot, one in enumerate(self._workers) if slot in startable or (one and not one.busy)]
 
-    def hand(self, slot: int, job: Job) -> None:
-        """Hands a run to an idle worker."""
-        self._tell(slot, "run", job)
+    def assign(self, slot: int, job: Job) -> None:
+        """Assigns a run to an idle worker."""
+        self._send(slot, "run", job)
         worker = self._workers[slot]
         if worker is not None:
             worker.job, worker.runs = job, worker.runs + 1
 
     def answer(self, slot: int, why: str | None) -> None:
-        """Answers a report: why the run is to stop, or `None`."""
+        """Answers a report with the reason to stop the run, or `None`."""
         worker = self._workers[slot]
         if worker is not None:
             worker.channel.send(("answer", why))
 
-    def look(self, values: Mapping[str, Any], runner: Any) -> Look:
-        """Lets the first worker look at the task.
+    def summarize_task(self, values: Mapping[str, Any], runner: Any) -> TaskSummary:
+        """Lets the first worker check the task, and returns its summary.
 
         Raises:
-            Exception: Whatever the task made it raise.
+            Exception: The task's own error.
             RuntimeError: The worker was lost.
         """
-        self._tell(0, "look", (dict(values), runner))
+        self._send(0, "summarize", (dict(values), runner))
         while True:
-            for said in self.wait():
-                if said.kind == "looked":
-                    found: Look = said.content
+            for message in self.wait():
+                if message.kind == "summary":
+                    found: TaskSummary = message.content
                     return found
-                if said.kind == "raised":
-                    raise said.content
-                if said.kind == "lost":
-                    raise RuntimeError(f"The task could not be tried: its worker {said.content}.")
+                if message.kind == "raised":
+                    raise message.content
+                if message.kind == "lost":
+                    raise RuntimeError(f"The task could not be checked: its worker {message.content}.")
 
-    def wait(self) -> list[Said]:
-        """Waits, at most for a moment, and gives what was said or became of the workers meanwhile."""
+    def wait(self) -> list[WorkerMessage]:
+        """Waits for a short time, and returns the messages."""
         self._launcher.wait([worker.channel for worker in self._workers if worker is not None], POLL)
-        return [said for slot in range(len(self._workers)) for said in self._heard(slot)]
+        return [message for slot in range(len(self._workers)) for message in self._messages_of(slot)]
 
-    def interrupt(self) -> Iterator[Said]:
-        """Lets the workers save their runs and end; gives what they still say."""
+    def interrupt(self) -> Iterator[WorkerMessage]:
+        """Makes the workers save their runs and end; yields their last messages."""
         until = time.monotonic() + GRACE
         for worker in self._workers:
             if worker is not None:
@@ -160,55 +161,55 @@ class Pool:
 
     # ------------------------------------------------------------------ one worker
 
-    def _tell(self, slot: int, kind: str, content: Any) -> None:
+    def _send(self, slot: int, kind: str, content: Any) -> None:
         worker = self._workers[slot] or self._start(slot)
-        worker.busy, worker.heard = True, time.monotonic()
+        worker.busy, worker.last_message_at = True, time.monotonic()
         worker.channel.send((kind, content))
 
     def _start(self, slot: int) -> _Worker:
         worker = self._workers[slot] = _Worker(self._launcher.start(slot))
         return worker
 
-    def _heard(self, slot: int) -> Iterator[Said]:
+    def _messages_of(self, slot: int) -> Iterator[WorkerMessage]:
         worker = self._workers[slot]
         if worker is None:
             return
-        ended = worker.channel.ended()  # asked first: what it said before it ended is there by then
+        ended = worker.channel.ended()  # before `received`, which then has all messages
         for kind, content in worker.channel.received():
-            worker.heard = time.monotonic()
-            if kind in ("ended", "looked", "raised", "full"):
+            worker.last_message_at = time.monotonic()
+            if kind in ("ended", "summary", "raised", "full"):
                 worker.busy, worker.job = False, None
             if kind in ("lost", "interrupted") or (kind == "ended" and worker.runs >= self._limits.runs):
                 self._dismiss(slot)
-                yield Said(slot, kind, content)
+                yield WorkerMessage(slot, kind, content)
                 return
             if kind != "alive":
-                yield Said(slot, kind, content)
-        reason = self._what_is_wrong(worker) if ended is None else _with_last_words(ended, worker)
+                yield WorkerMessage(slot, kind, content)
+        reason = self._problem_of(worker) if ended is None else _with_last_output(ended, worker)
         if reason is not None:
             busy = worker.busy
             self._dismiss(slot)
             if busy:
-                yield Said(slot, "lost", reason)
+                yield WorkerMessage(slot, "lost", reason)
 
-    def _what_is_wrong(self, worker: _Worker) -> str | None:
+    def _problem_of(self, worker: _Worker) -> str | None:
         if not worker.channel.started():
-            worker.heard = time.monotonic()
-        silent = time.monotonic() - worker.heard
+            worker.last_message_at = time.monotonic()
+        silent = time.monotonic() - worker.last_message_at
         limit = self._limits.silence
         if worker.busy and limit is not None and silent > limit:
-            return f"hung: it gave no sign of life for {silent:.0f} s, more than silence={limit:g}"
+            return f"hung: it sent no heartbeat for {silent:.0f} s, more than silence={limit:g}"
         most = self._launcher.memory
-        if most is not None and (held := worker.channel.held()) > most:
+        if most is not None and (held := worker.channel.memory_bytes()) > most:
             return f"ran out of memory: it held {held / 1e9:.2f} GB, more than its {most / 1e9:.2f} GB"
         return None
 
     def _dismiss(self, slot: int) -> None:
         worker, self._workers[slot] = self._workers[slot], None
         if worker is not None:
-            worker.channel.end()  # one that is idle has nothing to save, and one that is not was told before
+            worker.channel.end()  # idle workers have nothing to save, others were terminated before
 
 
-def _with_last_words(ended: str, worker: _Worker) -> str:
-    last = (last_lines(worker.job.run_dir / "output.txt") if worker.job else "") or worker.channel.last_words()
-    return f"{ended}{f', saying: {last}' if last else ''}"
+def _with_last_output(ended: str, worker: _Worker) -> str:
+    last = (last_lines(worker.job.run_dir / "output.txt") if worker.job else "") or worker.channel.last_output()
+    return f"{ended}{f', with the output: {last}' if last else ''}"

@@ -1,16 +1,16 @@
-"""A process that works for a search: it is handed runs over a pipe, and tells how they go.
+"""The worker process: receives runs over a pipe, and sends their progress.
 
     parent                          worker
-    look(...)                  ->
-                               <-   looked(names, ...)  or  raised(error)
+    summarize(...)             ->
+                               <-   summary(names, ...)  or  raised(error)
     job                        ->
-                               <-   alive                    at each step of the work, at most once a second
-                               <-   epoch(number, value)     and waits for the answer
-    answer(why to stop, or None) ->
+                               <-   alive                    heartbeat, at most once a second
+                               <-   epoch(number, value)     then waits for the answer
+    answer(reason to stop, or None) ->
                                <-   ended(outcome)  or  lost(reason)  or  full(error)  or  interrupted
 
-Keras, its backend and the task's data are loaded once, and stay. A worker ends when its pipe does, with its parent
-however that ends, after as many runs as it was told, and by SIGTERM, upon which a run saves its state.
+Keras, its backend and the task's data are loaded once. A worker ends when its pipe is closed, when its parent ends, and
+after SIGTERM, when it has saved its run.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ from typing import TYPE_CHECKING, Any, final
 from lightkeras.system import heartbeat, locks
 from lightkeras.system.messages import raised_by_us
 
-if TYPE_CHECKING:  # imported by the worker when it has told that it is there
+if TYPE_CHECKING:  # imported after the worker has answered, because it takes seconds
     from lightkeras.data.lookup import Lookup
     from lightkeras.search.trial_run import Job
     from lightkeras.task import Task
 
-ALIVE_EVERY = 1.0  # seconds, at most so often
-SHARE_IT = "Give a run_dir on a file system that all nodes of the cluster share, under the same path."
+ALIVE_EVERY = 1.0  # seconds between heartbeats
+SHARE_IT = "Give a run_dir on a file system that all nodes share, under the same path."
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What a worker is started with.
+    """What a worker needs to start.
 
     Args:
         task: The task's class, pickled: its module and name, which the worker imports.
-        module: Name of that module.
-        lookup: Where data and modules are looked for.
-        output: File that gets what the process says while it does no run; the launcher names one.
-        using: File that it holds from its first run on, together with the other workers, as long as it lives.
-        token: What is in that file, and in no other of that path.
+        module: Name of the task's module.
+        lookup: Where data and modules are found.
+        output: File for the output outside of runs; set by the launcher.
+        using: Lock file that all workers hold together from their first run to their end.
+        token: Random content of that file, which tells it from a file of the same path on another machine.
     """
 
     task: bytes
@@ -66,12 +66,12 @@ class Setup:
     token: str
 
     def mark(self) -> None:
-        """Writes `using`, when the directory of the search is there."""
+        """Writes the token to `using`, when the directory of the search exists."""
         if self.using is not None:
-            self.using.write_text(self.token)  # in place: others may hold it
+            self.using.write_text(self.token)  # in place, because others may hold its lock
 
     def sees_directory(self) -> bool:
-        """Whether `using` is, on this machine, the file that the search wrote."""
+        """Returns True if `using` on this machine is the file that the search wrote."""
         try:
             return self.using is None or self.using.read_text() == self.token
         except OSError:
@@ -79,11 +79,11 @@ class Setup:
 
 
 def main(connection: Connection, setup: Setup) -> None:
-    """Works until there is no more to do."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the search, which tells its workers
+    """Runs the worker until its pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the search, which sends SIGTERM
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True)  # the last words of a process that dies are to be read
+            stream.reconfigure(line_buffering=True)  # the last lines of a process that dies must be in the file
     _end_with_parent()
     _offer_to_the_kernel()
     with (
@@ -97,7 +97,7 @@ def main(connection: Connection, setup: Setup) -> None:
 class _Worker:
     def __init__(self, connection: Connection, setup: Setup) -> None:
         self._connection, self._setup = connection, setup
-        self._sending = threading.Lock()  # signs of life come from any thread
+        self._sending = threading.Lock()  # any thread may send a heartbeat
         self._alive_at = 0.0
         self._holds = False
 
@@ -108,33 +108,33 @@ class _Worker:
         heartbeat.listen(self._alive)
         while True:
             kind, content = self._connection.recv()
-            goes_on = self._look(*content) if kind == "look" else self._run(content)
-            if not goes_on:
+            reusable = self._summarize(*content) if kind == "summarize" else self._run(content)
+            if not reusable:
                 break
 
-    def _look(self, values: dict[str, Any], runner: Any) -> bool:
+    def _summarize(self, values: dict[str, Any], runner: Any) -> bool:
         from lightkeras.search import trial_run
 
         try:
-            found = trial_run.look(self._task(), self._setup.lookup, values, runner)
+            found = trial_run.summarize_task(self._task(), self._setup.lookup, values, runner)
         except Exception as error:
             self._send("raised", _portable(error))
         else:
-            self._send("looked", found)
+            self._send("summary", found)
         return True
 
     def _run(self, job: Job) -> bool:
-        """Does a run. Returns whether this process can do another."""
+        """Does a run. Returns False if this process must be replaced."""
         from lightkeras.runner import Interrupted
         from lightkeras.search import trial_run
 
-        self._alive()  # all that takes long to import is there
+        self._alive()  # the slow imports are done
         self._keep_imports()
         if not self._holds and self._setup.using is not None:
             if not self._setup.sees_directory():
-                self._send("full", f"{platform.node()} does not see {self._setup.using.parent}. {SHARE_IT}")
+                self._send("full", f"{platform.node()} cannot see {self._setup.using.parent}. {SHARE_IT}")
                 return True
-            locks.hold_shared(self._setup.using)  # until this process ends, however it does
+            locks.hold_shared(self._setup.using)  # until this process ends
             self._holds = True
         try:
             trial_run.prepare(job)
@@ -153,16 +153,16 @@ class _Worker:
         return True
 
     def _keep_imports(self) -> None:
-        """Tells Python, before the first run, that what is there stays.
+        """Exempts imported modules from garbage collection, before the first run.
 
-        Collecting garbage between two runs looks at all that is not known to stay: with Keras and a backend 0.3 s.
+        Otherwise `clear_session` between two runs visits them: 0.3 s with Keras and a backend.
         """
         if not gc.get_freeze_count():
             gc.collect()
             gc.freeze()
 
     def _task(self) -> type[Task]:
-        found: type[Task] = pickle.loads(self._setup.task)  # the name that the search gave this process
+        found: type[Task] = pickle.loads(self._setup.task)  # only a class's name, from our own parent
         return found
 
     def _report(self, epoch: int, value: float) -> str | None:
@@ -183,23 +183,23 @@ class _Worker:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error, as one that can be sent, with the traceback as a note where it is none of ours."""
+    """Returns an error that can be pickled. The traceback is added as a note unless lightkeras raised it."""
     if not raised_by_us(error):
         error.add_note(f"In the worker: {''.join(traceback.format_exception(error)).strip()}")
     try:
         copy = pickle.loads(pickle.dumps(error))
         if str(copy) == str(error):
             return error
-    except Exception as problem:  # whatever an error's class makes of being copied: it is told all the same
-        error.add_note(f"({type(error).__name__} cannot be sent as it is: {problem})")
-    told = RuntimeError(f"{type(error).__name__}: {error}")
+    except Exception as problem:  # pickling runs the error's own code, which may raise anything
+        error.add_note(f"({type(error).__name__} cannot be pickled: {problem})")
+    replacement = RuntimeError(f"{type(error).__name__}: {error}")
     for note in getattr(error, "__notes__", ()):
-        told.add_note(note)
-    return told
+        replacement.add_note(note)
+    return replacement
 
 
 def _end_with_parent() -> None:
-    """Ends this process when its parent has ended: a run that nobody waits for would hold its directory."""
+    """Kills this process when its parent has ended, because its run would keep the directory locked."""
     parent = parent_process()
     if parent is None:
         return
@@ -212,14 +212,14 @@ def _end_with_parent() -> None:
 
 
 def _offer_to_the_kernel() -> None:
-    """Lets the kernel end this process rather than the search, where memory runs out."""
+    """Makes the kernel kill this process rather than the search when memory runs out."""
     with contextlib.suppress(OSError):  # not Linux
         Path("/proc/self/oom_score_adj").write_text("800")
 
 
 @contextlib.contextmanager
 def output_to(path: Path) -> Iterator[None]:
-    """With all that this process says, also from below Python, in a file."""
+    """Redirects the output of this process, also of native code, to a file."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     _flush()
     before = [os.dup(number) for number in (1, 2)]

@@ -1,4 +1,4 @@
-"""What the pool knows of a worker process, wherever that runs, and of what starts one."""
+"""Interfaces between the pool and worker processes, wherever these run."""
 
 from __future__ import annotations
 
@@ -12,80 +12,81 @@ THREADS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
-    "NPROC",  # what XLA asks for
+    "NPROC",  # read by XLA
 )
-"""Variables of the environment that make the backends, and what they use, compute with so many threads."""
+"""Environment variables that set the number of threads of the backends and their libraries. CPU affinity would pin
+workers to cores that other processes use."""
 
 Message = tuple[str, Any]
-"""What is said, and what belongs to it: see `lightkeras.search.workers.process`."""
+"""Kind and content of a message; see `lightkeras.search.workers.process`."""
 
 
 class Channel(Protocol):
-    """The way to a worker process and back."""
+    """A two-way connection to a worker process."""
 
     def started(self) -> bool:
-        """Whether the process was started; not yet where it waits for a place."""
+        """Returns False while the process waits for a free place on a cluster."""
 
     def send(self, message: Message) -> None:
-        """Sends a message; one to a worker that has died is lost, which `ended` tells."""
+        """Sends a message; it is lost if the worker has ended, see `ended`."""
 
     def received(self) -> list[Message]:
-        """What came since it was asked last, in order."""
+        """Returns the messages since the last call, in order."""
 
     def ended(self) -> str | None:
-        """How the process ended, as in `"was killed by SIGKILL"`; `None` while it lives.
+        """Returns how the process ended, such as `"was killed by SIGKILL"`; `None` while it lives.
 
-        Asked before `received`: what it said before it ended is there by then.
+        Call it before `received`, which then has all messages that the process sent.
         """
 
-    def last_words(self) -> str:
-        """What the process said last outside of a run; may be empty."""
+    def last_output(self) -> str:
+        """Returns the last output of the process outside of a run; may be empty."""
 
-    def held(self) -> int:
-        """Memory that it holds for itself, in bytes; 0 where that is not known."""
+    def memory_bytes(self) -> int:
+        """Returns the private memory of the process; 0 if not known."""
 
     def terminate(self) -> None:
-        """Tells the process to save its run and to end."""
+        """Makes the process save its run and end (SIGTERM)."""
 
     def end(self) -> None:
-        """Ends the process at once."""
+        """Kills the process."""
 
 
 class Launcher(Protocol):
     """Starts worker processes."""
 
     threads: int
-    """Threads that each computes with."""
+    """Threads of each worker."""
     memory: float | None
-    """Most memory of each worker's own, in bytes; `None` where it is not watched."""
+    """Maximum private memory of a worker in bytes; `None` if it is not limited."""
 
     def begin(self) -> None:
-        """Makes the directory of the search, which is there now, known to where workers may be put.
+        """Marks the directory of the search, which now exists, and checks that all machines can see it.
 
         Raises:
-            OSError: A machine does not see it.
+            OSError: A machine cannot see it.
         """
 
-    def places(self) -> int:
-        """How many workers there is a place for now."""
+    def capacity(self) -> int:
+        """Returns the number of workers that can run now."""
 
     def start(self, slot: int) -> Channel:
         """Starts the worker of a slot."""
 
     def wait(self, channels: Sequence[Any], seconds: float) -> None:
-        """Waits until one of the channels has news, at most so long."""
+        """Waits until a channel has messages or has ended, or for the timeout."""
 
     def close(self) -> None:
-        """Gives back what it took. All workers have ended."""
+        """Releases its resources, after all workers have ended."""
 
 
 def environment_of_threads(count: int, environment: Mapping[str, str]) -> dict[str, str]:
-    """What to set so that a process computes with `count` threads; what is set already stays."""
+    """Returns the variables that make a process compute with `count` threads, without those that are set already."""
     return {name: str(count) for name in THREADS if name not in environment}
 
 
 def last_lines(path: Path, most: int = 300) -> str:
-    """The end of a text file, in one line; empty where there is none."""
+    """Returns the last lines of a text file as one line; empty if the file cannot be read."""
     try:
         text = path.read_text(errors="replace")
     except OSError:

@@ -1,7 +1,7 @@
-"""Worker processes on the nodes of a Ray cluster: Ray finds them a place, and carries what is said.
+"""Worker processes on the nodes of a Ray cluster: Ray places them and carries their messages.
 
 See https://docs.ray.io/en/latest/ray-core/actors.html. All nodes share the directory of the search, under the same
-path, and have lightkeras and the task's file; data and kept features may be each node's own.
+path, and have lightkeras and the task's file; data and cached features may be local to each node.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any, final
 
 from lightkeras.search.workers.process import Setup
 from lightkeras.search.workers.protocol import Channel, Message, environment_of_threads
-from lightkeras.search.workers.ray_agent import Agent, News, origin, what_is_missing, what_is_not_seen
+from lightkeras.search.workers.ray_agent import Agent, AgentReport, missing_requirement, origin, unseen_directory
 from lightkeras.system.environment import versions
 
-LISTEN = 5.0  # seconds that an agent waits for news before it says that there are none
-ASK = 60.0  # seconds in which a node answers before the search
-PATIENCE = 30.0  # seconds in which a worker has a place, or it is said that it has none
-REACH = 10.0  # seconds in which an address answers
+LISTEN = 5.0  # seconds that an agent waits for messages before it answers without any
+ASK = 60.0  # timeout of the check of a node before the search
+PATIENCE = 30.0  # seconds that a worker waits for a place before a warning
+REACH = 10.0  # timeout of the check of an address
 _SETTINGS = 4  # type of a frame of HTTP/2
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _PASSED_ON = ("KERAS_", "LIGHTKERAS_", "TF_", "TFDS_", "TFHUB_", "JAX_", "XLA_", "OMP_", "OPENBLAS_", "MKL_")
@@ -35,7 +35,7 @@ _PASSED_ON = ("KERAS_", "LIGHTKERAS_", "TF_", "TFDS_", "TFHUB_", "JAX_", "XLA_",
 
 @final
 class RayChannel:
-    """The way to a worker through its agent; see `Channel`.
+    """The connection to a worker through its agent; see `Channel`.
 
     Args:
         ray: The module.
@@ -45,23 +45,23 @@ class RayChannel:
 
     def __init__(self, ray: Any, agent: Any, name: str) -> None:
         self._ray, self._agent, self._name = ray, agent, name
-        self._waiting_since: float | None = time.monotonic()  # for a place; `None` once it has one or that was said
+        self._waiting_since: float | None = time.monotonic()  # for a place; `None` after the warning
         self.news = agent.listen.remote(0, LISTEN)
         self._messages: list[Message] = []
-        self._known = 0  # messages so far
+        self._known = 0  # number of messages received
         self._sent = 0
-        self._calls: list[tuple[Any, Callable[[], Any]]] = []  # of which it is not known yet whether they arrived
+        self._calls: list[tuple[Any, Callable[[], Any]]] = []  # not acknowledged yet
         self._started = False
         self._ended: str | None = None
-        self._held, self._last_words = 0, ""
+        self._held, self._last_output = 0, ""
 
     def started(self) -> bool:
         waiting = self._waiting_since
         if not self._started and waiting is not None and time.monotonic() - waiting > PATIENCE:
             self._waiting_since = None
             warnings.warn(
-                f"The {self._name} has waited for a place on the cluster for {PATIENCE:g} s and goes on waiting, "
-                "while other work holds the processors or GPUs that it asks for: `ray status` tells.",
+                f"The {self._name} has waited for a place on the cluster for {PATIENCE:g} s and keeps waiting, "
+                "because other work holds the CPUs or GPUs that it needs: see `ray status`.",
                 UserWarning,
                 stacklevel=2,
             )
@@ -72,31 +72,31 @@ class RayChannel:
         self._call(functools.partial(self._agent.send.remote, self._sent, pickle.dumps(message)))
 
     def received(self) -> list[Message]:
-        self._look()
+        self._poll()
         found, self._messages = self._messages, []
         return found
 
     def ended(self) -> str | None:
-        self._look()
+        self._poll()
         return self._ended
 
-    def last_words(self) -> str:
-        return self._last_words
+    def last_output(self) -> str:
+        return self._last_output
 
-    def held(self) -> int:
+    def memory_bytes(self) -> int:
         return self._held
 
     def terminate(self) -> None:
         self._call(self._agent.terminate.remote)
 
     def end(self) -> None:
-        self._ray.kill(self._agent)  # and with it the worker
+        self._ray.kill(self._agent)  # the worker ends with it
 
     def _call(self, call: Callable[[], Any]) -> None:
         self._calls.append((call(), call))
 
     def _call_again(self) -> None:
-        """Repeats the calls that were lost on their way; the agent knows those that it has had."""
+        """Repeats calls that may be lost: after ActorUnavailableError it is not known. The agent ignores duplicates."""
         pending, self._calls = self._calls, []
         for answer, call in pending:
             if not self._ray.wait([answer], timeout=0)[0]:
@@ -107,17 +107,17 @@ class RayChannel:
             except self._ray.exceptions.ActorUnavailableError:
                 self._call(call)
             except self._ray.exceptions.RayError:
-                return  # the agent has ended, as the answer to `listen` tells
+                return  # the agent has ended; `listen` raises too
 
-    def _look(self) -> None:
-        """Takes in what the agent has told meanwhile."""
+    def _poll(self) -> None:
+        """Receives the reports of the agent."""
         self._call_again()
         while self._ended is None and self._ray.wait([self.news], timeout=0)[0]:
             try:
-                news: News = self._ray.get(self.news)
+                news: AgentReport = self._ray.get(self.news)
             except self._ray.exceptions.ActorUnavailableError:
-                # Its node does not answer. Ray finds out in a while whether it is lost; a worker that was started
-                # before that might be put there.
+                # Its node does not answer. The run is only retried when Ray has declared the node lost: a new worker
+                # might be placed on the same node, which cost a second attempt.
                 self.news = self._agent.listen.remote(self._known, LISTEN)
                 return
             except self._ray.exceptions.RayError as error:
@@ -126,26 +126,26 @@ class RayChannel:
             self._messages += [pickle.loads(message) for message in news.messages]
             self._known += len(news.messages)
             self._started, self._ended = True, news.ended
-            self._held, self._last_words = news.held, news.last_words
+            self._held, self._last_output = news.memory_bytes, news.last_output
             if self._ended is None:
                 self.news = self._agent.listen.remote(self._known, LISTEN)
 
 
 @final
 class RayLauncher:
-    """Starts workers on a cluster; see `Launcher`. A Ray that this process has joined already is used as it is.
+    """Starts workers on a cluster; see `Launcher`. Uses the cluster that this process has joined, if any.
 
     Args:
-        setup: What each worker is started with.
-        workers: How many.
-        memory: Most memory of each, in bytes; `None` leaves that to Ray, which watches over its nodes.
+        setup: Setup of the workers.
+        workers: Number of workers.
+        memory: Maximum private memory of each in bytes; `None` leaves it to Ray, which monitors its nodes.
         address: See `lightkeras.search.workers.launch.Cluster`.
         gpus: GPUs of each worker.
 
     Raises:
         ImportError: Ray is not installed, or a node lacks what the search needs.
-        ConnectionError: There is no such cluster.
-        ValueError: It has not so many cores, or GPUs.
+        ConnectionError: The cluster cannot be reached.
+        ValueError: It has too few cores or GPUs.
     """
 
     def __init__(self, setup: Setup, workers: int, memory: float | None, address: str | None, gpus: float) -> None:
@@ -157,7 +157,7 @@ class RayLauncher:
                 Agent
             )
             self._origin = origin(self._environment(), versions().get("lightkeras", ""))
-            problems = self._of_each_node(what_is_missing, self._origin, setup.module)
+            problems = self._of_each_node(missing_requirement, self._origin, setup.module)
             if problems:
                 raise ImportError(f"Not all nodes of the cluster can work for the search: {' '.join(problems)}")
         except BaseException:
@@ -170,11 +170,11 @@ class RayLauncher:
 
     def begin(self) -> None:
         self._setup.mark()
-        problems = self._of_each_node(what_is_not_seen, self._setup)
+        problems = self._of_each_node(unseen_directory, self._setup)
         if problems:
             raise OSError(" ".join(problems))
 
-    def places(self) -> int:
+    def capacity(self) -> int:
         return places_on([node["Resources"] for node in self._nodes()], self.threads, self._gpus)
 
     def _environment(self) -> dict[str, str]:
@@ -208,8 +208,8 @@ class RayLauncher:
         except exceptions.GetTimeoutError:
             return f"did not answer in {ASK:g} s"
         except (exceptions.NodeDiedError, exceptions.TaskUnschedulableError):
-            return None  # it has left the cluster meanwhile
-        except (exceptions.RayError, RuntimeError) as error:  # lightkeras cannot be imported there
+            return None  # it has left the cluster
+        except (exceptions.RayError, RuntimeError) as error:  # such as an import that fails there
             return f"cannot work for lightkeras: {_last_line(error)}"
 
     def wait(self, channels: Sequence[Any], seconds: float) -> None:
@@ -224,7 +224,7 @@ class RayLauncher:
 
 
 def places_on(nodes: Sequence[dict[str, float]], threads: int, gpus: float) -> int:
-    """How many workers fit on the nodes, each on one.
+    """Returns the number of workers that fit on the nodes, each on one node.
 
     Args:
         nodes: Resources of each node, as Ray names them.
@@ -239,20 +239,20 @@ def places_on(nodes: Sequence[dict[str, float]], threads: int, gpus: float) -> i
 
 
 def _places_on_gpus(count: int, gpus: float) -> int:
-    """On so many of them; the part of one that a worker asks for is not put together of several."""
+    """Workers that fit on `count` GPUs; a fraction of a GPU is never made of several."""
     return count // int(gpus) if gpus >= 1 else count * int(1 / gpus + 1e-9)
 
 
 def threads_for(nodes: Sequence[dict[str, float]], workers: int, gpus: float = 0.0) -> int:
-    """The most threads with which so many workers fit on the nodes, each on one.
+    """Returns the largest number of threads with which the workers fit on the nodes, each on one node.
 
     Args:
         nodes: Resources of each node, as Ray names them.
-        workers: How many.
+        workers: Number of workers.
         gpus: GPUs of each worker.
 
     Raises:
-        ValueError: They do not fit: those left over would wait for ever.
+        ValueError: They do not fit: the others would wait forever.
     """
     most = max((int(node.get("CPU", 0.0)) for node in nodes), default=0)
     found = next((threads for threads in range(most, 0, -1) if places_on(nodes, threads, gpus) >= workers), None)
@@ -267,23 +267,24 @@ def threads_for(nodes: Sequence[dict[str, float]], workers: int, gpus: float = 0
 
 
 def environment_of_gpus(gpus: float, environment: Mapping[str, str]) -> dict[str, str]:
-    """What to set so that a worker keeps to the GPUs that it was given.
+    """Returns the variables that restrict a worker to its GPUs.
 
     Args:
-        gpus: How many: Ray tells a worker which, but leaves it all of them where it asks for none.
-        environment: What is set already, and stays.
+        gpus: GPUs of the worker. Ray 2.60 hides no GPUs from workers with 0, and TensorFlow would take the memory of
+            all.
+        environment: Variables that are set already, and are not changed.
     """
     if gpus == 0:
         return {"CUDA_VISIBLE_DEVICES": ""}
     if gpus >= 1:
         return {}
-    # Backends take nearly all memory of a GPU when they start, whoever is there beside them.
+    # Backends allocate nearly all memory of a GPU when they start, which others share here.
     sharing = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     return {name: value for name, value in sharing.items() if name not in environment}
 
 
 def _join(address: str | None) -> tuple[Any, bool]:
-    """Ray, and whether this process joined the cluster here."""
+    """Returns the module `ray`, and whether this call joined the cluster."""
     try:
         import ray
     except ImportError as error:
@@ -299,29 +300,29 @@ def _join(address: str | None) -> tuple[Any, bool]:
             )
         return ray, False
     where = _known_address(address)
-    said = f"RAY_ADDRESS={where}" if where != address else f"Tuner(address={address!r})"
-    _check_reachable(ray, where, said)
+    source = f"RAY_ADDRESS={where}" if where != address else f"Tuner(address={address!r})"
+    _check_reachable(ray, where, source)
     settings: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
     if where is None:
         settings["include_dashboard"] = False
     try:
-        with _same_answer_to_sigterm():
+        with _sigterm_handler_kept():
             ray.init(**settings)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, ImportError) as error:
         if where is None:
-            raise ConnectionError(f"No Ray could be started on this machine: {error}") from error
-        raise ConnectionError(f"{said}: no Ray cluster could be joined there: {error}") from error
+            raise ConnectionError(f"Ray could not be started on this machine: {error}") from error
+        raise ConnectionError(f"{source}: could not join a Ray cluster there: {error}") from error
     return ray, True
 
 
 def _known_address(address: str | None) -> str | None:
-    """The address that Ray will go to; `None` where it looks for a cluster, or starts one."""
+    """Returns the address that Ray will connect to; `None` if it searches for a cluster or starts one."""
     return address if address not in (None, "auto") else os.environ.get("RAY_ADDRESS") or address
 
 
 @contextlib.contextmanager
-def _same_answer_to_sigterm() -> Iterator[None]:
-    """Puts back what happens upon SIGTERM: Ray lets the process exit with status 15, which no shell does."""
+def _sigterm_handler_kept() -> Iterator[None]:
+    """Restores the handler of SIGTERM: Ray's own exits with status 15 instead of 143."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -332,14 +333,14 @@ def _same_answer_to_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _check_reachable(ray: Any, where: str | None, said: str) -> None:
-    """Refuses an address at which nothing listens, or something else than Ray: that would try for minutes."""
+def _check_reachable(ray: Any, where: str | None, source: str) -> None:
+    """Checks that a Ray cluster listens at an address: `ray.init` would try for more than three minutes."""
     host, _, port = (where or "").removeprefix("ray://").rpartition(":")
-    if not port.isdigit():  # "auto" and its like, which Ray resolves
+    if not port.isdigit():  # such as "auto", which Ray resolves
         return
     host = host.strip("[]")
     if host in _THIS_MACHINE and not str(where).startswith("ray://"):
-        host = ray.util.get_node_ip_address()  # which Ray takes it for
+        host = ray.util.get_node_ip_address()  # Ray connects to this address instead, and hung for minutes
     how = (
         "Start a cluster with `ray start --head`, which prints its address, or leave the address out to start one on "
         "this machine."
@@ -348,19 +349,19 @@ def _check_reachable(ray: Any, where: str | None, said: str) -> None:
         with contextlib.closing(socket.create_connection((host, int(port)), timeout=REACH)) as connection:
             speaks = os.environ.get("RAY_USE_TLS") == "1" or _speaks_http2(connection)
     except (OSError, OverflowError) as error:
-        raise ConnectionError(f"{said}: nothing listens at {host}:{port} ({error}). {how}") from error
+        raise ConnectionError(f"{source}: nothing listens at {host}:{port} ({error}). {how}") from error
     if not speaks:
-        raise ConnectionError(f"{said}: what listens at {host}:{port} is no Ray cluster. {how}")
+        raise ConnectionError(f"{source}: the server at {host}:{port} is not a Ray cluster. {how}")
 
 
 def _speaks_http2(connection: socket.socket) -> bool:
-    """Whether a server answers as those of gRPC do: the frame of settings comes first (RFC 9113, section 3.4)."""
+    """Returns True if a server answers like gRPC, with a SETTINGS frame of HTTP/2 (RFC 9113, section 3.4)."""
     empty_settings = bytes([0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0])
     try:
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + empty_settings)
         with connection.makefile("rb") as answer:
             head = answer.read(9)  # length (3), type, flags, stream (4)
-    except OSError:  # it says nothing, or hangs up
+    except OSError:  # no answer, or the connection was closed
         return False
     return len(head) == 9 and head[3] == _SETTINGS and head[5:] == bytes(4)
 

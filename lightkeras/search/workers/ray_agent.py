@@ -1,8 +1,8 @@
-"""What stands for a search on a node of a Ray cluster: it starts a worker process there, and carries what is said.
+"""The agent of a search on a node of a Ray cluster: starts a worker process there, and carries its messages.
 
-It imports neither Keras nor the task, so that it costs the node little, and hands on messages as the bytes that they
-are. The worker is the one of a search on one machine: it saves its run when it is told to end, says what it does, and
-ends with its agent, however that ends.
+It imports neither Keras nor the task, and forwards messages as bytes, so that it is cheap. The worker is the same as on
+one machine: it saves its run after SIGTERM, sends heartbeats, and ends with its agent. An actor that ran the trials
+itself would need all of this again.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from lightkeras.system.environment import versions
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """What a worker has to know of the search's process to import what that has imported.
+    """What a worker needs to import the modules of the search's process.
 
     Args:
-        main_name: Name of the module that was run; `None` where it was a file.
-        main_path: The file that was run; `None` where there is none.
+        main_name: Name of the main module; `None` if it was run as a file.
+        main_path: File of the main module; `None` if it has none.
         search_path: `sys.path`.
-        environment: Variables of the environment.
+        environment: Environment variables.
         version: Version of lightkeras.
     """
 
@@ -49,17 +49,17 @@ class Origin:
 
 
 def origin(environment: Mapping[str, str], version: str) -> Origin:
-    """Of this process."""
+    """Returns the origin for this process."""
     found = get_preparation_data("lightkeras")
     name, path = found.get("init_main_from_name"), found.get("init_main_from_path")
     return Origin(name, path, tuple(sys.path), dict(environment), version)
 
 
-def what_is_missing(origin: Origin, module: str) -> str | None:
-    """What this node lacks to work for a search; `None` if nothing. It imports nothing of that.
+def missing_requirement(origin: Origin, module: str) -> str | None:
+    """Returns what this node lacks to run workers of a search; `None` if nothing. Imports nothing.
 
     Args:
-        origin: Where the search comes from.
+        origin: Origin of the search.
         module: Name of the task's module.
     """
     version = versions().get("lightkeras", "")
@@ -75,105 +75,110 @@ def what_is_missing(origin: Origin, module: str) -> str | None:
     return None
 
 
-def what_is_not_seen(setup: Setup) -> str | None:
-    """The directory of a search, where this node does not see it; `None` if it does."""
-    return None if setup.sees_directory() or setup.using is None else f"does not see {setup.using.parent}. {SHARE_IT}"
+def unseen_directory(setup: Setup) -> str | None:
+    """Returns an error if this node cannot see the directory of the search; `None` if it can.
+
+    A path that exists may be on the node's own disk, hence the token in the file.
+    """
+    return None if setup.sees_directory() or setup.using is None else f"cannot see {setup.using.parent}. {SHARE_IT}"
 
 
 @dataclasses.dataclass(frozen=True)
-class News:
-    """What an agent tells.
+class AgentReport:
+    """A report of an agent.
 
     Args:
         messages: Pickled messages of the worker.
-        ended: How the worker ended; `None` while it lives.
-        held: Memory of its own, in bytes.
-        last_words: What it said last outside of a run, if it ended.
+        ended: How the worker ended; `None` while it is alive.
+        memory_bytes: Private memory of the worker.
+        last_output: Last output of the worker outside of a run, if it has ended.
     """
 
     messages: tuple[bytes, ...]
     ended: str | None
-    held: int
-    last_words: str
+    memory_bytes: int
+    last_output: str
 
 
 @final
 class Agent:
-    """An actor of Ray; its methods may run side by side, and be called again where the answer was lost.
+    """A Ray actor. Its methods may run concurrently, and are called again if an answer was lost.
 
     Args:
-        setup: What the worker is started with.
-        origin: Where the search comes from.
+        setup: Setup of the worker.
+        origin: Origin of the search.
         name: Name of the worker.
 
     Raises:
-        RuntimeError: The node lacks what the search needs.
+        RuntimeError: The node lacks something that the search needs.
     """
 
     def __init__(self, setup: Setup, origin: Origin, name: str) -> None:
-        problem = what_is_missing(origin, setup.module)  # this node may have joined the cluster later
+        problem = missing_requirement(
+            origin, setup.module
+        )  # the node may have joined the cluster after the first check
         if problem is not None:
             raise RuntimeError(f"The node {problem}.")
         os.environ.update(origin.environment)
         _find_as(origin)
         descriptor, name_of_file = tempfile.mkstemp(prefix="lightkeras.")
-        os.unlink(name_of_file)  # it is never closed, and nothing of it is left when this process is killed
+        os.unlink(name_of_file)  # stays open, and leaves nothing behind when this process is killed
         self._output = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
         here = dataclasses.replace(setup, output=self._output)
-        with _run_as(origin), output_to(self._output):  # also of what goes wrong before it is at `main`
+        with _run_as(origin), output_to(self._output):  # for errors before `main` too
             self._process, self._connection = start_worker(here, name)
         self._listening, self._sending = threading.Lock(), threading.Lock()
-        self._known, self._untold = 0, list[bytes]()
+        self._known, self._unsent = 0, list[bytes]()
         self._sent = set[int]()
 
-    def listen(self, known: int, seconds: float) -> News:
-        """Waits until the worker says something or ends, at most so long, and tells what it said.
+    def listen(self, known: int, seconds: float) -> AgentReport:
+        """Waits until the worker sends a message or ends, and returns the messages.
 
         Args:
-            known: Messages that the search has, of all that the worker ever sent. The others are told again, for what
-                was told last may be lost.
-            seconds: How long at most.
+            known: Number of messages that the search has received. The others are sent again, because the last answer
+                may be lost.
+            seconds: Timeout.
         """
-        with self._listening:  # the one before may still be waiting, though the search has lost it
-            del self._untold[: max(0, known - self._known)]
+        with self._listening:  # an earlier call may still be waiting, though its answer is lost
+            del self._unsent[: max(0, known - self._known)]
             self._known = max(known, self._known)
-            if not self._untold:
+            if not self._unsent:
                 wait([self._connection, self._process.sentinel], seconds)
-            alive = self._process.is_alive()  # asked first: what it said before it ended is in the pipe by then
+            alive = self._process.is_alive()  # checked first: all messages are in the pipe if it has ended
             with contextlib.suppress(EOFError, OSError):
                 while self._connection.poll():
-                    self._untold.append(self._connection.recv_bytes())
-            held = 0
+                    self._unsent.append(self._connection.recv_bytes())
+            memory_bytes = 0
             with contextlib.suppress(OSError):
-                held = memory.private_bytes(self._process.pid or 0)
+                memory_bytes = memory.private_bytes(self._process.pid or 0)
             ended = None if alive else how_it_ended(self._process.exitcode)
-            return News(tuple(self._untold), ended, held, "" if alive else last_lines(self._output))
+            return AgentReport(tuple(self._unsent), ended, memory_bytes, "" if alive else last_lines(self._output))
 
     def send(self, number: int, message: bytes) -> None:
         """Sends the worker a pickled message, once.
 
         Args:
-            number: Which of the messages to this worker it is.
+            number: Number of the message; duplicates are ignored.
             message: The message.
         """
-        with self._sending, contextlib.suppress(OSError):  # the worker has died, which `listen` tells
+        with self._sending, contextlib.suppress(OSError):  # the worker has ended, which `listen` reports
             if number not in self._sent:
                 self._sent.add(number)
                 self._connection.send_bytes(message)
 
     def terminate(self) -> None:
-        """Tells the worker to save its run and to end."""
+        """Makes the worker save its run and end (SIGTERM)."""
         self._process.terminate()
 
 
 def _find_as(origin: Origin) -> None:
-    """Lets this process find modules where the search's process does."""
+    """Adds the search's module path to the one of this process."""
     sys.path.extend(path for path in origin.search_path if path not in sys.path)
 
 
 @contextlib.contextmanager
 def _run_as(origin: Origin) -> Iterator[None]:
-    """With the search's main module for that of this process, which a spawned process imports."""
+    """Replaces the main module, which a spawned process imports, by the search's."""
     mine, theirs = sys.modules["__main__"], types.ModuleType("__main__")
     theirs.__spec__ = None
     if origin.main_name is not None:

@@ -1,4 +1,4 @@
-"""Searches on real worker processes, which die, hang, eat memory and are told to end."""
+"""Searches on real worker processes, which die, hang, run out of memory and are terminated."""
 
 from __future__ import annotations
 
@@ -62,8 +62,11 @@ def test_a_worker_that_dies_or_eats_memory_is_one_lost_attempt_and_never_a_lost_
     lost = {event["run"]: event["reason"] for event in events(result.run_dir) if event["event"] == "lost"}
     names = {fate: f"trials/{trial.name}" for fate, trial in found.items()}
     assert set(lost) == {names["dies once"], names["eats"]}
-    expected = "was killed by SIGKILL, perhaps because memory ran out, saying: the last words"
-    assert lost[names["dies once"]] == expected
+    # Native libraries may print lines between.
+    assert lost[names["dies once"]].startswith(
+        "was killed by SIGKILL, perhaps because memory ran out, with the output: "
+    )
+    assert lost[names["dies once"]].endswith("the last words")
     assert "the last words" in (found["dies once"].run_dir / "output.txt").read_text()
 
 
@@ -88,7 +91,7 @@ def test_a_worker_that_gives_no_sign_of_life_is_killed_and_its_trial_tried_again
     ).search()
     assert [trial.status for trial in result.trials] == ["completed"]
     (lost,) = [event["reason"] for event in events(result.run_dir) if event["event"] == "lost"]
-    assert re.fullmatch(r"hung: it gave no sign of life for 86\d{3} s, more than silence=3600", lost)
+    assert re.fullmatch(r"hung: it sent no heartbeat for 86\d{3} s, more than silence=3600", lost)
     config = json.loads((result.trials[0].run_dir / "config.json").read_text())
     assert config["resumed"][0]["step"] == 2  # it went on from its first epoch
 

@@ -198,7 +198,7 @@ def test_a_worker_that_is_killed_is_one_lost_attempt_also_of_a_ray_that_was_join
         ray.shutdown()
     assert [trial.status for trial in result.trials] == ["completed"]
     (lost,) = [event["reason"] for event in events(result.run_dir, "lost")]
-    assert lost == "was killed by SIGKILL, perhaps because memory ran out, saying: the last words"
+    assert lost == "was killed by SIGKILL, perhaps because memory ran out, with the output: the last words"
 
 
 # ---------------------------------------------------------------------- without Keras in the workers
@@ -275,10 +275,10 @@ def test_a_node_that_does_not_see_the_directory_of_the_search_is_named_before_th
     folder.mkdir()
     with (
         make_pool(TwoMoons, None, 1, WorkerLimits(), folder / "workers.lock", cluster=Cluster(cluster.address)) as pool,
-        pytest.raises(OSError, match=rf"\([\d.]+\) does not see {folder}\. Give a run_dir .* share") as caught,
+        pytest.raises(OSError, match=rf"\([\d.]+\) cannot see {folder}\. Give a run_dir .* share") as caught,
     ):
         pool.begin()
-    assert str(caught.value).count("does not see") == 2  # both nodes; the head gets no worker
+    assert str(caught.value).count("cannot see") == 2  # both nodes; the head gets no worker
 
 
 def test_a_node_that_cannot_import_the_task_is_named_before_anything_runs(cluster):
@@ -365,7 +365,9 @@ def test_an_address_at_which_something_else_listens_is_refused(tmp_path, monkeyp
 
         thread = threading.Thread(target=serve)
         thread.start()
-        with pytest.raises(ConnectionError, match=rf"^Tuner\(address='{address}'\): what listens .* is no Ray cluster"):
+        with pytest.raises(
+            ConnectionError, match=rf"^Tuner\(address='{address}'\): what listens .* is not a Ray cluster"
+        ):
             tuner(tmp_path / "nowhere", address=address).search()
         thread.join()
         for connection in answered:
@@ -374,7 +376,7 @@ def test_an_address_at_which_something_else_listens_is_refused(tmp_path, monkeyp
 
 
 def test_an_address_that_is_none_is_refused(tmp_path):
-    with pytest.raises(ConnectionError, match=r"Tuner\(address='nonsense'\): no Ray cluster could be joined"):
+    with pytest.raises(ConnectionError, match=r"Tuner\(address='nonsense'\): could not join a Ray cluster"):
         tuner(tmp_path / "nowhere", address="nonsense").search()
 
 
@@ -408,8 +410,8 @@ def test_workers_that_share_a_gpu_do_not_take_all_its_memory():
     [
         ({"pool": "rya"}, r"Tuner\(pool='rya'\) is not known\. Did you mean 'ray'"),
         ({"pool": "ray", "workers": 0}, r"Tuner\(pool='ray', workers=0\): on a cluster at least one worker"),
-        ({"address": "auto"}, r"Tuner\(address='auto'\) is for a cluster: say pool='ray'"),
-        ({"gpus": 1.0}, r"Tuner\(gpus=1\.0\) is for a cluster"),
+        ({"address": "auto"}, r"Tuner\(address='auto'\) needs a cluster: set pool='ray'"),
+        ({"gpus": 1.0}, r"Tuner\(gpus=1\.0\) needs a cluster"),
         ({"pool": "ray", "gpus": -1.0}, r"Tuner\(gpus=-1\.0\): expected a number of at least 0"),
         ({"pool": "ray", "gpus": 1.5}, r"Tuner\(gpus=1\.5\): above 1, expected a whole number"),
     ],

@@ -12,7 +12,7 @@ import pytest
 
 from lightkeras.search.workers.launch import reference_of
 from lightkeras.search.workers.process import Setup
-from lightkeras.search.workers.ray_agent import Agent, Origin, what_is_missing, what_is_not_seen
+from lightkeras.search.workers.ray_agent import Agent, Origin, missing_requirement, unseen_directory
 from lightkeras.system.environment import versions
 from lightkeras.testing import TwoMoons
 
@@ -30,12 +30,12 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Origin:
 def end_of(agent: Agent) -> tuple[str, str]:
     while (news := agent.listen(0, 60.0)).ended is None:
         pass
-    return news.ended, news.last_words
+    return news.ended, news.last_output
 
 
 def test_what_a_worker_says_is_told_until_the_search_has_it_and_what_it_is_sent_comes_once(here):
     agent = Agent(SETUP, here, "worker")
-    nonsense = pickle.dumps(("look", ({"no such": "hyperparameter"}, None)))
+    nonsense = pickle.dumps(("summarize", ({"no such": "hyperparameter"}, None)))
     for number in (1, 1, 2):  # the answer to the first was lost
         agent.send(number, nonsense)
     while len((news := agent.listen(0, 60.0)).messages) < 2:
@@ -46,7 +46,7 @@ def test_what_a_worker_says_is_told_until_the_search_has_it_and_what_it_is_sent_
     assert agent.listen(0, 0.0).messages == news.messages[1:]  # one that was late, to which nobody listens
     assert agent.listen(2, 0.0).messages == ()  # and no third one
     assert news.ended is None
-    assert news.held > 1e6
+    assert news.memory_bytes > 1e6
     agent.terminate()
     assert end_of(agent)[0] == "was killed by SIGTERM"
 
@@ -54,17 +54,17 @@ def test_what_a_worker_says_is_told_until_the_search_has_it_and_what_it_is_sent_
 def test_a_worker_that_fails_outside_of_a_run_says_why(here):
     agent = Agent(SETUP, here, "worker")
     agent.send(1, pickle.dumps(None))
-    ended, last_words = end_of(agent)
+    ended, last_output = end_of(agent)
     assert ended == "ended with status 1"
-    assert last_words.endswith("TypeError: cannot unpack non-iterable NoneType object")
+    assert last_output.endswith("TypeError: cannot unpack non-iterable NoneType object")
 
 
 def test_a_worker_that_cannot_import_the_file_of_the_search_says_why(here, tmp_path):
     program = tmp_path / "program.py"
     program.write_text("raise RuntimeError('not on this machine')")
-    ended, last_words = end_of(Agent(SETUP, dataclasses.replace(here, main_path=str(program)), "worker"))
+    ended, last_output = end_of(Agent(SETUP, dataclasses.replace(here, main_path=str(program)), "worker"))
     assert ended == "ended with status 1"
-    assert last_words.endswith("RuntimeError: not on this machine")
+    assert last_output.endswith("RuntimeError: not on this machine")
 
 
 def test_an_agent_leaves_no_file_behind(here, tmp_path, monkeypatch):
@@ -84,16 +84,16 @@ def test_an_agent_leaves_no_file_behind(here, tmp_path, monkeypatch):
 )
 def test_what_a_node_lacks_is_told(here, change, module, message):
     origin = dataclasses.replace(here, **change)
-    assert what_is_missing(here, "keras.models") is None
+    assert missing_requirement(here, "keras.models") is None
     with pytest.raises(RuntimeError, match=rf"^The node {message}"):
         Agent(dataclasses.replace(SETUP, module=module), origin, "worker")
-    assert what_is_missing(origin, module) is not None
+    assert missing_requirement(origin, module) is not None
 
 
 def test_a_directory_of_the_same_name_is_not_the_one_of_the_search(tmp_path):
     setup = dataclasses.replace(SETUP, using=tmp_path / "workers.lock", token="this search")
-    assert f"does not see {tmp_path}" in str(what_is_not_seen(setup))
+    assert f"cannot see {tmp_path}" in str(unseen_directory(setup))
     setup.mark()
-    assert what_is_not_seen(setup) is None
+    assert unseen_directory(setup) is None
     Path(setup.using).write_text("another search")
-    assert f"does not see {tmp_path}" in str(what_is_not_seen(setup))
+    assert f"cannot see {tmp_path}" in str(unseen_directory(setup))
