@@ -76,7 +76,7 @@ def measure(side: str, folder: Path, rows: int) -> dict[str, float]:
         make_module(folder, rows)
         return {}
     from lightkeras.engine.tensorflow import TensorFlowProgram
-    from lightkeras.training import fit
+    from lightkeras.training import checkpointer
 
     import keras
 
@@ -104,7 +104,7 @@ def measure(side: str, folder: Path, rows: int) -> dict[str, float]:
         return logs
 
     TensorFlowProgram.run = run_steps
-    timed(fit.Fit, "save", "held")
+    timed(checkpointer.Checkpointer, "save", "held")
     timed(watchdog.Watchdog, "look", "watched")
     steps = STEPS[side]
     train, validation = texts(steps * BATCH, rows, seed=0), texts(4 * BATCH, rows, seed=1)

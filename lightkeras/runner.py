@@ -1,60 +1,51 @@
-"""Runner: the loop, in one run directory.
+"""Runner: the training loop, in one run directory.
 
-seed, task.build_encoder(), task.build(), data.prepare()
-encode the splits, if there is an encoder
-trace and check the steps                   # before anything is written
-create the run directory and lock it, write config.json
-for epoch in range(max_epochs):
-    while the epoch has batches left:
-        n = steps until the next event, at most about 75 ms of them
-        logs = program.run(stream, n)       # n train steps in one compiled call
-        write the logs of every step
-        stop if a signal came, or a limit is reached
-    evaluate on validation
-    log the epoch, call the callbacks, save a checkpoint
-    stop if the monitored value got no better for `patience` epochs
-export the best model, write result.json
-draw the pictures of the task, write report.html
+    seed, task.build_encoder(), task.build(), data.prepare()
+    encode the splits, if there is an encoder
+    trace and check the steps                   # before anything is written
+    create the run directory and lock it, write config.json
+    for epoch in range(max_epochs):
+        while the epoch has batches left:
+            n = steps until the next event, at most about 75 ms of them
+            logs = program.run(stream, n)       # n train steps in one compiled call
+            log every step
+            stop if a signal came, or a limit is reached
+        validate
+        log the epoch, call the callbacks, save a checkpoint
+        stop if the monitored value did not improve for `patience` epochs
+    export the best model, write result.json
+    draw the pictures of the task, write report.html
 
-A resume takes all of this up where the last checkpoint was made, inside an epoch too.
+`resume=True` continues from the last checkpoint, also inside an epoch. The user's `train_step` is called by
+`Task.run_train_step`, which `program.run` compiles: see `engine/`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, final
 
-import keras
-import numpy as np
-
-from lightkeras.data import DataModule, Feed
-from lightkeras.data.arrays import as_feed
-from lightkeras.encoders.base import Encoder
-from lightkeras.encoders.features import FeatureCache, encode_feed
-from lightkeras.runs import checkpoint
 from lightkeras.runs.checkpoint import Checkpoint
 from lightkeras.runs.results import BatchSizes, EvalResult, FitResult, LearningRates
 from lightkeras.system.locks import run_lock
 from lightkeras.system.signals import exit_status
-from lightkeras.system.variables import write_variables
+from lightkeras.system.tracebacks import FoldedTraceback
 from lightkeras.task import Task
-from lightkeras.training import decisions, finders, preflight, setup
+from lightkeras.training import decisions, evaluation, finders, setup
 from lightkeras.training.divergence.watchdog import Alarm, first_not_finite
+from lightkeras.training.export import export_best_model
 from lightkeras.training.fit import Fit
-from lightkeras.training.pictures import Drawing, draw_split, write_report
 from lightkeras.training.settings import Settings
-from lightkeras.training.stepper import bound_engine
 from lightkeras.training.timing import TimeLedger
 
 
 class Interrupted(SystemExit):
-    """A run that ended because of a signal, after it was saved. Unless caught, it ends the process.
+    """Raised when a signal ended a run, after it was saved. Unless caught, it ends the process.
 
     Args:
-        result: What happened so far; `result.interrupted` is the signal's name.
+        result: What the run has reached; `result.interrupted` is the signal's name.
     """
 
     def __init__(self, result: FitResult) -> None:
@@ -65,7 +56,46 @@ class Interrupted(SystemExit):
 @final
 @dataclasses.dataclass(frozen=True)
 class Runner(Settings):
-    """Fits, evaluates and predicts, in one run directory."""
+    """Fits, evaluates and predicts, in one run directory.
+
+    Args:
+        max_epochs: Epochs at most.
+        max_steps: Train steps at most, over all epochs; `None` for no limit.
+        max_time: Seconds after which training ends, counted from this call; `None` for no limit.
+        validate_every: How often to validate: epochs, as in `2` or `"2 epochs"`, or train steps, as in
+            `"500 steps"`.
+        limit_batches: Batches of each split at most.
+        steps_per_call: Train steps per compiled call; `None` fills about 75 ms. Results do not depend on it.
+
+        monitor: Epoch value that decides which epoch is best and when to stop. `None` means `val/loss` where there
+            is validation data, else `train/loss`.
+        mode: Whether the monitored value is better low (`"min"`) or high (`"max"`); `None` infers it from the name.
+        patience: Validations (epochs, for a value of the train split) without improvement before training stops;
+            `None` never stops early.
+        skip_broken: Batches that may be skipped because a loss or a variable is not finite after them; 0 stops at
+            the first.
+
+        run_dir: The run directory; `None` makes a new one below `runs/`.
+        checkpoints: When to save, and what to keep.
+        features: Where the features of a frozen part are cached.
+        export: Whether to write `model.keras` with the best weights at the end of a run.
+
+        progress: Whether to show a progress bar; it is shown on a terminal only.
+        pictures: Whether to draw the curves, the pictures of the task, and `report.html`.
+        draw_every: Epochs after which the pictures of the task are drawn during training, with the current weights;
+            `None` draws them only at the end.
+        profile: Whether to write where the time went to `profile.json`, and the backend's own trace of the second
+            call to `profile/`.
+
+        callbacks: Keras callbacks.
+        seed: Seed of the initial weights, of the order of examples and of dropout.
+        preflight: Whether to try everything on one batch before the first epoch; `lightkeras.training.preflight`
+            lists what is checked in any case.
+
+    Raises:
+        ValueError: A setting is out of its range.
+        TypeError: There is no such setting; the message names the one that is meant.
+    """
 
     def fit(
         self,
@@ -103,44 +133,24 @@ class Runner(Settings):
             OSError: The run directory cannot be written to.
             Interrupted: SIGTERM or Ctrl-C came; the state was saved.
         """
-        ledger = TimeLedger()
-        with ledger.part("start"):
-            directory, wanted = setup.place(self, task, resume, accept_changes)
-            learn = setup.learn_from(train, batch_size, directory if resume else None)
-            data = setup.make_ready(task, self.seed, given=train is not None, fit_encoder=learn)
-            feeds = setup.feeds_of(data, train, validation, batch_size)
-            fit = setup.make_fit(self, task, data, directory, *feeds)
-            config = setup.config_of(self, fit)
-        fit.ledger = ledger
-        fit.directory.create(needed_bytes=5 * fit.state_bytes)
-        with run_lock(fit.directory.lock_file):
-            resumed: Checkpoint | None = None
-            restart = False
-            if resume:
-                resumed, restart = setup.go_on(fit, config, wanted, accept_changes)
-            else:
-                setup.begin(fit, config)
-            with fit.opened(config, resumed, restart):
-                fit.begin(resumed)
-                if not fit.leaves_epoch:
-                    fit.stop_reason = self._reason_to_stop(fit)  # of a run that had come to its end before
-                while fit.stop_reason is None and not fit.interrupted:
-                    if not self._train_epoch(fit):
-                        break
-                    self._end_epoch(fit)
-                fit.finish()
-                self._judge_the_end(fit)
-                fit.end_train()
-            if self.export and not fit.interrupted:
-                fit.export_best_model()
-            result = fit.result()
-            fit.directory.update_result({**fit.facts, "fit": result.summary()})
-            if self.pictures and not fit.interrupted:
-                fit.draw_best()
-            if self.profile:
-                fit.write_profile()
-            if self.pictures and not fit.interrupted:
-                fit.report()
+        with FoldedTraceback():
+            ledger = TimeLedger()
+            with ledger.part("start"):
+                ready = setup.get_ready(self, task, train, validation, batch_size, resume, accept_changes)
+                fit = setup.make_fit(self, ready, ledger)
+                config = setup.config_of(self, fit)
+            fit.directory.create(needed_bytes=5 * fit.state_bytes)
+            with run_lock(fit.directory.lock_file):
+                resumed, restart = setup.begin(fit, config, ready)
+                loop = _Loop(self, fit)
+                with fit.opened(config, resumed, restart):
+                    loop.begin(resumed)
+                    while loop.continues():
+                        if not loop.train_epoch():
+                            break
+                        loop.end_epoch()
+                    loop.end()
+                result = self._conclude(fit)
         if fit.interrupted:
             raise Interrupted(result)
         return result
@@ -176,13 +186,12 @@ class Runner(Settings):
             CheckpointError: As in `fit`.
             OSError: As in `fit`.
         """
-        directory, wanted = setup.place(self, task, resume, accept_changes)
-        learn = setup.learn_from(train, batch_size, directory if resume else None)
-        data = setup.make_ready(task, self.seed, given=train is not None, fit_encoder=learn)
-        fit = setup.make_fit(self, task, data, directory, *setup.feeds_of(data, train, validation, batch_size))
-        if resume and directory.config_file.exists():
-            setup.compared(fit, setup.config_of(self, fit), wanted, accept_changes)
-        return fit.names
+        with FoldedTraceback():
+            ready = setup.get_ready(self, task, train, validation, batch_size, resume, accept_changes)
+            fit = setup.make_fit(self, ready)
+            if ready.resume and ready.directory.config_file.exists():
+                setup.compared(fit, setup.config_of(self, fit), ready)
+            return fit.recorder.names
 
     def evaluate(
         self,
@@ -209,27 +218,8 @@ class Runner(Settings):
             ValueError: The split does not exist or is not known; no run directory to take weights from.
             CheckpointError: The checkpoint is damaged or does not fit the task.
         """
-        started = time.perf_counter()
-        if split not in ("validation", "test"):
-            raise ValueError(f"split={split!r}: expected 'validation' or 'test'.")
-        module = setup.make_ready(task, self.seed, given=data is not None, fit_encoder=self._learned(weights))
-        feed = as_feed(data, batch_size) if data is not None else _split_of(module, split)
-        preflight.check_feed(task, feed, split)
-        feed = encode_feed(feed, task.frozen(), self.features)
-        engine = bound_engine(task)
-        trace = preflight.trace_evaluate(task, engine, feed)
-        preflight.epoch_names(task, trace, split)
-        self._take_weights(task, weights)
-        limit = self.limit_batches.test if split == "test" else self.limit_batches.validation
-        validation_stepper = setup.pass_over(feed, task, engine, task.run_evaluate_step, trace, limit)
-        metrics = validation_stepper.run(self.seed, self.steps_per_call) or {}
-        result = EvalResult(split, metrics, validation_stepper.examples, time.perf_counter() - started)
-        if weights is not None:
-            setup.directory_of(self).update_result({split: metrics})
-            if self.pictures:
-                draw_split(setup.directory_of(self), Drawing(task, engine, feed, split, limit), weights)
-                write_report(setup.directory_of(self))
-        return result
+        with FoldedTraceback():
+            return evaluation.evaluate(self, task, data, split, weights, batch_size)
 
     def predict(self, task: Task, data: Any, *, weights: str | None = None, batch_size: int = 256) -> Any:
         """Outputs of `predict_step`, in the order of the inputs.
@@ -247,16 +237,8 @@ class Runner(Settings):
             ValueError: There are no inputs; no run directory to take weights from.
             CheckpointError: The checkpoint is damaged or does not fit the task.
         """
-        setup.make_ready(task, self.seed, given=True, fit_encoder=self._learned(weights))
-        feed = encode_feed(as_feed(data, batch_size), task.frozen(), FeatureCache(on_disk=False))
-        engine = bound_engine(task)
-        preflight.trace_predict(task, engine, feed)
-        self._take_weights(task, weights)
-        predictor, stream = engine.predictor(task.run_predict_step), engine.open(feed)
-        parts = []
-        while (part := predictor.run(stream, self.steps_per_call or 8)) is not None:
-            parts.append(part)
-        return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
+        with FoldedTraceback():
+            return evaluation.predict(self, task, data, weights, batch_size)
 
     def find_learning_rate(
         self,
@@ -295,13 +277,11 @@ class Runner(Settings):
             ValueError: Settings, data or task cannot be run, or the optimizer follows a schedule.
             OSError: The figure cannot be written.
         """
-        test = finders.RangeTest(low, high, steps, optimizer, loss)
-        learn = setup.learn_from(train, batch_size)
-        data = setup.make_ready(task, self.seed, given=train is not None, fit_encoder=learn)
-        feed, _ = setup.feeds_of(data, train, None, batch_size)
-        figure = None if self.run_dir is None else setup.directory_of(self).figures / "learning_rate.png"
-        feed = encode_feed(feed, task.frozen(), self.features)
-        return finders.find_learning_rate(task, feed, test, self.seed, figure)
+        with FoldedTraceback():
+            test = finders.RangeTest(low, high, steps, optimizer, loss)
+            feed = setup.train_split(self, task, train, batch_size)
+            figure = None if self.run_dir is None else setup.directory_of(self).figures / "learning_rate.png"
+            return finders.find_learning_rate(task, feed, test, self.seed, figure)
 
     def find_batch_size(
         self,
@@ -336,167 +316,200 @@ class Runner(Settings):
             ValueError: Settings, data or task cannot be run, or the batches of a stream cannot be varied.
             OSError: The system does not tell the memory of a process: it is not Linux.
         """
-        search = finders.SizeSearch(low, high, steps, memory_bytes)
-        learn = setup.learn_from(train, low)
-        data = setup.make_ready(task, self.seed, given=train is not None, fit_encoder=learn)
-        feed, _ = setup.feeds_of(data, train, None, low)
-        feed = encode_feed(feed, task.frozen(), self.features)
-        return finders.find_batch_size(task, feed, train is not None, search, self.seed)
+        with FoldedTraceback():
+            search = finders.SizeSearch(low, high, steps, memory_bytes)
+            feed = setup.train_split(self, task, train, low)
+            return finders.find_batch_size(task, feed, train is not None, search, self.seed)
 
-    # ------------------------------------------------------------------ the loop
+    def _conclude(self, fit: Fit) -> FitResult:
+        """Writes what a finished run leaves: the best model, the result, pictures, profile and report."""
+        complete = not fit.interrupted
+        if self.export and complete:
+            with fit.ledger.part("checkpoint"):
+                export_best_model(fit.task, fit.directory, fit.recorder.bar.say)
+        result = fit.result()
+        fit.directory.update_result({**fit.facts, "fit": result.summary()})
+        fit.train_stepper.stream = None  # a generator has one reader at a time
+        if self.pictures and complete:
+            fit.pictures.draw_best()
+        if self.profile:
+            fit.profiler.write()
+        if self.pictures and complete:
+            fit.pictures.report()
+        return result
 
-    def _train_epoch(self, fit: Fit) -> bool:
-        """The rest of an epoch. Returns whether it came to its end."""
-        train_stepper, bridge, steps = fit.train_stepper, fit.bridge, fit.train_stepper.steps
-        stream = fit.open_epoch()
-        if (alarm := fit.look(epoch_begins=True)) is not None and fit.recover(alarm) is None:
+
+@final
+class _Loop:
+    """The loop of one fit: see the top of this file.
+
+    Args:
+        settings: Settings of the runner.
+        fit: The fit.
+    """
+
+    def __init__(self, settings: Settings, fit: Fit) -> None:
+        self._settings, self._fit, self._state = settings, fit, fit.state
+
+    def begin(self, resumed: Checkpoint | None) -> None:
+        """Begins or resumes; a resumed run may have come to its end already."""
+        self._fit.begin(resumed)
+        if not self._fit.leaves_epoch:
+            self._state.stop_reason = self._reason_to_stop()
+
+    def continues(self) -> bool:
+        """Whether there is an epoch left to train."""
+        return self._state.stop_reason is None and not self._fit.interrupted
+
+    def train_epoch(self) -> bool:
+        """Trains the rest of an epoch. Returns whether it came to its end."""
+        fit, state, stepper, bridge = self._fit, self._state, self._fit.train_stepper, self._fit.bridge
+        steps, stream = stepper.steps, fit.open_epoch()
+        if (alarm := fit.watch(epoch_begins=True)) is not None and fit.recovery.recover(alarm) is None:
             return False
-        if fit.done and self._stops_at(fit, ended=fit.done == steps):  # resumed where something was left to do
+        if state.batches_done and self._stops_at(ended=state.batches_done == steps):  # resumed where something is due
             return False
-        every = (self.validation.steps, self.checkpoints.every_steps)
-        fixed = 1 if bridge.watches_train_batches or bridge.asked_to_stop else self.steps_per_call
-        while (steps is None or fit.done < steps) and not fit.leaves_epoch:
-            left = None if steps is None else steps - fit.done
-            event = decisions.steps_to_event(fit.step, left, self.max_steps, every)
-            count = decisions.steps_next(event, train_stepper.seconds_per_step, fixed)
+        while (steps is None or state.batches_done < steps) and not fit.leaves_epoch:
             if bridge.watches_train_batches:
                 with fit.ledger.part("callbacks"):
-                    bridge.hooks.on_train_batch_begin(fit.done)
-            began = time.perf_counter()
-            with fit.one_call():
-                logs = train_stepper.program.run(stream, count)
+                    bridge.hooks.on_train_batch_begin(state.batches_done)
+            count, began = self._steps_next(), time.perf_counter()
+            with fit.profiler.one_call():
+                logs = stepper.program.run(stream, count)
             if not logs.steps:
                 break
-            alarm = first_not_finite(logs, fit.step)
-            logs = logs if alarm is None else logs.first(alarm.step - fit.step)
-            train_stepper.add(logs, time.perf_counter() - began)
-            fit.count_call(logs)
-            fit.log_steps(logs)
+            alarm = first_not_finite(logs, state.step)
+            logs = logs if alarm is None else logs.first(alarm.step - state.step)
+            stepper.add(logs, time.perf_counter() - began)
+            fit.profiler.count_call(logs)
+            fit.add_steps(logs)
             if bridge.watches_train_batches:
                 with fit.ledger.part("callbacks"):
-                    bridge.hooks.on_train_batch_end(fit.done - 1, train_stepper.values())
-            alarm = alarm or self._alarm_at(fit, ended=fit.done == steps)
+                    bridge.hooks.on_train_batch_end(state.batches_done - 1, stepper.values())
+            alarm = alarm or self._check(ended=state.batches_done == steps)
             if alarm is not None:
-                following = fit.recover(alarm)
+                following = fit.recovery.recover(alarm)
                 if following is None:
                     return False
                 stream = following
-            if self._stops_at(fit, ended=fit.done == steps):
+            if self._stops_at(ended=state.batches_done == steps):
                 return False
-        if not fit.done:
-            raise ValueError(f"The train split gave no batch in epoch {fit.epochs + 1}; expected at least one.")
+        if not state.batches_done:
+            raise ValueError(f"The train split gave no batch in epoch {state.epochs + 1}; expected at least one.")
         return True
 
-    def _alarm_at(self, fit: Fit, ended: bool) -> Alarm | None:
-        """What is not finite between two train steps: looked for when it is due, and before anything depends on it."""
-        validates = decisions.is_multiple(fit.step, self.validation.steps)
-        if ended or validates or fit.step == self.max_steps or fit.saver.is_due(fit.step, None):
-            with fit.ledger.part("watch"):
-                return fit.watchdog.check(fit.step)
-        return fit.look()
-
-    def _stops_at(self, fit: Fit, ended: bool) -> bool:
-        """Does what is due between two train steps. Returns whether the run stops inside the epoch.
-
-        Args:
-            fit: The fit.
-            ended: Whether it was the epoch's last step: what ends the run then waits for the epoch's end.
-        """
-        due = fit.validation_stepper is not None and decisions.is_multiple(fit.step, self.validation.steps)
-        if due and not fit.validated_now:
-            if not self._validate(fit):
-                return True
-            fit.log_validation()
-            fit.mark()
-            values, improved = fit.values(), False
-            if fit.monitor in values:
-                improved = fit.judge(fit.epochs + 1, values)
-            fit.save(improved=improved, values=values)
-            if fit.progress.exhausted(self.patience):
-                fit.stop_reason = self._reason_to_stop(fit)
-        if ended:
-            return False
-        fit.stop_reason = fit.stop_reason or self._limit_reached(fit)
-        if fit.stop_reason is None and not fit.interrupted:
-            fit.save()
-        return fit.stop_reason is not None or fit.interrupted is not None
-
-    def _end_epoch(self, fit: Fit) -> None:
-        judged = fit.validated_now and (fit.monitor or "").startswith("val/")
-        if decisions.is_multiple(fit.epochs + 1, self.validation.epochs) and not self._validate(fit):
+    def end_epoch(self) -> None:
+        """Validates, logs, calls the callbacks and saves at the end of an epoch."""
+        fit, state, settings = self._fit, self._state, self._settings
+        judged = state.validated_now and (fit.monitor or "").startswith("val/")  # by a validation at its last step
+        if decisions.is_multiple(state.epochs + 1, settings.validation.epochs) and not self._validate():
             return
         values = fit.values()
         fit.add_epoch(values)
-        if self.draw_every is not None and decisions.is_multiple(fit.epochs, self.draw_every):
-            fit.draw()
-        fit.mark()
-        improved = not judged and (fit.monitor is None or fit.monitor in values) and fit.judge(fit.epochs, values)
+        if settings.draw_every is not None and decisions.is_multiple(state.epochs, settings.draw_every):
+            fit.pictures.draw()
+        fit.recorder.mark()
+        improved = not judged and (fit.monitor is None or fit.monitor in values) and fit.judge(state.epochs, values)
         with fit.ledger.part("callbacks"):
-            fit.bridge.end_epoch(fit.epochs - 1, values)
-        fit.save(improved=improved, values=None if judged else values, epoch_ended=fit.epochs)
-        fit.bar.end_epoch(fit.epochs, values, improved)
-        fit.stop_reason = self._reason_to_stop(fit)
+            fit.bridge.end_epoch(state.epochs - 1, values)
+        fit.checkpointer.save(improved=improved, values=None if judged else values, epoch_ended=state.epochs)
+        fit.recorder.bar.end_epoch(state.epochs, values, improved)
+        state.stop_reason = self._reason_to_stop()
 
-    def _validate(self, fit: Fit) -> bool:
-        """Returns whether it came to its end; where there is nothing to validate on it has."""
+    def end(self) -> None:
+        """Saves the final state and calls the callbacks' `on_train_end`."""
+        self._fit.finish()
+        self._judge_last()
+        self._fit.end_train()
+
+    def _steps_next(self) -> int:
+        """Number of train steps of the next call: up to the next event, and at most about 75 ms of them."""
+        state, settings, bridge, stepper = self._state, self._settings, self._fit.bridge, self._fit.train_stepper
+        left = None if stepper.steps is None else stepper.steps - state.batches_done
+        every = (settings.validation.steps, settings.checkpoints.every_steps)
+        event = decisions.steps_to_event(state.step, left, settings.max_steps, every)
+        fixed = 1 if bridge.watches_train_batches or bridge.asked_to_stop else settings.steps_per_call
+        return decisions.steps_next(event, stepper.seconds_per_step, fixed)
+
+    def _check(self, ended: bool) -> Alarm | None:
+        """Checks the variables if that is due, and always before a validation, a checkpoint or the epoch's end."""
+        validates = decisions.is_multiple(self._state.step, self._settings.validation.steps)
+        at_limit = self._state.step == self._settings.max_steps
+        if ended or validates or at_limit or self._fit.checkpointer.is_due():
+            with self._fit.ledger.part("watch"):
+                return self._fit.recovery.check()
+        return self._fit.watch()
+
+    def _stops_at(self, ended: bool) -> bool:
+        """Validates and saves between two train steps if that is due. Returns whether the run stops here.
+
+        Args:
+            ended: Whether it was the last step of the epoch: a reason to stop then waits for the epoch's end.
+        """
+        fit, state = self._fit, self._state
+        due = fit.validation_stepper is not None and decisions.is_multiple(state.step, self._settings.validation.steps)
+        if due and not state.validated_now:
+            if not self._validate():
+                return True
+            fit.recorder.log_validation()
+            fit.recorder.mark()
+            values, improved = fit.values(), False
+            if fit.monitor in values:
+                improved = fit.judge(state.epochs + 1, values)
+            fit.checkpointer.save(improved=improved, values=values)
+            if state.patience.exhausted(self._settings.patience):
+                state.stop_reason = self._reason_to_stop()
+        if ended:
+            return False
+        state.stop_reason = state.stop_reason or self._limit_reached()
+        if self.continues():
+            fit.checkpointer.save()
+        return not self.continues()
+
+    def _validate(self) -> bool:
+        """Validates, if there is a validation split. Returns whether it was not interrupted."""
+        fit = self._fit
         if fit.validation_stepper is None:
             return True
         with fit.ledger.part("validation"):
             found = fit.validation_stepper.run(
-                self.seed, self.steps_per_call, fit.bridge, lambda: fit.interrupted is not None
+                self._settings.steps_per_call, fit.bridge, lambda: fit.interrupted is not None
             )
         if found is not None:
             fit.add_validation(found)
         return found is not None
 
-    def _judge_the_end(self, fit: Fit) -> None:
-        """Validates the last weights if they were not. It is beside the run: a resume goes on without it."""
-        if fit.interrupted or fit.diverged or fit.validated_now or (fit.validation_stepper is None and not fit.done):
+    def _judge_last(self) -> None:
+        """Validates the last weights if they were not. A resume does not continue from this."""
+        fit, state = self._fit, self._state
+        if fit.interrupted or state.diverged or state.validated_now:
             return
-        if not self._validate(fit):
+        if fit.validation_stepper is None and not state.batches_done:
             return
-        fit.log_validation()
+        if not self._validate():
+            return
+        fit.recorder.log_validation()
         values = fit.values()
-        if (fit.monitor is None or fit.monitor in values) and fit.judge(fit.epochs + (fit.done > 0), values):
-            fit.save_best(values)
+        epoch = state.epochs + (state.batches_done > 0)
+        if (fit.monitor is None or fit.monitor in values) and fit.judge(epoch, values):
+            fit.checkpointer.save_best(values)
 
-    def _reason_to_stop(self, fit: Fit) -> str | None:
+    def _reason_to_stop(self) -> str | None:
+        fit, state, settings = self._fit, self._state, self._settings
         if fit.bridge.asked_to_stop:
             return f"{fit.bridge.asked_to_stop} asked to stop"
-        if fit.progress.exhausted(self.patience):
-            by_epoch = self.validation == decisions.Every(1, "epoch") or not (fit.monitor or "").startswith("val/")
-            word = "epoch" if by_epoch else "validation"
-            return f"{fit.monitor} got no better for {fit.progress.waited} {word}{'s' * (fit.progress.waited > 1)}"
-        if fit.epochs >= self.max_epochs:
-            return f"max_epochs={self.max_epochs} reached"
-        return self._limit_reached(fit)
+        if state.patience.exhausted(settings.patience):
+            by_epoch = settings.validation == decisions.Every(1, "epoch") or not (fit.monitor or "").startswith("val/")
+            word, waited = "epoch" if by_epoch else "validation", state.patience.waited
+            return f"{fit.monitor} got no better for {waited} {word}{'s' * (waited > 1)}"
+        if state.epochs >= settings.max_epochs:
+            return f"max_epochs={settings.max_epochs} reached"
+        return self._limit_reached()
 
-    def _limit_reached(self, fit: Fit) -> str | None:
-        if self.max_steps is not None and fit.step >= self.max_steps:
-            return f"max_steps={self.max_steps} reached"
-        if self.max_time is not None and fit.clock() - fit.started >= self.max_time:
-            return f"max_time={self.max_time:g} s reached"
+    def _limit_reached(self) -> str | None:
+        settings = self._settings
+        if settings.max_steps is not None and self._state.step >= settings.max_steps:
+            return f"max_steps={settings.max_steps} reached"
+        if settings.max_time is not None and self._fit.clock() - self._fit.started >= settings.max_time:
+            return f"max_time={settings.max_time:g} s reached"
         return None
-
-    def _learned(self, weights: str | None) -> Callable[[Encoder], None] | None:
-        """How an encoder comes to what it learned in the run whose weights are taken."""
-        return None if weights is None else setup.learn_from(None, 1, setup.directory_of(self))
-
-    def _take_weights(self, task: Task, weights: str | None) -> None:
-        """Puts the models' weights of a checkpoint into the task."""
-        if weights is None:
-            return
-        directory = setup.directory_of(self)
-        setup.check_frozen(task, directory.read_config())
-        saved = checkpoint.load(checkpoint.find(directory.checkpoints, weights))
-        models = task.model_variables()
-        write_variables(models, {key: saved.arrays[key] for key in models if key in saved.arrays})
-
-
-def _split_of(data: DataModule | None, split: str) -> Feed:
-    feed = None
-    if data is not None:
-        feed = data.test() if split == "test" else data.validation()
-    if feed is None:
-        raise ValueError(f"There is no {split} split: {type(data).__name__}.{split}() gives none.")
-    return feed

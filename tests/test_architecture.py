@@ -229,7 +229,7 @@ def test_from_fit_to_the_train_step_it_is_six_calls_through_three_files(tmp_path
         lk.Runner(max_epochs=1, run_dir=tmp_path / "run", preflight=False).fit(task)
     frames = [frame for frame in traceback.extract_tb(caught.tb) if Path(frame.filename).parent.is_relative_to(PACKAGE)]
     way = [f"{Path(frame.filename).relative_to(PACKAGE)} {frame.name}" for frame in frames]
-    assert way[:2] == ["runner.py fit", "runner.py _train_epoch"]
+    assert way[:2] == ["runner.py fit", "runner.py train_epoch"]
     assert way[-1] == "task.py run_train_step"
     assert len(way) <= 6  # each calls the next, and the last the train step
     assert len({step.split()[0] for step in way}) <= 3

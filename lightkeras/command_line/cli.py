@@ -222,7 +222,7 @@ def _predict(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
         inputs = [line.rstrip("\n") for line in sys.stdin]
     task, runner = _load_run(task_class, settings)
     learn = setup.learn_from(None, 1, RunDirectory(Path(settings.run_dir)))
-    setup.make_ready(task, runner.seed, given=True, fit_encoder=learn)
+    setup.build_task(task, runner.seed, given=True, fit_encoder=learn)
     if task.data is None:
         raise ValueError(
             f"{task_class.__name__} has no data module to read inputs with: define `build_data`, and `predict(inputs)` "

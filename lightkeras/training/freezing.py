@@ -1,40 +1,40 @@
-"""What of a task learns, and what is frozen: noticed where an epoch begins, and kept with the state of a run.
+"""Freezing: which layers learn, compared at the start of every epoch and saved with the run state.
 
-A compiled step is what it was when it was traced: a layer whose `trainable` is set later goes on as before. So the
-flags are compared where an epoch begins; where they are others, the steps are traced anew (`Fit.open_epoch`).
+A compiled step learns what was trainable when it was traced: setting `layer.trainable` later does not change it. So
+the flags are compared at the start of an epoch; where they changed, the steps are traced anew.
 
     flags = flags_of(task)
     task.model.layers[0].trainable = False
-    in_words(task, flags, flags_of(task))    # "model/dense was frozen"
+    describe_change(task, flags, flags_of(task))    # "model/dense was frozen"
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, final
 
 import keras
 
-from lightkeras.engine.base import Engine, Trace
+from lightkeras.engine.base import Trace
 from lightkeras.engine.optimizer_state import learns, remake
 from lightkeras.system.variables import CheckpointError
 from lightkeras.task import Task
-from lightkeras.training import preflight
-from lightkeras.training.preflight import TaskError
-from lightkeras.training.stepper import Stepper
+from lightkeras.training.step_errors import TaskError
+from lightkeras.training.stepper import Stepper, bound_engine
+from lightkeras.training.tracing import epoch_names, trace_evaluate, trace_train
 
 NAMED = 3
-"""So many layers are named in a message."""
+"""Layers that a message names at most."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """`trainable` of all that a task holds, in an order that stays.
+    """The `trainable` flags of a task, in a fixed order.
 
     Args:
-        layers: Of every layer, those inside others too: some, as `BatchNormalization`, compute by it.
-        variables: Of every variable of those layers.
+        layers: Those of every layer, nested layers too: some, such as `BatchNormalization`, compute by them.
+        variables: Those of every variable of the layers.
     """
 
     layers: tuple[bool, ...]
@@ -42,7 +42,7 @@ class Flags:
 
 
 def flags_of(task: Task) -> Flags:
-    """What is trainable now."""
+    """Returns the current flags."""
     return Flags(
         tuple(bool(layer.trainable) for _, layer in _layers_of(task)),
         tuple(bool(variable.trainable) for variable in task.model_variables().values()),
@@ -50,7 +50,7 @@ def flags_of(task: Task) -> Flags:
 
 
 def set_flags(task: Task, flags: Flags) -> None:
-    """Makes trainable what was, and freezes the rest.
+    """Sets the flags.
 
     Raises:
         CheckpointError: They are flags of other layers.
@@ -58,19 +58,19 @@ def set_flags(task: Task, flags: Flags) -> None:
     layers, variables = list(_layers_of(task)), list(task.model_variables().values())
     if (len(layers), len(variables)) != (len(flags.layers), len(flags.variables)):
         raise CheckpointError(
-            f"The saved state does not fit this task: it says what learns of {len(flags.layers)} layers with "
+            f"The saved state does not fit this task: it has flags for {len(flags.layers)} layers with "
             f"{len(flags.variables)} variables, and the task has {len(layers)} with {len(variables)}. "
             "Use the hyperparameters and the code it was saved with."
         )
-    # From the outside in, and variables last: what is set for a layer is set for all that is in it.
+    # Outer layers first and variables last: setting the flag of a layer sets those of everything in it.
     for (_, layer), flag in zip(layers, flags.layers, strict=True):
         layer.trainable = flag
     for variable, flag in zip(variables, flags.variables, strict=True):
         variable.trainable = flag
 
 
-def in_words(task: Task, before: Flags, now: Flags) -> str:
-    """What was frozen and unfrozen, by the outermost layers: `"model/base was unfrozen"`."""
+def describe_change(task: Task, before: Flags, now: Flags) -> str:
+    """Names the outermost layers that were frozen or unfrozen: `"model/base was unfrozen"`."""
     names = [name for name, _ in _layers_of(task)]
     if before.layers == now.layers:
         names = [variable.path for variable in task.model_variables().values()]
@@ -86,7 +86,7 @@ def in_words(task: Task, before: Flags, now: Flags) -> str:
 
 
 def record(task: Task, flags: Flags) -> dict[str, Any]:
-    """What makes the state of a run fit again, as JSON: the flags, and what each optimizer has slots for.
+    """The flags, and the variables that each optimizer has slots for, as JSON values.
 
     Args:
         task: The task.
@@ -98,17 +98,17 @@ def record(task: Task, flags: Flags) -> dict[str, Any]:
 
 
 def restore(task: Task, found: Mapping[str, Any] | None) -> bool:
-    """Brings the flags of a task and the slots of its optimizers to what was recorded.
+    """Restores the flags of a task and the slots of its optimizers.
 
     Args:
         task: The task.
-        found: What `record` gave; `None` of a state that was saved before there was such a record.
+        found: What `record` returned; `None` for a state that was saved without it.
 
     Returns:
-        Whether anything changed: the steps have to be traced anew then.
+        Whether anything changed, so that the steps must be traced anew.
 
     Raises:
-        CheckpointError: It was recorded of a task with other layers or optimizers.
+        CheckpointError: The record belongs to a task with other layers or optimizers.
     """
     if found is None:
         return False
@@ -127,43 +127,72 @@ def restore(task: Task, found: Mapping[str, Any] | None) -> bool:
 
 
 def flags_from(found: Mapping[str, Any]) -> Flags:
-    """The flags in what `record` gave."""
+    """The flags in a record."""
     return Flags(tuple(found["layers"]), tuple(found["variables"]))
 
 
-def trace_anew(
-    task: Task, engine: Engine, train_stepper: Stepper, validation_stepper: Stepper | None, names: list[str], cause: str
-) -> Trace:
-    """Traces the steps, and lets both passes go on with them.
+@final
+class TracedSteps:
+    """The steps of a fit as they were traced: which variables learn, and by which optimizer.
 
     Args:
         task: The task.
-        engine: Its engine.
+        trace: The trace of its train step.
         train_stepper: The train step over the train split.
-        validation_stepper: The evaluation step over the validation split; `None` if there is none.
-        names: Names of all values of an epoch, which may not change.
-        cause: Why, for the list of what was compiled.
-
-    Raises:
-        TaskError: Nothing learns any more, or the steps log other names.
+        validation_stepper: The evaluation step over the validation split; `None` without one.
+        names: Names of all values of an epoch, which stay the same.
     """
-    trace = preflight.trace_train(task, engine, train_stepper.feed)
-    train_stepper.take(engine.program(task.run_train_step, trace.names), cause)
-    found = preflight.epoch_names(task, trace, "train")
-    if validation_stepper is not None:
-        evaluation = preflight.trace_evaluate(task, engine, validation_stepper.feed)
-        validation_stepper.take(engine.program(task.run_evaluate_step, evaluation.names), cause)
-        found += preflight.epoch_names(task, evaluation, "val")
-    if set(found) != set(names):
-        raise TaskError(
-            f"{type(task).__name__} logs {sorted(found)} since {cause}, and logged {sorted(names)} before. "
-            "Log every name in every step, whatever is trainable."
-        )
-    return trace
+
+    def __init__(
+        self, task: Task, trace: Trace, train_stepper: Stepper, validation_stepper: Stepper | None, names: Sequence[str]
+    ) -> None:
+        self._task, self._names = task, set(names)
+        self._train_stepper, self._validation_stepper = train_stepper, validation_stepper
+        self.optimizers = trace.optimizers()
+        self._flags = flags_of(task)
+
+    def change(self) -> str | None:
+        """Describes what was frozen or unfrozen since the steps were traced; `None` if nothing was."""
+        now = flags_of(self._task)
+        return None if now == self._flags else describe_change(self._task, self._flags, now)
+
+    @property
+    def learning(self) -> int:
+        """Number of variables that learn."""
+        return len({id(variable) for _, variables in self.optimizers for variable in variables})
+
+    def trace_anew(self, cause: str) -> None:
+        """Traces the steps with the current flags. Streams that are opened from now on use them.
+
+        Args:
+            cause: Why, for the list of compilations.
+
+        Raises:
+            TaskError: Nothing learns any more, or the steps log other names.
+        """
+        task, engine = self._task, bound_engine(self._task)
+        trace = trace_train(task, engine, self._train_stepper.feed)
+        self._train_stepper.take(engine.program(task.run_train_step, trace.names), cause)
+        found = epoch_names(task, trace, "train")
+        if self._validation_stepper is not None:
+            evaluation = trace_evaluate(task, engine, self._validation_stepper.feed)
+            self._validation_stepper.take(engine.program(task.run_evaluate_step, evaluation.names), cause)
+            found += epoch_names(task, evaluation, "val")
+        if set(found) != self._names:
+            raise TaskError(
+                f"{type(task).__name__} logs {sorted(found)} since {cause}, and logged {sorted(self._names)} before. "
+                "Log every name in every step, whatever is trainable."
+            )
+        self.optimizers = trace.optimizers()
+        self._flags = flags_of(task)
+
+    def record(self) -> dict[str, Any]:
+        """What `restore` needs, as JSON values: with the flags that a callback has set since the steps were traced."""
+        return {**record(self._task, self._flags), "now": dataclasses.asdict(flags_of(self._task))}
 
 
 def _layers_of(task: Task) -> Iterator[tuple[str, keras.Layer]]:
-    """Every layer once, with its way from the task: outer ones before those inside."""
+    """Every layer once, with its path from the task; outer layers before nested ones."""
     seen: set[int] = set()
 
     def visit(name: str, layer: keras.Layer) -> Iterator[tuple[str, keras.Layer]]:

@@ -1,15 +1,16 @@
-"""Drawing: the pictures of a task, made from examples of one split and what it predicts for them.
+"""Pictures: what `Task.draw` draws of one split, as files and in TensorBoard; and the report.
 
-prediction of the examples that `Task.draw` asks for, each at most once
-Task.draw                         # the user's; whatever it changes is put back, whatever it raises is said
-figures/<split>/<name>.png        # atomically
-an image in TensorBoard
+Predictions are computed for the examples that `Task.draw` asks for, each at most once. What it changes is restored; an
+error in it is printed and does not fail the run.
+
+    figures/<split>/<name>.png
 """
 
 from __future__ import annotations
 
 import re
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -21,16 +22,20 @@ from lightkeras import plots
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed, raw_feed
 from lightkeras.data.structure import Structure, first_examples, flatten, map_structure
 from lightkeras.encoders.features import encoded_batch
-from lightkeras.engine.base import Engine, Predictor
+from lightkeras.engine.base import Predictor
 from lightkeras.runs import checkpoint, report
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.runs.loggers import write_images
 from lightkeras.system import files
 from lightkeras.system.messages import announce, check_whole
-from lightkeras.system.variables import write_variables
+from lightkeras.system.variables import CheckpointError, write_variables
 from lightkeras.task import Task
-from lightkeras.training import preflight
-from lightkeras.training.restoring import untouched
+from lightkeras.training.recorder import Recorder
+from lightkeras.training.restoring import restored
+from lightkeras.training.run_state import RunState
+from lightkeras.training.stepper import bound_engine
+from lightkeras.training.timing import TimeLedger, counted
+from lightkeras.training.tracing import trace_predict
 
 _NAME = re.compile(r"\w[\w .+-]*")
 _BATCHES = 8  # predicted in one call
@@ -47,7 +52,6 @@ class Drawing:
 
     Args:
         task: The task.
-        engine: Its engine.
         feed: The split, encoded if there is an encoder.
         split: `"train"`, `"validation"` or `"test"`.
         limit: Most batches of the split that are used; `None` for all of them.
@@ -56,8 +60,8 @@ class Drawing:
         opened: How often a stream was opened for it: each time may draw another order of the examples.
     """
 
-    def __init__(self, task: Task, engine: Engine, feed: Feed, split: str, limit: int | None = None) -> None:
-        self._task, self._engine, self.split, self._limit = task, engine, split, limit
+    def __init__(self, task: Task, feed: Feed, split: str, limit: int | None = None) -> None:
+        self._task, self._engine, self.split, self._limit = task, bound_engine(task), split, limit
         self._feed = _in_order(feed)
         self._predictor: Predictor | None = None
         self.opened = 0
@@ -74,7 +78,7 @@ class Drawing:
         """
         if not has_pictures(self._task):
             return {}
-        with untouched(self._task):
+        with restored(self._task):
             if weights is not None:
                 write_variables(self._task.model_variables(), weights)
             try:
@@ -121,9 +125,74 @@ class Drawing:
 
     def _ready(self) -> Predictor:
         if self._predictor is None:
-            preflight.trace_predict(self._task, self._engine, self._feed)
+            trace_predict(self._task, self._engine, self._feed)
             self._predictor = self._engine.predictor(self._task.run_predict_step)
         return self._predictor
+
+
+@final
+class Pictures:
+    """The pictures of one fit: during training, of the best weights at its end, and the report.
+
+    Args:
+        task: The task.
+        drawing: Its pictures of one split; `None` draws none.
+        directory: The run directory.
+        state: The run state, which counts what was drawn.
+        recorder: Logs the pictures.
+        ledger: Where the time is counted.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        drawing: Drawing | None,
+        directory: RunDirectory,
+        state: RunState,
+        recorder: Recorder,
+        ledger: TimeLedger,
+    ) -> None:
+        self._task, self._drawing, self._directory = task, drawing, directory
+        self._state, self._recorder, self.ledger = state, recorder, ledger
+
+    @counted("pictures")
+    def draw(self) -> None:
+        """Draws with the current weights, and logs the pictures."""
+        if self._drawing is None:
+            return
+        before = self._drawing.opened
+        made = self._drawing.draw(training=True)
+        self._state.opened_to_draw += self._drawing.opened - before
+        if not made:
+            return
+        write_pictures(self._directory, self._drawing.split, made)
+        self._recorder.log_images(tagged(self._drawing.split, made))
+        self._state.drawn.append(self._state.step)
+
+    @counted("pictures")
+    def draw_best(self) -> None:
+        """Draws with the best weights; the task keeps its own. The run is over, and its loggers are closed."""
+        folder = self._directory.checkpoints
+        if self._drawing is None or not has_pictures(self._task) or not (folder / "best").exists():
+            return
+        try:
+            best = checkpoint.load(checkpoint.find(folder, "best"))
+        except (CheckpointError, FileNotFoundError) as error:
+            warnings.warn(f"The best weights were not drawn: {error}", stacklevel=2)
+            return
+        models = self._task.model_variables()
+        made = self._drawing.draw({key: best.arrays[key] for key in models if key in best.arrays})
+        write_pictures(self._directory, self._drawing.split, made, replace=True)
+        shown = made if best.state["step"] not in self._state.drawn else {}
+        images = tagged(self._drawing.split, shown)
+        write_images(self._directory.path, self._drawing.split, best.state["step"], images)
+
+    @counted("pictures")
+    def report(self) -> None:
+        """Draws the curves, and writes `report.html`."""
+        best = self._state.best
+        epoch = best.epoch if best is not None and best.epoch <= self._state.epochs else None
+        write_report(self._directory, self._state.history, epoch)
 
 
 @final

@@ -1,11 +1,13 @@
-"""What both finders do: check settings, and end with the state that they began with."""
+"""Puts back what a trial run of steps changes: variables, and the global random generators."""
 
 from __future__ import annotations
 
 import contextlib
-import random
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+import keras
 import numpy as np
 from keras.src.backend.common import global_state  # no public name reaches Keras's own seed generator
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
@@ -15,48 +17,59 @@ from lightkeras.system.variables import read_variables, write_variables
 from lightkeras.task import Task
 
 
-@contextlib.contextmanager
-def random_states_kept() -> Iterator[None]:
-    """Puts back the random states of Python, NumPy and Keras."""
-    pythons, numpys = random.getstate(), np.random.get_state()
-    generator = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
-    of_keras = {} if generator is None else {"state": generator.state}
-    before = read_variables(of_keras)
-    try:
-        yield
-    finally:
-        random.setstate(pythons)
-        np.random.set_state(numpys)
-        write_variables(of_keras, before)
-        # One that was not there is made anew when it is next asked for, from Python's random state.
-        global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, generator)
+@dataclasses.dataclass(frozen=True)
+class SavedState:
+    """The values that `restored` puts back.
+
+    Args:
+        variables: The variables of the task by key.
+        arrays: Their values.
+        others: Further variables, Keras's or the backend's own, with their values.
+    """
+
+    variables: Mapping[str, keras.Variable]
+    arrays: Mapping[str, np.ndarray]
+    others: Sequence[tuple[Any, np.ndarray]] = ()
+
+    def restore_variables(self) -> None:
+        """Restores the variables now; the random generators are not touched."""
+        write_variables(self.variables, self.arrays)
+        for variable, value in self.others:
+            variable.assign(value)
 
 
 @contextlib.contextmanager
-def rolled_back(task: Task) -> Iterator[Callable[[], None]]:
-    """Puts back the variables that train steps change. What is yielded does so in between, too."""
+def restored(task: Task, others: Sequence[Any] = ()) -> Iterator[SavedState]:
+    """Restores the variables of a task and all global random generators on exit.
+
+    Args:
+        task: The task.
+        others: Further variables to restore, Keras's or the backend's own; they have `assign`.
+    """
     variables = task.variables()
-    before = read_variables(variables)
-
-    def put_back() -> None:
-        write_variables(variables, before)
-
-    try:
-        yield put_back
-    finally:
-        put_back()
-
-
-@contextlib.contextmanager
-def untouched(task: Task) -> Iterator[None]:
-    """Puts back the variables of a task and all random states."""
-    # Where nothing drew from it yet, Keras's generator is made by what does: it must not become part of the run.
+    state = SavedState(variables, read_variables(variables), [(found, value_of(found)) for found in others])
+    generators = random_states.read()
+    # Keras makes its own generator at the first draw without a seed. One that was not there is removed again: it
+    # would become part of the run state.
     unseeded = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
-    variables = task.variables()
-    before, generators = read_variables(variables), random_states.read()
     try:
-        yield
+        yield state
     finally:
-        write_variables(variables, before)
+        state.restore_variables()
         random_states.write(generators)
         global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, unseeded)
+
+
+@contextlib.contextmanager
+def variables_restored(variables: Mapping[str, keras.Variable]) -> Iterator[None]:
+    """Restores some variables on exit, and nothing else."""
+    before = read_variables(variables)
+    try:
+        yield
+    finally:
+        write_variables(variables, before)
+
+
+def value_of(variable: Any) -> np.ndarray:
+    """A copy of the value of a variable, Keras's or the backend's own."""
+    return np.array(keras.ops.convert_to_numpy(keras.ops.copy(variable)))

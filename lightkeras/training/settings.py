@@ -38,42 +38,11 @@ class LimitBatches:
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """Settings of a run.
-
-    Args:
-        max_epochs: Most epochs of training.
-        max_steps: Most train steps, over all epochs; `None` for no limit.
-        max_time: Seconds after which training ends, counted from this call; `None` for no limit.
-        monitor: Epoch value that decides which epoch is best and when to stop. `None` means
-            `val/loss` where there is validation data, else `train/loss`.
-        mode: Whether the monitored value is better low (`"min"`) or high (`"max"`); `None` tells it
-            from the name.
-        patience: Validations (epochs, for a value of the train split) without a better value before
-            training stops; `None` never stops early.
-        validate_every: How often to validate: epochs, as in `2` or `"2 epochs"`, or train steps, as in
-            `"500 steps"`.
-        limit_batches: Most batches of each split.
-        skip_broken: Batches that may be skipped because a loss or a variable would not be finite after them;
-            0 stops at the first.
-        checkpoints: When to save, and what to keep.
-        features: Where features of a frozen part are kept.
-        seed: Seed of the initial weights, of the order of examples and of dropout.
-        steps_per_call: Train steps per compiled call; `None` fills about 75 ms. Results do not depend on it.
-        run_dir: The run directory; `None` makes one under `runs/`.
-        callbacks: Keras callbacks.
-        progress: Whether to show a progress bar (on a terminal only).
-        draw_every: Epochs after which the pictures of the task are drawn during training, with the weights as they
-            are then; `None` draws them at the end alone.
-        pictures: Whether to draw at all: the curves, the pictures of the task, and `report.html`.
-        export: Whether to write `model.keras`, with the best weights, when a run has come to its end.
-        preflight: Whether to try everything on one batch before the first epoch; see `lightkeras.training.preflight`
-            for what is checked all the same.
-        profile: Whether to write where the time of a fit went to `profile.json`, and the backend's own trace of
-            its second call to `profile/`.
+class Stopping:
+    """Settings of when training ends; see `Runner`.
 
     Raises:
-        ValueError: A setting out of its range.
+        ValueError: A setting is out of its range.
     """
 
     max_epochs: int = 10
@@ -83,6 +52,35 @@ class Settings:
     mode: str | None = None
     patience: int | None = 3
     validate_every: int | str = 1
+
+    def __post_init__(self) -> None:
+        owner = type(self).__name__
+        check_whole(owner, "max_epochs", self.max_epochs, 1)
+        check_whole(owner, "max_steps", self.max_steps, 1, optional=True)
+        check_whole(owner, "patience", self.patience, 1, optional=True)
+        if self.max_time is not None and not 0 < self.max_time < float("inf"):
+            raise ValueError(f"{owner}(max_time={self.max_time!r}): expected a number of seconds above 0.")
+        if self.mode not in (None, "min", "max"):
+            raise ValueError(f"{owner}(mode={self.mode!r}): expected 'min', 'max' or None.")
+        try:
+            decisions.parse_every(self.validate_every)
+        except ValueError as error:
+            raise ValueError(f"{owner}(validate_every=...): {error}") from None
+
+    @property
+    def validation(self) -> decisions.Every:
+        """How often to validate."""
+        return decisions.parse_every(self.validate_every)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Stopping):
+    """Settings of a run; see `Runner`.
+
+    Raises:
+        ValueError: A setting is out of its range.
+    """
+
     limit_batches: LimitBatches = dataclasses.field(default_factory=LimitBatches)
     skip_broken: int = 0
     checkpoints: Checkpoints = dataclasses.field(default_factory=Checkpoints)
@@ -99,25 +97,12 @@ class Settings:
     profile: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in {"max_epochs": 1, "seed": 0, "skip_broken": 0}.items():
-            check_whole(type(self).__name__, name, getattr(self, name), least)
-        for name in ("max_steps", "patience", "steps_per_call", "draw_every"):
-            check_whole(type(self).__name__, name, getattr(self, name), 1, optional=True)
-        if self.max_time is not None and not 0 < self.max_time < float("inf"):
-            raise ValueError(
-                f"{type(self).__name__}(max_time={self.max_time!r}): expected a number of seconds above 0."
-            )
-        if self.mode not in (None, "min", "max"):
-            raise ValueError(f"{type(self).__name__}(mode={self.mode!r}): expected 'min', 'max' or None.")
-        try:
-            decisions.parse_every(self.validate_every)
-        except ValueError as error:
-            raise ValueError(f"{type(self).__name__}(validate_every=...): {error}") from None
-
-    @property
-    def validation(self) -> decisions.Every:
-        """How often to validate."""
-        return decisions.parse_every(self.validate_every)
+        super().__post_init__()
+        owner = type(self).__name__
+        check_whole(owner, "seed", self.seed, 0)
+        check_whole(owner, "skip_broken", self.skip_broken, 0)
+        check_whole(owner, "steps_per_call", self.steps_per_call, 1, optional=True)
+        check_whole(owner, "draw_every", self.draw_every, 1, optional=True)
 
     def record(self) -> dict[str, Any]:
         """The settings as plain data."""

@@ -1,9 +1,15 @@
-"""What comes before the loop: a task is made ready, checked and compiled; a run is begun or gone on with."""
+"""Setup: everything before the loop. The task and its data are built, checked and traced; a run is begun or resumed.
+
+ready = get_ready(settings, task, train, validation, ...)   # task built, data prepared, run directory found
+fit = make_fit(settings, ready, ledger)                     # steps traced and checked; nothing is written
+resumed, restart = begin(fit, config_of(settings, fit), ready)   # config.json is written
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +21,7 @@ from lightkeras.data.arrays import as_feed, holds_arrays
 from lightkeras.encoders import hub, saved_state
 from lightkeras.encoders.base import Encoder, batches_of
 from lightkeras.encoders.features import encode_feed
-from lightkeras.engine.base import Engine, Step, Trace
+from lightkeras.engine.base import Step, Trace
 from lightkeras.runs import checkpoint
 from lightkeras.runs.checkpoint import Checkpoint
 from lightkeras.runs.directory import RunDirectory, check_directory, run_path, snake_case
@@ -34,22 +40,81 @@ from lightkeras.task import Task
 from lightkeras.training import decisions, preflight
 from lightkeras.training.callbacks import CallbackBridge
 from lightkeras.training.fit import Fit
+from lightkeras.training.freezing import TracedSteps
 from lightkeras.training.pictures import Drawing, has_pictures
+from lightkeras.training.preflight.splits import check_feed
 from lightkeras.training.progress_bar import ProgressBar
 from lightkeras.training.settings import Settings
 from lightkeras.training.stepper import Stepper, bound_engine
+from lightkeras.training.timing import TimeLedger
+from lightkeras.training.tracing import check_monitor, epoch_names, trace_evaluate, trace_train
 
 
-def make_ready(
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """A task with its data, before its steps are traced.
+
+    Args:
+        task: The task, built.
+        data: Its data module, prepared; `None` where data was given to the runner.
+        train: The train split.
+        validation: The validation split; `None` without one.
+        directory: The run directory, which need not exist.
+        resume: Whether to resume the run in it.
+        accept_changes: Whether to resume although data or hyperparameters changed.
+        wanted: The checkpoint to resume from; `None` for the newest that is whole.
+    """
+
+    task: Task
+    data: DataModule | None
+    train: Feed
+    validation: Feed | None
+    directory: RunDirectory
+    resume: bool = False
+    accept_changes: bool = False
+    wanted: Path | None = None
+
+
+def get_ready(
+    settings: Settings,
+    task: Task,
+    train: Any,
+    validation: Any,
+    batch_size: int,
+    resume: bool | str | Path = False,
+    accept_changes: bool = False,
+) -> Ready:
+    """Finds the run directory, builds the task and prepares its data; see `Runner.fit` for the arguments."""
+    directory, wanted = place(settings, task, resume, accept_changes)
+    learn = learn_from(train, batch_size, directory if resume else None)
+    data = build_task(task, settings.seed, given=train is not None, fit_encoder=learn)
+    feeds = feeds_of(data, train, validation, batch_size)
+    return Ready(task, data, *feeds, directory, bool(resume), accept_changes, wanted)
+
+
+def train_split(settings: Settings, task: Task, train: Any, batch_size: int) -> Feed:
+    """Builds the task, and returns its train split, encoded if there is an encoder; see `Runner.fit`."""
+    data = build_task(task, settings.seed, given=train is not None, fit_encoder=learn_from(train, batch_size))
+    feed, _ = feeds_of(data, train, None, batch_size)
+    return encode_feed(feed, task.frozen(), settings.features)
+
+
+def build_task(
     task: Task, seed: int, given: bool, fit_encoder: Callable[[Encoder], None] | None = None
 ) -> DataModule | None:
-    """Sets up the task, and prepares its data unless some was given.
+    """Builds the task, and prepares its data module unless data was given.
 
     Args:
         task: The task.
         seed: Seed of its initial weights.
-        given: Whether data was given.
+        given: Whether data was given to the runner.
         fit_encoder: As in `Task.set_up`.
+
+    Returns:
+        The data module; `None` where data was given.
+
+    Raises:
+        ValueError: There is no data.
     """
     task.set_up(seed, fit_encoder)
     data = task.data
@@ -64,13 +129,13 @@ def make_ready(
 
 
 def learn_from(train: Any, batch_size: int, directory: RunDirectory | None = None) -> Callable[[Encoder], None] | None:
-    """How an encoder comes to what it needs to know, for `Task.set_up`.
+    """Returns how an encoder learns, for `Task.set_up`: from the train split, or from the files of a run.
 
     Args:
-        train: The train split, if one was given.
+        train: The train split that was given; `None` takes the task's data module.
         batch_size: Examples per batch of arrays.
-        directory: A run that is gone on with, or whose weights are taken: what its encoder learned belongs to its
-            weights. `None` if there is none.
+        directory: A run that is resumed, or whose weights are loaded: its encoder belongs to them. `None` if there
+            is none.
     """
     if directory is not None and directory.config_file.exists():
         return saved_state.reader(directory.encoder_file)
@@ -80,18 +145,18 @@ def learn_from(train: Any, batch_size: int, directory: RunDirectory | None = Non
 def place(
     settings: Settings, task: Task, resume: bool | str | Path, accept_changes: bool
 ) -> tuple[RunDirectory, Path | None]:
-    """The run directory, and the checkpoint to go on from if a certain one was asked for.
+    """Returns the run directory, and the checkpoint to resume from if a certain one was asked for.
 
     Raises:
-        ValueError: It does not say which run, or what is there is no run.
+        ValueError: The arguments name no run, or not one.
         FileNotFoundError: There is no run at the path.
-        FileExistsError: The directory holds a run, and that is not to be gone on with.
-        RunLockedError: Another process is at work there.
+        FileExistsError: The directory holds a run, and `resume` was not given.
+        RunLockedError: Another process works in the directory.
     """
     if accept_changes and not resume:
-        raise ValueError("accept_changes=True (--accept_changes) belongs to a resume: give resume (--resume) as well.")
+        raise ValueError("accept_changes=True (--accept_changes) needs resume=True (--resume).")
     directory, wanted = _place(settings, task, resume)
-    check_free(directory.lock_file)  # now rather than after everything was compiled
+    check_free(directory.lock_file)  # before everything is compiled
     if resume and directory.config_file.exists():
         read_run(directory)
     else:
@@ -102,7 +167,7 @@ def place(
 def _place(settings: Settings, task: Task, resume: bool | str | Path) -> tuple[RunDirectory, Path | None]:
     if isinstance(resume, bool):
         if resume and settings.run_dir is None:
-            raise ValueError("resume=True, but of which run? Give its run_dir, or the directory as resume=PATH.")
+            raise ValueError("resume=True needs run_dir, or give the run directory as resume=PATH.")
         return directory_of(settings, task), None
     directory, wanted = run_and_checkpoint(Path(resume))
     read_run(directory)  # raises where there is no run
@@ -111,136 +176,138 @@ def _place(settings: Settings, task: Task, resume: bool | str | Path) -> tuple[R
     return directory, wanted
 
 
-def begin(fit: Fit, config: Mapping[str, Any]) -> None:
-    """Writes the configuration of a new run.
-
-    Raises:
-        FileExistsError: The run directory holds another one.
-    """
-    fit.directory.check_unused()
-    saved_state.write(fit.task.frozen(), fit.directory.encoder_file)  # first: where there is a run, it is there
-    fit.directory.write_config(config)
-
-
-def go_on(
-    fit: Fit, config: Mapping[str, Any], wanted: Path | None, accept_changes: bool
-) -> tuple[Checkpoint | None, bool]:
-    """Goes on with the run in the directory, if there is one.
+def begin(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[Checkpoint | None, bool]:
+    """Writes the configuration of a run that begins or resumes.
 
     Args:
         fit: The fit.
         config: Its configuration.
-        wanted: The checkpoint to go on from; `None` for the newest that is whole.
-        accept_changes: Whether data and hyperparameters may differ.
+        ready: What `get_ready` returned.
 
     Returns:
-        The checkpoint to go on from; and, where there is none, whether the run was begun before.
+        The checkpoint to resume from; and, where there is none, whether the run was begun before.
 
     Raises:
+        FileExistsError: The run directory holds another run.
         ValueError: `config.json` or `result.json` is damaged.
-        ChangedRunError: Data or hyperparameters differ, and that was not accepted.
+        ChangedRunError: Data or hyperparameters changed, and that was not accepted.
         CheckpointError: No checkpoint is whole.
     """
-    if not fit.directory.config_file.exists():
-        fit.bar.say(f"{fit.directory.path} holds no run yet: it begins.")
-        begin(fit, config)
+    bar = fit.recorder.bar
+    if not ready.resume or not fit.directory.config_file.exists():
+        if ready.resume:
+            bar.say(f"{fit.directory.path} holds no run: a new one begins.")
+        fit.directory.check_unused()
+        saved_state.write(fit.task.frozen(), fit.directory.encoder_file)  # before config.json, which makes it a run
+        fit.directory.write_config(config)
         return None, False
-    before, changes, found = compared(fit, config, wanted, accept_changes)
-    if wanted is not None:  # before logs are cut: killed now, the run goes on from there
-        checkpoint.point(fit.directory.checkpoints, "last", wanted)
+    before, changes, found = compared(fit, config, ready)
+    if ready.wanted is not None:  # before logs are cut: if the process is killed now, the run resumes from there
+        checkpoint.point(fit.directory.checkpoints, "last", ready.wanted)
     step = 0 if found is None else found.state["step"]
     record = {"step": step, "at": config["started"], "argv": config["argv"], "changed": changes.lines}
     resumed = [*before.get("resumed", []), record]
     fit.directory.write_config({**config, **{k: before[k] for k in ("started", "argv")}, "resumed": resumed})
-    fit.bar.say(f"The run goes on after step {step:,}." if found else "The run was never saved: it begins again.")
+    bar.say(f"Resuming after step {step:,}." if found else "The run was never saved: it begins again.")
     return found, found is None
 
 
-def compared(
-    fit: Fit, config: Mapping[str, Any], wanted: Path | None, accept_changes: bool
-) -> tuple[dict[str, Any], Changes, Checkpoint | None]:
-    """What a run was started with, what has changed since, and the checkpoint that it goes on from.
+def compared(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[dict[str, Any], Changes, Checkpoint | None]:
+    """Compares a run with its configuration of before.
+
+    Returns:
+        That configuration, the changes, and the checkpoint to resume from; `None` if the run was never saved.
 
     Raises:
         ChangedRunError: Data or hyperparameters changed, and that was not accepted.
         CheckpointError: No checkpoint is whole.
     """
     before = read_run(fit.directory)
-    fit.directory.read_result()  # what is added to at the end: told now rather than when all is trained
+    fit.directory.read_result()  # added to at the end: if it is damaged, raise before training
     changes = compare_configs(before, config)
-    check_changes(changes, accept_changes)
-    return before, changes, choose_checkpoint(fit.directory, wanted)
+    check_changes(changes, ready.accept_changes)
+    return before, changes, choose_checkpoint(fit.directory, ready.wanted)
 
 
-def make_fit(
-    settings: Settings,
-    task: Task,
-    data: DataModule | None,
-    directory: RunDirectory,
-    train: Feed,
-    validation: Feed | None,
-) -> Fit:
-    """Traces, checks and compiles; writes nothing."""
-    preflight.check_feed(task, train, "train")
+def make_fit(settings: Settings, ready: Ready, ledger: TimeLedger | None = None) -> Fit:
+    """Traces, checks and compiles the steps; writes nothing.
+
+    Args:
+        settings: Settings of the runner.
+        ready: What `get_ready` returned.
+        ledger: Where the time is counted; `None` makes a new one.
+
+    Raises:
+        ValueError: The settings, the data or the task cannot be run.
+    """
+    task, train, validation = ready.task, ready.train, ready.validation
+    check_feed(task, train, "train")
     train = encode_feed(train, task.frozen(), settings.features)
     engine = bound_engine(task)
-    trace = preflight.trace_train(task, engine, train)
-    train_stepper = pass_over(train, task, engine, task.run_train_step, trace, settings.limit_batches.train)
-    names = preflight.epoch_names(task, trace, "train")
+    trace = trace_train(task, engine, train)
+    limits, seed = settings.limit_batches, settings.seed
+    train_stepper = stepper_over(train, task, task.run_train_step, trace, limits.train, seed)
+    names = epoch_names(task, trace, "train")
     validation_stepper = None
     if validation is not None:
-        preflight.check_feed(task, validation, "validation")
+        check_feed(task, validation, "validation")
         validation = encode_feed(validation, task.frozen(), settings.features)
-        evaluation = preflight.trace_evaluate(task, engine, validation, train)
-        names += preflight.epoch_names(task, evaluation, "val")
-        limit = settings.limit_batches.validation
-        validation_stepper = pass_over(validation, task, engine, task.run_evaluate_step, evaluation, limit)
-    monitor = settings.monitor or next((name for name in ("val/loss", "train/loss") if name in names), None)
-    if monitor is not None:
-        preflight.check_monitor(monitor, names)
-    if settings.checkpoints.keep_by is not None:
-        preflight.check_monitor(settings.checkpoints.keep_by, names, "Checkpoints.keep_by")
-    mode = settings.mode or (decisions.infer_mode(monitor) if monitor is not None else "min")
-    optimizers = trace.optimizers()
-    model = task.model_of_callbacks(optimizers[0][0])
-    bridge = CallbackBridge(
-        [*settings.callbacks, *task.build_callbacks()], model, settings.max_epochs, train_stepper.steps
-    )
+        evaluation = trace_evaluate(task, engine, validation, train)
+        names += epoch_names(task, evaluation, "val")
+        validation_stepper = stepper_over(validation, task, task.run_evaluate_step, evaluation, limits.validation, seed)
+    monitor, mode = _monitor(settings, names)
+    traced = TracedSteps(task, trace, train_stepper, validation_stepper, names)
+    model = task.model_of_callbacks(traced.optimizers[0][0])
+    callbacks = [*settings.callbacks, *task.build_callbacks()]
+    bridge = CallbackBridge(callbacks, model, settings.max_epochs, train_stepper.steps)
     bridge.check_monitors(names)
     fit = Fit(
         task=task,
+        settings=settings,
         train_stepper=train_stepper,
         validation_stepper=validation_stepper,
+        traced=traced,
         names=names,
         monitor=monitor,
-        progress=decisions.Patience(mode),
-        optimizers=optimizers,
+        mode=mode,
         bridge=bridge,
-        directory=directory,
-        facts=_facts(task, data, train),
+        directory=ready.directory,
+        facts=_facts(task, ready.data, train),
         bar=ProgressBar(settings.max_epochs, train_stepper.steps, settings.progress),
-        engine=engine,
-        drawing=_drawing(settings, task, engine, train, validation),
-        seed=settings.seed,
-        skip_broken=settings.skip_broken,
-        checkpoints=settings.checkpoints,
-        traces=settings.profile,
+        drawing=_drawing(settings, task, train, validation),
+        ledger=ledger,
     )
-    for name, value in task.numbers_logged().items() if engine.compiles else ():
-        fit.bar.say(
-            f"log({name!r}) was given the number {value:g} and no tensor: the step is compiled, and every step will "
-            "log what the number is then. Log a tensor or a keras.Variable if it is to change."
-        )
-    if settings.draw_every is not None and not has_pictures(task):
-        fit.bar.say(f"draw_every={settings.draw_every}: {type(task).__name__} defines no `draw`, so nothing is drawn.")
-    check_directory(directory, needed_bytes=5 * fit.state_bytes)
+    _warn_of_settings(settings, fit)
+    check_directory(ready.directory, needed_bytes=5 * fit.state_bytes)
     if settings.preflight:
         preflight.run(task, engine, trace, train_stepper, validation_stepper)
     return fit
 
 
+def _monitor(settings: Settings, names: Sequence[str]) -> tuple[str | None, str]:
+    """The monitored value, and whether it is better low (`"min"`) or high (`"max"`)."""
+    monitor = settings.monitor or next((name for name in ("val/loss", "train/loss") if name in names), None)
+    if monitor is not None:
+        check_monitor(monitor, names)
+    if settings.checkpoints.keep_by is not None:
+        check_monitor(settings.checkpoints.keep_by, names, "Checkpoints.keep_by")
+    return monitor, settings.mode or (decisions.infer_mode(monitor) if monitor is not None else "min")
+
+
+def _warn_of_settings(settings: Settings, fit: Fit) -> None:
+    """Prints what will have no effect."""
+    task, bar = fit.task, fit.recorder.bar
+    for name, value in task.numbers_logged().items() if bound_engine(task).compiles else ():
+        bar.say(
+            f"log({name!r}) was given the number {value:g} and not a tensor: the step is compiled, so every step logs "
+            "the number of the first. Log a tensor or a keras.Variable if it is to change."
+        )
+    if settings.draw_every is not None and not has_pictures(task):
+        bar.say(f"draw_every={settings.draw_every}: {type(task).__name__} defines no `draw`, so nothing is drawn.")
+
+
 def config_of(settings: Settings, fit: Fit) -> dict[str, Any]:
-    """What `config.json` says of a run."""
+    """The entries of `config.json`."""
     encoder = fit.task.frozen()
     return {
         **fit.facts,
@@ -251,7 +318,7 @@ def config_of(settings: Settings, fit: Fit) -> dict[str, Any]:
             "batch_size": fit.train_stepper.feed.batch_size,
             "batches": fit.train_stepper.steps,
         },
-        "monitor": {"name": fit.monitor, "mode": fit.progress.mode},
+        "monitor": {"name": fit.monitor, "mode": fit.state.patience.mode},
         "code": code_of(type(fit.task)),
         "lookup": fit.task.lookup.record(),
         "modules": hub.modules_in(parts_of(fit.task)),
@@ -264,16 +331,16 @@ def config_of(settings: Settings, fit: Fit) -> dict[str, Any]:
 
 
 def parts_of(task: Task) -> list[Any]:
-    """All in which a module may be: models, layers and the encoder."""
+    """Models, layers and the encoder: everything that may hold a TF Hub module."""
     encoder = task.frozen()
     return [*task.tracked().values(), *([] if encoder is None else [encoder])]
 
 
 def check_frozen(task: Task, config: Mapping[str, Any]) -> None:
-    """Checks that a task has the frozen parts of the run whose weights it takes.
+    """Checks that a task has the TF Hub modules and the encoder of the run whose weights it loads.
 
     Raises:
-        ValueError: A module or the encoder is another one.
+        ValueError: A module or the encoder differs.
     """
     hub.check_modules(parts_of(task), config.get("modules", []))
     encoder, recorded = task.frozen(), config.get("encoder", {}).get("fingerprint")
@@ -286,38 +353,43 @@ def check_frozen(task: Task, config: Mapping[str, Any]) -> None:
 
 
 def directory_of(settings: Settings, task: Task | None = None) -> RunDirectory:
-    """The run directory that was given, or a new one for a task."""
+    """The run directory of the settings, or a new name for a task.
+
+    Raises:
+        ValueError: Neither was given.
+    """
     if settings.run_dir is not None:
         return RunDirectory(Path(settings.run_dir))
     if task is None:
-        raise ValueError("There is no run directory to look in: give one, as in Runner(run_dir=result.run_dir).")
+        raise ValueError("Loading weights needs a run directory: give one, as in Runner(run_dir=result.run_dir).")
     return RunDirectory(run_path(None, snake_case(type(task).__name__)))
 
 
 def feeds_of(data: DataModule | None, train: Any, validation: Any, batch_size: int) -> tuple[Feed, Feed | None]:
-    """The train and validation splits: those given, else those of the data module."""
+    """The train and validation splits: those that were given, else those of the data module."""
     watched = None if validation is None else as_feed(validation, batch_size)
     if data is None:
         return as_feed(train, batch_size, shuffle=holds_arrays(train)), watched
     return data.train(), data.validation() if validation is None else watched
 
 
-def _drawing(settings: Settings, task: Task, engine: Engine, train: Feed, validation: Feed | None) -> Drawing | None:
+def _drawing(settings: Settings, task: Task, train: Feed, validation: Feed | None) -> Drawing | None:
     if not settings.pictures:
         return None
     limits = settings.limit_batches
     if validation is None:
-        return Drawing(task, engine, train, "train", limits.train)
-    return Drawing(task, engine, validation, "validation", limits.validation)
+        return Drawing(task, train, "train", limits.train)
+    return Drawing(task, validation, "validation", limits.validation)
 
 
-def pass_over(feed: Feed, task: Task, engine: Engine, step: Step, trace: Trace, limit: int | None) -> Stepper:
+def stepper_over(feed: Feed, task: Task, step: Step, trace: Trace, limit: int | None, seed: int) -> Stepper:
     """A compiled step over a split."""
-    return Stepper(task, engine, feed, engine.program(step, trace.names), limit)
+    engine = bound_engine(task)
+    return Stepper(task, engine, feed, engine.program(step, trace.names), limit, seed)
 
 
 def _facts(task: Task, data: DataModule | None, train: Feed) -> dict[str, Any]:
-    """What `config.json` and `result.json` both say."""
+    """Entries that `config.json` and `result.json` share."""
     given = "arrays" if isinstance(train, ArrayFeed) else "stream"
     source = given if data is None else data.source
     return {

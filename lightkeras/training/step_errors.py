@@ -1,9 +1,9 @@
-"""How the preflight says what is wrong."""
+"""Errors in a step, explained: what the batches are, and what the model or the backend expects."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import keras
 
@@ -14,17 +14,17 @@ from lightkeras.task import Task
 
 
 class TaskError(ValueError):
-    """A task that cannot be run as it is; the message says why and what to do."""
+    """A task that cannot be run; the message says why and how to fix it."""
 
 
-def explained(task: Task, call: Callable[[], Any], feed: Feed, method: str, train: Feed | None = None) -> Any:
-    """Calls; on an error says what is wrong with the batches, or else notes what the step was given.
+@contextlib.contextmanager
+def explained(task: Task, feed: Feed, method: str, train: Feed | None = None) -> Iterator[None]:
+    """Explains an error that is raised inside by the batches, or else adds a note on what the step was given.
 
     Args:
         task: The task.
-        call: What to call.
-        feed: The split whose batches it is given.
-        method: The step, for the message.
+        feed: The split whose batches the step is given.
+        method: Name of the step's method, for the message.
         train: The train split, if `feed` is another one.
 
     Raises:
@@ -33,7 +33,7 @@ def explained(task: Task, call: Callable[[], Any], feed: Feed, method: str, trai
     """
     try:
         with failure_noted() as failure:
-            return call()
+            yield
     except Exception as error:
         problem = _input_problem(task, feed.spec)
         if problem is None and train is not None:
@@ -50,7 +50,7 @@ def explained(task: Task, call: Callable[[], Any], feed: Feed, method: str, trai
 
 
 def paths(variables: Iterable[keras.Variable]) -> str:
-    """Names of variables for a message: four, and how many more there are."""
+    """Names of up to four variables for a message, and the number of the others."""
     found = [variable.path for variable in variables]
     return ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
 
@@ -73,11 +73,11 @@ def difference(validation: Structure, train: Structure) -> str | None:
 
 
 def _backend_problem(task: Task, error: Exception, failure: Failure) -> str | None:
-    """What the backend cannot run, and the way out; `None` if it is not that."""
+    """Explains what the backend cannot run; `None` for another error."""
     if isinstance(error, TextInputError):
         layers = text_readers(found for found in task.tracked().values() if isinstance(found, keras.Layer))
         readers = [f"{layer.name} ({type(layer).__name__})" for layer in layers]
-        return f"{error} What would read it: {', '.join(readers)}." if readers else str(error)
+        return f"{error} The layers that read it: {', '.join(readers)}." if readers else str(error)
     if failure.needs_tensorflow:
         return (
             f"the layer {failure.name} computes with TensorFlow, which a step on {keras.backend.backend()} cannot. "
@@ -88,7 +88,7 @@ def _backend_problem(task: Task, error: Exception, failure: Failure) -> str | No
 
 
 def _input_problem(task: Task, spec: Structure) -> str | None:
-    """How a batch differs from what the task's model takes; `None` if it does not, or cannot be told."""
+    """How a batch differs from what the task's model takes; `None` if it does not, or that is not known."""
     model = task.tracked().get("model")
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         return None

@@ -1,4 +1,4 @@
-"""A pass over one split: a compiled step, the feed it reads, and the means of what it logs."""
+"""Stepper: a compiled step over one split, with the means of what it logs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lightkeras.data import Feed
 from lightkeras.engine import make_engine
 from lightkeras.engine.base import Engine, Program, StepLogs, Stream
 from lightkeras.system import heartbeat
-from lightkeras.system.variables import read_variables, write_variables
 from lightkeras.task import Task
 from lightkeras.training import decisions
 from lightkeras.training.callbacks import CallbackBridge
+from lightkeras.training.restoring import variables_restored
 
 
 def bound_engine(task: Task) -> Engine:
@@ -26,7 +26,7 @@ def bound_engine(task: Task) -> Engine:
 
 
 def metric_values(metric: keras.metrics.Metric) -> dict[str, float]:
-    """Current values of a metric by name; a metric that holds several gives them all."""
+    """Current values of a metric by name: one, or several where its result is a dict."""
     result = metric.result()
     if not isinstance(result, dict):
         result = {metric.name: result}
@@ -34,17 +34,17 @@ def metric_values(metric: keras.metrics.Metric) -> dict[str, float]:
 
 
 FIRST_BATCH = "the first batch"
-"""Why a step is compiled for the first time."""
+"""Cause of the first compilation of a step."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Compilation:
-    """A form of batch that a step was compiled for.
+    """One compilation of a step.
 
     Args:
-        form: The form.
-        seconds: Time of the call that did it, with its steps.
-        cause: Why it had to be.
+        form: Dtypes and shapes of the batch it was compiled for.
+        seconds: Time of the call that compiled it, which also ran steps.
+        cause: Why it was compiled.
     """
 
     form: str
@@ -54,14 +54,19 @@ class Compilation:
 
 @final
 class Stepper:
-    """A step over a split, again and again.
+    """Runs a step over a split, epoch by epoch.
 
     Args:
         task: The task.
         engine: Its engine.
         feed: The split.
         program: The compiled step.
-        limit: Most batches of an epoch that are used; `None` for all of them.
+        limit: Most batches of an epoch that are used; `None` uses all.
+        seed: Seed of the order of examples.
+
+    Attributes:
+        stream: The batches that come next; `None` between two epochs.
+        random: States of the global random generators when the epoch began, see `random_states.read`.
     """
 
     def __init__(
@@ -71,100 +76,102 @@ class Stepper:
         feed: Feed,
         program: Program,
         limit: int | None = None,
+        seed: int = 0,
     ) -> None:
         self._task, self._engine, self._limit = task, engine, limit
-        self.feed, self.program = feed, program
+        self.feed, self.program, self.seed = feed, program, seed
+        self.stream: Stream | None = None
+        self.random: dict[str, Any] = {}
         self.examples = 0
         self.seconds = 0.0
         self.seconds_per_step: float | None = None
         self.compiled: list[Compilation] = []
-        self._noted = 0  # forms of the program that are among those
+        self._noted = 0  # forms of the program that are listed in `compiled`
         self._cause = FIRST_BATCH
         self._sums: dict[str, float] = {}
         self._compiled_for: set[int] = set()
 
     @property
     def steps(self) -> int | None:
-        """Batches in one epoch; `None` if that shows only at its end."""
+        """Batches in one epoch; `None` if not known before its end."""
         known = [steps for steps in (self.feed.steps, self._limit) if steps is not None]
         return min(known, default=None)
 
     def take(self, program: Program, cause: str) -> None:
-        """Goes on with another program of the step, from the next stream on.
+        """Replaces the program, for streams that are opened from now on.
 
         Args:
             program: The compiled step.
-            cause: Why, for the list of what was compiled.
+            cause: Why it was compiled.
         """
         self.program, self._cause = program, cause
         self._noted, self._compiled_for = 0, set()
 
     def reset(self) -> None:
-        """Empties means and metrics."""
+        """Resets means and metrics."""
         self.examples, self._sums = 0, {}
         for metric in self._task.metrics():
             metric.reset_state()
 
-    def begin(self, epoch: int, seed: int) -> Stream:
-        """Starts over: means and metrics are empty, the feed is at the start of the epoch."""
+    def begin(self, epoch: int) -> Stream:
+        """Resets means and metrics, and opens the split at the start of an epoch."""
         self.reset()
-        return self._engine.open(self.feed, epoch, 0, seed, program=self.program)
+        return self._engine.open(self.feed, epoch, 0, self.seed, program=self.program)
 
     def state(self) -> dict[str, Any]:
-        """The means so far as JSON values; the metrics are variables of the task."""
+        """The means so far, as JSON values. Metrics are variables of the task, and not part of it."""
         return {"examples": self.examples, "sums": dict(self._sums)}
 
-    def go_on(self, epoch: int, step: int, seed: int, means: Mapping[str, Any], state: bytes | None) -> Stream:
-        """Goes on inside an epoch.
+    def resume(self, epoch: int, step: int, means: Mapping[str, Any], state: bytes | None) -> Stream:
+        """Opens the split inside an epoch.
 
         Args:
             epoch: The epoch, from 0.
-            step: Batches that were done.
-            seed: Seed of the run.
-            means: What `state` gave.
-            state: What the stream's `state` gave.
+            step: Batches of it that were done.
+            means: What `state` returned there.
+            state: What `Stream.state` returned there.
         """
         self.examples, self._sums = means["examples"], dict(means["sums"])
-        return self._engine.open(self.feed, epoch, step, seed, state, self.program)
+        return self._engine.open(self.feed, epoch, step, self.seed, state, self.program)
 
     def skip_epochs(self, count: int) -> None:
-        """Brings the feed to where it is after so many passes."""
+        """Moves a feed that was not opened yet to its state after `count` epochs."""
         self._engine.skip_epochs(self.feed, count)
 
     def add(self, logs: StepLogs, seconds: float) -> None:
-        """Takes in the logs of some steps, and learns how long one takes.
+        """Adds the logs of one call to the means, and measures the time of a step.
 
         Args:
             logs: Logs of at least one step.
-            seconds: Time that the call took.
+            seconds: Time of the call.
         """
         self.seconds = seconds
         self._note_compiled(seconds)
         size = int(logs.examples[-1])
-        if size in self._compiled_for:  # the first call for a size compiles, and says nothing of speed
+        if size in self._compiled_for:  # the first call for a size compiles: its time does not count
             self.seconds_per_step = seconds / logs.steps
         self._compiled_for.add(size)
         self.examples += int(logs.examples.sum())
         for name, values in logs.values.items():
-            # One after the other, so that the sum does not depend on how many steps a call had.
+            # Added one by one, so that the sum does not depend on the number of steps in a call.
             terms = np.concatenate([[self._sums.get(name, 0.0)], values.astype(np.float64) * logs.examples])
             self._sums[name] = float(np.add.accumulate(terms)[-1])
 
     def means(self) -> dict[str, float]:
-        """Means of the steps' logs so far, weighted by examples."""
+        """Means of the logs so far, weighted by examples."""
         return {name: total / self.examples for name, total in self._sums.items()}
 
     def values(self) -> dict[str, float]:
-        """The means, and the stateful metrics as they stand."""
+        """The means, and the current values of the stateful metrics."""
         metrics = [metric_values(metric) for metric in self._task.metrics()]
         return self.means() | {name: value for values in metrics for name, value in values.items()}
 
     def try_one(self, feed: Feed | None = None, step: int = 0) -> StepLogs:
-        """Runs one step for real.
+        """Runs one step, for the preflight.
 
         Args:
-            feed: Where its batch comes from, in the form of the split; `None` is the split itself.
-            step: Which batch, from 0.
+            feed: Where its batch comes from; it has the spec of the split. `None` takes the split itself.
+            step: Number of the batch, from 0.
         """
         stream = self._engine.open(self.feed if feed is None else feed, step=step, program=self.program)
         began = time.perf_counter()
@@ -183,33 +190,31 @@ class Stepper:
 
     def run(
         self,
-        seed: int,
         steps_per_call: int | None,
         bridge: CallbackBridge | None = None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> dict[str, float] | None:
-        """Runs over the whole split, and leaves stateful metrics as they were.
+        """Evaluates the whole split. Stateful metrics are restored afterwards.
 
         Args:
-            seed: Seed of the run.
-            steps_per_call: Steps per compiled call; `None` for as many as are sensible.
-            bridge: Callbacks to tell, or `None`.
-            stopped: Asked after each call whether to give up.
+            steps_per_call: Steps per compiled call; `None` fills about 75 ms.
+            bridge: Callbacks to call; `None` calls none.
+            stopped: Called after each compiled call; `True` ends the evaluation.
 
         Returns:
-            The values of the split by plain name; `None` if it was given up.
+            The values of the split by plain name; `None` if it was ended early.
+
+        Raises:
+            ValueError: The split has no batch.
         """
         metrics = {f"{i}.{j}": v for i, m in enumerate(self._task.metrics()) for j, v in enumerate(m.variables)}
-        before = read_variables(metrics)
-        try:
-            return self._run(seed, steps_per_call, bridge, stopped)
-        finally:
-            write_variables(metrics, before)
+        with variables_restored(metrics):
+            return self._run(steps_per_call, bridge, stopped)
 
     def _run(
-        self, seed: int, steps_per_call: int | None, bridge: CallbackBridge | None, stopped: Callable[[], bool]
+        self, steps_per_call: int | None, bridge: CallbackBridge | None, stopped: Callable[[], bool]
     ) -> dict[str, float] | None:
-        stream, done, steps = self.begin(0, seed), 0, self.steps
+        stream, done, steps = self.begin(0), 0, self.steps
         by_batch = bridge is not None and bridge.watches_test_batches
         fixed = 1 if by_batch else steps_per_call
         if bridge is not None:

@@ -1,14 +1,12 @@
-"""What an abstract trace of the steps shows: names, optimizers, gradients. Nothing is computed."""
+"""Tracing: what the steps log and learn, found by running them abstractly. Nothing is computed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import keras
 
 from lightkeras.data.feed import Feed
-from lightkeras.data.structure import Structure
 from lightkeras.engine.base import Engine, Trace
 from lightkeras.engine.optimizer_state import make_slots
 from lightkeras.system.messages import did_you_mean
@@ -24,7 +22,8 @@ def trace_train(task: Task, engine: Engine, feed: Feed) -> Trace:
         TaskError: The step never minimizes, there is nothing to train, the loss misses a model, or
             something that changes is no part of the task.
     """
-    trace = _trace(task, engine, task.run_train_step, feed, "train_step")
+    with explained(task, feed, "train_step"):
+        trace = engine.trace(task.run_train_step, feed.spec, feed.batch_size)
     name = type(task).__name__
     if not trace.updates:
         raise TaskError(
@@ -56,7 +55,8 @@ def trace_evaluate(task: Task, engine: Engine, feed: Feed, train: Feed | None = 
     Raises:
         TaskError: It minimizes something, or cannot take the batches.
     """
-    trace = _trace(task, engine, task.run_evaluate_step, feed, "evaluate_step", train)
+    with explained(task, feed, "evaluate_step", train):
+        trace = engine.trace(task.run_evaluate_step, feed.spec, feed.batch_size)
     if trace.updates:
         raise TaskError(f"{type(task).__name__}.evaluate_step calls self.minimize: evaluation must not learn.")
     return trace
@@ -68,7 +68,8 @@ def trace_predict(task: Task, engine: Engine, feed: Feed) -> None:
     Raises:
         TaskError: It minimizes something, or the inputs are not what the model takes.
     """
-    trace = _trace(task, engine, lambda batch: {"outputs": task.run_predict_step(batch)}, feed, "predict_step")
+    with explained(task, feed, "predict_step"):
+        trace = engine.trace(lambda batch: {"outputs": task.run_predict_step(batch)}, feed.spec, feed.batch_size)
     if trace.updates:
         raise TaskError(f"{type(task).__name__}.predict_step calls self.minimize: prediction must not learn.")
 
@@ -104,18 +105,6 @@ def check_monitor(monitor: str, names: Iterable[str], setting: str = "monitor") 
     names = list(names)
     if monitor not in names:
         raise ValueError(f"{setting}={monitor!r}: no epoch logs that. {did_you_mean(monitor, names)}")
-
-
-def _trace(
-    task: Task,
-    engine: Engine,
-    step: Callable[[Structure], Any],
-    feed: Feed,
-    method: str,
-    train: Feed | None = None,
-) -> Trace:
-    trace: Trace = explained(task, lambda: engine.trace(step, feed.spec, feed.batch_size), feed, method, train)
-    return trace
 
 
 def _check_reached(

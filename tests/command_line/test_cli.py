@@ -23,11 +23,11 @@ from lightkeras.runs import checkpoint
 from lightkeras.system import random_states
 from lightkeras.system.locks import run_lock
 from lightkeras.testing import TwoMoons, two_moons
-from lightkeras.training import preflight
 from lightkeras.training.divergence import locate
 from lightkeras.training.divergence.broken_step import write_bundle
 from lightkeras.training.divergence.watchdog import Position, Watchdog
 from lightkeras.training.stepper import Stepper
+from lightkeras.training.tracing import trace_train
 
 QUICK = ["--runner.max_epochs", "1"]
 
@@ -254,14 +254,14 @@ def broken(tmp_path) -> Path:
     feed = ArrayFeed((points, label), 32)
     task.set_up(3)
     engine = task.bind(make_engine)
-    trace = preflight.trace_train(task, engine, feed)
-    train_stepper = Stepper(task, engine, feed, engine.program(task.run_train_step, trace.names))
+    trace = trace_train(task, engine, feed)
+    train_stepper = Stepper(task, engine, feed, engine.program(task.run_train_step, trace.names), seed=3)
     guard = Watchdog(task, engine)
-    stream = train_stepper.begin(0, 3)
+    stream = train_stepper.begin(0)
     guard.look(Position(0, 0, 0), stream, train_stepper.state(), random_states.read())
     train_stepper.program.run(stream, 3)
     alarm = guard.check(3)
-    found = locate.locate(task, train_stepper, engine, guard.snapshot, alarm, seed=3)
+    found = locate.locate(task, train_stepper, guard.snapshot, alarm)
     write_bundle(tmp_path / "run" / "broken", task, found, seed=3, source="arrays")
     return tmp_path / "run"
 
@@ -702,7 +702,7 @@ def test_a_run_that_was_reset_to_a_checkpoint_and_killed_resumes_from_there(fold
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("lightkeras.runner.Runner._train_epoch", killed)
+        patch.setattr("lightkeras.runner._Loop.train_epoch", killed)
         with pytest.raises(Killed):
             run("fit", "--resume", "--run_dir", "a/checkpoints/step-00000010")
     assert run("fit", "--resume", "--run_dir", "a") == 0

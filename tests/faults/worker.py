@@ -33,7 +33,7 @@ from lightkeras.runs.loggers import csv, tensorboard
 from lightkeras.search import coordinator
 from lightkeras.search.pruning import Pruning
 from lightkeras.system import files
-from lightkeras.training import fit, stepper
+from lightkeras.training import checkpointer, fit, stepper
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -212,7 +212,7 @@ POINTS: dict[str, tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., A
     "epoch": (fit.Fit, "add_epoch", after),  # logged, and not saved
     "row": (csv.CsvLogger, "log_steps", after),
     "points": (tensorboard.TensorBoardLogger, "log_steps", after),
-    "save": (fit.Fit, "_job", after),  # copied, and not written
+    "save": (checkpointer.Checkpointer, "_job", after),  # copied, and not written
     "resume": (fit.Fit, "begin", after),
     "decided": (coordinator.Coordinator, "_note", before),  # decided and not journaled
     "noted": (coordinator.Coordinator, "_note", after),  # journaled and not acted upon

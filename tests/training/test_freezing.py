@@ -14,7 +14,7 @@ from lightkeras.system.variables import CheckpointError, read_variables
 from lightkeras.task import SupervisedTask, Task
 from lightkeras.training import freezing
 from lightkeras.training.divergence import broken_step
-from lightkeras.training.preflight import TaskError
+from lightkeras.training.step_errors import TaskError
 
 BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(0)
@@ -261,12 +261,12 @@ def test_layers_are_named_by_the_outermost_that_changed():
     before = freezing.flags_of(task)
     task.model.get_layer("in").trainable = False
     whole = freezing.flags_of(task)
-    assert freezing.in_words(task, before, whole) == "model/in was frozen"
+    assert freezing.describe_change(task, before, whole) == "model/in was frozen"
     for layer in task.model.get_layer("in").layers:
         layer.trainable = True
     task.model.get_layer("out").trainable = False
     said = "model/out was frozen and model/in/d0, model/in/d1, model/in/d2 and 2 more were unfrozen"
-    assert freezing.in_words(task, whole, freezing.flags_of(task)) == said
+    assert freezing.describe_change(task, whole, freezing.flags_of(task)) == said
     freezing.set_flags(task, before)
     assert freezing.flags_of(task) == before
 
@@ -362,7 +362,7 @@ def test_a_step_that_breaks_after_a_layer_was_unfrozen_is_found_and_repeated(tmp
 def test_a_state_of_other_layers_is_refused():
     task = MADE()
     task.set_up(0)
-    with pytest.raises(CheckpointError, match="says what learns of 1 layers with 1 variables, and the task"):
+    with pytest.raises(CheckpointError, match="it has flags for 1 layers with 1 variables, and the task"):
         freezing.set_flags(task, freezing.Flags((True,), (True,)))
     found = freezing.record(task, freezing.flags_of(task)) | {"optimizers": {"other": ["model.0000"]}}
     with pytest.raises(CheckpointError, match=r"its other learns model\.0000, which the task"):

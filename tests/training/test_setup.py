@@ -34,9 +34,7 @@ def begun(path):
 
 def made(settings, task=None, train=None, validation=None):
     task = task or TwoMoons()
-    data = setup.make_ready(task, settings.seed, given=train is not None)
-    directory, _ = setup.place(settings, task, False, False)
-    return setup.make_fit(settings, task, data, directory, *setup.feeds_of(data, train, validation, 8))
+    return setup.make_fit(settings, setup.get_ready(settings, task, train, validation, 8))
 
 
 # ---------------------------------------------------------------------- data
@@ -44,16 +42,16 @@ def made(settings, task=None, train=None, validation=None):
 
 def test_a_task_is_set_up_and_its_data_prepared_unless_some_is_given():
     task = TwoMoons()
-    data = setup.make_ready(task, 3, given=False)
+    data = setup.build_task(task, 3, given=False)
     assert data is task.data
     assert data.source == "arrays"
-    assert setup.make_ready(task, 3, given=True) is None
-    assert setup.make_ready(Dataless(), 3, given=True) is None
+    assert setup.build_task(task, 3, given=True) is None
+    assert setup.build_task(Dataless(), 3, given=True) is None
 
 
 def test_no_data_at_all_is_refused():
     with pytest.raises(ValueError, match=r"There is no data: Dataless\.build_data returns None\. Give the data to"):
-        setup.make_ready(Dataless(), 0, given=False)
+        setup.build_task(Dataless(), 0, given=False)
 
 
 def test_given_arrays_are_shuffled_and_what_is_watched_is_not():
@@ -104,7 +102,7 @@ def test_a_run_to_go_on_with_is_named_by_its_directory_or_by_a_checkpoint(tmp_pa
 @pytest.mark.parametrize(
     ("settings", "resume", "error", "message"),
     [
-        (Settings(), True, ValueError, r"resume=True, but of which run\? Give its run_dir, or the directory as"),
+        (Settings(), True, ValueError, r"resume=True needs run_dir, or give the run directory as resume=PATH"),
         (Settings(), "nothing", FileNotFoundError, r"nothing holds no run: there is no config\.json in it"),
         (Settings(run_dir="other"), "run", ValueError, r"resume='run' is not in run_dir='other': give one of the two"),
         (Settings(run_dir="run"), False, FileExistsError, r"run already holds another run, which would be lost"),
@@ -118,7 +116,7 @@ def test_what_does_not_say_which_run_is_refused(settings, resume, error, message
 
 
 def test_accepted_changes_of_a_new_run_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"accept_changes=True \(--accept_changes\) belongs to a resume"):
+    with pytest.raises(ValueError, match=r"accept_changes=True \(--accept_changes\) needs resume=True"):
         setup.place(Settings(run_dir=tmp_path / "run"), TwoMoons(), False, True)
 
 
@@ -209,7 +207,7 @@ def test_each_resume_is_noted_and_the_beginning_stays(tmp_path):
 
 
 def test_directory_of_nothing_is_refused():
-    with pytest.raises(ValueError, match=r"There is no run directory to look in: give one, as in Runner\(run_dir="):
+    with pytest.raises(ValueError, match=r"Loading weights needs a run directory: give one, as in Runner\(run_dir="):
         setup.directory_of(Settings())
 
 

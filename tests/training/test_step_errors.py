@@ -7,7 +7,7 @@ from keras import layers, ops
 
 from lightkeras import Runner
 from lightkeras.task import Task
-from lightkeras.training.preflight import TaskError
+from lightkeras.training.step_errors import TaskError
 
 BACKEND = keras.backend.backend()
 TEXTS = np.array(["a b", "b c", "c", "a"] * 4, object)

@@ -42,7 +42,7 @@ def over(feed, task=None):
 @pytest.mark.parametrize("steps_per_call", [None, 1, 2])
 def test_means_are_weighted_by_examples_and_metrics_are_read_at_the_end(steps_per_call):
     validation_stepper = over(ArrayFeed((X, LABEL), 2))
-    values = validation_stepper.run(0, steps_per_call)
+    values = validation_stepper.run(steps_per_call)
     # Means of the batches 0.15, 0.5 and 0.9, weighted by 2, 2 and 1.
     assert values["loss"] == pytest.approx((0.15 * 2 + 0.5 * 2 + 0.9) / 5, rel=1e-6)
     assert values["total"] == pytest.approx(2.2, rel=1e-6)
@@ -53,33 +53,33 @@ def test_means_are_weighted_by_examples_and_metrics_are_read_at_the_end(steps_pe
 def test_means_of_a_stream_are_weighted_too_though_its_last_batch_comes_in_the_same_call():
     parts = [(X[:2], LABEL[:2]), (X[2:4], LABEL[2:4]), (X[4:], LABEL[4:])]
     validation_stepper = over(as_feed(lambda: iter(parts)))
-    assert validation_stepper.run(0, 8)["loss"] == pytest.approx((0.15 * 2 + 0.5 * 2 + 0.9) / 5, rel=1e-6)
+    assert validation_stepper.run(8)["loss"] == pytest.approx((0.15 * 2 + 0.5 * 2 + 0.9) / 5, rel=1e-6)
     assert validation_stepper.examples == 5
 
 
 def test_a_stateful_metric_is_that_of_the_whole_split():
     expected = keras.metrics.AUC()
     expected.update_state(LABEL, X)
-    assert over(ArrayFeed((X, LABEL), 2)).run(0, None)["auc"] == pytest.approx(float(expected.result()), rel=1e-6)
+    assert over(ArrayFeed((X, LABEL), 2)).run(None)["auc"] == pytest.approx(float(expected.result()), rel=1e-6)
 
 
 def test_each_run_starts_over_and_leaves_metrics_as_they_were():
     validation_stepper = over(ArrayFeed((X, LABEL), 2))
     task = validation_stepper._task
     task.total.update_state(100.0)
-    assert validation_stepper.run(0, None) == validation_stepper.run(0, None)
+    assert validation_stepper.run(None) == validation_stepper.run(None)
     assert float(task.total.result()) == 100.0
 
 
 def test_running_means_are_those_of_the_steps_so_far():
     train_stepper = over(ArrayFeed((X, LABEL), 2))
-    stream = train_stepper.begin(0, 0)
+    stream = train_stepper.begin(0)
     train_stepper.add(train_stepper.program.run(stream, 1), seconds=1.0)
     assert train_stepper.means()["loss"] == pytest.approx(0.15)
     train_stepper.add(train_stepper.program.run(stream, 1), seconds=1.0)
     assert train_stepper.means()["loss"] == pytest.approx((0.15 + 0.5) / 2)
     assert train_stepper.values()["total"] == pytest.approx(1.3)
-    train_stepper.begin(1, 0)
+    train_stepper.begin(1)
     assert train_stepper.examples == 0
 
 

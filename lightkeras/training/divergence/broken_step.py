@@ -38,10 +38,11 @@ from lightkeras.runs.directory import find_broken
 from lightkeras.system import environment
 from lightkeras.system.variables import write_variables
 from lightkeras.task import Task
-from lightkeras.training import freezing, preflight
-from lightkeras.training.divergence.explain import look_into
+from lightkeras.training import freezing
+from lightkeras.training.divergence.explain import explain_step
 from lightkeras.training.divergence.locate import Located, digests_of
 from lightkeras.training.stepper import bound_engine
+from lightkeras.training.tracing import trace_train
 
 BATCH, ENCODER = "batch.safetensors", "encoder.safetensors"
 _WHOLE = "0"  # name of an array that is the whole batch
@@ -154,9 +155,9 @@ def replay(folder: str | Path, task: Task) -> Replay:
     task.set_up(state["seed"], fit_encoder)
     engine = bound_engine(task)
     feed = StreamFeed(lambda epoch: iter([batch]), map_structure(spec_of, batch), steps=1)
-    trace = preflight.trace_train(task, engine, feed)
+    trace = trace_train(task, engine, feed)
     if freezing.restore(task, state.get("frozen")):
-        trace = preflight.trace_train(task, engine, feed)
+        trace = trace_train(task, engine, feed)
     program = engine.program(task.run_train_step, trace.names)
 
     variables = task.variables()
@@ -179,7 +180,7 @@ def replay(folder: str | Path, task: Task) -> Replay:
         equal=not differences,
         differences=tuple(differences),
         changed=tuple(_changes(state, task, set(names) - set(variables))),
-        where=look_into(task, engine, batch, state["broken"]["examples"]),
+        where=explain_step(task, engine, batch, state["broken"]["examples"]),
     )
 
 

@@ -1,4 +1,4 @@
-"""Explains which part of a step is not finite first."""
+"""Explains which part of a step became NaN or infinite first."""
 
 from __future__ import annotations
 
@@ -8,31 +8,30 @@ import numpy as np
 
 from lightkeras.data.structure import Structure, flatten
 from lightkeras.engine.base import Engine, Seen
-from lightkeras.system.variables import read_variables, write_variables
 from lightkeras.task import Task
 from lightkeras.training.divergence.watchdog import Alarm, alarm_of
+from lightkeras.training.restoring import variables_restored
 
 
-def look_into(task: Task, engine: Engine, batch: Structure, examples: Sequence[int] = ()) -> str:
-    """Runs a step uncompiled, and says what in it is not finite first. The variables are put back.
+def explain_step(task: Task, engine: Engine, batch: Structure, examples: Sequence[int] = ()) -> str:
+    """Runs a step uncompiled and describes the first thing in it that is not finite. The variables are restored.
 
     Args:
         task: The task, at the state before the step.
         engine: Its engine.
         batch: The batch, NumPy arrays.
-        examples: Numbers of its examples, if they have any.
+        examples: Numbers of its examples; empty if they have none.
     """
     variables = task.variables()
-    before = read_variables(variables)
-    sick = set(engine.not_finite(variables))
-    try:
-        logs, seen = engine.run_eagerly(task.run_train_step, batch)
-        updated = [alarm_of(variables[key], 0) for key in engine.not_finite(variables) if key not in sick]
-        return explain(batch, examples, seen, logs, updated)
-    except Exception as error:  # a step may use what only a compiled function has
-        return f"its layers could not be looked at: uncompiled it raises {type(error).__name__}: {error}"
-    finally:
-        write_variables(variables, before)
+    with variables_restored(variables):
+        not_finite_before = set(engine.not_finite(variables))
+        try:
+            logs, seen = engine.run_eagerly(task.run_train_step, batch)
+            found = engine.not_finite(variables)
+            updated = [alarm_of(variables[key], 0) for key in found if key not in not_finite_before]
+            return explain(batch, examples, seen, logs, updated)
+        except Exception as error:  # some steps run only in a compiled function
+            return f"its layers could not be inspected: uncompiled it raises {type(error).__name__}: {error}"
 
 
 def explain(
@@ -42,11 +41,11 @@ def explain(
     logs: Mapping[str, float],
     updated: Sequence[Alarm],
 ) -> str:
-    """The first thing in a step that is not finite, in a sentence.
+    """A sentence that names the first thing in a step that is not finite.
 
     Args:
         batch: The batch, NumPy arrays.
-        examples: Numbers of its examples, if they have any.
+        examples: Numbers of its examples; empty if they have none.
         seen: What the step computed.
         logs: What it logged.
         updated: Variables that are not finite after it.
@@ -82,7 +81,7 @@ def is_float(array: np.ndarray) -> bool:
 
 
 def _in_batch(batch: Structure, examples: Sequence[int]) -> str | None:
-    """The first number of a batch that is not finite, in words."""
+    """Names the first number of a batch that is not finite; `None` if all are finite."""
     for path, array in flatten(batch):
         if not is_float(array):
             continue

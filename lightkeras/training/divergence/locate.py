@@ -5,7 +5,7 @@ snapshot of the state between two calls, as often as it costs little; `locate` p
 the steps again, one at a time, until one breaks. It leaves the task at the state before that step.
 
     watchdog.look(position, ...)                # after each call: Alarm, or None
-    found = locate(task, train_stepper, engine, watchdog.snapshot, alarm, seed)
+    found = locate(task, train_stepper, watchdog.snapshot, alarm)
     found.broken                                # the step, the batch, the first layer that broke
     found.stream                                # the batches after it, to go on without that batch
 """
@@ -27,9 +27,9 @@ from lightkeras.system import random_states
 from lightkeras.system.digest import Digest
 from lightkeras.system.variables import read_variables, write_variables
 from lightkeras.task import Task
-from lightkeras.training.divergence.explain import is_float, look_into
+from lightkeras.training.divergence.explain import explain_step, is_float
 from lightkeras.training.divergence.watchdog import Alarm, Position, Snapshot, alarm_of, first_not_finite
-from lightkeras.training.stepper import Stepper
+from lightkeras.training.stepper import Stepper, bound_engine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,11 +98,9 @@ def digests_of(variables: Mapping[str, keras.Variable]) -> dict[str, str]:
 def locate(
     task: Task,
     train_stepper: Stepper,
-    engine: Engine,
     snapshot: Snapshot,
     alarm: Alarm,
     *,
-    seed: int,
     unwatched: frozenset[str] = frozenset(),
 ) -> Located:
     """Finds the step that broke a run, by running again what came after a snapshot.
@@ -113,17 +111,15 @@ def locate(
         task: The task.
         train_stepper: The pass over the train split. No other stream of it should be open that has a state
             of its own, such as a generator.
-        engine: The task's engine.
         snapshot: The last state that was whole.
         alarm: What was noticed.
-        seed: Seed of the run.
         unwatched: `Watchdog.unwatched`.
 
     Returns:
         The step; or, where no step broke when it was run again, what was noticed, and that.
     """
     try:
-        found = _repeat(task, train_stepper, engine, snapshot, alarm, seed, unwatched)
+        found = _repeat(task, train_stepper, snapshot, alarm, unwatched)
     except Exception as error:  # the run broke before this did, and that is what must be told
         return _not_repeated(task, train_stepper, snapshot, alarm, f"{type(error).__name__}: {error}")
     if found is not None:
@@ -141,12 +137,12 @@ def locate(
 class _Rerun:
     """The steps after a snapshot, run again."""
 
-    def __init__(self, task: Task, train_stepper: Stepper, snapshot: Snapshot, seed: int) -> None:
+    def __init__(self, task: Task, train_stepper: Stepper, snapshot: Snapshot) -> None:
         self.task, self.position = task, snapshot.position
-        self._train_stepper, self._seed = train_stepper, seed
+        self._train_stepper = train_stepper
         _put_back(task, snapshot)
         at = snapshot.position
-        self.stream = train_stepper.go_on(at.epoch, at.batch, seed, snapshot.means, snapshot.stream)
+        self.stream = train_stepper.resume(at.epoch, at.batch, snapshot.means, snapshot.stream)
 
     def run(self, count: int) -> StepLogs:
         """The next steps: `count` of them, or fewer at the end of an epoch."""
@@ -180,7 +176,7 @@ class _Rerun:
 
     def _next_epoch(self) -> None:
         self.position = dataclasses.replace(self.position, epoch=self.position.epoch + 1, batch=0)
-        self.stream = self._train_stepper.begin(self.position.epoch, self._seed)
+        self.stream = self._train_stepper.begin(self.position.epoch)
 
     def _moved(self, steps: int) -> None:
         at = self.position
@@ -190,13 +186,11 @@ class _Rerun:
 def _repeat(
     task: Task,
     train_stepper: Stepper,
-    engine: Engine,
     snapshot: Snapshot,
     alarm: Alarm,
-    seed: int,
     unwatched: frozenset[str],
 ) -> Located | None:
-    rerun = _Rerun(task, train_stepper, snapshot, seed)
+    engine, rerun = bound_engine(task), _Rerun(task, train_stepper, snapshot)
     found = _first_broken(rerun, engine, alarm.step, unwatched)
     if found is None:
         return None
@@ -204,7 +198,7 @@ def _repeat(
     digests = digests_of(task.variables())
     del rerun  # and its stream, which may read from the same place as the next
     # The second time up to the step alone: a copy of the state before every step would cost far more.
-    rerun = _Rerun(task, train_stepper, snapshot, seed)
+    rerun = _Rerun(task, train_stepper, snapshot)
     while rerun.position.step < alarm.step - 1:
         began = time.perf_counter()
         done = rerun.run(alarm.step - 1 - rerun.position.step)
@@ -213,8 +207,8 @@ def _repeat(
     position, feed = rerun.position, train_stepper.feed
     examples: tuple[int, ...] = ()
     if isinstance(feed, ArrayFeed):
-        examples = tuple(feed.indices(position.epoch, position.batch - 1, 1, seed)[0].tolist())
-    where = look_into(task, engine, batch, examples)
+        examples = tuple(feed.indices(position.epoch, position.batch - 1, 1, train_stepper.seed)[0].tolist())
+    where = explain_step(task, engine, batch, examples)
     broken = Broken(alarm.step, position.epoch + 1, position.batch, alarm.what, alarm.value, where, examples)
     values = {name: float(column[0]) for name, column in logs.values.items()}
     return Located(broken, True, batch, rerun.stream.shapes(), rerun.stream, values, digests)

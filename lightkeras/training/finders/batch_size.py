@@ -25,9 +25,10 @@ from lightkeras.runs.results import BatchSize, BatchSizes
 from lightkeras.system import memory
 from lightkeras.system.messages import check_whole
 from lightkeras.task import Task
-from lightkeras.training import preflight
-from lightkeras.training.restoring import random_states_kept, rolled_back
+from lightkeras.training.preflight.splits import check_feed
+from lightkeras.training.restoring import restored
 from lightkeras.training.stepper import bound_engine
+from lightkeras.training.tracing import trace_train
 
 KEPT_FREE = 0.2
 """Share of the available memory that a batch size must leave."""
@@ -75,9 +76,8 @@ class SizeSearch:
         return [1 << power for power in range(self.low.bit_length() - 1, most.bit_length())]
 
 
-@random_states_kept()
 def find_batch_size(task: Task, feed: Feed, given: bool, search: SizeSearch, seed: int) -> BatchSizes:
-    """Looks for the largest batch that fits; see `Runner.find_batch_size`.
+    """Finds the largest batch that fits, and restores what it changed; see `Runner.find_batch_size`.
 
     Args:
         task: The task, set up.
@@ -86,6 +86,11 @@ def find_batch_size(task: Task, feed: Feed, given: bool, search: SizeSearch, see
         search: Settings.
         seed: Seed of the order of examples.
     """
+    with restored(task):  # tracing, too, draws from the random generators
+        return _find(task, feed, given, search, seed)
+
+
+def _find(task: Task, feed: Feed, given: bool, search: SizeSearch, seed: int) -> BatchSizes:
     began = time.perf_counter()
     if not isinstance(feed, ArrayFeed) and (given or "batch_size" not in hparams.to_dict(task.hp)):
         raise ValueError(
@@ -94,20 +99,20 @@ def find_batch_size(task: Task, feed: Feed, given: bool, search: SizeSearch, see
         )
     sizes = search.sizes(feed.examples)
     if isinstance(feed, ArrayFeed):
-        preflight.check_feed(task, _with_batches_of(task, raw_feed(feed), search.low), "train")
+        check_feed(task, _with_batches_of(task, raw_feed(feed), search.low), "train")
     engine = bound_engine(task)
-    trace = preflight.trace_train(task, engine, feed)
+    trace = trace_train(task, engine, feed)
     gc.collect()
     bench = _Bench(task, feed, engine, trace, search, seed, held=memory.resident_bytes())
     tried: list[BatchSize] = []
     why_no_more: str | None = None
-    with rolled_back(task) as put_back:
+    with restored(task) as state:
         for size in sizes:
             gc.collect()  # graphs and data of the size before are held by cycles of references
             try:
                 found, why_no_more = bench.try_size(size, tried)
             finally:
-                put_back()
+                state.restore_variables()
             tried += [] if found is None else [found]
             if why_no_more is not None:
                 break

@@ -26,10 +26,11 @@ from lightkeras.runs.results import LearningRates
 from lightkeras.system import files
 from lightkeras.system.messages import check_whole, did_you_mean
 from lightkeras.task import Task
-from lightkeras.training import preflight
-from lightkeras.training.preflight import TaskError
-from lightkeras.training.restoring import random_states_kept, rolled_back
+from lightkeras.training.preflight.splits import check_feed
+from lightkeras.training.restoring import restored
+from lightkeras.training.step_errors import TaskError
 from lightkeras.training.stepper import bound_engine
+from lightkeras.training.tracing import trace_train
 
 RUN_AWAY = 4.0
 """A range test ends where the smoothed loss is this many times its least, as in fastai and Lightning."""
@@ -82,9 +83,8 @@ class RangeTest:
         return float(self.low * (self.high / self.low) ** (step / (self.steps - 1)))
 
 
-@random_states_kept()
 def find_learning_rate(task: Task, feed: Feed, test: RangeTest, seed: int, figure: Path | None) -> LearningRates:
-    """Runs a learning-rate range test; see `Runner.find_learning_rate`.
+    """Runs a learning-rate range test, and restores what it changed; see `Runner.find_learning_rate`.
 
     Args:
         task: The task, set up.
@@ -93,10 +93,15 @@ def find_learning_rate(task: Task, feed: Feed, test: RangeTest, seed: int, figur
         seed: Seed of the order of examples.
         figure: Where to draw the curve; `None` for no drawing.
     """
+    with restored(task):  # tracing, too, draws from the random generators
+        return _find(task, feed, test, seed, figure)
+
+
+def _find(task: Task, feed: Feed, test: RangeTest, seed: int, figure: Path | None) -> LearningRates:
     began = time.perf_counter()
-    preflight.check_feed(task, feed, "train")
+    check_feed(task, feed, "train")
     engine = bound_engine(task)
-    trace = preflight.trace_train(task, engine, feed)
+    trace = trace_train(task, engine, feed)
     rate = _rate_to_vary(task, trace, test.optimizer)
     if test.loss not in trace.names:
         raise ValueError(f"loss={test.loss!r}: no train step logs that. {did_you_mean(test.loss, trace.names)}")
@@ -105,7 +110,7 @@ def find_learning_rate(task: Task, feed: Feed, test: RangeTest, seed: int, figur
             figure.parent.mkdir(parents=True, exist_ok=True)
     losses: list[float] = []
     running, ran_away = RunningLoss(test.beta), False
-    with rolled_back(task), contextlib.closing(_single_steps(task, engine, trace, feed, seed)) as steps:
+    with restored(task), contextlib.closing(_single_steps(task, engine, trace, feed, seed)) as steps:
         while len(losses) < test.steps and not ran_away:
             rate.assign(test.rate(len(losses)))
             losses.append(next(steps)[test.loss])

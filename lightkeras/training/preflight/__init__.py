@@ -21,29 +21,9 @@ Everything that was run is put back: not a bit differs afterwards. Nothing is wr
 from lightkeras.engine.base import Engine, Trace
 from lightkeras.task import Task
 from lightkeras.training.preflight.saved import check_saved, warn_of_missing_config
-from lightkeras.training.preflight.splits import (
-    check_feed,
-    check_finite,
-    shared_examples,
-    warn_of_other_inputs,
-    warn_of_shared_examples,
-)
+from lightkeras.training.preflight.splits import check_finite, warn_of_other_inputs, warn_of_shared_examples
 from lightkeras.training.preflight.trial import try_steps
-from lightkeras.training.step_errors import TaskError
 from lightkeras.training.stepper import Stepper
-from lightkeras.training.tracing import check_monitor, epoch_names, trace_evaluate, trace_predict, trace_train
-
-__all__ = [
-    "TaskError",
-    "check_feed",
-    "check_monitor",
-    "epoch_names",
-    "run",
-    "shared_examples",
-    "trace_evaluate",
-    "trace_predict",
-    "trace_train",
-]
 
 
 def run(task: Task, engine: Engine, trace: Trace, train_stepper: Stepper, validation_stepper: Stepper | None) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,36 +12,16 @@ import numpy as np
 
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.engine.base import Engine, StepLogs, Trace
-from lightkeras.system import random_states
 from lightkeras.system.tensorflow import tensorflow_left_out
-from lightkeras.system.variables import read_variables, write_variables
+from lightkeras.system.variables import read_variables
 from lightkeras.task import Task
 from lightkeras.training.preflight.saved import check_same_state, forms, same_bits
+from lightkeras.training.restoring import SavedState, restored, value_of
 from lightkeras.training.step_errors import TaskError, explained, paths
 from lightkeras.training.stepper import Stepper
 
 Arrays = Mapping[str, np.ndarray]
 FIRST, LAST = "first batch", "last batch"
-
-
-@dataclasses.dataclass(frozen=True)
-class _State:
-    """Values of everything that a step may change.
-
-    Args:
-        variables: The variables of the task.
-        arrays: Their values.
-        others: Other variables that the step uses, and their values.
-    """
-
-    variables: Mapping[str, keras.Variable]
-    arrays: Mapping[str, np.ndarray]
-    others: Sequence[tuple[Any, np.ndarray]]
-
-    def put_back(self) -> None:
-        write_variables(self.variables, self.arrays)
-        for variable, value in self.others:
-            variable.assign(value)
 
 
 def try_steps(
@@ -66,21 +44,21 @@ def try_steps(
             task are others afterwards.
         ValueError: A split has no batch, or the names of the logs depend on the size of the batch.
     """
-    with _restored(task, trace) as state:
+    with restored(task, _others(task, trace)) as state:
         check_rates(task, trace)
         first = _first_batch(engine, train_stepper.feed, "train")
         logs = _try(task, train_stepper, first, 0, "train_step")
         check_same_state(task, forms(state.variables))
         after = read_variables(state.variables)
         _warn_of_others(task, state)
-        state.put_back()
+        state.restore_variables()
         sizes = engine.gradient_sizes(task.run_train_step, engine.open(first))
         check_gradients(task, trace, sizes, logs)
         check_learned(task, trace, sizes, state.arrays, after)
-        state.put_back()
+        state.restore_variables()
         _try_last(task, train_stepper, "train_step")
         if validation_stepper is not None:
-            state.put_back()
+            state.restore_variables()
             _try(
                 task,
                 validation_stepper,
@@ -213,7 +191,8 @@ def check_learned(
 
 
 def _try(task: Task, over: Stepper, feed: Feed, step: int, method: str, train: Feed | None = None) -> StepLogs:
-    logs: StepLogs = explained(task, lambda: over.try_one(feed, step), feed, method, train)
+    with explained(task, feed, method, train):
+        logs = over.try_one(feed, step)
     check_logs(task, logs, method, LAST if step else FIRST)
     return logs
 
@@ -241,24 +220,15 @@ def _first_batch(engine: Engine, feed: Feed, split: str) -> Feed:
     return StreamFeed(lambda epoch: iter([batch]), feed.spec, steps=1)
 
 
-@contextlib.contextmanager
-def _restored(task: Task, trace: Trace) -> Iterator[_State]:
-    """Puts everything back at the end."""
-    variables = task.variables()
+def _others(task: Task, trace: Trace) -> list[Any]:
+    """Variables that the step uses and the task does not hold."""
     # A trace gives the backend's own variables: Keras's, or what is inside them.
-    own = {id(found) for variable in variables.values() for found in (variable, variable.value)}
-    others = [(found, _value(found)) for found in trace.variables if id(found) not in own]
-    state = _State(variables, read_variables(variables), others)
-    generators = random_states.read()
-    try:
-        yield state
-    finally:
-        state.put_back()
-        random_states.write(generators)
+    own = {id(found) for variable in task.variables().values() for found in (variable, variable.value)}
+    return [found for found in trace.variables if id(found) not in own]
 
 
-def _warn_of_others(task: Task, state: _State) -> None:
-    changed = [variable for variable, value in state.others if not same_bits(_value(variable), value)]
+def _warn_of_others(task: Task, state: SavedState) -> None:
+    changed = [variable for variable, value in state.others if not same_bits(value_of(variable), value)]
     if changed:
         names = ", ".join(f"{variable.name} {list(variable.shape)}" for variable in changed)
         warnings.warn(
@@ -288,10 +258,6 @@ def _parts(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Optim
 
 def _rate(optimizer: keras.optimizers.Optimizer) -> float:
     return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
-
-
-def _value(variable: Any) -> np.ndarray:
-    return np.array(keras.ops.convert_to_numpy(keras.ops.copy(variable)))
 
 
 def _finite(array: np.ndarray) -> bool:

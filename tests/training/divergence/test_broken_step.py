@@ -24,8 +24,8 @@ from lightkeras.training.divergence import broken_step
 from lightkeras.training.divergence.broken_step import replay, write_bundle
 from lightkeras.training.divergence.locate import digests_of, locate
 from lightkeras.training.divergence.watchdog import Position, Watchdog, first_not_finite
-from lightkeras.training.preflight import trace_train
 from lightkeras.training.stepper import Stepper, bound_engine
+from lightkeras.training.tracing import trace_train
 
 TASKS = '''
 import dataclasses
@@ -102,15 +102,15 @@ def broken_run(task, feed, seed=3):
     task.set_up(seed)
     engine = bound_engine(task)
     trace = trace_train(task, engine, feed)
-    train_stepper = Stepper(task, engine, feed, engine.program(task.run_train_step, trace.names))
+    train_stepper = Stepper(task, engine, feed, engine.program(task.run_train_step, trace.names), seed=seed)
     watchdog = Watchdog(task, engine)
-    stream = train_stepper.begin(0, seed)
+    stream = train_stepper.begin(0)
     watchdog.look(Position(0, 0, 0), stream, train_stepper.state(), random_states.read())
     alarm, step = None, 0
     while alarm is None:
         logs = train_stepper.program.run(stream, 4)
         alarm, step = first_not_finite(logs, step), step + logs.steps
-    return locate(task, train_stepper, engine, watchdog.snapshot, alarm, seed=seed, unwatched=watchdog.unwatched)
+    return locate(task, train_stepper, watchdog.snapshot, alarm, unwatched=watchdog.unwatched)
 
 
 @pytest.fixture(scope="module")

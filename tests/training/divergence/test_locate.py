@@ -16,11 +16,11 @@ from lightkeras.engine.base import Seen, StepLogs
 from lightkeras.system import random_states
 from lightkeras.system.variables import read_variables, write_variables
 from lightkeras.task import SupervisedTask, Task
-from lightkeras.training.divergence.explain import explain, look_into
+from lightkeras.training.divergence.explain import explain, explain_step
 from lightkeras.training.divergence.locate import digests_of, locate
 from lightkeras.training.divergence.watchdog import Alarm, Position, Watchdog, first_not_finite, is_due
-from lightkeras.training.preflight import trace_train
 from lightkeras.training.stepper import Stepper, bound_engine
+from lightkeras.training.tracing import trace_train
 
 
 class Clock:
@@ -49,7 +49,7 @@ class Run:
         self.engine = bound_engine(self.task)
         trace = trace_train(self.task, self.engine, self.feed)
         program = self.engine.program(self.task.run_train_step, trace.names)
-        self.train_stepper = Stepper(self.task, self.engine, self.feed, program, self.limit)
+        self.train_stepper = Stepper(self.task, self.engine, self.feed, program, self.limit, self.seed)
         self.watchdog = Watchdog(self.task, self.engine, self.clock)
         self.losses = []
 
@@ -58,7 +58,7 @@ class Run:
         step = 0
         for epoch in range(epochs):
             random = random_states.read()
-            stream, done, steps = self.train_stepper.begin(epoch, self.seed), 0, self.train_stepper.steps
+            stream, done, steps = self.train_stepper.begin(epoch), 0, self.train_stepper.steps
             alarm = self._look(Position(step, epoch, done), stream, random, epoch_begins=True)
             while alarm is None and (steps is None or done < steps):
                 logs = self.train_stepper.program.run(stream, count if steps is None else min(count, steps - done))
@@ -82,10 +82,8 @@ class Run:
         return locate(
             self.task,
             self.train_stepper,
-            self.engine,
             self.watchdog.snapshot,
             alarm,
-            seed=self.seed,
             unwatched=self.watchdog.unwatched,
         )
 
@@ -165,7 +163,7 @@ def test_the_first_loss_that_is_not_finite_is_found_and_other_values_only_where_
 
 def test_checks_and_snapshots_take_half_a_hundredth_of_the_time_each_and_a_tenth_where_an_epoch_begins():
     run = Run(Regression(sequential(zeros_dense())), ArrayFeed(regression(), 4), clock=Clock())
-    stream = run.train_stepper.begin(0, 0)
+    stream = run.train_stepper.begin(0)
     clock, watchdog = run.clock, run.watchdog
 
     def look(step, **more):
@@ -557,7 +555,7 @@ def test_a_stream_that_gives_other_batches_the_second_time_is_said_not_to_be_rep
 
     run = Run(Regression(sequential(zeros_dense())), as_feed(generator))
     run.clock.tick = 0.001
-    stream = run.train_stepper.begin(0, 0)
+    stream = run.train_stepper.begin(0)
     run.train_stepper.program.run(stream, 2)
     run.clock.now += 10.0
     run.watchdog.look(Position(2, 0, 2), stream, run.train_stepper.state(), random_states.read())
@@ -596,7 +594,7 @@ def where_of(model, x, y=None):
     feed = ArrayFeed((x, np.zeros((len(x), 2), "float32") if y is None else y), len(x))
     run = Run(task, feed)
     before, call = digests_of(task.variables()), keras.Operation.__call__
-    where = look_into(task, run.engine, feed.arrays)
+    where = explain_step(task, run.engine, feed.arrays)
     assert digests_of(task.variables()) == before
     assert keras.Operation.__call__ is call
     return where
@@ -624,7 +622,7 @@ def test_a_step_that_cannot_be_run_uncompiled_says_so():
     task = Compiled(sequential(zeros_dense()))
     run = Run(task, ArrayFeed(regression(4), 4))
     call = keras.Operation.__call__
-    assert look_into(task, run.engine, run.feed.arrays) == (
+    assert explain_step(task, run.engine, run.feed.arrays) == (
         "its layers could not be looked at: uncompiled it raises RuntimeError: graphs only"
     )
     assert keras.Operation.__call__ is call

@@ -12,7 +12,8 @@ from lightkeras import Runner, SupervisedTask
 from lightkeras.data.structure import ArraySpec
 from lightkeras.task import Task
 from lightkeras.testing import TwoMoons, two_moons
-from lightkeras.training.preflight import TaskError, check_monitor
+from lightkeras.training.step_errors import TaskError
+from lightkeras.training.tracing import check_monitor
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from keras import layers
 from lightkeras.runner import Runner
 from lightkeras.runs import checkpoint
 from lightkeras.testing import TwoMoons
-from lightkeras.training.preflight import TaskError
 from lightkeras.training.preflight.saved import check_same_state, check_saved, forms, same_bits, warn_of_missing_config
+from lightkeras.training.step_errors import TaskError
 
 
 class Holding(TwoMoons):

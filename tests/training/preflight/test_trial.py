@@ -14,8 +14,9 @@ from lightkeras.engine import make_engine
 from lightkeras.engine.base import StepLogs
 from lightkeras.task import Task
 from lightkeras.testing import TwoMoons, two_moons
-from lightkeras.training.preflight import TaskError, trace_train
 from lightkeras.training.preflight.trial import check_gradients, check_learned, check_logs, check_rates
+from lightkeras.training.step_errors import TaskError
+from lightkeras.training.tracing import trace_train
 
 
 class Line(Task):

@@ -1,0 +1,176 @@
+"""Checkpointer: takes the run state when it is due, and restores it from a checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import final
+
+import safetensors.numpy
+
+from lightkeras.runs import checkpoint
+from lightkeras.runs.checkpoint import Checkpoint
+from lightkeras.system import random_states
+from lightkeras.system.variables import write_variables
+from lightkeras.task import Task
+from lightkeras.training import freezing
+from lightkeras.training.callbacks import CallbackBridge
+from lightkeras.training.freezing import TracedSteps
+from lightkeras.training.recorder import Recorder
+from lightkeras.training.run_state import RunState
+from lightkeras.training.saver import Job, Saver
+from lightkeras.training.stepper import Stepper
+from lightkeras.training.timing import TimeLedger, counted
+
+FEED, CALLBACKS = "feed.bin", "callbacks.safetensors"  # files of a checkpoint
+
+
+@final
+class Checkpointer:
+    """Takes and restores the state of a run.
+
+    Args:
+        task: The task.
+        state: The run state.
+        train_stepper: The train step over the train split.
+        validation_stepper: The evaluation step over the validation split; `None` without one.
+        traced: The steps as they were traced.
+        bridge: The callbacks.
+        recorder: The logs, whose sizes belong to the state.
+        saver: Writes the checkpoints in the background.
+        counts_by: Name of the value that decides which checkpoints are among the best; `None` without one.
+        ledger: Where the time is counted.
+        clock: Returns monotonic time in seconds.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        state: RunState,
+        train_stepper: Stepper,
+        validation_stepper: Stepper | None,
+        traced: TracedSteps,
+        bridge: CallbackBridge,
+        recorder: Recorder,
+        saver: Saver,
+        counts_by: str | None,
+        ledger: TimeLedger,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._task, self._state, self._traced, self._bridge = task, state, traced, bridge
+        self._train_stepper, self._validation_stepper = train_stepper, validation_stepper
+        self._recorder, self._saver, self._counts_by, self._clock = recorder, saver, counts_by, clock
+        self.ledger = ledger
+        self._saved: tuple[int, int, int] | None = None  # position of the last checkpoint
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the last checkpoint holds the current state."""
+        return self._saved == self._state.position
+
+    @property
+    def best(self) -> str | None:
+        """Name of the best checkpoint so far; `None` before the first."""
+        return self._saver.best
+
+    def is_due(self) -> bool:
+        """Whether a checkpoint is due inside an epoch."""
+        return self._saver.is_due(self._state.step, None)
+
+    def restore(self, resumed: Checkpoint) -> None:
+        """Restores the run state, and calls the callbacks' hooks as far as the run had come.
+
+        Raises:
+            CheckpointError: The checkpoint does not fit the task.
+        """
+        saved, state, stepper = resumed.state, self._state, self._train_stepper
+        state.restore(saved)
+        arrays = safetensors.numpy.load(resumed.extra[CALLBACKS]) if CALLBACKS in resumed.extra else {}
+        # The hooks come first: what they do to the variables is overwritten by the values of the checkpoint.
+        self._bridge.begin_train((saved["callbacks"], arrays), state.epochs if state.batches_done else None)
+        frozen = saved.get("frozen")
+        if freezing.restore(self._task, frozen):
+            with self.ledger.part("compilation"):
+                self._traced.trace_anew("what was frozen when the run was saved")
+        write_variables(self._task.variables(), resumed.arrays)
+        if frozen is not None:  # a flag that a callback set since the steps were traced is noticed by the next epoch
+            freezing.set_flags(self._task, freezing.flags_from(frozen["now"]))
+        self._saver.restore(resumed.path.name, saved)
+        self._saved = state.position
+        stepper.skip_epochs(state.epochs)
+        if self._validation_stepper is not None:
+            self._validation_stepper.skip_epochs(state.validations + state.opened_to_draw)
+        stepper.random = saved["random"]
+        random_states.write(stepper.random)
+        if state.batches_done:
+            feed = resumed.extra.get(FEED)
+            stepper.stream = stepper.resume(state.epochs, state.batches_done, saved["means"], feed)
+
+    @counted("checkpoint")
+    def save(
+        self,
+        *,
+        improved: bool = False,
+        values: Mapping[str, float] | None = None,
+        epoch_ended: int | None = None,
+        always: bool = False,
+    ) -> None:
+        """Saves the run state if that is due, or if it is among the best.
+
+        Args:
+            improved: Whether it is the best so far.
+            values: Values that decide whether it is among the best; `None` without any.
+            epoch_ended: Number of the epoch that has just ended; `None` inside an epoch.
+            always: Whether to save in any case.
+        """
+        value = (values or {}).get(self._counts_by or "")
+        due = always or self._saver.is_due(self._state.step, epoch_ended)
+        if not (due or improved or self._saver.ranks(value)):
+            return
+        began = self._clock()
+        job = self._job(improved, value)
+        self._saver.add_cost(self._clock() - began)
+        if due:
+            self._saver.write(job)
+            self._saved = self._state.position
+        else:
+            self._saver.wait(job)
+
+    @counted("checkpoint")
+    def save_best(self, values: Mapping[str, float]) -> None:
+        """Saves the weights as the best, without changing the state that a resume continues from."""
+        self._saver.finish(best=self._job(True, values.get(self._counts_by or ""), beside=True))
+
+    def finish(self) -> None:
+        """Waits until all checkpoints are on the disk.
+
+        Raises:
+            OSError: One could not be written.
+        """
+        self._saver.finish()
+
+    def close(self) -> None:
+        """Ends the thread that writes, after its last checkpoint."""
+        self._saver.close()
+
+    def _job(self, improved: bool, value: float | None, beside: bool = False) -> Job:
+        """A copy of the run state; `beside` if a resume must not continue from it."""
+        stepper, inside = self._train_stepper, self._state.batches_done > 0
+        name = self._saver.new_name(self._state.step)
+        self._saver.take(name, improved, value)
+        records, arrays = self._bridge.state()
+        state = {
+            **self._state.to_json(),
+            "means": stepper.state(),
+            "random": stepper.random if inside else random_states.read(),
+            "logs": self._recorder.positions(),
+            "callbacks": records,
+            "kept": self._saver.record(),
+            "frozen": self._traced.record(),
+            "beside": beside,
+        }
+        feed = stepper.stream.state() if inside and stepper.stream is not None else None
+        extra = {} if feed is None else {FEED: feed}
+        extra |= {CALLBACKS: safetensors.numpy.save(arrays)} if arrays else {}
+        captured = checkpoint.capture(self._task.variables())
+        return Job(name, self._state.step, captured, state, extra, self._recorder.sync)

@@ -1,0 +1,125 @@
+"""Recovery: what a fit does about a loss or a variable that is not finite.
+
+alarm = recovery.watch(position, ...)        # between two calls: snapshots, and checks that cost little
+stream, line = recovery.recover(alarm)       # finds the step, writes it to RUN/broken, steps back before it
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import final
+
+from lightkeras.engine.base import Stream
+from lightkeras.task import Task
+from lightkeras.training.divergence.broken_step import write_bundle
+from lightkeras.training.divergence.locate import Located, locate
+from lightkeras.training.divergence.watchdog import Alarm, Position, Watchdog
+from lightkeras.training.recorder import Recorder
+from lightkeras.training.run_state import RunState
+from lightkeras.training.stepper import Stepper, bound_engine
+
+
+@final
+class Recovery:
+    """Watches the variables of a run, and finds the step that broke it.
+
+    Args:
+        task: The task.
+        stepper: The train step over the train split; its `stream` is replaced where a batch is skipped.
+        state: The run state, which is set back before a broken step.
+        recorder: The recorder, which takes back what was logged from that step on.
+        folder: Where broken steps are kept, `RUN/broken`.
+        source: Where the run's data came from, see `DataModule.source`.
+        skip_broken: Batches that may be skipped.
+        clock: Returns monotonic time in seconds.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        stepper: Stepper,
+        state: RunState,
+        recorder: Recorder,
+        folder: Path,
+        source: str,
+        skip_broken: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._task, self._stepper, self._state, self._recorder = task, stepper, state, recorder
+        self._folder, self._source, self._skip_broken, self._clock = folder, source, skip_broken, clock
+        self.forget()
+
+    def forget(self) -> None:
+        """Begins anew without a snapshot: one from before the steps were traced anew does not fit them."""
+        self._watchdog = Watchdog(self._task, bound_engine(self._task), self._clock)
+
+    def check(self) -> Alarm | None:
+        """Checks all variables now, before something depends on them."""
+        return self._watchdog.check(self._state.step)
+
+    def watch(self, epoch_begins: bool = False) -> Alarm | None:
+        """Checks the variables if that is due, and takes a snapshot of a state that is finite.
+
+        Args:
+            epoch_begins: Whether an epoch begins, and its callbacks were called.
+        """
+        before = self._watchdog.snapshot
+        if epoch_begins and self._skip_broken:
+            # The run may continue from this snapshot: it must not be from before a callback changed something, or
+            # from before the order of the epoch was drawn.
+            alarm = self.check()
+            if alarm is None:
+                self._keep_snapshot()
+        else:
+            alarm = self._watchdog.look(*self._now(), epoch_begins)
+        if self._watchdog.snapshot is not before:
+            self._recorder.mark()
+        return alarm
+
+    def recover(self, alarm: Alarm) -> Stream | None:
+        """Finds the step that broke, sets the run back before it, and writes what repeats it to the run directory.
+
+        Args:
+            alarm: What was noticed.
+
+        Returns:
+            The batches after the broken one, if that may be skipped; `None` if the run has diverged.
+        """
+        snapshot, state = self._watchdog.snapshot, self._state
+        if snapshot is None:
+            raise RuntimeError("No snapshot was taken before the first step: watch() comes before it.")
+        self._stepper.stream = None  # a generator has one reader at a time
+        found = locate(self._task, self._stepper, snapshot, alarm, unwatched=self._watchdog.unwatched)
+        kept = self._write(found)
+        skips = found.repeated and found.broken.epoch == state.epochs + 1 and len(state.skipped) < self._skip_broken
+        if not skips or found.stream is None:
+            state.diverged, state.stop_reason = True, f"{found.broken}{kept}"
+            return None
+        state.skipped.append(found.broken.step)
+        self._recorder.bar.say(
+            f"{found.broken}{kept}. Its batch is skipped, {len(state.skipped)} of {self._skip_broken}."
+        )
+        self._recorder.log_again(found.broken.step, found.logs)
+        state.step, state.batches_done, self._stepper.stream = found.broken.step, found.broken.batch, found.stream
+        # Steps that are run again from an earlier snapshot would come to the skipped batch, and break there once more.
+        self._keep_snapshot()
+        self._recorder.mark()
+        return found.stream
+
+    def _now(self) -> tuple[Position, Stream, dict[str, object], dict[str, object]]:
+        if self._stepper.stream is None:
+            raise RuntimeError("The train split is not open: watch() comes after the epoch has begun.")
+        position = Position(self._state.step, self._state.epochs, self._state.batches_done)
+        return position, self._stepper.stream, self._stepper.state(), self._stepper.random
+
+    def _keep_snapshot(self) -> None:
+        self._watchdog.keep(*self._now())
+
+    def _write(self, found: Located) -> str:
+        try:
+            path = write_bundle(self._folder, self._task, found, seed=self._stepper.seed, source=self._source)
+        except OSError as error:  # the divergence itself is what must be reported
+            return f" ({error})"
+        return f" (kept in {path})"

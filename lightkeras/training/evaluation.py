@@ -1,0 +1,89 @@
+"""Evaluation and prediction of a task, with its current weights or with those of a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from lightkeras.data import DataModule, Feed
+from lightkeras.data.arrays import as_feed
+from lightkeras.encoders.base import Encoder
+from lightkeras.encoders.features import FeatureCache, encode_feed
+from lightkeras.runs import checkpoint
+from lightkeras.runs.results import EvalResult
+from lightkeras.system.variables import write_variables
+from lightkeras.task import Task
+from lightkeras.training import setup
+from lightkeras.training.pictures import Drawing, draw_split, write_report
+from lightkeras.training.preflight.splits import check_feed
+from lightkeras.training.settings import Settings
+from lightkeras.training.stepper import bound_engine
+from lightkeras.training.tracing import epoch_names, trace_evaluate, trace_predict
+
+
+def evaluate(settings: Settings, task: Task, data: Any, split: str, weights: str | None, batch_size: int) -> EvalResult:
+    """Evaluates a task on one split; see `Runner.evaluate`."""
+    started = time.perf_counter()
+    if split not in ("validation", "test"):
+        raise ValueError(f"split={split!r}: expected 'validation' or 'test'.")
+    module = setup.build_task(task, settings.seed, data is not None, _encoder_reader(settings, weights))
+    feed = as_feed(data, batch_size) if data is not None else _split_of(module, split)
+    check_feed(task, feed, split)
+    feed = encode_feed(feed, task.frozen(), settings.features)
+    trace = trace_evaluate(task, bound_engine(task), feed)
+    epoch_names(task, trace, split)
+    _load_weights(settings, task, weights)
+    limit = settings.limit_batches.test if split == "test" else settings.limit_batches.validation
+    stepper = setup.stepper_over(feed, task, task.run_evaluate_step, trace, limit, settings.seed)
+    metrics = stepper.run(settings.steps_per_call) or {}
+    result = EvalResult(split, metrics, stepper.examples, time.perf_counter() - started)
+    if weights is not None:
+        directory = setup.directory_of(settings)
+        directory.update_result({split: metrics})
+        if settings.pictures:
+            draw_split(directory, Drawing(task, feed, split, limit), weights)
+            write_report(directory)
+    return result
+
+
+def predict(settings: Settings, task: Task, data: Any, weights: str | None, batch_size: int) -> Any:
+    """Predicts for inputs; see `Runner.predict`."""
+    setup.build_task(task, settings.seed, True, _encoder_reader(settings, weights))
+    feed = encode_feed(as_feed(data, batch_size), task.frozen(), FeatureCache(on_disk=False))
+    engine = bound_engine(task)
+    trace_predict(task, engine, feed)
+    _load_weights(settings, task, weights)
+    predictor, stream = engine.predictor(task.run_predict_step), engine.open(feed)
+    parts = []
+    while (part := predictor.run(stream, settings.steps_per_call or 8)) is not None:
+        parts.append(part)
+    return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def _encoder_reader(settings: Settings, weights: str | None) -> Callable[[Encoder], None] | None:
+    """Reads what the encoder learned in the run whose weights are loaded; `None` where none are."""
+    return None if weights is None else setup.learn_from(None, 1, setup.directory_of(settings))
+
+
+def _load_weights(settings: Settings, task: Task, weights: str | None) -> None:
+    """Loads the models' weights of a checkpoint; `None` keeps the current ones."""
+    if weights is None:
+        return
+    directory = setup.directory_of(settings)
+    setup.check_frozen(task, directory.read_config())
+    saved = checkpoint.load(checkpoint.find(directory.checkpoints, weights))
+    models = task.model_variables()
+    write_variables(models, {key: saved.arrays[key] for key in models if key in saved.arrays})
+
+
+def _split_of(data: DataModule | None, split: str) -> Feed:
+    feed = None
+    if data is not None:
+        feed = data.test() if split == "test" else data.validation()
+    if feed is None:
+        raise ValueError(f"There is no {split} split: {type(data).__name__}.{split}() returned None.")
+    return feed

@@ -1,0 +1,86 @@
+"""Profiler: times the calls of a fit, traces one of them with the backend's profiler, and writes `profile.json`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import final
+
+from lightkeras.engine.base import StepLogs
+from lightkeras.runs.directory import RunDirectory
+from lightkeras.system import files
+from lightkeras.task import Task
+from lightkeras.training.progress_bar import ProgressBar
+from lightkeras.training.stepper import Stepper, bound_engine
+from lightkeras.training.timing import TimeLedger
+
+
+@final
+class Profiler:
+    """Times the calls of a fit.
+
+    Args:
+        task: The task.
+        train_stepper: The train step over the train split.
+        validation_stepper: The evaluation step over the validation split; `None` without one.
+        ledger: Where the time is counted.
+        directory: The run directory.
+        bar: Shows a line where no trace could be written.
+        traces: Whether the backend traces one call.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        train_stepper: Stepper,
+        validation_stepper: Stepper | None,
+        ledger: TimeLedger,
+        directory: RunDirectory,
+        bar: ProgressBar,
+        traces: bool,
+    ) -> None:
+        self._task, self._train, self._validation = task, train_stepper, validation_stepper
+        self.ledger, self._directory, self._bar, self._traces = ledger, directory, bar, traces
+        self._calls = self._steps = 0
+        self._compiled = len(train_stepper.compiled)
+        self._compiled_to_validate = 0 if validation_stepper is None else len(validation_stepper.compiled)
+
+    @contextlib.contextmanager
+    def one_call(self) -> Iterator[None]:
+        """Times a compiled call. The backend traces the second one: the first warms up."""
+        self._calls += 1
+        with self.ledger.part("trace"), contextlib.ExitStack() as stack:
+            if self._traces and self._calls == 2:
+                try:
+                    stack.enter_context(bound_engine(self._task).traced(self._directory.profile))
+                except RuntimeError as error:  # such as a callback that profiles as well
+                    self._bar.say(f"No trace was written: {error}")
+            with self.ledger.part("compute"):
+                yield
+
+    def count_call(self, logs: StepLogs) -> None:
+        """Counts the part of the last call's time that was waiting for data or compiling."""
+        self._steps += logs.steps
+        self.ledger.move(logs.waited, "compute", "data")
+        if len(self._train.compiled) > self._compiled:
+            self._compiled = len(self._train.compiled)
+            self.ledger.move(self._train.seconds - logs.waited, "compute", "compilation")
+
+    def count_validation(self) -> None:
+        """Counts the part of the last validation's time that was compiling."""
+        if self._validation is not None:
+            compiled = self._validation.compiled[self._compiled_to_validate :]
+            self._compiled_to_validate += len(compiled)
+            self.ledger.move(sum(found.seconds for found in compiled), "validation", "compilation")
+
+    def write(self) -> None:
+        """Writes `profile.json`: the time by part, and every compilation with its cause."""
+        steppers = {"train": self._train} | ({} if self._validation is None else {"validation": self._validation})
+        compilations = [
+            {"step": name, "form": found.form, "seconds": round(found.seconds, 6), "cause": found.cause}
+            for name, stepper in steppers.items()
+            for found in stepper.compiled
+        ]
+        trace = str(self._directory.profile) if self._directory.profile.exists() else None
+        summary = self.ledger.summary(self._steps)
+        files.write_json(self._directory.profile_file, {**summary, "compilations": compilations, "trace": trace})

@@ -1,0 +1,141 @@
+"""Recorder: writes the values of a fit to its loggers, to the history and to the progress bar.
+
+It can take back what was logged after a step: a batch that broke the run is skipped, and the steps before it were
+logged together with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, final
+
+from lightkeras.engine.base import StepLogs
+from lightkeras.runs.loggers import Logger
+from lightkeras.training.progress_bar import ProgressBar
+from lightkeras.training.run_state import RunState
+from lightkeras.training.timing import TimeLedger, counted
+
+
+@final
+class Recorder:
+    """Writes the values of a fit.
+
+    Args:
+        names: Names of all values of an epoch.
+        state: The run state, whose counters say which step and epoch a value belongs to.
+        bar: The progress bar.
+        ledger: Where the time is counted.
+        keeps_rows: Whether rows since the last mark are kept, for `log_again`.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        state: RunState,
+        bar: ProgressBar,
+        ledger: TimeLedger,
+        keeps_rows: bool = False,
+    ) -> None:
+        self.names, self.bar, self.ledger = list(names), bar, ledger
+        self._state, self._keeps_rows = state, keeps_rows
+        self._loggers: list[Logger] = []
+        self._marked: dict[str, int] = {}  # positions of the loggers at the last mark
+        self._since_mark: list[tuple[int, int, dict[str, list[float]]]] = []  # epoch, first step, values
+
+    @contextlib.contextmanager
+    def opened(
+        self, loggers: Sequence[Logger], position: Mapping[str, int] | None = None, step: int = 0
+    ) -> Iterator[None]:
+        """Opens the loggers and the progress bar, and closes them on exit.
+
+        Args:
+            loggers: The loggers.
+            position: What `positions` returned at the checkpoint to resume from; `None` begins a run.
+            step: Train steps done until then.
+        """
+        with contextlib.ExitStack() as stack:
+            for logger in loggers:
+                stack.push(functools.partial(self._close, logger))
+                with self.ledger.part("logging"):
+                    logger.open(self.names, position, step)
+                self._loggers.append(logger)
+            stack.enter_context(self.bar)
+            yield
+
+    @counted("logging")
+    def log_steps(self, logs: StepLogs) -> None:
+        """Logs the train steps of one call, which the run state does not count yet."""
+        values = {f"train/{name}": column.tolist() for name, column in logs.values.items()}
+        for logger in self._loggers:
+            logger.log_steps(self._state.epochs + 1, self._state.step + 1, values)
+        if self._keeps_rows:
+            self._since_mark.append((self._state.epochs + 1, self._state.step + 1, values))
+
+    @counted("logging")
+    def log_validation(self) -> None:
+        """Logs the last validation, inside an epoch."""
+        if self._state.validated is not None:
+            for logger in self._loggers:
+                logger.log_validation(self._state.epochs + 1, self._state.step, self._state.validated[1])
+                logger.flush()
+
+    @counted("logging")
+    def log_epoch(self, values: Mapping[str, float]) -> None:
+        """Logs the values of the epoch that was finished last, and adds them to the history."""
+        for name in self.names:
+            self._state.history.setdefault(name, []).append(values.get(name, math.nan))
+        for logger in self._loggers:
+            logger.log_epoch(self._state.epochs, self._state.step, values)
+            logger.flush()
+
+    def log_images(self, images: Mapping[str, bytes]) -> None:
+        """Logs PNG images by tag."""
+        for logger in self._loggers:
+            logger.log_images(self._state.step, images)
+            logger.flush()
+
+    def mark(self) -> None:
+        """Notes the positions of the loggers, at a state that is finite."""
+        if self._keeps_rows:
+            self._marked, self._since_mark = self.positions(), []
+
+    def log_again(self, step: int, last: Mapping[str, float]) -> None:
+        """Takes back what was logged after a step, and logs that step with other values.
+
+        Args:
+            step: The step, from 1, over the run.
+            last: What it logs, by plain name.
+        """
+        values = {f"train/{name}": [value] for name, value in last.items()}
+        rows = [(epoch, first, columns) for epoch, first, columns in self._since_mark if first < step]
+        for logger in self._loggers:
+            logger.close()
+            logger.open(self.names, self._marked, rows[0][1] - 1 if rows else step - 1)
+            for epoch, first, columns in rows:
+                count = step - first
+                logger.log_steps(epoch, first, {name: column[:count] for name, column in columns.items()})
+            logger.log_steps(self._state.epochs + 1, step, values)
+        self._since_mark = [*rows, (self._state.epochs + 1, step, values)]
+
+    def positions(self) -> dict[str, int]:
+        """Sizes of the log files, by name: where a resume cuts them."""
+        return {name: size for logger in self._loggers for name, size in logger.position().items()}
+
+    def sync(self) -> None:
+        """Waits until everything logged is on the disk."""
+        for logger in self._loggers:
+            logger.sync()
+
+    @counted("logging")
+    def _close(
+        self, logger: Logger, kind: type[BaseException] | None, error: BaseException | None = None, *_: Any
+    ) -> None:
+        try:
+            logger.close(failed=kind is not None or self._state.diverged)
+        except OSError as second:
+            if error is None:
+                raise
+            error.add_note(str(second))  # the first error is the one to raise
