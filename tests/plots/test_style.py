@@ -19,8 +19,8 @@ HISTORY = {"train/loss": (0.9, 0.6, 0.4)}
 
 def test_the_ending_of_the_name_says_the_format(tmp_path):
     figure = plots.curves(HISTORY)
-    plots.save(figure, tmp_path / "new" / "curves.svg")
-    assert ElementTree.parse(tmp_path / "new" / "curves.svg").getroot().tag.endswith("svg")
+    plots.save(figure, tmp_path / "new" / "folder" / "curves.svg")
+    assert ElementTree.parse(tmp_path / "new" / "folder" / "curves.svg").getroot().tag.endswith("svg")
     plots.save(figure, str(tmp_path / "curves.png"))
     assert (tmp_path / "curves.png").read_bytes() == plots.png(figure)
 

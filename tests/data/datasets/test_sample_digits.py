@@ -37,3 +37,7 @@ def test_an_image_is_enlarged_by_linear_interpolation():
     inner = enlarged(image[np.newaxis])[0, 4:-4, 4:-4]
     assert inner[:, 0].tolist() == [0] * 5 + [10, 30, 50, 70, 90, 110, 130, 150, 170, 190] + [200] * 5
     assert np.array_equal(inner, np.repeat(inner[:, :1], 20, axis=1))
+
+
+def test_the_test_images_are_always_the_same():
+    assert sample_digits()["y_test"][:12].tolist() == [1, 3, 4, 6, 7, 9, 6, 9, 0, 2, 2, 2]
