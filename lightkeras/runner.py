@@ -25,20 +25,23 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Never, final
 
 from lightkeras.runs.checkpoint import Checkpoint
 from lightkeras.runs.results import BatchSizes, EvalResult, FitResult, LearningRates
 from lightkeras.system.locks import run_lock
+from lightkeras.system.messages import explain_unknown_keywords, explains_unknown_keywords
 from lightkeras.system.signals import exit_status
 from lightkeras.system.tracebacks import FoldedTraceback
 from lightkeras.task import Task
-from lightkeras.training import decisions, evaluation, finders, setup
+from lightkeras.training import decisions, evaluation, finders, keywords, setup
 from lightkeras.training.divergence.watchdog import Alarm, first_not_finite
 from lightkeras.training.export import export_best_model
 from lightkeras.training.fit import Fit
 from lightkeras.training.settings import Settings
 from lightkeras.training.timing import TimeLedger
+
+FIT_ARGUMENTS = ("task", "train", "validation", "batch_size", "resume", "accept_changes")
 
 
 class Interrupted(SystemExit):
@@ -54,6 +57,7 @@ class Interrupted(SystemExit):
 
 
 @final
+@explains_unknown_keywords(keywords.RUNNER)
 @dataclasses.dataclass(frozen=True)
 class Runner(Settings):
     """Fits, evaluates and predicts, in one run directory.
@@ -106,6 +110,7 @@ class Runner(Settings):
         batch_size: int = 32,
         resume: bool | str | Path = False,
         accept_changes: bool = False,
+        **unknown: Never,
     ) -> FitResult:
         """Trains a task.
 
@@ -117,9 +122,10 @@ class Runner(Settings):
                 `None` takes the task's data module.
             validation: The same, for validation; `None` without `train` takes the data module's.
             batch_size: Examples per batch of arrays given here.
-            resume: `True` goes on with the run in `run_dir` from its last checkpoint, and begins it if
-                there is none. A path goes on with that run directory, or from that checkpoint of one.
-            accept_changes: Whether to go on though data or hyperparameters are not those of the run.
+            resume: `True` resumes the run in `run_dir` from its last checkpoint, and begins it if there is none. A
+                path names the run directory to resume, or one of its checkpoints.
+            accept_changes: Whether to resume although data or hyperparameters changed.
+            **unknown: None; arguments of other libraries are answered with the one that takes their place.
 
         Returns:
             What happened. A run that diverged returns too, and says so.
@@ -130,10 +136,13 @@ class Runner(Settings):
             RunLockedError: Another process is at work in the run directory.
             ChangedRunError: Data or hyperparameters are not those that the run was started with.
             CheckpointError: No checkpoint of the run is whole.
+            TypeError: There is no such argument.
             OSError: The run directory cannot be written to.
             Interrupted: SIGTERM or Ctrl-C came; the state was saved.
         """
         with FoldedTraceback():
+            if unknown:
+                explain_unknown_keywords("Runner.fit", unknown, FIT_ARGUMENTS, keywords.FIT)
             ledger = TimeLedger()
             with ledger.part("start"):
                 ready = setup.get_ready(self, task, train, validation, batch_size, resume, accept_changes)
@@ -150,7 +159,7 @@ class Runner(Settings):
                             break
                         loop.end_epoch()
                     loop.end()
-                result = self._conclude(fit)
+                result = loop.conclude()
         if fit.interrupted:
             raise Interrupted(result)
         return result
@@ -165,26 +174,13 @@ class Runner(Settings):
         resume: bool | str | Path = False,
         accept_changes: bool = False,
     ) -> list[str]:
-        """Does all that `fit` does before its first epoch, and writes nothing.
+        """Does everything that `fit` does before its first epoch, and writes nothing.
 
-        Args:
-            task: As in `fit`.
-            train: As in `fit`.
-            validation: As in `fit`.
-            batch_size: As in `fit`.
-            resume: As in `fit`: whether the run could be gone on with is checked too.
-            accept_changes: As in `fit`.
+        It takes the arguments of `fit` and raises what that raises; with `resume` it checks whether the run can be
+        resumed.
 
         Returns:
             Names of the values that each epoch will log.
-
-        Raises:
-            ValueError: Settings, data or task cannot be run.
-            FileExistsError: As in `fit`.
-            RunLockedError: As in `fit`.
-            ChangedRunError: As in `fit`.
-            CheckpointError: As in `fit`.
-            OSError: As in `fit`.
         """
         with FoldedTraceback():
             ready = setup.get_ready(self, task, train, validation, batch_size, resume, accept_changes)
@@ -321,23 +317,6 @@ class Runner(Settings):
             feed = setup.train_split(self, task, train, low)
             return finders.find_batch_size(task, feed, train is not None, search, self.seed)
 
-    def _conclude(self, fit: Fit) -> FitResult:
-        """Writes what a finished run leaves: the best model, the result, pictures, profile and report."""
-        complete = not fit.interrupted
-        if self.export and complete:
-            with fit.ledger.part("checkpoint"):
-                export_best_model(fit.task, fit.directory, fit.recorder.bar.say)
-        result = fit.result()
-        fit.directory.update_result({**fit.facts, "fit": result.summary()})
-        fit.train_stepper.stream = None  # a generator has one reader at a time
-        if self.pictures and complete:
-            fit.pictures.draw_best()
-        if self.profile:
-            fit.profiler.write()
-        if self.pictures and complete:
-            fit.pictures.report()
-        return result
-
 
 @final
 class _Loop:
@@ -421,6 +400,24 @@ class _Loop:
         self._fit.finish()
         self._judge_last()
         self._fit.end_train()
+
+    def conclude(self) -> FitResult:
+        """Writes what a finished run leaves: the best model, the result, pictures, profile and report."""
+        fit, settings = self._fit, self._settings
+        complete = not fit.interrupted
+        if settings.export and complete:
+            with fit.ledger.part("checkpoint"):
+                export_best_model(fit.task, fit.directory, fit.recorder.bar.say)
+        result = fit.result()
+        fit.directory.update_result({**fit.facts, "fit": result.summary()})
+        fit.train_stepper.stream = None  # a generator has one reader at a time
+        if settings.pictures and complete:
+            fit.pictures.draw_best()
+        if settings.profile:
+            fit.profiler.write()
+        if settings.pictures and complete:
+            fit.pictures.report()
+        return result
 
     def _steps_next(self) -> int:
         """Number of train steps of the next call: up to the next event, and at most about 75 ms of them."""

@@ -19,6 +19,7 @@ from lightkeras.encoders.base import Encoder, batches_of
 from lightkeras.encoders.keras_model import KerasEncoder
 from lightkeras.engine.base import Engine, Tensor
 from lightkeras.system import random_states
+from lightkeras.system.messages import explains_unknown_keywords
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -398,7 +399,24 @@ def _keras_objects(value: Any, path: str) -> Iterator[tuple[str, KerasObject]]:
             yield from _keras_objects(item, f"{path}.{number}")
 
 
+# Arguments of Keras's `compile` and `fit`, and of Lightning, that people try.
+_KNOWN_KEYWORDS = {
+    "batch_size": "For arrays give it to fit: runner.fit(task, (x, y), batch_size=...).",
+    "callbacks": "Give callbacks to the runner: Runner(callbacks=[...]).",
+    "class_weight": "Give batches of (x, y, sample_weight), with the weight of its class for each example.",
+    "epochs": "Set the number of epochs on the runner: Runner(max_epochs=...).",
+    "jit_compile": "The backend's engine compiles the step: with XLA on JAX, as a graph on TensorFlow.",
+    "learning_rate": "Give it to the optimizer: optimizer=keras.optimizers.Adam(...).",
+    "lr": "Give it to the optimizer: optimizer=keras.optimizers.Adam(...).",
+    "run_eagerly": "A step that breaks is run eagerly by `lightkeras replay`.",
+    "steps_per_execution": "Set it on the runner: Runner(steps_per_call=...).",
+    "train": "Give arrays to fit: runner.fit(task, train); a data module is the argument `data`.",
+    "validation_data": "Give validation data to fit: runner.fit(task, train, validation).",
+}
+
+
 @final
+@explains_unknown_keywords(_KNOWN_KEYWORDS)
 class SupervisedTask(Task):
     """A model, a loss and metrics: what `model.compile` and `model.fit` do.
 
