@@ -455,7 +455,9 @@ def test_a_module_of_torch_inside_a_model_learns():
 
 
 def test_a_trace_leaves_keras_as_it_was():
-    from keras.src.backend.torch import core, random
+    from keras.src.backend.torch import random
+
+    from lightkeras.engine.keras_core import core
 
     parts = [
         (keras.Layer, "_maybe_build"),

@@ -10,10 +10,10 @@ import jax
 import keras
 from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import get_stateless_scope
-from keras.src.backend.jax import core
 from keras.src.random import seed_generator
 
 from lightkeras.engine.base import Tensor
+from lightkeras.engine.keras_core import core
 
 
 def device_dtype(dtype: Any) -> Any:

@@ -14,11 +14,11 @@ from typing import Any, final
 import keras
 import torch
 from keras.src.backend.common import global_state
-from keras.src.backend.torch import core
 from keras.src.backend.torch import random as keras_random
 from keras.src.random.seed_generator import global_seed_generator
 
 from lightkeras.data.structure import ArraySpec, Structure, flatten, map_structure
+from lightkeras.engine.keras_core import core
 from lightkeras.engine.unsupported_layers import TextInputError
 
 EXAMPLES = 2
