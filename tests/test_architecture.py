@@ -7,14 +7,12 @@ import dataclasses
 import functools
 import subprocess
 import sys
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import lightkeras as lk
-from lightkeras.testing import TwoMoons
 
 # The package that is imported, which need not be the one of the checkout.
 PACKAGE = Path(lk.__file__).resolve().parent
@@ -203,36 +201,6 @@ print("keras" in sys.modules, "tensorflow" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
-
-
-class _StopError(Exception):
-    pass
-
-
-class _StopsInTheLoop(TwoMoons):
-    """Raises in its train step where the loop calls it: for the last batch, whose size is one of its own."""
-
-    def train_step(self, batch):
-        if batch[1].shape[0] == 320 % self.hp.batch_size:
-            raise _StopError
-        return super().train_step(batch)
-
-
-@pytest.mark.backends("tensorflow", reason="JAX traces a step by itself before it is put into the loop")
-def test_from_fit_to_the_train_step_it_is_six_calls_through_three_files(tmp_path: Path) -> None:
-    """A new batch size makes the engine trace the step again, inside the loop: its traceback is the way.
-
-    The preflight would have tried that batch size before.
-    """
-    task = _StopsInTheLoop(TwoMoons.HParams(batch_size=48))
-    with pytest.raises(_StopError) as caught:
-        lk.Runner(max_epochs=1, run_dir=tmp_path / "run", preflight=False).fit(task)
-    frames = [frame for frame in traceback.extract_tb(caught.tb) if Path(frame.filename).parent.is_relative_to(PACKAGE)]
-    way = [f"{Path(frame.filename).relative_to(PACKAGE)} {frame.name}" for frame in frames]
-    assert way[:2] == ["runner.py fit", "runner.py train_epoch"]
-    assert way[-1] == "task.py run_train_step"
-    assert len(way) <= 6  # each calls the next, and the last the train step
-    assert len({step.split()[0] for step in way}) <= 3
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

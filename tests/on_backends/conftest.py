@@ -17,6 +17,7 @@ FILES = [
     "test_runner.py",
     "test_task.py",
     "scenarios/test_as_keras_fit.py",
+    "scenarios/test_frames.py",
     "scenarios/test_resume.py",
     "scenarios/test_skip_broken.py",
     "encoders/test_features.py",
