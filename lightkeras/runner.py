@@ -407,7 +407,7 @@ class _Loop:
         complete = not fit.interrupted
         if settings.export and complete:
             with fit.ledger.part("checkpoint"):
-                export_best_model(fit.task, fit.directory, fit.recorder.bar.say)
+                export_best_model(fit.task, fit.directory, fit.recorder.bar.print_line)
         result = fit.result()
         fit.directory.update_result({**fit.facts, "fit": result.summary()})
         fit.train_stepper.stream = None  # a generator has one reader at a time

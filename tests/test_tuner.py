@@ -191,7 +191,7 @@ def test_an_objective_whose_name_tells_no_direction_needs_one(tmp_path):
             self.log("score", 1.0)
             return super().loss(batch, training)
 
-    with pytest.raises(ValueError, match=r"'val/score' is better low or high cannot be told.*mode='min' or 'max'"):
+    with pytest.raises(ValueError, match=r"'val/score' does not show whether lower or higher is better: .*mode='max'"):
         tuner(tmp_path, Named, objective="val/score").search()
     assert list(tmp_path.iterdir()) == []
     assert tuner(tmp_path, Named, objective="val/score", mode="max", trials=1).search().mode == "max"

@@ -1,4 +1,4 @@
-"""Checkpointer: takes the run state when it is due, and restores it from a checkpoint."""
+"""Checkpointer: saves the run state when it is due, and restores it from a checkpoint."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ FEED, CALLBACKS = "feed.bin", "callbacks.safetensors"  # files of a checkpoint
 
 @final
 class Checkpointer:
-    """Takes and restores the state of a run.
+    """Saves and restores the state of a run.
 
     Args:
         task: The task.
         state: The run state.
         train_stepper: The train step over the train split.
         validation_stepper: The evaluation step over the validation split; `None` without one.
-        traced: The steps as they were traced.
+        traced: The traced steps.
         bridge: The callbacks.
-        recorder: The logs, whose sizes belong to the state.
+        recorder: The recorder, whose log positions belong to the state.
         saver: Writes the checkpoints in the background.
         counts_by: Name of the value that decides which checkpoints are among the best; `None` without one.
-        ledger: Where the time is counted.
+        ledger: Counts the time.
         clock: Returns monotonic time in seconds.
     """
 
@@ -78,7 +78,7 @@ class Checkpointer:
         return self._saver.is_due(self._state.step, None)
 
     def restore(self, resumed: Checkpoint) -> None:
-        """Restores the run state, and calls the callbacks' hooks as far as the run had come.
+        """Restores the run state, and calls the callbacks' hooks that begin training and, inside an epoch, the epoch.
 
         Raises:
             CheckpointError: The checkpoint does not fit the task.
@@ -86,14 +86,14 @@ class Checkpointer:
         saved, state, stepper = resumed.state, self._state, self._train_stepper
         state.restore(saved)
         arrays = safetensors.numpy.load(resumed.extra[CALLBACKS]) if CALLBACKS in resumed.extra else {}
-        # The hooks come first: what they do to the variables is overwritten by the values of the checkpoint.
+        # The hooks come first: the checkpoint overwrites their changes to the variables.
         self._bridge.begin_train((saved["callbacks"], arrays), state.epochs if state.batches_done else None)
         frozen = saved.get("frozen")
         if freezing.restore(self._task, frozen):
             with self.ledger.part("compilation"):
-                self._traced.trace_anew("what was frozen when the run was saved")
+                self._traced.trace_anew("the layers that were frozen when the run was saved")
         write_variables(self._task.variables(), resumed.arrays)
-        if frozen is not None:  # a flag that a callback set since the steps were traced is noticed by the next epoch
+        if frozen is not None:  # the next epoch notices flags that a callback set since the steps were traced
             freezing.set_flags(self._task, freezing.flags_from(frozen["now"]))
         self._saver.restore(resumed.path.name, saved)
         self._saved = state.position
@@ -115,17 +115,17 @@ class Checkpointer:
         epoch_ended: int | None = None,
         always: bool = False,
     ) -> None:
-        """Saves the run state if that is due, or if it is among the best.
+        """Saves the run state if a checkpoint is due, or if it is among the best.
 
         Args:
             improved: Whether it is the best so far.
-            values: Values that decide whether it is among the best; `None` without any.
-            epoch_ended: Number of the epoch that has just ended; `None` inside an epoch.
-            always: Whether to save in any case.
+            values: Epoch values by name, one of which ranks the checkpoint; `None` leaves it out of the ranking.
+            epoch_ended: Number of the epoch that has just ended, from 1; `None` inside an epoch.
+            always: Whether to save although no checkpoint is due.
         """
         value = (values or {}).get(self._counts_by or "")
         due = always or self._saver.is_due(self._state.step, epoch_ended)
-        if not (due or improved or self._saver.ranks(value)):
+        if not (due or improved or self._saver.is_among_best(value)):
             return
         began = self._clock()
         job = self._job(improved, value)
@@ -134,7 +134,7 @@ class Checkpointer:
             self._saver.write(job)
             self._saved = self._state.position
         else:
-            self._saver.wait(job)
+            self._saver.hold(job)
 
     @counted("checkpoint")
     def save_best(self, values: Mapping[str, float]) -> None:
@@ -157,7 +157,7 @@ class Checkpointer:
         """A copy of the run state; `beside` if a resume must not continue from it."""
         stepper, inside = self._train_stepper, self._state.batches_done > 0
         name = self._saver.new_name(self._state.step)
-        self._saver.take(name, improved, value)
+        self._saver.rank(name, improved, value)
         records, arrays = self._bridge.state()
         state = {
             **self._state.to_json(),

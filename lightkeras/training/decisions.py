@@ -8,28 +8,28 @@ import re
 from collections.abc import Sequence
 
 TARGET_SECONDS = 0.075
-"""Time one compiled call should take: long enough that its overhead disappears, short enough that
-the progress bar moves and a signal is answered."""
+"""Target duration of a compiled call: long enough to hide its overhead, short enough for the progress bar to move and
+for signals to be answered."""
 
 MAX_STEPS_PER_CALL = 1000
 
-MOST_SECONDS_UNSAVED = 600.0
-"""Time after which a run is saved inside an epoch too, unless told otherwise."""
+MAX_SECONDS_UNSAVED = 600.0
+"""Default time after which a checkpoint is saved inside an epoch."""
 
-SHARE_OF_SAVING = 0.02
-"""Part of a run's time that checkpoints may take, unless told otherwise."""
+MAX_SAVING_SHARE = 0.02
+"""Default share of a run's time that checkpoints may take."""
 
 LOWER_IS_BETTER = ("loss", "error", "mae", "mse", "rmse", "mape", "msle", "perplexity", "entropy", "divergence")
 HIGHER_IS_BETTER = ("accuracy", "acc", "auc", "precision", "recall", "f1", "iou", "r2", "similarity")
 
 
 def steps_next(remaining: int | None, seconds_per_step: float | None, fixed: int | None) -> int:
-    """How many steps the next compiled call runs.
+    """Number of steps of the next compiled call.
 
     Args:
-        remaining: Steps until the next event, such as the end of the epoch; `None` if not known.
-        seconds_per_step: Time that a step took in the last call; `None` before it is known.
-        fixed: Steps per call that were asked for; `None` to fill `TARGET_SECONDS`.
+        remaining: Steps until the next event, such as the end of the epoch; `None` if unknown.
+        seconds_per_step: Duration of a step in the last call; `None` before it is measured.
+        fixed: The setting `steps_per_call`; `None` fills `TARGET_SECONDS`.
 
     Returns:
         At least 1, and no more than `remaining`.
@@ -45,43 +45,43 @@ def steps_next(remaining: int | None, seconds_per_step: float | None, fixed: int
 
 
 def steps_to_event(step: int, left: int | None, most: int | None, every: Sequence[int | None]) -> int | None:
-    """Train steps until something is to be done between two of them.
+    """Number of train steps until the next event, such as a validation.
 
     Args:
         step: Train steps done.
-        left: Batches left in the epoch; `None` if not known.
-        most: Train steps after which the run ends; `None` if it does not.
-        every: Something is to be done at each multiple of these; `None` never.
+        left: Batches left in the epoch; `None` if unknown.
+        most: Train steps after which the run ends; `None` for no limit.
+        every: Periods of events, in train steps; `None` for events that never happen.
 
     Returns:
-        At least 1 if something is left to do; `None` if no event is known.
+        At least 1 before the end of the epoch and the limit; `None` if no event is known.
     """
     distances = [left, None if most is None else most - step, *(None if n is None else n - step % n for n in every)]
     return min((distance for distance in distances if distance is not None), default=None)
 
 
 def is_multiple(number: int, every: int | None) -> bool:
-    """Whether a number is a multiple of `every`; never with `None`."""
+    """Whether a number is a multiple of `every`; false for `None`."""
     return every is not None and number % every == 0
 
 
 def can_afford(spent: float, cost: float, elapsed: float) -> bool:
-    """Whether one more checkpoint leaves their share of the time within `SHARE_OF_SAVING`.
+    """Whether one more checkpoint keeps saving within `MAX_SAVING_SHARE` of the time.
 
     Args:
-        spent: Seconds that checkpoints took so far.
-        cost: Seconds that the next will take, as the last one did; 0 before the first.
+        spent: Seconds spent on checkpoints so far.
+        cost: Seconds that the last checkpoint took, as an estimate of the next; 0 before the first.
         elapsed: Seconds of the run so far.
     """
-    return cost == 0 or spent + cost <= SHARE_OF_SAVING * elapsed
+    return cost == 0 or spent + cost <= MAX_SAVING_SHARE * elapsed
 
 
 @dataclasses.dataclass(frozen=True)
 class Every:
-    """How often something is done.
+    """A period in epochs or train steps.
 
     Args:
-        count: Every so many.
+        count: Its length.
         unit: `"epoch"` or `"step"`.
     """
 
@@ -90,20 +90,20 @@ class Every:
 
     @property
     def steps(self) -> int | None:
-        """Train steps from one to the next; `None` where epochs count."""
+        """The period in train steps; `None` for a period in epochs."""
         return self.count if self.unit == "step" else None
 
     @property
     def epochs(self) -> int | None:
-        """Epochs from one to the next; `None` where steps count."""
+        """The period in epochs; `None` for a period in train steps."""
         return self.count if self.unit == "epoch" else None
 
 
 def parse_every(given: int | str) -> Every:
-    """Reads `2` or `"2 epochs"`, or `"500 steps"`.
+    """Parses a period: `2` or `"2 epochs"`, or `"500 steps"`.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: The value has another form.
     """
     found = re.fullmatch(r"\s*(\d+)\s*(epoch|step)?s?\s*", str(given)) if not isinstance(given, bool) else None
     if found is None or int(found[1]) < 1:
@@ -112,29 +112,29 @@ def parse_every(given: int | str) -> Every:
 
 
 def infer_mode(name: str) -> str:
-    """Whether lower (`"min"`) or higher (`"max"`) is better for a value, from its name.
+    """Infers from the name of a value whether lower (`"min"`) or higher (`"max"`) is better.
 
     Raises:
-        ValueError: The name does not tell.
+        ValueError: The name contains no known word, or words of both directions.
     """
     words = name.rsplit("/", 1)[-1].lower().replace("-", "_").split("_")
     lower = any(word in words for word in LOWER_IS_BETTER)
     higher = any(word in words for word in HIGHER_IS_BETTER)
     if lower == higher:
         raise ValueError(
-            f"Whether {name!r} is better low or high cannot be told from its name: give mode='min' or 'max'."
+            f"The name {name!r} does not show whether lower or higher is better: give mode='min' or mode='max'."
         )
     return "min" if lower else "max"
 
 
 @dataclasses.dataclass(frozen=True)
 class Patience:
-    """How the monitored value went so far. Each epoch gives a new one.
+    """State of early stopping, immutable.
 
     Args:
         mode: `"min"` or `"max"`.
-        best: Best value so far; `None` before the first.
-        waited: Epochs since the best one.
+        best: Best monitored value so far; `None` before the first.
+        waited: Epochs since the best value.
     """
 
     mode: str
@@ -142,13 +142,13 @@ class Patience:
     waited: int = 0
 
     def after(self, value: float) -> Patience:
-        """Patience after one more epoch. A value that is not a number is never better."""
+        """Returns the state after one more epoch. NaN never improves."""
         if is_better(value, self.best, self.mode):
             return Patience(self.mode, value, 0)
         return dataclasses.replace(self, waited=self.waited + 1)
 
     def exhausted(self, patience: int | None) -> bool:
-        """Whether `patience` epochs went by without a better value; never with `None`."""
+        """Whether the value did not improve for `patience` epochs; false for `None`."""
         return patience is not None and self.waited >= max(patience, 1)
 
 
@@ -162,5 +162,5 @@ def is_better(value: float, best: float | None, mode: str) -> bool:
 
 
 def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
-    """Mean of values with weights, such as a step's loss weighted by its examples."""
+    """Weighted mean, such as of the losses of steps weighted by their numbers of examples."""
     return math.fsum(v * w for v, w in zip(values, weights, strict=True)) / math.fsum(weights)

@@ -160,9 +160,9 @@ class Fit:
                 self.bridge.begin_train()
             return
         self.checkpointer.restore(resumed)
-        self.recorder.bar.go_on(self.state.step)
+        self.recorder.bar.resume_at(self.state.step)
         for name, attributes in self.bridge.not_saved().items():
-            self.recorder.bar.say(f"{name}: {', '.join(attributes)} could not be saved, and begin anew.")
+            self.recorder.bar.print_line(f"{name}: {', '.join(attributes)} could not be saved, and begin anew.")
 
     @counted("data")
     def open_epoch(self) -> Stream:
@@ -187,7 +187,9 @@ class Fit:
         with self.ledger.part("compilation"):
             self.traced.trace_anew(cause)
         self.recovery.forget()
-        self.recorder.bar.say(f"{cause}: {self.traced.learning} variables learn now, and the steps are traced anew.")
+        self.recorder.bar.print_line(
+            f"{cause}: {self.traced.learning} variables learn now; the steps are traced again."
+        )
 
     @counted("checkpoint")
     def finish(self) -> None:

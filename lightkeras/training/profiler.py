@@ -54,7 +54,7 @@ class Profiler:
                 try:
                     stack.enter_context(bound_engine(self._task).traced(self._directory.profile))
                 except RuntimeError as error:  # such as a callback that profiles as well
-                    self._bar.say(f"No trace was written: {error}")
+                    self._bar.print_line(f"No trace was written: {error}")
             with self.ledger.part("compute"):
                 yield
 

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: one line per epoch and a bar; nothing when nobody looks."""
+"""Progress bar and one line per epoch; shown only if the output is a terminal."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @final
 class ProgressBar:
-    """A progress bar over the steps of a fit. Quiet where the output is not a terminal.
+    """A progress bar over the steps of a fit. Hidden if the output is not a terminal.
 
     Args:
-        epochs: Most epochs there will be.
-        steps: Steps per epoch; `None` if not known.
-        shown: Whether to show anything at all.
-        console: Where to draw; `None` for standard output.
+        epochs: Maximum number of epochs.
+        steps: Steps per epoch; `None` if unknown.
+        shown: Whether to print anything.
+        console: Console of the bar; `None` for standard output.
     """
 
     def __init__(self, epochs: int, steps: int | None, shown: bool = True, console: Console | None = None) -> None:
         console = console or Console()
-        self._says = shown
+        self._prints = shown
         self._shown = shown and console.is_terminal
         self._epochs, self._steps = epochs, steps
         self._speed = 0.0
@@ -53,24 +53,24 @@ class ProgressBar:
     ) -> None:
         self._bar.stop()
 
-    def say(self, text: str) -> None:
-        """Says something worth knowing in a log too: on standard error, unless nothing is to be shown at all."""
-        if self._says:
+    def print_line(self, text: str) -> None:
+        """Prints a line to standard error, also if that is a log file; prints nothing with `shown=False`."""
+        if self._prints:
             Console(stderr=True, soft_wrap=True).print(text, markup=False, highlight=False)
 
-    def go_on(self, steps: int) -> None:
-        """A run goes on after `steps` train steps that were done before."""
+    def resume_at(self, steps: int) -> None:
+        """Sets the bar of a resumed run to the `steps` train steps that are done."""
         if self._shown:
             self._bar.update(self._task, completed=steps)
 
     def advance(self, epoch: int, steps: int, seconds: float, values: Mapping[str, float]) -> None:
-        """After a call: `steps` more train steps were done in `seconds`.
+        """Advances the bar by the train steps of one call.
 
         Args:
-            epoch: The epoch, from 1.
-            steps: Steps done by the call.
-            seconds: Time it took.
-            values: Running means of the epoch.
+            epoch: Number of the epoch, from 1.
+            steps: Steps of the call.
+            seconds: Duration of the call.
+            values: Running means of the epoch by name.
         """
         if not self._shown:
             return
@@ -80,7 +80,7 @@ class ProgressBar:
         self._bar.update(self._task, advance=steps, description=f"epoch {epoch}/{self._epochs}", values=text)
 
     def end_epoch(self, epoch: int, values: Mapping[str, float], best: bool) -> None:
-        """After an epoch: leaves a line with its values."""
+        """Prints the values of a finished epoch."""
         if self._shown:
             mark = "  [green]best[/green]" if best else ""
             self._bar.console.print(f"epoch {epoch:>3}/{self._epochs}  {escape(_text(values))}{mark}", highlight=False)

@@ -1,9 +1,8 @@
-"""Saver: which checkpoints a run keeps, and the thread that writes them while training goes on.
+"""Saver: selects the checkpoints to keep, and writes them in a background thread.
 
-Values are copied at once, in the loop; encoding, checksums and waiting for the disk happen in the background.
-One checkpoint is written at a time, in the order they were taken, and never before those it refers to: what
-`last` says of the best epoch can be found on disk. A best epoch that came too soon after another checkpoint
-waits in memory until the next one is due; a run killed before comes to the same epoch again.
+The loop copies the values; the thread encodes them, computes checksums and waits for the disk. It writes one checkpoint
+at a time, in order, so that the best epoch that `last` refers to is on the disk. A best epoch before the next
+checkpoint is due waits in memory: a run that is killed before reaches the same epoch again, with the same bits.
 """
 
 from __future__ import annotations
@@ -23,21 +22,21 @@ from lightkeras.training import decisions
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
-    """When a run is saved and what is kept. `last`, the one before it, and `best` are always kept.
+    """When a run is saved, and which checkpoints are kept. `last`, the one before it, and `best` are always kept.
 
-    With no `every_...` given, a run is saved after each epoch and every ten minutes, or as often as takes
+    Without any `every_...`, a run is saved after each epoch and every ten minutes, as long as saving takes at most
     2 % of its time.
 
     Args:
-        every_steps: Train steps from one checkpoint to the next.
-        every_minutes: Minutes from one checkpoint to the next.
-        every_epochs: Epochs from one checkpoint to the next.
-        keep: How many of the best are kept, by `keep_by`.
-        keep_by: Name of the epoch value that decides which; `None` means what the runner monitors.
-        keep_mode: Whether it is better low (`"min"`) or high (`"max"`); `None` tells it from the name.
+        every_steps: Train steps between checkpoints; `None` for no such period.
+        every_minutes: Minutes between checkpoints; `None` for no such period.
+        every_epochs: Epochs between checkpoints; `None` for no such period.
+        keep: Number of best checkpoints to keep, ranked by `keep_by`.
+        keep_by: Name of the epoch value that ranks checkpoints; `None` for the monitored value.
+        keep_mode: Whether lower (`"min"`) or higher (`"max"`) is better; `None` infers it from the name.
 
     Raises:
-        ValueError: A setting out of its range.
+        ValueError: A setting is out of its range.
     """
 
     every_steps: int | None = None
@@ -57,21 +56,21 @@ class Checkpoints:
 
     @property
     def automatic(self) -> bool:
-        """Whether the cost of saving decides how often it is done."""
+        """Whether the cost of saving limits how often the run is saved."""
         return self.every_steps is None and self.every_minutes is None and self.every_epochs is None
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A checkpoint on its way to the disk. Nothing in it may change any more.
+    """A checkpoint to write. Its contents must not change.
 
     Args:
         name: Name of its folder.
         step: Train steps done.
         captured: Values of the variables.
         state: The rest of the run state.
-        extra: Contents of further files.
-        sync: Makes sure that the logs it refers to are on the disk.
+        extra: Contents of further files by name.
+        sync: Waits until the logs that it refers to are on the disk.
     """
 
     name: str
@@ -88,9 +87,9 @@ class Saver:
 
     Args:
         folder: The `checkpoints` folder.
-        settings: When to save and what to keep.
-        mode: Direction of what `keep` counts by.
-        clock: Seconds from a monotonic clock.
+        settings: When to save, and which checkpoints to keep.
+        mode: `"min"` or `"max"`, of the value that ranks checkpoints.
+        clock: Returns monotonic time in seconds.
     """
 
     def __init__(
@@ -98,12 +97,12 @@ class Saver:
     ) -> None:
         self._folder, self._settings, self._mode, self._clock = folder, settings, mode, clock
         self._started = self._saved_at = clock()
-        self._spent = self._cost = 0.0  # seconds: of all checkpoints so far, of one
+        self._spent = self._cost = 0.0  # seconds of all checkpoints so far, and of the last
         self._thread: concurrent.futures.ThreadPoolExecutor | None = None
         self._writing: concurrent.futures.Future[float] | None = None
         self._waiting: Job | None = None
-        self._names: set[str] = set()  # given out in this run; some may be pruned, or wait in memory
-        self._previous: set[str] = set()  # what the checkpoint before `last` is and refers to
+        self._names: set[str] = set()  # used in this process; some are pruned, or wait in memory
+        self._previous: set[str] = set()  # the checkpoint before `last`, and those it refers to
         self.last: str | None = None
         self.last_step: int | None = None
         self.best: str | None = None
@@ -111,11 +110,11 @@ class Saver:
 
     @property
     def spent(self) -> float:
-        """Seconds that checkpoints took so far, in the loop and beside it."""
+        """Seconds spent on checkpoints so far, in the loop and in the background."""
         return self._spent
 
     def restore(self, last: str, state: Mapping[str, Any]) -> None:
-        """Goes on from a checkpoint: `best` and `last` name again what they named then, later ones are removed."""
+        """Resumes from a checkpoint: resets `best` and `last` to it, and removes later checkpoints."""
         self.last, self.last_step = last, state["step"]
         self.best = state["kept"]["best"]
         self.top = [(value, name) for value, name in state["kept"]["top"]]
@@ -125,8 +124,7 @@ class Saver:
             checkpoint.point(self._folder, "best", self._folder / self.best)
         checkpoint.point(self._folder, "last", self._folder / last)
         self._previous = {last, *self.kept()}
-        # The ones before it stay, for the case that this one is damaged one day. Those after it are of no
-        # use: the logs are cut to where this one ends.
+        # Earlier checkpoints stay in case this one gets damaged; the logs of later ones are cut off.
         paths = checkpoint.newest_first(self._folder)
         earlier = {path.name for path in paths if checkpoint.numbers(path) < checkpoint.numbers(self._folder / last)}
         checkpoint.prune(self._folder, self._previous | earlier)
@@ -136,7 +134,7 @@ class Saver:
         return {name for _, name in self.top} | ({self.best} - {None})  # type: ignore[operator]
 
     def record(self) -> dict[str, Any]:
-        """What a checkpoint says of the others."""
+        """References of a checkpoint to others, as JSON values."""
         return {"best": self.best, "top": [list(item) for item in self.top]}
 
     def is_due(self, step: int, epoch_ended: int | None) -> bool:
@@ -144,11 +142,11 @@ class Saver:
 
         Args:
             step: Train steps done.
-            epoch_ended: Number of the epoch, from 1, that just ended; `None` inside one.
+            epoch_ended: Number of the epoch that has just ended, from 1; `None` inside an epoch.
         """
         since = self._clock() - self._saved_at
         if self._settings.automatic:
-            wanted = epoch_ended is not None or since >= decisions.MOST_SECONDS_UNSAVED
+            wanted = epoch_ended is not None or since >= decisions.MAX_SECONDS_UNSAVED
             elapsed = self._clock() - self._started
             return wanted and decisions.can_afford(self._spent, self._cost, elapsed)
         return decisions.is_multiple(step, self._settings.every_steps) or (
@@ -156,35 +154,35 @@ class Saver:
             or (self._settings.every_minutes is not None and since >= 60 * self._settings.every_minutes)
         )
 
-    def ranks(self, value: float | None) -> bool:
-        """Whether a value is among those that are kept."""
+    def is_among_best(self, value: float | None) -> bool:
+        """Whether a checkpoint with this value would be kept; false for `None`."""
         return value is not None and (
             len(self.top) < self._settings.keep or decisions.is_better(value, self._worst()[0], self._mode)
         )
 
-    def take(self, name: str, improved: bool, value: float | None) -> None:
-        """Notes that a checkpoint may be among the best; `write` or `wait` is told of it next.
+    def rank(self, name: str, improved: bool, value: float | None) -> None:
+        """Updates the best checkpoints with a new one, which is given to `write` or `hold` next.
 
         Args:
             name: Its name.
             improved: Whether it is the best so far.
-            value: What `keep` counts by; `None` where it is not counted.
+            value: The value that ranks it; `None` leaves it out of the ranking.
         """
         if improved:
             self.best = name
-        if value is not None and self.ranks(value):
+        if value is not None and self.is_among_best(value):
             self.top.append((value, name))
             if len(self.top) > self._settings.keep:
                 self.top.remove(self._worst())
 
     def new_name(self, step: int) -> str:
-        """A name that no checkpoint has."""
+        """Returns an unused name for a checkpoint."""
         name = checkpoint.free_name(self._folder, step, self._names)
         self._names.add(name)
         return name
 
-    def wait(self, job: Job) -> None:
-        """Keeps one of the best in memory, until the next is written or another takes its place."""
+    def hold(self, job: Job) -> None:
+        """Keeps one of the best checkpoints in memory, until the next one is written or replaces it."""
         self._flush()
         self._waiting = job
 
@@ -192,7 +190,7 @@ class Saver:
         """Writes a checkpoint as `last`, in the background.
 
         Raises:
-            OSError: This one had to wait for an earlier one, which could not be written.
+            OSError: An earlier checkpoint could not be written.
         """
         self._flush()
         names = {job.name, *self.kept()}
@@ -201,14 +199,14 @@ class Saver:
         self._saved_at = self._clock()
 
     def add_cost(self, seconds: float) -> None:
-        """Counts time that the loop spent for a checkpoint."""
+        """Adds time that the loop spent on a checkpoint, in seconds."""
         self._spent += seconds
 
     def finish(self, best: Job | None = None) -> None:
-        """Writes what waits in memory, and waits for the disk.
+        """Writes the checkpoint held in memory, and waits for the disk.
 
         Args:
-            best: A checkpoint that becomes `best` and not `last`; nothing is removed for it.
+            best: A checkpoint that becomes `best` and not `last`; no other one is removed. `None` for none.
 
         Raises:
             OSError: A checkpoint could not be written.
@@ -219,7 +217,7 @@ class Saver:
         self._join()
 
     def close(self) -> None:
-        """Lets the thread end, after what it is writing."""
+        """Ends the thread, after its last checkpoint."""
         if self._thread is not None:
             self._thread.shutdown(wait=True)
 
@@ -241,7 +239,7 @@ class Saver:
             self._spent += self._cost
 
     def _write(self, job: Job, best: str | None, kept: set[str] | None) -> float:
-        """Writes one checkpoint, then moves the names, then removes what nothing refers to any more."""
+        """Writes a checkpoint, then updates `best` and `last`, then removes checkpoints that nothing refers to."""
         began = self._clock()
         job.sync()
         path = self._folder / job.name

@@ -196,7 +196,7 @@ def begin(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[Checkpoint
     bar = fit.recorder.bar
     if not ready.resume or not fit.directory.config_file.exists():
         if ready.resume:
-            bar.say(f"{fit.directory.path} holds no run: a new one begins.")
+            bar.print_line(f"{fit.directory.path} holds no run: a new one begins.")
         fit.directory.check_unused()
         saved_state.write(fit.task.frozen(), fit.directory.encoder_file)  # before config.json, which makes it a run
         fit.directory.write_config(config)
@@ -208,7 +208,7 @@ def begin(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[Checkpoint
     record = {"step": step, "at": config["started"], "argv": config["argv"], "changed": changes.lines}
     resumed = [*before.get("resumed", []), record]
     fit.directory.write_config({**config, **{k: before[k] for k in ("started", "argv")}, "resumed": resumed})
-    bar.say(f"Resuming after step {step:,}." if found else "The run was never saved: it begins again.")
+    bar.print_line(f"Resuming after step {step:,}." if found else "The run was never saved: it begins again.")
     return found, found is None
 
 
@@ -298,12 +298,12 @@ def _warn_of_settings(settings: Settings, fit: Fit) -> None:
     """Prints what will have no effect."""
     task, bar = fit.task, fit.recorder.bar
     for name, value in task.numbers_logged().items() if bound_engine(task).compiles else ():
-        bar.say(
+        bar.print_line(
             f"log({name!r}) was given the number {value:g} and not a tensor: the step is compiled, so every step logs "
             "the number of the first. Log a tensor or a keras.Variable if it is to change."
         )
     if settings.draw_every is not None and not has_pictures(task):
-        bar.say(f"draw_every={settings.draw_every}: {type(task).__name__} defines no `draw`, so nothing is drawn.")
+        bar.print_line(f"draw_every={settings.draw_every}: {type(task).__name__} has no `draw`, so nothing is drawn.")
 
 
 def config_of(settings: Settings, fit: Fit) -> dict[str, Any]:

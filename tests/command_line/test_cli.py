@@ -258,7 +258,7 @@ def broken(tmp_path) -> Path:
     train_stepper = Stepper(task, engine, feed, engine.program(task.run_train_step, trace.names), seed=3)
     guard = Watchdog(task, engine)
     stream = train_stepper.begin(0)
-    guard.look(Position(0, 0, 0), stream, train_stepper.state(), random_states.read())
+    guard.watch(Position(0, 0, 0), stream, train_stepper.state(), random_states.read())
     train_stepper.program.run(stream, 3)
     alarm = guard.check(3)
     found = locate.locate(task, train_stepper, guard.snapshot, alarm)
@@ -280,7 +280,9 @@ def test_replay_reruns_the_broken_step_and_reports_whether_it_is_the_same(broken
     captured = checkpoint.Captured(saved.arrays, saved.state["variables"])
     checkpoint.save(broken / "broken" / "step-00000002-1", 2, captured, state, saved.extra)
     assert run("replay", "--run_dir", str(broken / "broken" / "step-00000002-1")) == 1
-    assert re.search(r"   differs  loss is ([\d.]+|nan), and was 0.25\n    result  not equal", capsys.readouterr().out)
+    assert re.search(
+        r"   differs  loss is ([\d.]+|nan), and was 0.25 in the run\n    result  not equal", capsys.readouterr().out
+    )
 
 
 def test_replay_of_a_run_that_did_not_break_ends_with_status_2(folder, capsys):

@@ -138,12 +138,12 @@ def test_the_mode_is_told_by_the_words_of_the_name(name, mode):
     [
         "val/reward",  # neither
         "val/accuracy_loss",  # both
-        "loss/score",  # the split is no part of the name
+        "loss/score",  # the split is not part of the name
         "val/glossy",  # a word, not a part of one
     ],
 )
 def test_a_name_that_does_not_tell_is_refused(name):
-    with pytest.raises(ValueError, match=f"Whether '{name}' is better low or high .* mode='min' or 'max'"):
+    with pytest.raises(ValueError, match=f"The name '{name}' does not show .* mode='min' or mode='max'"):
         infer_mode(name)
 
 

@@ -214,8 +214,8 @@ def test_it_is_said_in_one_line_and_listed_with_what_was_compiled(tmp_path, caps
     fitted(tmp_path, Made(frozen=("base",))(), script, max_epochs=3, progress=True)
     said = [line for line in capsys.readouterr().err.splitlines() if "epoch" in line]
     assert said == [
-        "model/base was unfrozen before epoch 2: 2 variables learn now, and the steps are traced anew.",
-        "model/head was frozen before epoch 3: 1 variables learn now, and the steps are traced anew.",
+        "model/base was unfrozen before epoch 2: 2 variables learn now; the steps are traced again.",
+        "model/head was frozen before epoch 3: 1 variables learn now; the steps are traced again.",
     ]
     compiled = json.loads((tmp_path / "profile.json").read_text())["compilations"]
     causes = [found["cause"] for found in compiled if found["step"] == "train"]

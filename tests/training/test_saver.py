@@ -1,4 +1,4 @@
-"""The checkpoints of a run: when they are taken, which are kept, and what is on disk at every moment."""
+"""The checkpoints of a run: when they are saved, which are kept, and which files exist at each moment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lightkeras.training.saver import Checkpoints, Job, Saver
 
 
 class Clock:
-    """Time that goes on when it is told to."""
+    """A fake clock, which advances when set."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -34,10 +34,10 @@ def saver_of(folder: Path, clock: Callable[[], float] | None = None, mode: str =
 
 def offer(saver: Saver, step: int, value: float | None, *, improved: bool = False, due: bool = True) -> str:
     name = saver.new_name(step)
-    saver.take(name, improved, value)
+    saver.rank(name, improved, value)
     captured = Captured({"v": np.array(step, np.float32)}, {"v": {"path": "v", "dtype": "float32"}})
     job = Job(name, step, captured, {"kept": saver.record()}, {}, lambda: None)
-    (saver.write if due else saver.wait)(job)
+    (saver.write if due else saver.hold)(job)
     return name
 
 
@@ -122,7 +122,7 @@ def test_a_write_that_fails_is_raised_by_the_next_and_the_good_ones_stay(tmp_pat
     assert sorted(os.listdir(tmp_path)) == ["best", "last", "step-00000001"]
 
 
-def test_a_resume_puts_the_names_back_and_removes_what_came_after(tmp_path):
+def test_a_resume_restores_the_names_and_removes_later_checkpoints(tmp_path):
     saver = saver_of(tmp_path)
     offer(saver, 1, 3.0, improved=True)
     second = offer(saver, 2, 4.0)
@@ -139,7 +139,7 @@ def test_a_resume_puts_the_names_back_and_removes_what_came_after(tmp_path):
     assert on_disk(tmp_path) == ["step-00000001", "step-00000002", "step-00000003"]
 
 
-def test_a_best_beside_the_run_is_forgotten_by_a_resume(tmp_path):
+def test_a_resume_drops_a_best_checkpoint_saved_beside_the_run(tmp_path):
     saver = saver_of(tmp_path)
     last = offer(saver, 7, 3.0, improved=True)
     name = saver.new_name(7)
@@ -200,7 +200,7 @@ def test_whatever_comes_last_and_best_and_all_they_refer_to_are_there(tmp_path_f
     for step, (value, due) in enumerate(events, 1):
         improved = decisions.is_better(value, best, "min")
         best = value if improved else best
-        if due or improved or saver.ranks(value):
+        if due or improved or saver.is_among_best(value):
             names.append((value, offer(saver, step, value, improved=improved, due=due or step == 1)))
         saver._join()
         last = checkpoint.load(checkpoint.find(folder, "last"))

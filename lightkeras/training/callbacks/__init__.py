@@ -1,4 +1,4 @@
-"""Keras callbacks, called as `fit` would call them."""
+"""Keras callbacks, called as Keras's `fit` calls them."""
 
 from lightkeras.training.callbacks.bridge import CallbackBridge
 

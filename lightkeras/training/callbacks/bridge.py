@@ -1,6 +1,6 @@
-"""Calls plain Keras callbacks as `fit` would: same hooks, same order, same names in the logs.
+"""Calls Keras callbacks as Keras's `fit` does: same hooks, same order, same names in the logs.
 
-Keras's names are `loss` and `val_loss` where ours are `train/loss` and `val/loss`.
+Callbacks get Keras's names, `loss` and `val_loss`, instead of `train/loss` and `val/loss`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class CallbackBridge:
 
     Args:
         callbacks: The callbacks.
-        model: What they get as `self.model`; its `optimizer` must be set.
-        epochs: Most epochs there will be.
-        steps: Steps per epoch; `None` if not known.
+        model: Their `self.model`; its `optimizer` must be set.
+        epochs: Maximum number of epochs.
+        steps: Steps per epoch; `None` if unknown.
 
     Raises:
-        TypeError: One is no callback.
-        ValueError: One restores runs by itself.
+        TypeError: An object is not a callback.
+        ValueError: A callback restores runs itself.
     """
 
     def __init__(
@@ -43,23 +43,23 @@ class CallbackBridge:
             if isinstance(callback, keras.callbacks.BackupAndRestore):
                 raise ValueError(
                     f"{type(callback).__name__} in callbacks: the runner saves the whole run itself, and would not "
-                    "know of the weights that this callback puts back. Take it out, and go on with a run by "
-                    "fit(..., resume=True), inside an epoch too."
+                    "know of the weights that this callback restores. Remove it, and resume a run with "
+                    "fit(..., resume=True), also inside an epoch."
                 )
         self._callbacks = list(callbacks)
         self._model = model
         self.hooks = keras.callbacks.CallbackList(
             self._callbacks, add_history=True, model=model, epochs=epochs, steps=steps, verbose=1
-        )  # `verbose` is for a ProgbarLogger that was given: it is there to be seen
+        )  # `verbose` is for a ProgbarLogger among the callbacks: without it, it prints nothing
         self._states = CallbackStates(self.hooks.callbacks)
         self.watches_train_batches = any(watches(callback, TRAIN_BATCH_HOOKS) for callback in callbacks)
         self.watches_test_batches = any(watches(callback, TEST_BATCH_HOOKS) for callback in callbacks)
 
     def check_monitors(self, names: Iterable[str]) -> None:
-        """Checks that what callbacks monitor will be there.
+        """Checks that the epochs will log the values that callbacks monitor.
 
         Args:
-            names: Our names of all epoch values.
+            names: Names of all epoch values, as in `train/loss`.
 
         Raises:
             ValueError: A callback monitors a name that no epoch logs.
@@ -76,15 +76,13 @@ class CallbackBridge:
     def begin_train(
         self, resumed: tuple[Mapping[str, Any], Mapping[str, np.ndarray]] | None = None, epoch_begun: int | None = None
     ) -> None:
-        """Calls what is called when training begins, and takes back the state of a run that goes on.
+        """Calls `on_train_begin`, and restores the state of the callbacks of a resumed run.
 
-        The hooks come first, and may change variables, as a learning rate that is set for the epoch: those of a run
-        that goes on are to be restored after this.
+        Restore the variables of a resumed run afterwards: the hooks may change them, such as a learning rate.
 
         Args:
-            resumed: What `state` returned when the run was saved; `None` begins a run.
-            epoch_begun: Number of the epoch, from 0, that the run goes on inside of; `None` if the next one is to
-                begin.
+            resumed: Result of `state` when the run was saved; `None` begins a run.
+            epoch_begun: Number of the epoch, from 0, inside which the run resumes; `None` at an epoch's start.
         """
         self._model.stop_training = False
         if resumed is not None:
@@ -98,21 +96,21 @@ class CallbackBridge:
             self._model.stop_training = resumed[0]["stop_training"]
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """The state of the callbacks, and whether one asked to stop: JSON values, and the arrays they refer to.
+        """The state of the callbacks and of `model.stop_training`: JSON values, and the arrays they refer to.
 
         Raises:
-            TypeError: A callback's `state_dict` gave something that cannot be saved.
+            TypeError: A callback's `state_dict` returned a value that cannot be saved.
         """
         records, arrays = self._states.save()
         return {"callbacks": records, "stop_training": bool(self._model.stop_training)}, arrays
 
     def not_saved(self) -> dict[str, list[str]]:
-        """What changes in the callbacks and is not in `state`: names of attributes by the callback's class."""
+        """Attributes that changed but are missing from `state`: names by the callback's class."""
         return self._states.not_saved()
 
     def end_epoch(self, epoch: int, values: Mapping[str, float]) -> None:
         with warnings.catch_warnings():
-            # Keras says this once an epoch; whether a monitor exists was checked before the first.
+            # Keras warns of this in every epoch; `check_monitors` has checked it once.
             warnings.filterwarnings("ignore", message=".*conditioned on metric.*not available.*")
             self.hooks.on_epoch_end(epoch, keras_names(values))
 
@@ -121,7 +119,7 @@ class CallbackBridge:
 
     @property
     def asked_to_stop(self) -> str | None:
-        """Which callback set `model.stop_training`, as far as that shows; `None` if none did."""
+        """Class name of the callback that set `model.stop_training`, or "a callback"; `None` if none did."""
         if not self._model.stop_training:
             return None
         stopped = [type(callback).__name__ for callback in self._callbacks if getattr(callback, "stopped_epoch", 0)]
@@ -129,7 +127,7 @@ class CallbackBridge:
 
 
 def keras_names(values: Mapping[str, float]) -> dict[str, float]:
-    """`{"train/loss": 1.0, "val/loss": 2.0}` as `{"loss": 1.0, "val_loss": 2.0}`."""
+    """Converts `{"train/loss": 1.0, "val/loss": 2.0}` to `{"loss": 1.0, "val_loss": 2.0}`."""
     return {_keras_name(name): value for name, value in values.items()}
 
 
@@ -139,17 +137,17 @@ def _keras_name(name: str) -> str:
 
 
 def watches(callback: keras.callbacks.Callback, hooks: Iterable[str]) -> bool:
-    """Whether a callback looks at batches: it has one of the hooks, and is not set to epochs only."""
+    """Whether a callback needs the hooks of every batch: it defines one, and is not set to epochs only."""
     if type(callback) is keras.callbacks.ModelCheckpoint:
         return bool(callback.save_freq != "epoch") and "on_train_batch_end" in hooks
     if type(callback) is keras.callbacks.TensorBoard and callback.update_freq == "epoch":
-        looks = callback.write_steps_per_second or callback._should_trace  # the profiler counts batches
-        return bool(looks) and "on_train_batch_end" in hooks
+        counts_batches = callback.write_steps_per_second or callback._should_trace
+        return bool(counts_batches) and "on_train_batch_end" in hooks
     base = keras.callbacks.Callback
     return any(hook in vars(callback) or getattr(type(callback), hook) is not getattr(base, hook) for hook in hooks)
 
 
 def _reads_monitor(callback: Any) -> bool:
-    """Those that save read their `monitor` only where they keep the best alone."""
+    """Whether a callback uses its `monitor`: callbacks that save do so only with `save_best_only`."""
     savers = (keras.callbacks.ModelCheckpoint, keras.callbacks.OrbaxCheckpoint)
     return not isinstance(callback, savers) or bool(callback.save_best_only)

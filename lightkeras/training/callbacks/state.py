@@ -1,8 +1,8 @@
-"""The state of plain Keras callbacks as plain data.
+"""Saves and restores the state of Keras callbacks as plain data.
 
-Keras's callbacks cannot be saved: they keep what they count and what they are set to in the same place, their
-attributes. An attribute is taken as state if its value is plain and another than when the fit began: `patience` is
-not, `wait` is. A callback that knows better defines `state_dict` and `load_state_dict`.
+Keras's callbacks cannot be saved: they keep settings and state in the same attributes. An attribute counts as state if
+its value is plain and has changed since the fit began: `wait` does, `patience` does not. A callback can define
+`state_dict` and `load_state_dict` instead.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ from lightkeras.system.plain_values import Encoder, NotPlainError, decode, finge
 
 _Arrays = Mapping[str, np.ndarray]
 
-# What the runner gives to a callback.
-_GIVEN = {"model", "_model", "params", "validation_data"}
+# Attributes that `CallbackList` sets.
+_SET_BY_KERAS = {"model", "_model", "params", "validation_data"}
 
-# Attributes of Keras's own callbacks that change and are no state to go on from. `min_delta` gets its sign anew when
-# the callback finds out whether less is better, times belong to a process, traces and writers end with it, and what
-# CSVLogger appends to is settled when it opens its file.
+# Attributes of Keras's own callbacks that change but must not be restored. Keras flips the sign of `min_delta` once for
+# each object; times, traces and writers belong to a process; CSVLogger decides on appending when it opens its file.
 _NOT_STATE: list[tuple[type[keras.callbacks.Callback], set[str]]] = [
     (keras.callbacks.EarlyStopping, {"min_delta", "monitor_op"}),
     (keras.callbacks.ModelCheckpoint, {"min_delta", "monitor_op"}),
@@ -56,22 +55,21 @@ _NEVER_STATE = (
 
 @runtime_checkable
 class HasState(Protocol):
-    """A callback that says itself what its state is; only this is saved of it."""
+    """A callback that defines its own state; no other attribute is saved."""
 
     def state_dict(self) -> Any:
-        """The state, as a plain value."""
+        """Returns the state, a plain value."""
 
     def load_state_dict(self, state: Any) -> None:
-        """Takes back what `state_dict` gave, after `on_train_begin` (and `on_epoch_begin`, inside an epoch)."""
+        """Restores the result of `state_dict`, after `on_train_begin` (and `on_epoch_begin`, inside an epoch)."""
 
 
 @final
 class CallbackStates:
     """Saves and restores the state of callbacks.
 
-    To be made before `on_train_begin`, when the callbacks know their model: how they are then is what they are set
-    to. `begin` is to be called after `on_train_begin`. Callbacks are known by their class's name and, among those of
-    one class, by their order.
+    Create it before `on_train_begin`, when the callbacks have their model: their attributes are settings until then.
+    Call `begin` after `on_train_begin`. Callbacks are matched by class name and, within a class, by their order.
 
     Args:
         callbacks: The callbacks.
@@ -82,50 +80,47 @@ class CallbackStates:
         self._used = [_USED.get(id(callback)) is callback for callback in self._callbacks]
         self._at_first = [_marks(callback) for callback in self._callbacks]
         self._at_begin = self._at_first
-        # Once restored, always state: it may have the restored value when it is saved, and when a fit began.
+        # A restored attribute stays state, also if its value equals the one at the beginning of the fit.
         self._restored: list[set[str]] = [set() for _ in self._callbacks]
 
     def begin(self) -> None:
-        """Notes how the callbacks are after `on_train_begin`."""
+        """Records the attributes after `on_train_begin`."""
         self._at_begin = [_marks(callback) for callback in self._callbacks]
         _USED.update({id(callback): callback for callback in self._callbacks})
 
     def save(self) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-        """The state now.
-
-        Returns:
-            JSON values, one record per callback, and the arrays they refer to.
+        """Returns the current state: JSON values, one record per callback, and the arrays they refer to.
 
         Raises:
-            TypeError: A callback's `state_dict` gave something that is not plain.
+            TypeError: A callback's `state_dict` returned a value that is not plain.
         """
         encoder = Encoder()
         records = [self._record(number, encoder) for number in range(len(self._callbacks))]
         return records, encoder.arrays
 
     def prepare_resume(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Before `on_train_begin` of a fit that goes on: makes those that write files go on with them.
+        """Prepares callbacks that write files to append to them; call it before `on_train_begin`.
 
         Args:
-            records: What `save` returned.
+            records: The JSON values of `save`.
         """
-        for number, record in self._partners(records):
+        for number, record in self._matched(records):
             callback = self._callbacks[number]
             if isinstance(callback, keras.callbacks.CSVLogger) and record.get("file") is not None:
-                _go_on_with_file(callback, record["file"])
+                _truncate_file(callback, record["file"])
 
     def restore(self, records: Sequence[Mapping[str, Any]], arrays: _Arrays) -> None:
-        """Sets the callbacks to a saved state, after `on_train_begin` (and `on_epoch_begin`, inside an epoch).
+        """Restores a saved state, after `on_train_begin` (and `on_epoch_begin`, inside an epoch).
 
-        Warns of callbacks that are there now and were not, and the other way round; and where an earlier fit with the
-        same object has left something in it that a fresh one would not have.
+        Warns of callbacks without a saved state, of saved states without a callback, and of callbacks whose settings
+        an earlier fit may have changed.
 
         Args:
             records: The JSON values of `save`.
             arrays: The arrays of `save`.
         """
-        partners = self._partners(records)
-        for number, record in partners:
+        matched = self._matched(records)
+        for number, record in matched:
             callback = self._callbacks[number]
             if self._used[number]:
                 _warn_of_leftovers(callback, record.get("unchanged", {}))
@@ -134,26 +129,26 @@ class CallbackStates:
             for name, data in record.get("attributes", {}).items():
                 setattr(callback, name, decode(data, arrays))
                 self._restored[number].add(name)
-        known = {number for number, _ in partners}
+        known = {number for number, _ in matched}
         new = [type(callback).__name__ for number, callback in enumerate(self._callbacks) if number not in known]
-        taken = [id(record) for _, record in partners]
+        taken = [id(record) for _, record in matched]
         gone = [record["class"] for record in records if id(record) not in taken]
         if new or gone:
             warnings.warn(
-                "The callbacks are not those that the run was saved with: "
+                "The callbacks differ from those that the run was saved with: "
                 + "; ".join(
-                    [f"{', '.join(new)} begins now, without a saved state"] * bool(new)
+                    [f"{', '.join(new)} starts without a saved state"] * bool(new)
                     + [f"the state of {', '.join(gone)} is dropped"] * bool(gone)
                 )
-                + ". Give the same callbacks in the same order to go on exactly.",
+                + ". Give the same callbacks in the same order to resume exactly.",
                 stacklevel=2,
             )
 
     def not_saved(self) -> dict[str, list[str]]:
-        """Attributes that have changed since the fit began, and are not plain: a resumed run begins without them.
+        """Attributes that changed since the fit began but are not plain, so that a resumed run loses them.
 
         Returns:
-            Names of attributes by the name of the callback's class.
+            Names of attributes by the class name of the callback.
         """
         found: dict[str, list[str]] = {}
         for number, callback in enumerate(self._callbacks):
@@ -172,8 +167,8 @@ class CallbackStates:
                 record["state"] = encoder.encode(callback.state_dict(), f"{number}/state")
             except NotPlainError as error:
                 raise TypeError(
-                    f"{record['class']}.state_dict() gave what cannot be saved: {error}. Expected None, numbers, "
-                    "strings, bytes, arrays, and lists, tuples, sets and dictionaries of those."
+                    f"{record['class']}.state_dict() returned a value that cannot be saved: {error}. Expected None, "
+                    "numbers, strings, bytes, arrays, and lists, tuples, sets and dictionaries of those."
                 ) from error
             return record
         plain = {name: mark for name, mark in _marks(callback).items() if mark.startswith(_PLAIN)}
@@ -184,7 +179,7 @@ class CallbackStates:
             record["file"] = _file_of(callback)
         if isinstance(callback, keras.callbacks.TensorBoard):
             for writer in callback._writers.values():
-                writer.flush()  # what comes before is not written again
+                writer.flush()  # a resumed run does not write earlier events again
         return record
 
     def _changed(self, number: int, marks: Mapping[str, str]) -> list[str]:
@@ -195,8 +190,8 @@ class CallbackStates:
             if mark != first.get(name) or mark != begin.get(name) or name in restored
         ]
 
-    def _partners(self, records: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[str, Any]]]:
-        """Callbacks by number, each with its record, where it has one."""
+    def _matched(self, records: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[str, Any]]]:
+        """Numbers of the callbacks that have a record, each with its record."""
         left = list(records)
         found = []
         for number, callback in enumerate(self._callbacks):
@@ -208,17 +203,17 @@ class CallbackStates:
         return found
 
 
-# Callbacks that a fit of this process had, by their id: they need not be hashable.
+# Callbacks used by a fit of this process, by id because they need not be hashable.
 _USED: weakref.WeakValueDictionary[int, keras.callbacks.Callback] = weakref.WeakValueDictionary()
 
 _PLAIN, _OTHER = "plain ", "other "
 
 
 def _marks(callback: keras.callbacks.Callback) -> dict[str, str]:
-    """Attributes of a callback that may be state, each with a text that changes with its value."""
+    """Fingerprints of the attributes of a callback that may be state, by name."""
     if isinstance(callback, HasState):
         return {}
-    not_state = set().union(_GIVEN, *(names for kind, names in _NOT_STATE if isinstance(callback, kind)))
+    not_state = set().union(_SET_BY_KERAS, *(names for kind, names in _NOT_STATE if isinstance(callback, kind)))
     found = {}
     for name, value in vars(callback).items():
         if name not in not_state and not _is_restored_elsewhere(value, callback.model):
@@ -229,7 +224,7 @@ def _marks(callback: keras.callbacks.Callback) -> dict[str, str]:
 
 
 def _mark(value: Any) -> str | None:
-    """A text that changes with a value; `None` for what has no state."""
+    """A fingerprint of a value; `None` for functions, classes and modules, which have no state."""
     try:
         return _PLAIN + fingerprint(value)
     except NotPlainError:
@@ -237,7 +232,7 @@ def _mark(value: Any) -> str | None:
 
 
 def _inside(value: Any) -> str:
-    """What can be seen of the state of an object that is not plain."""
+    """A fingerprint of the visible state of an object that is not plain."""
     seen: list[Any] = [type(value).__qualname__]
     if isinstance(value, (keras.Variable, keras.metrics.Metric, keras.Layer, keras.optimizers.Optimizer)):
         variables = [value] if isinstance(value, keras.Variable) else value.variables
@@ -259,19 +254,19 @@ def _short(value: Any) -> str:
 
 
 def _warn_of_leftovers(callback: keras.callbacks.Callback, unchanged: Mapping[str, str]) -> None:
-    """Warns where a callback that was used before has other settings: they may be what that fit left in it."""
+    """Warns if the settings of a reused callback differ from the saved run's: its earlier fit may have changed them."""
     marks = _marks(callback)
     names = [name for name, mark in unchanged.items() if marks.get(name) != mark]
     if names:
         warnings.warn(
-            f"{type(callback).__name__} had a part in an earlier fit, and its {', '.join(names)} changed since the run "
-            "was saved. The run goes on with what is there now: give a fresh callback to go on exactly.",
+            f"{type(callback).__name__} was used in an earlier fit, and its {', '.join(names)} changed since the run "
+            "was saved. The run resumes with the current values: give a fresh callback to resume exactly.",
             stacklevel=3,
         )
 
 
 def _is_restored_elsewhere(value: Any, model: keras.Model | None) -> bool:
-    """The model, and parts of it: their variables are in the run's own state."""
+    """Whether a value is the model or a part of it, whose variables the run state holds."""
     if model is None or not isinstance(value, (keras.Variable, keras.Layer, keras.optimizers.Optimizer)):
         return False
     known = {id(variable) for variable in model.variables}
@@ -288,16 +283,16 @@ def _file_of(callback: keras.callbacks.CSVLogger) -> dict[str, Any]:
     return {"name": callback.filename, "size": path.stat().st_size if path.exists() else 0}
 
 
-def _go_on_with_file(callback: keras.callbacks.CSVLogger, file: Mapping[str, Any]) -> None:
-    """Cuts off the rows that will be written again; the callback appends to the others."""
+def _truncate_file(callback: keras.callbacks.CSVLogger, file: Mapping[str, Any]) -> None:
+    """Removes the rows that will be written again, and sets the callback to append."""
     path, moved = Path(callback.filename), callback.filename != file["name"]
     if moved and (callback.append or not path.exists()):
-        return  # it was set to another file, which it opens as it is told to
+        return  # another file, which the callback opens with its own settings
     size = path.stat().st_size if path.exists() else 0
     if size < file["size"]:
         warnings.warn(
             f"{path} of CSVLogger ends at byte {size}, but the run was saved when it held {file['size']} bytes: "
-            f"its rows from byte {size} on are lost. The run goes on.",
+            f"its rows from byte {size} on are lost. The run resumes without them.",
             stacklevel=4,
         )
     elif path.exists():

@@ -1,16 +1,16 @@
-"""A broken step on disk, and its repetition.
+"""Writes a broken step to disk, and replays it.
 
 RUN/broken/
   step-00000123/
     variables.safetensors   every variable before the step, as in a checkpoint
     batch.safetensors       the step's batch
-    state.json              what happened: the step, what it logged, digests of the variables after it
-    encoder.safetensors     what the encoder learned from the train split, if it did
-    manifest.json           size and BLAKE2 digest of all of these
+    state.json              the step, the values it logged, digests of the variables after it
+    encoder.safetensors     state that the encoder learned from the train split, if any
+    manifest.json           size and BLAKE2 digest of the other files
 
-The arrays of a batch are named by their paths (`0`, `1/label`); `state.json` says what tuples and dicts they
-are in. An array of text is two: `<path>.bytes`, all texts in UTF-8 one after the other, and `<path>.ends`, where
-each of them ends, in the array's shape. Arrays of dtypes that NumPy itself does not have are stored as bytes.
+The arrays of a batch are named by their paths (`0`, `1/label`); `state.json` holds the structure of tuples and dicts.
+An array of text becomes two: `<path>.bytes`, the concatenated UTF-8 texts, and `<path>.ends`, the end offset of each
+text, in the array's shape. Arrays of dtypes that NumPy does not define are stored as bytes.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ from lightkeras.system.variables import write_variables
 from lightkeras.task import Task
 from lightkeras.training import freezing
 from lightkeras.training.divergence.explain import explain_step
-from lightkeras.training.divergence.locate import Located, digests_of
+from lightkeras.training.divergence.locate import LocatedStep, digests_of
 from lightkeras.training.stepper import bound_engine
 from lightkeras.training.tracing import trace_train
 
 BATCH, ENCODER = "batch.safetensors", "encoder.safetensors"
-_WHOLE = "0"  # name of an array that is the whole batch
+_WHOLE = "0"  # name of a batch that is a single array
 
 
 @dataclasses.dataclass(frozen=True)
 class Replay:
-    """A broken step, run again.
+    """Result of a replay of a broken step.
 
     Args:
         path: The bundle.
-        what_happened: What it says of the run.
-        expected: What the step logged in the run, by plain name.
-        found: What it logged now.
-        equal: Whether that and all variables after the step are equal to the bit. A NaN equals a NaN.
-        differences: What is not equal, in words.
-        changed: What is not as it was in the run: versions, hyperparameters, the machine.
-        where: The first thing in the step that is not finite, now.
+        what_happened: Description of the broken step, written by the run.
+        expected: Values that the step logged in the run, by plain name.
+        found: Values that it logged in the replay.
+        equal: Whether these and all variables after the step are equal to the bit. All NaNs count as equal.
+        differences: One line for each difference.
+        changed: One line for each version, hyperparameter or machine property that differs from the run's.
+        where: The first value in the replayed step that is not finite, as a sentence.
     """
 
     path: Path
@@ -73,21 +73,18 @@ class Replay:
     where: str
 
 
-def write_bundle(folder: Path, task: Task, located: Located, *, seed: int, source: str) -> Path:
-    """Writes a bundle, atomically.
+def write_bundle(folder: Path, task: Task, located: LocatedStep, *, seed: int, source: str) -> Path:
+    """Writes a bundle atomically, and returns its folder.
 
     Args:
         folder: The folder of all bundles of a run, such as `RUN/broken`.
-        task: The task as `locate` left it.
-        located: What `locate` found.
+        task: The task, in the state that `locate` left it in.
+        located: Result of `locate`.
         seed: Seed of the run.
-        source: Where the run's data came from, see `DataModule.source`.
-
-    Returns:
-        The folder of the bundle.
+        source: Source of the run's data, see `DataModule.source`.
 
     Raises:
-        OSError: It could not be written; what was there is untouched.
+        OSError: The bundle cannot be written; no other file was changed.
     """
     broken = located.broken
     path = folder / checkpoint.free_name(folder, broken.step)
@@ -104,7 +101,7 @@ def write_bundle(folder: Path, task: Task, located: Located, *, seed: int, sourc
         "logs": dict(located.logs),
         "variables_after": dict(located.digests),
         "frozen": freezing.record(task, freezing.flags_of(task)),
-        "batch": None if located.batch is None else _form(located.batch, ""),
+        "batch": None if located.batch is None else _structure_of(located.batch, ""),
         "shapes": located.shapes,
         "environment": _environment(),
         "at": environment.now(),
@@ -118,20 +115,17 @@ def write_bundle(folder: Path, task: Task, located: Located, *, seed: int, sourc
 
 
 def replay(folder: str | Path, task: Task) -> Replay:
-    """Runs a broken step again, and compares it with what it was in the run.
+    """Replays a broken step, and compares the result with the run.
 
     Args:
-        folder: The bundle, or a run directory, whose newest bundle is taken.
-        task: A task of the same class and hyperparameters. It is set up, unless it is already, and left at
-            the state before the step.
-
-    Returns:
-        What was expected and what was found.
+        folder: The bundle, or a run directory to replay its newest bundle.
+        task: A task of the same class and hyperparameters. It is set up if needed, and left in the state
+            before the step.
 
     Raises:
         FileNotFoundError: There is no bundle.
         CheckpointError: The bundle is damaged (the message names the file), or does not fit the task.
-        ValueError: The bundle is of another task, or holds no step that could be repeated.
+        ValueError: The bundle belongs to another task, or the run could not reproduce the step.
     """
     path = find_broken(Path(folder))
     saved = checkpoint.load(path)
@@ -139,16 +133,18 @@ def replay(folder: str | Path, task: Task) -> Replay:
     if "what_happened" not in state:
         raise ValueError(f"{path} is a checkpoint, not a broken step: give a folder of RUN/broken.")
     if state["task"] != type(task).__name__:
-        raise ValueError(f"{path} is of the task {state['task']}, not of {type(task).__name__}: give that one.")
+        raise ValueError(
+            f"{path} belongs to the task {state['task']}, got a {type(task).__name__}: give a {state['task']}."
+        )
     if not state["repeated"]:
-        raise ValueError(f"{path} holds a state, but no step that breaks. {state['what_happened']}.")
+        raise ValueError(f"{path} contains no step to replay, only a state. {state['what_happened']}.")
     batch = _decode(saved.extra[BATCH], state["batch"])
 
     def fit_encoder(encoder: Encoder) -> None:
         if ENCODER not in saved.extra:
             raise ValueError(
-                f"{path} holds nothing that an encoder learned, and {type(encoder).__name__} needs it: use the "
-                "build_encoder that the run was made with."
+                f"{path} contains no state for {type(encoder).__name__}, an encoder that learns: use the "
+                "build_encoder of the run."
             )
         saved_state.from_bytes(encoder, saved.extra[ENCODER], path / ENCODER)
 
@@ -161,7 +157,7 @@ def replay(folder: str | Path, task: Task) -> Replay:
     program = engine.program(task.run_train_step, trace.names)
 
     variables = task.variables()
-    # Only validation may have more: what no train step ever reads or changes.
+    # Variables that only validation uses may be missing here: no train step reads or changes them.
     arrays = {key: array for key, array in saved.arrays.items() if key in variables}
     write_variables(variables, arrays)
     logs = program.run(engine.open_batch(batch, state["shapes"], program), 1)
@@ -188,14 +184,14 @@ def _logs_differ(expected: Mapping[str, float], found: Mapping[str, float]) -> l
     lines = []
     for name in dict.fromkeys([*expected, *found]):
         if name not in expected or name not in found:
-            lines.append(f"{name} is logged {'now, and was not' if name in found else 'no more'}")
-        elif not _same(expected[name], found[name]):
-            lines.append(f"{name} is {found[name]!r}, and was {expected[name]!r}")
+            lines.append(f"{name} was logged only in {'the replay' if name in found else 'the run'}")
+        elif not _same_float32(expected[name], found[name]):
+            lines.append(f"{name} is {found[name]!r}, and was {expected[name]!r} in the run")
     return lines
 
 
-def _same(one: float, other: float) -> bool:
-    """Whether two numbers are the same float32 to the bit; a NaN is a NaN."""
+def _same_float32(one: float, other: float) -> bool:
+    """Whether two numbers have the same bits as float32; all NaNs count as equal."""
     both = np.array([one, other], np.float32)
     return bool(np.isnan(both).all()) or both[:1].tobytes() == both[1:].tobytes()
 
@@ -209,7 +205,7 @@ def _variables_differ(expected: Mapping[str, str], found: Mapping[str, str], nam
 
 
 def _changes(state: Mapping[str, Any], task: Task, unknown: set[str]) -> list[str]:
-    """What is not as it was in the run, one line each."""
+    """Differences from the run, one line each: versions, hyperparameters, the machine, variables."""
     groups = {
         "": (state["environment"], _environment()),
         "hyperparameter ": (state["hparams"], hparams.to_dict(task.hp)),
@@ -231,7 +227,7 @@ def _environment() -> dict[str, str]:
 
 
 def _file_of(cls: type) -> str | None:
-    """The user's file that defines a class; `None` where there is none, as in an interpreter."""
+    """The user's file that defines a class; `None` for a class of lightkeras or of an interactive session."""
     if cls.__module__.startswith("lightkeras."):
         return None
     try:
@@ -243,19 +239,19 @@ def _file_of(cls: type) -> str | None:
 # ---------------------------------------------------------------------- batches
 
 
-def _form(batch: Structure, path: str) -> Any:
-    """What tuples, lists and dicts a batch is made of, as JSON; a leaf is `{"array": path, ...}`."""
+def _structure_of(batch: Structure, path: str) -> Any:
+    """The tuples, lists and dicts of a batch as JSON; a leaf is `{"array": path, ...}`."""
     below = f"{path}/" if path else ""
     if isinstance(batch, Mapping):
-        return {"dict": [[key, _form(value, f"{below}{key}")] for key, value in batch.items()]}
+        return {"dict": [[key, _structure_of(value, f"{below}{key}")] for key, value in batch.items()]}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         fields = zip(batch._fields, batch, strict=True)
         return {
             "named": type(batch).__name__,
-            "fields": {name: _form(value, f"{below}{number}") for number, (name, value) in enumerate(fields)},
+            "fields": {name: _structure_of(value, f"{below}{number}") for number, (name, value) in enumerate(fields)},
         }
     if isinstance(batch, (tuple, list)):
-        items = [_form(value, f"{below}{number}") for number, value in enumerate(batch)]
+        items = [_structure_of(value, f"{below}{number}") for number, value in enumerate(batch)]
         return {"tuple" if isinstance(batch, tuple) else "list": items}
     dtype = "string" if batch.dtype == object else batch.dtype.name
     return {"array": path or _WHOLE, "dtype": dtype, "shape": batch.shape}

@@ -14,13 +14,13 @@ from lightkeras.training.restoring import variables_restored
 
 
 def explain_step(task: Task, engine: Engine, batch: Structure, examples: Sequence[int] = ()) -> str:
-    """Runs a step uncompiled and describes the first thing in it that is not finite. The variables are restored.
+    """Runs a step uncompiled and describes the first value in it that is not finite. The variables are restored.
 
     Args:
-        task: The task, at the state before the step.
+        task: The task, with the state before the step.
         engine: Its engine.
         batch: The batch, NumPy arrays.
-        examples: Numbers of its examples; empty if they have none.
+        examples: Indices of its examples; empty for a stream.
     """
     variables = task.variables()
     with variables_restored(variables):
@@ -30,7 +30,7 @@ def explain_step(task: Task, engine: Engine, batch: Structure, examples: Sequenc
             found = engine.not_finite(variables)
             updated = [alarm_of(variables[key], 0) for key in found if key not in not_finite_before]
             return explain(batch, examples, seen, logs, updated)
-        except Exception as error:  # some steps run only in a compiled function
+        except Exception as error:  # some steps run only compiled
             return f"its layers could not be inspected: uncompiled it raises {type(error).__name__}: {error}"
 
 
@@ -41,13 +41,13 @@ def explain(
     logs: Mapping[str, float],
     updated: Sequence[Alarm],
 ) -> str:
-    """A sentence that names the first thing in a step that is not finite.
+    """Describes the first value in a step that is not finite, as a sentence.
 
     Args:
         batch: The batch, NumPy arrays.
-        examples: Numbers of its examples; empty if they have none.
-        seen: What the step computed.
-        logs: What it logged.
+        examples: Indices of its examples; empty for a stream.
+        seen: Values that the step computed, in order: inner layers come before the layers that call them.
+        logs: Values that it logged, by name.
         updated: Variables that are not finite after it.
     """
     first = next((found for found in seen if found.value is not None), None)
@@ -56,13 +56,13 @@ def explain(
         if first.inputs is None:
             came = "its inputs were finite"
         else:
-            came = f"{first.inputs} came in with its inputs" + ("" if parts else ", which no layer computed")
+            came = f"its inputs contain {first.inputs}" + ("" if parts else ", which no layer computed")
         parts.append(f"the first layer whose output is not finite is {first.name}: {first.value}; {came}")
     elif first is not None and first.kind == "loss":
         parts.append(f"the outputs of all layers are finite, but the loss computed from them is {first.value}")
     elif first is not None:
         others = sum(found.kind == "gradient" and found.value is not None for found in seen) - 1
-        more = f" (and that of {others} more)" if others else ""
+        more = f" (and of {others} more)" if others else ""
         parts.append(f"the gradient of {first.name}{more} is not finite though the loss is: {first.value}")
     elif updated:
         sizes = {found.name: found.largest for found in seen if found.kind == "gradient"}
@@ -70,18 +70,18 @@ def explain(
         gradient = "" if size is None else f", though its gradient is finite, at most {size:.4g} in size"
         parts.append(f"the update of {updated[0].what} made it {updated[0].value}{gradient}")
     elif wrong := [f"{name} is {value}" for name, value in logs.items() if not np.isfinite(value)]:
-        parts.append(f"all layers, losses and gradients are finite, but {wrong[0]} among what the step logs")
+        parts.append(f"all layers, losses and gradients are finite, but the logged value {wrong[0]}")
     elif not parts:
-        parts.append("uncompiled, layer by layer, the step stays finite: it breaks only in its compiled order")
+        parts.append("the step is finite if run uncompiled, layer by layer: only the compiled step breaks")
     return "; ".join(parts)
 
 
 def is_float(array: np.ndarray) -> bool:
-    return array.dtype.name.startswith(("float", "bfloat"))  # NumPy counts bfloat16 among no kind
+    return array.dtype.name.startswith(("float", "bfloat"))  # NumPy's dtype.kind does not cover bfloat16
 
 
 def _in_batch(batch: Structure, examples: Sequence[int]) -> str | None:
-    """Names the first number of a batch that is not finite; `None` if all are finite."""
+    """Describes the first number of a batch that is not finite; `None` if all are finite."""
     for path, array in flatten(batch):
         if not is_float(array):
             continue

@@ -1,13 +1,12 @@
-"""When a loss or a variable is no longer finite: which step broke it, and where in the step.
+"""Locates the step that made a loss or a variable NaN or infinite, and the place in the step.
 
-Many steps run in one call, so that the state has moved on when a broken loss shows. A `Watchdog` takes a
-snapshot of the state between two calls, as often as it costs little; `locate` puts the last one back and runs
-the steps again, one at a time, until one breaks. It leaves the task at the state before that step.
+A compiled call runs many steps, so a broken loss shows only after further updates. `Watchdog` takes snapshots between
+calls; `locate` restores the last one and reruns the steps one at a time until one breaks.
 
-    watchdog.look(position, ...)                # after each call: Alarm, or None
+    watchdog.watch(position, ...)               # after each call: Alarm, or None
     found = locate(task, train_stepper, watchdog.snapshot, alarm)
     found.broken                                # the step, the batch, the first layer that broke
-    found.stream                                # the batches after it, to go on without that batch
+    found.stream                                # the batches after it, to continue without that batch
 """
 
 from __future__ import annotations
@@ -33,17 +32,17 @@ from lightkeras.training.stepper import Stepper, bound_engine
 
 
 @dataclasses.dataclass(frozen=True)
-class Broken:
-    """The step that broke a run.
+class BrokenStep:
+    """A step after which a value is not finite.
 
     Args:
-        step: The step, from 1, over the run.
+        step: Number of the step, from 1 over the run.
         epoch: Its epoch, from 1.
         batch: Its batch in the epoch, from 1.
-        what: What is not finite: `"train/loss"`, or the path of a variable.
+        what: The value that is not finite: `"train/loss"`, or the path of a variable.
         value: Its value.
-        where: A sentence: the first thing in the step that is not finite.
-        examples: Numbers of the batch's examples in arrays held in memory; empty for a stream.
+        where: Sentence that names the first value in the step that is not finite.
+        examples: Indices of the batch's examples in the arrays in memory; empty for a stream.
     """
 
     step: int
@@ -62,21 +61,21 @@ class Broken:
 
 
 @dataclasses.dataclass(frozen=True)
-class Located:
-    """What `locate` found. The task is at the state before the broken step.
+class LocatedStep:
+    """Result of `locate`. The task holds the state before the broken step.
 
     Args:
         broken: The step.
-        repeated: Whether the step broke again. If not, the task is at the state of the snapshot, and
+        repeated: Whether the step broke again when rerun. If not, the task holds the state of the snapshot, and
             `batch` and `stream` are `None`.
         batch: Its batch, NumPy arrays.
-        shapes: What `Stream.shapes` gave for it.
-        stream: The batches after it: going on with them skips it.
-        logs: What the step logged, by plain name.
+        shapes: Result of `Stream.shapes` for the batch.
+        stream: The batches after it: continuing with them skips the batch.
+        logs: Values that the step logged, by plain name.
         digests: Digests of the variables after the step, by key.
     """
 
-    broken: Broken
+    broken: BrokenStep
     repeated: bool
     batch: Structure | None = None
     shapes: list[list[int | None]] | None = None
@@ -86,7 +85,7 @@ class Located:
 
 
 def digests_of(variables: Mapping[str, keras.Variable]) -> dict[str, str]:
-    """Digests of the values of variables, to the bit; but a NaN is a NaN, whatever its bits."""
+    """Digests of the bits of variables by key; all NaNs count as equal."""
     found = {}
     for key, array in read_variables(variables).items():
         if is_float(array):
@@ -102,50 +101,50 @@ def locate(
     alarm: Alarm,
     *,
     unwatched: frozenset[str] = frozenset(),
-) -> Located:
-    """Finds the step that broke a run, by running again what came after a snapshot.
+) -> LocatedStep:
+    """Finds the step that broke a run, by rerunning the steps after a snapshot.
 
-    Afterwards the variables, the means of `train_stepper` and the global generators are those before that step.
+    Afterwards the variables, the means of `train_stepper` and the global random generators have their values from
+    before that step.
 
     Args:
         task: The task.
-        train_stepper: The pass over the train split. No other stream of it should be open that has a state
-            of its own, such as a generator.
-        snapshot: The last state that was whole.
-        alarm: What was noticed.
+        train_stepper: The train step over the train split. No other stream of a generator may be open on it.
+        snapshot: The last finite state.
+        alarm: The value that is not finite.
         unwatched: `Watchdog.unwatched`.
 
     Returns:
-        The step; or, where no step broke when it was run again, what was noticed, and that.
+        The step; if none broke again, a result with `repeated=False` and the reason.
     """
     try:
         found = _repeat(task, train_stepper, snapshot, alarm, unwatched)
-    except Exception as error:  # the run broke before this did, and that is what must be told
+    except Exception as error:  # the alarm came first, and must be reported
         return _not_repeated(task, train_stepper, snapshot, alarm, f"{type(error).__name__}: {error}")
     if found is not None:
         return found
     count = alarm.step - snapshot.position.step
     why = (
-        f"none of the {count:,} steps after step {snapshot.position.step:,} broke when they were run again. "
-        "Something else changed the state or the batches meanwhile, such as a callback or a stream whose order "
-        "cannot be brought back; or the step is not deterministic, as some are not on a GPU"
+        f"none of the {count:,} steps after step {snapshot.position.step:,} broke when rerun. "
+        "Something else changed the state or the batches, such as a callback or a stream whose order cannot be "
+        "restored; or the step is not deterministic, as some operations are not on a GPU"
     )
     return _not_repeated(task, train_stepper, snapshot, alarm, why)
 
 
 @final
 class _Rerun:
-    """The steps after a snapshot, run again."""
+    """Reruns the steps after a snapshot."""
 
     def __init__(self, task: Task, train_stepper: Stepper, snapshot: Snapshot) -> None:
         self.task, self.position = task, snapshot.position
         self._train_stepper = train_stepper
-        _put_back(task, snapshot)
+        _restore(task, snapshot)
         at = snapshot.position
         self.stream = train_stepper.resume(at.epoch, at.batch, snapshot.means, snapshot.stream)
 
     def run(self, count: int) -> StepLogs:
-        """The next steps: `count` of them, or fewer at the end of an epoch."""
+        """Runs `count` steps, or fewer at the end of an epoch."""
         self._enter_epoch()
         left = self._left()
         logs = self._train_stepper.program.run(self.stream, count if left is None else min(count, left))
@@ -154,7 +153,7 @@ class _Rerun:
             logs = self._train_stepper.program.run(self.stream, count)
         if not logs.steps:
             raise ValueError(f"Epoch {self.position.epoch + 1} of the train split gave no batch.")
-        self._moved(logs.steps)
+        self._advance(logs.steps)
         return logs
 
     def next_batch(self) -> Structure:
@@ -163,7 +162,7 @@ class _Rerun:
         if batch is None:
             self._next_epoch()
             batch = self.stream.next_batch()
-        self._moved(1)
+        self._advance(1)
         return batch
 
     def _left(self) -> int | None:
@@ -178,7 +177,7 @@ class _Rerun:
         self.position = dataclasses.replace(self.position, epoch=self.position.epoch + 1, batch=0)
         self.stream = self._train_stepper.begin(self.position.epoch)
 
-    def _moved(self, steps: int) -> None:
+    def _advance(self, steps: int) -> None:
         at = self.position
         self.position = Position(at.step + steps, at.epoch, at.batch + steps)
 
@@ -189,15 +188,15 @@ def _repeat(
     snapshot: Snapshot,
     alarm: Alarm,
     unwatched: frozenset[str],
-) -> Located | None:
+) -> LocatedStep | None:
     engine, rerun = bound_engine(task), _Rerun(task, train_stepper, snapshot)
     found = _first_broken(rerun, engine, alarm.step, unwatched)
     if found is None:
         return None
     alarm, logs = found
     digests = digests_of(task.variables())
-    del rerun  # and its stream, which may read from the same place as the next
-    # The second time up to the step alone: a copy of the state before every step would cost far more.
+    del rerun  # closes its stream, which may share its source with the next one
+    # Rerun a second time, up to the step before: copying the state before every step would cost far more.
     rerun = _Rerun(task, train_stepper, snapshot)
     while rerun.position.step < alarm.step - 1:
         began = time.perf_counter()
@@ -209,13 +208,13 @@ def _repeat(
     if isinstance(feed, ArrayFeed):
         examples = tuple(feed.indices(position.epoch, position.batch - 1, 1, train_stepper.seed)[0].tolist())
     where = explain_step(task, engine, batch, examples)
-    broken = Broken(alarm.step, position.epoch + 1, position.batch, alarm.what, alarm.value, where, examples)
+    broken = BrokenStep(alarm.step, position.epoch + 1, position.batch, alarm.what, alarm.value, where, examples)
     values = {name: float(column[0]) for name, column in logs.values.items()}
-    return Located(broken, True, batch, rerun.stream.shapes(), rerun.stream, values, digests)
+    return LocatedStep(broken, True, batch, rerun.stream.shapes(), rerun.stream, values, digests)
 
 
 def _first_broken(rerun: _Rerun, engine: Engine, last: int, unwatched: frozenset[str]) -> tuple[Alarm, StepLogs] | None:
-    """What breaks first up to the step `last`, and the logs of that step."""
+    """Returns the first alarm up to the step `last`, and the logs of its step."""
     variables = rerun.task.variables()
     watched = {key: variable for key, variable in variables.items() if key not in unwatched}
     while rerun.position.step < last:
@@ -228,18 +227,18 @@ def _first_broken(rerun: _Rerun, engine: Engine, last: int, unwatched: frozenset
     return None
 
 
-def _not_repeated(task: Task, train_stepper: Stepper, snapshot: Snapshot, alarm: Alarm, why: str) -> Located:
+def _not_repeated(task: Task, train_stepper: Stepper, snapshot: Snapshot, alarm: Alarm, why: str) -> LocatedStep:
     at, steps = snapshot.position, train_stepper.steps
-    _put_back(task, snapshot)
+    _restore(task, snapshot)
     epoch, batch = at.epoch, at.batch + alarm.step - at.step
     while steps is not None and batch > steps:
         epoch, batch = epoch + 1, batch - steps
-    where = f"the step could not be repeated: {why}. The state is that after step {at.step:,}"
-    return Located(Broken(alarm.step, epoch + 1, batch, alarm.what, alarm.value, where), repeated=False)
+    where = f"the step could not be reproduced: {why}. The task holds the state after step {at.step:,}"
+    return LocatedStep(BrokenStep(alarm.step, epoch + 1, batch, alarm.what, alarm.value, where), repeated=False)
 
 
-def _put_back(task: Task, snapshot: Snapshot) -> None:
+def _restore(task: Task, snapshot: Snapshot) -> None:
     variables = task.variables()
-    # A generator that something drew from for the first time after the snapshot is in no step of it.
+    # Variables that exist only since the snapshot, such as Keras's own random generator, are not in it.
     write_variables({key: variables[key] for key in snapshot.arrays}, snapshot.arrays)
     random_states.write(snapshot.random)

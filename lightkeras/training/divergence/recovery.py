@@ -1,7 +1,7 @@
-"""Recovery: what a fit does about a loss or a variable that is not finite.
+"""Recovery: handles a loss or a variable that is not finite.
 
-alarm = recovery.watch(position, ...)        # between two calls: snapshots, and checks that cost little
-stream, line = recovery.recover(alarm)       # finds the step, writes it to RUN/broken, steps back before it
+alarm = recovery.watch()             # between two calls: checks and snapshots, at most 1 % of the time
+stream = recovery.recover(alarm)     # finds the broken step, writes it to RUN/broken, restores the state before it
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import final
 from lightkeras.engine.base import Stream
 from lightkeras.task import Task
 from lightkeras.training.divergence.broken_step import write_bundle
-from lightkeras.training.divergence.locate import Located, locate
+from lightkeras.training.divergence.locate import LocatedStep, locate
 from lightkeras.training.divergence.watchdog import Alarm, Position, Watchdog
 from lightkeras.training.recorder import Recorder
 from lightkeras.training.run_state import RunState
@@ -28,10 +28,10 @@ class Recovery:
     Args:
         task: The task.
         stepper: The train step over the train split; its `stream` is replaced where a batch is skipped.
-        state: The run state, which is set back before a broken step.
-        recorder: The recorder, which takes back what was logged from that step on.
-        folder: Where broken steps are kept, `RUN/broken`.
-        source: Where the run's data came from, see `DataModule.source`.
+        state: The run state, which is set back to the broken step.
+        recorder: The recorder, which removes what was logged from that step on.
+        folder: Folder of the broken steps, `RUN/broken`.
+        source: Source of the run's data, see `DataModule.source`.
         skip_broken: Batches that may be skipped.
         clock: Returns monotonic time in seconds.
     """
@@ -52,7 +52,7 @@ class Recovery:
         self.forget()
 
     def forget(self) -> None:
-        """Begins anew without a snapshot: one from before the steps were traced anew does not fit them."""
+        """Drops the snapshot: one taken before the steps were retraced does not fit them."""
         self._watchdog = Watchdog(self._task, bound_engine(self._task), self._clock)
 
     def check(self) -> Alarm | None:
@@ -60,7 +60,7 @@ class Recovery:
         return self._watchdog.check(self._state.step)
 
     def watch(self, epoch_begins: bool = False) -> Alarm | None:
-        """Checks the variables if that is due, and takes a snapshot of a state that is finite.
+        """Checks the variables and takes a snapshot, each if it is due.
 
         Args:
             epoch_begins: Whether an epoch begins, and its callbacks were called.
@@ -73,19 +73,19 @@ class Recovery:
             if alarm is None:
                 self._keep_snapshot()
         else:
-            alarm = self._watchdog.look(*self._now(), epoch_begins)
+            alarm = self._watchdog.watch(*self._now(), epoch_begins)
         if self._watchdog.snapshot is not before:
             self._recorder.mark()
         return alarm
 
     def recover(self, alarm: Alarm) -> Stream | None:
-        """Finds the step that broke, sets the run back before it, and writes what repeats it to the run directory.
+        """Finds the broken step, writes it to `RUN/broken`, and restores the state before it.
 
         Args:
-            alarm: What was noticed.
+            alarm: The value that is not finite.
 
         Returns:
-            The batches after the broken one, if that may be skipped; `None` if the run has diverged.
+            The batches after the broken one, if it may be skipped; `None` if the run has diverged.
         """
         snapshot, state = self._watchdog.snapshot, self._state
         if snapshot is None:
@@ -98,12 +98,12 @@ class Recovery:
             state.diverged, state.stop_reason = True, f"{found.broken}{kept}"
             return None
         state.skipped.append(found.broken.step)
-        self._recorder.bar.say(
+        self._recorder.bar.print_line(
             f"{found.broken}{kept}. Its batch is skipped, {len(state.skipped)} of {self._skip_broken}."
         )
         self._recorder.log_again(found.broken.step, found.logs)
         state.step, state.batches_done, self._stepper.stream = found.broken.step, found.broken.batch, found.stream
-        # Steps that are run again from an earlier snapshot would come to the skipped batch, and break there once more.
+        # Steps rerun from an earlier snapshot would reach the skipped batch and break there again.
         self._keep_snapshot()
         self._recorder.mark()
         return found.stream
@@ -115,9 +115,9 @@ class Recovery:
         return position, self._stepper.stream, self._stepper.state(), self._stepper.random
 
     def _keep_snapshot(self) -> None:
-        self._watchdog.keep(*self._now())
+        self._watchdog.take_snapshot(*self._now())
 
-    def _write(self, found: Located) -> str:
+    def _write(self, found: LocatedStep) -> str:
         try:
             path = write_bundle(self._folder, self._task, found, seed=self._stepper.seed, source=self._source)
         except OSError as error:  # the divergence itself is what must be reported

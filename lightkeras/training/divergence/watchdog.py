@@ -1,4 +1,4 @@
-"""Watchdog over the variables of a run: notices NaN and infinity, and keeps a snapshot of the last good state."""
+"""Watchdog: checks the variables of a run for NaN and infinity, and keeps a snapshot of the last finite state."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from lightkeras.engine.base import Engine, StepLogs, Stream
 from lightkeras.system.variables import read_variables
 from lightkeras.task import Task
 
+# One budget for both starved short runs: they ended before a second check was due, with all weights lost.
 SHARE = 0.005
-"""Share of the time that checking the state may take, and that snapshots of it may: 1 % together."""
-
+"""Share of the time that checks may take, and that snapshots may take: 1 % together."""
 
 SHARE_AT_EPOCH = 0.1
-"""That of a snapshot where an epoch begins: callbacks may have changed the state, which no repeat of steps does."""
+"""Share of the time for a snapshot at an epoch's start: rerunning steps does not repeat what callbacks change there."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """How far a run has come.
+    """Progress of a run.
 
     Args:
         step: Train steps done in the run.
         epoch: Epochs finished.
-        batch: Batches done of the epoch that goes on.
+        batch: Batches done in the current epoch.
     """
 
     step: int
@@ -44,11 +44,11 @@ class Snapshot:
     """The state of a run between two steps, in the host's memory.
 
     Args:
-        position: Where the run was.
+        position: Progress of the run.
         arrays: Values of the task's variables by key.
-        stream: What `Stream.state` gave.
-        means: What `Pass.state` gave.
-        random: The global generators when the epoch began, see `randomness`.
+        stream: Result of `Stream.state`.
+        means: Result of `Stepper.state`.
+        random: States of the global random generators when the epoch began, see `random_states.read`.
     """
 
     position: Position
@@ -60,12 +60,12 @@ class Snapshot:
 
 @dataclasses.dataclass(frozen=True)
 class Alarm:
-    """Something that is not finite.
+    """A logged value or a variable that is not finite.
 
     Args:
         what: `"train/loss"`, or the path of a variable.
-        value: Its value, or the first of its values that is not finite.
-        step: The step, counted from 1 over the run, that it was noticed after.
+        value: Its value, or its first value that is not finite.
+        step: Number of the step after which it was noticed, from 1 over the run.
     """
 
     what: str
@@ -77,15 +77,15 @@ class Alarm:
 
 
 def is_due(since: float, cost: float, share: float) -> bool:
-    """Whether something that costs `cost` seconds may be done `since` seconds after it was last done."""
+    """Whether an action of `cost` seconds is within its share of the time, `since` seconds after it was last done."""
     return cost <= share * since
 
 
 def first_not_finite(logs: StepLogs, step: int) -> Alarm | None:
-    """The first loss of a call that is not finite; of any value where no loss is logged.
+    """Returns the first loss of a call that is not finite, or `None`; checks all values if no loss is logged.
 
     Args:
-        logs: The logs.
+        logs: Logs of the call.
         step: Train steps done before the call.
     """
     found = []
@@ -98,7 +98,7 @@ def first_not_finite(logs: StepLogs, step: int) -> Alarm | None:
 
 @dataclasses.dataclass(frozen=True)
 class _Last:
-    """When something was last done, and how long it took, in seconds."""
+    """When an action last ended, and how long it took, in seconds."""
 
     ended: float
     cost: float
@@ -109,16 +109,16 @@ class _Last:
 
 @final
 class Watchdog:
-    """Looks whether all variables are finite, and keeps a snapshot of when they last were.
+    """Checks that all variables are finite, and keeps a snapshot of the last state in which they were.
 
-    Each costs at most about 0.5 % of the time. The snapshot takes as much of the host's memory as the state.
-    Variables of metrics are not watched, nor are those that are not finite from the start, such as a
-    smallest value so far.
+    A finite loss is not enough: a relu turns NaN into zero. Checks and snapshots take about 0.5 % of the time each.
+    The snapshot takes as much of the host's memory as the state. Variables of metrics are not checked, nor are
+    variables that are not finite from the start, such as a running minimum.
 
     Args:
         task: The task.
         engine: Its engine.
-        clock: Seconds, from anywhere.
+        clock: Returns monotonic time in seconds.
     """
 
     def __init__(self, task: Task, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
@@ -127,7 +127,7 @@ class Watchdog:
         self._checked = self._taken = _Last(-math.inf, 0.0)
         self.snapshot: Snapshot | None = None
 
-    def look(
+    def watch(
         self,
         position: Position,
         stream: Stream,
@@ -138,41 +138,36 @@ class Watchdog:
         """Checks the variables and takes a snapshot, each if it is due. The first call does both.
 
         Args:
-            position: Where the run is.
+            position: Progress of the run.
             stream: The batches that come next.
-            means: What `Pass.state` gives.
-            random: The global generators when the epoch began.
-            epoch_begins: Whether the epoch begins here, after its callbacks were told.
+            means: Result of `Stepper.state`.
+            random: States of the global random generators when the epoch began.
+            epoch_begins: Whether an epoch begins, and its callbacks were called.
 
         Returns:
-            A variable that is not finite; `None` if all are, or if it was not due.
+            A variable that is not finite; `None` if all are finite, or if no check was due.
         """
         now = self._clock()
         takes = self._taken.is_due(now, SHARE_AT_EPOCH if epoch_begins else SHARE)
         if not takes and not self._checked.is_due(now, SHARE):
             return None
         if self._unwatched is None:
-            self.check(position.step)  # compiles, which says nothing of the cost
+            self.check(position.step)  # the first check compiles, so its time is not the cost
             now = self._clock()
         alarm = self.check(position.step)
         ended = self._clock()
         self._checked = _Last(ended, ended - now)
         if takes and alarm is None:
-            self._keep(ended, position, stream, means, random)
+            self._take(ended, position, stream, means, random)
         return alarm
 
-    def keep(self, position: Position, stream: Stream, means: Mapping[str, Any], random: Mapping[str, Any]) -> None:
-        """Takes a snapshot of a state that is known to be whole, whatever it costs.
+    def take_snapshot(
+        self, position: Position, stream: Stream, means: Mapping[str, Any], random: Mapping[str, Any]
+    ) -> None:
+        """Takes a snapshot now, of a state that is known to be finite; see `watch` for the arguments."""
+        self._take(self._clock(), position, stream, means, random)
 
-        Args:
-            position: As in `look`.
-            stream: As in `look`.
-            means: As in `look`.
-            random: As in `look`.
-        """
-        self._keep(self._clock(), position, stream, means, random)
-
-    def _keep(
+    def _take(
         self, began: float, position: Position, stream: Stream, means: Mapping[str, Any], random: Mapping[str, Any]
     ) -> None:
         arrays = read_variables(self._task.variables())
@@ -181,7 +176,7 @@ class Watchdog:
         self._taken = _Last(ended, ended - began)
 
     def check(self, step: int) -> Alarm | None:
-        """A variable that is not finite, whatever it costs to look; for a state that is to be kept.
+        """Checks the variables now, and returns one that is not finite, or `None`.
 
         Args:
             step: Train steps done.
@@ -195,16 +190,17 @@ class Watchdog:
 
     @property
     def unwatched(self) -> frozenset[str]:
-        """Keys of variables that may be anything."""
+        """Keys of variables that are not checked."""
         return frozenset(self._unwatched or ())
 
 
 def _of_metrics(task: Task) -> set[str]:
-    """Keys of the variables of metrics: what they hold is no part of learning."""
+    """Keys of the variables of metrics, which do not affect training."""
     owned = {id(variable) for metric in task.metrics() for variable in metric.variables}
     return {key for key, variable in task.variables().items() if id(variable) in owned}
 
 
 def alarm_of(variable: keras.Variable, step: int) -> Alarm:
+    """The alarm about a variable that is not finite."""
     values = read_variables({"": variable})[""]
     return Alarm(variable.path, float(values[~np.isfinite(values)][0]), step)

@@ -110,7 +110,7 @@ def test_one_callback_that_watches_is_enough(model):
     assert (found.watches_train_batches, found.watches_test_batches) == (False, False)
 
 
-def test_what_is_no_callback_is_refused(model):
+def test_an_object_that_is_not_a_callback_is_refused(model):
     with pytest.raises(TypeError, match=r"A callback must be a keras\.callbacks\.Callback, got function"):
         bridge(model, lambda epoch: None)
 
@@ -120,7 +120,7 @@ def test_a_callback_that_restores_runs_itself_is_refused(model, tmp_path):
         """Keras's, by another name."""
 
     for kind in (callbacks.BackupAndRestore, Mine):
-        expected = rf"{kind.__name__} in callbacks: the runner saves .* go on with a run by fit\(\.\.\., resume=True\)"
+        expected = rf"{kind.__name__} in callbacks: the runner saves .* resume a run with fit\(\.\.\., resume=True\)"
         with pytest.raises(ValueError, match=expected):
             bridge(model, kind(tmp_path))
 

@@ -1,4 +1,4 @@
-"""A run that goes on with fresh callbacks does what one did that never stopped."""
+"""A run resumed with fresh callbacks equals a run that never stopped."""
 
 from __future__ import annotations
 
@@ -317,8 +317,8 @@ def test_what_an_earlier_fit_left_in_a_callback_is_named():
     saved = run.saved()
     run.train(1)
     expected = (
-        r"Counts had a part in an earlier fit, and its batches, rows, by_epoch, shapes, last, sums, slowest changed "
-        r"since the run was saved\. .* give a fresh callback to go on exactly"
+        r"Counts was used in an earlier fit, and its batches, rows, by_epoch, shapes, last, sums, slowest changed "
+        r"since the run was saved\. .* give a fresh callback to resume exactly"
     )
     with pytest.warns(UserWarning, match=expected):
         Run([counts], saved)
@@ -336,7 +336,7 @@ def test_a_callback_that_was_used_before_and_is_set_back_goes_on_without_a_word(
 
 
 class Deque(c.Callback):
-    """A user's callback whose state is no plain data, but which says what it is."""
+    """A user's callback whose state is not plain data, but which defines `state_dict`."""
 
     def __init__(self):
         super().__init__()
@@ -372,7 +372,9 @@ def test_a_state_that_cannot_be_saved_is_refused():
         def state_dict(self):
             return {"recent": self.recent}
 
-    with pytest.raises(TypeError, match=r"Wrong\.state_dict\(\) gave what cannot be saved: deque is not plain\."):
+    with pytest.raises(
+        TypeError, match=r"Wrong\.state_dict\(\) returned a value that cannot be saved: deque is not plain\."
+    ):
         Run([Wrong()]).bridge.state()
 
 
@@ -425,7 +427,7 @@ def test_callbacks_are_known_by_their_class_and_their_order_in_it():
 def test_callbacks_that_are_new_or_gone_are_announced():
     run = Run([Counts(1), c.EarlyStopping("val_loss", patience=5)]).train(1)
     expected = (
-        r"The callbacks are not those that the run was saved with: TerminateOnNaN, Counts begins now, without a saved "
+        r"The callbacks differ from those that the run was saved with: TerminateOnNaN, Counts starts without a saved "
         r"state; the state of EarlyStopping is dropped\. Give the same callbacks"
     )
     with pytest.warns(UserWarning, match=expected):
@@ -438,7 +440,7 @@ def test_a_callback_that_says_its_state_only_since_then_begins_anew():
 
     saved = Run([Later()]).train(1).saved()
     later = type("Later", (Deque,), {})()
-    with pytest.warns(UserWarning, match=r"Later begins now, without a saved state; the state of Later is dropped"):
+    with pytest.warns(UserWarning, match=r"Later starts without a saved state; the state of Later is dropped"):
         Run([later], saved)
     assert list(later.recent) == []
 

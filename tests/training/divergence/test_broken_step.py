@@ -1,4 +1,4 @@
-"""A broken step on disk: what is in it, and that it is repeated to the bit in another process."""
+"""A broken step on disk: its contents, and a replay in another process that is equal to the bit."""
 
 import collections
 import json
@@ -105,7 +105,7 @@ def broken_run(task, feed, seed=3):
     train_stepper = Stepper(task, engine, feed, engine.program(task.run_train_step, trace.names), seed=seed)
     watchdog = Watchdog(task, engine)
     stream = train_stepper.begin(0)
-    watchdog.look(Position(0, 0, 0), stream, train_stepper.state(), random_states.read())
+    watchdog.watch(Position(0, 0, 0), stream, train_stepper.state(), random_states.read())
     alarm, step = None, 0
     while alarm is None:
         logs = train_stepper.program.run(stream, 4)
@@ -221,8 +221,8 @@ def test_another_learning_state_is_told_in_words(made, tmp_path):
     assert not result.equal
     names = saved.state["variables"][key]["path"]
     assert result.differences == (
-        "loss is inf, and was 1.5",
-        "gone is logged no more",
+        "loss is inf, and was 1.5 in the run",
+        "gone was logged only in the run",
         f"1 of {len(found.digests)} variables differ after the step: {names} ({key})",
     )
     assert result.changed == (f"numpy: 1.0 in the run, {np.__version__} now",)
@@ -230,7 +230,7 @@ def test_another_learning_state_is_told_in_words(made, tmp_path):
 
 def test_another_task_other_hyperparameters_and_a_checkpoint_are_refused(made, tmp_path):
     _, classes, _, path = made
-    with pytest.raises(ValueError, match="is of the task Breaks, not of Words: give that one"):
+    with pytest.raises(ValueError, match=r"belongs to the task Breaks, got a Words: give a Breaks\."):
         replay(path, classes["Words"]())
     with pytest.raises(CheckpointError, match="The saved state does not fit this task"):
         replay(path, classes["Breaks"](classes["Breaks"].HParams(units=6)))
@@ -241,16 +241,18 @@ def test_another_task_other_hyperparameters_and_a_checkpoint_are_refused(made, t
         replay(tmp_path / "step-00000001", task)
 
 
-def test_a_step_that_could_not_be_repeated_leaves_a_bundle_that_says_so(tmp_path):
-    from lightkeras.training.divergence.locate import Broken, Located
+def test_the_bundle_of_a_step_that_could_not_be_reproduced_cannot_be_replayed(tmp_path):
+    from lightkeras.training.divergence.locate import BrokenStep, LocatedStep
 
     classes, _ = load(tmp_path)
     task = classes["Breaks"]()
     task.set_up(0)
-    broken = Broken(9, 2, 4, "train/loss", math.nan, "the step could not be repeated: so it is")
-    path = write_bundle(tmp_path / "broken", task, Located(broken, repeated=False), seed=0, source="arrays")
+    broken = BrokenStep(9, 2, 4, "train/loss", math.nan, "the step could not be reproduced: so it is")
+    path = write_bundle(tmp_path / "broken", task, LocatedStep(broken, repeated=False), seed=0, source="arrays")
     assert not (path / "batch.safetensors").exists()
-    with pytest.raises(ValueError, match=r"no step that breaks\. train/loss became nan at step 9 .* so it is"):
+    with pytest.raises(
+        ValueError, match=r"no step to replay, only a state\. train/loss became nan at step 9 .* so it is"
+    ):
         replay(path, classes["Breaks"]())
 
 
@@ -270,7 +272,7 @@ def test_the_newest_bundle_of_a_run_is_the_one_that_was_written_last(tmp_path):
     assert find_broken(folder / "step-00000009").name == "step-00000009"
 
 
-def test_a_folder_without_a_broken_step_is_said_to_be_that(tmp_path):
+def test_a_folder_without_a_broken_step_is_reported_as_such(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no broken step: expected a run directory with a folder"):
         find_broken(tmp_path)
 
@@ -298,7 +300,7 @@ Pair = collections.namedtuple("Pair", ["left", "right"])
     ],
 )
 def test_batches_of_every_form_come_back_as_they_were(batch):
-    form = json.loads(json.dumps(broken_step._form(batch, "")))
+    form = json.loads(json.dumps(broken_step._structure_of(batch, "")))
     found = broken_step._decode(broken_step._encode(batch), form)
     assert type(found).__name__ == type(batch).__name__
     for (path, one), (other_path, other) in zip(flatten(batch), flatten(found), strict=True):

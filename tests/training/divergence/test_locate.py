@@ -24,7 +24,7 @@ from lightkeras.training.tracing import trace_train
 
 
 class Clock:
-    """Time that passes only when it is told to, and a little at each look at it."""
+    """A fake clock: it advances when set, and by `tick` at each reading."""
 
     def __init__(self, tick=0.0):
         self.now, self.tick = 0.0, tick
@@ -36,7 +36,7 @@ class Clock:
 
 @dataclasses.dataclass
 class Run:
-    """A run as the runner makes it: calls of some steps, and a look after each."""
+    """Runs calls of some steps as the runner does, with a check after each."""
 
     task: Task
     feed: object
@@ -59,7 +59,7 @@ class Run:
         for epoch in range(epochs):
             random = random_states.read()
             stream, done, steps = self.train_stepper.begin(epoch), 0, self.train_stepper.steps
-            alarm = self._look(Position(step, epoch, done), stream, random, epoch_begins=True)
+            alarm = self._watch(Position(step, epoch, done), stream, random, epoch_begins=True)
             while alarm is None and (steps is None or done < steps):
                 logs = self.train_stepper.program.run(stream, count if steps is None else min(count, steps - done))
                 if not logs.steps:
@@ -70,13 +70,13 @@ class Run:
                 step, done = step + logs.steps, done + logs.steps
                 if alarm is None and between is not None:
                     between(step)
-                alarm = alarm or self._look(Position(step, epoch, done), stream, random)
+                alarm = alarm or self._watch(Position(step, epoch, done), stream, random)
             if alarm is not None:
                 return alarm
         return None
 
-    def _look(self, position, stream, random, **begins):
-        return self.watchdog.look(position, stream, self.train_stepper.state(), random, **begins)
+    def _watch(self, position, stream, random, **begins):
+        return self.watchdog.watch(position, stream, self.train_stepper.state(), random, **begins)
 
     def locate(self, alarm):
         return locate(
@@ -166,29 +166,29 @@ def test_checks_and_snapshots_take_half_a_hundredth_of_the_time_each_and_a_tenth
     stream = run.train_stepper.begin(0)
     clock, watchdog = run.clock, run.watchdog
 
-    def look(step, **more):
-        alarm = watchdog.look(Position(step, 0, step), stream, {}, random_states.read(), **more)
+    def watch(step, **more):
+        alarm = watchdog.watch(Position(step, 0, step), stream, {}, random_states.read(), **more)
         return alarm is not None, watchdog.snapshot.position.step
 
-    clock.tick = 0.5  # each reading of the clock: one when a look begins, and one after each of its parts
-    assert look(0) == (False, 0)
+    clock.tick = 0.5  # each reading of the clock: one when a check begins, and one after each of its parts
+    assert watch(0) == (False, 0)
     clock.now, clock.tick = 99.0, 0.0  # the snapshot took 0.5 s, until 2.0 (the compilation one more reading)
     run.task.model.layers[0].kernel.assign(np.full((3, 1), np.nan))
-    assert look(1) == (False, 0)
+    assert watch(1) == (False, 0)
     clock.now = 101.5  # 100 s after the check ended
-    assert look(2) == (True, 0)
+    assert watch(2) == (True, 0)
     run.task.model.layers[0].kernel.assign(np.zeros((3, 1)))
-    assert look(3) == (False, 0)
+    assert watch(3) == (False, 0)
     clock.now = 102.0  # 100 s after the snapshot ended
-    assert look(4) == (False, 4)
+    assert watch(4) == (False, 4)
     clock.tick = 0.5
     clock.now = 999.5
-    assert look(5) == (False, 5)  # ends at 1001
+    assert watch(5) == (False, 5)  # ends at 1001
     clock.tick = 0.0
     clock.now = 1005.5
-    assert look(6, epoch_begins=True) == (False, 5)
+    assert watch(6, epoch_begins=True) == (False, 5)
     clock.now = 1006.0
-    assert look(7, epoch_begins=True) == (False, 7)
+    assert watch(7, epoch_begins=True) == (False, 7)
 
 
 def test_what_is_not_finite_from_the_start_and_what_metrics_hold_is_not_watched():
@@ -224,7 +224,7 @@ def test_digests_take_every_nan_for_the_same_and_tell_the_signs_of_zero():
 # ---------------------------------------------------------------------- sentences
 
 
-def test_the_first_thing_that_is_not_finite_is_said_in_a_sentence():
+def test_the_first_value_that_is_not_finite_is_described_in_a_sentence():
     batch = (np.ones((2, 1), "float32"), np.array([b"a", b"b"], object))
     fine, bad = Seen("layer", "m/a (A)", None, largest=1.0), Seen("layer", "m/b (B)", math.inf)
     assert explain(batch, (), [fine, bad, Seen("loss", "loss", math.nan)], {}, []) == (
@@ -235,22 +235,22 @@ def test_the_first_thing_that_is_not_finite_is_said_in_a_sentence():
     )
     gradients = [Seen("gradient", "a/kernel", None, largest=1.0), Seen("gradient", "b/kernel", math.nan)]
     assert explain(batch, (), [fine, *gradients, Seen("gradient", "c", math.nan)], {}, []) == (
-        "the gradient of b/kernel (and that of 1 more) is not finite though the loss is: nan"
+        "the gradient of b/kernel (and of 1 more) is not finite though the loss is: nan"
     )
     assert explain(batch, (), [fine, gradients[0]], {}, [Alarm("a/kernel", math.inf, 0)]) == (
         "the update of a/kernel made it inf, though its gradient is finite, at most 1 in size"
     )
     assert explain(batch, (), [fine], {"x": 1.0, "loss": math.nan}, []) == (
-        "all layers, losses and gradients are finite, but loss is nan among what the step logs"
+        "all layers, losses and gradients are finite, but the logged value loss is nan"
     )
     assert explain(batch, (), [fine], {"loss": 1.0}, []) == (
-        "uncompiled, layer by layer, the step stays finite: it breaks only in its compiled order"
+        "the step is finite if run uncompiled, layer by layer: only the compiled step breaks"
     )
 
 
-def test_inputs_that_no_layer_computed_are_said_to_be_that():
+def test_inputs_that_no_layer_computed_are_reported_as_such():
     bad = Seen("layer", "b (B)", math.nan, inputs=-math.inf)
-    assert explain(np.zeros(1), (), [bad], {}, []).endswith("-inf came in with its inputs, which no layer computed")
+    assert explain(np.zeros(1), (), [bad], {}, []).endswith("its inputs contain -inf, which no layer computed")
 
 
 # ---------------------------------------------------------------------- broken runs
@@ -403,7 +403,7 @@ def test_noise_and_streams_are_repeated_to_the_bit_and_the_batch_can_be_skipped(
     assert alarm.step - 3 < found.broken.step <= alarm.step
     assert np.isnan(found.batch[0]).any()
     assert found.broken.where.startswith("the batch itself is not finite: array 0 holds nan in row ")
-    # What was done before it is in the means, and the stream goes on behind it.
+    # The means contain the steps before it, and the stream continues after it.
     before = found.broken.batch - 1
     assert run.train_stepper.means()["loss"] == pytest.approx(np.average(run.losses[:before], weights=sizes[:before]))
     run.assert_breaks_again(found)
@@ -475,7 +475,7 @@ def test_of_two_models_the_one_that_broke_is_named_with_the_way_to_its_layer():
 
 def test_a_snapshot_of_the_epoch_before_is_enough_where_nothing_but_steps_changed_the_state():
     run = Run(Regression(sequential(zeros_dense()), rate=50.0), ArrayFeed(regression(20), 4, shuffle=True))
-    run.clock.tick = 1.0  # so that no look but the first is ever due
+    run.clock.tick = 1.0  # so that no check but the first is ever due
     found = run.locate(run.train(epochs=9, count=2))
     assert run.watchdog.snapshot.position == Position(0, 0, 0)
     assert found.repeated
@@ -521,7 +521,7 @@ def test_a_supervised_model_with_metrics_is_looked_into():
     run.assert_breaks_again(found)
 
 
-def test_a_step_that_breaks_only_because_something_changed_the_state_is_said_not_to_be_repeated():
+def test_a_step_that_breaks_only_because_something_changed_the_state_is_not_reproduced():
     run = Run(Regression(sequential(zeros_dense()), rate=0.01), ArrayFeed(regression(20), 4))
     run.clock.tick = 1.0
 
@@ -536,14 +536,14 @@ def test_a_step_that_breaks_only_because_something_changed_the_state_is_said_not
     assert (found.batch, found.stream, found.logs) == (None, None, {})
     assert (found.broken.step, found.broken.epoch, found.broken.batch) == (3, 1, 3)
     assert found.broken.where == (
-        "the step could not be repeated: none of the 3 steps after step 0 broke when they were run again. Something "
-        "else changed the state or the batches meanwhile, such as a callback or a stream whose order cannot be "
-        "brought back; or the step is not deterministic, as some are not on a GPU. The state is that after step 0"
+        "the step could not be reproduced: none of the 3 steps after step 0 broke when rerun. Something else changed "
+        "the state or the batches, such as a callback or a stream whose order cannot be restored; or the step is not "
+        "deterministic, as some operations are not on a GPU. The task holds the state after step 0"
     )
     assert np.isfinite(run.task.model.get_weights()[0]).all()
 
 
-def test_a_stream_that_gives_other_batches_the_second_time_is_said_not_to_be_repeated():
+def test_a_step_of_a_stream_that_gives_other_batches_the_second_time_is_not_reproduced():
     opened = []
 
     def generator(epoch):
@@ -558,7 +558,7 @@ def test_a_stream_that_gives_other_batches_the_second_time_is_said_not_to_be_rep
     stream = run.train_stepper.begin(0)
     run.train_stepper.program.run(stream, 2)
     run.clock.now += 10.0
-    run.watchdog.look(Position(2, 0, 2), stream, run.train_stepper.state(), random_states.read())
+    run.watchdog.watch(Position(2, 0, 2), stream, run.train_stepper.state(), random_states.read())
     alarm = first_not_finite(run.train_stepper.program.run(stream, 3), 2)
     found = run.locate(alarm)
     assert not found.repeated
@@ -569,7 +569,7 @@ def test_a_stream_that_gives_other_batches_the_second_time_is_said_not_to_be_rep
 
 
 class Block(layers.Layer):
-    """A layer made of layers, kept where nothing looks for them."""
+    """A layer made of layers, in an attribute that Keras does not track."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

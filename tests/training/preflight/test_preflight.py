@@ -51,7 +51,7 @@ def test_a_monitor_whose_name_does_not_tell_its_mode_is_refused(fit):
             self.log("reward", 1.0)
             return super().loss(batch, training)
 
-    with pytest.raises(ValueError, match=r"'val/reward' is better low or high cannot be told.*mode='min' or 'max'"):
+    with pytest.raises(ValueError, match=r"'val/reward' does not show whether lower or higher is better: .*mode='max'"):
         fit(Scored(), monitor="val/reward")
 
 
