@@ -18,7 +18,7 @@ from lightkeras.runs.results import EvalResult
 from lightkeras.system.variables import write_variables
 from lightkeras.task import Task
 from lightkeras.training import setup
-from lightkeras.training.pictures import Drawing, draw_split, write_report
+from lightkeras.training.pictures import SplitPictures, draw_split, write_report
 from lightkeras.training.preflight.splits import check_feed
 from lightkeras.training.settings import Settings
 from lightkeras.training.stepper import bound_engine
@@ -45,7 +45,7 @@ def evaluate(settings: Settings, task: Task, data: Any, split: str, weights: str
         directory = setup.directory_of(settings)
         directory.update_result({split: metrics})
         if settings.pictures:
-            draw_split(directory, Drawing(task, feed, split, limit), weights)
+            draw_split(directory, SplitPictures(task, feed, split, limit), weights)
             write_report(directory)
     return result
 
@@ -65,7 +65,7 @@ def predict(settings: Settings, task: Task, data: Any, weights: str | None, batc
 
 
 def _encoder_reader(settings: Settings, weights: str | None) -> Callable[[Encoder], None] | None:
-    """Reads what the encoder learned in the run whose weights are loaded; `None` where none are."""
+    """Returns a reader of the encoder's state in the run whose weights are loaded; `None` if none are loaded."""
     return None if weights is None else setup.learn_from(None, 1, setup.directory_of(settings))
 
 

@@ -20,12 +20,12 @@ from lightkeras.training import freezing
 
 
 def export_best_model(task: Task, directory: RunDirectory, report: Callable[[str], None]) -> None:
-    """Writes `model.keras` with the best weights; the task keeps its own. What prevents that is a warning.
+    """Writes `model.keras` with the best weights; the task keeps its own. A model that cannot be written is a warning.
 
     Args:
         task: The task.
-        directory: The run directory; without a checkpoint called `best` nothing is written.
-        report: Called with a line for the user if the model cannot take raw inputs.
+        directory: The run directory; nothing is written without a checkpoint `best`.
+        report: Called with a line for the user if the model cannot accept raw inputs.
 
     Raises:
         OSError: The file cannot be written.
@@ -43,11 +43,11 @@ def export_best_model(task: Task, directory: RunDirectory, report: Callable[[str
             write_model(model, directory.model_file)
     except (CheckpointError, FileNotFoundError) as error:
         warnings.warn(f"{directory.model_file} was not written: {error}", stacklevel=2)
-    except NotImplementedError as error:  # a class without `get_config`: its weights are in the checkpoints
+    except NotImplementedError as error:  # a class without `get_config`: its weights are still in the checkpoints
         reason = " ".join(str(error).split())
         warnings.warn(f"{directory.model_file} was not written: {reason[:200]}", stacklevel=2)
     finally:
-        freezing.restore(task, frozen)  # before the values: it may make the slots of an optimizer anew
+        freezing.restore(task, frozen)  # before the values: it may recreate the slots of an optimizer
         write_variables(task.variables(), before)
 
 

@@ -28,7 +28,7 @@ from lightkeras.training.checkpointer import Checkpointer
 from lightkeras.training.divergence.recovery import Recovery
 from lightkeras.training.divergence.watchdog import Alarm
 from lightkeras.training.freezing import TracedSteps
-from lightkeras.training.pictures import Drawing, Pictures
+from lightkeras.training.pictures import Pictures, SplitPictures
 from lightkeras.training.profiler import Profiler
 from lightkeras.training.progress_bar import ProgressBar
 from lightkeras.training.recorder import Recorder
@@ -75,7 +75,7 @@ class Fit:
         directory: RunDirectory,
         facts: dict[str, Any],
         bar: ProgressBar,
-        drawing: Drawing | None = None,
+        drawing: SplitPictures | None = None,
         ledger: TimeLedger | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -1,7 +1,8 @@
-"""Freezing: which layers learn, compared at the start of every epoch and saved with the run state.
+"""Freezing: compares the `trainable` flags at the start of every epoch, and saves them with the run state.
 
-A compiled step learns what was trainable when it was traced: setting `layer.trainable` later does not change it. So
-the flags are compared at the start of an epoch; where they changed, the steps are traced anew.
+A compiled step trains the variables that were trainable when it was traced: setting `layer.trainable` later does not
+change it. So the flags are compared at the start of an epoch (10 ms for 200 layers), and the steps are traced again if
+they changed: the evaluation step too, because layers such as `BatchNormalization` compute by their flag.
 
     flags = flags_of(task)
     task.model.layers[0].trainable = False
@@ -25,7 +26,7 @@ from lightkeras.training.stepper import Stepper, bound_engine
 from lightkeras.training.tracing import epoch_names, trace_evaluate, trace_train
 
 NAMED = 3
-"""Layers that a message names at most."""
+"""Maximum number of layers that a message names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Flags:
     """The `trainable` flags of a task, in a fixed order.
 
     Args:
-        layers: Those of every layer, nested layers too: some, such as `BatchNormalization`, compute by them.
-        variables: Those of every variable of the layers.
+        layers: Flags of all layers, including nested ones.
+        variables: Flags of all variables of the layers.
     """
 
     layers: tuple[bool, ...]
@@ -53,14 +54,14 @@ def set_flags(task: Task, flags: Flags) -> None:
     """Sets the flags.
 
     Raises:
-        CheckpointError: They are flags of other layers.
+        CheckpointError: The flags belong to other layers.
     """
     layers, variables = list(_layers_of(task)), list(task.model_variables().values())
     if (len(layers), len(variables)) != (len(flags.layers), len(flags.variables)):
         raise CheckpointError(
             f"The saved state does not fit this task: it has flags for {len(flags.layers)} layers with "
             f"{len(flags.variables)} variables, and the task has {len(layers)} with {len(variables)}. "
-            "Use the hyperparameters and the code it was saved with."
+            "Use the hyperparameters and the code of the saved run."
         )
     # Outer layers first and variables last: setting the flag of a layer sets those of everything in it.
     for (_, layer), flag in zip(layers, flags.layers, strict=True):
@@ -90,7 +91,7 @@ def record(task: Task, flags: Flags) -> dict[str, Any]:
 
     Args:
         task: The task.
-        flags: The flags that its steps were traced with.
+        flags: The flags with which its steps were traced.
     """
     keys = {id(variable): key for key, variable in task.variables().items()}
     optimizers = {path: [keys[id(v)] for v in learns(found) if id(v) in keys] for path, found in _optimizers(task)}
@@ -102,10 +103,10 @@ def restore(task: Task, found: Mapping[str, Any] | None) -> bool:
 
     Args:
         task: The task.
-        found: What `record` returned; `None` for a state that was saved without it.
+        found: Result of `record`; `None` for a state that was saved without it.
 
     Returns:
-        Whether anything changed, so that the steps must be traced anew.
+        Whether anything changed, so that the steps must be traced again.
 
     Raises:
         CheckpointError: The record belongs to a task with other layers or optimizers.
@@ -120,7 +121,7 @@ def restore(task: Task, found: Mapping[str, Any] | None) -> bool:
         if missing or path not in optimizers:
             raise CheckpointError(
                 f"The saved state does not fit this task: its {path} learns {', '.join(missing[:3] or keys)}, which "
-                "the task does not have. Use the hyperparameters and the code it was saved with."
+                "the task does not have. Use the hyperparameters and the code of the saved run."
             )
         changed |= optimizers[path].built and remake(optimizers[path], [variables[key] for key in keys])
     return changed
@@ -133,14 +134,14 @@ def flags_from(found: Mapping[str, Any]) -> Flags:
 
 @final
 class TracedSteps:
-    """The steps of a fit as they were traced: which variables learn, and by which optimizer.
+    """The traced steps of a fit: the variables that learn, and their optimizers.
 
     Args:
         task: The task.
         trace: The trace of its train step.
         train_stepper: The train step over the train split.
         validation_stepper: The evaluation step over the validation split; `None` without one.
-        names: Names of all values of an epoch, which stay the same.
+        names: Names of all values of an epoch, which must not change.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class TracedSteps:
         self._flags = flags_of(task)
 
     def change(self) -> str | None:
-        """Describes what was frozen or unfrozen since the steps were traced; `None` if nothing was."""
+        """Describes the layers that were frozen or unfrozen since the steps were traced; `None` for no change."""
         now = flags_of(self._task)
         return None if now == self._flags else describe_change(self._task, self._flags, now)
 
@@ -162,21 +163,21 @@ class TracedSteps:
         return len({id(variable) for _, variables in self.optimizers for variable in variables})
 
     def trace_anew(self, cause: str) -> None:
-        """Traces the steps with the current flags. Streams that are opened from now on use them.
+        """Traces the steps again with the current flags, for streams that are opened from now on.
 
         Args:
-            cause: Why, for the list of compilations.
+            cause: The reason, for the list of compilations.
 
         Raises:
-            TaskError: Nothing learns any more, or the steps log other names.
+            TaskError: No variable is trainable, or the steps log other names.
         """
         task, engine = self._task, bound_engine(self._task)
         trace = trace_train(task, engine, self._train_stepper.feed)
-        self._train_stepper.take(engine.program(task.run_train_step, trace.names), cause)
+        self._train_stepper.replace_program(engine.program(task.run_train_step, trace.names), cause)
         found = epoch_names(task, trace, "train")
         if self._validation_stepper is not None:
             evaluation = trace_evaluate(task, engine, self._validation_stepper.feed)
-            self._validation_stepper.take(engine.program(task.run_evaluate_step, evaluation.names), cause)
+            self._validation_stepper.replace_program(engine.program(task.run_evaluate_step, evaluation.names), cause)
             found += epoch_names(task, evaluation, "val")
         if set(found) != self._names:
             raise TaskError(
@@ -187,7 +188,7 @@ class TracedSteps:
         self._flags = flags_of(task)
 
     def record(self) -> dict[str, Any]:
-        """What `restore` needs, as JSON values: with the flags that a callback has set since the steps were traced."""
+        """State for `restore` as JSON values, including flags that a callback set since the steps were traced."""
         return {**record(self._task, self._flags), "now": dataclasses.asdict(flags_of(self._task))}
 
 

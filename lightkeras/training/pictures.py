@@ -1,7 +1,7 @@
-"""Pictures: what `Task.draw` draws of one split, as files and in TensorBoard; and the report.
+"""Pictures: calls `Task.draw` for one split, writes its figures to files and TensorBoard, and writes the report.
 
-Predictions are computed for the examples that `Task.draw` asks for, each at most once. What it changes is restored; an
-error in it is printed and does not fail the run.
+Predictions are computed for the examples that `Task.draw` requests, each at most once. Its changes to variables and
+random states are restored; an error in it is printed and does not fail the run.
 
     figures/<split>/<name>.png
 """
@@ -38,26 +38,26 @@ from lightkeras.training.timing import TimeLedger, counted
 from lightkeras.training.tracing import trace_predict
 
 _NAME = re.compile(r"\w[\w .+-]*")
-_BATCHES = 8  # predicted in one call
+_BATCHES = 8  # predicted per call
 
 
 def has_pictures(task: Task) -> bool:
-    """Whether a task draws anything."""
+    """Whether a task overrides `Task.draw`."""
     return type(task).draw is not Task.draw
 
 
 @final
-class Drawing:
-    """The pictures of a task over one split.
+class SplitPictures:
+    """Draws the pictures of a task for one split.
 
     Args:
         task: The task.
         feed: The split, encoded if there is an encoder.
         split: `"train"`, `"validation"` or `"test"`.
-        limit: Most batches of the split that are used; `None` for all of them.
+        limit: Maximum number of batches; `None` for all of the split.
 
     Attributes:
-        opened: How often a stream was opened for it: each time may draw another order of the examples.
+        opened: Number of times that the stream was opened: each time may draw another order, which a resume must skip.
     """
 
     def __init__(self, task: Task, feed: Feed, split: str, limit: int | None = None) -> None:
@@ -67,14 +67,14 @@ class Drawing:
         self.opened = 0
 
     def draw(self, weights: Mapping[str, np.ndarray] | None = None, training: bool = False) -> dict[str, bytes]:
-        """Draws. The task is afterwards as it was before, and so are all random states.
+        """Calls `Task.draw`, and restores all variables and random states.
 
         Args:
-            weights: Values of the models' variables to draw with, by key; `None` for those there are.
-            training: Whether training goes on afterwards.
+            weights: Values of the models' variables to draw with, by key; `None` for the current ones.
+            training: Whether training continues afterwards.
 
         Returns:
-            PNG images by name; none where the task draws none, or its `draw` failed, which is said.
+            PNG images by name; empty if the task draws nothing, or if `draw` fails, which is printed.
         """
         if not has_pictures(self._task):
             return {}
@@ -83,18 +83,18 @@ class Drawing:
                 write_variables(self._task.model_variables(), weights)
             try:
                 return _rendered(self._task, self._task.draw(Predictions(self, training)))
-            except Exception as error:  # a picture is not worth a run; what was wrong is said
-                announce(f"{_described(self._task, error)} The pictures of the {self.split} split are left out.")
+            except Exception as error:  # an error in a picture must not fail the run
+                announce(f"{_described(self._task, error)} No pictures of the {self.split} split are written.")
                 return {}
 
     def parts(self, training: bool) -> Iterator[tuple[Structure | None, Structure]]:
-        """Some examples of the split at a time, and the outputs for them; those of a split in memory are `None`."""
+        """Yields batches of examples and the outputs for them; the examples are `None` for a split in memory."""
         predictor = self._ready()
         if isinstance(self._feed, ArrayFeed):
             left, count, stream = self._limit or self._feed.steps, 1, self._engine.open(self._feed)
             while left > 0 and (part := predictor.run(stream, min(count, left))) is not None:
                 left -= -(-len(flatten(part)[0][1]) // self._feed.batch_size)
-                count = _BATCHES  # a few examples may be all that is asked for
+                count = _BATCHES  # the first call is short, since a few examples may be enough
                 yield None, part
         else:
             yield from self._parts_of_stream(predictor, training)
@@ -105,8 +105,8 @@ class Drawing:
             raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(raw).__name__}.")
         if training and self.split == "train":
             raise ValueError(
-                "predict: the train split is a stream, which training reads, and there is no validation split to take "
-                "examples from. Give validation data, or leave out draw_every: at the end it can be read."
+                "predict: the train split is a stream, which training reads, and there is no validation split. "
+                "Give validation data, or remove draw_every: the stream can be read at the end of the run."
             )
         self.opened += 1
         for number, batch in enumerate(raw.open_epoch(0)):
@@ -117,7 +117,7 @@ class Drawing:
                 yield batch, outputs
 
     def first(self, count: int) -> Structure | None:
-        """The first examples of a split in memory, before an encoder; `None` of a stream."""
+        """The first examples of a split in memory, before an encoder; `None` for a stream."""
         raw = raw_feed(self._feed)
         if not isinstance(raw, ArrayFeed):
             return None
@@ -132,21 +132,23 @@ class Drawing:
 
 @final
 class Pictures:
-    """The pictures of one fit: during training, of the best weights at its end, and the report.
+    """Draws pictures during a fit and of its best weights at the end, and writes the report.
+
+    The runner draws, not a Keras callback: a callback knows neither the split nor the best weights.
 
     Args:
         task: The task.
         drawing: Its pictures of one split; `None` draws none.
         directory: The run directory.
-        state: The run state, which counts what was drawn.
+        state: The run state, which records the steps with pictures and the openings of streams.
         recorder: Logs the pictures.
-        ledger: Where the time is counted.
+        ledger: Counts the time.
     """
 
     def __init__(
         self,
         task: Task,
-        drawing: Drawing | None,
+        drawing: SplitPictures | None,
         directory: RunDirectory,
         state: RunState,
         recorder: Recorder,
@@ -171,7 +173,7 @@ class Pictures:
 
     @counted("pictures")
     def draw_best(self) -> None:
-        """Draws with the best weights; the task keeps its own. The run is over, and its loggers are closed."""
+        """Draws with the best weights after the run, when its loggers are closed; the task keeps its own weights."""
         folder = self._directory.checkpoints
         if self._drawing is None or not has_pictures(self._task) or not (folder / "best").exists():
             return
@@ -197,14 +199,14 @@ class Pictures:
 
 @final
 class Predictions:
-    """The first examples of a split and the outputs for them, as far as they were asked for; see `task.Predict`.
+    """Predicts for the first examples of a split on request, and keeps the outputs; see `task.Predict`.
 
     Args:
-        drawing: What is drawn.
-        training: Whether training goes on afterwards.
+        drawing: The pictures that use the predictions.
+        training: Whether training continues afterwards.
     """
 
-    def __init__(self, drawing: Drawing, training: bool = False) -> None:
+    def __init__(self, drawing: SplitPictures, training: bool = False) -> None:
         self.split = drawing.split
         self._drawing = drawing
         self._parts = drawing.parts(training)
@@ -233,12 +235,12 @@ def write_pictures(directory: RunDirectory, split: str, pictures: Mapping[str, b
 
     Args:
         directory: The run directory.
-        split: The split they were drawn of.
+        split: The split that they show.
         pictures: PNG images by name.
-        replace: Whether pictures of other names are removed: they are of other weights.
+        replace: Whether to remove pictures of other names, which show other weights.
 
     Raises:
-        OSError: They cannot be written.
+        OSError: The pictures cannot be written.
     """
     folder = directory.figures / split
     for name, png in pictures.items():
@@ -251,16 +253,16 @@ def write_pictures(directory: RunDirectory, split: str, pictures: Mapping[str, b
             path.unlink()
 
 
-def draw_split(directory: RunDirectory, drawing: Drawing, weights: str) -> None:
-    """Draws a split with the weights that a task has now, in place of what was drawn of it before.
+def draw_split(directory: RunDirectory, drawing: SplitPictures, weights: str) -> None:
+    """Draws a split with the current weights, and replaces its earlier pictures.
 
     Args:
         directory: The run directory.
-        drawing: The drawing.
-        weights: `"best"` or `"last"`: the checkpoint that the weights are of.
+        drawing: The pictures of the split.
+        weights: `"best"` or `"last"`, the checkpoint of the current weights.
 
     Raises:
-        OSError: They cannot be written.
+        OSError: The pictures cannot be written.
     """
     made = drawing.draw()
     write_pictures(directory, drawing.split, made, replace=True)
@@ -271,23 +273,23 @@ def draw_split(directory: RunDirectory, drawing: Drawing, weights: str) -> None:
 def write_report(
     directory: RunDirectory, history: Mapping[str, Sequence[float]] | None = None, best_epoch: int | None = None
 ) -> None:
-    """Writes `report.html` of a run that is over. A page that cannot be made is said: the run itself is whole.
+    """Writes `report.html` of a finished run. A rendering error is printed; it does not fail the run.
 
     Args:
         directory: The run directory.
-        history: Values per epoch, of which the curves are drawn first; `None` leaves them as they are.
-        best_epoch: Epoch to mark in them, from 1; `None` marks none.
+        history: Values per epoch, to draw the curves; `None` keeps the existing curves.
+        best_epoch: Epoch to mark in the curves, from 1; `None` marks none.
 
     Raises:
-        OSError: They cannot be written.
+        OSError: A file cannot be written.
     """
     try:
         if history and any(history.values()):
             plots.save(plots.curves(history, best_epoch), directory.figures / "curves.png")
         report.write(directory.path)
-    except OSError:  # as everywhere in a run: a disk that is full is no matter of pictures
+    except OSError:  # a full disk is an error of the run
         raise
-    except Exception as error:  # a page is not worth a run; what was wrong is said
+    except Exception as error:  # a rendering error must not fail the run
         announce(f"{directory.report_file} was not written: {type(error).__name__}: {error}")
 
 
@@ -297,7 +299,7 @@ def tagged(split: str, pictures: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def _in_order(feed: Feed) -> Feed:
-    """A split whose examples come in their own order; a stream comes as it comes."""
+    """Returns the split without shuffling; a stream keeps its order."""
     if not isinstance(feed, ArrayFeed) or not feed.shuffle:
         return feed
     raw = raw_feed(feed)
@@ -326,8 +328,8 @@ def _rendered(task: Task, figures: Any) -> dict[str, bytes]:
     for key, figure in figures.items():
         if not isinstance(key, str) or not _NAME.fullmatch(key):
             raise ValueError(
-                f"{name}.draw named a picture {key!r}: expected letters, digits, spaces and . _ + -, for it becomes "
-                "the name of a file."
+                f"{name}.draw named a picture {key!r}: expected letters, digits, spaces and . _ + -, because the name "
+                "is used for a file."
             )
         if not isinstance(figure, Figure):
             raise TypeError(f"{name}.draw: {key!r} is {type(figure).__name__}; expected a matplotlib.figure.Figure.")
@@ -335,7 +337,7 @@ def _rendered(task: Task, figures: Any) -> dict[str, bytes]:
 
 
 def _described(task: Task, error: BaseException) -> str:
-    """What went wrong, in one line: the error, where it was raised, and where the task called that."""
+    """Describes an error in one line: its text, where it was raised, and the line of `draw` that led there."""
     frames = traceback.extract_tb(error.__traceback__)
     places = [_place(frames[-1])]
     own = [frame for frame in frames if frame.name == "draw" and Path(frame.filename).name != Path(__file__).name]

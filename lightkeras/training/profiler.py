@@ -23,10 +23,10 @@ class Profiler:
         task: The task.
         train_stepper: The train step over the train split.
         validation_stepper: The evaluation step over the validation split; `None` without one.
-        ledger: Where the time is counted.
+        ledger: Counts the time.
         directory: The run directory.
-        bar: Shows a line where no trace could be written.
-        traces: Whether the backend traces one call.
+        bar: Prints a line if no trace can be written.
+        traces: Whether the backend's profiler traces a call.
     """
 
     def __init__(
@@ -47,19 +47,19 @@ class Profiler:
 
     @contextlib.contextmanager
     def one_call(self) -> Iterator[None]:
-        """Times a compiled call. The backend traces the second one: the first warms up."""
+        """Times a compiled call. The second call is traced: the first compiles, and a whole run would be too large."""
         self._calls += 1
         with self.ledger.part("trace"), contextlib.ExitStack() as stack:
             if self._traces and self._calls == 2:
                 try:
                     stack.enter_context(bound_engine(self._task).traced(self._directory.profile))
-                except RuntimeError as error:  # such as a callback that profiles as well
+                except RuntimeError as error:  # for example, a callback is profiling already
                     self._bar.print_line(f"No trace was written: {error}")
             with self.ledger.part("compute"):
                 yield
 
     def count_call(self, logs: StepLogs) -> None:
-        """Counts the part of the last call's time that was waiting for data or compiling."""
+        """Moves the time that the last call waited for data, or all of it if it compiled, to those parts."""
         self._steps += logs.steps
         self.ledger.move(logs.waited, "compute", "data")
         if len(self._train.compiled) > self._compiled:
@@ -67,7 +67,7 @@ class Profiler:
             self.ledger.move(self._train.seconds - logs.waited, "compute", "compilation")
 
     def count_validation(self) -> None:
-        """Counts the part of the last validation's time that was compiling."""
+        """Moves the time of compilations in the last validation to that part."""
         if self._validation is not None:
             compiled = self._validation.compiled[self._compiled_to_validate :]
             self._compiled_to_validate += len(compiled)

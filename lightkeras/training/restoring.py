@@ -1,4 +1,4 @@
-"""Puts back what a trial run of steps changes: variables, and the global random generators."""
+"""Restores variables and global random generators after a trial run of steps."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from lightkeras.task import Task
 
 @dataclasses.dataclass(frozen=True)
 class SavedState:
-    """The values that `restored` puts back.
+    """The values that `restored` restores.
 
     Args:
         variables: The variables of the task by key.
         arrays: Their values.
-        others: Further variables, Keras's or the backend's own, with their values.
+        others: Further variables of Keras or the backend, with their values.
     """
 
     variables: Mapping[str, keras.Variable]
@@ -44,13 +44,13 @@ def restored(task: Task, others: Sequence[Any] = ()) -> Iterator[SavedState]:
 
     Args:
         task: The task.
-        others: Further variables to restore, Keras's or the backend's own; they have `assign`.
+        others: Further variables to restore, of Keras or the backend; they have `assign`.
     """
     variables = task.variables()
     state = SavedState(variables, read_variables(variables), [(found, value_of(found)) for found in others])
     generators = random_states.read()
-    # Keras makes its own generator at the first draw without a seed. One that was not there is removed again: it
-    # would become part of the run state.
+    # Keras creates a generator at the first draw without a seed. A new one is removed: it would become part of the run
+    # state.
     unseeded = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
     try:
         yield state
@@ -71,5 +71,5 @@ def variables_restored(variables: Mapping[str, keras.Variable]) -> Iterator[None
 
 
 def value_of(variable: Any) -> np.ndarray:
-    """A copy of the value of a variable, Keras's or the backend's own."""
+    """A copy of the value of a variable of Keras or the backend."""
     return np.array(keras.ops.convert_to_numpy(keras.ops.copy(variable)))

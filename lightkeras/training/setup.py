@@ -41,7 +41,7 @@ from lightkeras.training import decisions, preflight
 from lightkeras.training.callbacks import CallbackBridge
 from lightkeras.training.fit import Fit
 from lightkeras.training.freezing import TracedSteps
-from lightkeras.training.pictures import Drawing, has_pictures
+from lightkeras.training.pictures import SplitPictures, has_pictures
 from lightkeras.training.preflight.splits import check_feed
 from lightkeras.training.progress_bar import ProgressBar
 from lightkeras.training.settings import Settings
@@ -373,13 +373,13 @@ def feeds_of(data: DataModule | None, train: Any, validation: Any, batch_size: i
     return data.train(), data.validation() if validation is None else watched
 
 
-def _drawing(settings: Settings, task: Task, train: Feed, validation: Feed | None) -> Drawing | None:
+def _drawing(settings: Settings, task: Task, train: Feed, validation: Feed | None) -> SplitPictures | None:
     if not settings.pictures:
         return None
     limits = settings.limit_batches
     if validation is None:
-        return Drawing(task, train, "train", limits.train)
-    return Drawing(task, validation, "validation", limits.validation)
+        return SplitPictures(task, train, "train", limits.train)
+    return SplitPictures(task, validation, "validation", limits.validation)
 
 
 def stepper_over(feed: Feed, task: Task, step: Step, trace: Trace, limit: int | None, seed: int) -> Stepper:

@@ -1,4 +1,4 @@
-"""Errors in a step, explained: what the batches are, and what the model or the backend expects."""
+"""Explains errors in a step by comparing the batches with what the model or the backend accepts."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from lightkeras.task import Task
 
 
 class TaskError(ValueError):
-    """A task that cannot be run; the message says why and how to fix it."""
+    """A task does not work; the message contains the reason and a fix."""
 
 
 @contextlib.contextmanager
 def explained(task: Task, feed: Feed, method: str, train: Feed | None = None) -> Iterator[None]:
-    """Explains an error that is raised inside by the batches, or else adds a note on what the step was given.
+    """Explains an error of the block by its batches, or else adds a note with the batch that the step got.
 
     Args:
         task: The task.
-        feed: The split whose batches the step is given.
+        feed: The split whose batches the step gets.
         method: Name of the step's method, for the message.
-        train: The train split, if `feed` is another one.
+        train: The train split; `None` if `feed` is the train split.
 
     Raises:
-        TaskError: The model does not take such batches, they differ from those of `train`, or the backend
+        TaskError: The model does not accept the batches, they differ from the batches of `train`, or the backend
             cannot run a layer.
     """
     try:
@@ -56,24 +56,24 @@ def paths(variables: Iterable[keras.Variable]) -> str:
 
 
 def difference(validation: Structure, train: Structure) -> str | None:
-    """How batches of validation differ from those of train, for a message; `None` if they do not."""
+    """Describes how validation batches differ from train batches; `None` if they do not."""
     found, expected = dict(flatten(validation)), dict(flatten(train))
     if found == expected:
         return None
     if set(found) != set(expected):
         return (
-            f"a batch of validation has the arrays {sorted(found)}, and one of train {sorted(expected)}. "
-            "Give both the same form."
+            f"a batch of validation has the arrays {sorted(found)}, but one of train {sorted(expected)}. "
+            "Give both the same structure."
         )
     path = next(path for path in expected if found[path] != expected[path])
     return (
-        f"array {path or '0'} of validation is {found[path]}, and that of train {expected[path]}. "
-        "Make both in the same way."
+        f"array {path or '0'} of validation is {found[path]}, but {expected[path]} in train. "
+        "Prepare both in the same way."
     )
 
 
 def _backend_problem(task: Task, error: Exception, failure: Failure) -> str | None:
-    """Explains what the backend cannot run; `None` for another error."""
+    """Describes the layer that the backend cannot run; `None` for another error."""
     if isinstance(error, TextInputError):
         layers = text_readers(found for found in task.tracked().values() if isinstance(found, keras.Layer))
         readers = [f"{layer.name} ({type(layer).__name__})" for layer in layers]
@@ -81,14 +81,14 @@ def _backend_problem(task: Task, error: Exception, failure: Failure) -> str | No
     if failure.needs_tensorflow:
         return (
             f"the layer {failure.name} computes with TensorFlow, which a step on {keras.backend.backend()} cannot. "
-            "Compute its outputs in the input pipeline, by a task with a `build_encoder`; or set "
+            "Compute its outputs in the input pipeline, with a `build_encoder` in the task; or set "
             "KERAS_BACKEND=tensorflow."
         )
     return None
 
 
 def _input_problem(task: Task, spec: Structure) -> str | None:
-    """How a batch differs from what the task's model takes; `None` if it does not, or that is not known."""
+    """Describes how a batch differs from the model's inputs; `None` if it does not, or for a model without `inputs`."""
     model = task.tracked().get("model")
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         return None
@@ -119,7 +119,7 @@ def _fits(tensor: keras.KerasTensor, found: ArraySpec) -> bool:
         return False
     wanted, got = list(tensor.shape[1:]), list(found.shape)
     if len(wanted) == len(got) + 1 and wanted[-1] == 1:
-        got.append(1)  # Keras adds a last axis of 1 by itself
+        got.append(1)  # Keras adds a last axis of size 1
     elif len(got) == len(wanted) + 1 and got[-1] == 1:
         wanted.append(1)
     return len(wanted) == len(got) and all(w is None or g is None or w == g for w, g in zip(wanted, got, strict=True))

@@ -1,4 +1,4 @@
-"""Stepper: a compiled step over one split, with the means of what it logs."""
+"""Stepper: runs a compiled step over one split, and averages the values that it logs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from lightkeras.training.restoring import variables_restored
 
 
 def bound_engine(task: Task) -> Engine:
-    """The engine of a task: made once, so that data stays where it was put."""
+    """Returns the engine of a task: created once, so that data stays on the device."""
     return task.bind(make_engine)
 
 
 def metric_values(metric: keras.metrics.Metric) -> dict[str, float]:
-    """Current values of a metric by name: one, or several where its result is a dict."""
+    """Current values of a metric by name: one, or several if its result is a dict."""
     result = metric.result()
     if not isinstance(result, dict):
         result = {metric.name: result}
@@ -61,11 +61,11 @@ class Stepper:
         engine: Its engine.
         feed: The split.
         program: The compiled step.
-        limit: Most batches of an epoch that are used; `None` uses all.
+        limit: Maximum number of batches per epoch; `None` for no limit.
         seed: Seed of the order of examples.
 
     Attributes:
-        stream: The batches that come next; `None` between two epochs.
+        stream: The remaining batches of the epoch; `None` between two epochs.
         random: States of the global random generators when the epoch began, see `random_states.read`.
     """
 
@@ -93,15 +93,15 @@ class Stepper:
 
     @property
     def steps(self) -> int | None:
-        """Batches in one epoch; `None` if not known before its end."""
+        """Batches in one epoch; `None` if unknown before its end."""
         known = [steps for steps in (self.feed.steps, self._limit) if steps is not None]
         return min(known, default=None)
 
-    def take(self, program: Program, cause: str) -> None:
-        """Replaces the program, for streams that are opened from now on.
+    def replace_program(self, program: Program, cause: str) -> None:
+        """Replaces the compiled step, for streams that are opened from now on.
 
         Args:
-            program: The compiled step.
+            program: The new step.
             cause: Why it was compiled.
         """
         self.program, self._cause = program, cause
@@ -119,7 +119,7 @@ class Stepper:
         return self._engine.open(self.feed, epoch, 0, self.seed, program=self.program)
 
     def state(self) -> dict[str, Any]:
-        """The means so far, as JSON values. Metrics are variables of the task, and not part of it."""
+        """The means so far, as JSON values. Metrics are not included: they are variables of the task."""
         return {"examples": self.examples, "sums": dict(self._sums)}
 
     def resume(self, epoch: int, step: int, means: Mapping[str, Any], state: bytes | None) -> Stream:
@@ -127,15 +127,15 @@ class Stepper:
 
         Args:
             epoch: The epoch, from 0.
-            step: Batches of it that were done.
-            means: What `state` returned there.
-            state: What `Stream.state` returned there.
+            step: Batches done in the epoch.
+            means: Result of `state` at that step.
+            state: Result of `Stream.state` at that step.
         """
         self.examples, self._sums = means["examples"], dict(means["sums"])
         return self._engine.open(self.feed, epoch, step, self.seed, state, self.program)
 
     def skip_epochs(self, count: int) -> None:
-        """Moves a feed that was not opened yet to its state after `count` epochs."""
+        """Advances a feed that was not opened yet by `count` epochs."""
         self._engine.skip_epochs(self.feed, count)
 
     def add(self, logs: StepLogs, seconds: float) -> None:
@@ -153,12 +153,12 @@ class Stepper:
         self._compiled_for.add(size)
         self.examples += int(logs.examples.sum())
         for name, values in logs.values.items():
-            # Added one by one, so that the sum does not depend on the number of steps in a call.
+            # Summed step by step in float64: the bits must not depend on how many steps a call runs, which timing sets.
             terms = np.concatenate([[self._sums.get(name, 0.0)], values.astype(np.float64) * logs.examples])
             self._sums[name] = float(np.add.accumulate(terms)[-1])
 
     def means(self) -> dict[str, float]:
-        """Means of the logs so far, weighted by examples."""
+        """Means of the logged values so far, weighted by examples."""
         return {name: total / self.examples for name, total in self._sums.items()}
 
     def values(self) -> dict[str, float]:
@@ -170,8 +170,8 @@ class Stepper:
         """Runs one step, for the preflight.
 
         Args:
-            feed: Where its batch comes from; it has the spec of the split. `None` takes the split itself.
-            step: Number of the batch, from 0.
+            feed: Feed of the batch, with the spec of the split; `None` for the split itself.
+            step: Index of the batch, from 0.
         """
         stream = self._engine.open(self.feed if feed is None else feed, step=step, program=self.program)
         began = time.perf_counter()

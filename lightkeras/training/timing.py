@@ -1,13 +1,13 @@
-"""Where the time of a fit goes: seconds by part, each second in one part alone.
+"""TimeLedger: counts the time of a fit by part, each second in one part only.
 
     ledger = TimeLedger()
     with ledger.part("validation"):
-        with ledger.part("callbacks"):      # counts for the callbacks, and not for the validation
+        with ledger.part("callbacks"):      # counts for the callbacks, not for the validation
             ...
-    ledger.move(0.2, "compute", "data")     # what shows only afterwards
+    ledger.move(0.2, "compute", "data")     # time whose part is known only afterwards
     ledger.summary(steps=1000)
 
-It reads the clock twice for each part that is entered, which costs a microsecond or two.
+Every fit keeps one, profiled or not: it reads the clock twice for each part that is entered, one or two microseconds.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ PARTS = {
     "start": "set-up, data, features, tracing, preflight",
     "compute": "train steps",
     "data": "opening splits, waiting for batches",
-    "compilation": "tracing anew, first calls for a form of batch",
+    "compilation": "tracing again, first calls for a batch shape",
     "validation": "validation",
     "logging": "CSV, TensorBoard, progress bar",
     "callbacks": "Keras callbacks",
     "pictures": "pictures of the task, curves, report.html",
     "checkpoint": "copies for checkpoints, model.keras",
-    "watch": "looking for NaN and infinity, snapshots",
-    "trace": "beginning and ending the trace",
+    "watch": "checks for NaN and infinity, snapshots",
+    "trace": "starting and stopping the trace",
     "other": "everything else",
 }
-"""The parts, and what is counted for them."""
+"""Names and contents of the parts."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,10 +40,10 @@ R = TypeVar("R")
 
 @final
 class TimeLedger:
-    """Seconds by part; what is in no part is in `"other"`.
+    """Seconds by part; time outside of all parts counts for `"other"`.
 
     Args:
-        clock: Seconds, from anywhere.
+        clock: Returns monotonic time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -54,7 +54,7 @@ class TimeLedger:
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Inside, time is counted for a part; that of a part entered in it is not."""
+        """Counts the time of the block for a part, except for the parts entered inside."""
         self._count()
         self._entered.append(name)
         try:
@@ -64,13 +64,13 @@ class TimeLedger:
             self._entered.pop()
 
     def move(self, seconds: float, origin: str, target: str) -> None:
-        """Counts some time of one part, at most all of it, for another one."""
+        """Moves time from one part to another, at most all of it."""
         moved = min(seconds, self.seconds[origin])
         self.seconds[origin] -= moved
         self.seconds[target] += moved
 
     def summary(self, steps: int) -> dict[str, Any]:
-        """What was counted so far, as JSON values.
+        """The time counted so far, as JSON values.
 
         Args:
             steps: Train steps done.
@@ -98,7 +98,7 @@ S = TypeVar("S", bound=_HasLedger)
 
 
 def counted(name: str) -> Callable[[Callable[Concatenate[S, P], R]], Callable[Concatenate[S, P], R]]:
-    """A method whose time is counted for a part, in the `ledger` of what it belongs to."""
+    """Decorates a method to count its time for a part, in the `ledger` of its object."""
 
     def decorate(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
         @functools.wraps(method)

@@ -1,4 +1,4 @@
-"""Tracing: what the steps log and learn, found by running them abstractly. Nothing is computed."""
+"""Traces the steps: runs them abstractly to find the values that they log and the variables that they train."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lightkeras.training.stepper import metric_values
 
 
 def trace_train(task: Task, engine: Engine, feed: Feed) -> Trace:
-    """Traces the train step, checks what it found, and builds the optimizers, anew if they are to learn more.
+    """Traces the train step, checks the trace, and builds the optimizers, again if they get more variables.
 
     Raises:
-        TaskError: The step never minimizes, there is nothing to train, the loss misses a model, or
-            something that changes is no part of the task.
+        TaskError: The step never minimizes, there is nothing to train, the loss does not depend on a model, or a
+            trained variable or an optimizer is not part of the task.
     """
     with explained(task, feed, "train_step"):
         trace = engine.trace(task.run_train_step, feed.spec, feed.batch_size)
@@ -50,32 +50,32 @@ def trace_evaluate(task: Task, engine: Engine, feed: Feed, train: Feed | None = 
         task: The task.
         engine: Its engine.
         feed: The split.
-        train: The train split, to compare with where the step fails; `None` if there is none.
+        train: The train split, to compare with if the step fails; `None` for no comparison.
 
     Raises:
-        TaskError: It minimizes something, or cannot take the batches.
+        TaskError: The step minimizes a loss, or does not accept the batches.
     """
     with explained(task, feed, "evaluate_step", train):
         trace = engine.trace(task.run_evaluate_step, feed.spec, feed.batch_size)
     if trace.updates:
-        raise TaskError(f"{type(task).__name__}.evaluate_step calls self.minimize: evaluation must not learn.")
+        raise TaskError(f"{type(task).__name__}.evaluate_step calls self.minimize: evaluation must not train.")
     return trace
 
 
 def trace_predict(task: Task, engine: Engine, feed: Feed) -> None:
-    """Traces the prediction step, which builds models that build themselves.
+    """Traces the prediction step, which builds models that are not built yet.
 
     Raises:
-        TaskError: It minimizes something, or the inputs are not what the model takes.
+        TaskError: The step minimizes a loss, or the model does not accept the inputs.
     """
     with explained(task, feed, "predict_step"):
         trace = engine.trace(lambda batch: {"outputs": task.run_predict_step(batch)}, feed.spec, feed.batch_size)
     if trace.updates:
-        raise TaskError(f"{type(task).__name__}.predict_step calls self.minimize: prediction must not learn.")
+        raise TaskError(f"{type(task).__name__}.predict_step calls self.minimize: prediction must not train.")
 
 
 def epoch_names(task: Task, trace: Trace, prefix: str) -> list[str]:
-    """Names of all values of one pass over a split: what the step logs, and the stateful metrics.
+    """Names of all values of a split: values that the step logs, and stateful metrics.
 
     Raises:
         TaskError: A metric and a log, or two metrics, have the same name.
@@ -92,15 +92,15 @@ def epoch_names(task: Task, trace: Trace, prefix: str) -> list[str]:
 
 
 def check_monitor(monitor: str, names: Iterable[str], setting: str = "monitor") -> None:
-    """Checks that a monitored value will be there.
+    """Checks that the monitored value is logged.
 
     Args:
-        monitor: Its name.
-        names: Names of all that an epoch logs.
-        setting: Name of the setting that it was given as.
+        monitor: Name of the value.
+        names: Names of all values of an epoch.
+        setting: Name of the setting, for the message.
 
     Raises:
-        ValueError: No epoch logs it.
+        ValueError: No epoch logs the value.
     """
     names = list(names)
     if monitor not in names:
@@ -129,18 +129,19 @@ def _check_reached(
 
 
 def _check_held(name: str, task: Task, trace: Trace) -> None:
-    """Checks that what learns is part of the task: nothing else is saved, or put back after a try."""
+    """Checks that trained variables and optimizers are part of the task: nothing else is saved or restored."""
     tracked = {id(found) for found in task.tracked().values()}
     held = {id(variable) for variable in task.variables().values()}
     for optimizer, learned in trace.optimizers():
         if id(optimizer) not in tracked:
             raise TaskError(
                 f"{name}.train_step: minimize was given the optimizer {optimizer.name!r}, which no attribute of the "
-                "task holds, so its state would not be saved. Make it in `build`, as `self.optimizer` or another."
+                "task holds, so its state would not be saved. Create it in `build` as an attribute, such as "
+                "`self.optimizer`."
             )
         stray = [variable for variable in learned if id(variable) not in held]
         if stray:
             raise TaskError(
                 f"{name}.train_step: minimize was given variables of no attribute of the task ({paths(stray)}), so "
-                "they would not be saved. Keep their layer or model as an attribute, made in `build`."
+                "they would not be saved. Create their layer or model in `build`, as an attribute."
             )

@@ -352,7 +352,7 @@ FAULTS = [
         warned=True,
     ),
     Fault("a layer made in the step", r"The step makes new variables each time it is run", LayerInStep),
-    Fault("a metric made later", r"changed which variables there are: new are .*late\.0000\)", Late),
+    Fault("a metric made later", r"changed the set of variables: added .*late\.0000\)", Late),
     # labels
     Fault("a class that there is not", r"labels of train hold 2; .* 0 to 1", supervised(), (X, Y + 1)),
     Fault("one-hot labels", r"the class. Use categorical", supervised(), (X, np.eye(2)[Y]), None),
@@ -385,13 +385,13 @@ FAULTS = [
     ),
     Fault(
         "validation of another shape",
-        r"array 0 of validation is float32\[batch, 3\], and that of train float32\[batch, 2\]",
+        r"array 0 of validation is float32\[batch, 3\], but float32\[batch, 2\] in train",
         SaysNothing,
         validation=(np.ones((40, 3)), VALIDATION[1]),
     ),
     Fault(
         "validation of another preparation",
-        r"Input 0 of validation is uint8\[batch, 2\], and that of train float32",
+        r"Input 0 of validation is uint8\[batch, 2\], but float32",
         SaysNothing,
         validation=(np.ones((40, 2), "uint8"), VALIDATION[1]),
         warned=True,

@@ -307,7 +307,7 @@ def test_how_often_is_drawn_may_change_in_a_run_that_goes_on(tmp_path):
     assert len(set(steps)) == len(steps)
 
 
-# ---------------------------------------------------------------------- what is wrong is said
+# ---------------------------------------------------------------------- errors are printed
 
 
 @pytest.mark.any_backend
@@ -319,21 +319,21 @@ def test_how_often_is_drawn_may_change_in_a_run_that_goes_on(tmp_path):
         ({"a": "text"}, r"TypeError: Wrong\.draw: 'a' is str; expected a matplotlib\.figure\.Figure\."),
     ],
 )
-def test_what_is_no_picture_is_said_and_the_run_is_whole(tmp_path, capsys, returned, message):
+def test_a_value_that_is_not_a_picture_is_reported_and_the_run_finishes(tmp_path, capsys, returned, message):
     class Wrong(Drawn):
         def draw(self, predict):
             return returned
 
     assert settings(tmp_path).fit(Wrong()).epochs == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert message.replace("\\", "") in said
-    assert said.endswith("The pictures of the validation split are left out.\n")
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert message.replace("\\", "") in printed
+    assert printed.endswith("No pictures of the validation split are written.\n")
     assert (tmp_path / "run" / "report.html").is_file()
 
 
 @pytest.mark.any_backend
-def test_an_error_is_said_in_one_line_with_its_place_each_time_and_the_run_goes_on(tmp_path, capsys):
+def test_an_error_is_printed_in_one_line_with_its_place_each_time_and_the_run_continues(tmp_path, capsys):
     class Broken(Drawn):
         def draw(self, predict):
             predict(2)
@@ -347,7 +347,7 @@ def test_an_error_is_said_in_one_line_with_its_place_each_time_and_the_run_goes_
     for line in lines:
         assert line.startswith("lightkeras: Broken.draw failed with LinAlgError: Singular matrix (")
         assert f"called from {__file__}:" in line
-        assert line.endswith("in draw). The pictures of the validation split are left out.")
+        assert line.endswith("in draw). No pictures of the validation split are written.")
     assert not (tmp_path / "run" / "figures" / "validation").exists()
 
 
@@ -366,9 +366,9 @@ def test_a_count_that_is_none_is_refused(tmp_path, capsys, count):
 def test_a_train_stream_is_not_read_in_the_middle_of_training(tmp_path, capsys):
     task = Drawn()
     settings(tmp_path, draw_every=1).fit(task, batches_of(TRAIN))
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2
-    assert "the train split is a stream, which training reads, and there is no validation split" in said[0]
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 2
+    assert "the train split is a stream, which training reads, and there is no validation split" in printed[0]
     assert [(split, len(examples[0])) for split, examples, *_ in task.seen] == [("train", 64)]  # at the end it is
 
 

@@ -126,7 +126,7 @@ def test_another_program_of_the_step_is_listed_with_its_cause_and_its_first_call
     other = Compiling()
     for program, seconds in [(first, 5.0), (first, 1.0), (other, 7.0), (other, 2.0)]:
         if program is not train_stepper.program:
-            train_stepper.take(program, "a was frozen before epoch 2")
+            train_stepper.replace_program(program, "a was frozen before epoch 2")
         program.forms = ["4"]
         train_stepper.add(StepLogs({"loss": np.ones(1, "float32")}, np.array([4], "int64")), seconds)
     assert train_stepper.compiled == [

@@ -1,4 +1,4 @@
-"""Finders: a learning rate and a batch size to begin with, from a few train steps that leave no trace."""
+"""Finders: suggest a learning rate and a batch size from a few train steps, whose changes are restored."""
 
 from lightkeras.training.finders.batch_size import SizeSearch, find_batch_size
 from lightkeras.training.finders.learning_rate import RangeTest, find_learning_rate

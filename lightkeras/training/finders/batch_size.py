@@ -1,10 +1,10 @@
-"""The batch-size finder: the largest power of two that fits.
+"""Batch-size finder: suggests the largest power of two that fits.
 
 for size in low, 2 low, 4 low, ...:
-    stop if the memory that it would take is not there
-    run a few train steps, put everything back
+    stop if its estimated memory is not available     # on a CPU the kernel kills a process before an allocation fails
+    run a few train steps, restore all state
     stop if they ran out of memory
-suggest the last that fitted
+suggest the last size that fitted
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class SizeSearch:
         low: First size.
         high: Largest size; `None` for the number of examples.
         steps: Train steps to time with each size.
-        memory_bytes: Memory that the process may hold; `None` asks the system what there is.
+        memory_bytes: Memory that the process may use, in bytes; `None` for the memory available on the system.
 
     Raises:
-        ValueError: A setting out of its range.
+        ValueError: A setting is out of its range.
     """
 
     low: int
@@ -65,7 +65,10 @@ class SizeSearch:
         check_whole("", "memory_bytes", self.memory_bytes, 1, optional=True)
 
     def sizes(self, examples: int | None) -> list[int]:
-        """The sizes to try where there are so many examples; `None` where nobody knows.
+        """The sizes to try.
+
+        Args:
+            examples: Number of examples of the split; `None` if unknown.
 
         Raises:
             ValueError: There are fewer examples than `low`.
@@ -77,16 +80,16 @@ class SizeSearch:
 
 
 def find_batch_size(task: Task, feed: Feed, given: bool, search: SizeSearch, seed: int) -> BatchSizes:
-    """Finds the largest batch that fits, and restores what it changed; see `Runner.find_batch_size`.
+    """Finds the largest batch that fits, and restores all state; see `Runner.find_batch_size`.
 
     Args:
         task: The task, set up.
         feed: Its train split, with batches of any size.
-        given: Whether the split was given to the runner, and is not that of the task's data module.
+        given: Whether the split was given to the runner instead of coming from the task's data module.
         search: Settings.
         seed: Seed of the order of examples.
     """
-    with restored(task):  # tracing, too, draws from the random generators
+    with restored(task):  # tracing also draws from the random generators
         return _find(task, feed, given, search, seed)
 
 
@@ -94,7 +97,7 @@ def _find(task: Task, feed: Feed, given: bool, search: SizeSearch, seed: int) ->
     began = time.perf_counter()
     if not isinstance(feed, ArrayFeed) and (given or "batch_size" not in hparams.to_dict(task.hp)):
         raise ValueError(
-            "The train split is a stream that brings its batches with it, so that their size cannot be varied. "
+            "The train split is a stream of batches, so their size cannot be varied. "
             "Give arrays, or a task with a hyperparameter `batch_size` that its build_data uses."
         )
     sizes = search.sizes(feed.examples)
@@ -108,7 +111,7 @@ def _find(task: Task, feed: Feed, given: bool, search: SizeSearch, seed: int) ->
     why_no_more: str | None = None
     with restored(task) as state:
         for size in sizes:
-            gc.collect()  # graphs and data of the size before are held by cycles of references
+            gc.collect()  # reference cycles hold the graphs and data of the previous size
             try:
                 found, why_no_more = bench.try_size(size, tried)
             finally:
@@ -126,7 +129,7 @@ def _find(task: Task, feed: Feed, given: bool, search: SizeSearch, seed: int) ->
 
 @dataclasses.dataclass(frozen=True)
 class _Bench:
-    """What all tries share; `held` is the memory that the process held before them."""
+    """Tries batch sizes; `held` is the memory of the process before the first, in bytes."""
 
     task: Task
     feed: Feed
@@ -137,7 +140,7 @@ class _Bench:
     held: int
 
     def try_size(self, size: int, tried: Sequence[BatchSize]) -> tuple[BatchSize | None, str | None]:
-        """What was found of a size, and why there should be no more; each may be `None`."""
+        """Returns the measurement of a size, and the reason to end the search; each may be `None`."""
         limit = self.search.memory_bytes
         if limit is None:
             limit = memory.resident_bytes() + int((1 - KEPT_FREE) * memory.available_bytes())
@@ -160,7 +163,7 @@ class _Bench:
         return found, None if fits else f"{size} brought the process to {_gb(peak)}; it may hold {_gb(limit)}"
 
     def _seconds_per_step(self, size: int, first: bool) -> float | None:
-        """Time of a train step; `None` where there are not enough examples for a batch.
+        """Duration of a train step; `None` if there are too few examples for a batch.
 
         Raises:
             ValueError: The batches have another size.
@@ -173,14 +176,13 @@ class _Bench:
         if found > size or (found < size and first):
             raise ValueError(
                 f"{type(self.task).__name__}.build_data gave a first batch of {found} examples where {size} were "
-                "expected. Use self.hp.batch_size in build_data, and begin with a `low` that is at most the number "
-                "of examples."
+                "expected. Use self.hp.batch_size in build_data, and set `low` to at most the number of examples."
             )
         if found < size:
             return None
         began = time.perf_counter()
         logs = program.run(stream, steps)
-        if logs.steps < wanted:  # the rest of an epoch, too short to time
+        if logs.steps < wanted:  # the rest of the epoch is too short to time
             stream = self.engine.open(feed, 1, 0, self.seed, program=program)
             began = time.perf_counter()
             logs = program.run(stream, steps)
@@ -188,16 +190,15 @@ class _Bench:
 
 
 def memory_next(taken: Sequence[int], held: int) -> int | None:
-    """Memory that the next size, twice the last, will take.
+    """Estimates the memory of the next size, twice the last.
 
-    Twice what the last one took, or more if the last took more than twice of what the one before it
-    did: up to four times, for a loss that compares each example of a batch with each other. More than
-    that says that the sizes before lived in memory that the process had freed and kept: then the last
-    one may have used all of it.
+    It grows as from the last but one to the last size: by a factor of 2 to 4, where 4 is a loss that compares all pairs
+    of examples. A larger factor means that earlier sizes reused memory that the allocator had freed and kept: then the
+    last size may have used all of it, and `held` is added.
 
     Args:
-        taken: Memory that the sizes so far took, in rising order.
-        held: Memory that the process held before them.
+        taken: Memory of the sizes so far in bytes, in rising order.
+        held: Memory of the process before them, in bytes.
 
     Returns:
         Bytes; `None` before the first size.
@@ -209,7 +210,7 @@ def memory_next(taken: Sequence[int], held: int) -> int | None:
 
 
 def _with_batches_of(task: Task, feed: Feed, size: int) -> Feed:
-    """The split in batches of a size; of arrays without the smaller last one, which would be compiled apart."""
+    """The split in batches of a size; arrays without the smaller last batch, which would be compiled separately."""
     if isinstance(feed, ArrayFeed):
         whole = feed.examples // size * size
         arrays = map_structure(lambda leaf: first_examples(leaf, whole), feed.arrays)
@@ -221,7 +222,9 @@ def _with_batches_of(task: Task, feed: Feed, size: int) -> Feed:
     finally:
         task.hp = hp
     if data is None:
-        raise ValueError(f"{type(task).__name__}.build_data gave a data module first, and None for batch_size={size}.")
+        raise ValueError(
+            f"{type(task).__name__}.build_data returned None for batch_size={size}, but a data module before."
+        )
     data.prepare(task.lookup)
     return encode_feed(data.train(), task.frozen(), FeatureCache())
 

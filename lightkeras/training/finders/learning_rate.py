@@ -1,8 +1,8 @@
-"""The learning-rate finder: a range test.
+"""Learning-rate finder: a range test.
 
 for rate in rates from low to high, growing exponentially:
     set the learning rate, run one train step
-    stop where the loss runs away
+    stop if the loss diverges
 suggest the rate at which the loss fell fastest
 """
 
@@ -32,14 +32,14 @@ from lightkeras.training.step_errors import TaskError
 from lightkeras.training.stepper import bound_engine
 from lightkeras.training.tracing import trace_train
 
-RUN_AWAY = 4.0
-"""A range test ends where the smoothed loss is this many times its least, as in fastai and Lightning."""
+DIVERGENCE_FACTOR = 4.0
+"""A range test ends when the smoothed loss is this many times its minimum, as in fastai and Lightning."""
 
 SMOOTHED_OVER = 10
-"""Losses are averaged with a memory of `1 / SMOOTHED_OVER` of the range, however many steps it has."""
+"""Losses are averaged over `1 / SMOOTHED_OVER` of the range, whatever its number of steps."""
 
 SPREAD_OF_DIFFERENCES = 0.954
-"""Median absolute difference of two draws from a normal distribution, in its standard deviations."""
+"""Median absolute difference of two draws from a normal distribution, in standard deviations."""
 
 
 @final
@@ -50,12 +50,12 @@ class RangeTest:
     Args:
         low: First learning rate.
         high: Last learning rate.
-        steps: Train steps, each with a rate that is higher than the last by the same factor.
-        optimizer: Which optimizer's rate to vary, as the path of the task's attribute; `None` for the only one.
-        loss: Name of the logged value to watch.
+        steps: Number of train steps; the rate grows by the same factor in each.
+        optimizer: Path of the task's attribute of the optimizer to vary; `None` for the only one.
+        loss: Name of the logged value to use as the loss.
 
     Raises:
-        ValueError: A setting out of its range.
+        ValueError: A setting is out of its range.
     """
 
     low: float
@@ -75,7 +75,7 @@ class RangeTest:
 
     @property
     def beta(self) -> float:
-        """How much of the average a step keeps."""
+        """Decay of the moving average per step."""
         return 1 - SMOOTHED_OVER / self.steps
 
     def rate(self, step: int) -> float:
@@ -84,16 +84,16 @@ class RangeTest:
 
 
 def find_learning_rate(task: Task, feed: Feed, test: RangeTest, seed: int, figure: Path | None) -> LearningRates:
-    """Runs a learning-rate range test, and restores what it changed; see `Runner.find_learning_rate`.
+    """Runs a learning-rate range test, and restores all state; see `Runner.find_learning_rate`.
 
     Args:
         task: The task, set up.
         feed: Its train split.
         test: Settings.
         seed: Seed of the order of examples.
-        figure: Where to draw the curve; `None` for no drawing.
+        figure: File of the curve; `None` for no figure.
     """
-    with restored(task):  # tracing, too, draws from the random generators
+    with restored(task):  # tracing also draws from the random generators
         return _find(task, feed, test, seed, figure)
 
 
@@ -105,22 +105,22 @@ def _find(task: Task, feed: Feed, test: RangeTest, seed: int, figure: Path | Non
     rate = _rate_to_vary(task, trace, test.optimizer)
     if test.loss not in trace.names:
         raise ValueError(f"loss={test.loss!r}: no train step logs that. {did_you_mean(test.loss, trace.names)}")
-    if figure is not None:  # a place that cannot be written to is found before the work
+    if figure is not None:  # fails before the work if the folder cannot be written to
         with files.explained(figure):
             figure.parent.mkdir(parents=True, exist_ok=True)
     losses: list[float] = []
-    running, ran_away = RunningLoss(test.beta), False
+    running, diverged = RunningLoss(test.beta), False
     with restored(task), contextlib.closing(_single_steps(task, engine, trace, feed, seed)) as steps:
-        while len(losses) < test.steps and not ran_away:
+        while len(losses) < test.steps and not diverged:
             rate.assign(test.rate(len(losses)))
             losses.append(next(steps)[test.loss])
             running = running.after(losses[-1])
-            ran_away = running.ran_away
+            diverged = running.diverged
     rates = [test.rate(step) for step in range(len(losses))]
-    # Where the loss was high before it fell, it is no running away.
+    # High losses before the minimum are not a divergence, so they are not cut off.
     curve = smoothed(losses, test.beta, max([running.ceiling, *losses[: running.least_at]]))
     suggestion, why = suggest(rates, losses, curve, test.beta)
-    end = f"stopped at {rates[-1]:.2g}, where the loss ran away" if ran_away else f"ended at {rates[-1]:.2g}"
+    end = f"stopped at {rates[-1]:.2g}, where the loss diverged" if diverged else f"ended at {rates[-1]:.2g}"
     result = LearningRates(
         rates=tuple(rates),
         losses=tuple(losses),
@@ -141,12 +141,12 @@ class RunningLoss:
     """The exponential moving average of a loss, with bias correction (Kingma & Ba, "Adam", ICLR 2015, section 3).
 
     Args:
-        beta: How much of the average a step keeps.
+        beta: Decay of the average per step.
         total: The average, before the correction.
         steps: Losses so far.
-        least: Least average so far.
-        least_at: The step it was at, counted from 1; 0 before the first.
-        ran_away: Whether the last loss was not finite, or brought the average above `ceiling`.
+        least: Minimum of the average so far.
+        least_at: Step of the minimum, from 1; 0 before the first.
+        diverged: Whether the last loss was not finite, or raised the average above `ceiling`.
     """
 
     beta: float
@@ -154,34 +154,34 @@ class RunningLoss:
     steps: int = 0
     least: float = math.inf
     least_at: int = 0
-    ran_away: bool = False
+    diverged: bool = False
 
     @property
     def ceiling(self) -> float:
-        """Four times the least average; for a loss below zero, as far above it as that is for one above zero."""
-        return self.least + (RUN_AWAY - 1) * abs(self.least)
+        """Four times the minimum of the average; the same distance above a negative minimum."""
+        return self.least + (DIVERGENCE_FACTOR - 1) * abs(self.least)
 
     def after(self, loss: float) -> RunningLoss:
-        """The average after one more loss."""
+        """Returns the average after one more loss."""
         if not math.isfinite(loss):
-            return dataclasses.replace(self, ran_away=True)
+            return dataclasses.replace(self, diverged=True)
         total, steps = self.beta * self.total + (1 - self.beta) * loss, self.steps + 1
         average = total / (1 - self.beta**steps)
         if average < self.least:
             return RunningLoss(self.beta, total, steps, average, steps)
-        return dataclasses.replace(self, total=total, steps=steps, ran_away=average > self.ceiling)
+        return dataclasses.replace(self, total=total, steps=steps, diverged=average > self.ceiling)
 
 
 def smoothed(losses: Sequence[float], beta: float, ceiling: float) -> list[float]:
     """Averages each loss with its neighbours on both sides, weighted by `beta ** distance`.
 
-    A running average is late by its own memory, so that the steepest descent would be found at a rate
-    that is too high by as much; this one is not.
+    A running average lags, which would shift the steepest descent to a higher rate: by 50 of 100 steps with a decay of
+    0.98, four of eight decades.
 
     Args:
         losses: Losses of the steps.
-        beta: Weight of the next neighbour.
-        ceiling: What losses above it, and those that are not finite, count as.
+        beta: Weight of the nearest neighbours.
+        ceiling: Maximum of a loss; it also replaces losses that are not finite.
     """
     if not math.isfinite(ceiling):  # the first loss was not finite
         return [math.nan] * len(losses)
@@ -199,25 +199,25 @@ def suggest(
 
     Leslie N. Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017, section 3.3, reads
     bounds off the curve by eye: where it begins to fall, and where it turns ragged. The steepest point
-    between the two is the rule of fastai (`steep`) and Lightning (`suggestion`). Here only rates below that
-    of the least loss count, and a descent counts only if it is more than six times the standard deviation
-    that noise alone would give the curve. That of the losses is told by the median difference of neighbours,
-    which a descent hardly moves; averaging makes it less by what the weights `beta ** distance` say.
+    between the two is the rule of fastai (`steep`) and Lightning (`suggestion`). Here only rates below the rate
+    of the minimum count, and a descent counts only if it exceeds six times the standard deviation of the curve
+    under noise alone. The median difference of neighbouring losses gives the standard deviation of a loss,
+    because a descent hardly changes it; averaging reduces it by the weights `beta ** distance`.
 
     Args:
         rates: Learning rates of the steps.
         losses: Losses of the steps.
-        curve: The losses, smoothed.
-        beta: What they were smoothed with.
+        curve: The smoothed losses.
+        beta: The weight they were smoothed with.
 
     Returns:
-        The rate, or `None`; and the reason.
+        The rate, or `None` if the loss did not fall; and the reason.
     """
     if not all(map(math.isfinite, curve)):
-        return None, "the first loss is not finite: lower `low`, or look at the data"
+        return None, "the first loss is not finite: lower `low`, or check the data"
     bottom = int(np.argmin(curve))
     if bottom < 2:
-        return None, "the loss did not fall: lower `low`, or look at the model and its loss"
+        return None, "the loss did not fall: lower `low`, or check the model and its loss"
     before, raw = np.array(curve[: bottom + 1]), np.array(losses[: bottom + 1])
     fell, spread = float(before.max() - before[-1]), float(np.median(np.abs(np.diff(raw)))) / SPREAD_OF_DIFFERENCES
     if not fell > 6 * spread * math.sqrt((1 - beta) * (1 + beta**2) / (1 + beta) ** 3):
@@ -230,19 +230,19 @@ def suggest(
 
 
 def _rate_to_vary(task: Task, trace: Trace, wanted: str | None) -> keras.Variable:
-    """The variable that holds the learning rate of an optimizer.
+    """The learning-rate variable of an optimizer.
 
     Raises:
-        ValueError: There are several optimizers and none was named, or none has that name.
+        ValueError: There are several optimizers and none was named, or no optimizer has the name.
         TaskError: The optimizer's learning rate is a schedule.
     """
     paths = {id(found): path for path, found in task.tracked().items()}
     optimizers = {paths.get(id(found), found.name): found for found, _ in trace.optimizers()}
     if wanted is None and len(optimizers) > 1:
         raise ValueError(
-            f"{type(task).__name__}.train_step uses {len(optimizers)} optimizers. Say whose learning rate to vary, "
-            f"as in optimizer={next(iter(optimizers))!r}; the others keep theirs. "
-            f"There are: {', '.join(optimizers)}."
+            f"{type(task).__name__}.train_step uses {len(optimizers)} optimizers. Choose the one to vary, "
+            f"as in optimizer={next(iter(optimizers))!r}; the others keep their learning rates. "
+            f"Valid names: {', '.join(optimizers)}."
         )
     if wanted is not None and wanted not in optimizers:
         raise ValueError(f"optimizer={wanted!r}: no train step uses that. {did_you_mean(wanted, optimizers)}")
@@ -251,7 +251,7 @@ def _rate_to_vary(task: Task, trace: Trace, wanted: str | None) -> keras.Variabl
     if not isinstance(rate, keras.Variable):
         raise TaskError(
             f"{type(task).__name__}.{name} computes its learning rate from the step (a schedule or a function), so "
-            "that none can be set. Give it a number for the search: what is found is the highest rate of the schedule."
+            "it cannot be set. Give it a number for the search, and use the result as the schedule's highest rate."
         )
     return rate
 
@@ -259,7 +259,7 @@ def _rate_to_vary(task: Task, trace: Trace, wanted: str | None) -> keras.Variabl
 def _single_steps(
     task: Task, engine: Engine, trace: Trace, feed: Feed, seed: int
 ) -> Generator[dict[str, float], None, None]:
-    """Logs of one train step after the other, from epoch to epoch without end."""
+    """Yields the logs of single train steps, for any number of epochs."""
     program = engine.program(task.run_train_step, trace.names)
     epoch = 0
     while True:

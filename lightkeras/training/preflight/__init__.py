@@ -1,21 +1,22 @@
-"""What is checked before the first epoch, so that a mistake costs seconds and nothing is lost.
+"""Preflight: checks before the first epoch, so that a mistake costs seconds.
 
-Always, because nothing can be compiled without it:
+Always, because nothing can be compiled without them:
     check_feed          sizes of the splits, labels against the loss
-    trace_train         the step minimizes something that the task holds, and its loss reaches the models
-    trace_evaluate      the evaluation takes its batches, and learns nothing
-    epoch_names         every value has a name of its own
-    check_monitor       what is monitored is logged
+    trace_train         the step minimizes variables of the task, and its loss depends on the models
+    trace_evaluate      the evaluation step takes its batches, and minimizes nothing
+    epoch_names         the names of the logged values are unique
+    check_monitor       the monitored value is logged
 
-Unless it is switched off, `run`:
+With `Runner(preflight=True)`, the default, also `run` (0.7 s for a dense MNIST network on two cores):
     check_finite        numbers of the splits in memory are finite
-    warn_of_...         the splits do not share examples, and hold numbers of one kind
-    check_saved         every variable comes back from a checkpoint as it was
+    warn_of_...         the splits share no examples, and have the same kinds of numbers
+    check_saved         a checkpoint restores every variable to the bit
     warn_of_missing_config  the model can be written to model.keras at the end
-    try_steps           both steps run on a first and a smaller last batch: losses and gradients are
-                        finite, variables move, names stay, the set of variables stays
+    try_steps           both steps run on the first and on a smaller last batch: losses and gradients are
+                        finite, variables change, names and the set of variables stay the same
 
-Everything that was run is put back: not a bit differs afterwards. Nothing is written.
+An error is raised for what nobody intends, a warning for what may be intended. All state is restored to the bit, and
+nothing is written.
 """
 
 from lightkeras.engine.base import Engine, Trace
@@ -27,18 +28,18 @@ from lightkeras.training.stepper import Stepper
 
 
 def run(task: Task, engine: Engine, trace: Trace, train_stepper: Stepper, validation_stepper: Stepper | None) -> None:
-    """Does the checks that can be switched off, the cheap ones first.
+    """Runs the checks that can be switched off, cheap ones first.
 
     Args:
         task: The task; its steps were traced, its optimizers are built.
         engine: Its engine.
-        trace: What `trace_train` gave.
+        trace: Result of `trace_train`.
         train_stepper: The train step over the train split.
-        validation_stepper: The evaluation step over the validation split; `None` if there is none.
+        validation_stepper: The evaluation step over the validation split; `None` without one.
 
     Raises:
-        TaskError: The task cannot be run as it is.
-        ValueError: A split cannot be learned from.
+        TaskError: A step of the task does not work.
+        ValueError: The data of a split cannot be used.
     """
     check_finite(train_stepper.feed, "train")
     if validation_stepper is not None:

@@ -1,4 +1,4 @@
-"""Whether the run state would come back from a checkpoint as it was."""
+"""Checks that checkpoints and `model.keras` can store the state of the run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check_saved(task: Task) -> None:
     """Writes every variable as a checkpoint does, reads it back, and compares the bits. No file is written.
 
     Raises:
-        TaskError: A variable, or the name of one, does not come back as it was.
+        TaskError: A variable or its name changes on the way.
     """
     variables, name = task.variables(), type(task).__name__
     for key, variable in variables.items():
@@ -34,16 +34,14 @@ def check_saved(task: Task) -> None:
         except Exception as error:
             raise TaskError(f"{name}: a checkpoint cannot hold the variable {described}: {error}. {advice}") from error
         if (after.shape, after.dtype, after.tobytes()) != (before.shape, before.dtype, before.tobytes()):
-            raise TaskError(
-                f"{name}: the variable {described} does not come back from a checkpoint as it was. {advice}"
-            )
+            raise TaskError(f"{name}: a checkpoint does not restore the bits of the variable {described}. {advice}")
     names = {key: variable.path for key, variable in variables.items()}
     if json.loads(files.json_bytes(names)) != names:
-        raise TaskError(f"{name}: the names of its variables do not come back from a checkpoint: {names}.")
+        raise TaskError(f"{name}: a checkpoint does not restore the names of its variables: {names}.")
 
 
 def warn_of_missing_config(task: Task) -> None:
-    """Warns of a model that could not be written to `model.keras` at the end: it does not say how it was made."""
+    """Warns of a model that cannot be written to `model.keras` at the end, because it lacks a `get_config`."""
     model = vars(task).get("model")
     if not isinstance(model, keras.Model):
         return
@@ -52,38 +50,38 @@ def warn_of_missing_config(task: Task) -> None:
             keras.saving.serialize_keras_object(model)
     except NotImplementedError:
         warnings.warn(
-            f"{type(task).__name__}: model.keras cannot be written at the end, for {type(model).__name__}, or a layer "
-            "in it, does not say how it was made. Give it a `get_config` that returns what its constructor takes.",
+            f"{type(task).__name__}: model.keras cannot be written at the end: {type(model).__name__}, or a layer in "
+            "it, has no `get_config`. Define one that returns the arguments of the constructor.",
             UserWarning,
             stacklevel=2,
         )
 
 
 def forms(variables: Mapping[str, keras.Variable]) -> Forms:
-    """Shape, dtype and identity of each variable: what may not change while a run goes on."""
+    """Shape, dtype and identity of each variable, which must not change during a run."""
     return {key: (tuple(v.shape), str(v.dtype), id(v)) for key, v in variables.items()}
 
 
 def check_same_state(task: Task, before: Forms) -> None:
-    """Checks that a step left the variables of the run state the ones they were.
+    """Checks that a step added, removed and replaced no variables of the run state.
 
     Args:
         task: The task, after the step.
-        before: What `forms` gave for its variables before.
+        before: Result of `forms` for its variables before the step.
 
     Raises:
-        TaskError: A variable is new, gone, or another one.
+        TaskError: A variable is new, gone or replaced.
     """
     now, after = task.variables(), forms(task.variables())
     new = [f"{now[key].path} ({key})" for key in after if after[key] != before.get(key)]
     gone = [key for key in before if key not in after]
     if new or gone:
         raise TaskError(
-            f"{type(task).__name__}.train_step changed which variables there are: new are {', '.join(new) or 'none'}, "
-            f"gone {', '.join(gone) or 'none'}. Make every layer, metric and optimizer in `build`."
+            f"{type(task).__name__}.train_step changed the set of variables: added {', '.join(new) or 'none'}; "
+            f"removed {', '.join(gone) or 'none'}. Create every layer, metric and optimizer in `build`."
         )
 
 
 def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two arrays of one form are equal to the bit, NaN too."""
+    """Whether two arrays of the same shape and dtype have equal bits, also of NaNs."""
     return one.tobytes() == other.tobytes()

@@ -1,4 +1,4 @@
-"""What the splits show by themselves: sizes, labels, numbers that are none, examples in two of them."""
+"""Checks of the splits: sizes, labels, numbers that are not finite, examples shared by two splits."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from lightkeras.encoders.base import inputs_of
 from lightkeras.task import Task
 
 BLOCK_BYTES = 1 << 24
-"""How much of an array is looked at in one go, so that memory stays flat."""
+"""Size of the blocks in which an array is processed, to limit memory."""
 
 TRAIN_BYTES = 10**9
-"""How much of the train split is compared with validation; of more, a sample is."""
+"""Bytes of the train split that are compared with validation: a sample of a larger split."""
 
 SAMPLED = 1000
-"""How many examples of validation are looked for in train."""
+"""Number of validation examples that are searched for in train."""
 
 LEAST_SHARED = 10
-"""How many of them must be there for a warning."""
+"""Number of shared examples from which on there is a warning, if they are also 1 % of the sample."""
 
 
 def check_feed(task: Task, feed: Feed, split: str) -> None:
-    """Checks the size of a split, and lets the task look at its arrays.
+    """Checks the size of a split, and calls `Task.check_data` with its arrays.
 
     Raises:
-        ValueError: A train split smaller than one batch, or arrays the task cannot learn from.
+        ValueError: The train split is smaller than one batch, or the task rejects the arrays.
     """
     feed = raw_feed(feed)
     if isinstance(feed, ArrayFeed):
@@ -42,16 +42,16 @@ def check_feed(task: Task, feed: Feed, split: str) -> None:
 
 
 def check_finite(feed: Feed, split: str) -> None:
-    """Checks that a split in memory holds finite numbers alone. A stream is not read.
+    """Checks that all numbers of a split in memory are finite. A stream is not read.
 
     Raises:
-        ValueError: An array holds NaN or an infinity: which, how many, and where the first one is.
+        ValueError: An array contains NaN or infinity; the message gives their number and the first position.
     """
     if not isinstance(feed, ArrayFeed):
         return
     if feed.raw is not None:
         check_finite(feed.raw, split)
-        split = f"{split}, as its encoder gives it,"
+        split = f"{split}, after its encoder,"
     for path, leaf in flatten(feed.arrays):
         array = leaf.weights if isinstance(leaf, Bags) else leaf
         if array.dtype.kind not in "fc" and array.dtype.name != "bfloat16":
@@ -63,31 +63,28 @@ def check_finite(feed: Feed, split: str) -> None:
             first = tuple(np.argwhere(~np.isfinite(block))[0])
             raise ValueError(
                 f"Array {path or '0'} of {split} holds {count:,} of {array.size:,} numbers that are not finite, the "
-                f"first in example {start + int(first[0])}: {block[first]}. Replace them, or leave out their examples."
+                f"first in example {start + int(first[0])}: {block[first]}. Replace them, or remove their examples."
             )
 
 
 def warn_of_other_inputs(train: Feed, validation: Feed) -> None:
-    """Warns of inputs of validation that are numbers of another kind than those of train.
-
-    A model takes both, as whole numbers from 0 to 255 and fractions of 1, and its values mean nothing.
-    """
+    """Warns of validation inputs whose kind of number differs from train, such as 0 to 255 instead of 0.0 to 1.0."""
     expected = dict(flatten(inputs_of(raw_feed(train).spec)))
     for path, spec in flatten(inputs_of(raw_feed(validation).spec)):
         other = expected.get(path, spec)
         if _kind(spec) != _kind(other):
             warnings.warn(
-                f"Input {path or '0'} of validation is {spec}, and that of train {other}: "
-                "one of them may lack a preparation that the other one had.",
+                f"Input {path or '0'} of validation is {spec}, but {other} in train: "
+                "one of them may lack a preprocessing step.",
                 UserWarning,
                 stacklevel=2,
             )
 
 
 def warn_of_shared_examples(train: Feed, validation: Feed) -> None:
-    """Warns of a validation split that is, or holds, what is learned from.
+    """Warns of a validation split that is the train split, or shares examples with it.
 
-    One example in a hundred is where it starts, and ten: real data sets have a few duplicates.
+    The warning starts at 1 % and ten examples because real data sets have a few duplicates: 0.4 % of IMDB's reviews.
     """
     train, validation = raw_feed(train), raw_feed(validation)
     if isinstance(train, StreamFeed) and isinstance(validation, StreamFeed):
@@ -105,25 +102,25 @@ def warn_of_shared_examples(train: Feed, validation: Feed) -> None:
     if shared >= max(LEAST_SHARED, sampled / 100):
         warnings.warn(
             f"{shared:,} of {sampled:,} examples sampled from validation are in train too: validation would not show "
-            "whether the model generalizes. Hold other examples back for it, unless inputs are equal by nature.",
+            "whether the model generalizes. Hold other examples back for it, unless equal inputs are normal here.",
             UserWarning,
             stacklevel=2,
         )
 
 
 def shared_examples(train: ArrayFeed, validation: ArrayFeed) -> tuple[int, int]:
-    """Looks for examples of validation in train, by their inputs.
+    """Counts the examples of validation whose inputs are also in train.
 
-    Inputs are the first element of a tuple batch, else the whole batch. Rows are compared by a hash
-    first, and then byte by byte. The sample is the same each time.
+    Inputs are the first element of a tuple batch, else the whole batch. Rows are compared by a hash first, and then
+    byte by byte. The sample is the same each time.
 
     Args:
-        train: What is learned from. Of more than a gigabyte, a sample is searched.
-        validation: Of more than a thousand examples, a sample is looked for.
+        train: The train split; a sample of more than a gigabyte is searched.
+        validation: The validation split; a sample of more than a thousand examples is searched for.
 
     Returns:
-        How many were found, and how many were looked for: none where inputs differ in form, or are a single
-        number, which many examples have in common.
+        The number of shared examples, and of those searched for; both 0 if the shapes or dtypes of the inputs differ,
+        or if an input is a single number, which many examples have in common.
     """
     known, sought = dict(flatten(inputs_of(train.arrays))), dict(flatten(inputs_of(validation.arrays)))
     if {path: _form(array) for path, array in known.items()} != {path: _form(array) for path, array in sought.items()}:
@@ -144,13 +141,13 @@ def shared_examples(train: ArrayFeed, validation: ArrayFeed) -> tuple[int, int]:
 
 
 def _kind(spec: ArraySpec) -> str:
-    """`float32` as `float`, and `uint8` as `int`: the kind of number, whatever its size."""
+    """The kind of number regardless of its size: `float` for `float32`, `int` for `uint8`."""
     name = spec.dtype.rstrip("0123456789")
     return {"uint": "int", "bfloat": "float"}.get(name, name)
 
 
 def _single_numbers(inputs: list[np.ndarray]) -> bool:
-    """Whether all that an example has is one number, such as the weight of a car."""
+    """Whether the input of an example is a single number, such as the weight of a car."""
     return len(inputs) == 1 and inputs[0].dtype != object and inputs[0][:1].size == 1
 
 
@@ -159,7 +156,7 @@ def _form(array: np.ndarray) -> tuple[tuple[int, ...], str]:
 
 
 def _blocks(array: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Views of some rows each, with the number of the first one."""
+    """Views of consecutive rows, each with the index of its first row."""
     rows = max(1, BLOCK_BYTES * len(array) // max(1, array.nbytes))
     return [(start, array[start : start + rows]) for start in range(0, len(array), rows)]
 
@@ -196,7 +193,7 @@ def _number_hashes(array: np.ndarray, mixed: int) -> np.ndarray:
         padded = np.zeros((len(block), words * 8), np.uint8)
         padded[:, :width] = np.ascontiguousarray(block).reshape(len(block), -1).view(np.uint8)
         values = padded.view(np.uint64)
-        values ^= values >> np.uint64(29)  # the top bits alone, such as signs, would cancel out
+        values ^= values >> np.uint64(29)  # differences in the top bits only, such as signs, would cancel out
         found.append(values @ factors)
     return np.concatenate(found)
 

@@ -1,4 +1,4 @@
-"""The steps, run once for real on one batch of each split, and everything they changed put back."""
+"""Runs the steps once on one batch of each split, and restores everything they changed."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ FIRST, LAST = "first batch", "last batch"
 def try_steps(
     task: Task, engine: Engine, trace: Trace, train_stepper: Stepper, validation_stepper: Stepper | None
 ) -> None:
-    """Runs the steps on the first batch of their split, and on the last one where that is smaller.
+    """Runs the steps on the first batch of their split, and on the last batch if it is smaller.
 
-    Everything is put back: variables, and the global random generators that a stream may draw from. Of
-    a stream the first batch is read, once.
+    This finds what a trace cannot, such as a label out of range, and compiles the steps for the first epoch. Variables
+    and global random generators are restored. A stream is opened once, and only its first batch is read.
 
     Args:
         task: The task.
         engine: Its engine.
-        trace: What the trace of the train step found.
+        trace: The trace of the train step.
         train_stepper: The train step over the train split.
-        validation_stepper: The evaluation step over the validation split; `None` if there is none.
+        validation_stepper: The evaluation step over the validation split; `None` without one.
 
     Raises:
-        TaskError: A loss or a gradient is not finite, nothing would be learned, or the variables of the
-            task are others afterwards.
+        TaskError: A loss or a gradient is not finite, no variable would change, or the step changes the set of
+            variables.
         ValueError: A split has no batch, or the names of the logs depend on the size of the batch.
     """
     with restored(task, _others(task, trace)) as state:
@@ -86,7 +86,7 @@ def check_rates(task: Task, trace: Trace) -> None:
 
 
 def check_logs(task: Task, logs: StepLogs, method: str, batch: str) -> None:
-    """Checks the values of one step. In an evaluation only a loss must be finite: others are warned of.
+    """Checks the values of one step. Evaluations warn of values that are not finite, except for the loss.
 
     Raises:
         TaskError: A value is not finite.
@@ -96,8 +96,8 @@ def check_logs(task: Task, logs: StepLogs, method: str, batch: str) -> None:
             continue
         found = f"{type(task).__name__}.{method}: {name} is {values[0]} on the {batch}."
         if method == "evaluate_step" and name != "loss" and "loss" in logs.values:
-            if batch == FIRST:  # once is enough
-                warnings.warn(f"{found} Its mean over the split will be that, too.", UserWarning, stacklevel=2)
+            if batch == FIRST:  # do not repeat the warning for the last batch
+                warnings.warn(f"{found} Its mean over the split will not be finite.", UserWarning, stacklevel=2)
             continue
         raise TaskError(
             f"{found} Look for a logarithm or division of zero, inputs that are not finite, or a learning rate "
@@ -106,16 +106,16 @@ def check_logs(task: Task, logs: StepLogs, method: str, batch: str) -> None:
 
 
 def check_gradients(task: Task, trace: Trace, sizes: Sequence[tuple[keras.Variable, float]], logs: StepLogs) -> None:
-    """Checks the gradients of the first batch, and warns of variables that get none.
+    """Checks the gradients of the first batch, and warns of variables whose gradient is zero.
 
-    A gradient that overflows is no mistake where the optimizer scales the loss: it lowers the scale.
-    That all are zero is none where the loss is, as for a margin that this batch keeps already.
+    A gradient may overflow if the optimizer scales the loss: it lowers the scale then. All gradients may be zero if the
+    loss is zero, as with a margin that the batch satisfies already.
 
     Args:
         task: The task.
-        trace: What the trace of the train step found.
-        sizes: Variables and the largest absolute value of their gradients.
-        logs: What the train step logged for that batch.
+        trace: The trace of the train step.
+        sizes: Variables and the largest absolute values of their gradients.
+        logs: Logs of the train step for that batch.
 
     Raises:
         TaskError: A gradient is not finite, or all are zero.
@@ -131,7 +131,7 @@ def check_gradients(task: Task, trace: Trace, sizes: Sequence[tuple[keras.Variab
     if broken:
         raise TaskError(
             f"{name}: on the first batch the gradient with respect to {paths(broken)} is not finite, though the loss "
-            "is. Look for a root, a norm, a logarithm or a division at zero, and in what `where` does not choose."
+            "is. Look for a root, a norm, a logarithm or a division at zero, also in branches that `where` discards."
         )
     largest: dict[int, tuple[keras.Variable, float]] = {}
     for variable, size in sizes:
@@ -141,13 +141,12 @@ def check_gradients(task: Task, trace: Trace, sizes: Sequence[tuple[keras.Variab
     if dead and len(dead) == len(largest) and not at_minimum:
         raise TaskError(
             f"{name}: on the first batch every gradient is exactly zero, so nothing would be learned. Look for a "
-            "loss that is constant, for rounding, argmax or stop_gradient on the way to it, or for saturated or "
-            "dead activations."
+            "constant loss, for rounding, argmax or stop_gradient before it, or for saturated or dead activations."
         )
     if dead:
         warnings.warn(
             f"{name}: on the first batch {len(dead)} of {len(largest)} variables got a gradient of exactly zero, and "
-            f"may never learn: {paths(dead)}. Freeze them if that is meant.",
+            f"may never learn: {paths(dead)}. Freeze them if that is intended.",
             UserWarning,
             stacklevel=2,
         )
@@ -156,17 +155,17 @@ def check_gradients(task: Task, trace: Trace, sizes: Sequence[tuple[keras.Variab
 def check_learned(
     task: Task, trace: Trace, sizes: Sequence[tuple[keras.Variable, float]], before: Arrays, after: Arrays
 ) -> None:
-    """Checks that one step of each optimizer changed its variables, and into finite numbers.
+    """Checks that one step of each optimizer changed its variables, and that they are finite.
 
     Args:
         task: The task.
-        trace: What the trace of the train step found.
-        sizes: Variables and the largest absolute value of their gradients.
+        trace: The trace of the train step.
+        sizes: Variables and the largest absolute values of their gradients.
         before: Values of the task's variables before the step, by key.
-        after: The same afterwards.
+        after: Their values after the step.
 
     Raises:
-        TaskError: A variable is not finite afterwards, or all that an optimizer updates are the same.
+        TaskError: A variable is not finite after the step, or an optimizer changed no variable.
     """
     name = f"{type(task).__name__}.train_step"
     pushed = {id(variable) for variable, size in sizes if size > 0}
@@ -185,29 +184,29 @@ def check_learned(
             rates = ", ".join(f"{_rate(part):g}" for part in _parts(optimizer))
             raise TaskError(
                 f"{name}: one step of the optimizer {optimizer.name!r} changed none of its variables "
-                f"({paths(moved)}), though they have gradients; its learning rate is {rates}. Raise that, or look at "
-                "what else the optimizer was given."
+                f"({paths(moved)}), though they have gradients; its learning rate is {rates}. Raise it, or check the "
+                "other arguments of the optimizer."
             )
 
 
-def _try(task: Task, over: Stepper, feed: Feed, step: int, method: str, train: Feed | None = None) -> StepLogs:
+def _try(task: Task, stepper: Stepper, feed: Feed, step: int, method: str, train: Feed | None = None) -> StepLogs:
     with explained(task, feed, method, train):
-        logs = over.try_one(feed, step)
+        logs = stepper.try_one(feed, step)
     check_logs(task, logs, method, LAST if step else FIRST)
     return logs
 
 
-def _try_last(task: Task, over: Stepper, method: str) -> None:
-    """Tries the last batch where it is smaller: it is compiled for anew, and may log something else."""
-    feed = over.feed
+def _try_last(task: Task, stepper: Stepper, method: str) -> None:
+    """Tries the last batch if it is smaller: the step is compiled again for it, and may log other names."""
+    feed = stepper.feed
     if isinstance(feed, ArrayFeed) and feed.steps > 1 and feed.examples % feed.batch_size:
-        _try(task, over, feed, feed.steps - 1, method)
+        _try(task, stepper, feed, feed.steps - 1, method)
 
 
 def _first_batch(engine: Engine, feed: Feed, split: str) -> Feed:
-    """A feed that begins with the first batch of a split.
+    """Returns a feed that starts with the first batch of a split.
 
-    A stream is opened and read once: each time it is opened it may draw another order, or read a file.
+    A stream is opened once and only its first batch is read: each opening may draw another order or read a file.
 
     Raises:
         ValueError: The split is empty.
@@ -216,13 +215,13 @@ def _first_batch(engine: Engine, feed: Feed, split: str) -> Feed:
         return feed
     batch = engine.open(feed).next_batch()
     if batch is None:
-        raise ValueError(f"The {split} split is empty: it gave no batch; expected at least one.")
+        raise ValueError(f"The {split} split is empty; expected at least one batch.")
     return StreamFeed(lambda epoch: iter([batch]), feed.spec, steps=1)
 
 
 def _others(task: Task, trace: Trace) -> list[Any]:
-    """Variables that the step uses and the task does not hold."""
-    # A trace gives the backend's own variables: Keras's, or what is inside them.
+    """Variables that the step uses but that are not part of the task."""
+    # A trace contains Keras variables, or the backend's variables inside them.
     own = {id(found) for variable in task.variables().values() for found in (variable, variable.value)}
     return [found for found in trace.variables if id(found) not in own]
 
@@ -233,26 +232,26 @@ def _warn_of_others(task: Task, state: SavedState) -> None:
         names = ", ".join(f"{variable.name} {list(variable.shape)}" for variable in changed)
         warnings.warn(
             f"{type(task).__name__}.train_step changes variables of no attribute of the task ({names}): they are not "
-            "saved, so that a resumed run would differ. Keep what holds them as an attribute.",
+            "saved, so a resumed run would differ. Keep their owner as an attribute.",
             UserWarning,
             stacklevel=2,
         )
 
 
 def _may_skip(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Whether an optimizer's first step may rightly change nothing."""
+    """Whether the first step of an optimizer may leave its variables unchanged."""
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):  # skips steps whose gradients overflow
         return True
     if optimizer.gradient_accumulation_steps:
         return True
-    # A warm-up may begin at zero: a schedule is written as more than its number.
+    # A schedule may warm up from zero; the config of a constant rate is a float.
     with tensorflow_left_out():
         parts = [(part, part.get_config().get("learning_rate")) for part in _parts(optimizer)]
     return any(not isinstance(rate, float) and not _rate(part) for part, rate in parts)
 
 
 def _parts(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Optimizer]:
-    """Those of a `keras.optimizers.MultiOptimizer`, which has no rate itself; any other alone."""
+    """The optimizers inside a `keras.optimizers.MultiOptimizer`, which has no rate; any other optimizer alone."""
     return list(getattr(optimizer, "optimizers", None) or [optimizer])
 
 

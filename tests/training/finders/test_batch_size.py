@@ -218,7 +218,9 @@ def test_data_that_cannot_be_held_in_such_batches_do_not_fit():
 
 def test_a_stream_that_is_given_cannot_be_varied():
     dataset = tf.data.Dataset.from_tensor_slices(two_moons(64)).batch(8)
-    with pytest.raises(ValueError, match=r"is a stream that brings its batches with it.*Give arrays, or a task with"):
+    with pytest.raises(
+        ValueError, match=r"is a stream of batches, so their size cannot be varied.*Give arrays, or a task with"
+    ):
         find_size(TwoMoons(), dataset)
 
 

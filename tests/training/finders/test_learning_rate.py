@@ -81,7 +81,7 @@ def test_the_test_ends_where_the_loss_runs_away():
     assert 3 / 14 < found.rates[-1] < 10
     assert found.suggestion is not None
     assert found.suggestion < 3 / 14
-    assert f"stopped at {found.rates[-1]:.2g}, where the loss ran away (step {len(found.rates)} of 60)" in found.reason
+    assert f"stopped at {found.rates[-1]:.2g}, where the loss diverged (step {len(found.rates)} of 60)" in found.reason
 
 
 def test_a_loss_that_falls_far_is_not_cut_off_where_it_began():
@@ -156,8 +156,8 @@ def test_of_several_optimizers_one_is_named_and_the_others_keep_their_rates():
 
 def test_of_several_optimizers_none_is_chosen_by_itself():
     message = (
-        r"Two\.train_step uses 2 optimizers\. Say whose learning rate to vary, as in optimizer='optimizers\.other'; "
-        r"the others keep theirs\. There are: optimizers\.other, optimizer\."
+        r"Two\.train_step uses 2 optimizers\. Choose the one to vary, as in optimizer='optimizers\.other'; "
+        r"the others keep their learning rates\. Valid names: optimizers\.other, optimizer\."
     )
     with pytest.raises(ValueError, match=message):
         find_rate(Two(), LINE, batch_size=3)
@@ -220,17 +220,17 @@ def test_the_average_is_corrected_for_its_beginning():
     assert (one.least, two.least) == (4.0, 8 / 3)
     assert (one.least_at, two.least_at, two.after(4.0).least_at) == (1, 2, 2)
     assert two.ceiling == pytest.approx(32 / 3)
-    assert not two.ran_away
-    assert not two.after(15.0).ran_away  # (2 + 15) / 2 = 8.5, by 1 - 1/8: 9.71
-    assert two.after(17.0).ran_away  # 9.5, corrected: 10.86
-    assert two.after(math.nan).ran_away
+    assert not two.diverged
+    assert not two.after(15.0).diverged  # (2 + 15) / 2 = 8.5, by 1 - 1/8: 9.71
+    assert two.after(17.0).diverged  # 9.5, corrected: 10.86
+    assert two.after(math.nan).diverged
 
 
 def test_a_loss_below_zero_runs_away_as_far_above_its_least():
     running = learning_rate.RunningLoss(0.0).after(-2.0)
     assert running.ceiling == 4.0
-    assert not running.after(3.9).ran_away
-    assert running.after(4.1).ran_away
+    assert not running.after(3.9).diverged
+    assert running.after(4.1).diverged
 
 
 def test_neighbours_on_both_sides_count_by_their_distance():

@@ -118,7 +118,7 @@ def test_an_evaluation_that_learns_is_refused(fit):
         def evaluate_step(self, batch):
             return self.train_step(batch)
 
-    with pytest.raises(TaskError, match=r"Cheating.evaluate_step calls self.minimize: evaluation must not learn"):
+    with pytest.raises(TaskError, match=r"Cheating.evaluate_step calls self.minimize: evaluation must not train"):
         fit(Cheating())
 
 
@@ -128,7 +128,7 @@ def test_a_prediction_that_learns_is_refused(fit):
             self.minimize(lambda: ops.sum(self.model(batch)))
             return batch
 
-    with pytest.raises(TaskError, match=r"Cheating.predict_step calls self.minimize: prediction must not learn"):
+    with pytest.raises(TaskError, match=r"Cheating.predict_step calls self.minimize: prediction must not train"):
         Runner().predict(Cheating(), np.zeros((3, 2)))
 
 

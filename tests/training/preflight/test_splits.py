@@ -153,7 +153,7 @@ def test_one_stream_for_both_splits_is_warned_of_whatever_it_is():
 def test_inputs_of_two_kinds_are_warned_of_and_sizes_of_one_kind_are_not():
     fractions, labels = rows(9), np.zeros(9)
     with pytest.warns(
-        UserWarning, match=r"Input 0 of validation is uint8\[batch, 5\], and that of train float32\[batch, 5\]"
+        UserWarning, match=r"Input 0 of validation is uint8\[batch, 5\], but float32\[batch, 5\] in train"
     ):
         warn_of_other_inputs(feed((fractions, labels)), feed((rows(9, dtype="uint8"), labels)))
     warn_of_other_inputs(feed((fractions, labels)), feed((rows(9, dtype="float16"), labels.astype("int32"))))

@@ -137,7 +137,7 @@ def test_a_value_of_validation_besides_the_loss_may_be_no_number_and_is_warned_o
     check_logs(task, logs(loss=1.0, score=np.nan), "evaluate_step", "last batch")
     for method, values in (
         ("evaluate_step", {"loss": np.inf}),
-        ("evaluate_step", {"score": np.inf}),  # there is no loss to go by
+        ("evaluate_step", {"score": np.inf}),  # without a loss in the logs
         ("train_step", {"loss": 1.0, "score": np.inf}),
     ):
         with pytest.raises(TaskError, match=rf"TwoMoons.{method}: .* is inf on the last batch"):
