@@ -48,7 +48,7 @@ class Interrupted(SystemExit):
     """Raised when a signal ended a run, after it was saved. Unless caught, it ends the process.
 
     Args:
-        result: What the run has reached; `result.interrupted` is the signal's name.
+        result: The result so far; `result.interrupted` is the signal's name.
     """
 
     def __init__(self, result: FitResult) -> None:
@@ -63,42 +63,42 @@ class Runner(Settings):
     """Fits, evaluates and predicts, in one run directory.
 
     Args:
-        max_epochs: Epochs at most.
-        max_steps: Train steps at most, over all epochs; `None` for no limit.
-        max_time: Seconds after which training ends, counted from this call; `None` for no limit.
-        validate_every: How often to validate: epochs, as in `2` or `"2 epochs"`, or train steps, as in
+        max_epochs: Maximum number of epochs.
+        max_steps: Maximum number of train steps over all epochs; `None` for no limit.
+        max_time: Seconds after which training ends, counted from the call of `fit`; `None` for no limit.
+        validate_every: Period of validations in epochs, as in `2` or `"2 epochs"`, or in train steps, as in
             `"500 steps"`.
-        limit_batches: Batches of each split at most.
+        limit_batches: Maximum number of batches of each split.
         steps_per_call: Train steps per compiled call; `None` fills about 75 ms. Results do not depend on it.
 
-        monitor: Epoch value that decides which epoch is best and when to stop. `None` means `val/loss` where there
-            is validation data, else `train/loss`.
-        mode: Whether the monitored value is better low (`"min"`) or high (`"max"`); `None` infers it from the name.
+        monitor: Epoch value that determines the best epoch and early stopping. `None` means `val/loss` with validation
+            data, else `train/loss`.
+        mode: Whether a lower (`"min"`) or higher (`"max"`) monitored value is better; `None` infers it from the name.
         patience: Validations (epochs, for a value of the train split) without improvement before training stops;
             `None` never stops early.
-        skip_broken: Batches that may be skipped because a loss or a variable is not finite after them; 0 stops at
-            the first.
+        skip_broken: Number of batches that may be skipped because a loss or a variable is not finite after them; 0
+            stops at the first.
 
         run_dir: The run directory; `None` makes a new one below `runs/`.
-        checkpoints: When to save, and what to keep.
-        features: Where the features of a frozen part are cached.
+        checkpoints: When to save, and which checkpoints to keep.
+        features: Where the features of an encoder are cached.
         export: Whether to write `model.keras` with the best weights at the end of a run.
 
         progress: Whether to show a progress bar; it is shown on a terminal only.
         pictures: Whether to draw the curves, the pictures of the task, and `report.html`.
-        draw_every: Epochs after which the pictures of the task are drawn during training, with the current weights;
-            `None` draws them only at the end.
-        profile: Whether to write where the time went to `profile.json`, and the backend's own trace of the second
-            call to `profile/`.
+        draw_every: Epochs between drawings of the task's pictures with the current weights; `None` draws them only at
+            the end.
+        profile: Whether to write the time by part to `profile.json`, and the backend's own trace of the second call to
+            `profile/`.
 
         callbacks: Keras callbacks.
         seed: Seed of the initial weights, of the order of examples and of dropout.
-        preflight: Whether to try everything on one batch before the first epoch; `lightkeras.training.preflight`
-            lists what is checked in any case.
+        preflight: Whether to try the steps on one batch before the first epoch; `lightkeras.training.preflight` lists
+            the checks that always run.
 
     Raises:
         ValueError: A setting is out of its range.
-        TypeError: There is no such setting; the message names the one that is meant.
+        TypeError: A setting does not exist; the message suggests a valid name.
     """
 
     def fit(
@@ -115,30 +115,30 @@ class Runner(Settings):
         """Trains a task.
 
         Args:
-            task: What is learned. Afterwards its models hold the weights of the last step (their averages, with an
-                optimizer's `use_ema`, as in Keras); the best ones are in the run directory, as they were validated.
-                A layer whose `trainable` is set meanwhile is frozen or learns from the next epoch on.
-            train: Arrays such as `(x, y)`, a `tf.data.Dataset`, or anything `lk.data.as_feed` takes;
+            task: The task. Afterwards its models hold the weights of the last step (their averages, with an
+                optimizer's `use_ema`, as in Keras); the best weights, as validated, are in the run directory.
+                Setting `trainable` of a layer during training takes effect at the next epoch.
+            train: Arrays such as `(x, y)`, a `tf.data.Dataset`, or anything `lk.data.as_feed` accepts;
                 `None` takes the task's data module.
-            validation: The same, for validation; `None` without `train` takes the data module's.
+            validation: The same, for validation; `None` without `train` takes the task's data module.
             batch_size: Examples per batch of arrays given here.
             resume: `True` resumes the run in `run_dir` from its last checkpoint, and begins it if there is none. A
                 path names the run directory to resume, or one of its checkpoints.
             accept_changes: Whether to resume although data or hyperparameters changed.
-            **unknown: None; arguments of other libraries are answered with the one that takes their place.
+            **unknown: Not accepted; for arguments of other libraries the error names the one to use.
 
         Returns:
-            What happened. A run that diverged returns too, and says so.
+            The result of the run. A run that diverged returns too, with `diverged=True`.
 
         Raises:
-            ValueError: Settings, data or task cannot be run; nothing was written.
+            ValueError: Settings, data or task are invalid; nothing was written.
             FileExistsError: The run directory holds another run.
-            RunLockedError: Another process is at work in the run directory.
-            ChangedRunError: Data or hyperparameters are not those that the run was started with.
-            CheckpointError: No checkpoint of the run is whole.
-            TypeError: There is no such argument.
+            RunLockedError: Another process uses the run directory.
+            ChangedRunError: Data or hyperparameters changed since the run was started.
+            CheckpointError: All checkpoints of the run are damaged.
+            TypeError: An argument does not exist.
             OSError: The run directory cannot be written to.
-            Interrupted: SIGTERM or Ctrl-C came; the state was saved.
+            Interrupted: SIGTERM or SIGINT (Ctrl-C) was received; the state was saved.
         """
         with FoldedTraceback():
             if unknown:
@@ -198,39 +198,39 @@ class Runner(Settings):
         weights: str | None = None,
         batch_size: int = 32,
     ) -> EvalResult:
-        """Means of the evaluation step's logs over one split.
+        """Evaluates a task on one split.
 
         Args:
             task: The task.
-            data: Arrays or anything else `fit` takes; `None` takes `split` of the task's data module.
+            data: Arrays or anything else that `fit` accepts; `None` takes `split` of the task's data module.
             split: `"validation"` or `"test"`.
-            weights: `"best"` or `"last"` of the run directory; `None` takes those the task has now.
+            weights: `"best"` or `"last"` of the run directory; `None` keeps the current weights of the task.
             batch_size: Examples per batch of arrays given here.
 
         Returns:
-            The means. With weights of a run directory they are written to its `result.json` too.
+            Means of the logged values. With weights of a run directory they are also written to its `result.json`.
 
         Raises:
-            ValueError: The split does not exist or is not known; no run directory to take weights from.
+            ValueError: The split is unknown or does not exist, or `weights` needs a run directory.
             CheckpointError: The checkpoint is damaged or does not fit the task.
         """
         with FoldedTraceback():
             return evaluation.evaluate(self, task, data, split, weights, batch_size)
 
     def predict(self, task: Task, data: Any, *, weights: str | None = None, batch_size: int = 256) -> Any:
-        """Outputs of `predict_step`, in the order of the inputs.
+        """Returns the outputs of `predict_step`, in the order of the inputs.
 
         Args:
             task: The task.
-            data: Inputs: an array, a structure of arrays, or a feed; batches hold what `predict_step` takes.
-            weights: `"best"` or `"last"` of the run directory; `None` takes those the task has now.
+            data: Inputs of `predict_step`: an array, a structure of arrays, or a feed.
+            weights: `"best"` or `"last"` of the run directory; `None` keeps the current weights of the task.
             batch_size: Examples per batch of arrays given here.
 
         Returns:
             NumPy arrays in the structure that `predict_step` returns; axis 0 counts inputs.
 
         Raises:
-            ValueError: There are no inputs; no run directory to take weights from.
+            ValueError: There are no inputs, or `weights` needs a run directory.
             CheckpointError: The checkpoint is damaged or does not fit the task.
         """
         with FoldedTraceback():
@@ -248,29 +248,29 @@ class Runner(Settings):
         optimizer: str | None = None,
         loss: str = "loss",
     ) -> LearningRates:
-        """Suggests a learning rate, by a range test (L. N. Smith, WACV 2017, section 3.3).
+        """Suggests a learning rate with a range test (L. N. Smith, WACV 2017, section 3.3).
 
-        Train steps are run with a rate that grows exponentially, until the smoothed loss is four times its
-        least. The suggestion is the rate at which the loss fell fastest. With a run directory the curve is
-        drawn to `figures/learning_rate.png`: look at it. The task ends with the weights, the optimizers and
-        the random states that it began with; a stream that shuffles by itself was read, and goes on.
+        The rate grows exponentially from step to step until the smoothed loss is four times its minimum. The
+        suggestion is the rate at which the loss fell fastest, an order of magnitude to start from. With a run directory
+        the curve is drawn to `figures/learning_rate.png`. Weights, optimizers and random states are restored; a stream
+        that shuffles by itself is not rewound.
 
         Args:
             task: As in `fit`.
             train: As in `fit`.
             low: First learning rate.
             high: Last learning rate.
-            steps: Train steps, at least 10. They go on into further epochs where one has fewer.
+            steps: Number of train steps, at least 10, over as many epochs as needed.
             batch_size: As in `fit`.
-            optimizer: Which optimizer's rate to vary where there are several, as the path of the task's
-                attribute, such as `"optimizer"`; the others keep theirs. `None` takes the only one.
-            loss: Name of the value to watch, as the train step logs it.
+            optimizer: Path of the task's attribute of the optimizer to vary, such as `"optimizer"`; others keep their
+                rates. `None` takes the only one.
+            loss: Name of the logged value to use as the loss.
 
         Returns:
             The curve, and the suggestion with its reason.
 
         Raises:
-            ValueError: Settings, data or task cannot be run, or the optimizer follows a schedule.
+            ValueError: Settings, data or task are invalid, or the optimizer follows a schedule.
             OSError: The figure cannot be written.
         """
         with FoldedTraceback():

@@ -125,8 +125,8 @@ def test_a_number_that_is_logged_is_said_to_stay_what_it_is_where_steps_are_comp
     said = capsys.readouterr().err
     compiled = keras.backend.backend() != "torch"
     line = (
-        "log('calls') was given the number 1 and no tensor: the step is compiled, and every step will log what the "
-        "number is then. Log a tensor or a keras.Variable if it is to change."
+        "log('calls') was given the number 1 and not a tensor: the step is compiled, so every step logs the number of "
+        "the first. Log a tensor or a keras.Variable for a value that changes."
     )
     assert (line in said) == compiled
     assert "moment" not in said

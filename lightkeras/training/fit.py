@@ -1,7 +1,7 @@
-"""Fit: one training run, with its parts; what happens between two calls of the compiled step.
+"""Fit: the parts of one training run, and the work between two calls of the compiled step.
 
-The loop is in `runner.py`. How far a run has come is in `RunState`; the recorder logs, the recovery answers NaN, the
-saver writes checkpoints.
+The loop is in `runner.py`. `RunState` holds the progress of the run; the recorder logs, the recovery handles NaN, the
+checkpointer saves.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ class Fit:
         settings: Settings of the runner.
         train_stepper: The train step over the train split.
         validation_stepper: The evaluation step over the validation split; `None` without one.
-        traced: The steps as they were traced.
+        traced: The traced steps.
         names: Names of all values of an epoch.
         monitor: Name of the monitored value; `None` without one.
-        mode: Whether that is better low (`"min"`) or high (`"max"`).
+        mode: Whether lower (`"min"`) or higher (`"max"`) is better.
         bridge: The callbacks.
         directory: The run directory.
         facts: Entries that `config.json` and `result.json` share.
         bar: The progress bar.
         drawing: The pictures of the task; `None` draws none.
-        ledger: Where the time is counted.
+        ledger: Counts the time.
         clock: Returns monotonic time in seconds.
     """
 
@@ -112,7 +112,7 @@ class Fit:
 
     @property
     def state_bytes(self) -> int:
-        """Size of the run state."""
+        """Estimated size of the run state in bytes, at 4 per value."""
         return sum(math.prod(v.shape) * 4 for v in self.task.variables().values())
 
     @property
@@ -124,7 +124,7 @@ class Fit:
     def leaves_epoch(self) -> bool:
         """Whether a callback asked to stop inside an epoch.
 
-        As in Keras's `fit`, the epoch ends after its first batch or later, with its validation and its hooks; also
+        As in Keras's `fit`, at least one batch is trained, then the epoch ends with its validation and its hooks; also
         after a resume.
         """
         return bool(self.state.batches_done and self.bridge.asked_to_stop)
@@ -133,12 +133,12 @@ class Fit:
 
     @contextlib.contextmanager
     def opened(self, config: Mapping[str, Any], resumed: Checkpoint | None, restart: bool) -> Iterator[None]:
-        """Opens the loggers, shows the progress bar, and answers signals between two calls.
+        """Opens the loggers, shows the progress bar, and handles signals between two calls.
 
         Args:
             config: The configuration of the run.
             resumed: The checkpoint to resume from; `None` begins a run.
-            restart: Whether logs of a run without a checkpoint may exist, to be written anew.
+            restart: Whether logs of a run without a checkpoint may exist, which are overwritten.
         """
         position = None if resumed is None else resumed.state["logs"]
         position = {} if position is None and restart else position
@@ -162,24 +162,24 @@ class Fit:
         self.checkpointer.restore(resumed)
         self.recorder.bar.resume_at(self.state.step)
         for name, attributes in self.bridge.not_saved().items():
-            self.recorder.bar.print_line(f"{name}: {', '.join(attributes)} could not be saved, and begin anew.")
+            self.recorder.bar.print_line(f"{name}: {', '.join(attributes)} could not be saved, and are reset.")
 
     @counted("data")
     def open_epoch(self) -> Stream:
-        """Opens the train split for the epoch that begins; inside a resumed epoch it is open already."""
+        """Opens the train split at the start of an epoch; inside a resumed epoch it is open already."""
         stepper = self.train_stepper
         if self.state.batches_done and stepper.stream is not None:
             return stepper.stream
         stepper.reset()
         with self.ledger.part("callbacks"):
             self.bridge.hooks.on_epoch_begin(self.state.epochs)
-        self._notice_frozen()  # before the stream is opened: what it computes ahead belongs to the trace
+        self._notice_frozen()  # before the stream is opened, because it may use the trace
         stepper.random = random_states.read()
         stepper.stream = stepper.begin(self.state.epochs)
         return stepper.stream
 
     def _notice_frozen(self) -> None:
-        """Traces the steps anew if layers were frozen or unfrozen."""
+        """Traces the steps again if layers were frozen or unfrozen."""
         change = self.traced.change()
         if change is None:
             return
@@ -242,7 +242,7 @@ class Fit:
     def judge(self, epoch: int, values: Mapping[str, float]) -> bool:
         """Updates the patience counter and the best epoch; returns whether the monitored value improved.
 
-        Without a best checkpoint so far every value counts as better.
+        Without a best checkpoint every value counts as an improvement.
         """
         if self.monitor is None:
             return True
@@ -258,7 +258,7 @@ class Fit:
         return self.recovery.watch(epoch_begins)
 
     def result(self) -> FitResult:
-        """What the run has reached."""
+        """The result of the run."""
         state = self.state
         return FitResult(
             run_dir=self.directory.path,

@@ -1,7 +1,6 @@
 """Recorder: writes the values of a fit to its loggers, to the history and to the progress bar.
 
-It can take back what was logged after a step: a batch that broke the run is skipped, and the steps before it were
-logged together with it.
+It can remove the rows after a step: a skipped batch was logged together with the steps before it.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ class Recorder:
 
     Args:
         names: Names of all values of an epoch.
-        state: The run state, whose counters say which step and epoch a value belongs to.
+        state: The run state, whose counters give the step and epoch of a value.
         bar: The progress bar.
-        ledger: Where the time is counted.
-        keeps_rows: Whether rows since the last mark are kept, for `log_again`.
+        ledger: Counts the time.
+        keeps_rows: Whether to keep the rows since the last mark, for `log_again`.
     """
 
     def __init__(
@@ -53,8 +52,8 @@ class Recorder:
 
         Args:
             loggers: The loggers.
-            position: What `positions` returned at the checkpoint to resume from; `None` begins a run.
-            step: Train steps done until then.
+            position: Result of `positions` at the checkpoint to resume from; `None` begins a run.
+            step: Train steps done at that checkpoint.
         """
         with contextlib.ExitStack() as stack:
             for logger in loggers:
@@ -67,7 +66,7 @@ class Recorder:
 
     @counted("logging")
     def log_steps(self, logs: StepLogs) -> None:
-        """Logs the train steps of one call, which the run state does not count yet."""
+        """Logs the train steps of one call, before the run state counts them."""
         values = {f"train/{name}": column.tolist() for name, column in logs.values.items()}
         for logger in self._loggers:
             logger.log_steps(self._state.epochs + 1, self._state.step + 1, values)
@@ -84,7 +83,7 @@ class Recorder:
 
     @counted("logging")
     def log_epoch(self, values: Mapping[str, float]) -> None:
-        """Logs the values of the epoch that was finished last, and adds them to the history."""
+        """Logs the values of the last finished epoch, and adds them to the history."""
         for name in self.names:
             self._state.history.setdefault(name, []).append(values.get(name, math.nan))
         for logger in self._loggers:
@@ -98,16 +97,16 @@ class Recorder:
             logger.flush()
 
     def mark(self) -> None:
-        """Notes the positions of the loggers, at a state that is finite."""
+        """Records the positions of the loggers; the state must be finite."""
         if self._keeps_rows:
             self._marked, self._since_mark = self.positions(), []
 
     def log_again(self, step: int, last: Mapping[str, float]) -> None:
-        """Takes back what was logged after a step, and logs that step with other values.
+        """Removes the rows from a step on, and logs that step with other values.
 
         Args:
-            step: The step, from 1, over the run.
-            last: What it logs, by plain name.
+            step: Number of the step, from 1 over the run.
+            last: Values of the step by plain name.
         """
         values = {f"train/{name}": [value] for name, value in last.items()}
         rows = [(epoch, first, columns) for epoch, first, columns in self._since_mark if first < step]

@@ -1,4 +1,4 @@
-"""RunState: how far a run has come, and what it has reached, as a checkpoint stores it.
+"""RunState: progress and results of a run, as a checkpoint stores them.
 
     state = RunState(Patience("min"))
     json = state.to_json()                     # entries of `state.json`
@@ -22,10 +22,10 @@ class RunState:
     """Counters and records of a run.
 
     Args:
-        patience: Best monitored value so far, and how long ago that was.
+        patience: State of early stopping.
         step: Train steps done.
         epochs: Epochs finished.
-        batches_done: Batches done of the epoch that has begun; 0 between two epochs.
+        batches_done: Batches done in the current epoch; 0 between two epochs.
         validations: Validations done.
         validated: Step of the last validation, and its values by name; `None` before the first.
         best: The best epoch so far; `None` before the first, and without a monitored value.
@@ -66,14 +66,14 @@ class RunState:
         return {key: _plain(getattr(self, name)) for name, key in _keys().items()}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Sets the fields to what `to_json` returned, also after a way through a JSON file."""
+        """Restores the fields from the result of `to_json`, also after a round trip through a JSON file."""
         for name, key in _keys().items():
             if key in saved:
                 setattr(self, name, _READERS.get(name, _plain)(saved[key]))
 
 
 def _keys() -> dict[str, str]:
-    """Names of the saved fields, with their keys in `state.json`: two were named before the fields were."""
+    """Names of the saved fields, with their keys in `state.json`: two differ, for existing checkpoints."""
     fields = dataclasses.fields(RunState)
     keys = {field.name: field.metadata.get("key", field.name) for field in fields}
     return {name: key for name, key in keys.items() if key is not None}

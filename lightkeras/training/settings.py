@@ -17,15 +17,15 @@ from lightkeras.training.saver import Checkpoints
 
 @dataclasses.dataclass(frozen=True)
 class LimitBatches:
-    """Most batches of each split that are used, in every epoch; `None` for all of them.
+    """Maximum number of batches of each split; `None` for no limit.
 
     Args:
-        train: Train batches per epoch: the first of each epoch's order.
+        train: Train batches per epoch: the first ones of each epoch's order.
         validation: Batches per validation.
         test: Batches per test.
 
     Raises:
-        ValueError: A number below 1.
+        ValueError: A number is below 1.
     """
 
     train: int | None = None
@@ -39,7 +39,7 @@ class LimitBatches:
 
 @dataclasses.dataclass(frozen=True)
 class Stopping:
-    """Settings of when training ends; see `Runner`.
+    """Settings that end training; see `Runner`.
 
     Raises:
         ValueError: A setting is out of its range.

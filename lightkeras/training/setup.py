@@ -56,13 +56,13 @@ class Ready:
 
     Args:
         task: The task, built.
-        data: Its data module, prepared; `None` where data was given to the runner.
+        data: Its prepared data module; `None` if data was given to the runner.
         train: The train split.
         validation: The validation split; `None` without one.
         directory: The run directory, which need not exist.
         resume: Whether to resume the run in it.
         accept_changes: Whether to resume although data or hyperparameters changed.
-        wanted: The checkpoint to resume from; `None` for the newest that is whole.
+        wanted: The checkpoint to resume from; `None` for the newest that is not damaged.
     """
 
     task: Task
@@ -111,7 +111,7 @@ def build_task(
         fit_encoder: As in `Task.set_up`.
 
     Returns:
-        The data module; `None` where data was given.
+        The data module; `None` if data was given.
 
     Raises:
         ValueError: There is no data.
@@ -129,13 +129,13 @@ def build_task(
 
 
 def learn_from(train: Any, batch_size: int, directory: RunDirectory | None = None) -> Callable[[Encoder], None] | None:
-    """Returns how an encoder learns, for `Task.set_up`: from the train split, or from the files of a run.
+    """Returns the function that fits an encoder, for `Task.set_up`: from the train split, or from the files of a run.
 
     Args:
         train: The train split that was given; `None` takes the task's data module.
         batch_size: Examples per batch of arrays.
-        directory: A run that is resumed, or whose weights are loaded: its encoder belongs to them. `None` if there
-            is none.
+        directory: A run that is resumed, or whose weights are loaded, because its encoder belongs to them; `None` for
+            no run.
     """
     if directory is not None and directory.config_file.exists():
         return saved_state.reader(directory.encoder_file)
@@ -145,13 +145,13 @@ def learn_from(train: Any, batch_size: int, directory: RunDirectory | None = Non
 def place(
     settings: Settings, task: Task, resume: bool | str | Path, accept_changes: bool
 ) -> tuple[RunDirectory, Path | None]:
-    """Returns the run directory, and the checkpoint to resume from if a certain one was asked for.
+    """Returns the run directory, and the checkpoint to resume from if `resume` names one.
 
     Raises:
-        ValueError: The arguments name no run, or not one.
+        ValueError: The arguments name no run, or two different ones.
         FileNotFoundError: There is no run at the path.
         FileExistsError: The directory holds a run, and `resume` was not given.
-        RunLockedError: Another process works in the directory.
+        RunLockedError: Another process uses the directory.
     """
     if accept_changes and not resume:
         raise ValueError("accept_changes=True (--accept_changes) needs resume=True (--resume).")
@@ -182,21 +182,21 @@ def begin(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[Checkpoint
     Args:
         fit: The fit.
         config: Its configuration.
-        ready: What `get_ready` returned.
+        ready: Result of `get_ready`.
 
     Returns:
-        The checkpoint to resume from; and, where there is none, whether the run was begun before.
+        The checkpoint to resume from, or `None`; and whether a run without a checkpoint restarts.
 
     Raises:
         FileExistsError: The run directory holds another run.
         ValueError: `config.json` or `result.json` is damaged.
-        ChangedRunError: Data or hyperparameters changed, and that was not accepted.
-        CheckpointError: No checkpoint is whole.
+        ChangedRunError: Data or hyperparameters changed, and `accept_changes` is false.
+        CheckpointError: All checkpoints are damaged.
     """
     bar = fit.recorder.bar
     if not ready.resume or not fit.directory.config_file.exists():
         if ready.resume:
-            bar.print_line(f"{fit.directory.path} holds no run: a new one begins.")
+            bar.print_line(f"{fit.directory.path} holds no run: starting a new one.")
         fit.directory.check_unused()
         saved_state.write(fit.task.frozen(), fit.directory.encoder_file)  # before config.json, which makes it a run
         fit.directory.write_config(config)
@@ -208,22 +208,22 @@ def begin(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[Checkpoint
     record = {"step": step, "at": config["started"], "argv": config["argv"], "changed": changes.lines}
     resumed = [*before.get("resumed", []), record]
     fit.directory.write_config({**config, **{k: before[k] for k in ("started", "argv")}, "resumed": resumed})
-    bar.print_line(f"Resuming after step {step:,}." if found else "The run was never saved: it begins again.")
+    bar.print_line(f"Resuming after step {step:,}." if found else "The run has no checkpoint: starting again.")
     return found, found is None
 
 
 def compared(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[dict[str, Any], Changes, Checkpoint | None]:
-    """Compares a run with its configuration of before.
+    """Compares a run with its saved configuration.
 
     Returns:
-        That configuration, the changes, and the checkpoint to resume from; `None` if the run was never saved.
+        The saved configuration, the changes, and the checkpoint to resume from; `None` if the run has no checkpoint.
 
     Raises:
-        ChangedRunError: Data or hyperparameters changed, and that was not accepted.
-        CheckpointError: No checkpoint is whole.
+        ChangedRunError: Data or hyperparameters changed, and `accept_changes` is false.
+        CheckpointError: All checkpoints are damaged.
     """
     before = read_run(fit.directory)
-    fit.directory.read_result()  # added to at the end: if it is damaged, raise before training
+    fit.directory.read_result()  # if it is damaged, raise before training
     changes = compare_configs(before, config)
     check_changes(changes, ready.accept_changes)
     return before, changes, choose_checkpoint(fit.directory, ready.wanted)
@@ -234,11 +234,11 @@ def make_fit(settings: Settings, ready: Ready, ledger: TimeLedger | None = None)
 
     Args:
         settings: Settings of the runner.
-        ready: What `get_ready` returned.
-        ledger: Where the time is counted; `None` makes a new one.
+        ready: Result of `get_ready`.
+        ledger: Counts the time; `None` for a new one.
 
     Raises:
-        ValueError: The settings, the data or the task cannot be run.
+        ValueError: The settings, the data or the task are invalid.
     """
     task, train, validation = ready.task, ready.train, ready.validation
     check_feed(task, train, "train")
@@ -285,7 +285,7 @@ def make_fit(settings: Settings, ready: Ready, ledger: TimeLedger | None = None)
 
 
 def _monitor(settings: Settings, names: Sequence[str]) -> tuple[str | None, str]:
-    """The monitored value, and whether it is better low (`"min"`) or high (`"max"`)."""
+    """The monitored value, and whether lower (`"min"`) or higher (`"max"`) is better."""
     monitor = settings.monitor or next((name for name in ("val/loss", "train/loss") if name in names), None)
     if monitor is not None:
         check_monitor(monitor, names)
@@ -295,12 +295,12 @@ def _monitor(settings: Settings, names: Sequence[str]) -> tuple[str | None, str]
 
 
 def _warn_of_settings(settings: Settings, fit: Fit) -> None:
-    """Prints what will have no effect."""
+    """Prints the settings and logs that will have no effect."""
     task, bar = fit.task, fit.recorder.bar
     for name, value in task.numbers_logged().items() if bound_engine(task).compiles else ():
         bar.print_line(
             f"log({name!r}) was given the number {value:g} and not a tensor: the step is compiled, so every step logs "
-            "the number of the first. Log a tensor or a keras.Variable if it is to change."
+            "the number of the first. Log a tensor or a keras.Variable for a value that changes."
         )
     if settings.draw_every is not None and not has_pictures(task):
         bar.print_line(f"draw_every={settings.draw_every}: {type(task).__name__} has no `draw`, so nothing is drawn.")
@@ -331,7 +331,7 @@ def config_of(settings: Settings, fit: Fit) -> dict[str, Any]:
 
 
 def parts_of(task: Task) -> list[Any]:
-    """Models, layers and the encoder: everything that may hold a TF Hub module."""
+    """Models, layers and the encoder: the objects that may contain a TF Hub module."""
     encoder = task.frozen()
     return [*task.tracked().values(), *([] if encoder is None else [encoder])]
 
@@ -348,15 +348,15 @@ def check_frozen(task: Task, config: Mapping[str, Any]) -> None:
     if found != recorded:
         raise ValueError(
             f"The saved run used an encoder with the fingerprint {recorded or 'none'}, and this task's is "
-            f"{found or 'none'}: its weights are for other features. Use the build_encoder that it was made with."
+            f"{found or 'none'}: its weights are for other features. Use the build_encoder of the saved run."
         )
 
 
 def directory_of(settings: Settings, task: Task | None = None) -> RunDirectory:
-    """The run directory of the settings, or a new name for a task.
+    """The run directory of the settings, or a new one named after the task.
 
     Raises:
-        ValueError: Neither was given.
+        ValueError: `run_dir` is `None`, and no task is given.
     """
     if settings.run_dir is not None:
         return RunDirectory(Path(settings.run_dir))
@@ -366,7 +366,7 @@ def directory_of(settings: Settings, task: Task | None = None) -> RunDirectory:
 
 
 def feeds_of(data: DataModule | None, train: Any, validation: Any, batch_size: int) -> tuple[Feed, Feed | None]:
-    """The train and validation splits: those that were given, else those of the data module."""
+    """The train and validation splits that were given, else the splits of the data module."""
     watched = None if validation is None else as_feed(validation, batch_size)
     if data is None:
         return as_feed(train, batch_size, shuffle=holds_arrays(train)), watched
@@ -383,7 +383,7 @@ def _drawing(settings: Settings, task: Task, train: Feed, validation: Feed | Non
 
 
 def stepper_over(feed: Feed, task: Task, step: Step, trace: Trace, limit: int | None, seed: int) -> Stepper:
-    """A compiled step over a split."""
+    """Compiles a step for a split."""
     engine = bound_engine(task)
     return Stepper(task, engine, feed, engine.program(step, trace.names), limit, seed)
 
