@@ -19,7 +19,6 @@ import sys
 import warnings
 from pathlib import Path
 
-import forked
 import keras
 import numpy as np
 import pytest
@@ -378,6 +377,8 @@ def fitted(folder, backend, *others):
     """The values of all fits on a backend, or of the runs of other backends that it resumed."""
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     environment["XDG_CACHE_HOME"] = str(folder / "cache")
+    import forked  # pytest's `pythonpath` has it; this file as a script has no need of it
+
     done = forked.run([__file__, folder / backend, *others], env=environment, timeout=1800)
     assert done.returncode == 0, f"{backend}: {done.stderr[-3000:]}"
     return json.loads((folder / backend / f"{'-'.join(others) or 'first'}.json").read_text())
