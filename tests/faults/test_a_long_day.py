@@ -28,7 +28,7 @@ class Clock:
     fit: Fit | None = None
 
     def __call__(self) -> float:
-        return 0.0 if self.fit is None else SECONDS_PER_STEP * self.fit.step
+        return 0.0 if self.fit is None else SECONDS_PER_STEP * self.fit.state.step
 
 
 class Memory(keras.callbacks.Callback):

@@ -557,7 +557,7 @@ def test_limits_may_change_without_a_warning(begun):
 @pytest.mark.parametrize(
     ("settings", "resume", "error", "message"),
     [
-        ({}, True, ValueError, r"resume=True, but of which run\? Give its run_dir"),
+        ({}, True, ValueError, r"resume=True needs run_dir"),
         ({}, "nowhere", FileNotFoundError, r"nowhere holds no run: there is no config\.json"),
         ({"run_dir": "other"}, "run", ValueError, r"resume='.*run' is not in run_dir='.*other': give one of the two"),
         ({"run_dir": "run"}, False, FileExistsError, "already holds another run.*Resume it with resume=True"),

@@ -366,7 +366,7 @@ def test_an_address_at_which_something_else_listens_is_refused(tmp_path, monkeyp
         thread = threading.Thread(target=serve)
         thread.start()
         with pytest.raises(
-            ConnectionError, match=rf"^Tuner\(address='{address}'\): what listens .* is not a Ray cluster"
+            ConnectionError, match=rf"^Tuner\(address='{address}'\): the server at .* is not a Ray cluster"
         ):
             tuner(tmp_path / "nowhere", address=address).search()
         thread.join()
