@@ -289,28 +289,28 @@ class Runner(Settings):
         steps: int = 5,
         memory_bytes: int | None = None,
     ) -> BatchSizes:
-        """Suggests the largest batch that fits, of powers of two.
+        """Suggests the largest power of two as batch size that fits into memory.
 
-        Each size runs a few train steps, which are undone. On an accelerator a size does not fit if its
-        steps run out of memory. On a CPU the kernel would end the process then; so each size's memory is
-        measured, and a size is not tried where it would take more than there is: twice what the last one
-        took, against four fifths of what the machine and its control groups have left.
+        Each size runs a few train steps, whose changes are restored. On an accelerator a size does not fit if its
+        steps run out of memory. On a CPU the kernel would kill the process, so the memory of each size is measured, and
+        the next size, at about twice that, is tried only if it leaves a fifth of the memory available on the machine
+        and in its control groups.
 
         Args:
-            task: As in `fit`. Where its data module gives a stream, it needs a hyperparameter
-                `batch_size` that `build_data` uses.
+            task: As in `fit`. If its data module returns a stream, it needs a hyperparameter `batch_size` that
+                `build_data` uses.
             train: Arrays; `None` takes the task's data module.
             low: First size, a power of two. It is tried without an estimate.
             high: Largest size; `None` for the number of examples.
             steps: Train steps to time with each size.
-            memory_bytes: Memory of the host that the process may hold in all; `None` asks the system.
+            memory_bytes: Host memory that the process may use, in bytes; `None` for the memory available.
 
         Returns:
-            The sizes with their speed, and the suggestion with the reason why the search ended there.
+            The sizes with their speed, and the suggestion with the reason why the search ended.
 
         Raises:
-            ValueError: Settings, data or task cannot be run, or the batches of a stream cannot be varied.
-            OSError: The system does not tell the memory of a process: it is not Linux.
+            ValueError: Settings, data or task are invalid, or the batch size of a stream cannot be varied.
+            OSError: The system is not Linux, so the memory of a process is unknown.
         """
         with FoldedTraceback():
             search = finders.SizeSearch(low, high, steps, memory_bytes)

@@ -1,4 +1,4 @@
-"""Task: what is learned. Models, optimizers, loss and metrics for one set of hyperparameters."""
+"""Task: models, optimizers, loss and metrics for one set of hyperparameters."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ KerasObject = Any
 
 
 class Predict(Protocol):
-    """Examples of a split, and what `predict_step` gives for them: what `Task.draw` is given."""
+    """The argument of `Task.draw`: returns examples of a split, and the outputs of `predict_step` for them."""
 
     split: str
-    """`"validation"` or `"test"`; `"train"` where there is no validation split."""
+    """`"validation"` or `"test"`; `"train"` without a validation split."""
 
     def __call__(self, count: int | None = None) -> tuple[Structure, Structure]:
-        """The first examples of the split, and the outputs for them.
+        """Returns the first examples of the split, and the outputs for them.
 
-        Each example is run at most once for one call of `draw`, however often this is asked.
+        Each example is run at most once per call of `draw`.
 
         Args:
-            count: How many; `None` for all that the run uses of the split. Where there are fewer, all of them.
+            count: Maximum number of examples; `None` for all that the run uses of the split.
 
         Returns:
-            The examples in the structure of the split's batches before an encoder, and the outputs in that of
+            The examples in the structure of the split's batches before an encoder, and the outputs in the structure of
             `predict_step`: NumPy arrays whose axis 0 counts examples. Text is an object array of `bytes` or `str`.
 
         Raises:
@@ -53,19 +53,19 @@ class Predict(Protocol):
 
 
 class Task:
-    """What is learned.
+    """Models, optimizers, loss and data of a training problem.
 
-    A subclass defines `build_model`, `build_data` and, as it likes, `build_optimizer`, `loss`,
-    `train_step`, `evaluate_step` and `predict_step`. Several models or optimizers are made by
-    overriding `build`; they are found by looking at the task's attributes.
+    A subclass defines `build_model`, `build_data` and, optionally, `build_optimizer`, `loss`,
+    `train_step`, `evaluate_step` and `predict_step`. For several models or optimizers, override `build`
+    and assign them to attributes.
 
     Args:
         hp: Hyperparameters, an instance of the class's `HParams`; `None` takes the defaults.
-        lookup: Where data and modules are looked for; `None` is `Lookup()`.
+        lookup: Where to search for data and modules; `None` is `Lookup()`.
 
     Raises:
-        TypeError: `hp` is not an instance of `HParams`, or a value has another type than declared.
-        ValueError: A value that is none of its `Choice`.
+        TypeError: `hp` is not an instance of `HParams`, or a value does not have its declared type.
+        ValueError: A value is not in its `Choice`.
     """
 
     HParams: ClassVar[type] = hparams_.NoHParams
@@ -86,80 +86,80 @@ class Task:
         self._is_set_up = False
         self._engine: Engine | None = None
         self._logs: dict[str, Tensor] | None = None
-        self._numbers: dict[str, float] = {}  # logged as such: compiled, they never change
+        self._numbers: dict[str, float] = {}  # logged as Python numbers: constants of a compiled step
 
     # ------------------------------------------------------------------ what a subclass defines
 
     def build_data(self) -> DataModule | None:
-        """Where batches come from; `None` where they are given to the runner."""
+        """Returns the data module; `None` if data is given to the runner."""
         return None
 
     def build_encoder(self) -> Encoder | keras.Layer | None:
-        """The frozen part, whose features are computed once for each example; `None` if there is none.
+        """Returns a frozen encoder, whose features are computed once for each example; `None` for no encoder.
 
         Called before `build`, it becomes `self.encoder`, and steps get its features in place of the batch's inputs.
-        It may be an `Encoder`, such as `lk.TextEncoder`, or a Keras model. One that learns, such as
-        `lk.TextVectorizer`, does so from the train split, before `build`. `model.keras` takes the inputs
-        again, if the model is functional.
+        It may be an `Encoder`, such as `lk.TextEncoder`, or a Keras model. An encoder that learns, such as
+        `lk.TextVectorizer`, is fitted to the train split before `build`. `model.keras` includes the encoder if the
+        model is functional.
         """
         return None
 
     def build_model(self) -> keras.Model:
-        """The model."""
+        """Returns the model."""
         raise NotImplementedError(f"{type(self).__name__} needs a `build_model` that returns a keras.Model.")
 
     def build_optimizer(self) -> keras.optimizers.Optimizer:
-        """The optimizer; Adam with Keras's defaults unless overridden."""
+        """Returns the optimizer; Adam with Keras's defaults unless overridden."""
         return keras.optimizers.Adam()
 
     def build(self) -> None:
-        """Creates everything that holds variables. The runner calls it once, after it set the seeds."""
+        """Creates all objects that hold variables. The runner calls it once, after setting the seeds."""
         self.model = self.build_model()
         self.optimizer = self.build_optimizer()
 
     def loss(self, batch: Structure, training: bool) -> Tensor:
-        """Mean loss of one batch, a scalar."""
+        """Returns the mean loss of one batch, a scalar."""
         raise NotImplementedError(f"{type(self).__name__} needs a `loss(batch, training)`, or steps of its own.")
 
     def train_step(self, batch: Structure) -> Tensor | None:
-        """One step of learning. The scalar it returns, if any, is logged as `loss`."""
+        """Runs one training step. The scalar it returns, if any, is logged as `loss`."""
         return self.minimize(lambda: self.loss(batch, training=True))
 
     def evaluate_step(self, batch: Structure) -> Tensor | None:
-        """One step of validation or test. The scalar it returns, if any, is logged as `loss`."""
+        """Runs one step of validation or test. The scalar it returns, if any, is logged as `loss`."""
         return self.loss(batch, training=False)
 
     def predict_step(self, batch: Structure) -> Structure:
-        """Outputs for one batch; axis 0 counts examples."""
+        """Returns the outputs for one batch; axis 0 counts examples."""
         inputs = batch[0] if isinstance(batch, tuple) else batch
         return self.model(inputs, training=False)
 
     def build_callbacks(self) -> list[keras.callbacks.Callback]:
-        """Keras callbacks of the task: made anew for each fit, after `build`; they come after those of the runner."""
+        """Returns new Keras callbacks for a fit, called after `build`; they run after the runner's callbacks."""
         return []
 
     def draw(self, predict: Predict) -> Mapping[str, Figure]:
-        """Pictures of what was learned, by name; none unless overridden.
+        """Returns matplotlib figures by name; none unless overridden.
 
         The runner calls it at the end of a fit with the best weights, after `evaluate(weights=...)`, and during
         training every `draw_every` epochs. Each figure becomes `figures/<split>/<name>.png` and an image in
-        TensorBoard. Variables and random states are put back afterwards; an error is said, and the run goes on.
+        TensorBoard. Variables and random states are restored; an error is printed and does not fail the run.
 
         Args:
-            predict: Gives the first examples of a split, and the outputs of `predict_step` for them. Nothing is run
-                over the split unless it is called.
+            predict: Returns the first examples of a split, and the outputs of `predict_step` for them. Predictions are
+                computed only when it is called.
         """
         return {}
 
     def check_data(self, arrays: Structure, split: str) -> None:
-        """Looks at a whole split that is held in memory, before training.
+        """Checks a split in memory before training.
 
         Args:
             arrays: The split's arrays, as in its batches before an encoder, with all examples on axis 0.
             split: `"train"`, `"validation"` or `"test"`.
 
         Raises:
-            ValueError: There is something that this task cannot learn from.
+            ValueError: The task cannot train on the arrays.
         """
 
     # ------------------------------------------------------------------ for use inside a step
@@ -170,7 +170,7 @@ class Task:
         variables: Sequence[keras.Variable] | None = None,
         optimizer: keras.optimizers.Optimizer | None = None,
     ) -> Tensor:
-        """Value and gradient of `loss_fn`, then one update by the optimizer.
+        """Computes the gradient of `loss_fn`, and updates the variables with the optimizer once.
 
         Args:
             loss_fn: Function without arguments that returns a scalar.
@@ -182,13 +182,13 @@ class Task:
 
         Raises:
             RuntimeError: Called outside a step.
-            ValueError: The loss is no scalar.
+            ValueError: The loss is not a scalar.
         """
         wanted = self.trainable_variables if variables is None else lambda: list(variables)
         return self._inside_a_step("minimize").minimize(loss_fn, wanted, optimizer or self.optimizer)
 
     def gradients(self, fn: Callable[[Structure], Tensor], inputs: Structure) -> Structure:
-        """Gradient of the scalar `fn(inputs)` with respect to `inputs`; itself differentiable.
+        """Returns the gradient of the scalar `fn(inputs)` with respect to `inputs`; it is differentiable itself.
 
         Raises:
             RuntimeError: Called outside a step.
@@ -197,44 +197,44 @@ class Task:
         return self._inside_a_step("gradients").gradients(fn, inputs)
 
     def log(self, name: str, value: Tensor) -> None:
-        """Records a scalar for this step; the epoch's value is the mean, weighted by examples.
+        """Logs a scalar for this step; the epoch's value is the mean, weighted by examples.
 
         Args:
-            name: Plain name such as `"accuracy"`; the split is put before it (`val/accuracy`).
-            value: Scalar tensor or number. A number is what it was when the step was compiled, in every step.
+            name: Plain name such as `"accuracy"`; the split is added as a prefix (`val/accuracy`).
+            value: Scalar tensor or number. A compiled step logs a number with its value at compile time.
 
         Raises:
             RuntimeError: Called outside a step.
-            ValueError: The value is no scalar.
+            ValueError: The value is not a scalar.
         """
         if self._logs is None:
             raise self._outside_a_step("log")
         if isinstance(value, (bool, int, float, np.generic, np.ndarray)) and np.size(value) == 1:
             self._numbers.setdefault(name, float(value))
-        # Of a variable its value now: it may change before the step is over.
+        # Copy a variable: it may change before the end of the step.
         tensor = keras.ops.copy(value) if isinstance(value, keras.Variable) else keras.ops.convert_to_tensor(value)
         shape = tuple(tensor.shape)
         if shape:
             raise ValueError(
                 f"log({name!r}): the value has shape {shape}; expected a scalar. Take its mean over the batch."
             )
-        # What is logged is no part of a gradient, and may leave the function that is differentiated.
+        # Logged values do not affect gradients, and may leave the function that is differentiated.
         self._logs[name] = keras.ops.stop_gradient(tensor)
 
     # ------------------------------------------------------------------ for the runner
 
     @final
     def set_up(self, seed: int, fit_encoder: Callable[[Encoder], None] | None = None) -> None:
-        """Makes the data module, the encoder, the models and the optimizers; called again it does nothing.
+        """Creates the data module, the encoder, the models and the optimizers; further calls do nothing.
 
         Args:
-            seed: Seed of the initial weights and of dropout (Python's, NumPy's and the backend's
-                global generators are set to it).
-            fit_encoder: Called with an encoder that has something to learn; `None` lets it learn from the train split
-                of the task's own data module.
+            seed: Seed of the initial weights and of dropout, for the global generators of Python, NumPy and the
+                backend.
+            fit_encoder: Called with an encoder that is not fitted; `None` fits it to the train split of the task's
+                data module.
 
         Raises:
-            ValueError: There is no train split that the encoder could learn from.
+            ValueError: There is no train split to fit the encoder to.
         """
         if not self._is_set_up:
             random_states.seed(seed)
@@ -259,83 +259,82 @@ class Task:
 
     @final
     def frozen(self) -> Encoder | None:
-        """What `build_encoder` made; `None` if there is nothing. A model that is called `encoder` is something else."""
+        """Returns the encoder of `build_encoder`, or `None`; a model in an attribute `encoder` does not count."""
         encoder = vars(self).get("encoder")
         return encoder if isinstance(encoder, Encoder) else None
 
     @final
     def bind(self, make_engine: Callable[[], Engine]) -> Engine:
-        """The engine that `minimize` and `gradients` use, made the first time."""
+        """Returns the engine that `minimize` and `gradients` use, created by the first call."""
         if self._engine is None:
             self._engine = make_engine()
         return self._engine
 
     @final
     def numbers_logged(self) -> dict[str, float]:
-        """What steps logged so far that was a number of Python or NumPy, and no tensor: the first of each name."""
+        """The Python and NumPy numbers that steps logged instead of tensors: the first value by name."""
         return dict(self._numbers)
 
     @final
     def run_train_step(self, batch: Structure) -> Mapping[str, Tensor]:
-        """`train_step`, with what it logged."""
+        """Runs `train_step`, and returns the values that it logged."""
         with self._recording() as logs:
             self._log_loss(self.train_step(batch))
         return logs
 
     @final
     def run_evaluate_step(self, batch: Structure) -> Mapping[str, Tensor]:
-        """`evaluate_step`, with what it logged."""
+        """Runs `evaluate_step`, and returns the values that it logged."""
         with self._recording() as logs:
             self._log_loss(self.evaluate_step(batch))
         return logs
 
     @final
     def run_predict_step(self, batch: Structure) -> Structure:
-        """`predict_step`, with `gradients` at hand."""
+        """Runs `predict_step`, which may call `gradients`."""
         with self._recording():
             return self.predict_step(batch)
 
     def tracked(self) -> dict[str, KerasObject]:
-        """Every Keras object among the task's attributes, in lists, tuples and dicts too, by its path.
+        """All Keras objects among the task's attributes by path, also inside lists, tuples and dicts.
 
-        Models, layers, optimizers, metrics and seed generators count; their variables are the state
-        of a run.
+        These are models, layers, optimizers, metrics and seed generators; their variables are the state of a run.
         """
         return dict(_keras_objects(vars(self), ""))
 
     def metrics(self) -> list[keras.metrics.Metric]:
-        """Stateful metrics: reset before a pass over a split, read after it."""
+        """Stateful metrics: reset before an epoch or evaluation, and read after it."""
         return [found for found in self.tracked().values() if isinstance(found, keras.metrics.Metric)]
 
     @final
     def trainable_variables(self) -> list[keras.Variable]:
-        """Trainable variables of all models and layers, each once."""
+        """Trainable variables of all models and layers, without duplicates."""
         layers = [found for found in self.tracked().values() if isinstance(found, keras.Layer)]
         return list({id(v): v for layer in layers for v in layer.trainable_variables}.values())
 
     @final
     def variables(self) -> dict[str, keras.Variable]:
-        """Every variable of the run state by a stable key: the object's path and a number.
+        """All variables of the run state by a stable key: the object's path and a number.
 
-        Keras's generator for random numbers without a seed is one of them, once something drew from it.
+        They include Keras's generator for random numbers without a seed, once it was used.
         """
         metrics = {f"metrics.{number}": metric for number, metric in enumerate(self.metrics())}
-        # There is no public way to it, and a step may well call keras.random.normal(shape).
+        # Keras has no public access to it, and a step may call keras.random.normal(shape).
         unseeded = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
         generators = {} if unseeded is None else {"keras.random": unseeded}
         return _variables({**self.tracked(), **metrics, **generators})
 
     @final
     def model_variables(self) -> dict[str, keras.Variable]:
-        """The variables of models and layers alone: what evaluation and prediction need."""
+        """The variables of models and layers, which evaluation and prediction need."""
         return _variables({path: found for path, found in self.tracked().items() if isinstance(found, keras.Layer)})
 
     @final
     def model_of_callbacks(self, optimizer: keras.optimizers.Optimizer) -> keras.Model:
-        """What callbacks get as `self.model`: `self.model`, else the first model there is.
+        """Returns the `self.model` of callbacks: the task's `self.model`, else its first model.
 
         Args:
-            optimizer: What they get as `self.model.optimizer`, unless the model is compiled.
+            optimizer: The optimizer to set on the model, unless the model is compiled.
         """
         models = [found for found in self.tracked().values() if isinstance(found, keras.Model)]
         model = next((found for found in models if found is vars(self).get("model")), None)
@@ -345,12 +344,10 @@ class Task:
         return model
 
     def model_to_export(self) -> keras.Model | None:
-        """The model that a run leaves behind as `model.keras`; `None` leaves none.
-
-        It takes what batches hold: an encoder is part of it.
+        """Returns the model to write to `model.keras`, with the encoder if there is one; `None` writes none.
 
         Raises:
-            JoinError: The model and the encoder cannot be made one.
+            JoinError: The model and the encoder cannot be joined.
         """
         model, encoder = vars(self).get("model"), self.frozen()
         return model if model is None or encoder is None else encoder.join(model)
@@ -418,10 +415,10 @@ _KNOWN_KEYWORDS = {
 @final
 @explains_unknown_keywords(_KNOWN_KEYWORDS)
 class SupervisedTask(Task):
-    """A model, a loss and metrics: what `model.compile` and `model.fit` do.
+    """A model, a loss and metrics, with the arguments of `model.compile`.
 
-    The model is compiled with what is given here, so that losses and metrics by name, per output
-    and weighted mean exactly what they mean in Keras. Batches are `(x, y)` or `(x, y, sample_weight)`.
+    The model is compiled with these arguments, so losses and metrics by name, per output and weighted are computed as
+    in Keras. Batches are `(x, y)` or `(x, y, sample_weight)`.
 
     Args:
         model: Any `keras.Model`.
@@ -430,7 +427,7 @@ class SupervisedTask(Task):
         metrics: As in `model.compile`.
         loss_weights: As in `model.compile`.
         weighted_metrics: As in `model.compile`.
-        data: Where batches come from; `None` where they are given to the runner.
+        data: The data module; `None` if data is given to the runner.
 
     Raises:
         TypeError: `model` is not a `keras.Model`.
@@ -483,5 +480,5 @@ class SupervisedTask(Task):
         return {"model": self.model, "optimizer": self.optimizer}
 
     def metrics(self) -> list[keras.metrics.Metric]:
-        # The first of Keras's list is its own mean of the loss; the runner takes that mean itself.
+        # Keras's list includes its own mean of the loss, which the runner computes itself.
         return [metric for metric in self.model.metrics if metric.name != "loss"]
