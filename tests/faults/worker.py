@@ -214,8 +214,8 @@ POINTS: dict[str, tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., A
     "points": (tensorboard.TensorBoardLogger, "log_steps", after),
     "save": (checkpointer.Checkpointer, "_job", after),  # copied, and not written
     "resume": (fit.Fit, "begin", after),
-    "decided": (coordinator.Coordinator, "_note", before),  # decided and not journaled
-    "noted": (coordinator.Coordinator, "_note", after),  # journaled and not acted upon
+    "decided": (coordinator.Coordinator, "_write", before),  # decided and not journaled
+    "noted": (coordinator.Coordinator, "_write", after),  # journaled and not acted upon
 }
 
 

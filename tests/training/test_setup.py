@@ -150,7 +150,7 @@ def test_a_directory_in_use_is_refused_and_its_lock_left_as_it_was(resume, tmp_p
 def test_the_monitored_value_is_that_of_validation_where_there_is_one(tmp_path):
     assert made(Settings(run_dir=tmp_path / "a")).monitor == "val/loss"
     fit = made(Settings(run_dir=tmp_path / "b"), train=TRAIN)
-    assert (fit.monitor, fit.validation_stepper, fit.progress.mode) == ("train/loss", None, "min")
+    assert (fit.monitor, fit.validation_stepper, fit.state.patience.mode) == ("train/loss", None, "min")
     other = made(Settings(run_dir=tmp_path / "c", monitor="val/accuracy"))
     assert (other.monitor, other.progress.mode) == ("val/accuracy", "max")
     assert list(tmp_path.iterdir()) == []
