@@ -24,7 +24,6 @@ from typing import Any
 
 from lightkeras import hparams
 from lightkeras.data.lookup import Lookup
-from lightkeras.runner import Runner
 from lightkeras.runs import report
 from lightkeras.runs.directory import RunDirectory, check_directory, run_path, snake_case
 from lightkeras.runs.loggers.tensorboard import EventFile, config_summary, search_summary
@@ -36,17 +35,16 @@ from lightkeras.search.journal import Journal
 from lightkeras.search.progress_table import ProgressTable
 from lightkeras.search.pruning import Chance, Pruning
 from lightkeras.search.records import Record
-from lightkeras.search.space import Bounds, Space, check_oracle, make_space
+from lightkeras.search.settings import TrialSettings
+from lightkeras.search.space import Bounds
 from lightkeras.search.workers.launch import Cluster, make_pool
 from lightkeras.search.workers.pool import Pool, WorkerLimits
 from lightkeras.system import environment
 from lightkeras.system.locks import check_free, exclusive_lock, run_lock
 from lightkeras.system.messages import announce, check_whole, did_you_mean, explains_unknown_keywords
 from lightkeras.system.signals import StopSignals
-from lightkeras.task import Task
 from lightkeras.training import decisions
 
-ORACLES = ("random", "bayesian", "hyperband", "grid")
 POOLS = ("local", "ray")
 
 # Arguments of keras-tuner, Optuna, Ray Tune and Lightning, by the one that takes their place.
@@ -77,7 +75,7 @@ _KNOWN_KEYWORDS = {
 
 @explains_unknown_keywords(_KNOWN_KEYWORDS)
 @dataclasses.dataclass(frozen=True)
-class Tuner:
+class Tuner(TrialSettings):
     """Searches the declared hyperparameters of a task.
 
     Args:
@@ -115,17 +113,6 @@ class Tuner:
         TypeError: `task` is not a class of tasks.
     """
 
-    task: type[Task]
-    objective: str | None = None
-    mode: str | None = None
-    oracle: str = "random"
-    trials: int | None = 10
-    seed: int = 0
-    run_dir: str | Path | None = None
-    runner: Runner = dataclasses.field(default_factory=Runner)
-    lookup: Lookup | None = None
-    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    space: Mapping[str, Bounds] = dataclasses.field(default_factory=dict)
     workers: int = 1
     pool: str = "local"
     address: str | None = None
@@ -140,28 +127,15 @@ class Tuner:
     on_trial: Callable[[Trial], None] | None = None
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.task, type) and issubclass(self.task, Task)):
-            raise TypeError(f"Tuner(task={self.task!r}): expected a class derived from lightkeras.Task.")
-        if self.oracle not in ORACLES:
-            raise ValueError(f"Tuner(oracle={self.oracle!r}) is not known. {did_you_mean(self.oracle, ORACLES)}")
-        if self.mode not in (None, "min", "max"):
-            raise ValueError(f"Tuner(mode={self.mode!r}): expected 'min', 'max' or None.")
-        if self.trials is None and self.oracle in ("random", "bayesian"):
-            raise ValueError(f"Tuner(oracle={self.oracle!r}, trials=None) would never end: give a number of trials.")
-        for name, least in {"trials": 1, "seed": 0, "workers": 0, "retries": 0, "seeds": 0, "top": 1}.items():
-            check_whole("Tuner", name, getattr(self, name), least, optional=name == "trials")
+        for name, least in {"workers": 0, "retries": 0, "seeds": 0, "top": 1}.items():
+            check_whole("Tuner", name, getattr(self, name), least)
         self._check_pool()
-        if self.runner.callbacks:
-            raise ValueError(
-                "Tuner(runner=...): the runner has callbacks, which would carry their state from trial to trial. "
-                "Make them inside the task instead, or leave them out."
-            )
+        super().__post_init__()
         if self.pruning.rule is not None and self.oracle == "hyperband":
             raise ValueError(
                 f"Tuner(oracle='hyperband', pruning={self.pruning.rule!r}): hyperband decides itself how long a trial "
                 "runs. Leave the pruning out, or take another oracle."
             )
-        check_oracle(self.oracle, self.made_space())
 
     def _check_pool(self) -> None:
         if self.pool not in POOLS:
@@ -177,15 +151,6 @@ class Tuner:
                 raise ValueError(
                     f"Tuner({name}={getattr(self, name)!r}) needs a cluster: set pool='ray', or leave it out."
                 )
-
-    def made_space(self) -> Space:
-        """Returns the searched hyperparameters.
-
-        Raises:
-            ValueError: A range is empty or not inside the declared one, or there is nothing to search.
-        """
-        bounds = {name: Bounds(**part) if isinstance(part, Mapping) else part for name, part in self.space.items()}
-        return make_space(self.task.HParams, self.fixed, bounds)
 
     def search(self, *, resume: bool = False) -> SearchResult:
         """Runs the trials.

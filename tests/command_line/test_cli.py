@@ -321,7 +321,7 @@ def test_help_shows_commands_ranges_and_defaults(capsys):
     assert "Units of the hidden layer. Searched: 4 to 32 in steps of 4. (type: int, default: 16)" in text
     assert "Learning rate of Adam. Searched: 0.001 to 0.1, log scale. (type: float, default: 0.01)" in text
     assert "Points per batch. (type: int, default: 32)" in text
-    assert "Most epochs of training. (type: int, default: 30)" in text
+    assert "Maximum number of epochs. (type: int, default: 30)" in text
     assert "CONFIG Path to" not in text
 
 
