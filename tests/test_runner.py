@@ -120,7 +120,7 @@ class LogsNumbers(TwoMoons):
         return super().loss(batch, training)
 
 
-def test_a_number_that_is_logged_is_said_to_stay_what_it_is_where_steps_are_compiled(run_dir, capsys):
+def test_a_logged_number_is_reported_as_constant_if_steps_are_compiled(run_dir, capsys):
     Runner(max_epochs=1, run_dir=run_dir, steps_per_call=5).fit(LogsNumbers())
     said = capsys.readouterr().err
     compiled = keras.backend.backend() != "torch"
@@ -324,7 +324,7 @@ class Exploding(Scripted):
         return self.minimize(lambda: ops.sum(self.weight * ops.where(self.weight <= -self.steps, math.nan, 1.0)))
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_is_said(run_dir):
+def test_a_loss_that_is_nan_ends_the_run_and_is_reported(run_dir):
     class Later(Exploding):
         steps = 4
 
@@ -510,7 +510,7 @@ def test_a_model_that_builds_itself_gets_the_weights_of_the_run_directory(run_di
         (lambda r: r.predict(TwoMoons(), np.zeros((0, 2))), ValueError, "arrays are empty"),
     ],
 )
-def test_what_is_not_there_is_said(run_dir, call, error, message):
+def test_missing_data_and_runs_are_reported(run_dir, call, error, message):
     with pytest.raises(error, match=message):
         call(runner(run_dir))
     assert not run_dir.exists()

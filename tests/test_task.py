@@ -128,7 +128,7 @@ def test_what_belongs_into_a_step_is_refused_outside_of_one(method, call):
         call(task)
 
 
-def test_what_a_subclass_must_define_is_said():
+def test_an_error_names_the_method_that_a_subclass_must_define():
     class Empty(Task):
         pass
 

@@ -1,4 +1,4 @@
-"""One fit: what it takes in, and what it writes."""
+"""Fit: counters, logs, checkpoints and results of one run."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ from lightkeras.training.tracing import trace_train
 
 
 class Clock:
-    """Seconds that pass only when a test says so."""
+    """A fake clock, which advances when set."""
 
     now = 0.0
 
@@ -73,7 +73,7 @@ def logs(*losses, **others):
 
 @contextlib.contextmanager
 def running(fit, resumed=None):
-    """A fit that is begun, or gone on with."""
+    """A fit of a new or a resumed run."""
     with fit.opened({}, resumed, False):
         fit.begin(resumed)
         yield
@@ -211,7 +211,7 @@ def test_a_state_that_was_saved_already_is_not_saved_again_at_the_end(fit):
     assert [path.name for path in fit.directory.checkpoints.glob("step-*")] == ["step-00000001"]
 
 
-def test_a_fit_takes_up_all_that_a_checkpoint_says(fit, tmp_path):
+def test_a_fit_restores_everything_in_a_checkpoint(fit, tmp_path):
     with running(fit):
         fit.open_epoch()
         for loss in (3.0, 2.0):
@@ -232,7 +232,7 @@ def test_a_fit_takes_up_all_that_a_checkpoint_says(fit, tmp_path):
         assert (other.state.validations, other.state.validated) == (1, (10, {"val/loss": 4.0}))
         assert other.train_stepper.values() == {"loss": 1.0}
         assert other.checkpointer.is_saved
-        stream = other.open_epoch()  # inside the epoch that goes on, whose second batch comes next
+        stream = other.open_epoch()  # inside the resumed epoch, before its second batch
         expected = other.train_stepper.feed.arrays[0][other.train_stepper.feed.indices(1, 1, 1, 0)[0]]
         np.testing.assert_array_equal(stream.next_batch()[0], expected)
 

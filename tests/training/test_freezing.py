@@ -1,4 +1,4 @@
-"""Layers that are frozen and unfrozen while a run goes on: noticed where an epoch begins, on every backend."""
+"""Layers that are frozen and unfrozen during a run: noticed at the start of an epoch, on every backend."""
 
 import dataclasses
 import json
@@ -138,7 +138,7 @@ def test_an_epoch_updates_what_is_trainable_when_it_begins(tmp_path, steps_per_c
 def test_losses_are_those_of_keras_fit_recompiled_by_hand(tmp_path, normalized):
     made = Made(keras.optimizers.SGD, normalized=normalized)
     script = {2: {"base": False} | ({"norm": False} if normalized else {}), 4: {"base": True}}
-    expected = by_keras(made, script, keep=False)  # SGD has no slots: another one goes on as well
+    expected = by_keras(made, script, keep=False)  # SGD has no slots: a new one gives the same steps
     np.testing.assert_allclose(in_order(tmp_path, made(), script), expected, rtol=1e-5)
 
 
@@ -159,7 +159,7 @@ def test_momenta_are_those_of_keras_fit_with_an_optimizer_that_knew_all_from_the
 
 
 def test_adam_goes_on_with_its_moments_where_a_layer_is_unfrozen(tmp_path):
-    # Worked out with NumPy, on every backend: the head goes on, the base begins with moments of zero.
+    # Worked out with NumPy, on every backend: the head keeps its moments, the base begins with moments of zero.
     found = in_order(tmp_path, Made(frozen=("base",))(), {2: {"base": True}})
     weights = {name: value.astype("float64") for name, value in START.items()}
     moments = {name: [np.zeros_like(value), np.zeros_like(value)] for name, value in weights.items()}
@@ -205,15 +205,15 @@ def test_averages_of_an_unfrozen_layer_begin_at_its_weights_and_a_frozen_one_sta
     np.testing.assert_array_equal(ops.convert_to_numpy(task.model.get_layer("base").kernel), kept[0])
 
 
-# ---------------------------------------------------------------------- what is said
+# ---------------------------------------------------------------------- messages
 
 
 @pytest.mark.any_backend
-def test_it_is_said_in_one_line_and_listed_with_what_was_compiled(tmp_path, capsys):
+def test_a_change_is_printed_in_one_line_and_listed_as_a_cause_of_compilations(tmp_path, capsys):
     script = {1: {"base": True}, 2: {"head": False}}
     fitted(tmp_path, Made(frozen=("base",))(), script, max_epochs=3, progress=True)
-    said = [line for line in capsys.readouterr().err.splitlines() if "epoch" in line]
-    assert said == [
+    printed = [line for line in capsys.readouterr().err.splitlines() if "epoch" in line]
+    assert printed == [
         "model/base was unfrozen before epoch 2: 2 variables learn now; the steps are traced again.",
         "model/head was frozen before epoch 3: 1 variables learn now; the steps are traced again.",
     ]
@@ -264,8 +264,8 @@ def test_layers_are_named_by_the_outermost_that_changed():
     for layer in task.model.get_layer("in").layers:
         layer.trainable = True
     task.model.get_layer("out").trainable = False
-    said = "model/out was frozen and model/in/d0, model/in/d1, model/in/d2 and 2 more were unfrozen"
-    assert freezing.describe_change(task, whole, freezing.flags_of(task)) == said
+    expected = "model/out was frozen and model/in/d0, model/in/d1, model/in/d2 and 2 more were unfrozen"
+    assert freezing.describe_change(task, whole, freezing.flags_of(task)) == expected
     freezing.set_flags(task, before)
     assert freezing.flags_of(task) == before
 
@@ -305,7 +305,7 @@ def test_the_best_model_is_exported_with_the_slots_and_flags_of_its_own_epoch(tm
     assert [variable.path for variable in model.trainable_variables] == ["head/kernel"]
     assert int(model.optimizer.iterations) == 3
     np.testing.assert_array_equal(ops.convert_to_numpy(model.get_layer("base").kernel), START["base"])
-    # The task goes on with what it has.
+    # The task keeps its current flags.
     assert int(task.optimizer.iterations) == 6
     assert task.model.get_layer("base").trainable
     again = Runner(max_epochs=1, progress=False, preflight=False, run_dir=tmp_path / "again").fit(
@@ -334,7 +334,7 @@ def test_a_second_fit_learns_what_was_unfrozen_since_the_first(tmp_path):
     assert not np.array_equal(ops.convert_to_numpy(task.model.get_layer("base").kernel), START["base"])
 
 
-def test_a_step_that_breaks_after_a_layer_was_unfrozen_is_found_and_repeated(tmp_path):
+def test_a_step_that_breaks_after_a_layer_was_unfrozen_is_found_and_replayed(tmp_path):
     class Breaking(Task):
         """Its loss is not finite in the 7th step."""
 

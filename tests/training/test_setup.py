@@ -87,7 +87,7 @@ def test_a_new_run_takes_the_directory_that_was_given_or_makes_up_a_name(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_to_go_on_with_is_named_by_its_directory_or_by_a_checkpoint(tmp_path):
+def test_a_run_to_resume_is_named_by_its_directory_or_by_a_checkpoint(tmp_path):
     run, task = begun(tmp_path / "run"), TwoMoons()
     saved = run / "checkpoints" / "step-00000003"
     saved.mkdir(parents=True)
@@ -192,7 +192,7 @@ def test_a_stream_has_no_fingerprint_and_says_that_it_is_one(tmp_path):
     assert config["data"] == {"source": "stream", "fingerprint": None, "batch_size": None, "batches": None}
 
 
-# ---------------------------------------------------------------------- to begin, or to go on
+# ---------------------------------------------------------------------- to begin, or to resume
 
 
 def test_each_resume_is_noted_and_the_beginning_stays(tmp_path):

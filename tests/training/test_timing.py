@@ -148,7 +148,7 @@ def test_waiting_for_a_stream_is_told_from_computing(tmp_path) -> None:
     settings = {"max_epochs": 2, "patience": None, "progress": False, "profile": True, "preflight": False}
     lk.Runner(run_dir=tmp_path / "run", **settings).fit(task, task.batches)
     parts = json.loads((tmp_path / "run" / "profile.json").read_text())["parts"]
-    assert parts["data"]["seconds"] > 0.6  # of 1.2: what goes on beside a first call is no waiting
+    assert parts["data"]["seconds"] > 0.6  # of 1.2: reading during the first call is not waiting
     assert parts["compute"]["seconds"] < parts["data"]["seconds"]
 
 

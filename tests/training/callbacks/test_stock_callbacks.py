@@ -102,7 +102,7 @@ def test_every_hook_of_every_batch(tmp_path):
     both(tmp_path, lambda folder: [], EPOCH_HOOKS + BATCH_HOOKS)
 
 
-# ---------------------------------------------------------------------- callbacks that only look
+# ---------------------------------------------------------------------- callbacks that change nothing
 
 
 POSTED = {"ours": [], "keras": []}
@@ -123,7 +123,7 @@ class Inbox(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def by_epoch(tmp_path_factory):
-    """Folders of both ways, after a run with every callback that looks at epochs alone and changes nothing."""
+    """Folders of both ways, after a run with every callback that uses epochs only and changes nothing."""
     root = tmp_path_factory.mktemp("by_epoch")
     with http.server.HTTPServer(("127.0.0.1", 0), Inbox) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -224,12 +224,12 @@ def test_tensorboard(by_epoch):
     assert ("train", "batch_loss") not in assert_same_boards(by_epoch)
 
 
-# ---------------------------------------------------------------------- callbacks that look at batches
+# ---------------------------------------------------------------------- callbacks with hooks of batches
 
 
 @pytest.fixture(scope="module")
 def by_batch(tmp_path_factory):
-    """Folders of both ways, after a run with every callback that looks at batches and changes nothing."""
+    """Folders of both ways, after a run with every callback that uses batches and changes nothing."""
 
     def callbacks(folder):
         c = keras.callbacks
@@ -315,7 +315,7 @@ def test_swap_ema_weights_at_each_epoch(tmp_path):
         assert_same_weights(*models)
 
 
-@pytest.mark.backends("tensorflow", "jax", reason="PyTorch's cross entropy refuses what is no probability")
+@pytest.mark.backends("tensorflow", "jax", reason="PyTorch's cross entropy rejects values that are not probabilities")
 def test_terminate_on_nan_stops_at_the_batch_where_the_loss_breaks(tmp_path):
     x = TRAIN[0].copy()
     x[40] = np.nan  # in the third batch
@@ -428,7 +428,7 @@ def test_calls_run_one_step_only_where_a_callback_looks_at_batches(tmp_path, mon
 # ---------------------------------------------------------------------- every argument of what Keras documents
 
 
-def said(text, folder):
+def parsed_output(text, folder):
     """What was printed, without numbers and the folder; and the numbers."""
     text = text.replace(str(folder), "FOLDER")
     number = r"\d+\.\d+(?:e-?\d+)?"
@@ -445,7 +445,10 @@ def both_of(tmp_path, capsys, make_callback, hooks=EPOCH_HOOKS):
         return [made[folder.name]]
 
     ours, theirs = both(tmp_path, callbacks, hooks)
-    expected, found = said((ours / "printed").read_text(), theirs), said(capsys.readouterr().out, ours)
+    expected, found = (
+        parsed_output((ours / "printed").read_text(), theirs),
+        parsed_output(capsys.readouterr().out, ours),
+    )
     assert found[0] == expected[0]
     assert found[1] == pytest.approx(expected[1], rel=1e-3)
     return made["ours"], made["keras"]
@@ -557,8 +560,8 @@ def test_csv_logger_with_a_separator_appends_to_the_rows_that_are_there(tmp_path
     assert found.startswith(before)
     assert found.count("\n") == 2 + EPOCHS
     for one, other in zip(found.split(), expected.split(), strict=True):
-        assert said(one, tmp_path)[0] == said(other, tmp_path)[0]
-        assert said(one, tmp_path)[1] == pytest.approx(said(other, tmp_path)[1], rel=1e-4)
+        assert parsed_output(one, tmp_path)[0] == parsed_output(other, tmp_path)[0]
+        assert parsed_output(one, tmp_path)[1] == pytest.approx(parsed_output(other, tmp_path)[1], rel=1e-4)
 
 
 def test_csv_logger_that_does_not_append_begins_the_file_anew(tmp_path, capsys):
