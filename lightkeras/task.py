@@ -52,7 +52,162 @@ class Predict(Protocol):
         """
 
 
-class Task:
+class KerasState:
+    """The Keras objects among the attributes of a task, and their variables: the state of a run."""
+
+    def tracked(self) -> dict[str, KerasObject]:
+        """All Keras objects among the task's attributes by path, also inside lists, tuples and dicts.
+
+        These are models, layers, optimizers, metrics and seed generators; their variables are the state of a run.
+        """
+        return dict(_keras_objects(vars(self), ""))
+
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """Stateful metrics: reset before an epoch or evaluation, and read after it."""
+        return [found for found in self.tracked().values() if isinstance(found, keras.metrics.Metric)]
+
+    @final
+    def trainable_variables(self) -> list[keras.Variable]:
+        """Trainable variables of all models and layers, without duplicates."""
+        layers = [found for found in self.tracked().values() if isinstance(found, keras.Layer)]
+        return list({id(v): v for layer in layers for v in layer.trainable_variables}.values())
+
+    @final
+    def variables(self) -> dict[str, keras.Variable]:
+        """All variables of the run state by a stable key: the object's path and a number.
+
+        They include Keras's generator for random numbers without a seed, once it was used.
+        """
+        metrics = {f"metrics.{number}": metric for number, metric in enumerate(self.metrics())}
+        # Keras has no public access to it, and a step may call keras.random.normal(shape).
+        unseeded = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+        generators = {} if unseeded is None else {"keras.random": unseeded}
+        return _variables({**self.tracked(), **metrics, **generators})
+
+    @final
+    def model_variables(self) -> dict[str, keras.Variable]:
+        """The variables of models and layers, which evaluation and prediction need."""
+        return _variables({path: found for path, found in self.tracked().items() if isinstance(found, keras.Layer)})
+
+    @final
+    def model_of_callbacks(self, optimizer: keras.optimizers.Optimizer) -> keras.Model:
+        """Returns the `self.model` of callbacks: the task's `self.model`, else its first model.
+
+        Args:
+            optimizer: The optimizer to set on the model, unless the model is compiled.
+        """
+        models = [found for found in self.tracked().values() if isinstance(found, keras.Model)]
+        model = next((found for found in models if found is vars(self).get("model")), None)
+        model = model or (models[0] if models else keras.Sequential())
+        if not model.compiled:
+            model.optimizer = optimizer
+        return model
+
+
+class StepMethods(KerasState):
+    """What a step of a task calls: `minimize`, `gradients` and `log`."""
+
+    optimizer: keras.optimizers.Optimizer
+
+    def __init__(self) -> None:
+        self._engine: Engine | None = None
+        self._logs: dict[str, Tensor] | None = None
+        self._numbers: dict[str, float] = {}  # logged as Python numbers: constants of a compiled step
+
+    def minimize(
+        self,
+        loss_fn: Callable[[], Tensor],
+        variables: Sequence[keras.Variable] | None = None,
+        optimizer: keras.optimizers.Optimizer | None = None,
+    ) -> Tensor:
+        """Computes the gradient of `loss_fn`, and updates the variables with the optimizer once.
+
+        Args:
+            loss_fn: Function without arguments that returns a scalar.
+            variables: Variables to update; `None` means every trainable variable of the task.
+            optimizer: The optimizer; `None` means `self.optimizer`.
+
+        Returns:
+            The loss before the update, a scalar.
+
+        Raises:
+            RuntimeError: Called outside a step.
+            ValueError: The loss is not a scalar.
+        """
+        wanted = self.trainable_variables if variables is None else lambda: list(variables)
+        return self._inside_a_step("minimize").minimize(loss_fn, wanted, optimizer or self.optimizer)
+
+    def gradients(self, fn: Callable[[Structure], Tensor], inputs: Structure) -> Structure:
+        """Returns the gradient of the scalar `fn(inputs)` with respect to `inputs`; it is differentiable itself.
+
+        Raises:
+            RuntimeError: Called outside a step.
+            ValueError: `fn(inputs)` does not depend on an input.
+        """
+        return self._inside_a_step("gradients").gradients(fn, inputs)
+
+    def log(self, name: str, value: Tensor) -> None:
+        """Logs a scalar for this step; the epoch's value is the mean, weighted by examples.
+
+        Args:
+            name: Plain name such as `"accuracy"`; the split is added as a prefix (`val/accuracy`).
+            value: Scalar tensor or number. A compiled step logs a number with its value at compile time.
+
+        Raises:
+            RuntimeError: Called outside a step.
+            ValueError: The value is not a scalar.
+        """
+        if self._logs is None:
+            raise self._outside_a_step("log")
+        if isinstance(value, (bool, int, float, np.generic, np.ndarray)) and np.size(value) == 1:
+            self._numbers.setdefault(name, float(value))
+        # Copy a variable: it may change before the end of the step.
+        tensor = keras.ops.copy(value) if isinstance(value, keras.Variable) else keras.ops.convert_to_tensor(value)
+        shape = tuple(tensor.shape)
+        if shape:
+            raise ValueError(
+                f"log({name!r}): the value has shape {shape}; expected a scalar. Take its mean over the batch."
+            )
+        # Logged values do not affect gradients, and may leave the function that is differentiated.
+        self._logs[name] = keras.ops.stop_gradient(tensor)
+
+    @final
+    def bind(self, make_engine: Callable[[], Engine]) -> Engine:
+        """Returns the engine that `minimize` and `gradients` use, created by the first call."""
+        if self._engine is None:
+            self._engine = make_engine()
+        return self._engine
+
+    @final
+    def numbers_logged(self) -> dict[str, float]:
+        """The Python and NumPy numbers that steps logged instead of tensors: the first value by name."""
+        return dict(self._numbers)
+
+    @contextlib.contextmanager
+    def _recording(self) -> Iterator[dict[str, Tensor]]:
+        self._logs = {}
+        try:
+            yield self._logs
+        finally:
+            self._logs = None
+
+    def _log_loss(self, loss: Tensor | None) -> None:
+        if loss is not None:
+            self.log("loss", loss)
+
+    def _inside_a_step(self, method: str) -> Engine:
+        if self._logs is None or self._engine is None:
+            raise self._outside_a_step(method)
+        return self._engine
+
+    def _outside_a_step(self, method: str) -> RuntimeError:
+        return RuntimeError(
+            f"{type(self).__name__}.{method} was called outside a step: call it from train_step or "
+            "evaluate_step, and let lightkeras.Runner run the steps."
+        )
+
+
+class Task(StepMethods):
     """Models, optimizers, loss and data of a training problem.
 
     A subclass defines `build_model`, `build_data` and, optionally, `build_optimizer`, `loss`,
@@ -71,9 +226,9 @@ class Task:
     HParams: ClassVar[type] = hparams_.NoHParams
 
     model: keras.Model
-    optimizer: keras.optimizers.Optimizer
 
     def __init__(self, hp: Any = None, lookup: Lookup | None = None) -> None:
+        super().__init__()
         hp = self.HParams() if hp is None else hp
         if not isinstance(hp, self.HParams):
             raise TypeError(
@@ -84,9 +239,6 @@ class Task:
         self.lookup = lookup or Lookup()
         self.data: DataModule | None = None
         self._is_set_up = False
-        self._engine: Engine | None = None
-        self._logs: dict[str, Tensor] | None = None
-        self._numbers: dict[str, float] = {}  # logged as Python numbers: constants of a compiled step
 
     # ------------------------------------------------------------------ what a subclass defines
 
@@ -162,65 +314,6 @@ class Task:
             ValueError: The task cannot train on the arrays.
         """
 
-    # ------------------------------------------------------------------ for use inside a step
-
-    def minimize(
-        self,
-        loss_fn: Callable[[], Tensor],
-        variables: Sequence[keras.Variable] | None = None,
-        optimizer: keras.optimizers.Optimizer | None = None,
-    ) -> Tensor:
-        """Computes the gradient of `loss_fn`, and updates the variables with the optimizer once.
-
-        Args:
-            loss_fn: Function without arguments that returns a scalar.
-            variables: Variables to update; `None` means every trainable variable of the task.
-            optimizer: The optimizer; `None` means `self.optimizer`.
-
-        Returns:
-            The loss before the update, a scalar.
-
-        Raises:
-            RuntimeError: Called outside a step.
-            ValueError: The loss is not a scalar.
-        """
-        wanted = self.trainable_variables if variables is None else lambda: list(variables)
-        return self._inside_a_step("minimize").minimize(loss_fn, wanted, optimizer or self.optimizer)
-
-    def gradients(self, fn: Callable[[Structure], Tensor], inputs: Structure) -> Structure:
-        """Returns the gradient of the scalar `fn(inputs)` with respect to `inputs`; it is differentiable itself.
-
-        Raises:
-            RuntimeError: Called outside a step.
-            ValueError: `fn(inputs)` does not depend on an input.
-        """
-        return self._inside_a_step("gradients").gradients(fn, inputs)
-
-    def log(self, name: str, value: Tensor) -> None:
-        """Logs a scalar for this step; the epoch's value is the mean, weighted by examples.
-
-        Args:
-            name: Plain name such as `"accuracy"`; the split is added as a prefix (`val/accuracy`).
-            value: Scalar tensor or number. A compiled step logs a number with its value at compile time.
-
-        Raises:
-            RuntimeError: Called outside a step.
-            ValueError: The value is not a scalar.
-        """
-        if self._logs is None:
-            raise self._outside_a_step("log")
-        if isinstance(value, (bool, int, float, np.generic, np.ndarray)) and np.size(value) == 1:
-            self._numbers.setdefault(name, float(value))
-        # Copy a variable: it may change before the end of the step.
-        tensor = keras.ops.copy(value) if isinstance(value, keras.Variable) else keras.ops.convert_to_tensor(value)
-        shape = tuple(tensor.shape)
-        if shape:
-            raise ValueError(
-                f"log({name!r}): the value has shape {shape}; expected a scalar. Take its mean over the batch."
-            )
-        # Logged values do not affect gradients, and may leave the function that is differentiated.
-        self._logs[name] = keras.ops.stop_gradient(tensor)
-
     # ------------------------------------------------------------------ for the runner
 
     @final
@@ -264,18 +357,6 @@ class Task:
         return encoder if isinstance(encoder, Encoder) else None
 
     @final
-    def bind(self, make_engine: Callable[[], Engine]) -> Engine:
-        """Returns the engine that `minimize` and `gradients` use, created by the first call."""
-        if self._engine is None:
-            self._engine = make_engine()
-        return self._engine
-
-    @final
-    def numbers_logged(self) -> dict[str, float]:
-        """The Python and NumPy numbers that steps logged instead of tensors: the first value by name."""
-        return dict(self._numbers)
-
-    @final
     def run_train_step(self, batch: Structure) -> Mapping[str, Tensor]:
         """Runs `train_step`, and returns the values that it logged."""
         with self._recording() as logs:
@@ -295,54 +376,6 @@ class Task:
         with self._recording():
             return self.predict_step(batch)
 
-    def tracked(self) -> dict[str, KerasObject]:
-        """All Keras objects among the task's attributes by path, also inside lists, tuples and dicts.
-
-        These are models, layers, optimizers, metrics and seed generators; their variables are the state of a run.
-        """
-        return dict(_keras_objects(vars(self), ""))
-
-    def metrics(self) -> list[keras.metrics.Metric]:
-        """Stateful metrics: reset before an epoch or evaluation, and read after it."""
-        return [found for found in self.tracked().values() if isinstance(found, keras.metrics.Metric)]
-
-    @final
-    def trainable_variables(self) -> list[keras.Variable]:
-        """Trainable variables of all models and layers, without duplicates."""
-        layers = [found for found in self.tracked().values() if isinstance(found, keras.Layer)]
-        return list({id(v): v for layer in layers for v in layer.trainable_variables}.values())
-
-    @final
-    def variables(self) -> dict[str, keras.Variable]:
-        """All variables of the run state by a stable key: the object's path and a number.
-
-        They include Keras's generator for random numbers without a seed, once it was used.
-        """
-        metrics = {f"metrics.{number}": metric for number, metric in enumerate(self.metrics())}
-        # Keras has no public access to it, and a step may call keras.random.normal(shape).
-        unseeded = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
-        generators = {} if unseeded is None else {"keras.random": unseeded}
-        return _variables({**self.tracked(), **metrics, **generators})
-
-    @final
-    def model_variables(self) -> dict[str, keras.Variable]:
-        """The variables of models and layers, which evaluation and prediction need."""
-        return _variables({path: found for path, found in self.tracked().items() if isinstance(found, keras.Layer)})
-
-    @final
-    def model_of_callbacks(self, optimizer: keras.optimizers.Optimizer) -> keras.Model:
-        """Returns the `self.model` of callbacks: the task's `self.model`, else its first model.
-
-        Args:
-            optimizer: The optimizer to set on the model, unless the model is compiled.
-        """
-        models = [found for found in self.tracked().values() if isinstance(found, keras.Model)]
-        model = next((found for found in models if found is vars(self).get("model")), None)
-        model = model or (models[0] if models else keras.Sequential())
-        if not model.compiled:
-            model.optimizer = optimizer
-        return model
-
     def model_to_export(self) -> keras.Model | None:
         """Returns the model to write to `model.keras`, with the encoder if there is one; `None` writes none.
 
@@ -351,29 +384,6 @@ class Task:
         """
         model, encoder = vars(self).get("model"), self.frozen()
         return model if model is None or encoder is None else encoder.join(model)
-
-    @contextlib.contextmanager
-    def _recording(self) -> Iterator[dict[str, Tensor]]:
-        self._logs = {}
-        try:
-            yield self._logs
-        finally:
-            self._logs = None
-
-    def _log_loss(self, loss: Tensor | None) -> None:
-        if loss is not None:
-            self.log("loss", loss)
-
-    def _inside_a_step(self, method: str) -> Engine:
-        if self._logs is None or self._engine is None:
-            raise self._outside_a_step(method)
-        return self._engine
-
-    def _outside_a_step(self, method: str) -> RuntimeError:
-        return RuntimeError(
-            f"{type(self).__name__}.{method} was called outside a step: call it from train_step or "
-            "evaluate_step, and let lightkeras.Runner run the steps."
-        )
 
 
 def _variables(owners: Mapping[str, KerasObject]) -> dict[str, keras.Variable]:

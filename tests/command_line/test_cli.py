@@ -614,7 +614,7 @@ def test_a_resume_of_a_run_that_another_process_runs_is_refused(begun, capsys):
 
 def test_changes_are_accepted_only_of_a_resume(folder, capsys):
     assert run("fit", "--accept_changes", "--run_dir", "a") == 2
-    assert "error: accept_changes=True (--accept_changes) belongs to a resume" in capsys.readouterr().err
+    assert "error: accept_changes=True (--accept_changes) needs resume=True (--resume)" in capsys.readouterr().err
     assert list(folder.iterdir()) == []
 
 
@@ -651,11 +651,11 @@ def test_none_is_null_on_the_command_line_and_in_its_help(capsys):
     assert capsys.readouterr().err.endswith("--runner.patience: Expected int or null. Got value: None\n")
     assert run("fit", "--help") == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "Most train steps, over all epochs; null for no limit. (type: int | null, default: null)" in text
+    assert "Maximum number of train steps over all epochs; null for no limit. (type: int | null, default: null)" in text
     assert "`" not in text
     for group in (
-        "Most batches of each split: --runner.limit_batches.train",
-        "When to save, and what to keep: --runner.",
+        "Maximum number of batches of each split: --runner.limit_batches.train",
+        "When to save, and which checkpoints to keep: --runner.",
     ):
         assert group in text
 
