@@ -1,26 +1,26 @@
 """Optimizers that update only the rows of a table that a batch touched.
 
-Of an embedding of a million rows a batch looks up some thousands, and the gradient of all others is zero. Keras's
-optimizers read and write every row in every step all the same; these leave the others alone. Variables that are no
-tables, such as the weights of a dense layer, are updated by Keras's own code.
+A batch looks up some thousands of the rows of a large embedding, and the gradient of all other rows is zero. Keras's
+optimizers read and write every row in every step; these skip the other rows. Variables that are not tables, such as
+the weights of a dense layer, are updated by Keras's own code.
 
-What is a table is known by its gradient: on TensorFlow that of `keras.ops.take` or `tf.gather` on a variable arrives
-in rows (`tf.IndexedSlices`), as torch's does if it is sparse. The touched rows are those that were looked up.
-On JAX, and mostly on torch, gradients arrive dense; then a table is known by its name (see `tables`), and the touched
-rows are those whose gradient is not zero in every place. Rows are updated by their own gradient, so that
-an update costs time by what a batch touches; on JAX, whose arrays cannot be changed in place, it costs as much as any.
+A table is recognized by its gradient: on TensorFlow, the gradient of `keras.ops.take` or `tf.gather` on a variable is
+row-sparse (`tf.IndexedSlices`), and so are sparse torch gradients. The touched rows are then the rows that were looked
+up. On JAX, and mostly on torch, gradients are dense; then a table is recognized by its name (see `tables`), and the
+touched rows are the rows whose gradient is not all zero. The time of an update depends on the number of touched rows;
+on JAX, whose arrays cannot be changed in place, on the size of the table.
 
-How each of Keras's settings is meant here:
+Settings of Keras's optimizers:
 
-* `clipnorm`, `clipvalue`, `global_clipnorm`, `loss_scale_factor`: as in Keras. A row that is looked up several times
-  counts with the sum of its gradients.
-* `weight_decay`: of a table, only the touched rows decay, as in TensorFlow Addons'
-  `DecoupledWeightDecayExtension`; other variables decay in every step, as in Keras.
-* `use_ema`, `gradient_accumulation_steps`: refused, because both go through all rows in every step.
-* A `constraint` of a variable is applied by Keras, to the whole of it, in every step.
-* `keras.optimizers.LossScaleOptimizer` may wrap them. Its look for infinities makes a dense array of booleans.
+* `clipnorm`, `clipvalue`, `global_clipnorm`, `loss_scale_factor`: as in Keras. The gradients of a row that is looked
+  up several times are summed first.
+* `weight_decay`: only the touched rows of a table decay, as in TensorFlow Addons' `DecoupledWeightDecayExtension`;
+  other variables decay in every step, as in Keras.
+* `use_ema`, `gradient_accumulation_steps`: raise an error, because both process all rows in every step.
+* `constraint` of a variable: applied by Keras to the whole variable in every step.
+* `keras.optimizers.LossScaleOptimizer` may wrap them. Its check for infinities makes a dense array of booleans.
 
-With `tf.distribute` they work on one replica only.
+With `tf.distribute` they support one replica only.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ EMBEDDINGS = "embeddings"
 
 
 class Settings(TypedDict, total=False):
-    """Settings that all of Keras's optimizers have; see this module's docstring, and Keras's."""
+    """Settings of all Keras optimizers; see the docstring of this module, and Keras's."""
 
     weight_decay: float | None
     clipnorm: float | None
@@ -58,36 +58,36 @@ class Settings(TypedDict, total=False):
 
 
 def _of_backend(optimizer: Any) -> type[Any]:
-    """The class whose instances Keras makes for one of its optimizers: torch has its own, with the same state."""
+    """Class that Keras instantiates for an optimizer; torch has its own classes, with the same state."""
     return type(optimizer.__new__(optimizer))
 
 
-class _ByRows(keras.optimizers.Optimizer, abc.ABC):  # type: ignore[misc]
-    """What the optimizers below share; it stands before Keras's class among their bases."""
+class _RowOptimizer(keras.optimizers.Optimizer, abc.ABC):  # type: ignore[misc]
+    """Base of the optimizers below; it precedes Keras's class in their bases."""
 
     def _set_tables(self, tables: Sequence[str] | None) -> None:
-        """Checks the settings and notes the names of tables, once Keras's part is set up."""
-        who = type(self).__name__
+        """Checks the settings and stores the names of tables; called after `super().__init__`."""
+        name = type(self).__name__
         if isinstance(tables, str):
-            raise TypeError(f"{who}: tables={tables!r} is one string; expected a sequence of names: [{tables!r}].")
+            raise TypeError(f"{name}: tables={tables!r} is one string; expected a sequence of names: [{tables!r}].")
         if self.use_ema:
             raise ValueError(
-                f"{who}: use_ema=True averages every row of a table in every step, which this optimizer is there to "
-                "avoid. Leave it out, or use Keras's own optimizer."
+                f"{name}: use_ema=True is not supported: it averages every row of a table in every step. "
+                "Remove it, or use Keras's own optimizer."
             )
         if self.gradient_accumulation_steps is not None:
             raise ValueError(
-                f"{who}: gradient_accumulation_steps={self.gradient_accumulation_steps} gathers gradients in a dense "
-                "table and goes through every row of it in every step. Take larger batches, or use Keras's own "
+                f"{name}: gradient_accumulation_steps={self.gradient_accumulation_steps} is not supported: it adds to "
+                "every row of a dense table in every step. Use larger batches, or use Keras's own "
                 "optimizer."
             )
         self.tables = None if tables is None else tuple(tables)
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Makes the optimizer's variables, for those that it will update.
+        """Creates the optimizer's variables.
 
         Raises:
-            ValueError: A name among `tables` is that of none of them.
+            ValueError: A name in `tables` matches none of the variables.
         """
         for name in self.tables or ():
             paths = [variable.path for variable in variables]
@@ -99,16 +99,16 @@ class _ByRows(keras.optimizers.Optimizer, abc.ABC):  # type: ignore[misc]
         super().build(variables)
 
     def apply(self, grads: Sequence[Tensor], trainable_variables: Sequence[keras.Variable] | None = None) -> None:
-        """One update. See `keras.optimizers.Optimizer.apply`.
+        """Applies one update, see `keras.optimizers.Optimizer.apply`.
 
         Raises:
-            ValueError: There is not one gradient for each variable.
+            ValueError: The number of gradients is not the number of variables.
         """
         variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
         if len(grads) != len(variables):
             raise ValueError(
                 f"{type(self).__name__}.apply: {len(grads)} gradients for {len(variables)} variables; expected one "
-                "for each. Without `trainable_variables` they are those that the optimizer was built with."
+                "for each. `trainable_variables` defaults to the variables that the optimizer was built with."
             )
         super().apply([self._in_rows(*pair) for pair in zip(grads, variables, strict=True)], variables)
 
@@ -121,13 +121,13 @@ class _ByRows(keras.optimizers.Optimizer, abc.ABC):  # type: ignore[misc]
         return gradient if rows is None else rows
 
     def _clip_gradients(self, grads: Sequence[Tensor | Rows]) -> list[Tensor | Rows]:
-        # Where no row is touched the gradient is zero and adds nothing to a norm.
+        # The gradient of other rows is zero and adds nothing to a norm.
         clipped = super()._clip_gradients([each.values if isinstance(each, Rows) else each for each in grads])
         pairs = zip(grads, clipped, strict=True)
         return [dataclasses.replace(old, values=new) if isinstance(old, Rows) else new for old, new in pairs]
 
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
-        """Nothing yet: Keras asks for it before the update, for all rows."""
+        """Does nothing: Keras calls it before the update, for all rows."""
 
     def _backend_update_step(self, grads: Sequence[Tensor | Rows], variables: Sequence[Any], rate: Tensor) -> None:
         pairs = list(zip(grads, variables, strict=True))
@@ -154,13 +154,13 @@ class _ByRows(keras.optimizers.Optimizer, abc.ABC):  # type: ignore[misc]
 
     @abc.abstractmethod
     def _slots(self, index: int) -> list[keras.Variable]:
-        """The optimizer's own variables of one variable."""
+        """Returns the slots of one variable."""
 
     @abc.abstractmethod
     def _step(self, gradient: Tensor, slots: list[Tensor], rate: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """What is added to the weights of some rows, and the new values of their slots.
+        """Returns the change of the weights of rows, and the new values of their slots.
 
-        It is the arithmetic of Keras's `update_step`, operation by operation, so that the bits are the same.
+        It repeats the operations of Keras's `update_step` in the same order, so that the bits are equal.
         """
 
     def get_config(self) -> dict[str, Any]:
@@ -168,15 +168,15 @@ class _ByRows(keras.optimizers.Optimizer, abc.ABC):  # type: ignore[misc]
 
 
 @keras.saving.register_keras_serializable(package="lightkeras")
-class LazyAdam(_ByRows, _of_backend(keras.optimizers.Adam)):  # type: ignore[misc]
-    """Adam that updates only the rows of a table that a batch touched: the lazy variant.
+class LazyAdam(_RowOptimizer, _of_backend(keras.optimizers.Adam)):  # type: ignore[misc]
+    """Lazy Adam: updates only the rows of a table that a batch touched.
 
-    Adam's moments of a row decay in every step, and move it, also while its gradient is zero. Here the moments and
-    weights of a row that a batch did not touch stay as they are. That is another algorithm than Adam, as good for
-    most models of text; the bias correction goes by all steps of the optimizer, whatever rows they touched. When
-    every row is touched in every step, it is Adam, to the bit on TensorFlow. Other variables than tables are Adam's.
+    In Adam, the moments of a row decay and change its weights in every step, also while its gradient is zero. Here the
+    moments and weights of untouched rows do not change. This is a different algorithm, as good for most models of
+    text. The bias correction counts all steps of the optimizer. If every step touches every row it equals Adam, to the
+    bit on TensorFlow. Variables that are not tables are updated as in Adam.
 
-    After `LazyAdam` of TensorFlow Addons (before: `tf.contrib.opt.LazyAdamOptimizer`),
+    After `LazyAdam` of TensorFlow Addons (formerly `tf.contrib.opt.LazyAdamOptimizer`),
     https://www.tensorflow.org/addons/api_docs/python/tfa/optimizers/LazyAdam, and PyTorch's `torch.optim.SparseAdam`,
     https://docs.pytorch.org/docs/stable/generated/torch.optim.SparseAdam.html. Adam: Kingma and Ba,
     https://arxiv.org/abs/1412.6980.
@@ -184,18 +184,17 @@ class LazyAdam(_ByRows, _of_backend(keras.optimizers.Adam)):  # type: ignore[mis
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`, or a function without arguments.
         beta_1: Decay of the first moment, per step that touches a row.
-        beta_2: Decay of the second moment, likewise.
-        epsilon: Added to the root of the second moment.
-        amsgrad: Whether to divide by the largest second moment so far (Reddi et al.,
+        beta_2: Decay of the second moment, per step that touches a row.
+        epsilon: Added to the square root of the second moment.
+        amsgrad: Whether to use the maximum of the second moments so far (Reddi et al.,
             https://arxiv.org/abs/1904.09237).
-        tables: Names of tables, for gradients that arrive dense: the last part of a variable's path, or more of it.
-            `None` means `"embeddings"`, which `keras.layers.Embedding` calls its own. Gradients that arrive in rows
-            need no name.
+        tables: Names of tables with dense gradients: the last parts of a variable's path. `None` means
+            `"embeddings"`, the name in `keras.layers.Embedding`. Tables with row-sparse gradients need no name.
         name: Name of the optimizer.
         **settings: See `Settings`.
 
     Raises:
-        ValueError: `use_ema` or `gradient_accumulation_steps` is asked for; or one of Keras's own checks.
+        ValueError: `use_ema` or `gradient_accumulation_steps` is set, or a check of Keras fails.
         TypeError: `tables` is a string.
 
     Example:
@@ -244,16 +243,15 @@ class LazyAdam(_ByRows, _of_backend(keras.optimizers.Adam)):  # type: ignore[mis
 
 
 @keras.saving.register_keras_serializable(package="lightkeras")
-class LazySGD(_ByRows, _of_backend(keras.optimizers.SGD)):  # type: ignore[misc]
+class LazySGD(_RowOptimizer, _of_backend(keras.optimizers.SGD)):  # type: ignore[misc]
     """SGD that updates only the rows of a table that a batch touched.
 
-    Without momentum these are SGD's own numbers. With it, the momentum of a row that a batch did not touch stays as it
-    is, and does not move the row: the lazy variant, see `LazyAdam`.
+    Without momentum it equals SGD. With momentum, untouched rows and their momentum do not change, see `LazyAdam`.
 
     Args:
         learning_rate: As for `LazyAdam`.
         momentum: From 0 to 1; 0 means none.
-        nesterov: Whether it is Nesterov's.
+        nesterov: Whether to use Nesterov momentum.
         tables: As for `LazyAdam`.
         name: Name of the optimizer.
         **settings: See `Settings`.
@@ -288,16 +286,16 @@ class LazySGD(_ByRows, _of_backend(keras.optimizers.SGD)):  # type: ignore[misc]
 
 
 @keras.saving.register_keras_serializable(package="lightkeras")
-class LazyAdagrad(_ByRows, _of_backend(keras.optimizers.Adagrad)):  # type: ignore[misc]
-    """Adagrad that updates only the rows of a table that a batch touched: Adagrad's own numbers.
+class LazyAdagrad(_RowOptimizer, _of_backend(keras.optimizers.Adagrad)):  # type: ignore[misc]
+    """Adagrad that updates only the rows of a table that a batch touched. It equals Adagrad.
 
-    A row's gradient of zero changes neither its accumulator nor its weights in Adagrad (Duchi et al.,
+    In Adagrad, a gradient of zero changes neither accumulator nor weights of a row (Duchi et al.,
     https://jmlr.org/papers/v12/duchi11a.html).
 
     Args:
         learning_rate: As for `LazyAdam`.
-        initial_accumulator_value: What the squares of the gradients are added to.
-        epsilon: Added to that sum before its root is taken.
+        initial_accumulator_value: Initial value of the sum of squared gradients.
+        epsilon: Added to that sum before the square root.
         tables: As for `LazyAdam`.
         name: Name of the optimizer.
         **settings: See `Settings`.

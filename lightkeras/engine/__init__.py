@@ -8,10 +8,10 @@ from lightkeras.engine.base import Engine
 
 
 def make_engine() -> Engine:
-    """The engine of the active Keras backend.
+    """Returns the engine of the active Keras backend.
 
     Raises:
-        NotImplementedError: There is no engine for it.
+        NotImplementedError: lightkeras has no engine for this backend.
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":

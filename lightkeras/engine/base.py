@@ -1,15 +1,15 @@
 """The interface that every engine implements: n steps of a task in one compiled call.
 
-An engine knows tensors, gradients and compilation. It knows nothing of runs, callbacks or files.
+An engine handles tensors, gradients and compilation, and nothing about runs, callbacks or files.
 A step is a function from one batch to its logs, `{name: scalar tensor}`; a program is a step
-compiled so that `count` of them run in one call; a stream is a feed opened at a position.
+compiled so that one call runs `count` steps; a stream is a feed opened at a position.
 
     engine = make_engine()
-    trace = engine.trace(step, feed.spec)            # abstractly: names, optimizers, problems
-    engine.gradient_sizes(step, engine.open(feed))   # really, on one batch, without the updates
+    trace = engine.trace(step, feed.spec)            # abstract: names, optimizers, errors
+    engine.gradient_sizes(step, engine.open(feed))   # runs one batch, without the updates
     program = engine.program(step, trace.names)
     stream = engine.open(feed, epoch=0, step=0, program=program)
-    logs = program.run(stream, count=75)             # values of every step: {name: float32 [75]}
+    logs = program.run(stream, count=75)             # logs of every step: {name: float32 [75]}
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ Step = Callable[[Structure], Mapping[str, Tensor]]
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """One `minimize` that a step makes.
+    """One call of `minimize` in a step.
 
     Args:
         variables: The variables it updates.
         optimizer: The optimizer that updates them.
-        unreached: Those of `variables` that the loss does not depend on.
+        unreached: The variables among them that the loss does not depend on.
     """
 
     variables: tuple[keras.Variable, ...]
@@ -51,12 +51,12 @@ class Update:
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """What an abstract run of a step found.
+    """The result of tracing a step.
 
     Args:
-        names: Names that the step logs, in order.
+        names: Names of the step's logs, in order.
         updates: Its `minimize` calls, in order.
-        variables: Variables that the step reads or writes, the backend's own or Keras's; they have `assign`.
+        variables: Variables that the step reads or writes, of Keras or of the backend; all have `assign`.
     """
 
     names: tuple[str, ...]
@@ -64,7 +64,7 @@ class Trace:
     variables: tuple[Any, ...] = ()
 
     def optimizers(self) -> list[tuple[keras.optimizers.Optimizer, list[keras.Variable]]]:
-        """Each optimizer once, with the variables that it updates."""
+        """Returns each optimizer once, with the variables that it updates."""
         found: dict[int, tuple[keras.optimizers.Optimizer, dict[int, keras.Variable]]] = {}
         for update in self.updates:
             _, variables = found.setdefault(id(update.optimizer), (update.optimizer, {}))
@@ -78,7 +78,7 @@ class StepLogs:
 
     Args:
         values: float32 `[steps]` by name.
-        examples: int64 `[steps]`, the size of each batch.
+        examples: int64 `[steps]`, the batch sizes.
         waited: Seconds that the call waited for batches of a stream.
     """
 
@@ -91,22 +91,22 @@ class StepLogs:
         return len(self.examples)
 
     def first(self, count: int) -> StepLogs:
-        """Those of the first steps."""
+        """Returns the logs of the first `count` steps."""
         values = {name: column[:count] for name, column in self.values.items()}
         return StepLogs(values, self.examples[:count], self.waited)
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
-    """One thing that a step computed while it was looked at.
+class Observation:
+    """A layer output, loss or gradient observed by `Engine.run_eagerly`.
 
     Args:
-        kind: `"layer"` for a call of a layer (or of an operation of a functional model), `"loss"` for what
-            a `minimize` minimizes, `"gradient"` for the gradient of one variable in it.
-        name: Of a layer, the way to it from the outermost one, and its class; of a gradient, the variable's path.
-        value: The first number in it that is not finite; `None` if all are.
-        inputs: The first number that is not finite in a layer's inputs; `None` if all are.
-        largest: Largest absolute value; `None` if a number is not finite, or there is none.
+        kind: `"layer"` for the output of a layer (or of an operation of a functional model), `"loss"` for a
+            minimized loss, `"gradient"` for its gradient with respect to one variable.
+        name: Path to the layer from the outermost layer, and its class; for a gradient, the variable's path.
+        value: The first value that is not finite; `None` if all are finite.
+        inputs: The first value in a layer's inputs that is not finite; `None` if all are finite.
+        largest: Largest absolute value; `None` if a value is not finite or the tensor is empty.
     """
 
     kind: Literal["layer", "loss", "gradient"]
@@ -117,10 +117,10 @@ class Seen:
 
 
 class Stream(abc.ABC):
-    """A feed, opened at a position, with its data where the engine wants it.
+    """A feed, opened at a position.
 
     Args:
-        reread: Batches that were read and thrown away to come to the position.
+        reread: Number of batches that were read and discarded to reach the position.
     """
 
     def __init__(self, reread: int = 0) -> None:
@@ -128,17 +128,17 @@ class Stream(abc.ABC):
 
     @abc.abstractmethod
     def state(self) -> bytes | None:
-        """What `Engine.open` needs besides the position to go on from here; `None` where that is all."""
+        """State that `Engine.open` needs to resume here, in addition to the position; `None` if it needs none."""
 
     @abc.abstractmethod
     def next_batch(self) -> Structure | None:
-        """Takes the next batch as NumPy arrays; `None` at the end of the epoch."""
+        """Returns the next batch as NumPy arrays; `None` at the end of the epoch."""
 
     @abc.abstractmethod
     def shapes(self) -> list[list[int | None]] | None:
-        """Shapes of a batch's arrays as far as a step is compiled for them; `None` where it is for all sizes.
+        """Shapes that a step is compiled for, `None` for each size that it does not know; `None` if it knows all.
 
-        A step that does not know a size may compute in another order, to other last digits.
+        A step that is compiled without a size may compute in another order and differ in the last digits.
         """
 
 
@@ -146,19 +146,19 @@ class Program(abc.ABC):
     """A step, compiled."""
 
     forms: list[str]
-    """Forms of batch that it was compiled for, in order; empty where nothing is compiled."""
+    """Descriptions of the batch shapes it was compiled for, in order; empty if nothing is compiled."""
 
     @abc.abstractmethod
     def run(self, stream: Stream, count: int) -> StepLogs:
         """Runs the next steps in one call.
 
         Args:
-            stream: Where the batches come from; it moves on by the steps that were run.
-            count: Steps wanted, at least 1.
+            stream: Source of the batches; it advances by the number of steps that were run.
+            count: Number of steps, at least 1.
 
         Returns:
-            The logs of the steps that were run: `count` of them, or fewer at a change of the batch's
-            shape (the smaller last batch), or none at the end of the epoch.
+            The logs of `count` steps; of fewer steps where the batch shape changes (the smaller last batch),
+            and of none at the end of the epoch.
         """
 
 
@@ -167,7 +167,7 @@ class Predictor(abc.ABC):
 
     @abc.abstractmethod
     def run(self, stream: Stream, count: int) -> Structure | None:
-        """Outputs of the next batches, joined along axis 0, as NumPy arrays; `None` at the end."""
+        """Outputs of the next `count` batches, concatenated along axis 0, as NumPy arrays; `None` at the end."""
 
 
 class Engine(abc.ABC):
@@ -175,52 +175,53 @@ class Engine(abc.ABC):
 
     backend: str
     compiles: bool = True
-    """Whether what a step does in Python is done once, when it is compiled, and not in every step."""
+    """Whether Python code in a step runs only once, when the step is compiled."""
+    _CREATES_VARIABLES = (
+        "The step creates new variables in each run, as `keras.layers.Dense(1)(x)` does: they would not be trained. "
+        "Create layers, metrics and seed generators in `build`, as attributes of the task."
+    )
 
     @abc.abstractmethod
     def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
-        """Runs a step abstractly on one batch of `spec`: nothing is computed, no variable changes.
+        """Runs a step abstractly on one batch of `spec`: no values are computed and no variable changes.
 
-        Layers, metrics and optimizers that build themselves on their first call are built, the optimizers
-        where the backend compiles them with the step.
-
-        A step may be traced again, when other variables learn: programs made before go on as they were.
+        Layers and metrics that build on their first call are built, and so are optimizers on backends that compile
+        them with the step. A step may be traced again, for example after unfreezing; existing programs do not change.
 
         Args:
             step: Function from one batch to its logs.
-            spec: What a batch looks like.
-            batch_size: Examples in a batch, for an engine that cannot trace a step for all sizes; `None` if not known.
+            spec: Dtypes and shapes of a batch.
+            batch_size: Batch size for engines that cannot trace a step for all sizes; `None` if unknown.
 
         Raises:
-            ValueError: The step makes new variables each time it is run.
+            ValueError: The step creates new variables in each run.
         """
 
     @abc.abstractmethod
     def gradient_sizes(self, step: Step, stream: Stream) -> list[tuple[keras.Variable, float]]:
-        """Runs a step for real on the next batch, without its updates, and looks at its gradients.
+        """Runs a step on the next batch, without its updates, and measures its gradients.
 
-        Whatever else the step changes (metrics, seeds, moving means) is changed. A `minimize` inside a
-        branch, such as `keras.ops.cond`, is left out: its gradients need not be computed at all.
+        Other state (metrics, seeds, moving means) does change. A `minimize` inside a branch, such as
+        `keras.ops.cond`, is skipped: its gradients may never be computed.
 
         Args:
-            step: The step that was traced last of those that minimize; its graph is used once more here.
-            stream: Where the batch comes from; it moves on by one.
+            step: The last traced step that minimizes; its graph is reused.
+            stream: Source of the batch; it advances by one.
 
         Returns:
-            For each `minimize` in order, each of its variables and the largest absolute value of its
-            gradient: 0.0 where the loss does not depend on it, not finite if one value is not. What an
-            optimizer scales the loss by is taken out again.
+            The variables of each `minimize`, in order, each with the largest absolute value of its gradient: 0.0 if
+            the loss does not depend on it, not finite if a value is not. The optimizer's loss scale is divided out.
 
         Raises:
-            ValueError: The step was not traced before, or the stream has no batch.
+            ValueError: The step was not traced, or the stream has no batch.
         """
 
     _opened_datasets: Datasets | None = None
 
     def skip_epochs(self, feed: Feed, count: int) -> None:
-        """Brings a feed that no epoch was opened of yet to where it is after `count` epochs.
+        """Advances an unopened feed by `count` epochs, without reading data.
 
-        A shuffled stream draws the order of an epoch when that is opened. Nothing is read.
+        A shuffled `tf.data` stream draws the order of an epoch when the epoch is opened.
         """
         if isinstance(feed, StreamFeed) and feed.dataset is not None:
             self._datasets().skip_epochs(feed, count)
@@ -235,21 +236,21 @@ class Engine(abc.ABC):
         state: bytes | None = None,
         program: Program | None = None,
     ) -> Stream:
-        """Opens a feed at a position. Data that lives in memory is put on the device once.
+        """Opens a feed at a position. Arrays in memory are copied to the device once.
 
-        A stream without a state comes to its position by reading, see `Stream.reread`.
+        A stream without a state reads up to its position, see `Stream.reread`.
 
         Args:
             feed: The feed.
             epoch: Epoch, from 0.
-            step: First batch, from 0, inside the epoch.
+            step: First batch in the epoch, from 0.
             seed: Seed of the run, for the order of the examples.
-            state: What `Stream.state` returned at this position; `None` if there is none.
-            program: The program that will read the stream: what its step can leave to the input pipeline
-                (`lightkeras.data.precompute`) is computed there. `None` reads plain batches, which suit any reader.
+            state: Return value of `Stream.state` at this position; `None` if none was saved.
+            program: The program that will read the stream: functions of its step that can run in the input pipeline
+                (`lightkeras.data.precompute`) do. `None` opens plain batches, for any reader.
 
         Raises:
-            ValueError: The stream gives other batches than those it gave before.
+            ValueError: The stream yields other batches than before.
             TypeError: `feed` is neither an `ArrayFeed` nor a `StreamFeed`.
         """
         if isinstance(feed, ArrayFeed):
@@ -270,7 +271,7 @@ class Engine(abc.ABC):
 
     @final
     def _datasets(self) -> Datasets:
-        """Opens `tf.data.Dataset`s; made for the first one, because it imports TensorFlow."""
+        """Opens `tf.data.Dataset`s; created on first use, because it imports TensorFlow."""
         if self._opened_datasets is None:
             from lightkeras.engine.tf_data import Datasets
 
@@ -284,21 +285,21 @@ class Engine(abc.ABC):
         shapes: Sequence[Sequence[int | None]] | None = None,
         program: Program | None = None,
     ) -> Stream:
-        """A stream of one batch that is at hand: a program gives the same numbers for it as inside its feed.
+        """Opens a stream of one given batch, for which a program computes the same bits as inside its feed.
 
         Args:
-            batch: NumPy arrays, as `Stream.next_batch` gave them.
-            shapes: What `Stream.shapes` of the batch's own stream returned.
+            batch: NumPy arrays from `Stream.next_batch`.
+            shapes: Return value of `Stream.shapes` of the stream that the batch comes from.
             program: See `open`.
         """
 
     @abc.abstractmethod
     def program(self, step: Step, names: Sequence[str]) -> Program:
-        """Compiles a step as it was traced last.
+        """Compiles a step from its last trace.
 
         Args:
             step: Function from one batch to its logs.
-            names: Names that the step logs, as its trace found them.
+            names: Names of the step's logs, from its trace.
         """
 
     @abc.abstractmethod
@@ -312,11 +313,11 @@ class Engine(abc.ABC):
         variables: Callable[[], Sequence[keras.Variable]],
         optimizer: keras.optimizers.Optimizer,
     ) -> Tensor:
-        """Value and gradient of `loss_fn`, then one update by the optimizer. For use inside a step.
+        """Computes `loss_fn` and its gradient, and applies one optimizer update. For use inside a step.
 
         Args:
             loss_fn: Function without arguments that returns a scalar.
-            variables: Gives the variables to update; asked after the models were built.
+            variables: Returns the variables to update; called after the models are built.
             optimizer: The optimizer.
 
         Returns:
@@ -325,57 +326,55 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def gradients(self, fn: Callable[[Structure], Tensor], inputs: Structure) -> Structure:
-        """Gradient of the scalar `fn(inputs)` with respect to `inputs`; itself differentiable."""
+        """Gradient of the scalar `fn(inputs)` with respect to `inputs`; it is itself differentiable."""
 
     @abc.abstractmethod
     def traced(self, folder: Path) -> AbstractContextManager[None]:
-        """Inside, the backend's own profiler traces what runs, and writes it below a folder for TensorBoard.
+        """Context in which the backend's profiler records a trace and writes it to a folder for TensorBoard.
 
         Raises:
-            RuntimeError: On entry: it is tracing already.
+            RuntimeError: On entry: the profiler is already running.
         """
 
     @abc.abstractmethod
     def is_out_of_memory(self, error: BaseException) -> bool:
-        """Whether an error says that an allocation failed, on the device or on the host.
+        """Whether an error means that an allocation failed, on the device or on the host.
 
-        After one the engine can run on with smaller batches; what the failed step had changed already
-        stays changed.
+        The engine stays usable with smaller batches; changes that the failed step already made remain.
         """
 
     @abc.abstractmethod
-    def run_eagerly(self, step: Step, batch: Structure) -> tuple[dict[str, float], list[Seen]]:
-        """Runs a step for real, uncompiled, and looks at what its layers, losses and gradients are.
+    def run_eagerly(self, step: Step, batch: Structure) -> tuple[dict[str, float], list[Observation]]:
+        """Runs a step uncompiled and observes its layer outputs, losses and gradients.
 
-        It is slow, and numbers may differ from the compiled step's in their last digits.
+        It is slow, and results may differ from the compiled step in the last digits.
 
         Args:
             step: Function from one batch to its logs.
             batch: NumPy arrays.
 
         Returns:
-            What the step logged; and what was seen, in the order in which it was done: inner layers before
-            those that call them. What a layer does inside a compiled function of its own is not seen.
+            The step's logs, and the observations in order of execution: inner layers before the layers that call
+            them. Calls inside a layer's own compiled function are not observed.
         """
 
     @abc.abstractmethod
     def not_finite(self, variables: Mapping[str, keras.Variable]) -> list[str]:
-        """Keys of the variables that hold a NaN or an infinity; others than floats never do.
+        """Keys of the float variables that hold a NaN or an infinity.
 
-        It is one compiled call, made once for each set of variables, that reads one number per variable back.
+        One compiled call, compiled once per set of variables, reads back one number per variable.
         """
 
 
 def check_names(names: Sequence[str], expected: Sequence[str]) -> None:
-    """Checks that a step logs what it logged when it was traced.
+    """Checks that a step logs the same names as when it was traced.
 
     Raises:
-        ValueError: A name came or went.
+        ValueError: A name is new or missing.
     """
     if set(names) != set(expected):
         new, gone = sorted(set(names) - set(expected)), sorted(set(expected) - set(names))
         raise ValueError(
-            "A step must log the same names every time it is run; "
-            f"first it logged {sorted(expected)}, now new: {new or 'none'}, gone: {gone or 'none'}. "
-            "Log every name in every step."
+            f"A step must log the same names in every run. Expected {sorted(expected)} as in its first run; "
+            f"new: {new or 'none'}, missing: {gone or 'none'}. Log every name in every step."
         )

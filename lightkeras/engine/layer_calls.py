@@ -1,4 +1,4 @@
-"""Looking into a step: which layer, loss or gradient is not finite, and how large it is."""
+"""Observations of a step that runs uncompiled: whether each layer output is finite, and how large it is."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from lightkeras.engine.base import Seen
+from lightkeras.engine.base import Observation
 
 Numbers = Callable[[Any], np.ndarray | None]
-"""The numbers of a tensor of floats; `None` for anything else, or where there are no numbers yet."""
+"""Returns the values of a float tensor; `None` for anything else, and for symbolic tensors."""
 
 
 @contextlib.contextmanager
-def calls_seen(found: list[Seen], numbers: Numbers, is_eager: Callable[[], bool]) -> Iterator[None]:
-    """Notes every call of a layer, and of an operation of a functional model, that this thread makes.
+def observe_layer_calls(found: list[Observation], numbers: Numbers, is_eager: Callable[[], bool]) -> Iterator[None]:
+    """Records every call of a layer, and of an operation of a functional model, in this thread.
 
-    All of them, wherever they are kept, go through the one method of their base class: it is wrapped meanwhile.
+    `keras.Operation.__call__` is wrapped meanwhile: every call goes through it, whichever list or dict holds the layer.
 
     Args:
-        found: What is seen is added to it.
+        found: Receives the observations.
         numbers: Reads a tensor.
-        is_eager: Whether tensors hold numbers now: those of a function that is being compiled do not.
+        is_eager: Whether tensors have values now; those of a function that is being compiled have none.
     """
-    original, thread, way = keras.Operation.__call__, threading.get_ident(), []
+    original, thread, path = keras.Operation.__call__, threading.get_ident(), []
 
     def call(self: keras.Operation, *args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() != thread or not is_eager():
             return original(self, *args, **kwargs)
-        way.append(self.name)
+        path.append(self.name)
         try:
             outputs = original(self, *args, **kwargs)
-            name = f"{'/'.join(way)} ({type(self).__name__})"
-            seen = seen_as("layer", name, keras.tree.flatten(outputs), numbers)
-            inputs = seen_as("layer", name, keras.tree.flatten((args, kwargs)), numbers)
-            found.append(dataclasses.replace(seen, inputs=inputs.value))
+            name = f"{'/'.join(path)} ({type(self).__name__})"
+            output = observation("layer", name, keras.tree.flatten(outputs), numbers)
+            inputs = observation("layer", name, keras.tree.flatten((args, kwargs)), numbers)
+            found.append(dataclasses.replace(output, inputs=inputs.value))
             return outputs
         finally:
-            way.pop()
+            path.pop()
 
     keras.Operation.__call__ = call
     try:
@@ -51,11 +51,13 @@ def calls_seen(found: list[Seen], numbers: Numbers, is_eager: Callable[[], bool]
         keras.Operation.__call__ = original
 
 
-def seen_as(kind: Literal["layer", "loss", "gradient"], name: str, values: Sequence[Any], numbers: Numbers) -> Seen:
-    """What the floats among some values are."""
+def observation(
+    kind: Literal["layer", "loss", "gradient"], name: str, values: Sequence[Any], numbers: Numbers
+) -> Observation:
+    """Summarizes the float tensors among `values`."""
     arrays = [array for array in map(numbers, values) if array is not None]
     for array in arrays:
         wrong = array[~np.isfinite(array)]
         if wrong.size:
-            return Seen(kind, name, float(wrong[0]))
-    return Seen(kind, name, None, largest=max((float(np.abs(a).max()) for a in arrays if a.size), default=None))
+            return Observation(kind, name, float(wrong[0]))
+    return Observation(kind, name, None, largest=max((float(np.abs(a).max()) for a in arrays if a.size), default=None))

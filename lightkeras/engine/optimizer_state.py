@@ -1,11 +1,12 @@
-"""The slots of an optimizer, such as momenta, for a list of variables that may become another one.
+"""Slots of an optimizer, such as momenta, for a list of variables that may change.
 
-Keras builds an optimizer once, and refuses variables that it was not built with. When a layer is unfrozen, its
-optimizer is built once more here, for all of them; the slots of variables that it had keep their values. It then has
-the variables of an optimizer that was built for that list from the start, in the same order.
+Keras builds an optimizer once and refuses variables that it was not built with. When a layer is unfrozen, its
+optimizer is rebuilt here for all variables, and existing slots keep their values. Building for all variables from the
+start would give a frozen backbone slots that it may never need. The rebuilt optimizer has the same variables, in the
+same order, as one that Keras builds for the new list: a file with a compiled model loads.
 
-    make_slots(optimizer, variables)      # builds it, or builds it for more
-    learns(optimizer)                     # what it has slots for, in order
+    make_slots(optimizer, variables)      # builds or rebuilds it
+    trained_variables(optimizer)          # the variables that it has slots for, in order
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ from typing import Any
 
 import keras
 
-_BOOKS = {"_variables", "_trainable_variables", "_trainable_variables_indices"}
-"""Attributes of Keras's optimizers that list variables and are no slots."""
+_NOT_SLOTS = {"_variables", "_trainable_variables", "_trainable_variables_indices"}
+"""Attributes of Keras's optimizers that list variables but are not slots."""
 
 
 @dataclasses.dataclass(frozen=True)
-class _Before:
-    """An optimizer before it is built once more.
+class _Snapshot:
+    """An optimizer before it is rebuilt.
 
     Args:
         optimizer: The optimizer.
-        learned: What it has slots for, in order.
-        attributes: Its attributes as they are, which tells which of them were made anew.
-        lengths: How long those are that have a length.
-        own: Its variables, without those of optimizers inside it.
+        learned: Variables that it has slots for, in order.
+        attributes: Its attributes, to detect which of them `build` replaces.
+        lengths: Lengths of its lists, tuples and dicts.
+        own: Its variables, without those of inner optimizers.
     """
 
     optimizer: keras.optimizers.Optimizer
@@ -39,87 +40,87 @@ class _Before:
     own: tuple[keras.Variable, ...]
 
 
-def learns(optimizer: keras.optimizers.Optimizer) -> tuple[keras.Variable, ...]:
-    """The variables that an optimizer has slots for, in order; none if it was not built."""
+def trained_variables(optimizer: keras.optimizers.Optimizer) -> tuple[keras.Variable, ...]:
+    """Returns the variables that an optimizer has slots for, in order; none if it is not built."""
     return tuple(optimizer._trainable_variables)
 
 
 def make_slots(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]) -> None:
-    """Builds an optimizer for variables, once more if it lacks some of them or has them in another order.
+    """Builds an optimizer for variables; rebuilds it if it lacks some of them or has another order.
 
-    Variables that it has slots for and that are not among these keep theirs: they may be frozen only for a while.
+    Slots of other variables are kept: these may be frozen only temporarily.
 
     Raises:
-        ValueError: See `remake`.
+        ValueError: See `rebuild`.
     """
     if not optimizer.built:
         optimizer.build(list(variables))
         return
-    before, wanted = learns(optimizer), set(map(id, variables))
+    before, wanted = trained_variables(optimizer), set(map(id, variables))
     if [id(v) for v in before if id(v) in wanted] != list(map(id, variables)):
-        # Those that learn come in the order in which a model has them, as when Keras builds an optimizer for it.
-        remake(optimizer, [*(v for v in before if id(v) not in wanted), *variables])
+        # Trainable variables keep the model's order, as when Keras builds an optimizer for it.
+        rebuild(optimizer, [*(v for v in before if id(v) not in wanted), *variables])
 
 
-def remake(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]) -> bool:
-    """Builds an optimizer for exactly these variables. Slots of those that it had keep their values.
+def rebuild(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]) -> bool:
+    """Builds an optimizer for exactly these variables. Existing slots keep their values.
 
     Args:
         optimizer: The optimizer.
         variables: The variables, in order.
 
     Returns:
-        Whether anything changed. Slots of variables that are no longer among these are gone.
+        Whether anything changed. Slots of variables that are no longer listed are removed.
 
     Raises:
-        ValueError: The optimizer keeps its slots in a way that is not known here, so that they would be lost.
+        ValueError: The optimizer stores slots in an unknown way, so they would be lost.
     """
-    if list(map(id, variables)) == list(map(id, learns(optimizer))):
+    if list(map(id, variables)) == list(map(id, trained_variables(optimizer))):
         return False
-    kept = [_before(found) for found in _all_of(optimizer)]
-    for before in kept:
+    snapshots = [_snapshot(found) for found in _with_inner(optimizer)]
+    for before in snapshots:
         before.optimizer.built = False
         before.optimizer._trainable_variables_indices.clear()
     optimizer.build(list(variables))
-    for before in kept:
+    for before in snapshots:
         _carry_over(before)
     return True
 
 
 def finalize(optimizer: keras.optimizers.Optimizer, learned: Sequence[keras.Variable]) -> None:
-    """Tells an optimizer that training is over, as Keras does; what it does not learn any more stays as it is.
+    """Calls `finalize_variable_values` as Keras does after training, but leaves frozen variables unchanged.
 
     Args:
         optimizer: The optimizer.
-        learned: What it learned last.
+        learned: Variables that it trained last.
     """
     if not optimizer.built:
         return
     wanted = set(map(id, learned))
-    frozen = [(v, keras.ops.copy(v)) for v in learns(optimizer) if id(v) not in wanted]
-    optimizer.finalize_variable_values(list(learns(optimizer)))
+    frozen = [(v, keras.ops.copy(v)) for v in trained_variables(optimizer) if id(v) not in wanted]
+    optimizer.finalize_variable_values(list(trained_variables(optimizer)))
     for variable, value in frozen:
         variable.assign(value)
 
 
-def _all_of(optimizer: keras.optimizers.Optimizer) -> Iterator[keras.optimizers.Optimizer]:
-    """An optimizer and those inside it, such as what a `LossScaleOptimizer` wraps."""
+def _with_inner(optimizer: keras.optimizers.Optimizer) -> Iterator[keras.optimizers.Optimizer]:
+    """Yields an optimizer and its inner optimizers, such as the one that a `LossScaleOptimizer` wraps."""
     yield optimizer
     for value in vars(optimizer).values():
         for inner in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(inner, keras.optimizers.Optimizer):
-                yield from _all_of(inner)
+                yield from _with_inner(inner)
 
 
-def _before(optimizer: keras.optimizers.Optimizer) -> _Before:
-    attributes = {name: value for name, value in vars(optimizer).items() if name not in _BOOKS}
+def _snapshot(optimizer: keras.optimizers.Optimizer) -> _Snapshot:
+    attributes = {name: value for name, value in vars(optimizer).items() if name not in _NOT_SLOTS}
     lengths = {name: len(value) for name, value in attributes.items() if isinstance(value, (list, tuple, dict))}
-    return _Before(optimizer, learns(optimizer), attributes, lengths, tuple(optimizer._variables))
+    return _Snapshot(optimizer, trained_variables(optimizer), attributes, lengths, tuple(optimizer._variables))
 
 
-def _carry_over(before: _Before) -> None:
-    """Gives new slots the values of the old ones, which then belong to the optimizer no more."""
-    optimizer, now = before.optimizer, learns(before.optimizer)
+def _carry_over(before: _Snapshot) -> None:
+    """Copies values of old slots to the new ones, and removes the old ones from the optimizer."""
+    optimizer, now = before.optimizer, trained_variables(before.optimizer)
     places = {id(variable): place for place, variable in enumerate(before.learned)}
     pairs: list[tuple[keras.Variable, keras.Variable]] = []
     replaced: dict[int, keras.Variable] = {}
@@ -144,9 +145,9 @@ def _carry_over(before: _Before) -> None:
     other = [old.path for old, new in pairs if tuple(old.shape) != tuple(new.shape)]
     if lost or other:
         raise ValueError(
-            f"{type(optimizer).__name__} has to learn other variables than it was built for, and it is not known how "
-            f"to keep {', '.join((lost + other)[:3])}: expected slots in lists with one entry for each variable, made "
-            "by its `build`. Build it in `Task.build` for all variables that it will ever learn, frozen ones too: "
+            f"{type(optimizer).__name__} must be rebuilt for other variables, which would lose "
+            f"{', '.join((lost + other)[:3])}: expected its `build` to make slots in lists of one entry per variable. "
+            "Build it in `Task.build` for all variables that it will ever train, frozen ones too: "
             "self.optimizer.build(self.model.weights)."
         )
     for old, new in pairs:
@@ -156,7 +157,7 @@ def _carry_over(before: _Before) -> None:
     if optimizer.use_ema:
         for variable, average in zip(now, optimizer._model_variables_moving_average, strict=True):
             if id(variable) not in places and average is not None:
-                average.assign(variable)  # Keras begins an average so in its first step alone
+                average.assign(variable)  # Keras would start this average at zero
 
 
 def _variables_in(value: Any) -> list[keras.Variable]:

@@ -1,10 +1,10 @@
-"""The rows of a table that a gradient touches, and how to read and write just them.
+"""Rows of a table that a gradient touches, and how to read and write them.
 
-A table is a variable whose rows are looked up, such as the weights of an embedding: of a million rows a batch
-touches some thousands.
+A table is a variable whose rows are looked up, such as the weights of an embedding: a batch touches some thousands
+of a million rows.
 
-    rows = touched_rows(gradient, is_table=False)      # None: a dense gradient, which touches all of them
-    rows.values                                        # the gradient, each row once
+    rows = touched_rows(gradient, is_table=False)      # None: a dense gradient, which touches all rows
+    rows.values                                        # gradient, each row once
     rows.write(table, rows.read(table) - rows.values)
 """
 
@@ -21,31 +21,31 @@ Tensor = Any
 
 @dataclasses.dataclass(frozen=True)
 class Rows(abc.ABC):
-    """The rows of a variable that a gradient touches.
+    """Rows of a variable that a gradient touches.
 
     Args:
-        values: `[rows, ...]`, the gradient there. What `read` gives and `write` takes has the same shape.
+        values: `[rows, ...]`, gradient of these rows. `read` returns and `write` takes the same shape.
     """
 
     values: Tensor
 
     @abc.abstractmethod
     def read(self, variable: Any) -> Tensor:
-        """Values of a variable of the table's shape, at these rows."""
+        """Returns these rows of a variable of the table's shape."""
 
     @abc.abstractmethod
     def write(self, variable: Any, values: Tensor) -> None:
-        """Sets a variable of the table's shape at these rows, and leaves all others."""
+        """Sets only these rows of a variable of the table's shape."""
 
     def __truediv__(self, scale: float) -> Rows:
-        """The same rows, with the gradient divided, as Keras takes the scale of a loss out again."""
+        """Returns the same rows with the gradient divided: Keras divides the loss scale out this way."""
         return dataclasses.replace(self, values=self.values / scale)
 
 
 @final
 @dataclasses.dataclass(frozen=True)
 class MaskedRows(Rows):
-    """All rows, of which only the touched ones are written: for arrays that cannot be changed in place.
+    """All rows, of which only the touched ones change; for arrays that cannot be changed in place.
 
     Args:
         touched: Bool `[rows, 1, ...]`.
@@ -63,10 +63,10 @@ class MaskedRows(Rows):
 @final
 @dataclasses.dataclass(frozen=True)
 class IndexedRows(Rows):
-    """The touched rows alone, of torch tensors, written in place as Keras's own torch optimizers do.
+    """Only the touched rows, of torch tensors, written in place like in Keras's own torch optimizers.
 
     Args:
-        indices: int64 `[rows]`, each once.
+        indices: int64 `[rows]`, unique.
     """
 
     indices: Tensor

@@ -1,4 +1,4 @@
-"""Streams that know no backend: arrays that lie on the device, and batches that the host makes."""
+"""Streams for every backend: arrays on the device, and batches that a thread of the host prefetches."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.base import Stream
 
-AHEAD = 8
-"""How many batches the host makes before they are asked for."""
+PREFETCH = 8
+"""Number of batches that the host prefetches."""
 
 
 @final
 class ArrayStream(Stream):
-    """Examples on the device, and the numbers of those that come next.
+    """Arrays on the device, and the indices of the next examples.
 
     Args:
         feed: The feed.
-        arrays: Its arrays, on the device.
+        arrays: Its arrays on the device.
         epoch: Epoch, from 0.
         step: First batch, from 0.
         seed: Seed of the run.
@@ -47,7 +47,7 @@ class ArrayStream(Stream):
         return None
 
     def next_indices(self, count: int) -> np.ndarray | None:
-        """Example numbers of the next batches, as `ArrayFeed.indices` gives them; `None` at the end of the epoch."""
+        """Example indices of the next batches, see `ArrayFeed.indices`; `None` at the end of the epoch."""
         steps = self.next_steps(count)
         if steps is None:
             return None
@@ -60,11 +60,11 @@ class ArrayStream(Stream):
 
     @property
     def batch_size(self) -> int:
-        """Examples in every batch but the last."""
+        """Size of every batch except the last."""
         return self._feed.batch_size
 
     def next_steps(self, count: int) -> range | None:
-        """Takes the next batches of one size: their numbers in the epoch; `None` at the end of it."""
+        """Returns the positions in the epoch of the next batches of one size; `None` at the end of the epoch."""
         if self._step >= self._feed.steps:
             return None
         taken = len(self._feed.indices(self._epoch, self._step, count, self._seed))
@@ -73,22 +73,22 @@ class ArrayStream(Stream):
 
 
 class HostStream(Stream):
-    """Batches that the host makes, in a thread of its own while steps run.
+    """Batches that a thread of the host prefetches while steps run.
 
     Args:
         batches: The batches as NumPy arrays; read in the thread.
-        reading: The stream that they are read from, which has the state; `None` where the position says all.
+        reader: Source of the batches, which holds the state; `None` if the position suffices.
         reread: See `Stream`.
     """
 
-    def __init__(self, batches: Iterator[Structure], reading: StreamReader | None = None, reread: int = 0) -> None:
+    def __init__(self, batches: Iterator[Structure], reader: StreamReader | None = None, reread: int = 0) -> None:
         super().__init__(reread)
-        self._reading = reading
-        self._batches = MadeAhead(batches)
-        self._next: Structure | None = None  # one that was looked at, and not taken
+        self._reader = reader
+        self._batches = Prefetcher(batches)
+        self._next: Structure | None = None  # of another shape than the batches that were returned
 
     def state(self) -> bytes | None:
-        return None if self._reading is None else self._reading.state()
+        return None if self._reader is None else self._reader.state()
 
     def shapes(self) -> list[list[int | None]] | None:
         return None
@@ -100,7 +100,7 @@ class HostStream(Stream):
         return batch
 
     def next_alike(self, count: int) -> list[Structure]:
-        """The next batches that have the same shapes: `count` of them at most, none at the end of the epoch."""
+        """Returns up to `count` next batches of the same shapes; none at the end of the epoch."""
         found: list[Structure] = []
         while len(found) < count and (batch := self.next_batch()) is not None:
             if found and shapes_of(batch) != shapes_of(found[0]):
@@ -111,18 +111,18 @@ class HostStream(Stream):
 
 
 @final
-class MadeAhead:
-    """An iterator, read by a thread that is some items ahead; an error in it is raised where its item is taken.
+class Prefetcher:
+    """Reads an iterator ahead in a thread; its error is raised by the `take` that reaches it.
 
     Args:
         items: The iterator.
-        ahead: How many items are made before they are asked for.
+        ahead: Number of items to prefetch.
     """
 
-    def __init__(self, items: Iterator[Any], ahead: int = AHEAD) -> None:
+    def __init__(self, items: Iterator[Any], ahead: int = PREFETCH) -> None:
         self._items: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(ahead)
         self._ended = False
-        # The thread holds the queue and not this object, so that it ends when nobody can ask for more.
+        # The thread refers to the queue and not to this object, so that it ends when this object is collected.
         self._given_up = threading.Event()
         arguments = (items, self._items, self._given_up)
         threading.Thread(target=_make, args=arguments, name="lightkeras-feed", daemon=True).start()
@@ -131,7 +131,7 @@ class MadeAhead:
         self._given_up.set()
 
     def take(self) -> Any:
-        """The next item; `None` at the end."""
+        """Returns the next item; `None` at the end."""
         if self._ended:
             return None
         item, error = self._items.get()
@@ -162,7 +162,7 @@ def _make(items: Iterator[Any], made: queue.Queue[tuple[Any, BaseException | Non
 
 
 def batch_of(arrays: Structure, indices: np.ndarray) -> Structure:
-    """The batch of some examples, as NumPy arrays; bags as `Bags.batch` gives them."""
+    """Gathers a batch as NumPy arrays; bags become the arrays of `Bags.batch`."""
 
     def rows(array: np.ndarray | Bags) -> Structure:
         return array.take(indices).batch() if isinstance(array, Bags) else array[indices]
@@ -171,7 +171,7 @@ def batch_of(arrays: Structure, indices: np.ndarray) -> Structure:
 
 
 def holds_bags(arrays: Structure) -> bool:
-    """Whether a leaf is `Bags`: its batches are of different lengths, and made on the host."""
+    """Whether a leaf is `Bags`, whose batches vary in length and are made on the host."""
     return any(isinstance(leaf, Bags) for _, leaf in flatten(arrays))
 
 
@@ -181,7 +181,7 @@ def shapes_of(batch: Structure) -> list[tuple[int, ...]]:
 
 
 def batches_in_memory(feed: ArrayFeed, epoch: int, step: int, seed: int) -> Iterator[Structure]:
-    """The batches of a feed in memory, made by NumPy."""
+    """Yields the batches of a feed in memory, gathered by NumPy."""
     order, size = feed.order(epoch, seed), feed.batch_size
     for start in range(step * size, len(order), size):
         yield batch_of(feed.arrays, order[start : start + size])

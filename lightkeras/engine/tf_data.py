@@ -20,8 +20,8 @@ from lightkeras.engine.base import Stream
 
 AUTO = tf.data.AUTOTUNE
 
-Ahead = tuple[tuple[Callable[[Any], Structure], int], ...]
-"""Functions that are computed in the input pipeline, and the positions of their inputs in a batch."""
+Precomputed = tuple[tuple[Callable[[Any], Structure], int], ...]
+"""Functions that run in the input pipeline, and the position of each one's input in a batch."""
 
 _ITERATOR = "iterator"  # name of a saved iterator's files
 
@@ -30,26 +30,26 @@ class IteratorStream(Stream):
     """An iterator over a `tf.data.Dataset`.
 
     Args:
-        dataset: The dataset of batches, or of pairs of a batch's arrays and what was computed ahead.
-        structure: Form of a batch in the second case, else `None`.
-        ahead: What was computed ahead.
+        dataset: Batches, or pairs of a batch's arrays and the precomputed values.
+        structure: Structure of a batch in the second case, else `None`.
+        precomputed: Functions of the precomputed values.
         reread: See `Stream`.
     """
 
     def __init__(
-        self, dataset: tf.data.Dataset, structure: Structure = None, ahead: Ahead = (), reread: int = 0
+        self, dataset: tf.data.Dataset, structure: Structure = None, precomputed: Precomputed = (), reread: int = 0
     ) -> None:
         super().__init__(reread)
         self.iterator = iter(dataset)
-        self.structure, self.ahead = structure, ahead
+        self.structure, self.precomputed = structure, precomputed
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        """Inside, what went wrong in the source of the batches is raised as it was there."""
+    def source_errors(self) -> Iterator[None]:
+        """Context that raises errors of the batch source unchanged."""
         yield
 
     def next_batch(self) -> Structure | None:
-        with self.reading():
+        with self.source_errors():
             element = next(self.iterator, None)
         if element is None:
             return None
@@ -65,19 +65,19 @@ class IteratorStream(Stream):
 
 @final
 class DatasetStream(IteratorStream):
-    """A `tf.data.Dataset` that was given: its iterator can be saved, if all its parts can."""
+    """A `tf.data.Dataset` of the user. Its iterator can be saved if all its parts can."""
 
     def state(self) -> bytes | None:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 tf.train.Checkpoint(iterator=self.iterator).write(f"{folder}/{_ITERATOR}")
-            except tf.errors.FailedPreconditionError:  # a part of it, such as a Python function, has a state of its own
+            except tf.errors.FailedPreconditionError:  # a part, such as a Python function, has its own state
                 return None
             found = {path.name: np.fromfile(path, np.uint8) for path in Path(folder).iterdir()}
         return safetensors.numpy.save(found)
 
     def restore(self, state: bytes) -> None:
-        """Brings the iterator to where `state` was called."""
+        """Moves the iterator to the position where `state` was called."""
         with tempfile.TemporaryDirectory() as folder:
             for name, content in safetensors.numpy.load(state).items():
                 content.tofile(Path(folder) / Path(name).name)
@@ -90,27 +90,31 @@ class Datasets:
 
     def __init__(self) -> None:
         self._following: weakref.WeakKeyDictionary[Feed, bytes] = weakref.WeakKeyDictionary()
-        self._drawn: weakref.WeakKeyDictionary[Feed, int] = weakref.WeakKeyDictionary()  # the epoch begun last
+        self._drawn: weakref.WeakKeyDictionary[Feed, int] = weakref.WeakKeyDictionary()  # the last epoch opened
 
     def skip_epochs(self, feed: Feed, count: int) -> None:
         """See `Engine.skip_epochs`."""
-        self._drawn.pop(feed, None)  # what was opened before, to be tried, was no epoch of the run
+        self._drawn.pop(feed, None)  # openings of the preflight are not epochs of the run
         if isinstance(feed, StreamFeed) and feed.dataset is not None:
             for _ in range(count):
                 iter(feed.dataset)
 
-    def open(self, feed: StreamFeed, epoch: int, step: int, state: bytes | None, ahead: Ahead = ()) -> DatasetStream:
+    def open(
+        self, feed: StreamFeed, epoch: int, step: int, state: bytes | None, precomputed: Precomputed = ()
+    ) -> DatasetStream:
         """See `Engine.open`."""
         restores = state is not None
         dataset = feed.dataset if restores or not step else feed.dataset.skip(step)
-        structure = feed.spec if ahead else None
-        stream = DatasetStream(staged(dataset, feed, ahead), structure, ahead, 0 if restores else step)
+        structure = feed.spec if precomputed else None
+        stream = DatasetStream(staged(dataset, feed, precomputed), structure, precomputed, 0 if restores else step)
         if state is not None:
-            # Restoring an iterator also sets the generator of the orders to come, and not always right: near the
-            # end of an epoch one order is lost. So the beginning of the next epoch is kept from before.
-            if feed not in self._following:  # the first one: later ones begin where that may have led
-                drawn = self._drawn.get(feed) == epoch  # in a step back inside an epoch; not in a resume
-                next_epoch = stream if drawn else DatasetStream(staged(feed.dataset, feed, ahead), structure, ahead)
+            # Restoring an iterator also sets the generator of all later orders, near the end of an epoch wrongly:
+            # one order is lost, and later epochs differ. So the start of the next epoch is saved before.
+            if feed not in self._following:  # a later restore could save a wrong start
+                drawn = self._drawn.get(feed) == epoch  # True in a rollback inside an epoch, False in a resume
+                next_epoch = (
+                    stream if drawn else DatasetStream(staged(feed.dataset, feed, precomputed), structure, precomputed)
+                )
                 if (kept := next_epoch.state()) is not None:
                     self._following[feed] = kept
             stream.restore(state)
@@ -121,15 +125,15 @@ class Datasets:
         return stream
 
 
-def staged(dataset: tf.data.Dataset, feed: StreamFeed, ahead: Ahead) -> tf.data.Dataset:
-    """The batches of a stream, with what is computed ahead, made while steps run."""
-    if ahead:
-        stage = functools.partial(computed_ahead, ahead=ahead)
+def staged(dataset: tf.data.Dataset, feed: StreamFeed, precomputed: Precomputed) -> tf.data.Dataset:
+    """Adds the precomputed values to the batches of a stream and prefetches."""
+    if precomputed:
+        stage = functools.partial(with_precomputed, precomputed=precomputed)
         dataset = dataset.map(lambda *batch: stage(batch if isinstance(feed.spec, tuple) else batch[0]), AUTO)
     return dataset.prefetch(AUTO)
 
 
-def computed_ahead(batch: Structure, ahead: Ahead) -> Structure:
-    """The arrays of a batch, and what each function makes of the array at its position."""
+def with_precomputed(batch: Structure, precomputed: Precomputed) -> Structure:
+    """Returns the arrays of a batch and the output of each function for the array at its position."""
     leaves = tuple(leaf for _, leaf in flatten(batch))
-    return leaves, tuple(function(leaves[position]) for function, position in ahead)
+    return leaves, tuple(function(leaves[position]) for function, position in precomputed)

@@ -1,4 +1,4 @@
-"""The rows of a table that a gradient touches, on any backend."""
+"""Rows of a table that a gradient touches, on every backend."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ Tensor = Any
 
 
 def touched_rows(gradient: Tensor, is_table: bool) -> Rows | None:
-    """The rows that a gradient touches.
+    """Returns the rows that a gradient touches.
 
     Args:
-        gradient: A gradient as the backend gives it. Row-sparse ones (`tf.IndexedSlices`, sparse torch tensors)
-            touch the rows they name, also where the value is zero; rows named more than once are summed up,
-            always in the same order.
-        is_table: Whether the variable is known to be a table: a dense gradient then touches those rows in which
-            a value is not zero.
+        gradient: Gradient of the backend. Row-sparse ones (`tf.IndexedSlices`, sparse torch tensors) touch all rows
+            that they list, also where the value is zero; repeated rows are summed, always in the same order.
+        is_table: Whether the variable is known to be a table: a dense gradient then touches the rows that are not
+            all zero.
 
     Returns:
-        The rows, each once; `None` for the dense gradient of another variable, which touches all.
+        The rows, each once; `None` for the dense gradient of another variable, which touches all rows.
 
     Raises:
         NotImplementedError: The rows are spread over several devices.

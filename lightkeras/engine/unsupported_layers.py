@@ -1,4 +1,4 @@
-"""Layers that a backend cannot run: which one failed while a step was traced, and whether TensorFlow alone has it."""
+"""Layers that a backend cannot run: which layer failed in a trace, and whether it needs TensorFlow."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _ON_TENSORFLOW = (
     keras.layers.TextVectorization,
     keras.layers.TFSMLayer,
 )
-"""Layers of Keras that compute with TensorFlow whatever the backend is."""
+"""Layers of Keras that compute with TensorFlow on every backend."""
 
 
 class TextInputError(ValueError):
-    """A batch that holds text, on a backend without tensors of text.
+    """Raised for a batch with text on a backend without string tensors.
 
     Args:
         path: Path of the array in the batch.
-        backend: The backend's name, as in a sentence.
+        backend: Name of the backend.
     """
 
     def __init__(self, path: str, backend: str) -> None:
@@ -38,10 +38,10 @@ class TextInputError(ValueError):
 
 @dataclasses.dataclass
 class Failure:
-    """Where a call failed: empty until one did.
+    """The layer call that failed; empty if none did.
 
     Args:
-        name: The way to the layer from the outermost one, and its class; `None` if no layer was called.
+        name: Path to the layer from the outermost layer, and its class; `None` if no layer was called.
         layer: The innermost layer, or operation of a functional model.
     """
 
@@ -50,40 +50,40 @@ class Failure:
 
     @property
     def needs_tensorflow(self) -> bool:
-        """Whether the layer computes with TensorFlow, and Keras runs on another backend."""
+        """Whether the layer needs TensorFlow and Keras runs on another backend."""
         return keras.backend.backend() != "tensorflow" and isinstance(self.layer, _ON_TENSORFLOW)
 
 
 @contextlib.contextmanager
-def failure_noted() -> Iterator[Failure]:
-    """Inside, the innermost layer that raised an error is noted; of several errors the last one's."""
-    original, way, noted = keras.Operation.__call__, [], Failure()
-    calls = at = 0  # how many calls were begun: in all, and when the error was noted
+def record_failure() -> Iterator[Failure]:
+    """Context that records the innermost layer that raised an error; of several errors, the last one."""
+    original, path, failure = keras.Operation.__call__, [], Failure()
+    calls = at = 0  # number of calls begun in total, and until the recorded error
 
     def call(self: keras.Operation, *args: Any, **kwargs: Any) -> Any:
         nonlocal calls, at
         calls += 1
-        way.append(self.name)
+        path.append(self.name)
         try:
             return original(self, *args, **kwargs)
         except Exception:
-            # Keras raises errors of inner layers anew, so that they cannot be told by what they are: but between an
-            # inner layer's and its outer one's no call begins.
+            # Keras re-raises errors of inner layers as new exceptions, which cannot be compared. But no call begins
+            # between the inner layer's error and the outer layer's.
             if calls != at:
-                at, noted.name, noted.layer = calls, f"{'/'.join(way)} ({type(self).__name__})", self
+                at, failure.name, failure.layer = calls, f"{'/'.join(path)} ({type(self).__name__})", self
             raise
         finally:
-            way.pop()
+            path.pop()
 
     keras.Operation.__call__ = call
     try:
-        yield noted
+        yield failure
     finally:
         keras.Operation.__call__ = original
 
 
 def text_readers(layers: Iterable[keras.Layer]) -> list[keras.Layer]:
-    """The layers that are known to take text, by their place in a functional model or by their kind, each once."""
+    """Returns each layer that takes text, by its class or its inputs in a functional model, once."""
     found: dict[int, keras.Layer] = {}
     for layer in layers:
         inside = [] if _reads_text(layer) else text_readers(layer._flatten_layers(include_self=False, recursive=False))
@@ -96,5 +96,5 @@ def _reads_text(layer: keras.Layer) -> bool:
         return False
     if isinstance(layer, (keras.layers.TextVectorization, keras.layers.StringLookup)):
         return True
-    nodes = layer._inbound_nodes  # what is public raises for a layer that was never called on a `keras.Input`
+    nodes = layer._inbound_nodes  # the public `input` raises for a layer that was never called on a `keras.Input`
     return any(tensor.dtype == "string" for node in nodes for tensor in node.input_tensors)

@@ -18,7 +18,7 @@ from typing import Any, final
 import keras
 
 from lightkeras.engine.base import Trace
-from lightkeras.engine.optimizer_state import learns, remake
+from lightkeras.engine.optimizer_state import rebuild, trained_variables
 from lightkeras.system.variables import CheckpointError
 from lightkeras.task import Task
 from lightkeras.training.step_errors import TaskError
@@ -94,7 +94,9 @@ def record(task: Task, flags: Flags) -> dict[str, Any]:
         flags: The flags with which its steps were traced.
     """
     keys = {id(variable): key for key, variable in task.variables().items()}
-    optimizers = {path: [keys[id(v)] for v in learns(found) if id(v) in keys] for path, found in _optimizers(task)}
+    optimizers = {
+        path: [keys[id(v)] for v in trained_variables(found) if id(v) in keys] for path, found in _optimizers(task)
+    }
     return {"layers": list(flags.layers), "variables": list(flags.variables), "optimizers": optimizers}
 
 
@@ -123,7 +125,7 @@ def restore(task: Task, found: Mapping[str, Any] | None) -> bool:
                 f"The saved state does not fit this task: its {path} learns {', '.join(missing[:3] or keys)}, which "
                 "the task does not have. Use the hyperparameters and the code of the saved run."
             )
-        changed |= optimizers[path].built and remake(optimizers[path], [variables[key] for key in keys])
+        changed |= optimizers[path].built and rebuild(optimizers[path], [variables[key] for key in keys])
     return changed
 
 

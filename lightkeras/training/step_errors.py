@@ -9,7 +9,7 @@ import keras
 
 from lightkeras.data.feed import Feed
 from lightkeras.data.structure import ArraySpec, Structure, flatten
-from lightkeras.engine.unsupported_layers import Failure, TextInputError, failure_noted, text_readers
+from lightkeras.engine.unsupported_layers import Failure, TextInputError, record_failure, text_readers
 from lightkeras.task import Task
 
 
@@ -32,7 +32,7 @@ def explained(task: Task, feed: Feed, method: str, train: Feed | None = None) ->
             cannot run a layer.
     """
     try:
-        with failure_noted() as failure:
+        with record_failure() as failure:
             yield
     except Exception as error:
         problem = _input_problem(task, feed.spec)

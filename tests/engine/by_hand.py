@@ -1,4 +1,4 @@
-"""Tasks whose numbers were worked out by hand, and what runs their steps: for the tests of each engine."""
+"""Tasks with hand-computed numbers, and functions that run their steps, for the tests of each engine."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ def one_weight(value):
 
 
 class Line(Task):
-    """y = w x with w = 1 at first, squared error, SGD with a learning rate of 1/8: exact in float32."""
+    """y = w x with initial w = 1, squared error, SGD with a learning rate of 1/8: exact in float32."""
 
     def build_model(self):
         return keras.Sequential([keras.Input((1,)), one_weight(1.0)])
@@ -36,7 +36,7 @@ LINE_LOSSES, LINE_WEIGHTS = [2.5, 1.265625], [1.625, 2.46875]
 
 
 def prepared(task, feed, seed=0):
-    """The engine, the trace and the compiled train step; optimizers are built."""
+    """Returns the engine, the trace and the compiled train step, with built optimizers."""
     task.set_up(seed)
     engine = task.bind(make_engine)
     trace = engine.trace(task.run_train_step, feed.spec, feed.batch_size)
@@ -47,7 +47,7 @@ def prepared(task, feed, seed=0):
 
 
 def learn(task, feed, count=8, epochs=1, seed=0):
-    """Logs of every step over some epochs, `count` steps per call."""
+    """Returns the logs of every step of `epochs` epochs, `count` steps per call."""
     engine, _trace, program = prepared(task, feed, seed)
     parts = []
     for epoch in range(epochs):
@@ -70,7 +70,7 @@ def assert_same(found, expected):
 
 
 class Noisy(Task):
-    """Dropout, batch normalization, noise of two kinds and a stateful metric: all the state there is."""
+    """Every kind of state: dropout, batch normalization, seeded and unseeded noise, and a stateful metric."""
 
     def build(self):
         self.model = keras.Sequential(
@@ -161,7 +161,7 @@ def left_in(stream) -> list[list[int]]:
 
 
 def sizes(task, feed):
-    """Sizes of the gradients on the first batch by the variable's path, and what there was before and after."""
+    """Returns gradient sizes of the first batch by variable path, and the weights before and after."""
     engine, _trace, _program = prepared(task, feed)
     before = weights(task)
     found = engine.gradient_sizes(task.run_train_step, engine.open(feed))

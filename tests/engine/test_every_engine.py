@@ -30,7 +30,7 @@ import lightkeras.engine as engine_package
 from lightkeras.data.arrays import as_feed
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.engine import make_engine
-from lightkeras.engine.base import Seen
+from lightkeras.engine.base import Observation
 from lightkeras.task import Task
 
 # ---------------------------------------------------------------------- steps
@@ -117,7 +117,7 @@ def test_names_that_change_from_step_to_step_are_refused():
                 self.log("lonely", 1.0)
             return super().train_step(batch)
 
-    with pytest.raises(ValueError, match=r"must log the same names .* now new: \['lonely'\]"):
+    with pytest.raises(ValueError, match=r"must log the same names .* new: \['lonely'\]"):
         learn(Moody(), ArrayFeed(LINE, 2))
 
 
@@ -337,7 +337,7 @@ def test_a_step_whose_scaled_gradient_overflows_is_skipped_and_the_scale_halved(
     assert float(task.optimizer.dynamic_scale) == 2.0**14
 
 
-# ---------------------------------------------------------------------- one step, looked into
+# ---------------------------------------------------------------------- a step that runs uncompiled
 
 
 def test_a_step_that_is_looked_into_shows_layers_losses_and_gradients_in_order():
@@ -351,10 +351,10 @@ def test_a_step_that_is_looked_into_shows_layers_losses_and_gradients_in_order()
     name, dense = task.model.name, task.model.layers[0].name
     steps_between = ("(Cast)", "(Subtract)", "(Max)")  # operations that are layers of their own on JAX alone
     assert [found for found in seen if not found.name.endswith(steps_between)] == [
-        Seen("layer", f"{name}/{dense} (Dense)", None, largest=2.0),
-        Seen("layer", f"{name} (Sequential)", None, largest=2.0),
-        Seen("loss", "loss", None, largest=2.5),
-        Seen("gradient", task.model.layers[0].kernel.path, None, largest=5.0),
+        Observation("layer", f"{name}/{dense} (Dense)", None, largest=2.0),
+        Observation("layer", f"{name} (Sequential)", None, largest=2.0),
+        Observation("loss", "loss", None, largest=2.5),
+        Observation("gradient", task.model.layers[0].kernel.path, None, largest=5.0),
     ]
 
 
@@ -438,7 +438,7 @@ def test_gradients_of_a_step_that_was_not_traced_and_of_no_batch_are_refused():
     feed = ArrayFeed(LINE, 3)
     task = Line()
     engine, _trace, _program = prepared(task, feed)
-    with pytest.raises(ValueError, match="this step is not the one that was traced last: expected `trace` before"):
+    with pytest.raises(ValueError, match="this is not the last traced step that minimizes; call `trace` first"):
         engine.gradient_sizes(task.run_evaluate_step, engine.open(feed))
     stream = engine.open(feed)
     engine.gradient_sizes(task.run_train_step, stream)
@@ -452,7 +452,7 @@ def test_a_step_that_makes_variables_each_time_is_refused(make):
         def loss(self, batch, training):
             return super().loss((make()(batch[0], training=True), batch[1]), training)
 
-    with pytest.raises(ValueError, match=r"makes new variables each time it is run.* Make layers, .* in `build`"):
+    with pytest.raises(ValueError, match=r"creates new variables in each run.* Create layers, .* in `build`"):
         prepared(Anew(), ArrayFeed(LINE, 2))
 
 
@@ -460,7 +460,7 @@ def test_a_step_that_makes_variables_each_time_is_refused(make):
 
 
 class Stacks(Line):
-    """Notes the engine's frames above the train step: file and function."""
+    """Records the engine's frames above the train step: file and function."""
 
     def build(self):
         super().build()

@@ -55,7 +55,7 @@ def test_the_engine_of_this_backend_is_jaxs():
 
 
 def test_more_steps_than_the_table_of_logs_has_rows_are_one_call():
-    count = programs.LEAST_ROWS + 3
+    count = programs.MIN_ROWS + 3
     feed = ArrayFeed((np.arange(count, dtype="float32")[:, None] / 1e4, np.zeros((count, 1))), 1)
     engine, _trace, program = prepared(Line(), feed)
     logs = program.run(engine.open(feed), count)
@@ -122,7 +122,7 @@ def test_noise_differs_from_step_to_step_with_a_generator_and_without():
     logs = learn(task, ArrayFeed((np.ones((20, 1)), np.ones((20, 1))), 1))
     assert len(set(logs["unseeded"].tolist())) == 20
     assert "keras.random.0000" in task.variables()
-    with pytest.raises(ValueError, match="seeded random ops"):  # Keras is as it was
+    with pytest.raises(ValueError, match="seeded random ops"):  # Keras is restored
         jax.jit(lambda: keras.random.uniform(()))()
 
 
@@ -208,8 +208,8 @@ def test_two_variables_may_hold_one_array_and_an_array_may_be_kept():
 
 def test_the_arrays_given_away_are_copied_where_one_is_shared():
     one, two = jnp.ones(1), jnp.ones(1)
-    assert compiled.separate([one, two], []) == [one, two]
-    found = compiled.separate([one, one, two], [two])
+    assert compiled.copy_shared([one, two], []) == [one, two]
+    found = compiled.copy_shared([one, one, two], [two])
     assert found[0] is one
     assert found[1] is not one
     assert found[2] is not two
@@ -322,8 +322,10 @@ def test_batches_of_many_shapes_are_warned_of_with_the_way_out():
             return super().loss((ops.mean(batch, axis=0, keepdims=True), ops.zeros((1, 1))), training)
 
     feed = as_feed(lambda: (np.ones((length, 1), "float32") for length in range(1, programs.MANY_FORMS + 1)))
-    said = r"in 8 shapes so far, the last one float32\[8, 1\], .* JAX compiles .* which took \d+\.\d s so far\. Pad all"
-    with pytest.warns(UserWarning, match=said):
+    warning = (
+        r"had 8 shapes so far, the last one float32\[8, 1\], .* JAX compiles .* which took \d+\.\d s so far\. Pad all"
+    )
+    with pytest.warns(UserWarning, match=warning):
         assert learn(Mean(), feed)["largest"].tolist() == [1.0] * 8
 
 
@@ -517,7 +519,7 @@ def test_layers_that_are_made_in_the_step_are_refused():
         def loss(self, batch, training):
             return ops.mean(layers.Dense(1)(batch[0])) + super().loss(batch, training)
 
-    with pytest.raises(ValueError, match="makes new variables each time it is run"):
+    with pytest.raises(ValueError, match="creates new variables in each run"):
         learn(Careless(), ArrayFeed(LINE, 2))
 
 
@@ -563,7 +565,7 @@ def test_gradients_are_gathered_clipped_and_averaged_by_the_optimizer():
     )  # -2 and -8, their mean clipped to -1
 
 
-# ---------------------------------------------------------------------- one step, looked into
+# ---------------------------------------------------------------------- a step that runs uncompiled
 
 
 @pytest.mark.parametrize("kind", ["arrays", *STREAMS])

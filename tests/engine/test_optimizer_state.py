@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 from lightkeras import optimizers
-from lightkeras.engine.optimizer_state import finalize, learns, make_slots, remake
+from lightkeras.engine.optimizer_state import finalize, make_slots, rebuild, trained_variables
 
 
 def variables():
@@ -75,7 +75,7 @@ def test_an_optimizer_has_the_slots_of_one_that_was_built_for_all_and_keeps_what
     whole.build([c, d])
     step(whole, [d]), step(whole, [d], 0.2)
     make_slots(optimizer, [a, b])
-    assert learns(optimizer) == (a, b)
+    assert trained_variables(optimizer) == (a, b)
     assert names(optimizer) == names(whole)
     # Averages are the one exception: Keras lets that of a variable which is not learned yet begin at its first step.
     for found, expected in zip(read(optimizer.variables), read(whole.variables), strict=True):
@@ -91,7 +91,7 @@ def test_variables_that_are_frozen_keep_their_slots_and_nothing_is_made_anew():
     make_slots(optimizer, [a, b])
     before = optimizer.variables
     make_slots(optimizer, [b])
-    assert learns(optimizer) == (a, b)
+    assert trained_variables(optimizer) == (a, b)
     assert all(one is other for one, other in zip(optimizer.variables, before, strict=True))
 
 
@@ -101,12 +101,12 @@ def test_what_learns_comes_last_in_its_own_order():
     optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
     make_slots(optimizer, [b])
     make_slots(optimizer, [c])
-    assert learns(optimizer) == (b, c)
+    assert trained_variables(optimizer) == (b, c)
     make_slots(optimizer, [a, b, c])
-    assert learns(optimizer) == (a, b, c)
-    assert not remake(optimizer, [a, b, c])
-    assert remake(optimizer, [c, a])
-    assert learns(optimizer) == (c, a)
+    assert trained_variables(optimizer) == (a, b, c)
+    assert not rebuild(optimizer, [a, b, c])
+    assert rebuild(optimizer, [c, a])
+    assert trained_variables(optimizer) == (c, a)
     assert [variable.name for variable in optimizer.variables[2:]] == ["c_momentum", "a_momentum"]
 
 
@@ -150,5 +150,5 @@ def test_an_optimizer_whose_slots_would_be_lost_is_refused_with_the_way_out():
     a, b = variables()
     optimizer = Appending(0.1)
     make_slots(optimizer, [b])
-    with pytest.raises(ValueError, match=r"it is not known how to keep .*b_trace: .* self.optimizer.build\(self.model"):
+    with pytest.raises(ValueError, match=r"would lose .*b_trace: .* self.optimizer.build\(self.model"):
         make_slots(optimizer, [a, b])

@@ -30,7 +30,7 @@ from lightkeras.data.arrays import as_feed
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.data.precompute import compute_ahead, is_active
 from lightkeras.engine import make_engine
-from lightkeras.engine.base import Seen
+from lightkeras.engine.base import Observation
 from lightkeras.engine.tensorflow import TensorFlowEngine
 from lightkeras.task import Task
 
@@ -274,14 +274,14 @@ def test_a_program_keeps_its_work_in_the_pipeline_when_its_step_is_traced_again(
     task.lengths = lengths_noted(calls := [])
     engine.trace(task.run_train_step, feed.spec)
     second = engine.program(task.run_train_step, ["largest", "loss"])
-    assert [program.ahead for program in (first, second)] == [((before, 0),), ((task.lengths, 0),)]
+    assert [program.precomputed for program in (first, second)] == [((before, 0),), ((task.lengths, 0),)]
     calls.clear()
     assert losses(second, engine.open(feed, program=second)) == LINE_LOSSES
     assert set(calls) == {"pipeline"}
     task.lengths = lambda text: ops.ones((ops.shape(text)[0], 1))  # not one that may be left to the pipeline
     task.loss = lambda batch, training: Line.loss(task, (task.lengths(batch["text"]), batch["label"]), training)
     engine.trace(task.run_train_step, feed.spec)
-    assert engine.program(task.run_train_step, ["largest", "loss"]).ahead == ()
+    assert engine.program(task.run_train_step, ["largest", "loss"]).precomputed == ()
 
 
 def test_a_batch_at_hand_is_given_with_what_its_program_leaves_to_the_pipeline():
@@ -330,7 +330,7 @@ def test_a_loss_that_is_no_scalar_is_refused_with_its_shape():
         learn(Rows(), ArrayFeed(LINE, 2))
 
 
-# ---------------------------------------------------------------------- one step, looked into
+# ---------------------------------------------------------------------- a step that runs uncompiled
 
 
 def streams_of(arrays, size):
@@ -410,7 +410,7 @@ def test_row_sparse_gradients_are_looked_into():
     batch = (np.int32([[1], [2]]), np.float32([[np.inf], [0.0]]))
     engine, _trace, _program = prepared(task, ArrayFeed(batch, 2))
     _, seen = engine.run_eagerly(task.run_train_step, batch)
-    assert seen[-1] == Seen("gradient", task.model.layers[0].embeddings.path, -np.inf)
+    assert seen[-1] == Observation("gradient", task.model.layers[0].embeddings.path, -np.inf)
 
 
 # ---------------------------------------------------------------------- going on inside an epoch of a stream

@@ -202,7 +202,7 @@ def test_a_loss_that_is_no_scalar_is_refused_with_its_shape():
         learn(Rows(), ArrayFeed(LINE, 2))
 
 
-# ---------------------------------------------------------------------- one step, looked into
+# ---------------------------------------------------------------------- a step that runs uncompiled
 
 
 def streams_of(arrays, size):

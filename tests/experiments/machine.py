@@ -17,7 +17,7 @@ import forked
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
-# What the person who runs the tests may have set, and what would change what is found or said.
+# Variables of the caller's environment that would change which data is found or what is printed.
 SET_BY_HAND = (
     "LIGHTKERAS_CACHE_DIR",
     "LIGHTKERAS_DATA_DIR",
@@ -46,12 +46,12 @@ class Finished:
 
     @property
     def result(self) -> dict[str, Any]:
-        """What is in `result.json`, read anew."""
+        """Contents of `result.json`, read on each access."""
         return read_json(self.run_dir / "result.json")
 
     @property
     def printed(self) -> str:
-        """What it printed on standard output."""
+        """Its standard output."""
         return self.process.stdout
 
 
@@ -69,7 +69,7 @@ class Machine:
 
     def environment(self, **more: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name not in SET_BY_HAND}
-        # Fonts are looked for once, not in each new home: seconds each time.
+        # Matplotlib's font cache is shared, because building it in each new home takes seconds.
         fonts = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "matplotlib"
         kept.setdefault("MPLCONFIGDIR", str(fonts))
         folders = {"HOME": "", "XDG_CACHE_HOME": "cache", "TFDS_DATA_DIR": "tfds"}

@@ -128,6 +128,6 @@ def test_on_the_real_data_the_mean_absolute_error_is_at_most_2_mpg(experiment_on
     tests = finished.result["tests"]
     assert finished.result["source"] == "auto_mpg"
     assert finished.result["test"]["mae"] <= 2.0
-    assert "6 of 398 rows" in finished.process.stderr  # `?` is said
+    assert "6 of 398 rows" in finished.process.stderr  # rows with `?` are reported
     # As in the tutorial: all columns tell more than one, and the deep model more than the straight line.
     assert tests["deep_all"]["mae"] < tests["linear_all"]["mae"] < tests["linear_one"]["mae"]

@@ -318,7 +318,7 @@ FAULTS = [
         settings={"callbacks": [keras.callbacks.EarlyStopping("val_los")]},
     ),
     Fault("a metric and a log of one name", "Twice logs accuracy more than once", Twice),
-    Fault("a log by the size of the batch", r"same names every time .* new: \['last'\]", NamesBySize),
+    Fault("a log by the size of the batch", r"same names in every run.* new: \['last'\]", NamesBySize),
     Fault(
         "a log that is no scalar", r"log\('rows'\): the value has shape \((None|\d+),\); expected a scalar", RowsLogged
     ),
@@ -351,7 +351,7 @@ FAULTS = [
         CounterElsewhere,
         warned=True,
     ),
-    Fault("a layer made in the step", r"The step makes new variables each time it is run", LayerInStep),
+    Fault("a layer made in the step", r"The step creates new variables in each run", LayerInStep),
     Fault("a metric made later", r"changed the set of variables: added .*late\.0000\)", Late),
     # labels
     Fault("a class that there is not", r"labels of train hold 2; .* 0 to 1", supervised(), (X, Y + 1)),

@@ -1,4 +1,4 @@
-"""What optimizers and dtype policies do in Keras's `fit` they do in a run: the same weights come out."""
+"""A run gives the same weights as Keras's `fit`, for several optimizers and dtype policies."""
 
 import keras
 import numpy as np

@@ -110,7 +110,7 @@ def shuffled_dataset():
 
 
 class Batches(keras.callbacks.Callback):
-    """Keeps what it is told of each batch."""
+    """Stores the arguments of each batch hook."""
 
     def __init__(self):
         super().__init__()
@@ -130,7 +130,7 @@ class Epochs(keras.callbacks.Callback):
         self.log, self.tests = [], 0
 
     def on_epoch_begin(self, epoch, logs=None):
-        if not self.log or self.log[-1] != f"begin {epoch}":  # it is told again where a run goes on inside an epoch
+        if not self.log or self.log[-1] != f"begin {epoch}":  # called again in a resume inside an epoch
             self.log.append(f"begin {epoch}")
 
     def on_epoch_end(self, epoch, logs=None):
@@ -463,7 +463,7 @@ def test_patience_counts_validations_and_stops_inside_an_epoch(steps_per_call, t
 
     case = Case(learns_nothing, settings={"validate_every": "3 steps", "patience": 4, "steps_per_call": steps_per_call})
     result, _ = fit(case, tmp_path / "run")
-    # The first is the best; four more that are no better: steps 6, 9, 12 and 15.
+    # The first is the best; four later ones do not improve: steps 6, 9, 12 and 15.
     assert (result.steps, result.epochs, result.best.step) == (15, 1, 3)
     assert result.stop_reason == "val/loss got no better for 4 validations"
 

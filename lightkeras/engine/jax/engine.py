@@ -1,4 +1,4 @@
-"""The engine: what the runner asks for, on JAX."""
+"""The JAX implementation of `Engine`."""
 
 from __future__ import annotations
 
@@ -16,22 +16,14 @@ import keras
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
-from lightkeras.engine.base import (
-    Predictor,
-    Program,
-    Seen,
-    Step,
-    Stream,
-    Tensor,
-    Update,
-)
-from lightkeras.engine.jax.cache import keep_compiled
-from lightkeras.engine.jax.finite import all_finite, largest, noting, numbers, sums_finite
+from lightkeras.engine.base import Observation, Predictor, Program, Step, Stream, Tensor, Update
+from lightkeras.engine.jax.cache import enable_compilation_cache
+from lightkeras.engine.jax.finite import all_finite, largest, numbers, on_gradient, sums_finite
 from lightkeras.engine.jax.programs import JaxPredictor, JaxProgram, TracingEngine, by_id
-from lightkeras.engine.jax.scope import Values, is_eager, keras_adapted
+from lightkeras.engine.jax.scope import Values, is_eager, keras_patched
 from lightkeras.engine.jax.steps import abstract, form
-from lightkeras.engine.jax.streams import MadeAheadStream, PulledStream, narrowed, padded_batches
-from lightkeras.engine.layer_calls import calls_seen, seen_as
+from lightkeras.engine.jax.streams import OnDemandStream, PrefetchedStream, narrowed, padded_batches
+from lightkeras.engine.layer_calls import observation, observe_layer_calls
 from lightkeras.engine.streams import ArrayStream, holds_bags
 
 
@@ -42,26 +34,26 @@ class JaxEngine(TracingEngine):
     backend = "jax"
 
     def __init__(self) -> None:
-        keep_compiled()
+        enable_compilation_cache()
         super().__init__()
         self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
         self._sums_finite, self._all_finite = jax.jit(sums_finite), jax.jit(all_finite)
-        self._seen: list[Seen] | None = None  # a list while a step is looked at, else None
+        self._observations: list[Observation] | None = None  # a list in `run_eagerly`, else None
 
     # ------------------------------------------------------------------ gradients of one batch
 
     def gradient_sizes(self, step: Step, stream: Stream) -> list[tuple[keras.Variable, float]]:
         measure = self._measure
         if measure is None or measure.step != step:
-            raise ValueError("gradient_sizes: this step is not the one that was traced last: expected `trace` before.")
+            raise ValueError("gradient_sizes: this is not the last traced step that minimizes; call `trace` first.")
         batch = stream.next_batch()
         if batch is None:
             raise ValueError("gradient_sizes: the stream has no batch left; expected one.")
         batch = narrowed(batch)
-        traced, notes = measure.traced, measure.notes
+        traced, record = measure.traced, measure.record
         if form(batch) != form(measure.batch):
-            traced, notes = self._traced(step, abstract(batch), logs=True)
-        kept = [variable for variable in traced.written if id(variable) not in notes.updated]
+            traced, record = self._traced(step, abstract(batch), logs=True)
+        kept = [variable for variable in traced.written if id(variable) not in record.updated]
 
         def measured(values: list[Tensor], batch: Structure) -> tuple[list[Tensor], list[Tensor]]:
             (_, sizes), state = traced.call(by_id(traced.variables, values), batch)
@@ -73,7 +65,7 @@ class JaxEngine(TracingEngine):
             variable.assign(value)
         return [
             pair
-            for update, column in zip(notes.outside, sizes, strict=True)
+            for update, column in zip(record.outside, sizes, strict=True)
             for pair in zip(update.variables, column.tolist(), strict=True)
         ]
 
@@ -81,18 +73,18 @@ class JaxEngine(TracingEngine):
 
     def _open_arrays(self, feed: ArrayFeed, epoch: int, step: int, seed: int, program: Program | None) -> Stream:
         if holds_bags(feed.arrays):
-            return MadeAheadStream(padded_batches(feed, epoch, step, seed))
+            return PrefetchedStream(padded_batches(feed, epoch, step, seed))
         return ArrayStream(feed, self._on_device(feed), epoch, step, seed)
 
     def _open_stream(
         self, feed: StreamFeed, epoch: int, step: int, state: bytes | None, program: Program | None
     ) -> Stream:
         if feed.dataset is None:
-            reading = StreamReader(feed, epoch, step, state)
-            return MadeAheadStream(reading.batches(), reading, step)
-        # Read when it is asked for: its state is that of the iterator. `tf.data` makes batches ahead by itself.
+            reader = StreamReader(feed, epoch, step, state)
+            return PrefetchedStream(reader.batches(), reader, step)
+        # Read on demand, because its state is the iterator's. `tf.data` prefetches by itself.
         dataset = self._datasets().open(feed, epoch, step, state)
-        return PulledStream(dataset.next_batch, dataset.state, dataset.reread)
+        return OnDemandStream(dataset.next_batch, dataset.state, dataset.reread)
 
     def open_batch(
         self,
@@ -101,7 +93,7 @@ class JaxEngine(TracingEngine):
         program: Program | None = None,
     ) -> Stream:
         batches = iter([batch])
-        return PulledStream(lambda: next(batches, None), lambda: None)
+        return OnDemandStream(lambda: next(batches, None), lambda: None)
 
     def _on_device(self, feed: ArrayFeed) -> Structure:
         if feed not in self._resident:
@@ -111,7 +103,7 @@ class JaxEngine(TracingEngine):
     # ------------------------------------------------------------------ programs
 
     def program(self, step: Step, names: Sequence[str]) -> Program:
-        # The trace that found the names is used once more; a program that is made later is traced anew.
+        # The trace that found the names is reused; a program made later is traced again.
         traces = dict([self._traces.pop(step)] if step in self._traces else [])
         return JaxProgram(functools.partial(self._traced, step, logs=True), names, traces)
 
@@ -129,40 +121,42 @@ class JaxEngine(TracingEngine):
         scope = Values.current()
         if scope is None:
             raise RuntimeError("minimize was called outside a step.")
-        notes = None if scope.is_rehearsed else self._notes
-        if self._notes is not None and self._notes.building:
-            loss = _checked(loss_fn())  # models that build themselves have their variables from here on
-            if notes is not None:
-                notes.updates.append(Update(tuple(variables()), optimizer, ()))
+        record = None if scope.is_rehearsed else self._record
+        if self._record is not None and self._record.building:
+            loss = _checked(loss_fn())  # builds models that build on their first call
+            if record is not None:
+                record.updates.append(Update(tuple(variables()), optimizer, ()))
             return loss
         learned = tuple(variables())
         reached: set[int] = set()
 
         def scaled_loss(values: list[Tensor]) -> tuple[Tensor, Tensor]:
-            noted = [noting(functools.partial(reached.add, id(v)))(x) for v, x in zip(learned, values, strict=True)]
-            with Values(learned, noted, parent=scope):
+            hooked = [
+                on_gradient(functools.partial(reached.add, id(v)))(x) for v, x in zip(learned, values, strict=True)
+            ]
+            with Values(learned, hooked, parent=scope):
                 loss = _checked(loss_fn())
                 return optimizer.scale_loss(loss), loss
 
         (_, loss), gradients = jax.value_and_grad(scaled_loss, has_aux=True)([v.value for v in learned])
-        if self._seen is not None:
-            self._seen.append(seen_as("loss", "loss", [loss], numbers))
+        if self._observations is not None:
+            self._observations.append(observation("loss", "loss", [loss], numbers))
             found = zip(learned, gradients, strict=True)
-            self._seen.extend(seen_as("gradient", v.path, [g], numbers) for v, g in found)
-        if notes is not None:
+            self._observations.extend(observation("gradient", v.path, [g], numbers) for v, g in found)
+        if record is not None:
             unreached = tuple(variable for variable in learned if id(variable) not in reached)
-            notes.updates.append(update := Update(learned, optimizer, unreached))
+            record.updates.append(update := Update(learned, optimizer, unreached))
             if not scope.in_branch:
-                notes.outside.append(update)
+                record.outside.append(update)
                 scale = optimizer.scale_loss(jnp.ones_like(loss)).astype("float32")
-                notes.sizes.append(jnp.stack([largest(g) for g in gradients]) / scale if learned else jnp.zeros(0))
+                record.sizes.append(jnp.stack([largest(g) for g in gradients]) / scale if learned else jnp.zeros(0))
         if reached:
-            # As on TensorFlow, what the loss does not depend on is left alone, by weight decay too.
+            # As on TensorFlow, variables that the loss does not depend on do not change, nor decay.
             pairs = [pair for pair in zip(gradients, learned, strict=True) if id(pair[1]) in reached]
             with Values(parent=scope) as updating:
                 optimizer.apply(*map(list, zip(*pairs, strict=True)))
-            if notes is not None:
-                notes.updated.update(updating.written)
+            if record is not None:
+                record.updated.update(updating.written)
         return loss
 
     def gradients(self, fn: Callable[[Structure], Tensor], inputs: Structure) -> Structure:
@@ -172,7 +166,7 @@ class JaxEngine(TracingEngine):
 
         def value(inputs: Structure) -> Tensor:
             left = iter(paths)
-            return fn(map_structure(lambda leaf: noting(functools.partial(reached.add, next(left)))(leaf), inputs))
+            return fn(map_structure(lambda leaf: on_gradient(functools.partial(reached.add, next(left)))(leaf), inputs))
 
         found = jax.grad(value)(inputs)
         lost = [path or "the input" for path in paths if path not in reached]
@@ -180,7 +174,7 @@ class JaxEngine(TracingEngine):
             raise ValueError(f"gradients: the value does not depend on {', '.join(lost)}.")
         return found
 
-    # ------------------------------------------------------------------ looking
+    # ------------------------------------------------------------------ inspection
 
     @contextlib.contextmanager
     def traced(self, folder: Path) -> Iterator[None]:
@@ -191,16 +185,16 @@ class JaxEngine(TracingEngine):
         exhausted = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
         return exhausted or isinstance(error, MemoryError)
 
-    def run_eagerly(self, step: Step, batch: Structure) -> tuple[dict[str, float], list[Seen]]:
-        self._seen = []
+    def run_eagerly(self, step: Step, batch: Structure) -> tuple[dict[str, float], list[Observation]]:
+        self._observations = []
         try:
-            with keras_adapted(), Values() as scope, calls_seen(self._seen, numbers, is_eager):
+            with keras_patched(), Values() as scope, observe_layer_calls(self._observations, numbers, is_eager):
                 logs = step(map_structure(jnp.asarray, narrowed(batch)))
             for variable in scope.written.values():
                 variable.assign(scope.state_mapping[id(variable)])
-            return {name: float(value) for name, value in logs.items()}, self._seen
+            return {name: float(value) for name, value in logs.items()}, self._observations
         finally:
-            self._seen = None
+            self._observations = None
 
     def not_finite(self, variables: Mapping[str, keras.Variable]) -> list[str]:
         floats = {key: v.value for key, v in variables.items() if keras.backend.is_float_dtype(v.dtype)}
@@ -211,7 +205,7 @@ class JaxEngine(TracingEngine):
 
 
 def _checked(loss: Any) -> Tensor:
-    """The loss, if it is a scalar."""
+    """Returns the loss, checked to be a scalar."""
     loss = jnp.asarray(loss)
     if loss.ndim != 0:
         raise ValueError(f"minimize: the loss has shape {loss.shape}; expected a scalar. Take its mean over the batch.")

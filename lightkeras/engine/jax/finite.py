@@ -1,4 +1,4 @@
-"""Looking into a step on JAX: numbers of arrays, variables that are not finite, gradients and their sizes."""
+"""Values of arrays, checks for variables that are not finite, gradient hooks and gradient sizes, on JAX."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ def numbers(value: Any) -> np.ndarray | None:
     """See `Numbers`."""
     if not isinstance(value, jax.Array) or not jnp.issubdtype(value.dtype, jnp.floating):
         return None
-    # In a function that is differentiated, and not compiled, this is the array itself.
+    # In a function that is differentiated but not compiled, this returns the array itself.
     value = jax.lax.stop_gradient(value)
     return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
 
 
 def largest(gradient: Tensor) -> Tensor:
-    """Largest absolute value of a gradient; infinite if one of its values is not a number."""
+    """Largest absolute value of a gradient; infinite if it contains a NaN."""
     size = jnp.max(jnp.abs(gradient), initial=0.0).astype("float32")
     return jnp.where(jnp.isfinite(size), size, jnp.inf)
 
 
-def noting(note: Callable[[], object]) -> Callable[[Tensor], Tensor]:
-    """The identity, which calls `note` while its gradient is traced, unless that is zero by the structure of what
-    is differentiated: where the value is not used, or only under `stop_gradient`."""
+def on_gradient(note: Callable[[], object]) -> Callable[[Tensor], Tensor]:
+    """Returns an identity that calls `note` when its gradient is traced.
+
+    It is not called if the gradient is structurally zero: the value is unused, or used only under `stop_gradient`.
+    """
 
     identity = jax.custom_vjp(lambda value: value)
 
@@ -49,7 +51,7 @@ def noting(note: Callable[[], object]) -> Callable[[Tensor], Tensor]:
 
 
 def sums_finite(values: Sequence[Tensor]) -> Tensor:
-    """bool `[values]`: whether the sum of each is finite, and so all its values; false may be wrong."""
+    """bool `[values]`: whether the sum of each is finite. True means that all its values are; False may be wrong."""
     return jnp.stack(
         [jnp.isfinite(jnp.sum(value, dtype=jnp.promote_types(value.dtype, "float32"))) for value in values]
     )

@@ -1,7 +1,7 @@
-"""Steps, compiled: a `jax.lax.while_loop` of them inside one `jax.jit`, one for each form of batch.
+"""Compiled steps: a `jax.lax.while_loop` of steps inside one `jax.jit`, one for each batch shape.
 
-On XLA's CPU a convolution takes up to half as long again inside a loop. A step that has one is compiled by itself
-there, and called once for each batch.
+On a CPU, XLA computes convolutions up to 1.5 times slower inside a loop. A step with a convolution is compiled
+without a loop there and called once per batch.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ from lightkeras.engine.base import (
     Update,
     check_names,
 )
-from lightkeras.engine.jax.compiled import Compiled, is_faster_alone
-from lightkeras.engine.jax.scope import Values, device_dtype, keras_adapted
-from lightkeras.engine.jax.steps import Known, Traced, abstract_batch, form, strong
-from lightkeras.engine.jax.work import Work, fetch, work_of
+from lightkeras.engine.jax.batch_range import BatchRange, fetch, next_ranges
+from lightkeras.engine.jax.compiled import Compiled, is_faster_outside_loop
+from lightkeras.engine.jax.scope import Values, device_dtype, keras_patched
+from lightkeras.engine.jax.steps import Traced, VariablesById, abstract_batch, form, strongly_typed
 from lightkeras.engine.optimizer_state import make_slots
 from lightkeras.engine.streams import ArrayStream
 
-LEAST_ROWS = 1024
-"""Rows of the array that a call writes its logs to: the number of steps may vary without compiling anew."""
+MIN_ROWS = 1024
+"""Minimum rows of the array that a call writes its logs to, so that the number of steps may vary without compiling."""
 
 MANY_FORMS = 8
-"""So many forms of batch are worth a warning: each is compiled for."""
+"""Number of batch shapes, each of which is compiled, that causes a warning."""
 
-TraceBatch = Callable[[Structure], tuple[Traced, "Notes"]]
+TraceBatch = Callable[[Structure], tuple[Traced, "TraceRecord"]]
 """Traces a function for a batch of `jax.ShapeDtypeStruct`s."""
 
 
 @dataclasses.dataclass
-class Notes:
-    """What is noted while a step is traced.
+class TraceRecord:
+    """Records of a step while it is traced.
 
     Args:
-        building: Whether models that build themselves are to do so now, and nothing is minimized yet.
-        names: Names that it logs.
+        building: Whether models that build on their first call do so now; nothing is minimized then.
+        names: Names of its logs.
         updates: Its `minimize` calls so far.
-        outside: Which of them are in no branch.
-        sizes: float32 `[variables]` for each of those, the largest absolute value of each gradient.
+        outside: The calls that are not in a branch.
+        sizes: float32 `[variables]` for each call outside branches, the largest absolute value of each gradient.
         updated: Variables that optimizers updated.
     """
 
@@ -66,106 +66,103 @@ class Notes:
     updates: list[Update] = dataclasses.field(default_factory=list)
     outside: list[Update] = dataclasses.field(default_factory=list)
     sizes: list[Tensor] = dataclasses.field(default_factory=list)
-    updated: Known = dataclasses.field(default_factory=dict)
+    updated: VariablesById = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """A traced step that minimizes, and what to trace it with for other batches."""
+    """A traced step that minimizes, and the batch spec of the trace."""
 
     step: Step
     batch: Structure
     traced: Traced
-    notes: Notes
+    record: TraceRecord
 
 
 class TracingEngine(Engine):
-    """The part of the JAX engine that traces steps. Programs stand beside it: they trace for each form of batch."""
+    """The part of the JAX engine that traces steps; programs use it for each new batch shape."""
 
     def __init__(self) -> None:
-        self._notes: Notes | None = None  # while a step is traced, else None
-        # Variables that steps were found to use; not kept alive here: an optimizer may be built anew.
+        self._record: TraceRecord | None = None  # while a step is traced, else None
+        # Variables that steps use. Weak references: a rebuilt optimizer drops its old ones.
         self._known: weakref.WeakValueDictionary[int, keras.Variable] = weakref.WeakValueDictionary()
-        self._measure: Measure | None = None  # of the step that was traced last of those that minimize
-        self._traces: dict[Step, tuple[Any, Traced]] = {}  # to be compiled
+        self._measure: Measure | None = None  # of the last traced step that minimizes
+        self._traces: dict[Step, tuple[Any, Traced]] = {}  # not compiled yet
 
     def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
         batch = abstract_batch(spec, batch_size)
-        traced, notes = self._traced(step, batch, logs=True)
+        traced, record = self._traced(step, batch, logs=True)
         self._traces[step] = (form(batch), traced)
-        if notes.updates:
-            self._measure = Measure(step, batch, traced, notes)
-        return Trace(notes.names, tuple(notes.updates), traced.variables)
+        if record.updates:
+            self._measure = Measure(step, batch, traced, record)
+        return Trace(record.names, tuple(record.updates), traced.variables)
 
     def _traced(
         self, function: Callable[[Structure], Any], batch: Structure, logs: bool = False
-    ) -> tuple[Traced, Notes]:
-        """Traces a function until all variables that it uses are known; layers are built in the first run.
+    ) -> tuple[Traced, TraceRecord]:
+        """Traces a function again until all variables that it uses are known; the first run builds layers.
 
         Args:
             function: Function of a batch.
             batch: `jax.ShapeDtypeStruct`s.
-            logs: Whether it is a step, which returns logs: then the sizes of its gradients are returned with them.
+            logs: Whether it is a step, which returns logs; the trace then also returns its gradient sizes.
 
         Raises:
-            ValueError: It makes new variables each time.
+            ValueError: It creates new variables in each run.
         """
         names: tuple[str, ...] = ()
-        notes = Notes(building=True)
+        record = TraceRecord(building=True)
         while True:
             given, scopes = tuple(self._known.values()), list[Values]()
-            # A new function for each run: JAX keeps the trace of one that it knows, and would not run it again.
-            pure = _pure(function, given, scopes, notes, names if logs else None)
-            self._notes = notes
+            # A new function for each run: JAX caches traces by function and would not run it again.
+            pure = _pure(function, given, scopes, record, names if logs else None)
+            self._record = record
             try:
                 values = [jax.ShapeDtypeStruct(tuple(v.shape), device_dtype(v.dtype)) for v in given]
-                # Variables made meanwhile get their values when the outermost scope ends, outside of the trace.
+                # New variables get their values when the outermost scope ends, outside of the trace.
                 with keras.StatelessScope():
                     jaxpr, (outputs, _) = jax.make_jaxpr(pure, return_shape=True)(values, batch)
             finally:
-                self._notes = None
+                self._record = None
             (scope,) = scopes
-            if scope.made and not notes.building:
-                raise ValueError(
-                    "The step makes new variables each time it is run, as by `keras.layers.Dense(1)(x)`: they would "
-                    "not be learned. Make layers, metrics and seed generators in `build`, as attributes of the task."
-                )
+            if scope.made and not record.building:
+                raise ValueError(self._CREATES_VARIABLES)
             self._known.update(scope.found)
-            if notes.building:
-                for optimizer, learned in Trace((), tuple(notes.updates)).optimizers():
+            if record.building:
+                for optimizer, learned in Trace((), tuple(record.updates)).optimizers():
                     if learned:
                         make_slots(optimizer, learned)
                     self._known.update({id(variable): variable for variable in optimizer.variables})
-            if not scope.found and not (notes.building and notes.updates):
-                return Traced(tuple(scope.used.values()), tuple(scope.written.values()), outputs, given, jaxpr), notes
-            names, notes = notes.names, Notes(building=False)
+            if not scope.found and not (record.building and record.updates):
+                return Traced(tuple(scope.used.values()), tuple(scope.written.values()), outputs, given, jaxpr), record
+            names, record = record.names, TraceRecord(building=False)
 
 
 def _pure(
     function: Callable[[Structure], Any],
     given: Sequence[keras.Variable],
     scopes: list[Values],
-    notes: Notes,
+    record: TraceRecord,
     names: Sequence[str] | None,
 ) -> Callable[[list[Tensor], Structure], tuple[Any, list[Tensor]]]:
-    """Makes a function of a batch a function of the values of variables too.
+    """Converts a function of a batch to a function of variable values and a batch.
 
     Args:
         function: Function of a batch.
-        given: Variables whose values are given.
+        given: Variables whose values are arguments.
         scopes: Receives the scope of the run.
-        notes: Notes of the run.
-        names: Names that a step logged before, empty if it did not run before; `None` if it is not a step.
+        record: Receives the records of the run.
+        names: Names that a step logged before, empty in its first run; `None` if it is not a step.
     """
 
     def pure(values: list[Tensor], batch: Structure) -> tuple[Any, list[Tensor]]:
-        with keras_adapted(), Values(given, values) as scope:
+        with keras_patched(), Values(given, values) as scope:
             outputs = function(batch)
             if names is not None:
                 check_names(list(outputs), names or list(outputs))
-                notes.names = tuple(outputs)
-                outputs = dict(outputs), notes.sizes
-            outputs = jax.tree.map(strong, outputs)
+                record.names = tuple(outputs)
+                outputs = dict(outputs), record.sizes
+            outputs = jax.tree.map(strongly_typed, outputs)
         scopes[:] = [scope]
         return outputs, [scope.get_current_value(variable) for variable in scope.written.values()]
 
@@ -173,11 +170,11 @@ def _pure(
 
 
 class _Fused:
-    """A function of a batch, compiled once for each form of batch and of what batches are taken from.
+    """A function of a batch, compiled once for each batch shape and shape of its source.
 
     Args:
         trace: Traces the function.
-        traces: Traces that exist already, by form of batch.
+        traces: Existing traces, by batch shape.
     """
 
     def __init__(self, trace: TraceBatch, traces: dict[Any, Traced] | None = None) -> None:
@@ -188,16 +185,16 @@ class _Fused:
         self.forms: list[str] = []
 
     def _add(
-        self, key: Any, work: Work, rows: int, made: tuple[Traced, Callable[..., Any], bool], began: float
+        self, key: Any, batches: BatchRange, rows: int, made: tuple[Traced, Callable[..., Any], bool], began: float
     ) -> Compiled:
-        """Compiles for one more form of batch; the trace of it began at `began`."""
+        """Compiles for one more batch shape; its trace began at time `began`."""
         compiled = self._compiled[key] = Compiled(*made)
-        self.forms.append(_text_of(form(work.batch), 0 if compiled.alone else rows))
+        self.forms.append(_text_of(form(batches.batch), 0 if compiled.one_batch else rows))
         self._tracing += time.perf_counter() - began
         return compiled
 
     def _warn_of_many(self) -> None:
-        """Says once what it costs that batches come in many forms."""
+        """Warns once of the time that compiling for many batch shapes takes."""
         if self._warned or len(self._compiled) < MANY_FORMS:
             return
         batches = {(key[0], key[2]) for key in self._compiled}
@@ -205,8 +202,8 @@ class _Fused:
             self._warned = True
             seconds = self._tracing + sum(compiled.compiling or 0.0 for compiled in self._compiled.values())
             warnings.warn(
-                f"Batches came in {len(batches)} shapes so far, the last one {self.forms[-1]}. JAX compiles the step "
-                f"anew for each, which took {seconds:.1f} s so far. Pad all batches to one length, or to one of a few "
+                f"Batches had {len(batches)} shapes so far, the last one {self.forms[-1]}. JAX compiles the step for "
+                f"each, which took {seconds:.1f} s so far. Pad all batches to one length, or to one of a few "
                 "(bucket them by length).",
                 UserWarning,
                 stacklevel=2,
@@ -215,12 +212,12 @@ class _Fused:
 
 @final
 class JaxProgram(_Fused, Program):
-    """A train or evaluation step, compiled.
+    """A compiled train or evaluation step.
 
     Args:
-        trace: Traces the step; the first of what it returns are its logs.
-        names: Names that it logs.
-        traces: Traces that exist already, by form of batch.
+        trace: Traces the step; its first output is the logs.
+        names: Names of its logs.
+        traces: Existing traces, by batch shape.
     """
 
     def __init__(self, trace: TraceBatch, names: Sequence[str], traces: dict[Any, Traced]) -> None:
@@ -228,31 +225,33 @@ class JaxProgram(_Fused, Program):
         self._names = tuple(names)
 
     def run(self, stream: Stream, count: int) -> StepLogs:
-        done: list[tuple[Work, list[jax.Array]]] = []
+        done: list[tuple[BatchRange, list[jax.Array]]] = []
         left, waited = count, 0.0
         while left:
             began = time.perf_counter()
-            found = work_of(stream, left)
+            found = next_ranges(stream, left)
             waited += time.perf_counter() - began
             if not found:
                 break
-            for work in found:
-                rows = max(LEAST_ROWS, 1 << (work.count - 1).bit_length())
-                compiled = self._compiled.get(key := work.key(rows))
+            for batches in found:
+                rows = max(MIN_ROWS, 1 << (batches.count - 1).bit_length())
+                compiled = self._compiled.get(key := batches.key(rows))
                 if compiled is None:
                     began = time.perf_counter()
-                    traced = self._traces.pop(form(work.batch), None) or self._trace(work.batch)[0]
-                    compiled = self._add(key, work, rows, (traced, *self._steps(traced, work.size, rows)), began)
-                done.append((work, compiled(work.source, work.start, work.count)))
-                left -= work.count
-            if isinstance(stream, ArrayStream):  # the smaller last batch comes in a call of its own
+                    traced = self._traces.pop(form(batches.batch), None) or self._trace(batches.batch)[0]
+                    compiled = self._add(key, batches, rows, (traced, *self._steps(traced, batches.size, rows)), began)
+                done.append((batches, compiled(batches.source, batches.start, batches.count)))
+                left -= batches.count
+            if isinstance(stream, ArrayStream):  # the smaller last batch is run by the next call
                 break
-            if len(done) > 2:  # two blocks at a time are on their way, so that memory stays flat
+            if len(done) > 2:  # at most two blocks are pending, which bounds memory
                 done[-3][1][-1].block_until_ready()
         self._warn_of_many()
-        columns = [np.concatenate([np.asarray(part) for part in logs])[: work.count] for work, logs in done]
+        columns = [np.concatenate([np.asarray(part) for part in logs])[: batches.count] for batches, logs in done]
         values = np.concatenate(columns) if columns else np.zeros((0, len(self._names)), "float32")
-        examples = np.repeat([work.size for work, _ in done], [work.count for work, _ in done]).astype(np.int64)
+        examples = np.repeat([batches.size for batches, _ in done], [batches.count for batches, _ in done]).astype(
+            np.int64
+        )
         return StepLogs({name: values[:, number] for number, name in enumerate(self._names)}, examples, waited)
 
     def _steps(self, traced: Traced, size: int, rows: int) -> tuple[Callable[..., Any], bool]:
@@ -279,13 +278,13 @@ class JaxProgram(_Fused, Program):
             _, state, table = jax.lax.while_loop(lambda carry: carry[0] < count, body, first)
             return state, table
 
-        alone = is_faster_alone(traced)
+        alone = is_faster_outside_loop(traced)
         return step if alone else loop, alone
 
 
 @final
 class JaxPredictor(_Fused, Predictor):
-    """A function from a batch to outputs, compiled.
+    """A compiled function from a batch to outputs.
 
     Args:
         trace: Traces the function.
@@ -293,14 +292,14 @@ class JaxPredictor(_Fused, Predictor):
 
     def run(self, stream: Stream, count: int) -> Structure | None:
         parts: list[Structure] = []
-        while len(parts) < count and (found := work_of(stream, count - len(parts))):
-            for work in found:
-                compiled = self._compiled.get(key := work.key(0))
+        while len(parts) < count and (found := next_ranges(stream, count - len(parts))):
+            for batches in found:
+                compiled = self._compiled.get(key := batches.key(0))
                 if compiled is None:
                     began = time.perf_counter()
-                    traced, _ = self._trace(work.batch)
-                    compiled = self._add(key, work, 0, (traced, *self._one(traced, work.size)), began)
-                parts += compiled(work.source, work.start, work.count)
+                    traced, _ = self._trace(batches.batch)
+                    compiled = self._add(key, batches, 0, (traced, *self._one(traced, batches.size)), began)
+                parts += compiled(batches.source, batches.start, batches.count)
         self._warn_of_many()
         if not parts:
             return None
@@ -326,5 +325,5 @@ def _text_of(batch: Any, rows: int) -> str:
 
 
 def by_id(variables: Sequence[keras.Variable], values: Sequence[Tensor]) -> dict[int, Tensor]:
-    """The values by the `id` of their variables."""
+    """Returns the values by the `id` of their variables."""
     return {id(variable): value for variable, value in zip(variables, values, strict=True)}

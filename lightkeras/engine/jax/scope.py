@@ -1,4 +1,4 @@
-"""Variables inside a step: their values are looked up in a scope, and what is assigned to them is kept there."""
+"""Scope that holds the values of variables inside a step, and what the step assigns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightkeras.engine.keras_core import core
 
 
 def device_dtype(dtype: Any) -> Any:
-    """The dtype that an array has on the device: JAX halves 64 bits unless it is told not to."""
+    """The dtype of an array on the device: JAX narrows 64 bits to 32 unless JAX_ENABLE_X64 is set."""
     return jax.dtypes.canonicalize_dtype(jax.numpy.dtype(dtype))
 
 
@@ -25,16 +25,16 @@ def device_dtype(dtype: Any) -> Any:
 class Values(keras.StatelessScope):  # type: ignore[misc]
     """The values that variables have inside a step.
 
-    What is assigned is no part of a gradient: `jax.lax.stop_gradient` takes it out of the function that is
-    differentiated, so that it may leave that function by any way.
+    Assigned values are excluded from gradients by `jax.lax.stop_gradient`, so they may leave the function that is
+    differentiated.
 
     Args:
         variables: Variables whose values are given.
         values: Their values.
-        parent: The scope around this one, asked for the values of all others; `None` is the outermost, whose
-            variables have their own values.
-        branch: Whether what is assigned is kept here alone, as in one branch of a condition.
-        rehearsed: Whether what is computed here is computed again and only the second time is used.
+        parent: The scope around this one, which holds the values of all other variables; `None` for the outermost
+            scope, which reads the variables themselves.
+        branch: Whether assignments stay in this scope, as in one branch of a condition.
+        rehearsed: Whether the results are discarded, because the function will run again.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class Values(keras.StatelessScope):  # type: ignore[misc]
         self.is_rehearsed: bool = rehearsed or (parent is not None and parent.is_rehearsed)
         self.used: dict[int, keras.Variable] = {}  # variables that were read or written here
         self.written: dict[int, keras.Variable] = {}
-        self.found: dict[int, keras.Variable] = {}  # those read whose value nobody gave
-        self.made: dict[int, keras.Variable] = {}  # those that have no value yet: they were made just now
+        self.found: dict[int, keras.Variable] = {}  # those read that no scope holds a value of
+        self.made: dict[int, keras.Variable] = {}  # new ones, which have no value yet
 
     @staticmethod
     def current() -> Values | None:
-        """The innermost scope, if it is one of these."""
+        """Returns the innermost scope if it is of this class."""
         scope = get_stateless_scope()
         return scope if isinstance(scope, Values) else None
 
@@ -77,7 +77,7 @@ class Values(keras.StatelessScope):  # type: ignore[misc]
 
     def add_update(self, update: tuple[keras.Variable, Tensor]) -> None:
         variable, value = update
-        # A loop's state must keep its type, and the type of a Python number is weaker than a variable's.
+        # A loop's state must keep its type; a Python number would make it weakly typed.
         value = jax.lax.convert_element_type(jax.lax.stop_gradient(value), device_dtype(variable.dtype))
         key = id(variable)
         self.used[key] = self.written[key] = variable
@@ -90,11 +90,10 @@ class Values(keras.StatelessScope):  # type: ignore[misc]
 
 
 @contextlib.contextmanager
-def keras_adapted() -> Iterator[None]:
-    """Lets steps do in JAX what Keras cannot do there: assign in a branch of `keras.ops.cond`, and draw
-    random numbers without a seed.
+def keras_patched() -> Iterator[None]:
+    """Lets steps assign in a branch of `keras.ops.cond` and draw random numbers without a seed.
 
-    Both go through one function of Keras each, which is replaced meanwhile; outside a step it acts as before.
+    Keras supports neither on JAX. Its two functions for them are replaced meanwhile; outside a step they act as usual.
     """
     cond, generator = core.cond, seed_generator.global_seed_generator
 
@@ -121,7 +120,7 @@ def keras_adapted() -> Iterator[None]:
 def _cond(
     original: Callable[..., Any], scope: Values, pred: Tensor, true_fn: Callable[[], Any], false_fn: Callable[[], Any]
 ) -> Any:
-    """A condition whose branches may assign: what either assigns, both give."""
+    """A condition whose branches may assign: both return the values of all variables that either assigns."""
     if is_eager() and not isinstance(pred, jax.core.Tracer):
         return true_fn() if pred else false_fn()
     written: dict[int, keras.Variable] = {}
@@ -152,5 +151,5 @@ def _cond(
 
 
 def is_eager() -> bool:
-    """Whether operations are computed at once: not so in a function that is being compiled."""
+    """Whether operations are computed at once, as opposed to traced."""
     return not isinstance(jax.numpy.zeros(()), jax.core.Tracer)

@@ -1,4 +1,4 @@
-"""A function of a batch, made a function of the variables that it uses too."""
+"""Traced functions of a batch and of the variables that they use."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from lightkeras.engine.jax.scope import device_dtype
 from lightkeras.engine.unsupported_layers import TextInputError
 
 UNKNOWN_BATCH = 2
-"""Size of a batch where a trace does not know it."""
+"""Batch size of a trace if it is unknown."""
 
 UNKNOWN_SIZE = 64
-"""Size of another axis that varies: JAX compiles for sizes, so that a trace must take one."""
+"""Size of another axis that varies: JAX traces only for known sizes."""
 
-Known = dict[int, keras.Variable]
+VariablesById = dict[int, keras.Variable]
 
 
 @dataclasses.dataclass(frozen=True)
 class Traced:
-    """What a trace of a function found, and the function itself.
+    """A traced function and its variables.
 
     Args:
         variables: Variables that it reads or writes.
-        written: Those that it writes.
-        outputs: What it returns, abstractly.
-        given: Variables whose values the trace took, in order; some may not be used.
-        jaxpr: The traced function, of those values and a batch; it returns outputs and the values of `written`.
+        written: Variables that it writes.
+        outputs: Its outputs as `jax.ShapeDtypeStruct`s.
+        given: Variables whose values are arguments of the trace, in order; some may be unused.
+        jaxpr: The function of these values and a batch; it returns the outputs and the values of `written`.
     """
 
     variables: tuple[keras.Variable, ...]
@@ -50,7 +50,7 @@ class Traced:
         return tuple(variable for variable in self.variables if id(variable) not in written)
 
     def call(self, values: Mapping[int, Tensor], batch: Structure) -> tuple[Any, list[Tensor]]:
-        """Calls the function, inside another one that is compiled.
+        """Calls the function inside another function that is compiled.
 
         Args:
             values: Values of `variables`, by `id`.
@@ -59,24 +59,24 @@ class Traced:
 
         def value(variable: keras.Variable) -> Tensor:
             found = values.get(id(variable))
-            return jnp.zeros(variable.shape, variable.dtype) if found is None else found  # one that is not used
+            return jnp.zeros(variable.shape, variable.dtype) if found is None else found  # unused
 
         flat = jaxpr_as_fun(self.jaxpr)(*map(value, self.given), *jax.tree.leaves(batch))
         tree = jax.tree.structure(self.outputs)
         return jax.tree.unflatten(tree, flat[: tree.num_leaves]), flat[tree.num_leaves :]
 
 
-def strong(value: Any) -> Tensor:
-    """An array whose type is that of its numbers, and not a Python number's."""
+def strongly_typed(value: Any) -> Tensor:
+    """Converts to an array that is not weakly typed, as a Python number would be."""
     array = jnp.asarray(value)
     return jax.lax.convert_element_type(array, array.dtype)
 
 
 def abstract_batch(spec: Structure, batch_size: int | None) -> Structure:
-    """A batch of a spec as `jax.ShapeDtypeStruct`s.
+    """Returns a batch of a spec as `jax.ShapeDtypeStruct`s.
 
     Raises:
-        TextInputError: An array of text.
+        TextInputError: An array holds text.
     """
 
     def leaf(found: ArraySpec) -> jax.ShapeDtypeStruct:
@@ -91,23 +91,23 @@ def abstract_batch(spec: Structure, batch_size: int | None) -> Structure:
 
 
 def abstract(arrays: Structure, drop: int = 0, size: int | None = None) -> Structure:
-    """The form of arrays as `jax.ShapeDtypeStruct`s.
+    """Returns arrays as `jax.ShapeDtypeStruct`s.
 
     Args:
         arrays: Arrays.
-        drop: How many of the first axes to leave out.
-        size: A first axis to put before the rest; `None` puts none.
+        drop: Number of leading axes to drop.
+        size: Leading axis to add; `None` adds none.
     """
     first = () if size is None else (size,)
     return map_structure(lambda a: jax.ShapeDtypeStruct((*first, *a.shape[drop:]), a.dtype), arrays)
 
 
 def form(arrays: Structure) -> tuple[Any, ...]:
-    """The form of arrays, as a key."""
+    """Shapes and dtypes of arrays, as a key."""
     return tuple((path, tuple(array.shape), str(array.dtype)) for path, array in flatten(arrays))
 
 
 def check_no_text(path: str, dtype: Any) -> None:
-    """Refuses text, which JAX cannot hold."""
+    """Raises `TextInputError` for text, which JAX cannot hold."""
     if str(dtype) in ("string", "object"):
         raise TextInputError(path, "JAX")

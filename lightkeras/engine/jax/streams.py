@@ -1,4 +1,4 @@
-"""Feeds on the device: arrays that lie there, and blocks of batches that are copied there while steps run."""
+"""Feeds on the device: resident arrays, and blocks of batches that are copied while steps run."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.base import Stream
 from lightkeras.engine.jax.scope import device_dtype
 from lightkeras.engine.jax.steps import check_no_text, form
-from lightkeras.engine.streams import ArrayStream, MadeAhead
+from lightkeras.engine.streams import ArrayStream, Prefetcher
 
 BLOCK_BYTES = 1 << 22
-"""Most that a block holds, unless one batch is larger."""
+"""Maximum size of a block of more than one batch."""
 
 BLOCK_BATCHES = 16
-"""Most batches of a block."""
+"""Maximum number of batches in a block."""
 
 BLOCK_SECONDS = 0.02
-"""A block waits no longer for its next batch: a slow source should not keep steps waiting that could run."""
+"""A block that took longer than this to fill is used as it is, so that a slow source does not delay steps."""
 
-BLOCKS_AHEAD = 2
-"""Blocks that are made before they are asked for."""
+PREFETCHED_BLOCKS = 2
+"""Number of blocks that are prefetched."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Some batches of one form, on the device.
+    """Batches of one shape, on the device.
 
     Args:
         arrays: Arrays `[capacity, batch, ...]`.
-        start: The first batch to use.
-        count: How many to use.
-        size: Examples of each batch.
+        start: Index of the first batch to use.
+        count: Number of batches to use.
+        size: Batch size.
     """
 
     arrays: Structure
@@ -54,35 +54,35 @@ class Block:
 
 
 class BlockStream(Stream):
-    """Batches that the host makes, in blocks."""
+    """Batches in blocks, made by the host."""
 
     @abc.abstractmethod
     def next_blocks(self, most: int) -> list[Block]:
-        """Takes the next batches, `most` of them at most; none at the end of the epoch."""
+        """Returns at most `most` next batches; none at the end of the epoch."""
 
     def shapes(self) -> list[list[int | None]] | None:
         return None
 
 
 @final
-class MadeAheadStream(BlockStream):
-    """Blocks made by a thread of their own, while steps run.
+class PrefetchedStream(BlockStream):
+    """Blocks that a thread prefetches while steps run.
 
     Args:
         batches: The batches as NumPy arrays; read in the thread.
-        reading: The stream that they are read from, which has the state; `None` where the position says all.
+        reader: Source of the batches, which holds the state; `None` if the position suffices.
         reread: See `Stream`.
     """
 
-    def __init__(self, batches: Iterator[Structure], reading: StreamReader | None = None, reread: int = 0) -> None:
+    def __init__(self, batches: Iterator[Structure], reader: StreamReader | None = None, reread: int = 0) -> None:
         super().__init__(reread)
-        self._reading = reading
-        self._blocks = MadeAhead(_blocks(batches), BLOCKS_AHEAD)
+        self._reader = reader
+        self._blocks = Prefetcher(_blocks(batches), PREFETCHED_BLOCKS)
         self._block: tuple[list[Structure], Structure] | None = None
-        self._used = 0  # batches of it that were taken
+        self._used = 0  # number of its batches that were returned
 
     def state(self) -> bytes | None:
-        return None if self._reading is None else self._reading.state()
+        return None if self._reader is None else self._reader.state()
 
     def next_blocks(self, most: int) -> list[Block]:
         batches = self._current()
@@ -106,11 +106,11 @@ class MadeAheadStream(BlockStream):
 
 
 @final
-class PulledStream(BlockStream):
-    """Blocks made when they are asked for, of a source that must not be read ahead of its steps.
+class OnDemandStream(BlockStream):
+    """Blocks made on demand, from a source that must not be read ahead of the steps.
 
     Args:
-        next_batch: Gives the next batch as NumPy arrays, `None` at the end.
+        next_batch: Returns the next batch as NumPy arrays, `None` at the end.
         state: See `Stream.state`.
         reread: See `Stream`.
     """
@@ -146,7 +146,7 @@ class PulledStream(BlockStream):
 
 
 def _blocks(batches: Iterator[Structure]) -> Iterator[tuple[list[Structure], Structure]]:
-    """Batches of one form, a few at a time, and the same on the device."""
+    """Yields lists of batches of one shape, each with its copy on the device."""
     found: list[Structure] = []
     capacity, began = 1, 0.0
     try:
@@ -162,7 +162,7 @@ def _blocks(batches: Iterator[Structure]) -> Iterator[tuple[list[Structure], Str
                 yield found, on_device(found, capacity)
                 found = []
     except Exception:
-        if found:  # the steps before the one whose batch failed are run
+        if found:  # batches before the error are still used
             yield found, on_device(found, capacity)
         raise
     if found:
@@ -175,7 +175,7 @@ def _capacity(batch: Structure) -> int:
 
 
 def on_device(batches: list[Structure], capacity: int) -> Structure:
-    """Batches of one form in one array each, `[capacity, batch, ...]`; what is not filled is never read."""
+    """Stacks batches of one shape, `[capacity, batch, ...]`, on the device; the unfilled rest is never read."""
     leaves = [[array for _, array in flatten(batch)] for batch in batches]
 
     def joined(position: int) -> np.ndarray:
@@ -192,10 +192,10 @@ def on_device(batches: list[Structure], capacity: int) -> Structure:
 
 
 def narrowed(arrays: Structure) -> Structure:
-    """Arrays of the dtypes that they have on the device.
+    """Converts arrays to their dtypes on the device.
 
     Raises:
-        ValueError: Text, or whole numbers that do not fit.
+        ValueError: An array holds text, or integers that do not fit.
     """
     leaves = {id(leaf): _narrowed(path, leaf) for path, leaf in flatten(arrays)}
     return map_structure(lambda leaf: leaves[id(leaf)], arrays)
@@ -213,16 +213,15 @@ def _narrowed(path: str, given: Any) -> np.ndarray:
         if low < limits.min or high > limits.max:
             raise ValueError(
                 f"Array {path or '0'} is {array.dtype} and holds {low if low < limits.min else high}, which JAX would "
-                f"cut to {dtype}. Number the values anew from 0, or set JAX_ENABLE_X64=true."
+                f"cut to {dtype}. Renumber the values from 0, or set JAX_ENABLE_X64=true."
             )
     return array.astype(dtype)
 
 
 def padded_batches(feed: ArrayFeed, epoch: int, step: int, seed: int) -> Iterator[Structure]:
-    """The batches of a feed with bags, made by NumPy; bags are filled up to one of a few lengths.
+    """Yields the batches of a feed with bags, padded to one of a few lengths, because JAX compiles for each length.
 
-    JAX compiles for each length anew. One that most batches fit in is worked out from the whole split, and
-    those above it are rounded up in steps of a fifth.
+    Almost all batches fit a length that is computed from the whole split; longer ones are rounded up by a fifth each.
     """
     order, size = feed.order(epoch, seed), feed.batch_size
     common = {id(leaf): _common_length(leaf, size) for _, leaf in flatten(feed.arrays) if isinstance(leaf, Bags)}
@@ -241,15 +240,15 @@ def _padded(arrays: Structure, indices: np.ndarray, common: dict[int, int]) -> S
 
 
 def padded_length(entries: int, common: int) -> int:
-    """The length to fill up to: `common`, or the first of `common * 2 ** (n / 4)` that is enough."""
+    """Returns `common`, or the smallest `common * 2 ** (n / 4)` that is at least `entries`."""
     lengths = (math.ceil(common * 2 ** (n / 4)) for n in itertools.count())
     return next(length for length in lengths if length >= entries)
 
 
 def _common_length(bags: Bags, batch_size: int) -> int:
-    """Entries that a batch of random examples stays below, but for one in ten thousand."""
+    """Number of entries that all but one in ten thousand batches of random examples fit in."""
     lengths = np.diff(bags.splits)
-    most = int(np.sort(lengths)[-batch_size:].sum())  # no batch has more
+    most = int(np.sort(lengths)[-batch_size:].sum())  # the largest possible batch
     usual = batch_size * float(lengths.mean()) + 4 * math.sqrt(batch_size) * float(lengths.std())
     return max(1, min(most, math.ceil(usual)))
 
@@ -262,7 +261,7 @@ _orders: weakref.WeakKeyDictionary[ArrayStream, jax.Array] = weakref.WeakKeyDict
 
 
 def order_of(stream: ArrayStream) -> jax.Array:
-    """The order of a stream's epoch, on the device; copied there once."""
+    """Returns the order of a stream's epoch on the device; it is copied once."""
     if stream not in _orders:
         _orders[stream] = jax.device_put(stream.order)
     return _orders[stream]

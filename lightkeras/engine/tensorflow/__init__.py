@@ -1,7 +1,7 @@
 """The TensorFlow engine: a `tf.while_loop` of steps inside one `tf.function`.
 
-Data in memory is made resident once and gathered by example number inside the loop; anything else
-is read from a `tf.data` iterator inside the loop. XLA is left off: on CPU it made the loop slower.
+Arrays in memory are copied to the device once and gathered by example index inside the loop; anything else
+is read from a `tf.data` iterator inside the loop. XLA is off: on a CPU it made the loop slower.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Steps, compiled: a `tf.while_loop` of them inside one `tf.function`."""
+"""Compiled steps: a `tf.while_loop` of steps inside one `tf.function`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from lightkeras.data.precompute import PrecomputedScope
 from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.base import Predictor, Program, Step, StepLogs, Stream, Tensor, check_names
 from lightkeras.engine.streams import ArrayStream
-from lightkeras.engine.tf_data import Ahead, IteratorStream
+from lightkeras.engine.tf_data import IteratorStream, Precomputed
 
 
 class _Fused:
-    """A step, run `count` times in one `tf.function`; one function for each form of batch.
+    """A step that one `tf.function` runs `count` times; one function for each batch shape.
 
     Args:
         step: The step.
-        any_size: Whether batches of arrays that differ only in size have one function. It is a little slower.
+        any_size: Whether array batches of all sizes share one function, which is a little slower.
     """
 
     def __init__(self, step: Callable[[Structure], Any], any_size: bool = False) -> None:
@@ -32,28 +32,28 @@ class _Fused:
         self.forms: list[str] = []
 
     def _outputs(self, batch: Structure) -> Sequence[tf.TensorSpec]:
-        """Specs of what one step writes, for `TensorSpec`s of a batch."""
+        """Specs of the tensors that one step writes, for the `TensorSpec`s of a batch."""
         raise NotImplementedError
 
     def _columns(self, batch: Structure, returned: Any) -> list[Tensor]:
-        """What one step writes, of what it returned."""
+        """The tensors that one step writes, from its return value."""
         raise NotImplementedError
 
     def _join(self, array: tf.TensorArray) -> Tensor:
-        """One tensor with what all steps wrote."""
+        """Joins the tensors of all steps."""
         raise NotImplementedError
 
     def _prepare(self, stream: Stream, count: int) -> Callable[[], tuple[list[Tensor], Tensor]] | None:
-        """The compiled call for the next batches; `None` where an array stream has none left.
+        """Returns the compiled call for the next batches; `None` if an array stream has none left.
 
-        It gives what the steps wrote, and the seconds that they waited for batches.
+        The call returns the joined tensors and the seconds that the steps waited for batches.
         """
         if isinstance(stream, IteratorStream):
             element = stream.iterator.element_spec
             signature = [tf.data.IteratorSpec(element), tf.TensorSpec([], tf.int32)]
-            batch, _ = _unpacked(element, stream.structure, stream.ahead)
-            loop = functools.partial(self._from_iterator, stream.structure, stream.ahead)
-            function = self._function(loop, signature, batch, stream.ahead)
+            batch, _ = _unpacked(element, stream.structure, stream.precomputed)
+            loop = functools.partial(self._from_iterator, stream.structure, stream.precomputed)
+            function = self._function(loop, signature, batch, stream.precomputed)
             return functools.partial(function, stream.iterator, np.int32(count))
         if not isinstance(stream, ArrayStream):
             raise TypeError(f"Expected a stream that this engine opened, got {type(stream).__name__}.")
@@ -67,9 +67,9 @@ class _Fused:
         return functools.partial(self._function(self._from_arrays, signature, batch), stream.arrays, indices)
 
     def _function(
-        self, loop: Callable[..., Any], signature: list[Any], batch: Structure, ahead: Ahead = ()
+        self, loop: Callable[..., Any], signature: list[Any], batch: Structure, precomputed: Precomputed = ()
     ) -> Callable[..., Any]:
-        key = (repr(signature), ahead)
+        key = (repr(signature), precomputed)
         if key not in self._functions:
             bound = functools.partial(loop, self._outputs(batch))
             self._functions[key] = tf.function(bound, input_signature=signature, autograph=False)
@@ -93,7 +93,7 @@ class _Fused:
     def _from_iterator(
         self,
         structure: Structure,
-        ahead: Ahead,
+        precomputed: Precomputed,
         outputs: Sequence[tf.TensorSpec],
         iterator: Iterator[Structure],
         count: Tensor,
@@ -103,10 +103,10 @@ class _Fused:
             first = iterator.get_next_as_optional()  # type: ignore[attr-defined]
         none = functools.partial(tf.experimental.Optional.empty, first.element_spec)
 
-        # The next batch is fetched at the end of an iteration, and only if it will be used: so the step is called by
-        # the body of the loop, and not by a branch in it.
+        # The next batch is fetched at the end of an iteration, and only if it will be used: so the loop body calls
+        # the step, not a branch in it.
         def body(i: Tensor, optional: tf.experimental.Optional, waited: Tensor, written: list[tf.TensorArray]) -> Any:
-            batch, scope = _unpacked(optional.get_value(), structure, ahead)
+            batch, scope = _unpacked(optional.get_value(), structure, precomputed)
             with scope:
                 written = _write(written, i, self._columns(batch, self._step(batch)))
             with tf.control_dependencies([array.flow for array in written]):
@@ -118,7 +118,7 @@ class _Fused:
                 waited += tf.timestamp() - began
             return i + 1, optional, waited, written
 
-        # At the end of an epoch fewer than `count` are written: the arrays grow with the batches.
+        # Fewer than `count` are written at the end of an epoch: the arrays grow with the batches.
         empty = [
             tf.TensorArray(spec.dtype, 0, dynamic_size=True, element_shape=spec.shape, infer_shape=False)
             for spec in outputs
@@ -133,31 +133,31 @@ class _Fused:
 
 @final
 class TensorFlowProgram(_Fused, Program):
-    """A train or evaluation step, compiled.
+    """A compiled train or evaluation step.
 
     Args:
         step: The step.
-        names: Names that it logs.
-        ahead: What it leaves to the input pipeline of the streams that are opened for it.
+        names: Names of its logs.
+        precomputed: Functions that run in the input pipeline of the streams that are opened for it.
         any_size: See `_Fused`.
     """
 
-    def __init__(self, step: Step, names: Sequence[str], ahead: Ahead = (), any_size: bool = False) -> None:
+    def __init__(self, step: Step, names: Sequence[str], precomputed: Precomputed = (), any_size: bool = False) -> None:
         super().__init__(step, any_size)
         self._names = tuple(names)
-        self.ahead = ahead
+        self.precomputed = precomputed
 
     def run(self, stream: Stream, count: int) -> StepLogs:
         call = self._prepare(stream, count)
         if call is None:
             return StepLogs({name: np.zeros(0, "float32") for name in self._names}, np.zeros(0, "int64"))
-        with _reading(stream):
+        with _source_errors(stream):
             columns, waited = call()
         values, examples = [column.numpy() for column in columns]
         return StepLogs(dict(zip(self._names, values.T, strict=True)), examples, float(waited))
 
     def _outputs(self, batch: Structure) -> Sequence[tf.TensorSpec]:
-        # All that is logged in one row: each array that is written to costs time in every step.
+        # One row for all logs: each array costs time in every step.
         return [tf.TensorSpec([len(self._names)], tf.float32), tf.TensorSpec([], tf.int64)]
 
     def _columns(self, batch: Structure, returned: Mapping[str, Tensor]) -> list[Tensor]:
@@ -171,13 +171,13 @@ class TensorFlowProgram(_Fused, Program):
 
 @final
 class TensorFlowPredictor(_Fused, Predictor):
-    """A function from batches to outputs, compiled."""
+    """A compiled function from batches to outputs."""
 
     def run(self, stream: Stream, count: int) -> Structure | None:
         call = self._prepare(stream, count)
         if call is None:
             return None
-        with _reading(stream):
+        with _source_errors(stream):
             columns = [column.numpy() for column in call()[0]]
         if len(columns[0]) == 0:
             return None
@@ -199,18 +199,18 @@ class TensorFlowPredictor(_Fused, Predictor):
 
 
 def _unpacked(
-    element: Structure, structure: Structure, ahead: Ahead
+    element: Structure, structure: Structure, precomputed: Precomputed
 ) -> tuple[Structure, contextlib.AbstractContextManager[None]]:
-    """The batch of an element, and a scope that provides what was computed ahead with it."""
+    """Returns the batch of an element and a scope that provides its precomputed values."""
     if structure is None:
         return element, contextlib.nullcontext()
     leaves, values = element
     left = iter(leaves)
-    return map_structure(lambda _: next(left), structure), PrecomputedScope(leaves, ahead, values).entered()
+    return map_structure(lambda _: next(left), structure), PrecomputedScope(leaves, precomputed, values).entered()
 
 
-def _reading(stream: Stream) -> contextlib.AbstractContextManager[None]:
-    return stream.reading() if isinstance(stream, IteratorStream) else contextlib.nullcontext()
+def _source_errors(stream: Stream) -> contextlib.AbstractContextManager[None]:
+    return stream.source_errors() if isinstance(stream, IteratorStream) else contextlib.nullcontext()
 
 
 def _write(arrays: list[tf.TensorArray], i: Tensor, values: list[Tensor]) -> list[tf.TensorArray]:

@@ -1,4 +1,4 @@
-"""Feeds, opened at a position, as iterators over `tf.data`."""
+"""Feeds as `tf.data` iterators at a position."""
 
 from __future__ import annotations
 
@@ -14,48 +14,53 @@ from lightkeras.data.bags import Bags
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import ArraySpec, Structure, map_structure
 from lightkeras.engine.base import Tensor
-from lightkeras.engine.tf_data import Ahead, IteratorStream
+from lightkeras.engine.tf_data import IteratorStream, Precomputed
 
 
 @final
 class PipelineStream(IteratorStream):
-    """Arrays in memory, whose position says all."""
+    """Arrays in memory, whose only state is the position."""
 
     def state(self) -> bytes | None:
         return None
 
 
 @final
-class ReadingStream(IteratorStream):
-    """A stream without a state of its own, fed into a `tf.data.Dataset`."""
+class ReaderStream(IteratorStream):
+    """A stream without saved state, fed into a `tf.data.Dataset`."""
 
     def __init__(
-        self, dataset: tf.data.Dataset, structure: Structure, ahead: Ahead, reading: StreamReader, reread: int
+        self,
+        dataset: tf.data.Dataset,
+        structure: Structure,
+        precomputed: Precomputed,
+        reader: StreamReader,
+        reread: int,
     ) -> None:
-        super().__init__(dataset, structure, ahead, reread)
-        self._reading = reading
+        super().__init__(dataset, structure, precomputed, reread)
+        self._reader = reader
 
     def state(self) -> bytes | None:
-        return self._reading.state()
+        return self._reader.state()
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
+    def source_errors(self) -> Iterator[None]:
         try:
             yield
         except tf.errors.OpError:
-            if self._reading.error is None:
+            if self._reader.error is None:
                 raise
-            raise self._reading.error from None  # `tf.data` gives its text, among much else
+            raise self._reader.error from None  # the error of `tf.data` only quotes its text
 
 
-def generated(reading: StreamReader) -> tf.data.Dataset:
-    signature = map_structure(tensor_spec, reading.spec)
-    return tf.data.Dataset.from_generator(reading.batches, output_signature=signature)
+def generated(reader: StreamReader) -> tf.data.Dataset:
+    signature = map_structure(tensor_spec, reader.spec)
+    return tf.data.Dataset.from_generator(reader.batches, output_signature=signature)
 
 
 @dataclasses.dataclass(frozen=True)
 class HeldBags:
-    """Bags on the device: the tensors of `Bags`."""
+    """The tensors of `Bags`, on the device."""
 
     ids: Tensor
     weights: Tensor
@@ -63,20 +68,20 @@ class HeldBags:
 
 
 def on_device(leaf: np.ndarray | Bags) -> Tensor | HeldBags:
-    """A split's array, or its bags, as tensors."""
+    """Converts an array or bags to tensors."""
     if isinstance(leaf, Bags):
         return HeldBags(*map(tf.convert_to_tensor, (leaf.ids, leaf.weights, leaf.splits)))
     return tf.convert_to_tensor(leaf)
 
 
 def gathered(held: Tensor | HeldBags, indices: Tensor) -> Structure:
-    """Some examples of what `on_device` gave, in the order of `indices`; of bags what `Bags.batch` gives."""
+    """Gathers examples from a result of `on_device`, by index; bags become the tensors of `Bags.batch`."""
     if not isinstance(held, HeldBags):
         return tf.gather(held, indices)
     starts = tf.gather(held.splits, indices)
     counts = tf.gather(held.splits, indices + 1) - starts
     rows = tf.repeat(tf.range(tf.size(indices)), counts)
-    # Entry number e of the batch is entry number e - (entries of the examples before it) of its own example.
+    # Entry e of the batch is entry e - (number of entries of earlier examples) of its example.
     shift = starts - tf.cumsum(counts, exclusive=True)
     entries = tf.range(tf.reduce_sum(counts)) + tf.gather(shift, rows)
     return {

@@ -1,7 +1,7 @@
-"""The torch engine: eager steps, whose logs stay on the device until their call is over.
+"""The torch engine: eager steps, whose logs stay on the device until the call ends.
 
-Data in memory is made resident once and gathered by example number; anything else is put on the device
-in the thread that reads it. `torch.compile` is left off.
+Arrays in memory are copied to the device once and gathered by example index; anything else is copied to the device
+by the thread that reads it. `torch.compile` is off.
 """
 
 from __future__ import annotations

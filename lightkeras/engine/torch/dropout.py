@@ -1,8 +1,8 @@
-"""Dropout without a seed, drawn from the state of its layer's own seed generator.
+"""Dropout without a seed, drawn from its layer's own seed generator.
 
-On torch, Keras gives such dropout the process's global generator. That is no variable, so that a run that is
-resumed inside an epoch would draw other numbers, and it is shared with whatever reads the data in another
-thread. The generator of the layer is a variable, and saved; on the other backends Keras draws from it too.
+On torch, Keras draws such dropout from the process's global generator. Its state is not a variable, so a run resumed
+inside an epoch would draw other numbers, and it is shared with the thread that reads the data. The state of the
+layer's generator is a variable and is saved; Keras uses it on the other backends.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _WORD = 2**64 - 1
 
 @contextlib.contextmanager
 def seeded_dropout() -> Iterator[None]:
-    """Inside, Keras's dropout takes its numbers from seed generators."""
+    """Context in which Keras's dropout draws from seed generators."""
     original, counters, generator = keras_random.dropout, {}, torch.Generator()
 
     def dropout(inputs: torch.Tensor, rate: float, noise_shape: Any = None, seed: Any = None) -> torch.Tensor:
@@ -34,7 +34,7 @@ def seeded_dropout() -> Iterator[None]:
             counters[id(seed)] = _Counter(seed)
         number = counters[id(seed)].next()
         if inputs.is_cuda:
-            # Nothing but steps draws from the device's generator, and its dropout is one kernel.
+            # Only steps draw from the device's generator, and its dropout is one kernel.
             torch.cuda.default_generators[inputs.device.index].manual_seed(number)
             return torch.nn.functional.dropout(inputs, rate)
         noise = torch.empty_like(inputs).bernoulli_(1 - rate, generator=generator.manual_seed(number))
@@ -49,10 +49,10 @@ def seeded_dropout() -> Iterator[None]:
 
 @final
 class _Counter:
-    """A seed generator that is read once: its state is counted on the host, and kept up to date on the device."""
+    """A seed generator whose state is read once, counted on the host and updated on the device."""
 
     def __init__(self, generator: keras.random.SeedGenerator) -> None:
-        self._generator = generator  # kept alive, for it is known by its id
+        self._generator = generator  # kept alive, because it is identified by its id
         self._state = generator.state.value.detach()
         self._drawn = self._state[1]
         self._version: int
@@ -60,7 +60,7 @@ class _Counter:
 
     def next(self) -> int:
         """The seed of the next draw."""
-        if self._state._version != self._version:  # somebody else drew from it, or set it
+        if self._state._version != self._version:  # it was drawn from or set elsewhere
             self._read()
         number = _mixed(self._seed, self._count)
         self._count += 1
@@ -74,7 +74,7 @@ class _Counter:
 
 
 def _mixed(seed: int, count: int) -> int:
-    """64 bits that look unrelated for neighbours: the finalizer of splitmix64 (Steele, Lea and Flood, 2014)."""
+    """Hashes seed and count to 64 bits with the finalizer of splitmix64 (Steele, Lea and Flood, 2014)."""
     bits = (((seed & 0xFFFFFFFF) << 32) + (count & 0xFFFFFFFF) + 0x9E3779B97F4A7C15) & _WORD
     bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 & _WORD
     bits = (bits ^ bits >> 27) * 0x94D049BB133111EB & _WORD

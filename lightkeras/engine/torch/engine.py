@@ -1,4 +1,4 @@
-"""The engine: what the runner asks for, on torch."""
+"""The torch implementation of `Engine`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import torch
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
-from lightkeras.engine.base import Engine, Predictor, Program, Seen, Step, Stream, Tensor, Trace, Update
-from lightkeras.engine.layer_calls import calls_seen, seen_as
+from lightkeras.engine.base import Engine, Observation, Predictor, Program, Step, Stream, Tensor, Trace, Update
+from lightkeras.engine.layer_calls import observation, observe_layer_calls
 from lightkeras.engine.streams import ArrayStream, batches_in_memory, holds_bags
 from lightkeras.engine.torch.dropout import seeded_dropout
 from lightkeras.engine.torch.finite import all_finite, largest, numbers
@@ -25,17 +25,17 @@ from lightkeras.engine.torch.streams import TensorStream, resident, tensors_of
 from lightkeras.engine.torch.tracing import batch_of, check_no_text, traced
 
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
-"""What errors say that have no class of their own: those of the host, of CUDA, and of cuBLAS and cuDNN."""
+"""Texts of errors without their own class, from the host, CUDA, cuBLAS and cuDNN."""
 
 Variables = Callable[[], Sequence[keras.Variable]]
 
 
 @dataclasses.dataclass
 class _Tracing:
-    """What is noted while a step is traced.
+    """Records of a step while it is traced.
 
     Args:
-        building: Whether models that build themselves are to do so now.
+        building: Whether models that build on their first call do so now.
         updates: Its `minimize` calls so far.
     """
 
@@ -45,15 +45,15 @@ class _Tracing:
 
 @dataclasses.dataclass(frozen=True)
 class _Learned:
-    """What a `minimize` updates.
+    """Variables that a `minimize` updates.
 
     Args:
-        asked: What was asked for it.
+        source: The function that returned them.
         variables: The variables.
         values: Their tensors.
     """
 
-    asked: Variables
+    source: Variables
     variables: tuple[keras.Variable, ...]
     values: tuple[torch.Tensor, ...]
 
@@ -67,11 +67,11 @@ class TorchEngine(Engine):
 
     def __init__(self) -> None:
         self._tracing: _Tracing | None = None  # while a step is traced, else None
-        self._traced: Step | None = None  # the step that was traced last of those that minimize
+        self._traced: Step | None = None  # last traced step that minimizes
         self._sizes: list[tuple[keras.Variable, torch.Tensor]] | None = None  # while gradients are measured
-        self._seen: list[Seen] | None = None  # a list while a step is looked at, else None
-        self._learned: list[_Learned] = []  # of the minimize calls of a step, asked for once in a call of steps
-        self._number = 0  # of the next minimize in the step
+        self._observations: list[Observation] | None = None  # a list in `run_eagerly`, else None
+        self._learned: list[_Learned] = []  # per `minimize` of a step, for one call of `run`
+        self._number = 0  # index of the next `minimize` in the step
         self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
 
     def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
@@ -85,19 +85,15 @@ class TorchEngine(Engine):
                         names = tuple(step(batch))
                         makes_variables = scope.makes_variables()
                 if makes_variables:
-                    raise ValueError(
-                        "The step makes new variables each time it is run, as by `keras.layers.Dense(1)(x)`: they "
-                        "would not be learned. Make layers, metrics and seed generators in `build`, as attributes of "
-                        "the task."
-                    )
+                    raise ValueError(self._CREATES_VARIABLES)
             except Exception:
-                # Without values an operation that needs them fails; a mistake is raised by the run with values.
+                # Operations that need values fail without them; a user's error is raised again by the run with values.
                 if not abstract:
                     raise
                 continue
             finally:
                 self._tracing = None
-            # The parameters of a `torch.nn.Module` inside a layer are used directly, and so not seen without values.
+            # A `torch.nn.Module` inside a layer uses its parameters directly: an abstract run cannot observe that.
             if not any(update.unreached for update in tracing.updates):
                 break
         if tracing.updates:
@@ -106,7 +102,7 @@ class TorchEngine(Engine):
 
     def gradient_sizes(self, step: Step, stream: Stream) -> list[tuple[keras.Variable, float]]:
         if self._traced != step:
-            raise ValueError("gradient_sizes: this step is not the one that was traced last: expected `trace` before.")
+            raise ValueError("gradient_sizes: this is not the last traced step that minimizes; call `trace` first.")
         batch = stream.next_batch()
         if batch is None:
             raise ValueError("gradient_sizes: the stream has no batch left; expected one.")
@@ -132,8 +128,8 @@ class TorchEngine(Engine):
     ) -> Stream:
         if feed.dataset is not None:
             return self._datasets().open(feed, epoch, step, state)
-        reading = StreamReader(feed, epoch, step, state)
-        return TensorStream(reading.batches(), reading, step)
+        reader = StreamReader(feed, epoch, step, state)
+        return TensorStream(reader.batches(), reader, step)
 
     def open_batch(
         self,
@@ -141,7 +137,7 @@ class TorchEngine(Engine):
         shapes: Sequence[Sequence[int | None]] | None = None,
         program: Program | None = None,
     ) -> Stream:
-        return TensorStream(iter([batch]))  # an eager step knows all sizes, whatever `shapes` says
+        return TensorStream(iter([batch]))  # an eager step knows all sizes, so `shapes` is unused
 
     def program(self, step: Step, names: Sequence[str]) -> Program:
         return TorchProgram(step, names, self._running)
@@ -153,17 +149,17 @@ class TorchEngine(Engine):
         self, loss_fn: Callable[[], Tensor], variables: Variables, optimizer: keras.optimizers.Optimizer
     ) -> Tensor:
         if self._tracing is not None and self._tracing.building:
-            return _checked(loss_fn())  # models that build themselves have their variables from here on
-        learned = self._ask(variables)
+            return _checked(loss_fn())  # builds models that build on their first call
+        learned = self._variables_of(variables)
         with torch.enable_grad(), _differentiable(learned.values):
             loss = _checked(loss_fn())
             scaled = optimizer.scale_loss(loss)
             gradients = _gradients(scaled, learned.values)
         loss = loss.detach()
         pairs = list(zip(learned.variables, gradients, strict=True))
-        if self._seen is not None:
-            self._seen.append(seen_as("loss", "loss", [loss], numbers))
-            self._seen.extend(seen_as("gradient", variable.path, [g], numbers) for variable, g in pairs)
+        if self._observations is not None:
+            self._observations.append(observation("loss", "loss", [loss], numbers))
+            self._observations.extend(observation("gradient", variable.path, [g], numbers) for variable, g in pairs)
         if self._tracing is not None:
             unreached = tuple(variable for variable, gradient in pairs if gradient is None)
             self._tracing.updates.append(Update(learned.variables, optimizer, unreached))
@@ -175,10 +171,10 @@ class TorchEngine(Engine):
         return loss
 
     def gradients(self, fn: Callable[[Structure], Tensor], inputs: Structure) -> Structure:
-        inside = torch.is_grad_enabled()  # a loss, which may be differentiated again
+        inside = torch.is_grad_enabled()  # inside a loss, which is differentiated again
         with torch.enable_grad():
-            # Views, so that no other way from the inputs to the value counts.
-            given = map_structure(_followed, map_structure(keras.ops.convert_to_tensor, inputs))
+            # Views, so that only the path from these to the value counts.
+            given = map_structure(_requiring_grad, map_structure(keras.ops.convert_to_tensor, inputs))
             value = keras.ops.convert_to_tensor(fn(given))
             if value.ndim != 0:
                 raise ValueError(f"gradients: the value has shape {tuple(value.shape)}; expected a scalar.")
@@ -201,15 +197,15 @@ class TorchEngine(Engine):
             return True
         return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
-    def run_eagerly(self, step: Step, batch: Structure) -> tuple[dict[str, float], list[Seen]]:
-        self._seen = []
+    def run_eagerly(self, step: Step, batch: Structure) -> tuple[dict[str, float], list[Observation]]:
+        self._observations = []
         try:
-            with self._running() as begin_step, calls_seen(self._seen, numbers, lambda: True):
+            with self._running() as begin_step, observe_layer_calls(self._observations, numbers, lambda: True):
                 begin_step()
                 logs = step(tensors_of(batch))
-            return {name: float(keras.ops.convert_to_tensor(value)) for name, value in logs.items()}, self._seen
+            return {name: float(keras.ops.convert_to_tensor(value)) for name, value in logs.items()}, self._observations
         finally:
-            self._seen = None
+            self._observations = None
 
     def not_finite(self, variables: Mapping[str, keras.Variable]) -> list[str]:
         floats = {key: v for key, v in variables.items() if keras.backend.is_float_dtype(v.dtype)}
@@ -220,19 +216,19 @@ class TorchEngine(Engine):
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[Callable[[], None]]:
-        """What steps run in. Gradients are followed in `minimize` and `gradients` alone."""
+        """Context for steps. Gradients are recorded only in `minimize` and `gradients`."""
 
         def begin_step() -> None:
             self._number = 0
 
-        self._learned = []  # what is frozen changes between calls
+        self._learned = []  # layers may be frozen between calls
         with torch.no_grad(), seeded_dropout():
             yield begin_step
 
-    def _ask(self, variables: Variables) -> _Learned:
-        """What a `minimize` updates: the list is costly to make, so that a call makes it in its first step."""
+    def _variables_of(self, variables: Variables) -> _Learned:
+        """Returns the variables of a `minimize`; making the list is slow, so each call of `run` does it once."""
         number, self._number = self._number, self._number + 1
-        if self._tracing is None and number < len(self._learned) and self._learned[number].asked == variables:
+        if self._tracing is None and number < len(self._learned) and self._learned[number].source == variables:
             return self._learned[number]
         found = tuple(variables())
         learned = _Learned(variables, found, tuple(variable.value for variable in found))
@@ -247,7 +243,7 @@ class TorchEngine(Engine):
 
 @contextlib.contextmanager
 def _differentiable(values: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Inside, gradients with respect to all of these are followed, frozen ones too."""
+    """Context that records gradients with respect to all values, also frozen ones."""
     frozen = [value for value in values if not value.requires_grad]
     for value in frozen:
         value.requires_grad_(True)
@@ -270,7 +266,7 @@ def _checked(loss: Tensor) -> torch.Tensor:
 def _gradients(
     value: torch.Tensor, inputs: Sequence[torch.Tensor], create_graph: bool = False
 ) -> list[torch.Tensor | None]:
-    """Gradients of a scalar; `None` for what it does not depend on."""
+    """Gradients of a scalar; `None` for inputs that it does not depend on."""
     followed = [tensor for tensor in inputs if tensor.requires_grad]
     if not followed or not value.requires_grad:
         return [None] * len(inputs)
@@ -280,7 +276,7 @@ def _gradients(
     return [next(found) if tensor.requires_grad else None for tensor in inputs]
 
 
-def _followed(tensor: torch.Tensor) -> torch.Tensor:
+def _requiring_grad(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.requires_grad or not tensor.is_floating_point():
         return tensor.view_as(tensor)
     return tensor.detach().requires_grad_(True)

@@ -1,4 +1,4 @@
-"""Looking into a step on torch: numbers of tensors, variables that are not finite, sizes of gradients."""
+"""Values of tensors, checks for variables that are not finite, and gradient sizes, on torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def numbers(value: Any) -> np.ndarray | None:
 
 
 def largest(gradient: torch.Tensor | None, device: torch.device) -> torch.Tensor:
-    """Largest absolute value of a gradient, float32; not a number if one of its values is not."""
+    """Largest absolute value of a gradient, float32; NaN if it contains a NaN."""
     if gradient is None or not gradient.numel():
         return torch.zeros((), device=device)
     return gradient.abs().max().float()

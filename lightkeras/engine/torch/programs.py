@@ -1,4 +1,4 @@
-"""Steps, one after the other; what they log is read once per call."""
+"""Steps that run one after the other; their logs are read once per call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightkeras.engine.base import Predictor, Program, Step, StepLogs, Stream, c
 from lightkeras.engine.torch.streams import next_batches
 
 Running = Callable[[], AbstractContextManager[Callable[[], None]]]
-"""Enters what steps run in; gives a function that is called before each step."""
+"""Enters the context of steps and returns a function to call before each step."""
 
 
 @final
@@ -45,7 +45,7 @@ class TorchProgram(Program):
                     check_names(list(returned), self._names)
                 examples.append(len(flatten(batch)[0][1]))
                 if self._names:
-                    # A copy: what is logged may be a variable, which the next step changes.
+                    # A copy, because a log may be a variable that the next step changes.
                     rows.append(torch.stack([_scalar(returned[name]) for name in self._names]))
         table = torch.stack(rows).cpu().numpy() if rows else np.zeros((len(examples), len(self._names)), "float32")
         values = {name: np.ascontiguousarray(table[:, column]) for column, name in enumerate(self._names)}

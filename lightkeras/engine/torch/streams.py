@@ -1,4 +1,4 @@
-"""Batches as tensors: gathered from arrays on the device, or put there by the thread that reads them."""
+"""Batches as tensors: gathered from arrays on the device, or copied there by the thread that reads them."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ _SHARED = {"bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float
 
 @dataclasses.dataclass(frozen=True)
 class _Placed:
-    """A batch in both forms.
+    """A batch on the host and on the device.
 
     Args:
-        arrays: As NumPy arrays.
-        tensors: On the device.
-        there: When the device has it; `None` if it has it already.
+        arrays: NumPy arrays.
+        tensors: Tensors on the device.
+        ready: Event after which the device has the tensors; `None` if it has them already.
     """
 
     arrays: Structure
     tensors: Structure
-    there: torch.cuda.Event | None = None
+    ready: torch.cuda.Event | None = None
 
 
 @final
 class TensorStream(Stream):
-    """Batches that the host makes, put on the device while steps run.
+    """Batches that a thread of the host prefetches and copies to the device while steps run.
 
     Args:
         batches: The batches as NumPy arrays.
-        reading: See `HostStream`.
+        reader: See `HostStream`.
         reread: See `Stream`.
     """
 
-    def __init__(self, batches: Iterator[Structure], reading: StreamReader | None = None, reread: int = 0) -> None:
+    def __init__(self, batches: Iterator[Structure], reader: StreamReader | None = None, reread: int = 0) -> None:
         super().__init__(reread)
         device = device_in_use()
         place = functools.partial(_placed, device, torch.cuda.Stream(device) if device.type == "cuda" else None)
-        self._host = HostStream(map(place, batches), reading, reread)
+        self._host = HostStream(map(place, batches), reader, reread)
 
     def state(self) -> bytes | None:
         return self._host.state()
@@ -62,36 +62,36 @@ class TensorStream(Stream):
         return None if placed is None else placed.arrays
 
     def next_tensors(self) -> Structure | None:
-        """The next batch on the device; `None` at the end of the epoch."""
+        """Returns the next batch on the device; `None` at the end of the epoch."""
         placed = self._host.next_batch()
         if placed is None:
             return None
-        if placed.there is not None:
+        if placed.ready is not None:
             current = torch.cuda.current_stream()
-            current.wait_event(placed.there)
+            current.wait_event(placed.ready)
             for _, tensor in flatten(placed.tensors):
                 tensor.record_stream(current)
         return placed.tensors
 
 
 def device_in_use() -> torch.device:
-    """The device that Keras makes tensors on."""
+    """Returns the device on which Keras creates tensors."""
     device: torch.device = keras.ops.zeros(()).device
     return device
 
 
 def resident(arrays: Structure) -> Structure:
-    """Arrays as tensors on the device; on the CPU these share the arrays' memory."""
+    """Converts arrays to tensors on the device; on the CPU they share memory."""
     return map_structure(_resident, arrays)
 
 
 def tensors_of(batch: Structure) -> Structure:
-    """A batch of NumPy arrays on the device, in memory of its own."""
+    """Copies a batch of NumPy arrays to the device."""
     return _placed(device_in_use(), None, batch).tensors
 
 
 def next_batches(stream: Stream, count: int) -> Iterator[Structure]:
-    """The next batches on the device: `count` of them or, at the end of an epoch, fewer."""
+    """Yields the next `count` batches on the device, fewer at the end of the epoch."""
     if isinstance(stream, ArrayStream):
         indices = stream.next_indices(count)
         if indices is not None:
@@ -123,7 +123,7 @@ def _placed(device: torch.device, copying: torch.cuda.Stream | None, batch: Stru
 
 
 def _copied(array: np.ndarray) -> torch.Tensor:
-    """A copy in torch's own memory, which is aligned; with NumPy's, which need not be, last digits may differ."""
+    """Copies to torch's aligned memory; with unaligned NumPy memory, last digits may differ."""
     if array.dtype.name not in _SHARED:
         return keras.ops.convert_to_tensor(array).cpu().clone()
     copy = torch.empty(array.shape, dtype=getattr(torch, array.dtype.name))
@@ -135,6 +135,6 @@ def _resident(array: np.ndarray) -> torch.Tensor:
     if array.dtype.name not in _SHARED:
         return keras.ops.convert_to_tensor(array)
     with warnings.catch_warnings():
-        # An array that cannot be written, such as a file mapped into memory: it is only read here.
+        # The array may be read-only, such as a memory-mapped file; it is only read here.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return torch.from_numpy(np.ascontiguousarray(array)).to(device_in_use())

@@ -1,7 +1,7 @@
-"""An abstract run of a step: on torch's `meta` device, where tensors have shapes and no values.
+"""Abstract runs of a step on torch's `meta` device, where tensors have shapes but no values.
 
-An operation that cannot be run there is run for real, on a batch of zeros. Either way no variable changes:
-a `keras.StatelessScope` takes what would be written.
+A step that cannot run there runs on a batch of zeros. Either way no variable changes: a `keras.StatelessScope`
+receives the assignments.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from lightkeras.engine.keras_core import core
 from lightkeras.engine.unsupported_layers import TextInputError
 
 EXAMPLES = 2
-"""Size of a batch whose size does not matter."""
+"""Batch size of a trace if it is unknown."""
 
 SIZE = 64
-"""Size of an axis that may have any."""
+"""Size of another axis that varies."""
 
 _DRAWING = [
     name
@@ -37,9 +37,9 @@ _DRAWING = [
 
 @final
 class _Device(str):
-    """The name of a device that is equal to the device, which PyTorch's own comparison with a name is not.
+    """A device name that compares equal to the `torch.device`, unlike a `str`.
 
-    `keras.ops.convert_to_tensor` compares, and would make a new tensor of one on `meta`, without its gradient.
+    `keras.ops.convert_to_tensor` compares them, and would otherwise copy a tensor on `meta` without its gradient.
     """
 
     __slots__ = ()
@@ -55,7 +55,7 @@ class _Device(str):
 
 @final
 class Scope(keras.StatelessScope):  # type: ignore[misc]
-    """Notes which variables are read or written, and changes none.
+    """Records the variables that are read or written, and changes none.
 
     Args:
         abstract: Whether values are on `meta`.
@@ -65,7 +65,7 @@ class Scope(keras.StatelessScope):  # type: ignore[misc]
         super().__init__(collect_losses=True)
         self._abstract = abstract
         self.variables: dict[int, keras.Variable] = {}
-        self.built = False  # whether a layer made variables for itself
+        self.built = False  # whether a layer created variables
 
     def get_current_value(self, variable: keras.Variable) -> torch.Tensor:
         self.variables.setdefault(id(variable), variable)
@@ -79,7 +79,7 @@ class Scope(keras.StatelessScope):  # type: ignore[misc]
         super().add_update(update)
 
     def makes_variables(self) -> bool:
-        """Whether variables were made since the scope was entered."""
+        """Whether variables were created since the scope was entered."""
         return self.built or bool(global_state.get_global_attribute("uninitialized_variables"))
 
     def _value(self, variable: keras.Variable) -> torch.Tensor:
@@ -89,16 +89,16 @@ class Scope(keras.StatelessScope):  # type: ignore[misc]
                 value = torch.empty(
                     tuple(variable.shape), dtype=core.to_torch_dtype(variable.dtype), device="meta"
                 ).requires_grad_(variable.trainable)
-            else:  # the variable's own, which a wrapped `torch.nn.Module` uses too
+            else:  # the variable's tensor, which a wrapped `torch.nn.Module` uses too
                 value = variable.value
         return value
 
 
 @contextlib.contextmanager
 def traced(abstract: bool) -> Iterator[Scope]:
-    """Inside, a step runs without a change to any variable; new variables get their values at the end.
+    """Context in which a step changes no variable; new variables get their values at the end.
 
-    Layers build themselves as they do outside; and of `keras.ops.cond` both branches are run.
+    Layers build as usual, and `keras.ops.cond` runs both branches.
     """
     maybe_build, cond = keras.Layer._maybe_build, core.cond
 
@@ -125,7 +125,7 @@ def traced(abstract: bool) -> Iterator[Scope]:
 
 
 def batch_of(spec: Structure, abstract: bool, examples: int | None) -> Structure:
-    """A batch without values, or one of zeros."""
+    """Returns a batch without values, or of zeros."""
 
     def tensor(leaf: ArraySpec) -> torch.Tensor:
         shape = [examples or EXAMPLES, *(SIZE if size is None else size for size in leaf.shape)]
@@ -138,10 +138,10 @@ def batch_of(spec: Structure, abstract: bool, examples: int | None) -> Structure
 
 
 def check_no_text(spec: Structure) -> None:
-    """Checks that all arrays of a batch can be tensors.
+    """Checks that no array of a batch is text.
 
     Raises:
-        TextInputError: One is text.
+        TextInputError: An array is text.
     """
     for path, leaf in flatten(spec):
         if leaf.dtype == "string":
@@ -150,23 +150,23 @@ def check_no_text(spec: Structure) -> None:
 
 @contextlib.contextmanager
 def _drawing(scope: Scope) -> Iterator[None]:
-    """Inside, the generators of random numbers are noted: on `meta` none are drawn, and Keras makes no generator."""
+    """Context that records seed generators in use: on `meta` Keras draws no numbers, and so uses none itself."""
 
-    def noting(original: Callable[..., Any]) -> Callable[..., Any]:
+    def recording(original: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(original)
 
-        def noted(*args: Any, **kwargs: Any) -> Any:
+        def recorded(*args: Any, **kwargs: Any) -> Any:
             seed = signature.bind(*args, **kwargs).arguments.get("seed")
             generator = global_seed_generator() if seed is None else seed
             if isinstance(generator, keras.random.SeedGenerator):
                 scope.variables.setdefault(id(generator.state), generator.state)
             return original(*args, **kwargs)
 
-        return noted
+        return recorded
 
     originals = {name: getattr(keras_random, name) for name in _DRAWING}
     for name, original in originals.items():
-        setattr(keras_random, name, noting(original))
+        setattr(keras_random, name, recording(original))
     try:
         yield
     finally:
@@ -176,7 +176,7 @@ def _drawing(scope: Scope) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _on(device: str | None) -> Iterator[None]:
-    """Inside, Keras makes tensors on a device; `None` is its default."""
+    """Context in which Keras creates tensors on a device; `None` is its default."""
     before = global_state.get_global_attribute("torch_device")
     global_state.set_global_attribute("torch_device", device)
     try:
@@ -187,7 +187,7 @@ def _on(device: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _outside() -> Iterator[None]:
-    """As if nothing was traced."""
+    """Context that suspends the trace."""
     scope = global_state.get_global_attribute("stateless_scope")
     global_state.set_global_attribute("stateless_scope", None)
     try:

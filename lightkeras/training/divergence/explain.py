@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lightkeras.data.structure import Structure, flatten
-from lightkeras.engine.base import Engine, Seen
+from lightkeras.engine.base import Engine, Observation
 from lightkeras.task import Task
 from lightkeras.training.divergence.watchdog import Alarm, alarm_of
 from lightkeras.training.restoring import variables_restored
@@ -26,10 +26,10 @@ def explain_step(task: Task, engine: Engine, batch: Structure, examples: Sequenc
     with variables_restored(variables):
         not_finite_before = set(engine.not_finite(variables))
         try:
-            logs, seen = engine.run_eagerly(task.run_train_step, batch)
+            logs, observations = engine.run_eagerly(task.run_train_step, batch)
             found = engine.not_finite(variables)
             updated = [alarm_of(variables[key], 0) for key in found if key not in not_finite_before]
-            return explain(batch, examples, seen, logs, updated)
+            return explain(batch, examples, observations, logs, updated)
         except Exception as error:  # some steps run only compiled
             return f"its layers could not be inspected: uncompiled it raises {type(error).__name__}: {error}"
 
@@ -37,7 +37,7 @@ def explain_step(task: Task, engine: Engine, batch: Structure, examples: Sequenc
 def explain(
     batch: Structure,
     examples: Sequence[int],
-    seen: Sequence[Seen],
+    observations: Sequence[Observation],
     logs: Mapping[str, float],
     updated: Sequence[Alarm],
 ) -> str:
@@ -46,11 +46,11 @@ def explain(
     Args:
         batch: The batch, NumPy arrays.
         examples: Indices of its examples; empty for a stream.
-        seen: Values that the step computed, in order: inner layers come before the layers that call them.
+        observations: Values that the step computed, in order: inner layers come before the layers that call them.
         logs: Values that it logged, by name.
         updated: Variables that are not finite after it.
     """
-    first = next((found for found in seen if found.value is not None), None)
+    first = next((found for found in observations if found.value is not None), None)
     parts = [text for text in (_in_batch(batch, examples),) if text]
     if first is not None and first.kind == "layer":
         if first.inputs is None:
@@ -61,11 +61,11 @@ def explain(
     elif first is not None and first.kind == "loss":
         parts.append(f"the outputs of all layers are finite, but the loss computed from them is {first.value}")
     elif first is not None:
-        others = sum(found.kind == "gradient" and found.value is not None for found in seen) - 1
+        others = sum(found.kind == "gradient" and found.value is not None for found in observations) - 1
         more = f" (and of {others} more)" if others else ""
         parts.append(f"the gradient of {first.name}{more} is not finite though the loss is: {first.value}")
     elif updated:
-        sizes = {found.name: found.largest for found in seen if found.kind == "gradient"}
+        sizes = {found.name: found.largest for found in observations if found.kind == "gradient"}
         size = sizes.get(updated[0].what)
         gradient = "" if size is None else f", though its gradient is finite, at most {size:.4g} in size"
         parts.append(f"the update of {updated[0].what} made it {updated[0].value}{gradient}")

@@ -12,7 +12,7 @@ from keras import layers, ops
 from lightkeras.data.arrays import as_feed
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.data.precompute import compute_ahead
-from lightkeras.engine.base import Seen, StepLogs
+from lightkeras.engine.base import Observation, StepLogs
 from lightkeras.system import random_states
 from lightkeras.system.variables import read_variables, write_variables
 from lightkeras.task import SupervisedTask, Task
@@ -226,15 +226,15 @@ def test_digests_take_every_nan_for_the_same_and_tell_the_signs_of_zero():
 
 def test_the_first_value_that_is_not_finite_is_described_in_a_sentence():
     batch = (np.ones((2, 1), "float32"), np.array([b"a", b"b"], object))
-    fine, bad = Seen("layer", "m/a (A)", None, largest=1.0), Seen("layer", "m/b (B)", math.inf)
-    assert explain(batch, (), [fine, bad, Seen("loss", "loss", math.nan)], {}, []) == (
+    fine, bad = Observation("layer", "m/a (A)", None, largest=1.0), Observation("layer", "m/b (B)", math.inf)
+    assert explain(batch, (), [fine, bad, Observation("loss", "loss", math.nan)], {}, []) == (
         "the first layer whose output is not finite is m/b (B): inf; its inputs were finite"
     )
-    assert explain(batch, (), [fine, Seen("loss", "loss", math.nan)], {}, []) == (
+    assert explain(batch, (), [fine, Observation("loss", "loss", math.nan)], {}, []) == (
         "the outputs of all layers are finite, but the loss computed from them is nan"
     )
-    gradients = [Seen("gradient", "a/kernel", None, largest=1.0), Seen("gradient", "b/kernel", math.nan)]
-    assert explain(batch, (), [fine, *gradients, Seen("gradient", "c", math.nan)], {}, []) == (
+    gradients = [Observation("gradient", "a/kernel", None, largest=1.0), Observation("gradient", "b/kernel", math.nan)]
+    assert explain(batch, (), [fine, *gradients, Observation("gradient", "c", math.nan)], {}, []) == (
         "the gradient of b/kernel (and of 1 more) is not finite though the loss is: nan"
     )
     assert explain(batch, (), [fine, gradients[0]], {}, [Alarm("a/kernel", math.inf, 0)]) == (
@@ -249,7 +249,7 @@ def test_the_first_value_that_is_not_finite_is_described_in_a_sentence():
 
 
 def test_inputs_that_no_layer_computed_are_reported_as_such():
-    bad = Seen("layer", "b (B)", math.nan, inputs=-math.inf)
+    bad = Observation("layer", "b (B)", math.nan, inputs=-math.inf)
     assert explain(np.zeros(1), (), [bad], {}, []).endswith("its inputs contain -inf, which no layer computed")
 
 

@@ -203,7 +203,7 @@ def test_names_that_change_from_step_to_step_are_refused(fit):
             return super().train_step(batch)
 
     with pytest.raises(
-        ValueError, match=r"must log the same names every time .* new: \['call .'\], gone: \['call .'\]"
+        ValueError, match=r"must log the same names in every run.* new: \['call .'\], missing: \['call .'\]"
     ):
         fit(Moody())
 
