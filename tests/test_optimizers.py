@@ -1,4 +1,4 @@
-"""Row-sparse optimizers: Keras's own numbers where every row is touched, and nothing where none is."""
+"""Row-sparse optimizers: equal to Keras's if every row is touched; untouched rows do not change."""
 
 import hashlib
 import json

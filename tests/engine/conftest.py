@@ -1,4 +1,4 @@
-"""What several engines' tests compare with."""
+"""Fixtures for the tests of several engines."""
 
 import pytest
 from by_hand import Noisy, learn, noisy_data, weights

@@ -210,7 +210,7 @@ class GradientPenalty(Classifier):
 
 
 class Convolutional(Seeded):
-    """With batch normalization, whose moving means are state that no gradient moves."""
+    """With batch normalization, whose moving means are state without a gradient."""
 
     arrays = (IMAGE, CLASS)
 
@@ -452,7 +452,7 @@ def test_epochs_log_the_same_as_keras_fit(first, name, backend):
 
 
 def assert_continues(first, found, name, backend, other):
-    """Weights, optimizers and counters are those of the other's checkpoint."""
+    """Weights, optimizers and counters equal the other backend's checkpoint."""
     for column, values in first[backend]["tasks"][name]["step"].items():
         if backend == other:
             assert found[column] == values

@@ -1,4 +1,4 @@
-"""Every engine: numbers worked out by hand, whatever the steps per call. Run on each backend (see `on_backends`)."""
+"""Every engine gives hand-computed numbers at any number of steps per call. Run on each backend (see `on_backends`)."""
 
 import resource
 import traceback

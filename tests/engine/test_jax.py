@@ -1,4 +1,4 @@
-"""The JAX engine: numbers worked out by hand, whatever the steps per call, and what only JAX does."""
+"""The JAX engine: hand-computed numbers at any number of steps per call, and features of JAX only."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Slots of optimizers, made for more variables than before: what stays, where it stands, and what is refused."""
+"""Slots of optimizers that are rebuilt for more variables: values, order and errors."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The TensorFlow engine: numbers worked out by hand, whatever the steps per call."""
+"""The TensorFlow engine: hand-computed numbers at any number of steps per call."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""The torch engine: numbers worked out by hand, whatever the steps per call."""
+"""The torch engine: hand-computed numbers at any number of steps per call."""
 
 import subprocess
 import sys

@@ -69,7 +69,7 @@ NEWS: list[str] = []  # of runs on the real data, for the next report
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Iterator[Any]:
-    """Adds what a run on the real data came to to the report of its test: `tests/conftest.py` shows it at the end."""
+    """Adds the result of a run on the real data to its test report; `tests/conftest.py` prints it at the end."""
     report = yield
     report.user_properties += [("on the real data", line) for line in NEWS]
     NEWS.clear()

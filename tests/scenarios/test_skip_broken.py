@@ -1,4 +1,4 @@
-"""Batches that would break a run are skipped, as many as may be, as if they had changed nothing."""
+"""Batches that would break a run are skipped, up to the limit, without a trace in its state."""
 
 import dataclasses
 import math
