@@ -503,7 +503,7 @@ def test_a_model_that_builds_itself_gets_the_weights_of_the_run_directory(run_di
     ("call", "error", "message"),
     [
         (lambda r: r.evaluate(TwoMoons(), split="train"), ValueError, "split='train': expected 'validation' or 'test'"),
-        (lambda r: r.evaluate(Scripted()), ValueError, r"no test split: ArrayData.test\(\) gives none"),
+        (lambda r: r.evaluate(Scripted()), ValueError, r"no test split: ArrayData.test\(\) returned None"),
         (lambda r: r.evaluate(Line()), ValueError, "There is no data: Line.build_data returns None"),
         (lambda r: r.fit(Line()), ValueError, "There is no data: Line.build_data returns None"),
         (lambda r: r.evaluate(TwoMoons(), weights="best"), FileNotFoundError, "holds no run: there is no config.json"),
@@ -518,7 +518,7 @@ def test_missing_data_and_runs_are_reported(run_dir, call, error, message):
 
 @pytest.mark.any_backend
 def test_weights_without_a_run_directory_are_refused():
-    with pytest.raises(ValueError, match=r"There is no run directory to look in: .*Runner\(run_dir="):
+    with pytest.raises(ValueError, match=r"Loading weights needs a run directory: .*Runner\(run_dir="):
         runner(None).evaluate(TwoMoons(), weights="best")
 
 
