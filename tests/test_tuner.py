@@ -405,7 +405,7 @@ def test_a_run_is_no_search_to_go_on_with(searched):
     result, _ = searched
     with pytest.raises(ValueError, match=r"holds a run, not a search"):
         tuner(result.run_dir, run_dir=result.best.run_dir).search(resume=True)
-    with pytest.raises(ValueError, match=r"of which search\? Give its run_dir"):
+    with pytest.raises(ValueError, match=r"resume=True \(--resume\) needs the run_dir of the search"):
         lk.Tuner(TwoMoons).search(resume=True)
 
 
@@ -479,5 +479,5 @@ def test_more_workers_than_cores_are_warned_of(tmp_path):
     class Local(TwoMoons):
         """Cannot be imported by workers, which comes after the warning."""
 
-    with pytest.warns(UserWarning, match=r"Tuner\(workers=999\): there are \d+ cores"), pytest.raises(TypeError):
+    with pytest.warns(UserWarning, match=r"Tuner\(workers=999\): this machine has only \d+ cores"), pytest.raises(TypeError):
         tuner(tmp_path, Local, workers=999).search()

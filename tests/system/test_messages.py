@@ -30,7 +30,7 @@ def test_valid_names_are_listed_in_order_and_the_nearest_is_suggested(name, vali
 
 
 def test_an_error_of_ours_is_told_from_one_of_the_user():
-    with pytest.raises(ValueError, match="better low or high") as ours:
+    with pytest.raises(ValueError, match="whether lower or higher is better") as ours:
         infer_mode("something")
     with pytest.raises(ValueError, match="invalid literal") as others:
         int("something")

@@ -152,7 +152,7 @@ def test_the_monitored_value_is_that_of_validation_where_there_is_one(tmp_path):
     fit = made(Settings(run_dir=tmp_path / "b"), train=TRAIN)
     assert (fit.monitor, fit.validation_stepper, fit.state.patience.mode) == ("train/loss", None, "min")
     other = made(Settings(run_dir=tmp_path / "c", monitor="val/accuracy"))
-    assert (other.monitor, other.progress.mode) == ("val/accuracy", "max")
+    assert (other.monitor, other.state.patience.mode) == ("val/accuracy", "max")
     assert list(tmp_path.iterdir()) == []
 
 

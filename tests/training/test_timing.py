@@ -194,6 +194,6 @@ def test_the_table_shows_the_parts_and_what_was_compiled(tmp_path, capsys, monke
     report_profile(tmp_path / "run")
     shown = capsys.readouterr().out
     assert "Keras callbacks" in shown
-    assert " us of computing" in shown
+    assert " us of compute" in shown
     assert f"tensorboard --logdir {tmp_path / 'run' / 'profile'}" in shown
     assert ("train step compiled for" in shown) == (BACKEND != "torch")

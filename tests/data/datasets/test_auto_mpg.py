@@ -28,7 +28,7 @@ def _nothing_outside(monkeypatch, tmp_path):
     """No data but what a test writes, and no network: the file's address is a port where nobody listens."""
     monkeypatch.delenv("LIGHTKERAS_DATA_DIR", raising=False)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    monkeypatch.setattr(messages, "_said", set())
+    monkeypatch.setattr(messages, "_announced", set())
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with socket.socket() as opened:

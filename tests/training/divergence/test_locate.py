@@ -623,7 +623,7 @@ def test_a_step_that_cannot_be_run_uncompiled_says_so():
     run = Run(task, ArrayFeed(regression(4), 4))
     call = keras.Operation.__call__
     assert explain_step(task, run.engine, run.feed.arrays) == (
-        "its layers could not be looked at: uncompiled it raises RuntimeError: graphs only"
+        "its layers could not be inspected: uncompiled it raises RuntimeError: graphs only"
     )
     assert keras.Operation.__call__ is call
 

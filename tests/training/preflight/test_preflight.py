@@ -177,7 +177,7 @@ def test_a_log_that_is_no_scalar_is_refused(fit):
         ValueError, match=r"log\('rows'\): the value has shape \((None|32),\); expected a scalar"
     ) as caught:
         fit(Rows())
-    assert caught.value.__notes__[-1:] == [
+    assert caught.value.__notes__[:1] == [
         "This came from train_step, which was given a batch of {0: float32[batch, 2], 1: int32[batch]}."
     ]
 
@@ -256,7 +256,7 @@ def test_an_error_in_a_step_says_what_the_step_was_given(fit):
 
     with pytest.raises(KeyError) as caught:
         fit(Broken())
-    assert "given a batch of {0: float32[batch, 2], 1: int32[batch]}" in caught.value.__notes__[-1]
+    assert "given a batch of {0: float32[batch, 2], 1: int32[batch]}" in caught.value.__notes__[0]
 
 
 # ---------------------------------------------------------------------- data
