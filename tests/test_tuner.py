@@ -479,5 +479,8 @@ def test_more_workers_than_cores_are_warned_of(tmp_path):
     class Local(TwoMoons):
         """Cannot be imported by workers, which comes after the warning."""
 
-    with pytest.warns(UserWarning, match=r"Tuner\(workers=999\): this machine has only \d+ cores"), pytest.raises(TypeError):
+    with (
+        pytest.warns(UserWarning, match=r"Tuner\(workers=999\): this machine has only \d+ cores"),
+        pytest.raises(TypeError),
+    ):
         tuner(tmp_path, Local, workers=999).search()

@@ -26,6 +26,7 @@ import numpy as np
 
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.data.structure import Structure
+from lightkeras.engine.stream import Stream
 
 if TYPE_CHECKING:
     from lightkeras.engine.tf_data import Datasets
@@ -114,32 +115,6 @@ class Observation:
     value: float | None
     inputs: float | None = None
     largest: float | None = None
-
-
-class Stream(abc.ABC):
-    """A feed, opened at a position.
-
-    Args:
-        reread: Number of batches that were read and discarded to reach the position.
-    """
-
-    def __init__(self, reread: int = 0) -> None:
-        self.reread = reread
-
-    @abc.abstractmethod
-    def state(self) -> bytes | None:
-        """State that `Engine.open` needs to resume here, in addition to the position; `None` if it needs none."""
-
-    @abc.abstractmethod
-    def next_batch(self) -> Structure | None:
-        """Returns the next batch as NumPy arrays; `None` at the end of the epoch."""
-
-    @abc.abstractmethod
-    def shapes(self) -> list[list[int | None]] | None:
-        """Shapes that a step is compiled for, `None` for each size that it does not know; `None` if it knows all.
-
-        A step that is compiled without a size may compute in another order and differ in the last digits.
-        """
 
 
 class Program(abc.ABC):

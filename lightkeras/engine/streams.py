@@ -13,7 +13,7 @@ from lightkeras.data.bags import Bags
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
-from lightkeras.engine.base import Stream
+from lightkeras.engine.stream import Stream
 
 PREFETCH = 8
 """Number of batches that the host prefetches."""

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from lightkeras.data.feed import Feed, StreamFeed
 from lightkeras.data.structure import Structure, flatten, map_structure
-from lightkeras.engine.base import Stream
+from lightkeras.engine.stream import Stream
 
 AUTO = tf.data.AUTOTUNE
 

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, final
 
 from lightkeras import hparams
-from lightkeras.engine.base import StepLogs, Stream
+from lightkeras.engine.base import StepLogs
 from lightkeras.engine.optimizer_state import finalize
+from lightkeras.engine.stream import Stream
 from lightkeras.runs.checkpoint import Checkpoint
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.runs.loggers import CsvLogger, TensorBoardLogger

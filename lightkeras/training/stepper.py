@@ -12,7 +12,8 @@ import numpy as np
 
 from lightkeras.data import Feed
 from lightkeras.engine import make_engine
-from lightkeras.engine.base import Engine, Program, StepLogs, Stream
+from lightkeras.engine.base import Engine, Program, StepLogs
+from lightkeras.engine.stream import Stream
 from lightkeras.system import heartbeat
 from lightkeras.task import Task
 from lightkeras.training import decisions

@@ -8,9 +8,10 @@ from typing import Any
 import jax
 
 from lightkeras.data.structure import Structure, map_structure
-from lightkeras.engine.base import Stream, Tensor
+from lightkeras.engine.base import Tensor
 from lightkeras.engine.jax.steps import abstract, form
 from lightkeras.engine.jax.streams import BlockStream, order_of
+from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream
 
 

@@ -16,7 +16,7 @@ import keras
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
-from lightkeras.engine.base import Observation, Predictor, Program, Step, Stream, Tensor, Update
+from lightkeras.engine.base import Observation, Predictor, Program, Step, Tensor, Update
 from lightkeras.engine.jax.cache import enable_compilation_cache
 from lightkeras.engine.jax.finite import all_finite, largest, numbers, on_gradient, sums_finite
 from lightkeras.engine.jax.programs import JaxPredictor, JaxProgram, TracingEngine, by_id
@@ -24,6 +24,7 @@ from lightkeras.engine.jax.scope import Values, is_eager, keras_patched
 from lightkeras.engine.jax.steps import abstract, form
 from lightkeras.engine.jax.streams import OnDemandStream, PrefetchedStream, narrowed, padded_batches
 from lightkeras.engine.layer_calls import observation, observe_layer_calls
+from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream, holds_bags
 
 

@@ -25,7 +25,6 @@ from lightkeras.engine.base import (
     Program,
     Step,
     StepLogs,
-    Stream,
     Tensor,
     Trace,
     Update,
@@ -36,6 +35,7 @@ from lightkeras.engine.jax.compiled import Compiled, is_faster_outside_loop
 from lightkeras.engine.jax.scope import Values, device_dtype, keras_patched
 from lightkeras.engine.jax.steps import Traced, VariablesById, abstract_batch, form, strongly_typed
 from lightkeras.engine.optimizer_state import make_slots
+from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream
 
 MIN_ROWS = 1024

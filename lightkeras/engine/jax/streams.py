@@ -18,9 +18,9 @@ from lightkeras.data.bags import Bags
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
-from lightkeras.engine.base import Stream
 from lightkeras.engine.jax.scope import device_dtype
 from lightkeras.engine.jax.steps import check_no_text, form
+from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream, Prefetcher
 
 BLOCK_BYTES = 1 << 22

@@ -16,8 +16,9 @@ from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.data.precompute import RecordingScope
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
-from lightkeras.engine.base import Engine, Observation, Predictor, Program, Step, Stream, Tensor, Trace, Update
+from lightkeras.engine.base import Engine, Observation, Predictor, Program, Step, Tensor, Trace, Update
 from lightkeras.engine.layer_calls import observation, observe_layer_calls
+from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream
 from lightkeras.engine.tensorflow.finite import finite_checks, largest, numbers
 from lightkeras.engine.tensorflow.programs import TensorFlowPredictor, TensorFlowProgram

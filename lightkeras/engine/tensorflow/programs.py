@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from lightkeras.data.precompute import PrecomputedScope
 from lightkeras.data.structure import Structure, flatten, map_structure
-from lightkeras.engine.base import Predictor, Program, Step, StepLogs, Stream, Tensor, check_names
+from lightkeras.engine.base import Predictor, Program, Step, StepLogs, Tensor, check_names
+from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream
 from lightkeras.engine.tf_data import IteratorStream, Precomputed
 

@@ -15,8 +15,9 @@ import torch
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
-from lightkeras.engine.base import Engine, Observation, Predictor, Program, Step, Stream, Tensor, Trace, Update
+from lightkeras.engine.base import Engine, Observation, Predictor, Program, Step, Tensor, Trace, Update
 from lightkeras.engine.layer_calls import observation, observe_layer_calls
+from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream, batches_in_memory, holds_bags
 from lightkeras.engine.torch.dropout import seeded_dropout
 from lightkeras.engine.torch.finite import all_finite, largest, numbers

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from lightkeras.data.structure import Structure, flatten
-from lightkeras.engine.base import Predictor, Program, Step, StepLogs, Stream, check_names
+from lightkeras.engine.base import Predictor, Program, Step, StepLogs, check_names
+from lightkeras.engine.stream import Stream
 from lightkeras.engine.torch.streams import next_batches
 
 Running = Callable[[], AbstractContextManager[Callable[[], None]]]

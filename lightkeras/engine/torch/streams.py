@@ -14,7 +14,7 @@ import torch
 
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
-from lightkeras.engine.base import Stream
+from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream, HostStream
 
 _SHARED = {"bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"}

@@ -21,7 +21,8 @@ import numpy as np
 
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.data.structure import Structure
-from lightkeras.engine.base import Engine, StepLogs, Stream
+from lightkeras.engine.base import Engine, StepLogs
+from lightkeras.engine.stream import Stream
 from lightkeras.system import random_states
 from lightkeras.system.digest import Digest
 from lightkeras.system.variables import read_variables, write_variables

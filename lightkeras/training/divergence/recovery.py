@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import final
 
-from lightkeras.engine.base import Stream
+from lightkeras.engine.stream import Stream
 from lightkeras.task import Task
 from lightkeras.training.divergence.broken_step import write_bundle
 from lightkeras.training.divergence.locate import LocatedStep, locate

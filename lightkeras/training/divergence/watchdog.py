@@ -12,7 +12,8 @@ from typing import Any, final
 import keras
 import numpy as np
 
-from lightkeras.engine.base import Engine, StepLogs, Stream
+from lightkeras.engine.base import Engine, StepLogs
+from lightkeras.engine.stream import Stream
 from lightkeras.system.variables import read_variables
 from lightkeras.task import Task
 

@@ -1,0 +1,33 @@
+"""Stream: a feed that an engine has opened at a position."""
+
+from __future__ import annotations
+
+import abc
+
+from lightkeras.data.structure import Structure
+
+
+class Stream(abc.ABC):
+    """A feed, opened at a position.
+
+    Args:
+        reread: Number of batches that were read and discarded to reach the position.
+    """
+
+    def __init__(self, reread: int = 0) -> None:
+        self.reread = reread
+
+    @abc.abstractmethod
+    def state(self) -> bytes | None:
+        """State that `Engine.open` needs to resume here, in addition to the position; `None` if it needs none."""
+
+    @abc.abstractmethod
+    def next_batch(self) -> Structure | None:
+        """Returns the next batch as NumPy arrays; `None` at the end of the epoch."""
+
+    @abc.abstractmethod
+    def shapes(self) -> list[list[int | None]] | None:
+        """Shapes that a step is compiled for, `None` for each size that it does not know; `None` if it knows all.
+
+        A step that is compiled without a size may compute in another order and differ in the last digits.
+        """
