@@ -47,7 +47,8 @@ def test_text_in_a_batch_is_refused_with_the_layer_that_would_read_it(tmp_path, 
     name = {"jax": "JAX"}.get(BACKEND, BACKEND)
     message = (
         rf"Reads\.train_step: Array 0 of a batch is text, which {name} cannot compute with: expected numbers\. .*"
-        rf"`build_encoder`, .* or set KERAS_BACKEND=tensorflow\. The layers that read it: words \({type(found).__name__}\)\."
+        r"`build_encoder`, .* or set KERAS_BACKEND=tensorflow\. "
+        rf"The layers that read it: words \({type(found).__name__}\)\."
     )
     with pytest.raises(TaskError, match=message):
         fit(tmp_path / "run", task_with(found, "string"), TEXTS)
@@ -70,7 +71,8 @@ def test_a_layer_that_computes_with_tensorflow_is_named_with_the_way_out(tmp_pat
     layer = kind(8, name="rows") if kind is layers.Hashing else kind(vocabulary=[1, 2], name="rows")
     message = (
         rf"Reads\.train_step: the layer \w+/rows \({kind.__name__}\) computes with TensorFlow, which a step on jax "
-        r"cannot\. Compute its outputs in the input pipeline, .*`build_encoder` in the task; or set KERAS_BACKEND=tensorflow\."
+        r"cannot\. Compute its outputs in the input pipeline, .*`build_encoder` in the task; "
+        r"or set KERAS_BACKEND=tensorflow\."
     )
     with pytest.raises(TaskError, match=message):
         fit(tmp_path / "run", task_with(layer, "int32"), NUMBERS)
