@@ -186,7 +186,7 @@ class Tuner(TrialSettings):
                 made = make_pool(self.task, self.lookup, self.workers, self.limits, using, cluster=cluster)
                 pool = stack.enter_context(made)
             found, objective, mode = self._summarize_task(pool)
-            config = self._config(directory, objective, mode, found)
+            config = _config_of(self, directory, objective, mode, found)
             if before is not None:
                 _check_same(before, config)
             directory.create(needed_bytes=0)
@@ -241,40 +241,6 @@ class Tuner(TrialSettings):
         tab.add(config_summary(config))
         tab.close()
         directory.write_config(config)  # last, because it marks the directory as a search
-
-    def _config(
-        self, directory: RunDirectory, objective: str, mode: str, found: trial_run.TaskSummary
-    ) -> dict[str, Any]:
-        return {
-            "task": self.task.__name__,
-            "search": {
-                "objective": objective,
-                "mode": mode,
-                "oracle": self.oracle,
-                "trials": self.trials,
-                "seed": self.seed,
-                "fixed": dict(self.fixed),
-                "space": {name: _plain(bounds) for name, bounds in self.space.items()},
-                "pruning": dataclasses.asdict(self.pruning),
-                "chance": dataclasses.asdict(self.chance),
-                "seeds": self.seeds,
-                "top": self.top,
-                "refit": self.refit,
-                "workers": self.workers,
-                "pool": self.pool,
-                "address": self.address,
-                "gpus": self.gpus,
-                "retries": self.retries,
-                "limits": dataclasses.asdict(self.limits),
-            },
-            "tried": self.made_space().record(),
-            "runner": {**self.runner.record(), "run_dir": str(directory.path)},
-            "lookup": (self.lookup or Lookup()).record(),
-            "data": {"source": found.source, "fingerprint": found.data},
-            "code": code_of(self.task),
-            "versions": environment.versions(),
-            "started": environment.now(),
-        }
 
     # ------------------------------------------------------------------ the search
 
@@ -369,6 +335,41 @@ _FREE_OF_RUNNER = (
     "preflight",
     "pictures",
 )
+
+
+def _config_of(
+    tuner: Tuner, directory: RunDirectory, objective: str, mode: str, found: trial_run.TaskSummary
+) -> dict[str, Any]:
+    return {
+        "task": tuner.task.__name__,
+        "search": {
+            "objective": objective,
+            "mode": mode,
+            "oracle": tuner.oracle,
+            "trials": tuner.trials,
+            "seed": tuner.seed,
+            "fixed": dict(tuner.fixed),
+            "space": {name: _plain(bounds) for name, bounds in tuner.space.items()},
+            "pruning": dataclasses.asdict(tuner.pruning),
+            "chance": dataclasses.asdict(tuner.chance),
+            "seeds": tuner.seeds,
+            "top": tuner.top,
+            "refit": tuner.refit,
+            "workers": tuner.workers,
+            "pool": tuner.pool,
+            "address": tuner.address,
+            "gpus": tuner.gpus,
+            "retries": tuner.retries,
+            "limits": dataclasses.asdict(tuner.limits),
+        },
+        "tried": tuner.made_space().record(),
+        "runner": {**tuner.runner.record(), "run_dir": str(directory.path)},
+        "lookup": (tuner.lookup or Lookup()).record(),
+        "data": {"source": found.source, "fingerprint": found.data},
+        "code": code_of(tuner.task),
+        "versions": environment.versions(),
+        "started": environment.now(),
+    }
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
