@@ -81,10 +81,15 @@ def explains_unknown_keywords(known: Mapping[str, str]) -> Callable[[type[T]], t
     return decorated
 
 
+RAISED_BY_US = "_raised_by_lightkeras"
+"""Attribute of an error that lightkeras raised and whose traceback was folded, which hides that."""
+
+
 def raised_by_us(error: BaseException) -> bool:
     """Returns True if lightkeras raised the error, and not the user's code or a library."""
     frames = list(traceback.walk_tb(error.__traceback__))
-    return bool(frames) and str(frames[-1][0].f_globals.get("__name__", "")).startswith("lightkeras.")
+    ours = bool(frames) and str(frames[-1][0].f_globals.get("__name__", "")).startswith("lightkeras.")
+    return ours or bool(getattr(error, RAISED_BY_US, False))
 
 
 _announced: set[str] = set()

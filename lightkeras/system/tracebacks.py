@@ -6,6 +6,8 @@ import os
 import types
 from typing import final
 
+from lightkeras.system.messages import RAISED_BY_US, raised_by_us
+
 _HIDDEN = ("lightkeras", "keras", "tensorflow", "jax", "jaxlib", "torch", "optree", "tensorflow_hub")
 _NOTE = "Frames of lightkeras, Keras and the backend are hidden; LIGHTKERAS_FULL_TRACEBACK=1 shows them."
 
@@ -45,6 +47,8 @@ def _fold_chain(error: BaseException) -> bool:
 
 
 def _fold(error: BaseException) -> bool:
+    if raised_by_us(error):
+        setattr(error, RAISED_BY_US, True)
     frames = _frames(error.__traceback__)
     kept = [frame for frame in frames if not _is_hidden(frame)]
     # The first frame may be one of ours: it is where the user's call ended, and the traceback must have one.

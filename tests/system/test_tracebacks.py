@@ -6,6 +6,7 @@ import pytest
 from keras import tree
 
 from lightkeras.data.structure import map_structure
+from lightkeras.system.messages import raised_by_us
 from lightkeras.system.tracebacks import FoldedTraceback
 
 
@@ -84,3 +85,16 @@ def test_an_interrupt_is_left_as_it_is():
     with pytest.raises(KeyboardInterrupt) as caught:
         through_libraries(interrupts, 7)
     assert "map_structure" in names(caught.value)
+
+
+def test_an_error_of_lightkeras_stays_one_where_its_frame_is_left_out():
+    def calls_ours(leaf):
+        map_structure(None, (leaf,))
+
+    with pytest.raises(TypeError, match="not callable") as caught:
+        through_libraries(calls_ours, 7)
+    assert names(caught.value)[-1] == "calls_ours"
+    assert raised_by_us(caught.value)
+    with pytest.raises(KeyError) as users:
+        through_libraries(fails, 7)
+    assert not raised_by_us(users.value)
