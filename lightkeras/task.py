@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, final
 
 import keras
@@ -65,6 +67,11 @@ class KerasState:
     def metrics(self) -> list[keras.metrics.Metric]:
         """Stateful metrics: reset before an epoch or evaluation, and read after it."""
         return [found for found in self.tracked().values() if isinstance(found, keras.metrics.Metric)]
+
+    def reset_metrics(self) -> None:
+        """Resets the metrics, before an epoch or evaluation."""
+        for metric in self.metrics():
+            metric.reset_state()
 
     @final
     def trainable_variables(self) -> list[keras.Variable]:
@@ -406,6 +413,36 @@ def _keras_objects(value: Any, path: str) -> Iterator[tuple[str, KerasObject]]:
             yield from _keras_objects(item, f"{path}.{number}")
 
 
+# Methods of `keras.Model` that nothing here calls, each with the place where its code belongs.
+_NOT_CALLED = {
+    "train_step": "Write it as `train_step(self, batch)` of a subclass of lk.Task: `self.minimize(loss_fn)` computes "
+    "the gradients and applies the optimizer, on every backend.",
+    "test_step": "Write it as `evaluate_step(self, batch)` of a subclass of lk.Task.",
+    "predict_step": "Write it as `predict_step(self, batch)` of a subclass of lk.Task.",
+    "compute_loss_and_updates": "Write the loss as `compute_loss`, or as `loss` of a subclass of lk.Task.",
+    "stateless_compute_loss": "Write the loss as `compute_loss`, or as `loss` of a subclass of lk.Task.",
+    "make_train_function": "The runner compiles the steps itself: write a step as a method of a subclass of lk.Task.",
+    "make_test_function": "The runner compiles the steps itself: write a step as a method of a subclass of lk.Task.",
+    "make_predict_function": "The runner compiles the steps itself: write a step as a method of a subclass of lk.Task.",
+}
+_ENTRIES = ("fit", "evaluate", "predict")
+
+
+def overridden(model: keras.Model, names: Iterable[str]) -> list[str]:
+    """Returns the methods among `names` that a model does not inherit from Keras."""
+
+    def is_own(name: str) -> bool:
+        owner = next((kind for kind in type(model).__mro__ if name in vars(kind)), None)
+        return name in vars(model) or (owner is not None and owner.__module__.split(".")[0] != "keras")
+
+    return [name for name in names if is_own(name)]
+
+
+def steps_not_called(model: keras.Model) -> list[str]:
+    """Returns the steps that a model defines, and that nothing calls: a task has its own."""
+    return overridden(model, _NOT_CALLED)
+
+
 # Arguments of Keras's `compile` and `fit`, and of Lightning, that people try.
 _KNOWN_KEYWORDS = {
     "batch_size": "For arrays give it to fit: runner.fit(task, (x, y), batch_size=...).",
@@ -441,6 +478,7 @@ class SupervisedTask(Task):
 
     Raises:
         TypeError: `model` is not a `keras.Model`.
+        ValueError: Its class defines steps of its own, such as `train_step`.
     """
 
     def __init__(
@@ -457,6 +495,14 @@ class SupervisedTask(Task):
         super().__init__()
         if not isinstance(model, keras.Model):
             raise TypeError(f"SupervisedTask takes a keras.Model, got {type(model).__name__}.")
+        _check_steps(model)
+        for name in overridden(model, _ENTRIES):
+            warnings.warn(
+                f"{type(model).__name__}.{name} is not called: the runner calls the model itself. Prepare inputs, as "
+                "such a method often does, in the data module or in `Task.build_encoder`.",
+                UserWarning,
+                stacklevel=3,
+            )
         self._data = data
         self._given = model
         self._compile_arguments = {
@@ -471,15 +517,21 @@ class SupervisedTask(Task):
         return self._data
 
     def build(self) -> None:
+        _check_steps(self._given)  # again: they may have been set since
         self.model = self._given
-        self.model.compile(**self._compile_arguments)
+        # A `compile` of the model's own class may take fewer arguments.
+        self.model.compile(**{name: value for name, value in self._compile_arguments.items() if value is not None})
         self.optimizer = self.model.optimizer
 
     def loss(self, batch: Structure, training: bool) -> Tensor:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         y_pred = self.model(x, training=training)
-        value = self.model.compute_loss(x, y, y_pred, sample_weight, training=training)
-        self.model.compute_metrics(x, y, y_pred, sample_weight)
+        # As Keras calls them: a `compute_loss` written for Keras before 3.3 has no `training`.
+        takes_training = "training" in inspect.signature(self.model.compute_loss).parameters
+        value = self.model.compute_loss(
+            x, y, y_pred, sample_weight, **({"training": training} if takes_training else {})
+        )
+        self._check_metrics(self.model.compute_metrics(x, y, y_pred, sample_weight=sample_weight))
         return value
 
     def check_data(self, arrays: Structure, split: str) -> None:
@@ -492,3 +544,29 @@ class SupervisedTask(Task):
     def metrics(self) -> list[keras.metrics.Metric]:
         # Keras's list includes its own mean of the loss, which the runner computes itself.
         return [metric for metric in self.model.metrics if metric.name != "loss"]
+
+    def reset_metrics(self) -> None:
+        self.model.reset_metrics()
+
+    def _check_metrics(self, returned: Any) -> None:
+        """Checks the result of `compute_metrics`: only the model's metrics are read at the end of an epoch."""
+        if not isinstance(returned, Mapping) or not overridden(self.model, ("compute_metrics", "get_metrics_result")):
+            return
+        name = type(self.model).__name__
+        lost = sorted(set(returned) - set(keras.Model.get_metrics_result(self.model)))
+        if lost:
+            raise ValueError(
+                f"{name}.compute_metrics returned {lost[0]!r}, which is not the name of a metric of the model, so it "
+                f"would not be logged. Keep a keras.metrics.Metric with name={lost[0]!r} as an attribute of the model, "
+                "and update it in compute_metrics."
+            )
+
+
+def _check_steps(model: keras.Model) -> None:
+    found = steps_not_called(model)
+    if found:
+        others = f" (and {', '.join(found[1:])})" if found[1:] else ""
+        raise ValueError(
+            f"{type(model).__name__}.{found[0]}{others} would not be called: SupervisedTask has steps of its own. "
+            f"{_NOT_CALLED[found[0]]}"
+        )

@@ -250,6 +250,130 @@ def test_a_supervised_task_takes_a_keras_model():
         SupervisedTask("model", loss="mse")
 
 
+# ---------------------------------------------------------------------- methods of the model's own class
+
+
+class Net(keras.Model):
+    """One dense layer, as a subclass."""
+
+    def __init__(self):
+        super().__init__()
+        self.outputs_layer = dense(1)
+
+    def call(self, inputs, training=False):
+        return self.outputs_layer(inputs)
+
+
+def net_with(**methods):
+    return type("Mine", (Net,), methods)()
+
+
+def raises_if_called(*_args, **_kwargs):
+    raise AssertionError("called")
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("train_step", r"Write it as `train_step\(self, batch\)` of a subclass of lk.Task"),
+        ("test_step", "Write it as `evaluate_step"),
+        ("predict_step", "Write it as `predict_step"),
+        ("make_train_function", "The runner compiles the steps itself"),
+        ("make_test_function", "The runner compiles the steps itself"),
+        ("make_predict_function", "The runner compiles the steps itself"),
+        ("compute_loss_and_updates", "Write the loss as `compute_loss`"),
+        ("stateless_compute_loss", "Write the loss as `compute_loss`"),
+    ],
+)
+def test_a_model_with_a_step_of_its_own_is_refused_when_the_task_is_made(name, advice):
+    with pytest.raises(ValueError, match=rf"Mine.{name} would not be called: .*{advice}"):
+        SupervisedTask(net_with(**{name: raises_if_called}), loss="mse")
+
+
+def test_a_step_is_found_in_a_base_class_in_a_functional_model_and_on_the_object():
+    class Base(keras.Model):
+        train_step = test_step = raises_if_called
+
+    class Mine(Base):
+        pass
+
+    x = keras.Input((2,))
+    with pytest.raises(ValueError, match=r"Mine.train_step \(and test_step\) would not be called"):
+        SupervisedTask(Mine(x, dense(1)(x)), loss="mse")
+    sequential = type("Chain", (keras.Sequential,), {"train_step": raises_if_called})([dense(1)])
+    with pytest.raises(ValueError, match=r"Chain.train_step would not be called"):
+        SupervisedTask(sequential, loss="mse")
+    model = binary()
+    task = SupervisedTask(model, loss="mse")
+    model.test_step = raises_if_called  # later
+    with pytest.raises(ValueError, match=r"Sequential.test_step would not be called"):
+        task.set_up(0)
+
+
+def test_a_fit_of_the_models_own_class_is_warned_of():
+    with pytest.warns(UserWarning, match=r"Mine.predict is not called: the runner calls the model itself"):
+        SupervisedTask(net_with(predict=raises_if_called), loss="mse")
+
+
+def old_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
+    return 3.0 * ops.mean(ops.abs(y_pred - y))
+
+
+def new_loss(self, x, y, y_pred, sample_weight=None, training=True):
+    return (1.0 if training else 2.0) * ops.mean(ops.square(y_pred - y))
+
+
+def metrics_too(self, x, y, y_pred, sample_weight=None):
+    self.far.update_state(ops.abs(y_pred - y))
+    return {**Net.compute_metrics(self, x, y, y_pred, sample_weight), "far": self.far.result()}
+
+
+@pytest.mark.parametrize(
+    "methods", [{"compute_loss": old_loss}, {"compute_loss": new_loss, "compute_metrics": metrics_too}]
+)
+def test_a_loss_and_metrics_of_the_models_own_class_are_called_as_fit_calls_them(runner, methods):
+    def made():
+        model = net_with(**methods)
+        model.far = keras.metrics.Mean("far")
+        return model
+
+    (x, y), (held, target) = [(split[0], split[0][:, :1] ** 2) for split in (two_moons(96, 0), two_moons(48, 1))]
+    plain = made()
+    plain.compile(optimizer="sgd", loss="mse", metrics=["mae"])
+    history = plain.fit(x, y, BATCH, 3, 0, validation_data=(held, target), shuffle=False).history
+    task = SupervisedTask(made(), optimizer="sgd", loss="mse", metrics=["mae"])
+    result = runner.fit(task, ArrayFeed((x, y), BATCH), ArrayFeed((held, target), BATCH))
+    for key, values in history.items():
+        name = key.replace("val_", "val/") if key.startswith("val_") else f"train/{key}"
+        np.testing.assert_allclose(result.history[name], values, rtol=2e-5, err_msg=key)
+
+
+def test_what_compute_metrics_returns_beside_the_metrics_is_refused(runner):
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        return {"loss": 1.0, "largest": ops.max(y_pred)}
+
+    task = SupervisedTask(net_with(compute_metrics=compute_metrics), loss="mse")
+    with pytest.raises(ValueError, match=r"Mine.compute_metrics returned 'largest', .* keras.metrics.Metric with name"):
+        runner.fit(task, (X, X[:, :1]))
+
+
+def test_reset_metrics_and_compile_of_the_models_own_class_are_called(runner):
+    calls = []
+
+    def reset_metrics(self):
+        calls.append("reset")
+        Net.reset_metrics(self)
+
+    def own_compile(self, optimizer, loss):
+        calls.append("compile")
+        Net.compile(self, optimizer=optimizer, loss=loss)
+
+    task = SupervisedTask(net_with(reset_metrics=reset_metrics, compile=own_compile), loss="mse")
+    runner.fit(task, (two_moons(32)[0], np.ones((32, 1), "float32")))
+    assert calls[0] == "compile"
+    assert calls.count("reset") >= 3  # one for each epoch
+
+
 # ---------------------------------------------------------------------- labels
 
 X = np.zeros((32, 2), "float32")

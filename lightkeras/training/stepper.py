@@ -111,8 +111,7 @@ class Stepper:
     def reset(self) -> None:
         """Resets means and metrics."""
         self.examples, self._sums = 0, {}
-        for metric in self._task.metrics():
-            metric.reset_state()
+        self._task.reset_metrics()
 
     def begin(self, epoch: int) -> Stream:
         """Resets means and metrics, and opens the split at the start of an epoch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 
 import keras
@@ -10,7 +11,7 @@ from lightkeras.data.feed import Feed
 from lightkeras.engine.base import Engine, Trace
 from lightkeras.engine.optimizer_state import make_slots
 from lightkeras.system.messages import did_you_mean
-from lightkeras.task import Task
+from lightkeras.task import Task, steps_not_called
 from lightkeras.training.step_errors import TaskError, explained, paths
 from lightkeras.training.stepper import metric_values
 
@@ -22,9 +23,17 @@ def trace_train(task: Task, engine: Engine, feed: Feed) -> Trace:
         TaskError: The step never minimizes, there is nothing to train, the loss does not depend on a model, or a
             trained variable or an optimizer is not part of the task.
     """
+    name = type(task).__name__
+    for path, model in task.tracked().items():
+        if isinstance(model, keras.Model) and (uncalled := steps_not_called(model)):
+            warnings.warn(
+                f"{type(model).__name__}.{uncalled[0]}, of self.{path}, is not called: the runner calls the steps of "
+                f"{name}.",
+                UserWarning,
+                stacklevel=2,
+            )
     with explained(task, feed, "train_step"):
         trace = engine.trace(task.run_train_step, feed.spec, feed.batch_size)
-    name = type(task).__name__
     if not trace.updates:
         raise TaskError(
             f"{name}.train_step never calls self.minimize, so nothing would be learned. "
