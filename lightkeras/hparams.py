@@ -15,9 +15,12 @@ one declaration:
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
+import warnings
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, TypeVar, Union
 
 from lightkeras.system.messages import did_you_mean
@@ -31,14 +34,34 @@ When = Mapping[str, Scalar | Sequence[Scalar]]
 """Conditions of a hyperparameter: names of other ones, each with the value or values at which this one is used."""
 
 
+_ROUNDING = 1e-9  # of a step: (1 - 0) / (1 / 3) is not exactly 3
+
+
 @dataclasses.dataclass(frozen=True)
 class IntRange:
-    """Whole numbers from `low` to `high`, both included, in steps of `step`."""
+    """Whole numbers from `low` to `high` in steps of `step`; `high` is included if a step reaches it."""
 
     low: int
     high: int
     step: int
     log: bool
+
+    @property
+    def count(self) -> int:
+        """Number of values."""
+        return (self.high - self.low) // self.step + 1
+
+    def value(self, index: int) -> int:
+        """Returns the value with an index from 0."""
+        return self.low + index * self.step
+
+    def index(self, value: float) -> int:
+        """Returns the index of the nearest value."""
+        return min(max(round((value - self.low) / self.step), 0), self.count - 1)
+
+    def holds(self, value: Any) -> bool:
+        """Returns True if a number lies between the ends."""
+        return bool(self.low <= value <= self.high)
 
     def __str__(self) -> str:
         return f"{self.low} to {self.high}" + (", log scale" if self.log else f" in steps of {self.step}")
@@ -46,12 +69,37 @@ class IntRange:
 
 @dataclasses.dataclass(frozen=True)
 class FloatRange:
-    """Numbers from `low` to `high`, both included; `step` is `None` where the range is continuous."""
+    """Numbers from `low` to `high`; `step` is `None` where the range is continuous.
+
+    `high` is included if the range is continuous or a step reaches it. Steps are counted in decimals: the third value
+    of 0.1 to 0.5 in steps of 0.1 is 0.3, and not 0.30000000000000004.
+    """
 
     low: float
     high: float
     step: float | None
     log: bool
+
+    @property
+    def count(self) -> int | None:
+        """Number of values; `None` if the range is continuous."""
+        if self.step is None:
+            return None
+        return int((_decimal(self.high) - _decimal(self.low)) / _decimal(self.step) + Decimal(_ROUNDING)) + 1
+
+    def value(self, index: int) -> float:
+        """Returns the value with an index from 0; only for a range with steps."""
+        step = self.step or 0.0
+        found = float(_decimal(self.low) + index * _decimal(step))
+        return self.high if abs(found - self.high) <= _ROUNDING * step else found
+
+    def index(self, value: float) -> int:
+        """Returns the index of the nearest value; only for a range with steps."""
+        return min(max(round((value - self.low) / (self.step or 1.0)), 0), (self.count or 1) - 1)
+
+    def holds(self, value: Any) -> bool:
+        """Returns True if a number lies between the ends."""
+        return bool(self.low <= value <= self.high)
 
     def __str__(self) -> str:
         steps = f" in steps of {self.step:g}" if self.step is not None else ""
@@ -63,6 +111,23 @@ class Choices:
     """One of several values."""
 
     values: tuple[Scalar, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of values."""
+        return len(self.values)
+
+    def value(self, index: int) -> Scalar:
+        """Returns the value with an index from 0."""
+        return self.values[index]
+
+    def index(self, value: Scalar) -> int:
+        """Returns the index of a value. Raises `ValueError` if it is not one of them."""
+        return self.values.index(value)
+
+    def holds(self, value: Any) -> bool:
+        """Returns True if a value is one of them."""
+        return value in self.values
 
     def __str__(self) -> str:
         return "one of " + ", ".join(map(repr, self.values))
@@ -79,7 +144,7 @@ def Int(  # noqa: N802
     Args:
         default: Value if none is given.
         low: Smallest value a search tries.
-        high: Largest value a search tries.
+        high: Largest value a search tries; with a warning where the steps end below it.
         step: Distance between the values a search tries; must be 1 with `log`.
         log: Whether a search draws on a logarithmic scale.
         when: Conditions on choices that are declared above it, such as `{"kind": "deep"}`: a search tries it only if
@@ -99,7 +164,9 @@ def Int(  # noqa: N802
     if step < 1 or (log and step != 1):
         raise ValueError(f"Int(step={step}, log={log}): expected a step of at least 1, and exactly 1 with log=True.")
     _check_bounds("Int", default, low, high, log)
-    field: int = dataclasses.field(default=default, metadata=_metadata(IntRange(low, high, step, log), when))
+    found = IntRange(low, high, step, log)
+    _warn_of_unreached_end("Int", found)
+    field: int = dataclasses.field(default=default, metadata=_metadata(found, when))
     return field
 
 
@@ -117,7 +184,7 @@ def Float(  # noqa: N802
     Args:
         default: Value if none is given.
         low: Smallest value a search tries.
-        high: Largest value a search tries.
+        high: Largest value a search tries; with a warning where the steps end below it.
         step: Distance between the values a search tries; `None` for any value in the range.
         log: Whether a search draws on a logarithmic scale; goes without `step`.
         when: As in `Int`.
@@ -136,6 +203,7 @@ def Float(  # noqa: N802
         raise ValueError(f"Float(step={step}, log={log}): expected a positive step, and none with log=True.")
     _check_bounds("Float", default, low, high, log)
     found = FloatRange(float(low), float(high), None if step is None else float(step), log)
+    _warn_of_unreached_end("Float", found)
     field: float = dataclasses.field(default=float(default), metadata=_metadata(found, when))
     return field
 
@@ -148,16 +216,25 @@ def Choice(default: ValueT, values: Sequence[ValueT], *, when: When | None = Non
 
     Args:
         default: Value if none is given.
-        values: The valid values, all of one type.
+        values: The valid values, all of one type: numbers, strings or booleans.
         when: As in `Int`.
 
     Returns:
         A dataclass field (typed as the value it will hold).
 
     Raises:
-        ValueError: No value, values given twice, or a default that is not one of them.
-        TypeError: Values of different types.
+        ValueError: No value, values given twice, a number that is not finite, or a default that is not one of them.
+        TypeError: Values of different types, or of a type that cannot be searched, such as a tuple.
     """
+    for value in values:
+        if not isinstance(value, Scalar):
+            raise TypeError(
+                f"Choice({list(values)!r}): {value!r} is a {type(value).__name__}, which a search cannot record; "
+                "expected numbers, strings or booleans. Name each option with a string, and look the value up by its "
+                "name in the task."
+            )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"Choice({list(values)!r}): expected finite numbers.")
     if not values or len(set(values)) != len(values):
         raise ValueError(f"Choice({list(values)!r}): expected at least one value, and each once.")
     if len({type(value) for value in values}) > 1:
@@ -245,7 +322,8 @@ def _is_one_of(value: Scalar, values: Sequence[Scalar]) -> bool:
 def check(hparams: Any) -> None:
     """Checks types and choices of a set of hyperparameters.
 
-    A number outside the range of an `Int` or `Float` is valid: the range is only for a search.
+    A number outside the range of an `Int` or `Float` is warned of, because it may be meant: the range is that of a
+    search.
 
     Raises:
         TypeError: The type of a value is not the declared one.
@@ -260,6 +338,10 @@ def check(hparams: Any) -> None:
         found = field.metadata.get(_KEY)
         if isinstance(found, Choices) and value not in found.values:
             raise ValueError(f"Hyperparameter {field.name}={value!r}: expected {found}.")
+        if found is not None and value is not None and not found.holds(value):
+            warnings.warn(
+                f"Hyperparameter {field.name}={value!r} is outside its declared range, {found}.", stacklevel=3
+            )
     conditions(type(hparams))
 
 
@@ -303,6 +385,27 @@ def _check_bounds(kind: str, default: float, low: float, high: float, log: bool)
         raise ValueError(f"{kind}({default}): the default lies outside its range {low} to {high}.")
     if log and low <= 0:
         raise ValueError(f"{kind}(low={low}, log=True): a logarithmic range starts above zero.")
+
+
+def unreached_end(found: Range) -> str | None:
+    """Describes the end of a stepped range that no step reaches; `None` if there is none."""
+    if isinstance(found, Choices) or found.count is None or (last := found.value(found.count - 1)) == found.high:
+        return None
+    return f"steps of {found.step} from {found.low} end at {last}, so a search never tries {found.high}"
+
+
+def _warn_of_unreached_end(kind: str, found: IntRange | FloatRange) -> None:
+    if (problem := unreached_end(found)) is not None:
+        warnings.warn(
+            f"{kind}(low={found.low}, high={found.high}, step={found.step}): {problem}. Set high to a value of the "
+            "steps.",
+            stacklevel=3,
+        )
+
+
+def _decimal(value: float) -> Decimal:
+    """The decimal number that a float is written as."""
+    return Decimal(repr(value))
 
 
 def _has_type(value: Any, hint: Any) -> bool:

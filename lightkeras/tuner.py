@@ -85,7 +85,8 @@ class Tuner(TrialSettings):
         mode: Whether it is better low (`"min"`) or high (`"max"`); `None` infers it from the runner or the name.
         oracle: How trials are chosen: `"random"`, `"bayesian"` (Gaussian process), `"hyperband"`
             (Li et al., JMLR 2018) or `"grid"`.
-        trials: Maximum number of trials; `None` for all of a grid or of hyperband.
+        trials: Maximum number of trials; `None` for all of a grid or of hyperband. A search ends before if there is
+            nothing left to try; trials that fail do not end it.
         seed: Seed of the oracle's choices.
         run_dir: Directory of the search; `None` creates one in `runs/`.
         runner: Settings of each run; its `run_dir` and `callbacks` are not used.
@@ -99,7 +100,8 @@ class Tuner(TrialSettings):
         address: Address of the Ray cluster for `ray.init`. `None` uses `RAY_ADDRESS`, else the cluster that `ray start`
             started on this machine, else starts one.
         gpus: GPUs of each worker with Ray, or the fraction of one; with 0 GPUs are hidden from it.
-        retries: How often a trial is retried after its process died, hung or ran out of memory.
+        retries: How often a trial, the check before the first one and the export of the best model are retried after
+            their process died, hung or ran out of memory.
         limits: Limits of each worker process.
         pruning: When trials that do worse than others are stopped.
         chance: When a trial is stuck at chance level, and fails.
@@ -156,7 +158,8 @@ class Tuner(TrialSettings):
         """Runs the trials.
 
         Args:
-            resume: Whether to resume the search in `run_dir`; starts it if there is none.
+            resume: Whether to resume the search in `run_dir`; starts it if there is none. More `trials` than it was
+                started with extend it, also after its end.
 
         Returns:
             All trials and the best of them. `best` is `None` if no trial was completed.
@@ -199,7 +202,7 @@ class Tuner(TrialSettings):
                 pass  # workers of a killed search end shortly after it, and hold their runs until then
             journal = stack.enter_context(Journal(directory.path / "journal.jsonl"))
             signals = stack.enter_context(StopSignals())  # before this line a signal ends the process and its workers
-            return self._run(directory, journal, objective, mode, pool, signals)
+            return self._run(directory, journal, objective, mode, pool, signals, before)
 
     # ------------------------------------------------------------------ before the first trial
 
@@ -228,7 +231,7 @@ class Tuner(TrialSettings):
         if pool is None:
             found = trial_run.summarize_task(self.task, self.lookup, values, runner)
         else:
-            found = pool.summarize_task(values, runner)
+            found = pool.summarize_task(values, runner, self.retries)
         objective = self.objective or self.runner.monitor or "val/loss"
         if objective not in found.names:
             raise ValueError(f"objective={objective!r}: no epoch logs that. {did_you_mean(objective, found.names)}")
@@ -252,6 +255,7 @@ class Tuner(TrialSettings):
         mode: str,
         pool: Pool | None,
         signals: StopSignals,
+        before: Mapping[str, Any] | None,
     ) -> SearchResult:
         from lightkeras.search.oracles import Oracle  # keras-tuner is imported only for a search
 
@@ -276,7 +280,15 @@ class Tuner(TrialSettings):
             if run.trial is not None:
                 self._tell(directory, coordinator, run)
 
-        coordinator = Coordinator(plan, journal, oracle, ended)
+        extended = before is not None and before["search"].get("trials") != self.trials
+        coordinator = Coordinator(plan, journal, oracle, ended, extended)
+        if before is not None and extended:
+            directory.write_config({**before, "search": {**before["search"], "trials": self.trials}})
+        if self.oracle == "grid" and self.trials is not None and (count := space.count() or 0) > self.trials:
+            announce(
+                f"the grid has {count} combinations, and trials={self.trials} ends the search after as many: set it to "
+                "None (--tuner.trials null) to try all"
+            )
         with ProgressTable(coordinator, self.trials, self.runner.progress) as view:
             if pool is None:
                 loop.run_in_process(coordinator, self.task, self.lookup, signals, view.show)
@@ -295,7 +307,9 @@ class Tuner(TrialSettings):
         self, directory: RunDirectory, coordinator: Coordinator, pool: Pool | None, wall_s: float
     ) -> SearchResult:
         result = outputs.result_of(coordinator, wall_s)
-        refit = coordinator.records.runs.get("refit")
+        if len(result.trials) != self.trials and self.trials is not None:
+            announce(f"the search ended after {len(result.trials)} of {self.trials} trials: {result.stop_reason}")
+        refit = coordinator.refit()
         failed = refit.outcome.reason if refit is not None and result.refit is None and refit.outcome else None
         if failed is not None:
             warnings.warn(
@@ -316,13 +330,13 @@ class Tuner(TrialSettings):
 
     def _export(self, coordinator: Coordinator, best: Record, pool: Pool | None) -> None:
         """Exports the model and the figures of the best trial; trials do not."""
-        problem = loop.export(coordinator.export(best), pool, self.task, self.lookup)
+        problem = loop.export(coordinator.export(best), pool, self.task, self.lookup, self.retries)
         if problem is not None:
             warnings.warn(f"The model of the best trial, {best.number}, was not written: {problem}", stacklevel=4)
 
 
 _SAME = ("task", "tried", "data")
-_SAME_OF_SEARCH = ("objective", "mode", "oracle", "trials", "seed", "pruning", "chance", "seeds", "top", "refit")
+_SAME_OF_SEARCH = ("objective", "mode", "oracle", "seed", "pruning", "chance", "seeds", "top", "refit")
 _FREE_OF_RUNNER = (
     "run_dir",
     "draw_every",
@@ -384,6 +398,9 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for part, names in parts.items():
         for name in [name for name, compared in names.items() if compared]:
             lines += config_differences(f"{part}.{name}", before[part].get(name), now[part][name])
+    first, more = before["search"].get("trials"), now["search"]["trials"]
+    if more is not None and (first is None or more < first):  # a search may be extended
+        lines += config_differences("search.trials", first, more)
     if lines:
         raise ChangedRunError(
             f"This is not the search that was started in this directory: {'; '.join(lines)}. "

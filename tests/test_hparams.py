@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 from typing import Literal
 
 import pytest
@@ -61,7 +62,8 @@ def test_a_declaration_is_an_ordinary_dataclass_with_its_defaults():
 )
 def test_values_outlive_json(units, rate, activation, norm, limit):
     hp = Example(units=units, rate=rate, activation=activation, norm=norm, limit=limit)
-    assert hparams.from_dict(Example, json.loads(json.dumps(hparams.to_dict(hp)))) == hp
+    with warnings.catch_warnings(action="ignore"):  # of values outside the range
+        assert hparams.from_dict(Example, json.loads(json.dumps(hparams.to_dict(hp)))) == hp
 
 
 def test_names_that_are_left_out_take_their_defaults():
@@ -74,12 +76,29 @@ def test_a_misspelled_name_is_refused_with_the_nearest():
         hparams.from_dict(Example, {"droput": 0.1})
 
 
-def test_a_number_outside_the_range_of_a_search_may_be_set():
-    hparams.check(Example(units=1000, rate=5.0))
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"units": 1000}, "Hyperparameter units=1000 is outside its declared range, 8 to 128 in steps of 8"),
+        ({"units": 0}, "units=0 is outside"),
+        ({"rate": 5.0}, r"rate=5\.0 is outside its declared range, 0\.0001 to 0\.01, log scale"),
+        ({"dropout": -0.1}, r"dropout=-0\.1 is outside"),
+        ({"dropout": float("nan")}, "dropout=nan is outside"),
+    ],
+)
+def test_a_number_outside_the_range_of_a_search_may_be_set_and_is_warned_of(values, message):
+    with pytest.warns(UserWarning, match=message):
+        hparams.check(Example(**values))
+    with pytest.warns(UserWarning, match=message):
+        hparams.from_dict(Example, values)
+
+
+def test_a_number_between_the_steps_or_at_an_end_of_the_range_is_not_warned_of():
+    hparams.check(Example(units=9, rate=1e-2, dropout=0.5))
 
 
 def test_a_whole_number_is_a_number():
-    hparams.check(Example(rate=1))
+    hparams.check(Example(dropout=0))
 
 
 @pytest.mark.parametrize(
@@ -133,6 +152,14 @@ def test_a_class_that_is_no_dataclass_is_refused_with_the_remedy():
         (lambda: Choice("a", ["a", "a"]), ValueError, "each once"),
         (lambda: Choice("a", ["a", 1]), TypeError, "expected values of one type"),
         (lambda: Choice("c", ["a", "b"]), ValueError, r"Choice\('c'\): the default is not one of the values"),
+        (
+            lambda: Choice((1, 2), [(1, 2), (3,)]),
+            TypeError,
+            r"\(1, 2\) is a tuple, which a search cannot record; .*Name",
+        ),
+        (lambda: Choice(None, [None, "a"]), TypeError, r"None is a NoneType, which a search cannot record"),
+        (lambda: Choice([1], [[1], [2]]), TypeError, r"\[1\] is a list, which a search cannot record"),
+        (lambda: Choice(1.0, [1.0, float("inf")]), ValueError, r"Choice\(\[1\.0, inf\]\): expected finite numbers"),
         (lambda: Bool(1), TypeError, r"Bool\(1\): expected True or False"),
     ],
 )
@@ -204,3 +231,44 @@ def test_a_condition_that_cannot_be_is_refused(field, message):
 def test_a_condition_without_a_value_is_refused():
     with pytest.raises(ValueError, match=r"when=\{'kind': \[\]\}: expected the value or the values"):
         Int(1, low=1, high=2, when={"kind": []})
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "step", "values"),
+    [
+        (0.0, 0.5, 0.1, (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)),
+        (0.0, 0.6, 0.2, (0.0, 0.2, 0.4, 0.6)),
+        (0.1, 0.9, 0.4, (0.1, 0.5, 0.9)),
+        (0.0, 1.0, 1 / 3, (0.0, 0.3333333333333333, 0.6666666666666666, 1.0)),
+        (1.0, 2.0, 2.0, (1.0,)),
+    ],
+)
+def test_the_steps_of_a_range_are_counted_in_decimals(low, high, step, values):
+    found = FloatRange(low, high, step, log=False)
+    assert tuple(found.value(index) for index in range(found.count)) == values
+    assert [found.index(value + 1e-12) for value in values] == list(range(len(values)))
+
+
+@given(st.integers(-1000, 1000), st.integers(0, 100), st.integers(1, 100), st.integers(0, 5))
+def test_a_range_in_decimal_steps_ends_at_the_decimal_number_that_was_declared(low, steps, step, digits):
+    low, high, step = (float(f"{number}e-{digits}") for number in (low, low + steps * step, step))
+    found = FloatRange(low, high, step, log=False)
+    assert (found.count, found.value(0), found.value(steps)) == (steps + 1, low, high)
+
+
+@pytest.mark.parametrize(
+    ("declare", "message"),
+    [
+        (
+            lambda: Int(1, low=1, high=10, step=4),
+            r"Int\(low=1, high=10, step=4\): steps of 4 from 1 end at 9, so a .*10",
+        ),
+        (
+            lambda: Float(0, low=0, high=0.5, step=0.2),
+            r"steps of 0\.2 from 0\.0 end at 0\.4, so a search never tries 0\.5",
+        ),
+    ],
+)
+def test_an_upper_end_that_no_step_reaches_is_warned_of(declare, message):
+    with pytest.warns(UserWarning, match=message):
+        declare()

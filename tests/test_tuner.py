@@ -108,6 +108,7 @@ def test_result_json_names_the_best_trial(searched):
             "completed": 3,
             "pruned": 0,
             "failed": 0,
+            "stop_reason": "trials=3 reached",
             "epochs": 6,
             "best": {
                 "trial": result.best.name,
@@ -484,3 +485,30 @@ def test_more_workers_than_cores_are_warned_of(tmp_path):
         pytest.raises(TypeError),
     ):
         tuner(tmp_path, Local, workers=999).search()
+
+
+def test_a_search_that_ends_before_its_trials_says_why(tmp_path, capfd):
+    space = {"hidden_units": {"low": 4, "high": 8}}
+    result = tuner(tmp_path, fixed={"learning_rate": 0.01}, space=space, trials=5).search()
+    reason = "the space is exhausted: all its 2 combinations were tried"
+    assert (len(result.trials), result.stop_reason) == (2, reason)
+    assert f"lightkeras: the search ended after 2 of 5 trials: {reason}\n" in capfd.readouterr().err
+    assert json.loads((result.run_dir / "result.json").read_text())["search"]["stop_reason"] == reason
+
+
+def test_a_search_is_extended_after_its_end_and_a_grid_cut_by_its_trials_says_so(tmp_path, capfd):
+    runner = lk.Runner(max_epochs=1, progress=False)
+    settings = {"fixed": {"learning_rate": 0.01}, "space": {"hidden_units": {"high": 16}}, "runner": runner}
+    first = tuner(tmp_path, oracle="grid", trials=2, **settings).search()
+    cut = "the grid has 4 combinations, and trials=2 ends the search after as many"
+    assert cut in capfd.readouterr().err
+    assert first.stop_reason == "trials=2 reached of the 4 combinations of the grid"
+    more = tuner(tmp_path, oracle="grid", trials=3, **settings).search(resume=True)
+    assert more.trials[:2] == first.trials
+    assert [trial.hparams["hidden_units"] for trial in more.trials] == [4, 8, 12]
+    with pytest.raises(lk.ChangedRunError, match=r"search\.trials was 3 and is 2"):
+        tuner(tmp_path, oracle="grid", trials=2, **settings).search(resume=True)
+    whole = tuner(tmp_path, oracle="grid", trials=None, **settings).search(resume=True)
+    assert [trial.hparams["hidden_units"] for trial in whole.trials] == [4, 8, 12, 16]
+    assert len((whole.run_dir / "trials.csv").read_text().splitlines()) == 1 + 4
+    assert cut not in capfd.readouterr().err

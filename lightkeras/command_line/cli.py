@@ -40,7 +40,7 @@ from lightkeras.command_line.console import (
     table_of_sizes,
 )
 from lightkeras.command_line.experiment import Experiment, Main
-from lightkeras.command_line.flags import COMMANDS, lookup_of, make_parser, settings_of
+from lightkeras.command_line.flags import COMMANDS, check_hparams, lookup_of, make_parser, settings_of
 from lightkeras.data.lookup import Lookup
 from lightkeras.runner import Interrupted, Runner
 from lightkeras.runs import report
@@ -79,6 +79,8 @@ def cli(
     command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else None
     parser = make_parser(task_class, command, runner_defaults, main)
     settings = parser.parse_args(arguments)
+    if "hp" in settings:
+        check_hparams(parser, task_class, settings)
 
     def given() -> jsonargparse.Namespace:
         return parser.parse_args(arguments, defaults=False)

@@ -93,7 +93,7 @@ def report_search(result: SearchResult) -> None:
     console = Console()
     statuses = [trial.status for trial in result.trials]
     counted = [f"{statuses.count(status)} {status}" for status in ("completed", "pruned", "failed")]
-    lines = {"trials": f"{', '.join(counted)}, {result.wall_s:.1f} s"}
+    lines = {"trials": f"{', '.join(counted)}, {result.wall_s:.1f} s", "stopped": result.stop_reason}
     if result.best is None:
         lines["best"] = f"none: no trial was completed; the last one failed: {result.trials[-1].reason}"
     else:

@@ -160,6 +160,24 @@ def make_parser(
     return parser
 
 
+def check_hparams(parser: Parser, task_class: type[Task], settings: jsonargparse.Namespace) -> None:
+    """Ends the program with status 2 if a hyperparameter is outside its declared range.
+
+    Args:
+        parser: The parser of the command.
+        task_class: The task.
+        settings: The parsed settings, from flags and from a file.
+    """
+    for name, found in hparams.search_space(task_class.HParams).items():
+        value = settings.hp[name]
+        if value is not None and not found.holds(value):
+            declared = "is outside its declared range" if not isinstance(found, hparams.Choices) else "is not declared"
+            parser.error(
+                f"--hp.{name} {value} {declared}: expected {found}. Other values are declared in "
+                f"{task_class.__name__}.HParams."
+            )
+
+
 def _summary_of(main: Callable[..., Any] | None) -> str:
     if main is None:
         return "fit, then test the best weights."

@@ -134,6 +134,7 @@ class SearchResult:
         wall_s: Seconds that the search took, over all its resumes.
         repeats: Values of the objective with other seeds, by the trial's name.
         refit: Run directory of the fit on train and validation together; `None` if there is none.
+        stop_reason: Why there were no more trials, such as `"trials=10 reached"`.
     """
 
     run_dir: Path
@@ -144,6 +145,7 @@ class SearchResult:
     wall_s: float
     repeats: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     refit: Path | None = None
+    stop_reason: str = ""
 
     @property
     def best_dir(self) -> Path:

@@ -22,7 +22,7 @@ from typing import Any, final
 from lightkeras import hparams
 from lightkeras.runner import Runner
 from lightkeras.search.journal import Event, Journal
-from lightkeras.search.oracles import Oracle
+from lightkeras.search.oracles import Oracle, same_name
 from lightkeras.search.pruning import Chance, Pruning, is_better, not_finite
 from lightkeras.search.records import COMPLETED, FAILED, PRUNED, Outcome, Record, Records, Stop
 from lightkeras.search.space import Space
@@ -93,6 +93,7 @@ class Coordinator:
         plan: Settings of the search.
         journal: Journal of the search; its events are applied first.
         oracle: A new oracle.
+        extended: Whether the oracle may choose more trials than when the search was last run.
         on_end: Called with each run that ends, but not with those of the journal.
 
     Raises:
@@ -100,12 +101,19 @@ class Coordinator:
     """
 
     def __init__(
-        self, plan: Plan, journal: Journal, oracle: Oracle, on_end: Callable[[Record], None] = lambda _: None
+        self,
+        plan: Plan,
+        journal: Journal,
+        oracle: Oracle,
+        on_end: Callable[[Record], None] = lambda _: None,
+        extended: bool = False,
     ) -> None:
         self.plan, self.records = plan, Records()
         self._journal, self._oracle, self._on_end = journal, oracle, on_end
         for number, event in enumerate(journal.events, 1):
             self._replay(number, event)
+        if extended and self.records.exhausted:
+            self._write({"event": "extended"})
 
     @property
     def finished(self) -> bool:
@@ -115,6 +123,11 @@ class Coordinator:
             and self.records.planned >= {"seeds", "refit"}
             and all(run.outcome is not None for run in self.records.runs.values())
         )
+
+    @property
+    def stop_reason(self) -> str:
+        """Returns why there are no more trials."""
+        return self._oracle.why_stopped()
 
     def next(self, worker: int) -> Job | None:
         """Returns the next run for a worker; `None` if there is none at the moment or at all."""
@@ -208,6 +221,10 @@ class Coordinator:
                 best, mean = self.records.runs[repeats.name], repeats.mean
         return best
 
+    def refit(self) -> Record | None:
+        """Returns the fit of the best trial on train and validation together; `None` if there is none."""
+        return next((run for run in reversed(self.records.runs.values()) if run.joined), None)
+
     # ------------------------------------------------------------------ choosing
 
     def _next_run(self) -> Record | None:
@@ -241,13 +258,18 @@ class Coordinator:
             }
             for trial in self.records.ranked(self.plan.mode)[: self.plan.top]
             for number in range(1, self.plan.seeds + 1)
+            if f"{_seeds_of(trial)}{number}" not in self.records.runs  # of the search before it was extended
         ]
 
     def _refit(self) -> list[Event]:
         best = self.best()
         if not self.plan.refit or best is None or best.outcome is None:
             return []
-        return [{"name": "refit", "values": best.values, "epochs": best.outcome.epoch, "joined": True}]
+        before = [run for run in self.records.runs.values() if run.joined]
+        if before and (before[-1].values, before[-1].epochs) == (best.values, best.outcome.epoch):
+            return []
+        name = f"refit-{len(before) + 1}" if before else "refit"
+        return [{"name": name, "values": best.values, "epochs": best.outcome.epoch, "joined": True}]
 
     def _verdict(self, run: Record, epoch: int, value: float) -> tuple[str, str] | None:
         plan = self.plan
@@ -280,23 +302,38 @@ class Coordinator:
             self._oracle.tell(run.trial, run.outcome.value, run.outcome.epoch)
 
     def _replay(self, number: int, event: Event) -> None:
-        if event["event"] == "asked":
-            answer = self._oracle.ask()
-            if answer.status != event["status"] or answer.trial != event["trial"]:
-                raise ValueError(
-                    f"The search cannot be resumed from its journal, which has {event['status']} in line {number}, "
-                    f"where the oracle now answers {answer.status}. Use the package versions that it was started with."
-                )
-            if answer.trial is not None and dict(answer.values) != event["values"]:
-                warnings.warn(
-                    f"The oracle chose {event['values']}, and would now choose {dict(answer.values)}: the search "
-                    "resumes with the former, and may differ from an uninterrupted one. Did package versions change?",
-                    stacklevel=4,
-                )
-                self._oracle.correct(answer.trial, event["values"])
+        if event["event"] == "asked" and event["status"] != "STOPPED":  # an oracle that stopped is not asked again
+            self._ask_again(number, event)
         self.records.apply(event)
         if event["event"] == "ended":
             self._tell(self.records.runs[event["run"]])
+
+    def _ask_again(self, number: int, event: Event) -> None:
+        answer = self._oracle.ask(replayed=event["status"])
+        if "RUNNING" not in (answer.status, event["status"]):
+            return
+        if answer.trial is None or event["trial"] is None or same_name(answer.trial) != same_name(event["trial"]):
+            raise ValueError(
+                f"The search cannot be resumed from its journal, which has {event['status']} in line {number}, "
+                f"where the oracle now answers {answer.status}. Use the package versions that it was started with."
+            )
+        if dict(answer.values) == event["values"]:
+            return
+        if not _are_close(answer.values, event["values"]):
+            warnings.warn(
+                f"The oracle chose {event['values']}, and would now choose {dict(answer.values)}: the search "
+                "resumes with the former, and may differ from an uninterrupted one. Did package versions change?",
+                stacklevel=5,
+            )
+        self._oracle.correct(answer.trial, event["values"])
+
+
+def _are_close(values: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
+    """Returns True if values differ only by rounding: earlier versions chose 0.30000000000000004 for 0.3."""
+    return values.keys() == others.keys() and all(
+        math.isclose(value, others[name]) if isinstance(value, float) else value == others[name]
+        for name, value in values.items()
+    )
 
 
 def _seeds_of(trial: Record) -> str:

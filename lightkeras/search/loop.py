@@ -90,7 +90,9 @@ def run_in_process(
             raise SearchInterrupted(signals.received)
 
 
-def export(job: trial_run.Job, pool: Pool | None, task: type[Task], lookup: Lookup | None) -> str | None:
+def export(
+    job: trial_run.Job, pool: Pool | None, task: type[Task], lookup: Lookup | None, retries: int = 0
+) -> str | None:
     """Re-runs the final stage of a finished run to export `model.keras`.
 
     Args:
@@ -98,6 +100,7 @@ def export(job: trial_run.Job, pool: Pool | None, task: type[Task], lookup: Look
         pool: Worker processes; `None` runs it in this process.
         task: The task's class.
         lookup: Where data and modules are found.
+        retries: How often it is retried after its worker was lost.
 
     Returns:
         The reason why it failed; `None` if it succeeded.
@@ -105,15 +108,23 @@ def export(job: trial_run.Job, pool: Pool | None, task: type[Task], lookup: Look
     if pool is None:
         outcome = trial_run.run(job, task, lookup, lambda epoch, value: None)
         return outcome.reason if outcome.status == FAILED else None
+    message = _exported(job, pool)
+    while message.kind == "lost" and retries > 0:
+        retries -= 1
+        message = _exported(job, pool)
+    if message.kind == "ended":
+        return str(message.content.reason) if message.content.status == FAILED else None
+    return f"its worker {message.kind}: {message.content}"
+
+
+def _exported(job: trial_run.Job, pool: Pool) -> WorkerMessage:
     while not (idle := pool.idle()):  # a cluster may have lost all its nodes
         pool.wait()
     pool.assign(idle[0], job)
     while True:
         for message in pool.wait():
-            if message.kind == "ended":
-                return str(message.content.reason) if message.content.status == FAILED else None
-            if message.kind in ("lost", "full", "interrupted"):
-                return f"its worker {message.kind}: {message.content}"
+            if message.kind in ("ended", "lost", "full", "interrupted"):
+                return message
 
 
 def _handle(message: WorkerMessage, name: str, coordinator: Coordinator, pool: Pool) -> None:

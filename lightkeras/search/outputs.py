@@ -61,7 +61,7 @@ def result_of(coordinator: Coordinator, wall_s: float) -> SearchResult:
     plan = coordinator.plan
     trials = {run.name: trial_of(plan, run) for run in coordinator.records.trials() if run.outcome is not None}
     best = coordinator.best()
-    refit = coordinator.records.runs.get("refit")
+    refit = coordinator.refit()
     return SearchResult(
         run_dir=plan.folder,
         objective=plan.objective,
@@ -70,9 +70,10 @@ def result_of(coordinator: Coordinator, wall_s: float) -> SearchResult:
         best=None if best is None else trials[best.name],
         wall_s=wall_s,
         repeats={trials[found.name].name: found.values for found in coordinator.repeats()},
-        refit=plan.folder / "refit"
+        refit=plan.folder / refit.name
         if refit is not None and refit.outcome and refit.outcome.value is not None
         else None,
+        stop_reason=coordinator.stop_reason,
     )
 
 
@@ -94,6 +95,7 @@ def summary(result: SearchResult, task: str, repeats: Sequence[Repeats], reason:
             "mode": result.mode,
             "trials": len(result.trials),
             **{status: statuses.count(status) for status in ("completed", "pruned", "failed")},
+            "stop_reason": result.stop_reason,
             "epochs": sum(trial.epochs for trial in result.trials),
             "wall_s": round(result.wall_s, 3),
             "best": best

@@ -116,6 +116,9 @@ class Records:
         kind = event["event"]
         if kind == "asked":
             self._asked(event)
+        elif kind == "extended":
+            self.exhausted = self.idle = False
+            self.planned.clear()
         elif kind == "planned":
             self.planned.add(event["stage"])
             for run in event["runs"]:

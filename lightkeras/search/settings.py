@@ -9,7 +9,7 @@ from typing import Any
 
 from lightkeras.data.lookup import Lookup
 from lightkeras.runner import Runner
-from lightkeras.search.space import Bounds, Space, check_oracle, make_space
+from lightkeras.search.space import Bounds, Space, check_oracle, make_space, warn_of_unreached_ends
 from lightkeras.system.messages import check_whole, did_you_mean
 from lightkeras.task import Task
 
@@ -53,7 +53,9 @@ class TrialSettings:
                 "Tuner(runner=...): the runner has callbacks, which would carry their state from trial to trial. "
                 "Make them inside the task instead, or leave them out."
             )
-        check_oracle(self.oracle, self.made_space())
+        space = self.made_space()
+        check_oracle(self.oracle, space)
+        warn_of_unreached_ends(space, list(self.space))
 
     def made_space(self) -> Space:
         """Returns the searched hyperparameters.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, final
 
 from lightkeras import hparams
@@ -48,6 +49,46 @@ class Space:
     def hparams(self, chosen: Mapping[str, Any]) -> Any:
         """Returns the hyperparameters of a trial: chosen and fixed ones, and defaults for the others."""
         return hparams.from_dict(self.declaration, {**self.fixed, **chosen})
+
+    def count(self) -> int | None:
+        """Returns the number of combinations; `None` if a range is continuous."""
+        return self._count(list(self.ranges), {})
+
+    def combinations(self) -> Iterator[dict[str, Any]]:
+        """Yields all combinations, without hyperparameters that are not used; the last one changes fastest.
+
+        Only for a space without a continuous range.
+        """
+        return self._combinations(list(self.ranges), {})
+
+    def _count(self, names: list[str], chosen: dict[str, Any]) -> int | None:
+        if not names:
+            return 1
+        name, *rest = names
+        count = self.ranges[name].count
+        if not self._is_used(name, chosen):
+            return self._count(rest, chosen)
+        if any(name in self.when.get(other, {}) for other in rest):  # others depend on it
+            parts = [self._count(rest, {**chosen, name: self.ranges[name].value(i)}) for i in range(count or 0)]
+            return None if None in parts else sum(part or 0 for part in parts)
+        below = self._count(rest, chosen)
+        return None if count is None or below is None else count * below
+
+    def _combinations(self, names: list[str], chosen: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if not names:
+            yield chosen
+            return
+        name, *rest = names
+        if not self._is_used(name, chosen):
+            yield from self._combinations(rest, chosen)
+            return
+        found = self.ranges[name]
+        for index in range(found.count or 0):
+            yield from self._combinations(rest, {**chosen, name: found.value(index)})
+
+    def _is_used(self, name: str, chosen: Mapping[str, Any]) -> bool:
+        needed = self.when.get(name, {})
+        return all(other in chosen and chosen[other] in values for other, values in needed.items())
 
     def record(self) -> dict[str, Any]:
         """Returns the space as plain data."""
@@ -104,13 +145,19 @@ def check_oracle(kind: str, space: Space) -> None:
     Raises:
         ValueError: A grid over a range that has no steps.
     """
-    endless = [name for name, found in space.ranges.items() if not isinstance(found, Choices) and _has_no_steps(found)]
-    if kind == "grid" and endless:
-        name = endless[0]
-        raise ValueError(
-            f"Tuner(oracle='grid') cannot try every value of {name}: {space.ranges[name]}. Give it a step "
-            f"(space={{{name!r}: {{'step': ...}}}}), fix it, or use another oracle."
-        )
+    for name, found in space.ranges.items():
+        if kind == "grid" and not isinstance(found, Choices) and _has_no_steps(found):
+            remedy = "Fix it" if found.log else f"Give it a step (space={{{name!r}: {{'step': ...}}}}), fix it"
+            raise ValueError(
+                f"Tuner(oracle='grid') cannot try every value of {name}: {found}. {remedy}, or use another oracle."
+            )
+
+
+def warn_of_unreached_ends(space: Space, narrowed: Sequence[str]) -> None:
+    """Warns of narrowed ranges whose upper end no step reaches."""
+    for name in narrowed:
+        if name in space.ranges and (problem := hparams.unreached_end(space.ranges[name])) is not None:
+            warnings.warn(f"Tuner(space={{{name!r}: ...}}): {problem}.", stacklevel=5)
 
 
 def narrowed(name: str, found: Range, bounds: Bounds) -> Range:
@@ -135,6 +182,8 @@ def narrowed(name: str, found: Range, bounds: Bounds) -> Range:
     if bounds.step is not None and (found.log or bounds.step <= 0):
         raise ValueError(f"space: {name!r} step={bounds.step}: expected a step above 0, and none on a log scale.")
     if isinstance(found, FloatRange):
+        if bounds.step is None and found.step is not None and low != found.value(found.index(low)):
+            raise ValueError(f"space: {name!r} from {low}: not a value of {found}. Give a step as well.")
         return FloatRange(float(low), float(high), None if step is None else float(step), found.log)
     if wrong := [value for value in (low, high, step) if value is not None and value != int(value)]:
         raise ValueError(f"space: {name!r} is {found}: expected whole numbers, got {wrong[0]}.")

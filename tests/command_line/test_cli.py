@@ -299,6 +299,42 @@ def test_a_file_gives_flags_and_the_command_line_overrides_it(folder):
     assert read("b/config.json")["hparams"] == {"hidden_units": 9, "learning_rate": 0.01, "batch_size": 160}
 
 
+OUTSIDE = {
+    ("--hp.hidden_units", "0"): r"--hp\.hidden_units 0 is outside its declared range: expected 4 to 32 in steps of 4",
+    ("--hp.hidden_units", "33"): r"--hp\.hidden_units 33 is outside",
+    ("--hp.learning_rate", "-0.01"): r"--hp\.learning_rate -0\.01 is outside its .* 0\.001 to 0\.1, log scale",
+    ("--hp.learning_rate", ".nan"): r"--hp\.learning_rate nan is outside",
+    ("--config", "wrong.yaml"): r"--hp\.hidden_units 1000 is outside",
+    ("--hp", "{hidden_units: 1000}"): r"--hp\.hidden_units 1000 is outside",
+}
+
+
+@pytest.mark.parametrize("command", [(), ("fit",), ("tune",), ("find_learning_rate",), ("find_batch_size",)])
+@pytest.mark.parametrize("flags", OUTSIDE)
+def test_a_hyperparameter_outside_its_declared_range_is_one_line_that_names_its_flag(folder, capsys, command, flags):
+    Path("wrong.yaml").write_text("hp:\n  hidden_units: 1000\n")
+    place = () if "find_batch_size" in command else ("--run_dir", "a")
+    assert run(*command, *flags, *place) == 2
+    printed = capsys.readouterr().err
+    assert re.search(OUTSIDE[flags], printed)
+    assert printed.count("\n") == 1
+    assert not Path("a").exists()
+
+
+def test_a_hyperparameter_outside_its_declared_range_is_refused_on_resume_and_recorded_ones_are_warned_of(
+    folder, capsys
+):
+    assert run("fit", *QUICK, "--run_dir", "a") == 0
+    assert run("fit", "--resume", "--accept_changes", "--hp.hidden_units", "64", "--run_dir", "a") == 2
+    assert "--hp.hidden_units 64 is outside its declared range" in capsys.readouterr().err
+    runner = lk.Runner(max_epochs=1, run_dir="b", progress=False, pictures=False)
+    with pytest.warns(UserWarning, match=r"hidden_units=64 is outside its declared range"):
+        task = TwoMoons(TwoMoons.HParams(hidden_units=64))  # from Python, it may be meant
+    runner.fit(task)
+    with pytest.warns(UserWarning, match=r"hidden_units=64 is outside its declared range"):
+        assert run("test", "--run_dir", "b") == 0
+
+
 def test_a_setting_of_the_experiment_is_the_default_and_may_be_a_callback(folder):
     seen = []
     callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
@@ -417,7 +453,14 @@ def test_an_error_inside_a_step_is_not_swallowed(folder):
 
 
 def test_a_run_that_diverges_has_status_1_and_names_the_step(folder, capsys):
-    assert run("--hp.learning_rate", "1e30", "--run_dir", "a") == 1
+    class Steep(TwoMoons):
+        @dataclasses.dataclass(frozen=True)
+        class HParams(TwoMoons.HParams):
+            """The default is too high."""
+
+            learning_rate: float = lk.Float(1e30, low=1e-3, high=1e30, log=True)
+
+    assert run("--run_dir", "a", task=Steep) == 1
     assert re.search(r"    stopped  train/loss became (nan|inf) at step \d+ .* \(0 epochs", capsys.readouterr().out)
     assert read("a/result.json")["fit"]["diverged"] is True
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from machine import Experiment, Finished, Machine
 
-SIZES = ("--hp.length", "40", "--hp.vocabulary", "2000", "--hp.width", "16")
+SIZES = ("--hp.length", "100", "--hp.vocabulary", "5000", "--hp.width", "16")
 SHORT = (*SIZES, "--hp.batch_size", "32", "--hp.dropout", "0.1")
 
 

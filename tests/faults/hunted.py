@@ -91,6 +91,26 @@ class Hunted(TwoMoons):
         return [Once(self.hp.fate)]
 
 
+class Checked(TwoMoons):
+    """Its worker is killed where the task is checked before the first trial, `LIGHTKERAS_KILLS` times."""
+
+    @dataclasses.dataclass(frozen=True)
+    class HParams:
+        """Hyperparameters."""
+
+        hidden_units: int = lk.Int(4, low=4, high=8, step=4)
+        learning_rate: float = 1e-2
+        batch_size: int = 160
+
+    def build_model(self):
+        folder = Path(os.environ["LIGHTKERAS_HUNTED"])
+        killed = len(list(folder.glob("*.killed")))
+        if killed < int(os.environ["LIGHTKERAS_KILLS"]):
+            (folder / f"{killed}.killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().build_model()
+
+
 class Waiting(TwoMoons):
     """Waits in its second epoch until the file `go on` exists, so that a test kills it at a known point."""
 

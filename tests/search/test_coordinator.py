@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import random
 from pathlib import Path
@@ -69,13 +70,19 @@ def worth(job: Any, epoch: int) -> float:
 
 
 def search(
-    path: Path, kind: str, lines: float = math.inf, slots: int = 1, trials: int | None = 12, **settings: Any
+    path: Path,
+    kind: str,
+    lines: float = math.inf,
+    slots: int = 1,
+    trials: int | None = 12,
+    extended: bool = False,
+    **settings: Any,
 ) -> Coordinator:
     """Runs a search to its end, or until it is killed; one report of each slot in turn."""
     plan_ = plan(path.parent, kind, **settings)
     oracle = Oracle(kind, plan_.space, plan_.objective, plan_.mode, trials, 9, 0)
     with Cut(path, lines) as journal:
-        coordinator = Coordinator(plan_, journal, oracle)
+        coordinator = Coordinator(plan_, journal, oracle, extended=extended)
         jobs: dict[int, tuple[Any, int]] = {}
         while not coordinator.finished:
             for slot in range(slots):
@@ -237,3 +244,99 @@ def test_a_journal_of_another_oracle_is_refused(tmp_path):
     search(tmp_path / "journal.jsonl", "random", trials=3)
     with pytest.raises(ValueError, match=r"has RUNNING in line \d+, where the oracle now answers STOPPED"):
         search(tmp_path / "journal.jsonl", "random", trials=2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_extended_search_ends_as_one_that_had_all_trials_from_the_start(kind, tmp_path):
+    settings = {name: value for name, value in SETTINGS[kind].items() if name not in ("seeds", "top", "refit")}
+    whole = search(tmp_path / "whole.jsonl", kind, trials=12, **settings)
+    first = search(tmp_path / "journal.jsonl", kind, trials=9, **settings)
+    assert (first.stop_reason.split(" of")[0], len(first.records.trials())) == ("trials=9 reached", 9)
+    again = search(tmp_path / "journal.jsonl", kind, trials=9, **settings)  # not extended: nothing to do
+    assert found(again) == found(first)
+    extended = search(tmp_path / "journal.jsonl", kind, trials=12, extended=True, **settings)
+    assert found(extended) == found(whole)
+    assert found(search(tmp_path / "journal.jsonl", kind, trials=12, **settings)) == found(whole)
+
+
+def test_an_extended_search_repeats_and_refits_what_is_best_then(tmp_path):
+    settings = {"seeds": 1, "top": 2, "refit": True}
+    first = search(tmp_path / "journal.jsonl", "random", trials=4, **settings)
+    extended = search(tmp_path / "journal.jsonl", "random", trials=12, extended=True, **settings)
+    assert extended.best().name != first.best().name  # of 12 with this seed
+    best = {f"seeds/{run.number}-1" for run in extended.records.ranked("max")[:2]}
+    seeds = [name for name in extended.records.runs if name.startswith("seeds/")]
+    assert set(seeds) >= best
+    assert len(set(seeds)) == len(seeds)
+    assert [run.name for run in extended.records.runs.values() if run.joined] == ["refit", "refit-2"]
+    assert extended.refit().values == extended.best().values
+
+
+def lines_of(*answers: Any, value: float = 0.5, trial: str = "{}") -> str:
+    """A journal of trials with these values that were completed; texts are statuses without a trial."""
+    lines, number = [], 0
+    for values in answers:
+        asked = {"event": "asked", "status": values, "trial": None, "values": {}, "epochs": None, "parent": None}
+        if isinstance(values, dict):
+            outcome = dataclasses.asdict(Outcome(COMPLETED, "max_epochs reached", value + number / 100, 1, 1, 1, 1))
+            lines.append(asked | {"status": "RUNNING", "trial": trial.format(number), "values": values})
+            lines.append({"event": "ended", "run": f"trials/{number:04d}", "outcome": outcome})
+            number += 1
+        else:
+            lines.append(asked)
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stepped:
+    share: float = Float(0.1, low=0.1, high=0.3, step=0.1)
+    depth: int = Int(1, low=1, high=2)
+
+
+def resumed(path: Path, kind: str, text: str, trials: int | None) -> Coordinator:
+    path.write_text(text)
+    made = Plan(path.parent, make_space(Stepped, {}, {}), "val/accuracy", "max", Runner(max_epochs=1))
+    with Journal(path) as journal:
+        coordinator = Coordinator(made, journal, Oracle(kind, made.space, made.objective, "max", trials, 9, 0))
+        while (job := coordinator.next(0)) is not None:
+            coordinator.end(job.name, Outcome(COMPLETED, "max_epochs reached", 0.5, 1, 1, 1, 1))
+    return coordinator
+
+
+def test_a_grid_of_an_earlier_version_that_lost_its_upper_end_is_resumed_and_completed(tmp_path):
+    """It had 0.1 and 0.2 of 0.1 to 0.3, in keras-tuner's rounding, and names without zeros."""
+    before = [{"share": share, "depth": depth} for share in (0.1, 0.2) for depth in (1, 2)]
+    ended = resumed(tmp_path / "ended.jsonl", "grid", lines_of(*before, "IDLE", "STOPPED"), None)
+    assert [dict(run.values) for run in ended.records.trials()] == before
+    assert ended.finished
+    went_on = resumed(tmp_path / "journal.jsonl", "grid", lines_of(*before[:3]), None)
+    assert [dict(run.values) for run in went_on.records.trials()] == [
+        *before, {"share": 0.3, "depth": 1}, {"share": 0.3, "depth": 2},
+    ]  # fmt: skip
+    assert went_on.stop_reason == "the space is exhausted: all its 6 combinations were tried"
+
+
+@pytest.mark.filterwarnings("ignore:The oracle chose")
+@pytest.mark.parametrize("kind", ["random", "bayesian"])
+def test_values_of_an_earlier_version_are_kept_and_not_tried_again(kind, tmp_path):
+    rounded = [{"share": 0.1 + 0.1 + 0.1, "depth": depth} for depth in (1, 2)]
+    ended = resumed(tmp_path / "journal.jsonl", kind, lines_of(*rounded, trial="0{}"), 20)
+    values = [tuple(run.values.values()) for run in ended.records.trials()]
+    assert values[:2] == [(0.30000000000000004, 1), (0.30000000000000004, 2)]
+    assert sorted(values[2:]) == [(0.1, 1), (0.1, 2), (0.2, 1), (0.2, 2)]
+
+
+@pytest.mark.filterwarnings("ignore:The oracle chose")
+def test_a_search_of_an_earlier_version_that_repeated_a_value_is_resumed(tmp_path):
+    before = [{"share": share, "depth": depth} for share in (0.1, 0.2, 0.3) for depth in (1, 2)]
+    ended = resumed(tmp_path / "journal.jsonl", "bayesian", lines_of(*before, before[0], before[0]), 20)
+    assert len(ended.records.trials()) == 8
+    assert ended.stop_reason.startswith("the space is exhausted")
+
+
+def test_a_value_that_differs_by_rounding_is_not_warned_of(tmp_path):
+    before = [
+        {"share": 0.1 + 0.1 + 0.1 if share == 0.3 else share, "depth": d} for share in (0.1, 0.2, 0.3) for d in (1, 2)
+    ]
+    ended = resumed(tmp_path / "journal.jsonl", "grid", lines_of(*before), None)
+    assert [dict(run.values) for run in ended.records.trials()] == before

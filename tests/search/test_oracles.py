@@ -160,9 +160,8 @@ def test_hyperband_says_which_trial_goes_on():
         assert parent.epochs == answer.epochs / 3
 
 
-@pytest.mark.parametrize("kind", ["hyperband", "grid"])
-def test_an_oracle_with_nothing_to_offer_before_a_trial_ends_says_so(kind):
-    oracle = make(kind, {"fine_tune": SPACE["fine_tune"]}, trials=None)
+def test_hyperband_waits_for_a_trial_to_end_where_it_has_nothing_to_offer_before():
+    oracle = make("hyperband", {"fine_tune": SPACE["fine_tune"]}, trials=None)
     answers = [oracle.ask()]
     while answers[-1].status == "RUNNING":
         answers.append(oracle.ask())
@@ -235,3 +234,99 @@ def test_what_depends_on_another_value_is_chosen_where_that_is_so(kind):
     if kind == "grid":
         # Wide; deep; deep and residual, with either scale. Each without a norm, and with it and either epsilon.
         assert len({tuple(values.items()) for values in seen}) == len(seen) == 4 * 3
+
+
+# ---------------------------------------------------------------------- both ends of a range, and no value twice
+
+ENDS = [
+    (FloatRange(0.0, 0.5, 0.1, log=False), [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]),
+    (FloatRange(0.1, 0.7, 0.2, log=False), [0.1, 0.3, 0.5, 0.7]),
+    (FloatRange(0.0, 1.0, 1 / 3, log=False), [0.0, 0.3333333333333333, 0.6666666666666666, 1.0]),
+    (FloatRange(-0.3, 0.3, 0.3, log=False), [-0.3, 0.0, 0.3]),
+    (FloatRange(1e-4, 4e-4, 1e-4, log=False), [1e-4, 2e-4, 3e-4, 4e-4]),
+    (IntRange(8, 32, 8, log=False), [8, 16, 24, 32]),
+    (IntRange(1, 10, 4, log=False), [1, 5, 9]),
+    (IntRange(1, 5, 1, log=True), [1, 2, 3, 4, 5]),
+    (Choices((0.1, 0.2, 0.3)), [0.1, 0.2, 0.3]),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "found", "values"),
+    [(kind, *ends) for kind in ("random", "hyperband", "grid") for ends in ENDS]
+    + [("bayesian", *ENDS[number]) for number in (0, 7)],  # slow
+)
+def test_every_value_of_a_range_is_tried_with_both_ends_and_to_the_digit(kind, found, values):
+    if kind == "grid" and isinstance(found, IntRange) and found.log:
+        pytest.skip("a grid over a logarithmic range is refused")
+    rows = run(kind, {"x": found}, trials=20, epochs=3)
+    tried = [chosen["x"] for _, chosen, epochs in rows if epochs in (None, 1, 3)]
+    assert sorted(set(tried)) == (values if kind != "hyperband" else sorted(set(tried) & set(values)))
+    if kind != "hyperband":
+        assert len(tried) == len(values)
+    assert {type(value) for value in tried} == {type(values[0])}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log", "best"),
+    [(3e-4, 7e-2, True, "high"), (1e-5, 0.3, True, "low"), (0.1, 0.7, False, "high")],
+)
+def test_the_bayesian_oracle_reaches_the_exact_ends_of_a_continuous_range(low, high, log, best):
+    oracle, rates = make("bayesian", {"rate": FloatRange(low, high, None, log)}, trials=6), []
+    while (answer := oracle.ask()).status == "RUNNING":
+        rates.append(answer.values["rate"])
+        slope = math.log(rates[-1]) if log else rates[-1]
+        oracle.tell(answer.trial, slope if best == "low" else -slope, 1)
+    assert (low if best == "low" else high) in rates
+    assert all(low <= rate <= high for rate in rates)
+
+
+def test_a_logarithmic_range_of_whole_numbers_is_never_left():
+    oracle, depths = make("bayesian", {"depth": IntRange(1, 64, 1, log=True)}, trials=10), []
+    while (answer := oracle.ask()).status == "RUNNING":
+        depths.append(answer.values["depth"])
+        oracle.tell(answer.trial, -float(depths[-1]), 1)
+    assert max(depths) == 64
+    assert len(set(depths)) == len(depths)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_bayesian_oracle_does_not_repeat_a_value(fails):
+    """The best value, or one that fails, is in the corner: keras-tuner proposes it again and again."""
+    oracle = make("bayesian", {"rate": FloatRange(0.0, 1.0, None, log=False), "cell": SPACE["cell"]}, trials=14)
+    tried = []
+    while (answer := oracle.ask()).status == "RUNNING":
+        rate, cell = answer.values["rate"], answer.values["cell"]
+        assert all(abs(rate - before) >= 1e-3 or cell != other for before, other in tried)
+        tried.append((rate, cell))
+        oracle.tell(answer.trial, None if fails and rate < 0.01 else rate, 1)
+    assert len(tried) == 14
+
+
+@pytest.mark.parametrize("kind", ["random", "hyperband"])
+def test_a_countable_space_is_tried_to_its_last_combination(kind):
+    ranges = {"x": IntRange(0, 9, 1, log=False), "y": FloatRange(0.0, 0.4, 0.1, log=False)}
+    rows = run(kind, ranges, trials=400, epochs=80)
+    assert len({tuple(chosen.values()) for _, chosen, _ in rows}) == 50
+
+
+def test_an_oracle_says_why_it_has_stopped():
+    def reason(kind: str, ranges: Mapping[str, Any], trials: int | None, fails: bool = False) -> str:
+        oracle = make(kind, ranges, trials=trials)
+        while (answer := oracle.ask()).status == "RUNNING":
+            oracle.tell(answer.trial, None if fails else 1.0, 1)
+        return oracle.why_stopped()
+
+    small = {"x": IntRange(0, 2, 1, log=False), "y": Choices(("a", "b"))}
+    assert reason("bayesian", {"x": small["x"]}, 20) == "the space is exhausted: all its 3 combinations were tried"
+    for kind in ("random", "grid"):
+        assert reason(kind, small, 20) == "the space is exhausted: all its 6 combinations were tried"
+        assert reason(kind, small, 20, fails=True) == "the space is exhausted: all its 6 combinations were tried"
+        assert reason(kind, small, 6) == "trials=6 reached"
+    assert reason("random", small, 5) == "trials=5 reached"
+    assert reason("grid", small, 5) == "trials=5 reached of the 6 combinations of the grid"
+    assert reason("hyperband", SPACE, None) == "hyperband has run all its brackets"
+    assert (
+        reason("hyperband", SPACE, None, fails=True) == "hyperband could not fill its brackets, because trials failed"
+    )
+    assert reason("hyperband", small, None) == "the space is exhausted: all its 6 combinations were tried"

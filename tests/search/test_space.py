@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from lightkeras.hparams import Bool, Choice, Choices, Float, FloatRange, Int, IntRange
-from lightkeras.search.space import Bounds, check_oracle, make_space
+from lightkeras.search.space import Bounds, check_oracle, make_space, warn_of_unreached_ends
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +19,11 @@ class Declared:
     norm: bool = Bool(False, when={"kind": "deep"})
     epsilon: float = Float(0.5, low=0.0, high=1.0, when={"norm": True})
     batch_size: int = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Stepped(Declared):
+    share: float = Float(0.1, low=0.0, high=0.5, step=0.1)
 
 
 def test_a_space_is_what_is_declared_less_what_is_fixed():
@@ -84,6 +89,7 @@ def test_a_range_of_one_value_is_fixed():
         ({"rate": Bounds(low=1e-4)}, r"space: 'rate' from 0\.0001 to 0\.1 is wider"),
         ({"units": Bounds(low=12)}, r"space: 'units' from 12: not a value of 8 to 64 in steps of 8"),
         ({"units": Bounds(low=8.5)}, r"expected whole numbers, got 8\.5"),
+        ({"share": Bounds(low=0.15)}, r"space: 'share' from 0\.15: not a value of 0 to 0\.5 in steps of 0\.1\. Give a"),
         ({"rate": Bounds(step=0.01)}, r"space: 'rate' step=0\.01: expected a step above 0, and none on a log scale"),
         ({"units": Bounds(step=0)}, r"space: 'units' step=0: expected a step above 0"),
         ({"units": Bounds(values=[8])}, r"narrow it by low, high or step, not by values"),
@@ -95,7 +101,7 @@ def test_a_range_of_one_value_is_fixed():
 )
 def test_a_narrower_range_that_cannot_be_is_refused(bounds, message):
     with pytest.raises(ValueError, match=message):
-        make_space(Declared, {}, bounds)
+        make_space(Stepped if "share" in bounds else Declared, {}, bounds)
 
 
 def test_fixed_and_narrowed_contradict_each_other():
@@ -112,9 +118,40 @@ def test_nothing_to_search_is_said():
 
 
 def test_a_grid_needs_steps():
-    with pytest.raises(ValueError, match=r"oracle='grid'\) cannot try every value of rate: 0\.001 to 0\.1, log scale"):
+    with pytest.raises(
+        ValueError, match=r"oracle='grid'\) cannot try every value of rate: .*, log scale\. Fix it, or use"
+    ):
         check_oracle("grid", make_space(Declared, {}, {}))
     with pytest.raises(ValueError, match=r"every value of epsilon: 0 to 1\. Give it a step"):
         check_oracle("grid", make_space(Declared, {"rate": 0.1}, {}))
     check_oracle("grid", make_space(Declared, {"rate": 0.1}, {"epsilon": Bounds(step=0.5)}))
     check_oracle("random", make_space(Declared, {}, {}))
+
+
+def test_the_combinations_of_a_space_are_those_of_used_values():
+    fixed = {"rate": 0.1, "units": 8, "epsilon": 0.5}
+    space = make_space(Declared, fixed, {"depth": Bounds(high=2)})
+    expected = [
+        {"kind": "wide", "depth": 1},
+        {"kind": "wide", "depth": 2},
+        {"kind": "deep", "depth": 1, "norm": False},
+        {"kind": "deep", "depth": 1, "norm": True},
+        {"kind": "deep", "depth": 2, "norm": False},
+        {"kind": "deep", "depth": 2, "norm": True},
+        {"kind": "none"},
+    ]
+    assert list(space.combinations()) == expected
+    assert space.count() == 7
+    assert make_space(Declared, {"rate": 0.1}, {}).count() is None  # epsilon is continuous
+    # 2 of `kind` with 4 depths, one of them with norm and 3 epsilons, and 1 without; each with 8 units.
+    stepped = make_space(Declared, {"rate": 0.1}, {"epsilon": Bounds(step=0.5)})
+    assert stepped.count() == len(list(stepped.combinations())) == 8 * (4 + 4 * (1 + 3) + 1)
+
+
+def test_a_narrowed_range_whose_end_no_step_reaches_is_warned_of():
+    space = make_space(Declared, {}, {"units": Bounds(low=8, high=30)})
+    with pytest.warns(
+        UserWarning, match=r"space=\{'units': \.\.\.\}\): steps of 8 from 8 end at 24, so a search never"
+    ):
+        warn_of_unreached_ends(space, ["units"])
+    warn_of_unreached_ends(make_space(Declared, {}, {"units": Bounds(high=32)}), ["units"])

@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import json
 import math
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,10 @@ from lightkeras.system.messages import did_you_mean
 
 MISSING = ("?", "", "NA", "N/A", "nan", "NaN", "null", "None")
 """Texts that stand for a missing value."""
+
+_NUMBER = re.compile(r"[+-]?([1-9][0-9]*|0)?(\.[0-9]*)?([eE][+-]?[0-9]+)?")
+"""A number as text. Not 007, 1_000 or Arabic digits, which Python's `float` reads too: they are rather codes."""
+_WHOLE = re.compile(r"(-?[1-9][0-9]*|0)\.0")
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
@@ -144,10 +149,10 @@ def from_arrays(arrays: Mapping[str, Any]) -> Columns:
     return Columns({n: a.tolist() for n, a in values.items()}, [f"row {row}" for row in range(count)], "the table")
 
 
-def is_missing(value: Any) -> bool:
-    """Whether a cell has no value: `None`, NaN, or one of `MISSING`."""
+def is_missing(value: Any, text: bool = False) -> bool:
+    """Whether a cell has no value: `None`, NaN, or one of `MISSING`; in a column of text, of these only `""`."""
     if isinstance(value, str):
-        return value.strip() in MISSING
+        return value == "" if text else value.strip() in MISSING
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
@@ -155,7 +160,7 @@ def as_number(value: Any, where: str) -> float:
     """Converts a cell to a number.
 
     Args:
-        value: A number, or its text.
+        value: A number, or its text: decimal digits with an optional sign, point and exponent.
         where: The cell, for errors, such as `"Column 'weight' in line 4 of cars.csv"`.
 
     Raises:
@@ -163,24 +168,42 @@ def as_number(value: Any, where: str) -> float:
     """
     text = value.decode(errors="replace") if isinstance(value, bytes) else value
     try:
-        if isinstance(text, str) and "_" in text:  # which Python's float() would ignore
-            raise ValueError
         number = float(text)
     except (TypeError, ValueError):
         raise ValueError(f"{where} holds {text!r}: expected a number.") from None
     if not abs(number) <= float(np.finfo(np.float32).max):
         raise ValueError(f"{where} holds {text!r}: expected a finite number, as float32 can hold it.")
+    if isinstance(text, str) and not _is_number(text.strip()):
+        code = ", and not a code with leading zeros" if text.strip().lstrip("+-").startswith("0") else ""
+        raise ValueError(f"{where} holds {text!r}: expected a number{code}.")
     return number
 
 
-def category_key(value: Any) -> str:
-    """Converts a category to text: 1, 1.0, "1" and " 1 " are the same category."""
-    text = (value.decode(errors="replace") if isinstance(value, bytes) else str(value)).strip()
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return str(int(number)) if number.is_integer() else repr(number)
+def category_key(value: Any, text: bool = False) -> str:
+    """Converts a category to text.
+
+    1, 1.0, "1", "1.0" and " 1 " are the same category; "01", "+1", "1e0" and "1.00" are others.
+
+    Args:
+        value: The category: text or a number.
+        text: Whether the column holds text: "1", "1.0" and " 1 " are three categories.
+    """
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    key = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    if text:
+        return key
+    whole = _WHOLE.fullmatch(key.strip())
+    return whole[1] if whole else key.strip()
+
+
+def category_order(key: str) -> tuple[bool, float, str]:
+    """Sorts categories: numbers by their value, then texts."""
+    return (False, float(key), key) if _is_number(key) else (True, 0.0, key)
+
+
+def _is_number(text: str) -> bool:
+    return bool(_NUMBER.fullmatch(text)) and any(digit.isdigit() for digit in re.split("[eE]", text)[0])
 
 
 def parse_row(given: str | Mapping[str, Any], number: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from lightkeras.data.datasets.columns import (
     TableFile,
     as_number,
     category_key,
+    category_order,
     from_arrays,
     is_missing,
     parse_row,
@@ -42,6 +43,8 @@ class OneHot:
         column: The column.
         values: The categories. A dict gives them names, as in `{1: "USA", 2: "Europe", 3: "Japan"}`; in a
             list they are their own names. `None` takes those of the whole table, in sorted order.
+        text: Whether the column holds text, whose categories differ where they are written differently: "1", "1.0"
+            and " 1 " are three, and "NA" is not a missing value. Otherwise these are one category.
 
     Raises:
         ValueError: There are no categories, or one occurs twice.
@@ -49,11 +52,12 @@ class OneHot:
 
     column: str
     values: Mapping[Any, str] | Sequence[Any] | None = None
+    text: bool = False
 
     def __post_init__(self) -> None:
         if self.values is None:
             return
-        keys = [category_key(value) for value in self.values]
+        keys = [self.key(value) for value in self.values]
         names = list(self.names().values())
         if not keys or len(set(keys)) < len(keys) or len(set(names)) < len(names):
             raise ValueError(f"OneHot({self.column!r}, {self.values!r}): expected at least one category, each once.")
@@ -61,15 +65,19 @@ class OneHot:
     def names(self) -> dict[str, str]:
         """Names of the categories by the values of the column; empty if they come from the table."""
         if isinstance(self.values, Mapping):
-            return {category_key(value): str(name) for value, name in self.values.items()}
-        return {category_key(value): category_key(value) for value in self.values or ()}
+            return {self.key(value): str(name) for value, name in self.values.items()}
+        return {self.key(value): self.key(value) for value in self.values or ()}
+
+    def key(self, value: Any) -> str:
+        """Returns a value of the column as text, equal for equal categories."""
+        return category_key(value, self.text)
 
     def found_in(self, column: Sequence[Any]) -> OneHot:
         """Returns this with the categories of a column, if none were given."""
         if self.values is not None:
             return self
-        keys = {category_key(value) for value in column if not is_missing(value)}
-        return OneHot(self.column, sorted(keys, key=_order))
+        keys = {self.key(value) for value in column if not is_missing(value, self.text)}
+        return OneHot(self.column, sorted(keys, key=category_order), self.text)
 
 
 @final
@@ -161,7 +169,8 @@ class Table(DataModule):
         wanted = [name for name in columns.values if name != self.target] if self._wanted is None else self._wanted
         features = [f.found_in(columns[f.column]) if isinstance(f, OneHot) else f for f in wanted]
         used = [_column(feature) for feature in features] + [self.target]
-        complete = self._complete(columns, used)
+        text = _text_columns(features)
+        complete = self._complete(columns, used, text)
         rows = {name: columns[name] for name in used}
         names = [columns.rows[row] for row in complete]
         kept = Columns({name: [column[row] for row in complete] for name, column in rows.items()}, names, columns.name)
@@ -219,9 +228,9 @@ class Table(DataModule):
             raise RuntimeError(f"Table has no {what} yet: call `prepare(lookup)` first.")
         return self._feeds
 
-    def _complete(self, columns: Columns, used: Sequence[str]) -> list[int]:
+    def _complete(self, columns: Columns, used: Sequence[str], text: Sequence[str]) -> list[int]:
         """Indices of the rows that have a value in every used column."""
-        holes = {n: [i for i, value in enumerate(columns[n]) if is_missing(value)] for n in used}
+        holes = {n: [i for i, value in enumerate(columns[n]) if is_missing(value, n in text)] for n in used}
         holes = {name: rows for name, rows in holes.items() if rows}
         lost = sorted({row for rows in holes.values() for row in rows})
         if not lost:
@@ -245,7 +254,8 @@ class Table(DataModule):
                 raise ValueError(f"Row {number} gives {name!r}, which is the target: leave it out.")
             if name not in columns:
                 raise ValueError(f"Row {number} gives {name!r}, which is not a column. {did_you_mean(name, columns)}")
-        lacking = [name for name in columns if name not in row or is_missing(row[name])]
+        text = _text_columns(self._features)
+        lacking = [name for name in columns if name not in row or is_missing(row[name], name in text)]
         if lacking:
             raise ValueError(
                 f"Row {number} has no value for {', '.join(lacking)}: expected one for each of {', '.join(columns)}, "
@@ -284,6 +294,10 @@ def _column(feature: str | OneHot) -> str:
     return feature.column if isinstance(feature, OneHot) else feature
 
 
+def _text_columns(features: Sequence[str | OneHot]) -> list[str]:
+    return [feature.column for feature in features if isinstance(feature, OneHot) and feature.text]
+
+
 def _names(feature: str | OneHot) -> list[str]:
     if isinstance(feature, OneHot):
         return [f"{feature.column}_{name}" for name in feature.names().values()]
@@ -317,20 +331,12 @@ def _one_hot(feature: OneHot, table: Columns) -> dict[str, np.ndarray]:
     known = {**{name: name for name in names.values()}, **names}
     found = []
     for row, value in zip(table.rows, table[feature.column], strict=True):
-        if category_key(value) not in known:
+        if feature.key(value) not in known:
             raise ValueError(
                 f"Column {feature.column!r} in {row} of {table.name} holds {value!r}, which is not a category of it. "
-                f"{did_you_mean(category_key(value), known)}"
+                f"{did_you_mean(feature.key(value), known)}"
             )
-        found.append(known[category_key(value)])
+        found.append(known[feature.key(value)])
     return {
         f"{feature.column}_{name}": np.array([each == name for each in found], np.float32) for name in names.values()
     }
-
-
-def _order(key: str) -> tuple[bool, float, str]:
-    """Sorts numbers by their value, then texts."""
-    try:
-        return False, float(key), key
-    except ValueError:
-        return True, 0.0, key

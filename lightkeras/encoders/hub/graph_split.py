@@ -5,7 +5,8 @@
 The first half holds everything that depends on the texts and on no variable: splitting, table look-up,
 finding the distinct words. It takes about 70 % of the forward time, learns nothing, and can run in the input
 pipeline, before the step. The second half runs on the module's own variables, and gradients, row-sparse
-ones too, flow to them. A split is used only if output and gradients of the halves equal those of the module to the bit.
+ones too, flow to them. A split is used only if output and gradients of the halves equal those of the module to the bit,
+and if the shapes, dtypes and structure that a graph knows of the output before it runs are the same.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class GraphHalves:
 
     Args:
         to_numbers: From a string tensor `[batch]` to a tuple of tensors without strings.
-        from_numbers: From that tuple to the module's output.
+        from_numbers: From that tuple to the module's output, in its structure and with its static shape.
     """
 
     to_numbers: Half
@@ -60,9 +61,12 @@ def split(module: Any, samples: Sequence[str] = SAMPLES) -> GraphHalves | None:
 def _cut(module: Any, samples: Sequence[str]) -> GraphHalves | None:
     import tensorflow as tf
 
-    whole = next((f for f in module.__call__.concrete_functions if f.inputs[0].dtype == tf.string), None)
+    texts = [f for f in module.__call__.concrete_functions if f.inputs[0].dtype == tf.string]
+    if not texts or len({str(f.inputs[0].shape) for f in texts}) > 1:  # the halves have one shape of input
+        return None
+    whole = texts[0]
     # The first of `outputs`: after a gradient was taken, they include intermediate values.
-    if whole is None or len(tf.nest.flatten(whole.structured_outputs)) != 1:
+    if len(tf.nest.flatten(whole.structured_outputs)) != 1:
         return None
     if changes_something(whole.graph.as_graph_def()):
         return None
@@ -87,7 +91,14 @@ def _cut(module: Any, samples: Sequence[str]) -> GraphHalves | None:
     text_spec = {text: tf.TensorSpec(whole.inputs[0].shape, tf.string)}
     to_numbers = _function_of(graph, before - outside, text_spec, captures, list(cut), ())
     from_numbers = _function_of(graph, second - outside, frontier, captures, [output], whole.variables)
-    halves = GraphHalves(lambda texts: tuple(to_numbers(texts)), lambda numbers: from_numbers(*numbers)[0])
+    shape = whole.outputs[0].shape
+
+    def joined(numbers: Sequence[Any]) -> Any:
+        # The graph without calls knows less: a variable's or table's handle has lost the shape of its values.
+        [value] = from_numbers(*numbers)
+        return tf.nest.pack_sequence_as(whole.structured_outputs, [tf.ensure_shape(value, shape)])
+
+    halves = GraphHalves(lambda texts: tuple(to_numbers(texts)), joined)
     return halves if _agree(module, halves, whole.trainable_variables, samples) else None
 
 
@@ -103,13 +114,19 @@ def changes_something(graph: Any) -> bool:
 
 
 def _agree(module: Any, halves: GraphHalves, variables: Sequence[Any], samples: Sequence[str]) -> bool:
-    """Whether output and gradients of the halves equal those of the whole to the bit."""
+    """Whether the halves give what the whole gives: to the bit, with gradients, and in a graph with the same specs."""
     import tensorflow as tf
 
+    def both(texts: Any) -> Any:
+        return halves.from_numbers(halves.to_numbers(texts))
+
+    for length in (None, len(samples)):
+        if _specs_of(module, length) != _specs_of(both, length):
+            return False
     texts, found = tf.constant(list(samples)), []
-    for call in (module, lambda texts: halves.from_numbers(halves.to_numbers(texts))):
+    for call in (module, both):
         with tf.GradientTape() as tape:
-            value = call(texts)
+            [value] = tf.nest.flatten(call(texts))
             target = tf.reduce_sum(tf.sin(value))
         gradients = tape.gradient(target, variables)
         found.append((value, [type(gradient) for gradient in gradients], gradients))
@@ -119,6 +136,16 @@ def _agree(module: Any, halves: GraphHalves, variables: Sequence[Any], samples: 
     pairs = [(value, other_value), *zip(gradients, other_gradients, strict=True)]
     dense = [(tf.convert_to_tensor(a), tf.convert_to_tensor(b)) for a, b in pairs if a is not None]
     return all(bool(tf.reduce_all(a == b)) for a, b in dense)
+
+
+def _specs_of(call: Callable[[Any], Any], length: int | None) -> Any:
+    """Structure, shapes and dtypes of the output that a graph knows for this number of texts; `None` for any."""
+    import tensorflow as tf
+
+    traced = tf.function(call, autograph=False).get_concrete_function(tf.TensorSpec([length], tf.string))
+    leaves = tf.nest.flatten(traced.structured_outputs)
+    shapes = [(str(leaf.shape), leaf.dtype) for leaf in leaves]  # unknown shapes are not equal to each other
+    return tf.nest.pack_sequence_as(traced.structured_outputs, shapes)
 
 
 def _function_of(

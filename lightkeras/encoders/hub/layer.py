@@ -38,6 +38,9 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
     holds it is saved with its fine-tuned weights, the handle and the module's fingerprint; to load it takes
     `keras.models.load_model(path, safe_mode=False)`, because a module's graph is code.
 
+    It takes modules that are called with one tensor. Those with several inputs (a dict of them, as BERT's encoders
+    have), with signatures and no `__call__`, and TF1's are refused.
+
     On JAX and PyTorch a model with it can be built, saved and loaded, but not run: there
     `lk.TextEncoder` runs the module before the model.
 

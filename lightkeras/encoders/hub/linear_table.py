@@ -59,13 +59,16 @@ class Table:
         ids, weights, counts = [], [], []
         for start in range(0, len(texts), self.width):
             part = texts[start : start + self.width]
-            found, weight, owner, outputs = (tensor.numpy() for tensor in self.weigh(_strings(part)))
-            ids.append(found.astype(np.int32))
-            weights.append(weight.astype(np.float32))
-            counts.append(np.bincount(owner, minlength=len(part)))
+            # A text with words beside them: TensorFlow's gradient of a segment sum over no words at all is not defined.
+            beside = np.append(part, np.array(SAMPLES[:1], dtype=object))
+            found, weight, owner, outputs = (tensor.numpy() for tensor in self.weigh(_strings(beside)))
+            own = owner < len(part)
+            ids.append(found[own].astype(np.int32))
+            weights.append(weight[own].astype(np.float32))
+            counts.append(np.bincount(owner[own], minlength=len(part)))
             if check and start == 0:
                 bags = _joined(ids, weights, counts)
-                _compare(bags, self.variable.sparse_read(bags.ids).numpy(), outputs)
+                _compare(bags, self.variable.sparse_read(bags.ids).numpy(), outputs[: len(part)])
         return _joined(ids, weights, counts)
 
 

@@ -9,7 +9,7 @@ from typing import Any, final
 
 from lightkeras.search.trial_run import Job, TaskSummary
 from lightkeras.search.workers.protocol import Channel, Launcher, last_lines
-from lightkeras.system.messages import check_whole
+from lightkeras.system.messages import announce, check_whole
 
 POLL = 0.25  # seconds between checks of signals, memory and heartbeats
 GRACE = 120.0  # seconds for a worker to save its run after SIGTERM
@@ -124,23 +124,36 @@ class Pool:
         if worker is not None:
             worker.channel.send(("answer", why))
 
-    def summarize_task(self, values: Mapping[str, Any], runner: Any) -> TaskSummary:
-        """Lets the first worker check the task, and returns its summary.
+    def summarize_task(self, values: Mapping[str, Any], runner: Any, retries: int) -> TaskSummary:
+        """Lets a worker check the task, and returns its summary.
+
+        Args:
+            values: Hyperparameters by name.
+            runner: Settings of the check.
+            retries: How often the check is retried after its worker was lost.
 
         Raises:
             Exception: The task's own error.
-            RuntimeError: The worker was lost.
+            RuntimeError: Too many workers were lost.
         """
+        message = self._checked_by_worker(values, runner)
+        while message.kind == "lost" and retries > 0:
+            retries -= 1
+            announce(f"checking the task again, because its worker {message.content}")
+            message = self._checked_by_worker(values, runner)
+        if message.kind == "raised":
+            raise message.content
+        if message.kind == "lost":
+            raise RuntimeError(f"The task could not be checked: its worker {message.content}.")
+        found: TaskSummary = message.content
+        return found
+
+    def _checked_by_worker(self, values: Mapping[str, Any], runner: Any) -> WorkerMessage:
         self._send(0, "summarize", (dict(values), runner))
         while True:
             for message in self.wait():
-                if message.kind == "summary":
-                    found: TaskSummary = message.content
-                    return found
-                if message.kind == "raised":
-                    raise message.content
-                if message.kind == "lost":
-                    raise RuntimeError(f"The task could not be checked: its worker {message.content}.")
+                if message.kind in ("summary", "raised", "lost"):
+                    return message
 
     def wait(self) -> list[WorkerMessage]:
         """Waits for a short time, and returns the messages."""

@@ -5,7 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightkeras.data.datasets.columns import TableFile, as_number, category_key, from_arrays, is_missing, parse_row
+from lightkeras.data.datasets.columns import (
+    TableFile,
+    as_number,
+    category_key,
+    category_order,
+    from_arrays,
+    is_missing,
+    parse_row,
+)
 
 CARS = """18.0   8   3504.      1\t"chevrolet chevelle"
 25.0   4   2046.      1\t"ford pinto"
@@ -132,7 +140,11 @@ def test_what_is_a_value(value):
     assert not is_missing(value)
 
 
-@pytest.mark.parametrize(("value", "number"), [("3504.", 3504.0), (" 1e3 ", 1000.0), (7, 7.0), (b"2.5", 2.5)])
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [("3504.", 3504.0), (" 1e3 ", 1000.0), (7, 7.0), (b"2.5", 2.5)]
+    + [("+5", 5.0), ("-.5", -0.5), ("0.05", 0.05), ("0", 0.0), ("-0.0", 0.0), ("1E-3", 0.001), ("10", 10.0)],
+)
 def test_a_number_is_read_from_text(value, number):
     assert as_number(value, "A cell") == number
 
@@ -143,6 +155,12 @@ def test_a_number_is_read_from_text(value, number):
         ("heavy", "^A cell holds 'heavy': expected a number"),
         ("3,5", "expected a number"),
         ("1_000", "expected a number"),
+        ("\N{ARABIC-INDIC DIGIT THREE}", "expected a number"),
+        ("00501", r"^A cell holds '00501': expected a number, and not a code with leading zeros\.$"),
+        ("-007.5", "not a code with leading zeros"),
+        ("infinity", "expected a finite number"),
+        (".", "expected a number"),
+        ("e5", "expected a number"),
         ([1], "expected a number"),
         ("inf", "^A cell holds 'inf': expected a finite number, as float32 can hold it"),
         (1e39, "expected a finite number"),
@@ -157,6 +175,40 @@ def test_a_category_is_the_same_as_number_and_as_text():
     assert {category_key(value) for value in (1, 1.0, "1", " 1.0 ", b"1")} == {"1"}
     assert category_key("1.5") == "1.5"
     assert category_key(" Japan ") == "Japan"
+    assert {category_key(value) for value in (0, -0.0, "0", "0.0")} == {"0"}
+
+
+def test_text_that_is_not_written_as_a_number_is_a_category_of_its_own():
+    others = [
+        "1",
+        "01",
+        "001",
+        "+1",
+        "1e0",
+        "1.00",
+        "1.",
+        "1_0",
+        "10",
+        "\N{ARABIC-INDIC DIGIT ONE}",
+        "nan",
+        "inf",
+        "0x1",
+    ]
+    assert [category_key(value) for value in others] == others
+    long = ["12345678901234567890", "12345678901234567891"]  # equal as float64
+    assert [category_key(value) for value in long] == long
+
+
+def test_a_column_of_text_is_compared_as_it_is_written():
+    written = ["1", "1.0", " 1", "Japan", "Japan ", "NA", "?"]
+    assert [category_key(value, text=True) for value in written] == written
+    assert [is_missing(value, text=True) for value in (*written, "", None, float("nan"))] == [False] * 7 + [True] * 3
+
+
+def test_numbers_come_before_texts_and_are_sorted_by_value():
+    assert sorted(["b", "10", "9", "nan", "007", "-1.5", "1e1"], key=category_order) == [
+        "-1.5", "9", "10", "1e1", "007", "b", "nan",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

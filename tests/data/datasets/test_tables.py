@@ -90,6 +90,30 @@ def test_categories_that_are_not_given_are_those_of_the_table_in_order():
     assert columns_of(table.train()) == {"size_9": [0, 1, 0, 1], "size_10": [1, 0, 0, 0], "size_s": [0, 0, 1, 0]}
 
 
+def test_codes_with_leading_zeros_are_different_categories_and_not_numbers(tmp_path):
+    (tmp_path / "z.csv").write_text("zip,price\n00501,1\n501,2\n0501,3\n")
+    table = prepared(tmp_path / "z.csv", "price", features=[OneHot("zip")])
+    assert columns_of(table.train()) == {"zip_501": [0, 1, 0], "zip_00501": [1, 0, 0], "zip_0501": [0, 0, 1]}
+    assert columns_of(table.predict(["zip=00501", {"zip": "501"}, {"zip": 501}])) == {
+        "zip_501": [0, 1, 1],
+        "zip_00501": [1, 0, 0],
+        "zip_0501": [0, 0, 0],
+    }
+    with pytest.raises(
+        ValueError, match=r"'zip' in line 2 .*'00501': expected a number, .*categories as OneHot\('zip'\)"
+    ):
+        prepared(tmp_path / "z.csv", "price")
+
+
+def test_a_column_declared_as_text_keeps_what_is_written(tmp_path):
+    (tmp_path / "v.csv").write_text("version,price\n1.1,1\n1.10,2\n1.0,3\n1,4\nNA,5\n,6\n")
+    table = prepared(tmp_path / "v.csv", "price", features=[OneHot("version", text=True)])
+    names = ("version_1", "version_1.0", "version_1.1", "version_1.10", "version_NA")
+    assert (table.features, table.incomplete_rows) == (names, 1)
+    assert table.train().arrays[0]["version_1.10"].tolist() == [0, 1, 0, 0, 0]
+    assert columns_of(table.predict([{"version": "NA"}]))["version_NA"] == [1]
+
+
 def test_a_category_that_was_not_given_is_named(file):
     with pytest.raises(
         ValueError, match=r"^Column 'origin' in line 6 of .*cars\.csv holds '2', which is not a category of it\. .*1, 3"

@@ -119,6 +119,13 @@ def test_a_word_that_comes_twice_is_one_entry_and_an_empty_text_none(sample):
     )
 
 
+@pytest.mark.parametrize("texts", [[""], [" "], ["", "", ""], ["", "good"], ["good", ""], [""] * 60])
+def test_blank_texts_alone_have_no_entries(sample, texts):
+    bags = find_table(sample).bags(np.array(texts, dtype=object))
+    assert np.diff(bags.splits).tolist() == [int(text == "good") for text in texts]
+    assert set(bags.weights.tolist()) <= {1.0}
+
+
 def test_a_bag_does_not_depend_on_the_texts_beside_it(tmp_path):
     table = find_table(loaded(Looked(), tmp_path))
     together = table.bags(TEXTS)

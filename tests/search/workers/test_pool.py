@@ -96,6 +96,20 @@ def test_a_worker_that_gives_no_sign_of_life_is_killed_and_its_trial_tried_again
     assert config["resumed"][0]["step"] == 2  # it went on from its first epoch
 
 
+@pytest.mark.parametrize(("kills", "retries"), [(1, 1), (1, 0)])
+def test_a_worker_killed_while_it_checks_the_task_is_replaced(hunted_in, monkeypatch, capfd, kills, retries):
+    monkeypatch.setenv("LIGHTKERAS_KILLS", str(kills))
+    runner = lk.Runner(max_epochs=1, progress=False, pictures=False, export=False)
+    tuner = lk.Tuner(hunted.Checked, trials=1, retries=retries, runner=runner, run_dir=hunted_in / "search")
+    if retries < kills:
+        with pytest.raises(RuntimeError, match=r"task could not be checked: its worker was killed by SIGKILL"):
+            tuner.search()
+        assert not (hunted_in / "search").exists()
+    else:
+        assert [trial.status for trial in tuner.search().trials] == ["completed"]
+        assert "checking the task again, because its worker was killed by SIGKILL" in capfd.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> lk.SearchResult:
     """The search of `searching.py` as it is in this process."""
