@@ -150,10 +150,13 @@ class Runner(Settings):
                 config = setup.config_of(self, fit)
             fit.directory.create(needed_bytes=5 * fit.state_bytes)
             with run_lock(fit.directory.lock_file):
-                resumed, restart = setup.begin(fit, config, ready)
+                fit.directory.check_links()
+                fit.directory.sweep()
+                resumed, restart, write_config = setup.begin(fit, config, ready)
                 loop = _Loop(self, fit)
                 with fit.opened(config, resumed, restart):
                     loop.begin(resumed)
+                    write_config()
                     while loop.continues():
                         if not loop.train_epoch():
                             break

@@ -397,7 +397,7 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     parts["runner"] = {name: name not in _FREE_OF_RUNNER for name in now["runner"]}
     for part, names in parts.items():
         for name in [name for name, compared in names.items() if compared]:
-            lines += config_differences(f"{part}.{name}", before[part].get(name), now[part][name])
+            lines += config_differences(f"{part}.{name}", before.get(part, {}).get(name), now[part][name])
     first, more = before["search"].get("trials"), now["search"]["trials"]
     if more is not None and (first is None or more < first):  # a search may be extended
         lines += config_differences("search.trials", first, more)

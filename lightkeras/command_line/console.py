@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lightkeras.runs import formats
 from lightkeras.runs.directory import RunDirectory, runs_below
 from lightkeras.runs.results import BatchSizes, Best, EvalResult, FitResult, SearchResult
 from lightkeras.system import files
@@ -62,7 +63,7 @@ def report_experiment(directory: RunDirectory) -> None:
 def report_profile(run_dir: Path) -> None:
     """Prints `profile.json`, the largest part first, without parts that took less than 1 ms."""
     directory = RunDirectory(run_dir)
-    profile = files.read_json(directory.profile_file)
+    profile = files.read_json(directory.profile_file, formats.Profile)
     table = Table(title=f"time: {profile['wall_s']:.1f} s, {profile['steps']:,} steps")
     table.add_column("")
     table.add_column("share", justify="right")
@@ -70,7 +71,7 @@ def report_profile(run_dir: Path) -> None:
     table.add_column("includes")
     for name, part in sorted(profile["parts"].items(), key=lambda item: -item[1]["seconds"]):
         if part["seconds"] >= 0.001:
-            table.add_row(name, f"{100 * part['share']:.1f} %", f"{part['seconds']:.3f}", PARTS[name])
+            table.add_row(name, f"{100 * part['share']:.1f} %", f"{part['seconds']:.3f}", PARTS.get(name, ""))
     console = Console()
     console.print(table)
     lines = {}

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 import jsonargparse
 from rich.console import Console
 
-from lightkeras.runs import report
+from lightkeras.runs import formats, report
 from lightkeras.runs.directory import find_broken
 from lightkeras.system import files
 from lightkeras.system.messages import did_you_mean, raised_by_us
+from lightkeras.system.plain_values import decode_float
 
 if TYPE_CHECKING:
     from lightkeras.task import Task
@@ -95,7 +96,7 @@ def load_task(named: str) -> type[Task]:
 
 def _print_command(folder: Path) -> int:
     """Prints which class a broken step needs and the command that reruns it. Runs nothing."""
-    state = files.read_json(folder / "state.json")
+    state = files.read_json(folder / "state.json", formats.BrokenState, decode_float)
     console = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
     console.print(state["what_happened"])
     if state["file"] is None:

@@ -9,9 +9,11 @@ from rich.table import Table
 
 from lightkeras import hparams
 from lightkeras.data.lookup import Lookup
+from lightkeras.runs import formats
 from lightkeras.runs.checkpoint import STATE
 from lightkeras.runs.directory import find_broken
 from lightkeras.system import files
+from lightkeras.system.plain_values import decode_float
 from lightkeras.task import Task
 from lightkeras.training.divergence.broken_step import Replay, replay
 
@@ -34,7 +36,7 @@ def run(task_class: type[Task], folder: Path, data_dir: str | None = None, sourc
         ValueError: The step belongs to another task, or cannot be repeated.
     """
     path = find_broken(folder)
-    state = files.read_json(path / STATE)
+    state = files.read_json(path / STATE, formats.BrokenState, decode_float)
     recorded = state.get("lookup", {})
     run_source = "sample" if state.get("source") == "sample" else recorded.get("source", "auto")
     lookup = Lookup(source or run_source, data_dir or recorded.get("data_dir"))

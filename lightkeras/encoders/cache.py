@@ -12,8 +12,10 @@ are mapped into memory; if they are removed or replaced, processes that have the
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import io
+import math
 import os
 import secrets
 import shutil
@@ -27,6 +29,7 @@ from lightkeras.system import files
 from lightkeras.system.digest import Digest
 from lightkeras.system.locks import RunLockedError, exclusive_lock, hold_shared
 from lightkeras.system.messages import announce
+from lightkeras.system.schema import Count
 
 Columns = list[tuple[np.dtype, tuple[int, ...]]]
 """Dtype, and shape without axis 0, of each array."""
@@ -41,6 +44,19 @@ _READ_BYTES = 1 << 24
 
 class _DamagedError(ValueError):
     """An entry is damaged, or holds other arrays."""
+
+
+@dataclasses.dataclass
+class _Array:
+    dtype: str
+    shape: list[Count]
+    blake2b: str
+
+
+@dataclasses.dataclass
+class _Meta:
+    format: int
+    arrays: list[_Array]
 
 
 @final
@@ -107,7 +123,7 @@ class ArrayCache:
             return None
         try:
             arrays = _read_entry(entry, columns)
-        except (_DamagedError, OSError) as error:
+        except (_DamagedError, files.DamagedFileError, OSError) as error:
             if warn:
                 announce(f"the cached features in {entry} are damaged ({error}): they are computed again")
             return None
@@ -204,10 +220,10 @@ def _array_records(columns: Columns, rows: list[int], digests: list[Digest]) -> 
 
 def _read_entry(entry: Path, columns: Columns) -> list[np.ndarray]:
     try:
-        meta = files.read_json(entry / META)
+        meta = files.read_json(entry / META, _Meta)
         described = [(np.dtype(each["dtype"]), tuple(each["shape"]), each["blake2b"]) for each in meta["arrays"]]
         version = meta["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise _DamagedError(f"{META}: {error}") from error
     if version != FORMAT or [(dtype, shape[1:]) for dtype, shape, _ in described] != columns:
         raise _DamagedError(f"{META} describes other arrays")
@@ -215,13 +231,13 @@ def _read_entry(entry: Path, columns: Columns) -> list[np.ndarray]:
 
 
 def _map_array(file: Path, dtype: np.dtype, shape: tuple[int, ...], checksum: str) -> np.ndarray:
-    expected, found = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize, file.stat().st_size
+    expected, found = math.prod(shape) * dtype.itemsize, os.lstat(file).st_size
     if found != expected:
         raise _DamagedError(f"{file.name} has {found:,} bytes, expected {expected:,}")
     if not expected:
         return np.zeros(shape, dtype)  # an empty file cannot be mapped
     digest = Digest()
-    with open(file, "rb") as stream:
+    with files.open_to_read(file) as stream:
         while content := stream.read(_READ_BYTES):
             digest.update(content)
     if digest.hex() != checksum:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,12 +32,13 @@ def from_bytes(encoder: Encoder, content: bytes, origin: Path) -> None:
     """
     try:
         state = safetensors.numpy.load(content)
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{origin} is damaged: {error}. It holds the state of the run's encoder.") from error
     try:
         encoder.restore(state)
-    except ValueError as error:
-        raise ValueError(f"{origin} cannot be used: {error}") from error
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}, {error}"
+        raise ValueError(f"{origin} cannot be used: {reason}") from error
 
 
 def write(encoder: Encoder | None, path: Path) -> None:
@@ -50,11 +52,11 @@ def reader(path: Path) -> Callable[[Encoder], None]:
     """Returns a function that restores an encoder from a file, for `Task.set_up`."""
 
     def read(encoder: Encoder) -> None:
-        if not path.is_file():
+        if not os.path.lexists(path):
             raise FileNotFoundError(
                 f"No such file: {path}, which holds what the run's encoder ({type(encoder).__name__}) learned from its "
                 "train split. Put it back, or start a new run."
             )
-        from_bytes(encoder, path.read_bytes(), path)
+        from_bytes(encoder, files.read_bytes(path), path)
 
     return read

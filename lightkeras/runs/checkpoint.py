@@ -14,21 +14,24 @@ and `last` name a complete checkpoint at every moment.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
-import json
+import os
 import re
 import secrets
 import shutil
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 import ml_dtypes
 import numpy as np
+import safetensors
 import safetensors.numpy
 
+from lightkeras.runs import formats
 from lightkeras.system import files
 from lightkeras.system.digest import Digest
 from lightkeras.system.messages import did_you_mean
@@ -36,7 +39,8 @@ from lightkeras.system.plain_values import decode_float, encode_float
 from lightkeras.system.variables import CheckpointError, read_variable, read_variables
 
 VARIABLES, STATE, MANIFEST = "variables.safetensors", "state.json", "manifest.json"
-_NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")
+_NAME = re.compile(formats.CHECKPOINT)
+_POINTER_BYTES = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +104,8 @@ def save(
     beside = folder / f".{path.name}.{secrets.token_hex(4)}.part"
     with files.explained(path):
         try:
-            beside.mkdir(parents=True)
+            files.make_folder(folder)
+            beside.mkdir()
             for name, content in contents.items():
                 files.write_synced(beside / name, content)
             files.sync(beside)
@@ -109,20 +114,25 @@ def save(
             shutil.rmtree(beside, ignore_errors=True)
 
 
-def load(path: Path) -> Checkpoint:
+def load(path: Path, kind: type = formats.State) -> Checkpoint:
     """Reads a checkpoint and verifies its checksums.
 
     Args:
         path: Folder of the checkpoint.
+        kind: The dataclass of `runs.formats` that its state must fit.
 
     Raises:
         FileNotFoundError: The folder does not exist.
-        CheckpointError: A file is missing, truncated or changed; the message names it.
+        CheckpointError: A file is missing, truncated or changed, or holds what no run writes; the message names it.
     """
     contents = _contents(path)
-    state = json.loads(contents.pop(STATE), object_hook=decode_float)
-    stored = safetensors.numpy.load(contents.pop(VARIABLES))
-    arrays = {key: _restored(array, state["variables"][key]["dtype"]) for key, array in stored.items()}
+    with decoding(path):
+        state = files.parse_json(contents.pop(STATE), path / STATE, kind, object_hook=decode_float)
+        stored = arrays_of(contents.pop(VARIABLES), path / VARIABLES)
+        unknown = sorted(set(stored) - set(state["variables"]))
+        if unknown:
+            raise ValueError(f"{STATE} does not describe the variable {unknown[0]!r}.")
+        arrays = {key: _restored(array, state["variables"][key]["dtype"]) for key, array in stored.items()}
     return Checkpoint(path, arrays, state, contents)
 
 
@@ -136,14 +146,51 @@ def verify(path: Path) -> None:
     _contents(path)
 
 
+def arrays_of(content: bytes, path: Path) -> dict[str, np.ndarray]:
+    """Decodes a safetensors file.
+
+    Raises:
+        DamagedFileError: The content is not that of a safetensors file.
+    """
+    try:
+        return safetensors.numpy.load(content)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise files.DamagedFileError(f"{path} is damaged: {type(error).__name__}, {error}.") from error
+
+
+@contextlib.contextmanager
+def decoding(path: Path) -> Iterator[None]:
+    """Re-raises what decoders raise for content of a wrong form as a `CheckpointError` that names the checkpoint.
+
+    The content of a checkpoint that passed its checksums has a wrong form only if somebody else wrote it.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except files.DamagedFileError as error:
+        raise CheckpointError(f"The checkpoint {path} is damaged: {error}") from error
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, MemoryError) as error:
+        reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"The checkpoint {path} is damaged: it cannot be decoded ({reason}).") from error
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a path has the name of a checkpoint and is a folder with a manifest, as `save` writes it."""
+    return bool(_NAME.fullmatch(path.name)) and files.is_folder(path) and files.is_file(path / MANIFEST)
+
+
 def _contents(path: Path) -> dict[str, bytes]:
     if not path.is_dir():
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
     try:
-        manifest = files.read_json(path / MANIFEST)
-        if not isinstance(manifest, dict) or not {VARIABLES, STATE} <= set(manifest):
+        files.check_no_link(path)
+        manifest = files.read_json(path / MANIFEST, dict[str, formats.Entry])
+        if not {VARIABLES, STATE} <= set(manifest):
             raise ValueError(f"{MANIFEST} does not list {VARIABLES} and {STATE}.")
-        contents = {name: (path / Path(name).name).read_bytes() for name in manifest}
+        if wrong := next((name for name in manifest if Path(name).name != name), None):
+            raise ValueError(f"{MANIFEST} lists {wrong!r}, which is not the name of a file.")
+        contents = {name: files.read_bytes(path / name, entry["bytes"]) for name, entry in manifest.items()}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"The checkpoint {path} is damaged: {error}") from error
     for name, content in contents.items():
@@ -172,38 +219,48 @@ def find(folder: Path, name: str) -> Path:
     if target is None:
         there = [entry.name for entry in folder.glob("*") if entry.is_file()] if folder.is_dir() else []
         raise FileNotFoundError(f"There is no checkpoint {name!r} in {folder}. {did_you_mean(name, there)}")
-    if not target.startswith("step-") or Path(target).name != target:
+    if not _NAME.fullmatch(target):
         raise CheckpointError(f"{folder / name} is damaged: {target!r} is not the name of a checkpoint.")
     return folder / target
 
 
 def named(folder: Path, name: str) -> str | None:
     """Returns the content of `best` or `last`, unchecked; `None` if the file is missing."""
-    path = folder / name
-    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None
+    try:
+        return files.read_bytes(folder / name, _POINTER_BYTES).decode(errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    except (files.DamagedFileError, NotADirectoryError):
+        return ""
 
 
 def prune(folder: Path, kept: Iterable[str]) -> None:
-    """Removes all checkpoints except the named ones, and temporary files of a killed run."""
+    """Removes all checkpoints except the named ones, and temporary files of a killed run.
+
+    Files of the user, also copies of checkpoints under other names, stay.
+
+    Raises:
+        LinkError: The folder is a link.
+    """
     names = set(kept)
-    for path in [*folder.glob("step-*"), *folder.glob(".step-*.part")]:
-        if path.name not in names:
-            shutil.rmtree(path)
-    for path in folder.glob(".*.part"):
-        path.unlink()
+    files.check_no_link(folder)
+    for path in list(folder.glob("step-*")):
+        if path.name not in names and is_ours(path):
+            files.remove_folder(path)
+    files.sweep(folder)
 
 
 def free_name(folder: Path, step: int, taken: Container[str] = ()) -> str:
     """Returns an unused name for a checkpoint of a step."""
     name = f"step-{step:08d}"
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(1)))
-    return next(found for found in names if found not in taken and not (folder / found).exists())
+    return next(found for found in names if found not in taken and not os.path.lexists(folder / found))
 
 
 def newest_first(folder: Path) -> list[Path]:
     """Returns the checkpoints of a folder: the one that `last` names, then the others by descending step."""
     last = named(folder, "last")
-    paths = [path for path in folder.glob("step-*") if path.is_dir() and _NAME.fullmatch(path.name)]
+    paths = [path for path in folder.glob("step-*") if files.is_folder(path) and _NAME.fullmatch(path.name)]
     return sorted(paths, key=lambda path: (path.name == last, *numbers(path)), reverse=True)
 
 
@@ -219,7 +276,7 @@ def _storable(array: np.ndarray) -> np.ndarray:
 
 
 def _restored(array: np.ndarray, dtype: str) -> np.ndarray:
-    return array.view(ml_dtypes.bfloat16) if dtype == "bfloat16" else array
+    return array.view(ml_dtypes.bfloat16) if dtype == "bfloat16" and array.dtype == np.uint16 else array
 
 
 def _entry(content: bytes) -> dict[str, Any]:

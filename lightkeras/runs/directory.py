@@ -13,7 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
+from lightkeras.runs import formats
 from lightkeras.system import files
+from lightkeras.system.plain_values import decode_float
+
+_OURS = (  # names that a run, an experiment or a search writes
+    *("config.json", "result.json", "metrics.csv", "encoder.safetensors", "run.lock", "report.html", "profile.json"),
+    *("model.keras", "output.txt", "trials.csv", "journal.jsonl", "workers.lock"),
+    *("checkpoints", "figures", "broken", "profile", "trials", "seeds", "refit", "replays", "best"),
+)
 
 
 @final
@@ -91,6 +99,24 @@ class RunDirectory:
         with files.explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
 
+    def check_links(self) -> None:
+        """Checks that nothing in the directory that a run writes is a link, which may lead anywhere.
+
+        Raises:
+            LinkError: A file or a folder is a link.
+        """
+        for name in _OURS:
+            files.check_no_link(self.path / name)
+        for path in [*self.path.glob("events.out.tfevents.*.lightkeras"), *self.figures.glob("*")]:
+            files.check_no_link(path)
+
+    def sweep(self) -> None:
+        """Removes the temporary files of killed processes; the lock must be held."""
+        for folder in (self.path, self.checkpoints, self.broken, self.figures):
+            files.sweep(folder)
+        for folder in self.figures.glob("*") if files.is_folder(self.figures) else ():
+            files.sweep(folder)
+
     def check_unused(self) -> None:
         """Checks that the directory neither holds a run nor is part of one.
 
@@ -126,13 +152,11 @@ class RunDirectory:
             FileNotFoundError: The directory holds no run.
             ValueError: The file is damaged.
         """
-        if not self.config_file.exists():
+        if not os.path.lexists(self.config_file):
             raise FileNotFoundError(
                 f"{self.path} holds no run: there is no {self.config_file.name} in it. Give the directory of a run."
             )
-        config = files.read_json(self.config_file)
-        if not isinstance(config, dict):
-            raise ValueError(f"{self.config_file} is damaged: expected an object, got {type(config).__name__}.")
+        config: dict[str, Any] = files.read_json(self.config_file, formats.Config)
         return config
 
     def read_result(self) -> dict[str, Any]:
@@ -141,9 +165,9 @@ class RunDirectory:
         Raises:
             ValueError: The file is damaged.
         """
-        known = files.read_json(self.result_file) if self.result_file.exists() else {}
-        if not isinstance(known, dict):
-            raise ValueError(f"{self.result_file} is damaged: expected an object, got {type(known).__name__}.")
+        if not os.path.lexists(self.result_file):
+            return {}
+        known: dict[str, Any] = files.read_json(self.result_file, formats.Result | formats.ExperimentResult)
         return known
 
     def update_result(self, part: Mapping[str, Any]) -> None:
@@ -218,15 +242,16 @@ def find_broken(folder: Path) -> Path:
         FileNotFoundError: The folder holds no bundle.
         ValueError: A bundle in the run directory is damaged.
     """
-    if folder.name.startswith("step-") and (folder / "state.json").is_file():
+    if folder.name.startswith("step-") and files.is_file(folder / "state.json"):
         return folder
-    found = [path for path in RunDirectory(folder).broken.glob("step-*") if (path / "state.json").is_file()]
+    found = [path for path in RunDirectory(folder).broken.glob("step-*") if files.is_file(path / "state.json")]
     if not found:
         raise FileNotFoundError(
             f"{folder} holds no broken step: expected a run directory with a folder 'broken', or one of the "
             "folders in it. A run writes one when a loss or a variable becomes NaN or infinite."
         )
-    return max(found, key=lambda path: (files.read_json(path / "state.json")["at"], path.name))
+    times = {path: files.read_json(path / "state.json", formats.BrokenState, decode_float)["at"] for path in found}
+    return max(found, key=lambda path: (times[path], path.name))
 
 
 def snake_case(name: str) -> str:

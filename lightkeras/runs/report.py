@@ -10,7 +10,9 @@ from __future__ import annotations
 import base64
 import csv
 import functools
+import io
 import math
+import os
 import shlex
 import struct
 import urllib.parse
@@ -25,6 +27,7 @@ from lightkeras.system import files
 if TYPE_CHECKING:
     import jinja2
 
+_PNG_BYTES = 50 * 2**20
 SPLITS = {"train": "Train", "validation": "Validation", "test": "Test"}
 _FILES = ("config.json", "result.json", "metrics.csv", "model.keras", "profile.json", "trials.csv")
 _FOLDERS = ("checkpoints/", "figures/", "broken/", "profile/")
@@ -64,17 +67,20 @@ def history_of(directory: RunDirectory) -> dict[str, list[float]]:
     Raises:
         ValueError: The file is damaged.
     """
-    if not directory.metrics_file.exists():
+    if not os.path.lexists(directory.metrics_file):
         return {}
-    with open(directory.metrics_file, newline="", encoding="utf-8") as file:
-        header = next(csv.reader([file.readline()]), [])
-        # Nearly all of the rows, which may be millions, are of steps.
-        rows = list(csv.reader(line for line in file if line.startswith("epoch,")))
     try:
+        with io.TextIOWrapper(files.open_to_read(directory.metrics_file), encoding="utf-8", newline="") as file:
+            header = next(csv.reader([file.readline()]), [])
+            # Nearly all of the rows, which may be millions, are of steps.
+            rows = list(csv.reader(line for line in file if line.startswith("epoch,")))
         columns = {name: [float(row[i] or "nan") for row in rows] for i, name in enumerate(header) if "/" in name}
-    except (ValueError, IndexError) as error:
-        raise ValueError(f"{directory.metrics_file} is damaged: {error}.") from error
-    return {name: values for name, values in columns.items() if any(map(math.isfinite, values))}
+    except files.DamagedFileError:
+        raise
+    except (ValueError, IndexError, csv.Error) as error:
+        raise files.DamagedFileError(f"{directory.metrics_file} is damaged: {error}.") from error
+    known = {name: values for name, values in columns.items() if name.startswith(("train/", "val/"))}
+    return {name: values for name, values in known.items() if any(map(math.isfinite, values))}
 
 
 @functools.cache
@@ -125,7 +131,8 @@ def _metrics(fit: Mapping[str, Any], result: Mapping[str, Any]) -> list[dict[str
     for name, value in (fit.get("best") or {}).items():
         split, _, plain = name.partition("/")
         if plain:
-            rows.setdefault({"train": "train, best epoch", "val": "validation, best epoch"}[split], {})[plain] = value
+            title = {"train": "train, best epoch", "val": "validation, best epoch"}.get(split, split)
+            rows.setdefault(title, {})[plain] = value
     for split in ("validation", "test"):
         if isinstance(result.get(split), Mapping):
             rows[split] = dict(result[split])
@@ -144,9 +151,8 @@ def _summary(fit: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _curves(directory: RunDirectory) -> dict[str, Any] | None:
-    path = directory.figures / "curves.png"
-    if path.exists():
-        return _figure("curves", path.read_bytes())
+    if (png := _png(directory.figures / "curves.png")) is not None:
+        return _figure("curves", png)
     history = history_of(directory)
     return _figure("curves", plots.png(plots.curves(history))) if history else None
 
@@ -179,14 +185,27 @@ def _background(directory: RunDirectory, config: Mapping[str, Any], source: str 
 
 def _figures(directory: RunDirectory) -> Iterable[tuple[str, list[dict[str, Any]]]]:
     """Titles and figures: those of each split, then those beside them."""
-    found = [path for path in directory.figures.glob("*") if path.is_dir()]
+    if not files.is_folder(directory.figures):
+        return
+    found = [path for path in directory.figures.glob("*") if files.is_folder(path)]
     order = {name: number for number, name in enumerate(SPLITS)}
     for folder in sorted(found, key=lambda path: (order.get(path.name, len(order)), path.name)):
-        if shown := [_figure(path.stem, path.read_bytes(), folder.name) for path in sorted(folder.glob("*.png"))]:
+        if shown := [_figure(name, png, folder.name) for name, png in _pngs(folder)]:
             yield f"Figures: {SPLITS.get(folder.name, folder.name)}", shown
-    others = [path for path in sorted(directory.figures.glob("*.png")) if path.stem != "curves"]
-    if others:
-        yield "Further figures", [_figure(path.stem, path.read_bytes()) for path in others]
+    if others := [_figure(name, png) for name, png in _pngs(directory.figures) if name != "curves"]:
+        yield "Further figures", others
+
+
+def _pngs(folder: Path) -> Iterable[tuple[str, bytes]]:
+    return ((path.stem, png) for path in sorted(folder.glob("*.png")) if (png := _png(path)) is not None)
+
+
+def _png(path: Path) -> bytes | None:
+    """The content of a picture; `None` for what is not a file of its own, such as a link to another file."""
+    try:
+        return files.read_bytes(path, _PNG_BYTES)
+    except (OSError, files.DamagedFileError):
+        return None
 
 
 # ---------------------------------------------------------------------- several runs

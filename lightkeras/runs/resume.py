@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightkeras.runs import checkpoint
+from lightkeras.runs import checkpoint, formats
 from lightkeras.runs.checkpoint import Checkpoint
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.system.digest import Digest
@@ -44,7 +45,7 @@ _WARNED = ("backend", "code", "modules", "preflight", "validate_every", "callbac
 
 def run_and_checkpoint(path: Path) -> tuple[RunDirectory, Path | None]:
     """Splits a path to resume from into the run directory and the checkpoint; `None` if the path is the directory."""
-    is_checkpoint = (path / checkpoint.MANIFEST).is_file()
+    is_checkpoint = os.path.lexists(path / checkpoint.MANIFEST)
     return RunDirectory(path.parent.parent if is_checkpoint else path), path if is_checkpoint else None
 
 
@@ -125,7 +126,7 @@ def choose_checkpoint(directory: RunDirectory, wanted: Path | None = None) -> Ch
     whole: list[tuple[bool, bool, Checkpoint]] = []
     for path in checkpoint.newest_first(folder) if wanted is None else [wanted]:
         try:
-            found = checkpoint.load(path)
+            found = checkpoint.load(path, formats.RunState)
         except CheckpointError as error:
             if wanted is not None:
                 raise

@@ -21,10 +21,11 @@ from typing import Any, final
 
 from lightkeras import hparams
 from lightkeras.runner import Runner
-from lightkeras.search.journal import Event, Journal
+from lightkeras.search import journal as journals
+from lightkeras.search.journal import Event, Journal, explained_line
 from lightkeras.search.oracles import Oracle, same_name
 from lightkeras.search.pruning import Chance, Pruning, is_better, not_finite
-from lightkeras.search.records import COMPLETED, FAILED, PRUNED, Outcome, Record, Records, Stop
+from lightkeras.search.records import COMPLETED, FAILED, PRUNED, Outcome, Record, Records, Stop, check_event
 from lightkeras.search.space import Space
 from lightkeras.search.trial_run import Job
 
@@ -302,9 +303,15 @@ class Coordinator:
             self._oracle.tell(run.trial, run.outcome.value, run.outcome.epoch)
 
     def _replay(self, number: int, event: Event) -> None:
+        with explained_line(self.plan.folder / journals.NAME, number):
+            check_event(event)
+            unknown = sorted(set(event.get("values") or {}) - set(self.plan.space.ranges))
+            if unknown:
+                raise ValueError(f"the search does not vary {unknown[0]!r}.")
         if event["event"] == "asked" and event["status"] != "STOPPED":  # an oracle that stopped is not asked again
             self._ask_again(number, event)
-        self.records.apply(event)
+        with explained_line(self.plan.folder / journals.NAME, number):
+            self.records.apply(event)
         if event["event"] == "ended":
             self._tell(self.records.runs[event["run"]])
 

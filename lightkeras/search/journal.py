@@ -6,15 +6,25 @@ being written and had no effect yet; it is removed.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, final
 
 from lightkeras.system import files
 
 Event = dict[str, Any]
+
+
+@dataclasses.dataclass
+class _Event:
+    event: str
+
+
+NAME = "journal.jsonl"
 
 
 @final
@@ -36,8 +46,9 @@ class Journal:
         self._path = path
         self.events: list[Event] = []
         with files.explained(path):
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-            content = path.read_bytes()
+            files.check_no_link(path)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+            content = files.read_bytes(path)
             self._size = content.rfind(b"\n") + 1
             os.ftruncate(self._descriptor, self._size)
             files.sync(path.parent)
@@ -77,13 +88,22 @@ class Journal:
         self._size += len(line)
 
 
+@contextlib.contextmanager
+def explained_line(path: Path, number: int) -> Iterator[None]:
+    """Re-raises a ValueError about an event with the name of the journal and the number of the line, from 1."""
+    try:
+        yield
+    except ValueError as error:
+        raise files.DamagedFileError(
+            f"{path} is damaged: line {number}: {error} Restore the file, or start the search in another directory."
+        ) from error
+
+
 def _parsed(path: Path, number: int, line: bytes) -> Event:
     try:
-        event = json.loads(line)
-        if not isinstance(event, dict) or "event" not in event:
-            raise ValueError("expected an object with an `event`")
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors too
-        raise ValueError(
+        event: Event = files.decode_json(line, _Event)
+    except ValueError as error:
+        raise files.DamagedFileError(
             f"{path} is damaged: line {number} is not an event ({error}). "
             "Restore the file, or start the search in another directory."
         ) from error

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from lightkeras.system.schema import Count, find_problem, matches
 
 COMPLETED, PRUNED, FAILED = "completed", "pruned", "failed"
 
@@ -38,6 +40,9 @@ class Outcome:
     threads: int | None = None
 
 
+_OUTCOME = {field.name for field in dataclasses.fields(Outcome)}
+
+
 @dataclasses.dataclass(frozen=True)
 class Stop:
     """A decision to stop a run.
@@ -51,6 +56,98 @@ class Stop:
     epoch: int
     status: str
     reason: str
+
+
+@dataclasses.dataclass
+class Event:
+    """A line of the journal."""
+
+    event: str
+
+
+@dataclasses.dataclass
+class Asked(Event):
+    """The oracle's answer."""
+
+    status: Literal["RUNNING", "IDLE", "STOPPED"]
+    trial: str | None
+    values: dict[str, int | float | str | bool]
+    epochs: int | None
+    parent: str | None
+
+
+@dataclasses.dataclass
+class PlannedRun:
+    """A run after the trials."""
+
+    name: Annotated[str, matches(r"refit|seeds/\d+-\d+")]
+    values: dict[str, int | float | str | bool]
+    epochs: int | None = None
+    seed: int | None = None
+    joined: bool = False
+
+
+@dataclasses.dataclass
+class Planned(Event):
+    """The runs after the trials."""
+
+    stage: Literal["seeds", "refit"]
+    runs: list[PlannedRun]
+
+
+@dataclasses.dataclass
+class Reported(Event):
+    """The objective after an epoch."""
+
+    run: str
+    epoch: Count
+    value: float | None
+
+
+@dataclasses.dataclass
+class Stopped(Event):
+    """A decision to stop a run."""
+
+    run: str
+    epoch: Count
+    status: Literal["pruned", "failed"]
+    reason: str
+
+
+@dataclasses.dataclass
+class Lost(Event):
+    """A process that was lost."""
+
+    run: str
+    reason: str
+
+
+@dataclasses.dataclass
+class Ended(Event):
+    """The outcome of a run."""
+
+    run: str
+    outcome: Outcome
+
+
+_EVENTS: dict[str, type] = {
+    "asked": Asked,
+    "planned": Planned,
+    "reported": Reported,
+    "stopped": Stopped,
+    "lost": Lost,
+    "ended": Ended,
+}
+
+
+def check_event(event: Mapping[str, Any]) -> None:
+    """Checks the form of an event that was read from a journal.
+
+    Raises:
+        ValueError: A key is missing, or its value is of another kind.
+    """
+    if (problem := find_problem(event, _EVENTS.get(event["event"], Event))) is not None:
+        raise ValueError(f"an event {event['event']!r}: {problem}.")
 
 
 @dataclasses.dataclass
@@ -111,8 +208,10 @@ class Records:
         """Applies an event.
 
         Raises:
-            ValueError: The event is unknown.
+            ValueError: The event is unknown, or names a run or a trial that the journal did not choose before.
         """
+        if (name := event.get("run")) is not None and name not in self.runs:
+            raise ValueError(f"The journal has an event of the run {name!r}, which was not chosen before.")
         kind = event["event"]
         if kind == "asked":
             self._asked(event)
@@ -122,7 +221,8 @@ class Records:
         elif kind == "planned":
             self.planned.add(event["stage"])
             for run in event["runs"]:
-                self.runs[run["name"]] = Record(**run)
+                known = {key: run[key] for key in ("name", "values", "epochs", "seed", "joined") if key in run}
+                self.runs[run["name"]] = Record(**known)
         elif kind == "reported":
             self._reported(event)
         elif kind == "stopped":
@@ -134,7 +234,8 @@ class Records:
         elif kind == "ended":
             self.idle = False
             run = self.runs[event["run"]]
-            run.outcome, run.worker = Outcome(**event["outcome"]), None
+            known = {key: value for key, value in event["outcome"].items() if key in _OUTCOME}
+            run.outcome, run.worker = Outcome(**known), None
         elif kind != "corrected":
             raise ValueError(f"The journal has an event {kind!r}, which this version does not know.")
 
@@ -161,7 +262,9 @@ class Records:
         self.idle = event["status"] == "IDLE"
         if event["status"] != "RUNNING":
             return
-        parent = event["parent"] and next(run.name for run in self.trials() if run.trial == event["parent"])
+        parent = event["parent"] and next((run.name for run in self.trials() if run.trial == event["parent"]), "")
+        if parent == "" or event["trial"] is None:
+            raise ValueError(f"The journal has a trial {event['trial']!r} that continues the unknown {parent!r}.")
         name = f"trials/{len(self.trials()):04d}"
         self.runs[name] = Record(name, event["values"], event["trial"], event["epochs"], parent)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +18,8 @@ from lightkeras.runner import Runner
 from lightkeras.runs import checkpoint
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.runs.resume import compare_configs
-from lightkeras.search.journal import Journal
-from lightkeras.search.records import Outcome, Record, Records
+from lightkeras.search.journal import NAME, Journal, explained_line
+from lightkeras.search.records import Outcome, Record, Records, check_event
 from lightkeras.search.trial_run import Job
 from lightkeras.search.workers.launch import make_pool
 from lightkeras.search.workers.pool import WorkerLimits
@@ -90,7 +91,7 @@ def replay(task_class: type[Task], folder: Path, name: str) -> Replayed:
     config = RunDirectory(folder).read_config()
     if "search" not in config:
         raise ValueError(f"{folder} holds a run, not a search: give the directory of a search.")
-    run, outcome = _find(folder, name, config["search"]["mode"])
+    run, outcome = _find(folder, name, config["search"].get("mode", "min"))
     before = RunDirectory(folder / run.name).read_config()
     if before["task"] != task_class.__name__:
         raise ValueError(f"{folder} holds a search of {before['task']}, not of {task_class.__name__}.")
@@ -114,9 +115,11 @@ def replay(task_class: type[Task], folder: Path, name: str) -> Replayed:
 
 def _find(folder: Path, name: str, mode: str) -> tuple[Record, Outcome]:
     records = Records()
-    with Journal(folder / "journal.jsonl") as journal:
-        for event in journal.events:
-            records.apply(event)
+    with Journal(folder / NAME) as journal:
+        for number, event in enumerate(journal.events, 1):
+            with explained_line(folder / NAME, number):
+                check_event(event)
+                records.apply(event)
     known = {run.number: run for run in records.trials()}
     if name == "best":
         result = RunDirectory(folder).read_result().get("search", {})
@@ -174,8 +177,11 @@ def _same(first: np.ndarray, second: np.ndarray | None) -> bool:
 
 def _epochs(path: Path) -> list[dict[str, str]]:
     """The rows of `metrics.csv` that are of epochs."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if row["kind"] == "epoch"]
+    try:
+        with io.TextIOWrapper(files.open_to_read(path), encoding="utf-8", newline="") as file:
+            return [row for row in csv.DictReader(file) if row["kind"] == "epoch"]
+    except (csv.Error, KeyError, UnicodeDecodeError) as error:
+        raise files.DamagedFileError(f"{path} is damaged: {type(error).__name__}, {error}.") from error
 
 
 def _runner_of(recorded: Mapping[str, Any]) -> Runner:

@@ -1,19 +1,158 @@
-"""Atomic writes: after a crash, a file has either its old content or its new content."""
+"""The reader and the writer of lightkeras's own files.
+
+A run directory may come from somebody else, and a disk may damage it. The reader opens regular files only, of limited
+size, and checks JSON against a dataclass. The writer is atomic: after a crash, a file has either its old content or its
+new content. Neither follows a link.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
+import re
 import secrets
+import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NoReturn
+
+from lightkeras.system import schema
+
+JSON_BYTES = 256 * 2**20
+"""Largest JSON file that is read; the state of a run of many epochs has a few megabytes."""
+
+_DEPTH, _DIGITS = 200, 320  # of JSON: nesting, and digits of a number
+_PART = re.compile(r"\..+\.[0-9a-f]{4,8}\.part|\.[0-9a-f]{8}\.part\.keras|\.lightkeras\.\w{8}")
 
 
 class UnwritableError(Exception):
     """An optional place, such as a cache, cannot be written to."""
+
+
+class DamagedFileError(ValueError):
+    """A file has not the content that lightkeras wrote, or is not a file."""
+
+
+class LinkError(OSError):
+    """A file or a folder of a run is a link: what is written or deleted there would be somewhere else."""
+
+
+def open_to_read(path: Path) -> BinaryIO:
+    """Opens a regular file; does not follow a link at its name, and does not wait for a pipe.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        DamagedFileError: It is a link, a folder, a pipe or a device.
+        OSError: It cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # ENXIO: a socket
+            raise DamagedFileError(f"{path} is a {_kind(path)}, expected a file. Put the file back.") from error
+        raise
+    except ValueError as error:  # a null byte in a name
+        raise DamagedFileError(f"{str(path)!r} is not the name of a file.") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DamagedFileError(f"{path} is a {_kind(path)}, expected a file. Put the file back.")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: Path, most: int | None = None) -> bytes:
+    """Reads a regular file; see `open_to_read`.
+
+    Args:
+        path: The file.
+        most: Largest size in bytes; `None` for no limit.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        DamagedFileError: It is not a regular file, or too large.
+        OSError: It cannot be read.
+    """
+    with open_to_read(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if most is not None and size > most:
+            raise DamagedFileError(f"{path} has {size:,} bytes, expected at most {most:,}.")
+        return file.read() if most is None else file.read(most)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file at a path that is not a link."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder at a path that is not a link."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def check_no_link(path: Path) -> None:
+    """Checks that a path is not a link, before something is written or deleted there.
+
+    Raises:
+        LinkError: It is.
+    """
+    if path.is_symlink():
+        raise LinkError(
+            errno.ELOOP,
+            f"{path} is a link (to {os.readlink(path)!r}), and lightkeras writes and deletes nothing behind links. "
+            "Remove the link, or give another run directory",
+        )
+
+
+def make_folder(path: Path) -> None:
+    """Creates a folder and its parents, if it does not exist.
+
+    Raises:
+        LinkError: The path is a link.
+        OSError: It cannot be created.
+    """
+    check_no_link(path)
+    if not path.is_dir():
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder, which is never half removed under its own name. Links in it are removed, not followed."""
+    check_no_link(path)
+    aside = path.with_name(f".{path.name.lstrip('.')}.{secrets.token_hex(4)}.part")
+    path.rename(aside)
+    shutil.rmtree(aside)
+
+
+def truncate(path: Path, size: int) -> None:
+    """Cuts a file to a size; does not follow a link."""
+    with explained(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.ftruncate(descriptor, size)
+        finally:
+            os.close(descriptor)
+
+
+def sweep(folder: Path) -> None:
+    """Removes the temporary files and folders that killed processes left in a folder.
+
+    Only names that the writer makes are removed. Nobody else may be writing into the folder.
+    """
+    if not is_folder(folder):
+        return
+    for path in list(folder.iterdir()):
+        if _PART.fullmatch(path.name):
+            with explained(path):
+                shutil.rmtree(path) if is_folder(path) else path.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -33,7 +172,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_synced(path: Path, content: bytes) -> None:
     """Writes a new file and fsyncs it."""
-    with open(path, "wb") as file:
+    with open(path, "xb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -61,17 +200,110 @@ def write_json(path: Path, data: Any) -> None:
     write_bytes(path, json_bytes(data))
 
 
-def read_json(path: Path) -> Any:
-    """Reads JSON.
+def read_json(path: Path, kind: Any = Any, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """Reads JSON that lightkeras wrote.
+
+    Args:
+        path: The file.
+        kind: Type of the content, such as a dataclass; see `schema.find_problem`. `Any` accepts all JSON.
+        object_hook: As in `json.loads`.
+
+    Returns:
+        The content as JSON values.
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: The file is not JSON.
+        DamagedFileError: It is not a regular file, not JSON, or has other content; the message names the key.
+    """
+    return parse_json(read_bytes(path, JSON_BYTES), path, kind, object_hook)
+
+
+def parse_json(
+    content: bytes, path: Path, kind: Any = Any, object_hook: Callable[[dict[str, Any]], Any] | None = None
+) -> Any:
+    """Decodes JSON that lightkeras wrote to a file; see `read_json`.
+
+    Raises:
+        DamagedFileError: See `decode_json`.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged: {error}.") from error
+        return decode_json(content, kind, object_hook)
+    except ValueError as error:
+        raise DamagedFileError(f"{path} is damaged: {error}.") from error
+
+
+def decode_json(content: bytes, kind: Any = Any, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """Decodes JSON.
+
+    Args:
+        content: The JSON, in UTF-8.
+        kind: As in `read_json`.
+        object_hook: As in `json.loads`.
+
+    Raises:
+        ValueError: It is not JSON, is nested too deeply, has a number or a text that no file of lightkeras has, or has
+            other content than `kind`.
+    """
+    try:
+        data = json.loads(
+            content.decode(),
+            object_hook=object_hook,
+            parse_int=_parsed_int,
+            parse_float=_parsed_float,
+            parse_constant=_refused_constant,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except MemoryError:
+        raise ValueError("it is too large") from None
+    _check_values(data)
+    if (problem := schema.find_problem(data, kind)) is not None:
+        raise ValueError(problem)
+    return data
+
+
+def _parsed_int(text: str) -> int:
+    if len(text) > _DIGITS:
+        raise ValueError(f"a number has {len(text)} digits")
+    return int(text)
+
+
+def _parsed_float(text: str) -> float:
+    number = float(text) if len(text) <= 2 * _DIGITS else math.inf
+    if not math.isfinite(number):
+        raise ValueError("a number is too large, or has too many digits")
+    return number
+
+
+def _refused_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a number in JSON")
+
+
+def _check_values(data: Any) -> None:
+    """Raises ValueError for what `json` accepts, but what cannot be written again."""
+    level = [data]
+    for _ in range(_DEPTH):
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                below += [*item, *item.values()]
+            elif isinstance(item, list):
+                below += item
+            elif isinstance(item, str) and not item.isascii():
+                item.encode()  # raises for half a surrogate pair
+        if not below:
+            return
+        level = below
+    raise ValueError(f"it is nested more than {_DEPTH} levels deep")
+
+
+def _kind(path: Path) -> str:
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return "socket"
+    kinds = {stat.S_IFLNK: "link", stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+    return kinds.get(stat.S_IFMT(mode), "device")
 
 
 def sync(path: Path) -> None:
@@ -89,6 +321,8 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if isinstance(error, LinkError):
+            raise
         raise type(error)(
             error.errno,
             f"could not write {path}: {error.strerror or error}. Existing files are unchanged; "
@@ -114,3 +348,27 @@ def cache_dir() -> Path:
         return Path(named).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "lightkeras"
+
+
+def private_folder(path: Path) -> None:
+    """Creates a folder of the user's own (mode 700), for files that are run as code; checks an existing one.
+
+    Raises:
+        PermissionError: It is a link, belongs to another user, or others may write to it.
+        OSError: It cannot be created.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = os.lstat(path)
+    if found.st_uid == os.geteuid() and stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o022:
+        return
+    if stat.S_ISLNK(found.st_mode):
+        problem = "is a link"
+    elif found.st_uid != os.geteuid():
+        problem = f"belongs to the user {found.st_uid} and not to you ({os.geteuid()})"
+    else:
+        problem = f"can be written to by others (mode {stat.S_IMODE(found.st_mode):o})"
+    raise PermissionError(
+        errno.EACCES,
+        f"the cache {path} {problem}, and its files are run as code. Remove it or correct its mode (chmod 700), "
+        "or name another folder with LIGHTKERAS_CACHE_DIR",
+    )

@@ -6,11 +6,14 @@ A lock file is never removed: another process might be about to lock it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import errno
 import fcntl
 import io
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,7 +55,7 @@ def exclusive_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Ite
         OSError: The file cannot be opened, or its file system has no locks.
     """
     with files.explained(path):
-        file = io.FileIO(path, "a")
+        file = io.FileIO(_opened(path), "r+")
     _held.add(file)
     try:
         try:
@@ -96,9 +99,37 @@ def run_lock(path: Path) -> Iterator[None]:
         _rewrite(file, path, b"")
 
 
+@contextlib.contextmanager
+def waiting_lock(path: Path, seconds: float) -> Iterator[None]:
+    """Like `run_lock`, but waits for another holder.
+
+    Args:
+        path: The lock file.
+        seconds: Timeout.
+
+    Raises:
+        RunLockedError: Another process still holds the lock.
+        OSError: The file cannot be written.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        wait_until_free(path, max(0.0, until - time.monotonic()))
+        try:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(run_lock(path))
+                held = stack.pop_all()
+        except RunLockedError:
+            if time.monotonic() >= until:
+                raise
+            continue
+        with held:
+            yield
+        return
+
+
 def hold_shared(path: Path) -> int:
     """Holds the lock of a file together with others; ends when the returned descriptor is closed."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = _opened(path)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     return descriptor
 
@@ -113,11 +144,11 @@ def check_free(path: Path) -> None:
         RunLockedError: Someone holds the lock.
     """
     try:
-        with open(path, "rb") as file:
+        with files.open_to_read(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise RunLockedError(_refusal(path)) from error
-    except OSError:  # missing or not readable: `run_lock` raises the error
+    except (OSError, files.DamagedFileError):  # missing or not readable: `run_lock` raises the error
         return
 
 
@@ -143,6 +174,21 @@ def wait_until_free(path: Path, seconds: float) -> bool:
             return True
 
 
+def _opened(path: Path) -> int:
+    """Opens or creates a lock file for writing; does not follow a link, and does not wait for a pipe.
+
+    Raises:
+        LinkError: It is a link.
+        OSError: It cannot be opened, or is not a file.
+    """
+    files.check_no_link(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"{path} is not a file; remove it")
+    return descriptor
+
+
 def _rewrite(file: io.FileIO, path: Path, content: bytes) -> None:
     if file.closed:  # in a forked child
         return
@@ -151,11 +197,18 @@ def _rewrite(file: io.FileIO, path: Path, content: bytes) -> None:
         file.write(content)
 
 
+@dataclasses.dataclass
+class _Holder:
+    pid: int
+    host: str
+    started: str
+
+
 def _refusal(path: Path) -> str:
     try:
-        holder = json.loads(path.read_bytes())
+        holder = files.read_json(path, _Holder)
         who = f"process {holder['pid']} on {holder['host']}, since {holder['started']}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, OSError):
         who = "another process, which has not written its id yet"
     return (
         f"{path.parent} is in use by another run ({who}). Two runs would mix their files: "

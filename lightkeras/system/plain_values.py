@@ -105,8 +105,16 @@ def decode(data: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     Raises:
         ValueError: The data was not encoded by `Encoder`.
     """
+    try:
+        return _decoded(data, arrays)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, MemoryError) as error:
+        reason = error if type(error) is ValueError else f"{type(error).__name__}, {error}"
+        raise ValueError(f"The saved state of a callback is damaged: {reason}.") from error
+
+
+def _decoded(data: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     if isinstance(data, list):
-        return [decode(item, arrays) for item in data]
+        return [_decoded(item, arrays) for item in data]
     if not isinstance(data, dict):
         return data
     data = decode_float(data)
@@ -114,18 +122,18 @@ def decode(data: Any, arrays: Mapping[str, np.ndarray]) -> Any:
         return data
     ((kind, content),) = data.items()
     if kind in _COLLECTIONS:
-        return _COLLECTIONS[kind](decode(content, arrays))
+        return _COLLECTIONS[kind](_decoded(content, arrays))
     match kind:
         case "bytes":
             return base64.b64decode(content)
         case "dict":
-            return {decode(key, arrays): decode(value, arrays) for key, value in content}
+            return {_decoded(key, arrays): _decoded(value, arrays) for key, value in content}
         case "array":
             return np.array(arrays[content])
         case "scalar":
-            return decode(content, arrays)[()]
+            return _decoded(content, arrays)[()]
         case "tensor":
-            return keras.ops.convert_to_tensor(decode(content, arrays))
+            return keras.ops.convert_to_tensor(_decoded(content, arrays))
         case "raw":
             dtype, shape, text = content
             return np.frombuffer(base64.b64decode(text), np.dtype(dtype)).reshape(shape).copy()
@@ -133,9 +141,9 @@ def decode(data: Any, arrays: Mapping[str, np.ndarray]) -> Any:
             shape, items = content
             array = np.empty(len(items), object)
             for number, item in enumerate(items):
-                array[number] = decode(item, arrays)
+                array[number] = _decoded(item, arrays)
             return array.reshape(shape)
-    raise ValueError(f"The saved state of a callback is damaged: unknown value type {kind!r}.")
+    raise ValueError(f"unknown value type {kind!r}")
 
 
 def encode_float(value: float) -> Any:

@@ -24,6 +24,17 @@ def write_variables(variables: Mapping[str, keras.Variable], arrays: Mapping[str
     Raises:
         CheckpointError: The keys or a shape differ. No variable was changed.
     """
+    check_values(variables, arrays)
+    for key, variable in variables.items():
+        variable.assign(arrays[key])
+
+
+def check_values(variables: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray]) -> None:
+    """Checks that `write_variables` would accept values.
+
+    Raises:
+        CheckpointError: The keys or a shape differ.
+    """
     missing, unknown = sorted(set(variables) - set(arrays)), sorted(set(arrays) - set(variables))
     if missing or unknown:
         raise CheckpointError(
@@ -38,8 +49,11 @@ def write_variables(variables: Mapping[str, keras.Variable], arrays: Mapping[str
                 f"{tuple(variable.shape)}, the saved value {tuple(arrays[key].shape)}. "
                 "Use the hyperparameters and the code it was saved with."
             )
-    for key, variable in variables.items():
-        variable.assign(arrays[key])
+        if arrays[key].dtype.kind not in "biuf" and str(arrays[key].dtype) != str(variable.dtype):
+            raise CheckpointError(
+                f"The saved state does not fit this task: {variable.path} ({key}) is {variable.dtype}, the saved "
+                f"value {arrays[key].dtype}."
+            )
 
 
 def read_variable(variable: keras.Variable) -> np.ndarray:

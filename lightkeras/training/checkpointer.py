@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import final
+from typing import Any, final
 
 import safetensors.numpy
 
 from lightkeras.runs import checkpoint
 from lightkeras.runs.checkpoint import Checkpoint
 from lightkeras.system import random_states
-from lightkeras.system.variables import write_variables
+from lightkeras.system.variables import check_values, read_variables, write_variables
 from lightkeras.task import Task
 from lightkeras.training import freezing
 from lightkeras.training.callbacks import CallbackBridge
@@ -77,6 +77,24 @@ class Checkpointer:
         """Whether a checkpoint is due inside an epoch."""
         return self._saver.is_due(self._state.step, None)
 
+    def check(self, resumed: Checkpoint) -> None:
+        """Checks that `restore` would accept a checkpoint, and changes nothing.
+
+        Raises:
+            CheckpointError: The checkpoint does not fit the task.
+        """
+        task, frozen = self._task, resumed.state.get("frozen")
+        before = freezing.record(task, freezing.flags_of(task))
+        values = read_variables(task.variables()) if frozen is not None and _differs(before, frozen) else None
+        try:
+            if values is not None:
+                freezing.restore(task, frozen)
+            check_values(task.variables(), resumed.arrays)
+        finally:
+            if values is not None:
+                freezing.restore(task, before)
+                write_variables(task.variables(), values)
+
     def restore(self, resumed: Checkpoint) -> None:
         """Restores the run state, and calls the callbacks' hooks that begin training and, inside an epoch, the epoch.
 
@@ -84,8 +102,10 @@ class Checkpointer:
             CheckpointError: The checkpoint does not fit the task.
         """
         saved, state, stepper = resumed.state, self._state, self._train_stepper
-        state.restore(saved)
-        arrays = safetensors.numpy.load(resumed.extra[CALLBACKS]) if CALLBACKS in resumed.extra else {}
+        with checkpoint.decoding(resumed.path):
+            state.restore(saved)
+            extra = resumed.extra.get(CALLBACKS)
+            arrays = {} if extra is None else checkpoint.arrays_of(extra, resumed.path / CALLBACKS)
         # The hooks come first: the checkpoint overwrites their changes to the variables.
         self._bridge.begin_train((saved["callbacks"], arrays), state.epochs if state.batches_done else None)
         frozen = saved.get("frozen")
@@ -101,7 +121,8 @@ class Checkpointer:
         if self._validation_stepper is not None:
             self._validation_stepper.skip_epochs(state.validations + state.opened_to_draw)
         stepper.random = saved["random"]
-        random_states.write(stepper.random)
+        with checkpoint.decoding(resumed.path):
+            random_states.write(stepper.random)
         if state.batches_done:
             feed = resumed.extra.get(FEED)
             stepper.stream = stepper.resume(state.epochs, state.batches_done, saved["means"], feed)
@@ -164,6 +185,7 @@ class Checkpointer:
             "means": stepper.state(),
             "random": stepper.random if inside else random_states.read(),
             "logs": self._recorder.positions(),
+            "checksums": self._recorder.checksums(),
             "callbacks": records,
             "kept": self._saver.record(),
             "frozen": self._traced.record(),
@@ -174,3 +196,7 @@ class Checkpointer:
         extra |= {CALLBACKS: safetensors.numpy.save(arrays)} if arrays else {}
         captured = checkpoint.capture(self._task.variables())
         return Job(name, self._state.step, captured, state, extra, self._recorder.sync)
+
+
+def _differs(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return any(one[name] != other.get(name) for name in ("layers", "variables", "optimizers"))

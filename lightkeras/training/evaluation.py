@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from lightkeras.encoders.base import Encoder
 from lightkeras.encoders.features import FeatureCache, encode_feed
 from lightkeras.runs import checkpoint
 from lightkeras.runs.results import EvalResult
+from lightkeras.system.locks import waiting_lock
 from lightkeras.system.variables import write_variables
 from lightkeras.task import Task
 from lightkeras.training import setup
@@ -23,6 +25,8 @@ from lightkeras.training.preflight.splits import check_feed
 from lightkeras.training.settings import Settings
 from lightkeras.training.stepper import bound_engine
 from lightkeras.training.tracing import epoch_names, trace_evaluate, trace_predict
+
+_WAIT_SECONDS = 10.0  # for another process that uses the run directory
 
 
 def evaluate(settings: Settings, task: Task, data: Any, split: str, weights: str | None, batch_size: int) -> EvalResult:
@@ -43,10 +47,15 @@ def evaluate(settings: Settings, task: Task, data: Any, split: str, weights: str
     result = EvalResult(split, metrics, stepper.examples, time.perf_counter() - started)
     if weights is not None:
         directory = setup.directory_of(settings)
-        directory.update_result({split: metrics})
-        if settings.pictures:
-            draw_split(directory, SplitPictures(task, feed, split, limit), weights)
-            write_report(directory)
+        try:
+            with waiting_lock(directory.lock_file, _WAIT_SECONDS):
+                directory.check_links()
+                directory.update_result({split: metrics})
+                if settings.pictures:
+                    draw_split(directory, SplitPictures(task, feed, split, limit), weights)
+                    write_report(directory)
+        except OSError as error:  # the values are known: they must not be lost with the place to write them
+            warnings.warn(f"The result was not written to {directory.path}: {error}", stacklevel=3)
     return result
 
 

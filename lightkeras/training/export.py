@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+import time
 import warnings
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from lightkeras.encoders.base import JoinError
-from lightkeras.runs import checkpoint
+from lightkeras.runs import checkpoint, formats
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.system import files
 from lightkeras.system.tensorflow import tensorflow_left_out
 from lightkeras.system.variables import CheckpointError, read_variables, write_variables
 from lightkeras.task import Task
 from lightkeras.training import freezing
+
+_FIRST_YEAR = 1980
 
 
 def export_best_model(task: Task, directory: RunDirectory, report: Callable[[str], None]) -> None:
@@ -35,7 +41,7 @@ def export_best_model(task: Task, directory: RunDirectory, report: Callable[[str
         return
     before, frozen = read_variables(task.variables()), freezing.record(task, freezing.flags_of(task))
     try:
-        best = checkpoint.load(checkpoint.find(folder, "best"))
+        best = checkpoint.load(checkpoint.find(folder, "best"), formats.RunState)
         freezing.restore(task, best.state.get("frozen"))
         write_variables(task.variables(), best.arrays)
         model = _model_of(task, directory, report)
@@ -58,7 +64,7 @@ def write_model(model: keras.Model, path: Path) -> None:
     try:
         if not model.compiled:
             model.optimizer = None
-        with files.explained(path), tensorflow_left_out():
+        with files.explained(path), tensorflow_left_out(), _times_of_zip():
             model.save(beside)
             files.sync(beside)
             files.move_synced(beside, path)
@@ -66,6 +72,25 @@ def write_model(model: keras.Model, path: Path) -> None:
         if not model.compiled:
             model.optimizer = lent
         beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _times_of_zip() -> Iterator[None]:
+    """Lets Keras write a zip file where the clock stands before 1980, which is the first year of that format."""
+    if time.localtime().tm_year >= _FIRST_YEAR:
+        yield
+        return
+
+    class ZipInfo(zipfile.ZipInfo):
+        def __init__(self, filename: str = "NoName", date_time: Any = None) -> None:
+            super().__init__(filename, (_FIRST_YEAR, 1, 1, 0, 0, 0))
+
+    original = zipfile.ZipInfo
+    zipfile.ZipInfo = ZipInfo  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        zipfile.ZipInfo = original  # type: ignore[misc]
 
 
 def _model_of(task: Task, directory: RunDirectory, report: Callable[[str], None]) -> keras.Model | None:

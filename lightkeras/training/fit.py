@@ -19,8 +19,9 @@ from lightkeras.engine.stream import Stream
 from lightkeras.runs.checkpoint import Checkpoint
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.runs.loggers import CsvLogger, TensorBoardLogger
+from lightkeras.runs.loggers.csv import check_header, header_of, warn_if_changed
 from lightkeras.runs.results import Best, FitResult
-from lightkeras.system import random_states
+from lightkeras.system import files, random_states
 from lightkeras.system.signals import StopSignals
 from lightkeras.task import Task
 from lightkeras.training import decisions
@@ -152,6 +153,21 @@ class Fit:
             stack.enter_context(self.recorder.opened(loggers, position, step))
             stack.enter_context(self.signals)
             yield
+
+    def check(self, resumed: Checkpoint) -> None:
+        """Checks that the run can be resumed from a checkpoint, before anything is written.
+
+        Raises:
+            CheckpointError: The checkpoint does not fit the task.
+            ValueError: The run logs other values than its `metrics.csv` has.
+        """
+        self.checkpointer.check(resumed)
+        metrics = self.directory.metrics_file
+        size = resumed.state["logs"].get(metrics.name, 0)
+        if size and files.is_file(metrics) and metrics.stat().st_size:
+            check_header(metrics, header_of(self.recorder.names))
+            if (checksum := resumed.state.get("checksums", {}).get(metrics.name)) is not None:
+                warn_if_changed(metrics, size, checksum)
 
     @counted("start")
     def begin(self, resumed: Checkpoint | None) -> None:

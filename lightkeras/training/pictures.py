@@ -246,7 +246,8 @@ def write_pictures(directory: RunDirectory, split: str, pictures: Mapping[str, b
     for name, png in pictures.items():
         path = folder / f"{name}.png"
         with files.explained(path):
-            folder.mkdir(parents=True, exist_ok=True)
+            files.make_folder(folder.parent)
+            files.make_folder(folder)
         files.write_bytes(path, png)
     for path in folder.glob("*.png") if replace else ():
         if path.stem not in pictures:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, final
 
 from lightkeras.engine.base import StepLogs
-from lightkeras.runs.loggers import Logger
+from lightkeras.runs.loggers import CsvLogger, Logger
 from lightkeras.training.progress_bar import ProgressBar
 from lightkeras.training.run_state import RunState
 from lightkeras.training.timing import TimeLedger, counted
@@ -122,6 +122,11 @@ class Recorder:
     def positions(self) -> dict[str, int]:
         """Sizes of the log files, by name: where a resume cuts them."""
         return {name: size for logger in self._loggers for name, size in logger.position().items()}
+
+    def checksums(self) -> dict[str, int]:
+        """CRC-32C of `metrics.csv` up to its position, by name. Event files hold checksums of their records."""
+        found = (logger for logger in self._loggers if isinstance(logger, CsvLogger))
+        return {name: logger.checksum for logger in found for name in logger.position()}
 
     def sync(self) -> None:
         """Waits until everything logged is on the disk."""

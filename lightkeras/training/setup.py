@@ -176,8 +176,8 @@ def _place(settings: Settings, task: Task, resume: bool | str | Path) -> tuple[R
     return directory, wanted
 
 
-def begin(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[Checkpoint | None, bool]:
-    """Writes the configuration of a run that begins or resumes.
+def begin(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[Checkpoint | None, bool, Callable[[], None]]:
+    """Writes the configuration of a run that begins, and finds the checkpoint of one that resumes.
 
     Args:
         fit: The fit.
@@ -185,7 +185,9 @@ def begin(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[Checkpoint
         ready: Result of `get_ready`.
 
     Returns:
-        The checkpoint to resume from, or `None`; and whether a run without a checkpoint restarts.
+        The checkpoint to resume from, or `None`; whether a run without a checkpoint restarts; and a function that
+        writes the configuration of a resumed run, to be called when its state is restored: until then it may be
+        refused, and must stay as it was.
 
     Raises:
         FileExistsError: The run directory holds another run.
@@ -200,16 +202,16 @@ def begin(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[Checkpoint
         fit.directory.check_unused()
         saved_state.write(fit.task.frozen(), fit.directory.encoder_file)  # before config.json, which makes it a run
         fit.directory.write_config(config)
-        return None, False
+        return None, False, lambda: None
     before, changes, found = compared(fit, config, ready)
     if ready.wanted is not None:  # before logs are cut: if the process is killed now, the run resumes from there
         checkpoint.point(fit.directory.checkpoints, "last", ready.wanted)
     step = 0 if found is None else found.state["step"]
     record = {"step": step, "at": config["started"], "argv": config["argv"], "changed": changes.lines}
     resumed = [*before.get("resumed", []), record]
-    fit.directory.write_config({**config, **{k: before[k] for k in ("started", "argv")}, "resumed": resumed})
+    kept = {name: before[name] for name in ("started", "argv") if name in before}
     bar.print_line(f"Resuming after step {step:,}." if found else "The run has no checkpoint: starting again.")
-    return found, found is None
+    return found, found is None, lambda: fit.directory.write_config({**config, **kept, "resumed": resumed})
 
 
 def compared(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[dict[str, Any], Changes, Checkpoint | None]:
@@ -226,7 +228,10 @@ def compared(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[dict[st
     fit.directory.read_result()  # if it is damaged, raise before training
     changes = compare_configs(before, config)
     check_changes(changes, ready.accept_changes)
-    return before, changes, choose_checkpoint(fit.directory, ready.wanted)
+    found = choose_checkpoint(fit.directory, ready.wanted)
+    if found is not None:
+        fit.check(found)
+    return before, changes, found
 
 
 def make_fit(settings: Settings, ready: Ready, ledger: TimeLedger | None = None) -> Fit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,107 @@ def test_json_that_is_damaged_is_named(tmp_path, content):
 def test_json_that_is_not_there_is_said_to_be_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"a\.json"):
         files.read_json(tmp_path / "a.json")
+
+
+# ---------------------------------------------------------------------- the reader
+
+
+def make_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
+def make_link(path: Path) -> None:
+    path.with_name("elsewhere").write_text("{}")
+    path.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"), [(make_pipe, "pipe"), (Path.mkdir, "folder"), (make_link, "link"), (make_socket, "socket")]
+)
+def test_what_is_not_a_file_is_refused_without_waiting_for_it(tmp_path, monkeypatch, make, kind):
+    monkeypatch.chdir(tmp_path)  # the name of a socket is short
+    path = Path("a.json")
+    make(path)
+    with pytest.raises(files.DamagedFileError, match=rf"a\.json is a {kind}, expected a file"):
+        files.read_json(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("[" * 100_000, "it is nested too deeply"),
+        ("[" * 500 + "]" * 500, "it is nested more than 200 levels deep"),
+        ("9" * 5000, "a number has 5000 digits"),
+        ("1e999", "a number is too large"),
+        ("NaN", "NaN is not a number in JSON"),
+        ('"\\ud800"', "surrogates not allowed"),
+    ],
+)
+def test_json_that_no_file_of_ours_has_is_named(tmp_path, content, problem):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(files.DamagedFileError, match=rf"a\.json is damaged: .*{problem}"):
+        files.read_json(tmp_path / "a.json")
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    (tmp_path / "a").write_bytes(b"12345")
+    assert files.read_bytes(tmp_path / "a", 5) == b"12345"
+    with pytest.raises(files.DamagedFileError, match=r"a has 5 bytes, expected at most 4"):
+        files.read_bytes(tmp_path / "a", 4)
+
+
+# ---------------------------------------------------------------------- links, left-overs, caches
+
+
+def test_a_write_replaces_a_link_and_leaves_its_target(tmp_path):
+    (tmp_path / "thesis").write_text("years")
+    (tmp_path / "a").symlink_to("thesis")
+    files.write_bytes(tmp_path / "a", b"new")
+    assert (tmp_path / "thesis").read_text() == "years"
+    assert (tmp_path / "a").read_bytes() == b"new"
+    (tmp_path / "b").symlink_to("thesis")
+    with pytest.raises(OSError, match="could not write"):
+        files.truncate(tmp_path / "b", 0)
+    with pytest.raises(files.LinkError, match=r"b is a link \(to 'thesis'\)"):
+        files.check_no_link(tmp_path / "b")
+    assert (tmp_path / "thesis").read_text() == "years"
+
+
+def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path):
+    ours = [
+        ".config.json.0123abcd.part",
+        ".0123abcd.part.keras",
+        ".lightkeras.a_b3c4d5",
+        ".step-00000001.0123abcd.part",
+    ]
+    others = ["notes.part", ".mine.part", ".config.json.0123abcd.part.bak", "config.json"]
+    for name in (*ours[:-1], *others):
+        (tmp_path / name).touch()
+    (tmp_path / ours[-1]).mkdir()
+    (tmp_path / ours[-1] / "state.json").touch()
+    files.sweep(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(others)
+
+
+def test_a_private_folder_is_only_for_its_user(tmp_path):
+    files.private_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+    files.private_folder(tmp_path / "a" / "b")
+    (tmp_path / "a" / "b").chmod(0o777)
+    with pytest.raises(PermissionError, match=r"can be written to by others \(mode 777\)"):
+        files.private_folder(tmp_path / "a" / "b")
+    (tmp_path / "link").symlink_to("a")
+    with pytest.raises(PermissionError, match="is a link"):
+        files.private_folder(tmp_path / "link")
+
+
+def test_a_private_folder_of_another_user_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir(mode=0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(PermissionError, match=r"belongs to the user \d+ and not to you"):
+        files.private_folder(tmp_path / "a")

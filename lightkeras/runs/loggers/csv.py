@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import mmap
 import os
 import warnings
@@ -10,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, final
 
+import google_crc32c
+
 from lightkeras.runs.loggers.base import Logger
 from lightkeras.system import files
 
 _COUNTERS = ("kind", "epoch", "step")
+_LINE_BYTES = 1 << 20
 
 
 @final
@@ -32,15 +36,19 @@ class CsvLogger(Logger):
         self._path = path
         self._names: tuple[str, ...] = ()
         self._file: IO[str] | None = None
+        self._checksum = 0  # CRC-32C of all that was written
         self._opened_once = False
 
     def open(self, names: Sequence[str], position: Mapping[str, int] | None = None, step: int = 0) -> None:
-        header = [*_COUNTERS, *names]
+        header = header_of(names)
         expected = None if position is None else position.get(self._path.name)
         kept = 0 if expected is None else self._cut(header, expected)
-        mode = "x" if position is None else "a" if kept else "w"
+        self._checksum = _checksum(self._path, kept) if kept else 0
+        flags = os.O_EXCL if position is None else 0 if kept else os.O_TRUNC
         with files.explained(self._path):
-            self._file = open(self._path, mode, newline="", encoding="utf-8")  # noqa: SIM115
+            files.check_no_link(self._path)
+            opened = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | flags, 0o644)
+            self._file = os.fdopen(opened, "a", newline="", encoding="utf-8")
         self._names, self._opened_once = tuple(names), True
         if not kept:
             self._write([header])
@@ -72,6 +80,11 @@ class CsvLogger(Logger):
         self.flush()
         return {self._path.name: os.fstat(file.fileno()).st_size}
 
+    @property
+    def checksum(self) -> int:
+        """CRC-32C of the content up to `position`."""
+        return self._checksum
+
     def sync(self) -> None:
         if self._opened_once:  # by path: the logging thread may close the file meanwhile
             with files.explained(self._path):
@@ -90,16 +103,18 @@ class CsvLogger(Logger):
         return self._file
 
     def _write(self, rows: object) -> None:
-        file = self._opened()
+        file, text = self._opened(), io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)  # type: ignore[arg-type]
         with files.explained(self._path):
-            csv.writer(file, lineterminator="\n").writerows(rows)  # type: ignore[arg-type]
+            file.write(text.getvalue())
+        self._checksum = google_crc32c.extend(self._checksum, text.getvalue().encode())
 
     def _means(self, values: Mapping[str, float]) -> list[str]:
         return [_float64(values[name]) if name in values else "" for name in self._names]
 
     def _cut(self, header: list[str], expected: int) -> int:
         """Removes the rows after a position. Returns the remaining bytes; 0 if the file is missing."""
-        size = self._path.stat().st_size if self._path.exists() else None
+        size = os.lstat(self._path).st_size if files.is_file(self._path) else None
         kept = 0 if size is None else _whole_lines(self._path, expected)
         if kept < expected:
             found = "is missing" if size is None else f"ends at byte {size}" if size < expected else "was changed"
@@ -109,15 +124,28 @@ class CsvLogger(Logger):
                 stacklevel=3,
             )
         if kept:
-            _check_header(self._path, header)
-            with files.explained(self._path):
-                os.truncate(self._path, kept)
+            check_header(self._path, header)
+            files.truncate(self._path, kept)
         return kept
 
 
-def _check_header(path: Path, expected: list[str]) -> None:
-    with open(path, newline="", encoding="utf-8", errors="replace") as file:
-        found = next(csv.reader(file))
+def header_of(names: Sequence[str]) -> list[str]:
+    """Returns the columns of a run that logs these values."""
+    return [*_COUNTERS, *names]
+
+
+def check_header(path: Path, expected: list[str]) -> None:
+    """Checks the first line of a file against the expected columns.
+
+    Raises:
+        ValueError: It has other columns, or is damaged.
+    """
+    try:
+        with files.open_to_read(path) as file:
+            line = file.readline(_LINE_BYTES).decode(errors="replace")
+        found = next(csv.reader([line]), [])
+    except csv.Error as error:
+        raise files.DamagedFileError(f"{path} is damaged: its first line cannot be read ({error}).") from error
     if found == expected:
         return
     gone = [name for name in found if name not in expected]
@@ -131,12 +159,31 @@ def _check_header(path: Path, expected: list[str]) -> None:
 
 def _whole_lines(path: Path, limit: int) -> int:
     """Returns the size of the complete lines in the first `limit` bytes of a file."""
-    with open(path, "rb") as file:
+    with files.open_to_read(path) as file:
         end = min(limit, os.fstat(file.fileno()).st_size)
         if end == 0:
             return 0  # an empty file cannot be mapped
         with mmap.mmap(file.fileno(), end, access=mmap.ACCESS_READ) as content:
             return content.rfind(b"\n") + 1
+
+
+def warn_if_changed(path: Path, size: int, checksum: int) -> None:
+    """Warns if the first bytes of a file have another checksum than when the run was saved."""
+    if files.is_file(path) and path.stat().st_size >= size and _checksum(path, size) != checksum:
+        warnings.warn(
+            f"{path} was changed since the run was saved: its first {size} bytes have another checksum. Resuming with "
+            "its rows as they are.",
+            stacklevel=2,
+        )
+
+
+def _checksum(path: Path, size: int) -> int:
+    """Returns the CRC-32C of the first bytes of a file."""
+    checksum = 0
+    with files.open_to_read(path) as file:
+        while size and (content := file.read(min(size, 1 << 20))):
+            checksum, size = google_crc32c.extend(checksum, content), size - len(content)
+    return int(checksum)
 
 
 def _float32(value: float) -> str:

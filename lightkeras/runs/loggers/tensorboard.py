@@ -43,7 +43,8 @@ from lightkeras.runs.loggers.tfrecord import frame, whole_records
 from lightkeras.system import files
 
 SUFFIX = ".lightkeras"  # tells these files from event files of other writers
-_NAME = re.compile(r"events\.out\.tfevents\.(\d+)\.")
+_NAME = re.compile(r"events\.out\.tfevents\.(\d{1,12})\.")
+_OURS = re.compile(r"events\.out\.tfevents\.\d{1,12}\.[^/\x00]*" + re.escape(SUFFIX))
 
 
 @final
@@ -63,7 +64,7 @@ class TensorBoardLogger(Logger):
         self._written: Path | None = None
 
     def open(self, names: Sequence[str], position: Mapping[str, int] | None = None, step: int = 0) -> None:
-        known = {name: size for name, size in (position or {}).items() if name.endswith(SUFFIX)}
+        known = {name: size for name, size in (position or {}).items() if _OURS.fullmatch(name)}
         # Made first: its name must sort after all others, also after those removed next.
         self._file = EventFile(self._folder, step)
         self._written = self._file.path
@@ -138,22 +139,22 @@ class TensorBoardLogger(Logger):
         for path in sorted(self._folder.glob(f"events.out.tfevents.*{SUFFIX}")):
             if path.name not in names:
                 with files.explained(path):
-                    path.unlink()
+                    path.unlink(missing_ok=True)
 
     def _cut(self, name: str, size: int) -> int | None:
         """Removes the content after a position. Returns the remaining bytes; `None` if the file is missing."""
         path = self._folder / name
-        found = path.stat().st_size if path.exists() else None
-        kept = None if found is None else size if found >= size else whole_records(path)
+        found = os.lstat(path).st_size if files.is_file(path) else None
+        kept = None if found is None else whole_records(path, size)
         if kept != size:
+            problem = "is missing" if found is None else f"ends at byte {found}" if found < size else "was changed"
             warnings.warn(
-                f"{path} {'is missing' if found is None else f'ends at byte {found}'}, but the run was saved when it "
+                f"{path} {problem}, but the run was saved when it "
                 f"held {size} bytes: its points from byte {kept or 0} on are lost. Resuming without them.",
                 stacklevel=3,
             )
         if kept is not None:
-            with files.explained(path):
-                os.truncate(path, kept)
+            files.truncate(path, kept)
         return kept
 
 

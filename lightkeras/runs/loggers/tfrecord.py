@@ -12,6 +12,8 @@ from pathlib import Path
 
 import google_crc32c
 
+from lightkeras.system import files
+
 _HEAD, _FOOT = 12, 4  # bytes: length and its checksum, checksum of the data
 
 
@@ -22,18 +24,26 @@ def frame(records: Sequence[bytes]) -> bytes:
     return b"".join([part for record in records for part in (heads[len(record)], record, masked_crc32c(record))])
 
 
-def whole_records(path: Path) -> int:
-    """Returns the size in bytes of the complete records at the beginning of a file."""
+def whole_records(path: Path, most: int | None = None) -> int:
+    """Returns the size in bytes of the records at the beginning of a file that are complete and undamaged.
+
+    Args:
+        path: The file.
+        most: Bytes of the file to look at; `None` for all.
+    """
     end = 0
-    with open(path, "rb") as file:
+    with files.open_to_read(path) as file:
         size = os.fstat(file.fileno()).st_size
+        size = size if most is None else min(size, most)
         while len(head := file.read(_HEAD)) == _HEAD:
             (length,) = struct.unpack_from("<Q", head)
             following = end + _HEAD + length + _FOOT
             if masked_crc32c(head[:8]) != head[8:] or following > size:
                 break  # the length is damaged, or the record was cut short
+            data, checksum = file.read(length), file.read(_FOOT)
+            if masked_crc32c(data) != checksum:
+                break
             end = following
-            file.seek(end)
     return end
 
 

@@ -8,6 +8,7 @@ its value is plain and has changed since the fit began: `wait` does, `patience` 
 from __future__ import annotations
 
 import os
+import re
 import types
 import warnings
 import weakref
@@ -19,6 +20,7 @@ import keras
 import numpy as np
 
 from lightkeras.system.plain_values import Encoder, NotPlainError, decode, fingerprint
+from lightkeras.system.variables import CheckpointError
 
 _Arrays = Mapping[str, np.ndarray]
 
@@ -42,6 +44,12 @@ _NOT_STATE: list[tuple[type[keras.callbacks.Callback], set[str]]] = [
         },
     ),
 ]
+
+# An attribute that says where a callback writes or sends is a setting of the user's code: a run directory, which may
+# come from somebody else, must not change it.
+_PLACE = re.compile(r"(^|_)(path|filepath|dir|dirname|directory|file|filename|folder|root|url|uri|host|address)$")
+
+_PATH = re.compile(r"^[/~]|(^|/)\.\.?(/|$)|://|/.*\.\w+$")  # not of `val/loss`
 
 _NEVER_STATE = (
     types.ModuleType,
@@ -125,10 +133,13 @@ class CallbackStates:
             if self._used[number]:
                 _warn_of_leftovers(callback, record.get("unchanged", {}))
             if isinstance(callback, HasState):
-                callback.load_state_dict(decode(record["state"], arrays))
+                callback.load_state_dict(_decoded(record["state"], arrays))
+                continue
             for name, data in record.get("attributes", {}).items():
-                setattr(callback, name, decode(data, arrays))
-                self._restored[number].add(name)
+                value = _decoded(data, arrays)
+                if _may_be_state(callback, name, value):
+                    setattr(callback, name, value)
+                    self._restored[number].add(name)
         known = {number for number, _ in matched}
         new = [type(callback).__name__ for number, callback in enumerate(self._callbacks) if number not in known]
         taken = [id(record) for _, record in matched]
@@ -184,10 +195,12 @@ class CallbackStates:
 
     def _changed(self, number: int, marks: Mapping[str, str]) -> list[str]:
         first, begin, restored = self._at_first[number], self._at_begin[number], self._restored[number]
+        values = vars(self._callbacks[number])
         return [
             name
             for name, mark in marks.items()
-            if mark != first.get(name) or mark != begin.get(name) or name in restored
+            if (mark != first.get(name) or mark != begin.get(name) or name in restored)
+            and not _names_a_place(name, values.get(name))
         ]
 
     def _matched(self, records: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[str, Any]]]:
@@ -221,6 +234,35 @@ def _marks(callback: keras.callbacks.Callback) -> dict[str, str]:
             if mark is not None:
                 found[name] = mark
     return found
+
+
+def _may_be_state(callback: keras.callbacks.Callback, name: str, value: Any) -> bool:
+    """Whether a saved attribute may be set: not a method, a place, or what Keras sets itself."""
+    not_state = set().union(_SET_BY_KERAS, *(names for kind, names in _NOT_STATE if isinstance(callback, kind)))
+    now, of_class = vars(callback).get(name), getattr(type(callback), name, None)
+    if name in not_state or name.startswith("__") or callable(now) or callable(of_class):
+        return False
+    if isinstance(of_class, property):
+        return False
+    return not _names_a_place(name, value) and not _names_a_place(name, now)
+
+
+def _names_a_place(name: str, value: Any) -> bool:
+    """Whether an attribute holds a path or an address: by its name, or because a text in it looks like one."""
+    if isinstance(value, (str, bytes, os.PathLike)):
+        return bool(_PLACE.search(name) or _PATH.search(os.fsdecode(value)))
+    if isinstance(value, Mapping):
+        return any(_names_a_place(name, part) for part in value.values())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return any(_names_a_place(name, part) for part in value)
+    return False
+
+
+def _decoded(data: Any, arrays: _Arrays) -> Any:
+    try:
+        return decode(data, arrays)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _mark(value: Any) -> str | None:
@@ -296,5 +338,5 @@ def _truncate_file(callback: keras.callbacks.CSVLogger, file: Mapping[str, Any])
             stacklevel=4,
         )
     elif path.exists():
-        os.truncate(path, file["size"])
+        os.truncate(path, file["size"])  # the user's file, which may be a link
     callback.append = True

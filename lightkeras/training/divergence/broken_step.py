@@ -33,7 +33,7 @@ from lightkeras.data.feed import StreamFeed
 from lightkeras.data.structure import Structure, flatten, map_structure, spec_of
 from lightkeras.encoders import saved_state
 from lightkeras.encoders.base import Encoder
-from lightkeras.runs import checkpoint
+from lightkeras.runs import checkpoint, formats
 from lightkeras.runs.directory import find_broken
 from lightkeras.system import environment
 from lightkeras.system.variables import write_variables
@@ -132,13 +132,15 @@ def replay(folder: str | Path, task: Task) -> Replay:
     state = saved.state
     if "what_happened" not in state:
         raise ValueError(f"{path} is a checkpoint, not a broken step: give a folder of RUN/broken.")
+    saved = checkpoint.load(path, formats.BrokenState)
     if state["task"] != type(task).__name__:
         raise ValueError(
             f"{path} belongs to the task {state['task']}, got a {type(task).__name__}: give a {state['task']}."
         )
     if not state["repeated"]:
         raise ValueError(f"{path} contains no step to replay, only a state. {state['what_happened']}.")
-    batch = _decode(saved.extra[BATCH], state["batch"])
+    with checkpoint.decoding(path):
+        batch = _decode(checkpoint.arrays_of(saved.extra[BATCH], path / BATCH), state["batch"])
 
     def fit_encoder(encoder: Encoder) -> None:
         if ENCODER not in saved.extra:
@@ -272,9 +274,7 @@ def _encode(batch: Structure) -> bytes:
     return safetensors.numpy.save(arrays)
 
 
-def _decode(content: bytes, form: Any) -> Structure:
-    arrays = safetensors.numpy.load(content)
-
+def _decode(arrays: Mapping[str, np.ndarray], form: Any) -> Structure:
     def restored(form: Any) -> Structure:
         if "dict" in form:
             return {key: restored(value) for key, value in form["dict"]}
@@ -294,7 +294,10 @@ def _restored(arrays: Mapping[str, np.ndarray], form: Mapping[str, Any]) -> np.n
     path, shape = form["array"], tuple(form["shape"])
     if form["dtype"] != "string":
         dtype = np.dtype(form["dtype"])
-        return arrays[path] if dtype.kind in "biuf" else arrays[path].view(dtype).reshape(shape)
+        array = arrays[path] if dtype.kind in "biuf" else arrays[path].view(dtype).reshape(shape)
+        if (array.dtype, array.shape) != (dtype, shape):
+            raise ValueError(f"array {path} is {array.dtype.name}{list(array.shape)}, not {dtype.name}{list(shape)}")
+        return array
     content, ends = arrays[f"{path}.bytes"].tobytes(), arrays[f"{path}.ends"].ravel().tolist()
     texts = np.empty(len(ends), object)
     texts[:] = [content[start:end] for start, end in zip([0, *ends], ends, strict=False)]
