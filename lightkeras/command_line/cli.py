@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ from lightkeras.runner import Interrupted, Runner
 from lightkeras.runs import report
 from lightkeras.runs.directory import RunDirectory, holds_several, run_path, runs_below, snake_case
 from lightkeras.runs.resume import read_run, run_and_checkpoint
+from lightkeras.runs.untrusted import untrusted_in
+from lightkeras.system import trust
 from lightkeras.system.messages import raised_by_us
 from lightkeras.task import Task
 from lightkeras.training import setup
@@ -88,15 +90,16 @@ def cli(
     actions: dict[str | None, Callable[[], int]] = {
         None: lambda: _run(task_class, settings, runner_defaults, given(), main),
         "fit": lambda: _fit(task_class, settings, runner_defaults, given(), then_test=False),
-        "test": lambda: _test(task_class, settings),
-        "predict": lambda: _predict(task_class, settings),
+        "test": lambda: _test(task_class, settings, given()),
+        "predict": lambda: _predict(task_class, settings, given()),
         "replay": lambda: _replay(task_class, settings),
         "tune": lambda: tune.run(task_class, settings, runner_defaults, given()),
         "find_learning_rate": lambda: _find_learning_rate(task_class, settings, runner_defaults),
         "find_batch_size": lambda: _find_batch_size(task_class, settings, runner_defaults),
     }
     try:
-        status = actions[command]()
+        with trust.trusting(None):
+            status = actions[command]()
     except (ValueError, TypeError, OSError, ImportError, NotImplementedError) as error:
         if not raised_by_us(error):
             raise
@@ -125,7 +128,7 @@ def _fit(
             raise ValueError("--resume needs --run_dir: the run directory, or one of its checkpoints.")
         directory, wanted = run_and_checkpoint(path)
         path, resume = directory.path, wanted or True
-        runner, hp, lookup = _with_recorded(directory, runner, hp, lookup, given)
+        runner, hp, lookup = _with_recorded(task_class, directory, runner, hp, lookup, given)
     made = Runner(**{**runner, "run_dir": path, "profile": settings.profile or runner.get("profile", False)})
     task = task_class(hparams.from_dict(task_class.HParams, hp), lookup)
     if settings.dry_run:
@@ -158,7 +161,7 @@ def _run(
     if settings.resume:
         if settings.run_dir is None:
             raise ValueError("--resume needs --run_dir: the directory of the experiment.")
-        runner, hp, lookup = _with_recorded(directory, runner, hp, lookup, given)
+        runner, hp, lookup = _with_recorded(task_class, directory, runner, hp, lookup, given)
     made = Runner(**{**runner, "run_dir": directory.path, "profile": settings.profile or runner.get("profile", False)})
     task = task_class(hparams.from_dict(task_class.HParams, hp), lookup)
     experiment = Experiment(main, task, made)
@@ -179,6 +182,7 @@ def _run(
 
 
 def _with_recorded(
+    task_class: type[Task],
     directory: RunDirectory,
     runner: dict[str, Any],
     hp: dict[str, Any],
@@ -193,11 +197,23 @@ def _with_recorded(
     places = {"source": lookup.source, "data_dir": lookup.data_dir}
     recorded_places = {name: config.get("lookup", {}).get(name, value) for name, value in places.items()}
     given_places = {name: value for name, value in places.items() if name in given}
+    given_hp = vars(given.hp) if "hp" in given else {}
+    if not given.get("trust_run", False):
+        _distrust(task_class, directory.path, config, given_hp, given_places.get("data_dir"))
+        # A folder that is written to, of the user's choice and not of the run directory's.
+        recorded["features"] = {**recorded.get("features", {}), "folder": None}
     return (
         {**runner, **settings_of(recorded), **settings_of(given.get("runner", {}), recorded)},
-        {**config.get("hparams", {}), **(vars(given.hp) if "hp" in given else {})},
+        {**config.get("hparams", {}), **given_hp},
         Lookup(**{**recorded_places, **given_places}),
     )
+
+
+def _distrust(
+    task_class: type[Task], path: Path, config: Mapping[str, Any], given_hp: Mapping[str, Any], data_dir: str | None
+) -> None:
+    recorded = config.get("lookup", {}).get("data_dir")
+    trust.distrust(untrusted_in(path, task_class.HParams, config.get("hparams", {}), recorded, given_hp, data_dir))
 
 
 def _dry_run(runner: Runner, task: Task, resume: bool | Path, accept_changes: bool) -> int:
@@ -209,8 +225,8 @@ def _print_checks(names: Sequence[str]) -> int:
     return 0
 
 
-def _test(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
-    task, runner = _load_run(task_class, settings)
+def _test(task_class: type[Task], settings: jsonargparse.Namespace, given: jsonargparse.Namespace) -> int:
+    task, runner = _load_run(task_class, settings, given)
     result = runner.evaluate(task, weights=settings.weights)
     console = Console()
     console.print(table({"test": result.metrics}))
@@ -218,11 +234,11 @@ def _test(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
     return 0
 
 
-def _predict(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
+def _predict(task_class: type[Task], settings: jsonargparse.Namespace, given: jsonargparse.Namespace) -> int:
     inputs: list[str] = settings.inputs
     if inputs == ["-"]:
         inputs = [line.rstrip("\n") for line in sys.stdin]
-    task, runner = _load_run(task_class, settings)
+    task, runner = _load_run(task_class, settings, given)
     learn = setup.learn_from(None, 1, RunDirectory(Path(settings.run_dir)))
     setup.build_task(task, runner.seed, given=True, fit_encoder=learn)
     if task.data is None:
@@ -239,16 +255,18 @@ def _predict(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
             f"{type(task.data).__name__}.predict returned {examples} examples for {len(inputs)} inputs: expected "
             "one for each. Make its `expand(inputs, lookup)` return one input for each example."
         )
-    for number, given in enumerate(inputs):
+    for number, text in enumerate(inputs):
         row = {name: column[number].tolist() for name, column in columns.items()}
-        print(json.dumps({"input": given, **row}, ensure_ascii=False))
+        print(json.dumps({"input": text, **row}, ensure_ascii=False))
     return 0
 
 
 def _replay(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
     from lightkeras.command_line import replay
 
-    return replay.run(task_class, Path(settings.run_dir), settings.data_dir, settings.source)
+    return replay.run(
+        task_class, Path(settings.run_dir), settings.data_dir, settings.source, trust_run=settings.trust_run
+    )
 
 
 def _find_learning_rate(
@@ -275,7 +293,9 @@ def _find_batch_size(task_class: type[Task], settings: jsonargparse.Namespace, r
     return 1 if found.suggestion is None else 0
 
 
-def _load_run(task_class: type[Task], settings: jsonargparse.Namespace) -> tuple[Task, Runner]:
+def _load_run(
+    task_class: type[Task], settings: jsonargparse.Namespace, given: jsonargparse.Namespace
+) -> tuple[Task, Runner]:
     """Returns the task with the hyperparameters and the data of a run, and a runner on its directory."""
     config = RunDirectory(Path(settings.run_dir)).read_config()
     if "search" in config:
@@ -294,7 +314,10 @@ def _load_run(task_class: type[Task], settings: jsonargparse.Namespace) -> tuple
     recorded = config.get("lookup", {})
     source = "sample" if config.get("source") == "sample" else recorded.get("source", "auto")
     lookup = Lookup(settings.source or source, settings.data_dir or recorded.get("data_dir"))
-    task = task_class(hparams.from_dict(task_class.HParams, config.get("hparams", {})), lookup)
+    given_hp = vars(given.hp) if "hp" in given else {}
+    if not settings.trust_run:
+        _distrust(task_class, Path(settings.run_dir), config, given_hp, settings.data_dir)
+    task = task_class(hparams.from_dict(task_class.HParams, {**config.get("hparams", {}), **given_hp}), lookup)
     return task, Runner(run_dir=settings.run_dir, seed=config.get("seed", 0))
 
 

@@ -51,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> int:
         task_class = load_task(given.task)
         from lightkeras.command_line import replay  # loads TensorFlow, which --help does not need
 
-        return replay.run(task_class, folder, given.data_dir)
+        return replay.run(task_class, folder, given.data_dir, trust_run=given.trust_run)
     except (ValueError, TypeError, OSError) as error:
         if not raised_by_us(error):
             raise
@@ -122,6 +122,9 @@ def _parser() -> jsonargparse.ArgumentParser:
         "--task", type=str | None, default=None, help="FILE.py:ClassName. The file is imported, which runs it."
     )
     replay.add_argument("--data_dir", type=str | None, default=None, help="Folder to look in first for TF Hub modules.")
+    replay.add_argument(
+        "--trust_run", action="store_true", help="Run and download modules that only the files in dir name."
+    )
     parser = jsonargparse.ArgumentParser(
         prog="lightkeras", description="Commands on run directories of any experiment."
     )

@@ -126,7 +126,11 @@ def make_parser(
         formatter_class=_Formatter,
     )
     if command in ("test", "predict", "replay"):
+        if command != "replay":
+            parser.add_class_arguments(task_class.HParams, "hp")
         _add_run_flags(parser, command)
+        _write_null(parser)
+        _hide_groups(parser)
         return parser
     parser.add_argument("--config", action="config", help="YAML file with values of any flags.")
     parser.add_class_arguments(task_class.HParams, "hp")
@@ -146,6 +150,8 @@ def make_parser(
     if command == "tune":
         parser.add_argument("--resume", action="store_true", help=_RESUME_SEARCH)
         parser.add_argument("--replay", type=str | None, default=None, help=_REPLAY)
+    if command in (None, "fit", "tune"):
+        parser.add_argument("--trust_run", action="store_true", help=_TRUST_RUN)
     if command in (None, "fit"):
         parser.add_argument("--resume", action="store_true", help=_RESUME)
         if command == "fit" or main is None:  # each run of a `main` decides for itself whether to accept changes
@@ -195,6 +201,7 @@ _RESUME_SEARCH = (
 )
 _REPLAY = "Rerun a trial of the search in --run_dir in a new process, and compare it bit for bit: its name, or best."
 _ACCEPT_CHANGES = "Resume even if data or hyperparameters have changed since the run was started."
+_TRUST_RUN = "Run and download modules that only the files in --run_dir name. They are code."
 _DRY_RUN = "Run the checks before the first epoch, also those of a resume, and stop there."
 _PROFILE = "Print the time by part, write it to profile.json, and write a trace of the backend to profile/."
 _INPUTS = "Texts, files or rows, as the data module reads them; or - to read one per line from standard input."
@@ -208,6 +215,7 @@ def _add_run_flags(parser: Parser, command: str) -> None:
         parser.add_argument("--weights", type=Literal["best", "last"], default="best", help="Weights to use.")
     parser.add_argument("--data_dir", type=str | None, default=None, help=f"{_DATA_DIR} Default: that of the fit.")
     parser.add_argument("--source", type=SourceName | None, default=None, help=f"{_SOURCE} Default: that of the fit.")
+    parser.add_argument("--trust_run", action="store_true", help=_TRUST_RUN)
     if command == "predict":
         parser.add_argument("inputs", nargs="+", type=str, help=_INPUTS)
 

@@ -12,13 +12,21 @@ from lightkeras.data.lookup import Lookup
 from lightkeras.runs import formats
 from lightkeras.runs.checkpoint import STATE
 from lightkeras.runs.directory import find_broken
-from lightkeras.system import files
+from lightkeras.runs.untrusted import untrusted_in
+from lightkeras.system import files, trust
 from lightkeras.system.plain_values import decode_float
 from lightkeras.task import Task
 from lightkeras.training.divergence.broken_step import Replay, replay
 
 
-def run(task_class: type[Task], folder: Path, data_dir: str | None = None, source: str | None = None) -> int:
+def run(
+    task_class: type[Task],
+    folder: Path,
+    data_dir: str | None = None,
+    source: str | None = None,
+    *,
+    trust_run: bool = False,
+) -> int:
     """Reruns a broken step, and prints the values of the run beside the new ones.
 
     Args:
@@ -26,6 +34,7 @@ def run(task_class: type[Task], folder: Path, data_dir: str | None = None, sourc
         folder: The folder of the broken step, or the run directory.
         data_dir: Folder to look in first for TF Hub modules; `None` takes that of the run.
         source: As in `Lookup`; `None` takes that of the run.
+        trust_run: Whether modules that only the folder names may be run and downloaded.
 
     Returns:
         0 if all is equal to the bit, 1 if not.
@@ -40,8 +49,10 @@ def run(task_class: type[Task], folder: Path, data_dir: str | None = None, sourc
     recorded = state.get("lookup", {})
     run_source = "sample" if state.get("source") == "sample" else recorded.get("source", "auto")
     lookup = Lookup(source or run_source, data_dir or recorded.get("data_dir"))
-    task = task_class(hparams.from_dict(task_class.HParams, state.get("hparams", {})), lookup)
-    found = replay(path, task)
+    task = task_class(hparams.from_dict(task_class.HParams, state["hparams"]), lookup)
+    found_in = untrusted_in(path, task_class.HParams, state["hparams"], recorded.get("data_dir"), (), data_dir)
+    with trust.trusting(None if trust_run else found_in):
+        found = replay(path, task)
     show(found)
     return 0 if found.equal else 1
 

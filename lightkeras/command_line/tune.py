@@ -18,8 +18,10 @@ from lightkeras.data.lookup import Lookup
 from lightkeras.runner import Runner
 from lightkeras.runs.directory import RunDirectory, run_path, snake_case
 from lightkeras.runs.results import Trial
+from lightkeras.runs.untrusted import untrusted_in
 from lightkeras.search import repeat_trial
 from lightkeras.search.loop import SearchInterrupted
+from lightkeras.system import trust
 from lightkeras.task import Task
 from lightkeras.tuner import Tuner
 
@@ -93,11 +95,21 @@ def _tuner(
             if flags.get("pool") == "local":  # the cluster's address and GPUs do not apply
                 recorded = {name: value for name, value in recorded.items() if name not in ("address", "gpus")}
             tuner |= settings_of(recorded) | flags
-            recorded = {name: value for name, value in config["runner"].items() if name in runner}
+            recorded = {name: value for name, value in config.get("runner", {}).items() if name in runner}
             recorded.pop("callbacks", None)
+            if not settings.trust_run:
+                recorded["features"] = {**recorded.get("features", {}), "folder": None}
             runner |= settings_of(recorded) | settings_of(given.get("runner", {}), recorded)
-            fixed = {**config["search"]["fixed"], **fixed}
-            places = {name: config["lookup"].get(name) for name in ("source", "data_dir")}
+            before = config["search"].get("fixed", {})
+            found = config.get("lookup", {})
+            if not settings.trust_run:
+                _check_address(directory.path, recorded_address=tuner.get("address"), given=flags.get("address"))
+                given_dir = given.get("data_dir")
+                trust.distrust(
+                    untrusted_in(directory.path, task_class.HParams, before, found.get("data_dir"), fixed, given_dir)
+                )
+            fixed = {**before, **fixed}
+            places = {"source": found.get("source", "auto"), "data_dir": found.get("data_dir")}
             lookup = Lookup(**places | {name: given[name] for name in places if name in given})
     tuner["space"] = {name: part if isinstance(part, dict) else part.as_dict() for name, part in tuner["space"].items()}
     path = run_path(settings.run_dir, f"{snake_case(task_class.__name__)}_search")
@@ -105,9 +117,17 @@ def _tuner(
     return Tuner(task_class, **tuner, run_dir=path, runner=Runner(**runner), lookup=lookup, fixed=fixed)
 
 
+def _check_address(path: Path, recorded_address: str | None, given: str | None) -> None:
+    if recorded_address is not None and given is None:
+        raise trust.UntrustedRunError(
+            f"This would connect to the Ray cluster {recorded_address}, which only {path / 'config.json'} names, and "
+            "run what it sends. If you trust it, add --trust_run, or give --tuner.address."
+        )
+
+
 def _replay(task_class: type[Task], settings: jsonargparse.Namespace) -> int:
     if settings.run_dir is None:
         raise ValueError("--replay needs --run_dir: the directory of the search.")
-    found = repeat_trial.replay(task_class, Path(settings.run_dir), settings.replay)
+    found = repeat_trial.replay(task_class, Path(settings.run_dir), settings.replay, trust_run=settings.trust_run)
     print_lines(Console(), found.lines())
     return 0 if found.equal else 1

@@ -17,17 +17,20 @@ from lightkeras.encoders.features import FeatureCache
 from lightkeras.runner import Runner
 from lightkeras.runs import checkpoint
 from lightkeras.runs.directory import RunDirectory
-from lightkeras.runs.resume import compare_configs
+from lightkeras.runs.resume import compare_configs, read_run
+from lightkeras.runs.untrusted import untrusted_in
 from lightkeras.search.journal import NAME, Journal, explained_line
 from lightkeras.search.records import Outcome, Record, Records, check_event
 from lightkeras.search.trial_run import Job
 from lightkeras.search.workers.launch import make_pool
 from lightkeras.search.workers.pool import WorkerLimits
-from lightkeras.system import files
+from lightkeras.system import files, trust
 from lightkeras.system.messages import did_you_mean
 from lightkeras.task import Task
 from lightkeras.training.saver import Checkpoints
 from lightkeras.training.settings import LimitBatches
+
+_PLACES = {"source": "auto", "data_dir": None}
 
 
 @final
@@ -75,13 +78,14 @@ class Replayed:
         return found | {"runs": f"{self.run_dir} and {self.again}"}
 
 
-def replay(task_class: type[Task], folder: Path, name: str) -> Replayed:
+def replay(task_class: type[Task], folder: Path, name: str, *, trust_run: bool = False) -> Replayed:
     """Runs a trial of a search again.
 
     Args:
         task_class: The task's class now.
         folder: Directory of the search.
         name: The trial's name, such as `"0003"`, or `"best"`.
+        trust_run: Whether modules that only the directory names may be run and downloaded.
 
     Raises:
         FileNotFoundError: The directory holds no search.
@@ -92,14 +96,17 @@ def replay(task_class: type[Task], folder: Path, name: str) -> Replayed:
     if "search" not in config:
         raise ValueError(f"{folder} holds a run, not a search: give the directory of a search.")
     run, outcome = _find(folder, name, config["search"].get("mode", "min"))
-    before = RunDirectory(folder / run.name).read_config()
+    before = read_run(RunDirectory(folder / run.name))
     if before["task"] != task_class.__name__:
         raise ValueError(f"{folder} holds a search of {before['task']}, not of {task_class.__name__}.")
     runner = _runner_of(before["runner"])
     again = _unused(folder / "replays", run.number)
     epochs = runner.max_epochs if run.stopped is None else outcome.epochs
     job = Job(run.name, before["hparams"], dataclasses.replace(runner, run_dir=again, max_epochs=epochs), None)
-    done = _do(task_class, Lookup(**_places(config)), job, outcome)
+    places = {name: config.get("lookup", {}).get(name, default) for name, default in _PLACES.items()}
+    found = untrusted_in(folder, task_class.HParams, before["hparams"], places["data_dir"])
+    with trust.trusting(None if trust_run else found):
+        done = _do(task_class, Lookup(**places), job, outcome)
     now = RunDirectory(again).read_config()
     return Replayed(
         name=run.number,
@@ -189,10 +196,6 @@ def _runner_of(recorded: Mapping[str, Any]) -> Runner:
     settings = {name: kinds[name](**value) if name in kinds else value for name, value in recorded.items()}
     known = {field.name for field in dataclasses.fields(Runner)}
     return Runner(**{name: value for name, value in settings.items() if name in known} | {"callbacks": ()})
-
-
-def _places(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: config["lookup"][name] for name in ("source", "data_dir")}
 
 
 def _unused(folder: Path, name: str) -> Path:

@@ -350,25 +350,38 @@ def cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "lightkeras"
 
 
-def private_folder(path: Path) -> None:
-    """Creates a folder of the user's own (mode 700), for files that are run as code; checks an existing one.
+def private_folder(path: Path) -> Path:
+    """Creates a folder of the user's own, for files that are run as code, or makes an existing one private (mode 700).
+
+    Returns:
+        The folder.
 
     Raises:
-        PermissionError: It is a link, belongs to another user, or others may write to it.
+        PermissionError: It is a link, or belongs to another user.
         OSError: It cannot be created.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_own(path)
+    if os.lstat(path).st_mode & 0o022:
+        path.chmod(0o700)
+    return path
+
+
+def check_own(path: Path) -> None:
+    """Checks that a file or folder whose content is run as code belongs to the user, or to root, and is not a link.
+
+    Raises:
+        PermissionError: It does not.
+    """
     found = os.lstat(path)
-    if found.st_uid == os.geteuid() and stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o022:
-        return
     if stat.S_ISLNK(found.st_mode):
         problem = "is a link"
-    elif found.st_uid != os.geteuid():
+    elif found.st_uid not in (os.geteuid(), 0):
         problem = f"belongs to the user {found.st_uid} and not to you ({os.geteuid()})"
     else:
-        problem = f"can be written to by others (mode {stat.S_IMODE(found.st_mode):o})"
+        return
     raise PermissionError(
         errno.EACCES,
-        f"the cache {path} {problem}, and its files are run as code. Remove it or correct its mode (chmod 700), "
-        "or name another folder with LIGHTKERAS_CACHE_DIR",
+        f"{path} {problem}, and what is in this cache is run as code. Remove it, or name another folder with "
+        "LIGHTKERAS_CACHE_DIR",
     )

@@ -209,7 +209,7 @@ def begin(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[Checkpoint
     step = 0 if found is None else found.state["step"]
     record = {"step": step, "at": config["started"], "argv": config["argv"], "changed": changes.lines}
     resumed = [*before.get("resumed", []), record]
-    kept = {name: before[name] for name in ("started", "argv") if name in before}
+    kept: dict[str, Any] = {name: before[name] for name in ("started", "argv") if name in before}
     bar.print_line(f"Resuming after step {step:,}." if found else "The run has no checkpoint: starting again.")
     return found, found is None, lambda: fit.directory.write_config({**config, **kept, "resumed": resumed})
 

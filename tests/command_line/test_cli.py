@@ -18,6 +18,7 @@ import pytest
 
 import lightkeras as lk
 from lightkeras.data.feed import ArrayFeed
+from lightkeras.encoders.hub import sample_text_module
 from lightkeras.engine import make_engine
 from lightkeras.runs import checkpoint
 from lightkeras.system import random_states
@@ -753,3 +754,65 @@ def test_a_run_that_was_reset_to_a_checkpoint_and_killed_resumes_from_there(fold
     assert run("fit", "--resume", "--run_dir", "a") == 0
     assert Path("a/metrics.csv").read_bytes() == metrics
     assert [record["step"] for record in read("a/config.json")["resumed"]] == [10, 10]
+
+
+# ---------------------------------------------------------------------- what only a run directory names
+
+
+class Worded(lk.Task):
+    """Texts by a TF Hub module, which a hyperparameter names."""
+
+    @dataclasses.dataclass(frozen=True)
+    class HParams:
+        """Hyperparameters.
+
+        Args:
+            module: The module.
+        """
+
+        module: str = "auto"
+
+    def build_data(self):
+        return lk.data.ImdbReviews(batch_size=64)
+
+    def build_encoder(self):
+        return lk.TextEncoder(lk.hub.find_module(self.hp.module, self.lookup).handle)
+
+    def build_model(self):
+        text = self.encoder.inputs()
+        return keras.Model(text, keras.layers.Dense(1)(self.encoder.embed(text)))
+
+    def build_optimizer(self):
+        return keras.optimizers.SGD(0.1)
+
+    def train_step(self, batch):
+        text, label = batch
+        return self.minimize(lambda: keras.ops.mean((self.model(text)[:, 0] - keras.ops.cast(label, "float32")) ** 2))
+
+    def predict_step(self, batch):
+        return self.model(batch[0])
+
+
+def test_a_module_that_only_the_run_directory_names_is_not_run(folder, capsys, monkeypatch):
+    monkeypatch.setenv("LIGHTKERAS_CACHE_DIR", str(folder / "cache"))
+    own = Path(shutil.copytree(sample_text_module(), folder / "mine" / "hub" / "words"))
+    settings = {"pictures": False, "export": False, "preflight": False}
+    flags = ["--source", "sample", "--run_dir", "run", *QUICK]
+    assert run("fit", "--hp.module", str(own), *flags, task=Worded, **settings) == 0
+    planted = shutil.copytree(own, folder / "run" / "planted")
+    config = read("run/config.json")
+    Path("run/config.json").write_text(json.dumps({**config, "hparams": {"module": str(planted)}}))
+    for words in (["predict", "--run_dir", "run", "good"], ["test", "--run_dir", "run"], ["fit", "--resume", *flags]):
+        capsys.readouterr()
+        assert run(*words, task=Worded) == 2, words
+        assert f"would run {planted}, which only run/config.json names" in capsys.readouterr().err
+    assert run("predict", "--run_dir", "run", "--trust_run", "good", task=Worded) == 0
+    assert run("predict", "--run_dir", "run", "--hp.module", str(own), "good", task=Worded) == 0
+    # A name that leads to the user's own data folder needs no word.
+    Path("run/config.json").write_text(json.dumps({**config, "hparams": {"module": "words"}}))
+    monkeypatch.setenv("LIGHTKERAS_DATA_DIR", str(folder / "mine"))
+    assert run("predict", "--run_dir", "run", "good", task=Worded) == 0
+    monkeypatch.delenv("LIGHTKERAS_DATA_DIR")
+    theirs = {"source": "sample", "data_dir": str(folder / "mine")}
+    Path("run/config.json").write_text(json.dumps({**config, "hparams": {"module": "words"}, "lookup": theirs}))
+    assert run("predict", "--run_dir", "run", "good", task=Worded) == 2

@@ -215,17 +215,17 @@ def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path):
 def test_a_private_folder_is_only_for_its_user(tmp_path):
     files.private_folder(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
-    files.private_folder(tmp_path / "a" / "b")
     (tmp_path / "a" / "b").chmod(0o777)
-    with pytest.raises(PermissionError, match=r"can be written to by others \(mode 777\)"):
-        files.private_folder(tmp_path / "a" / "b")
+    files.private_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
     (tmp_path / "link").symlink_to("a")
     with pytest.raises(PermissionError, match="is a link"):
         files.private_folder(tmp_path / "link")
 
 
-def test_a_private_folder_of_another_user_is_refused(tmp_path, monkeypatch):
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+def test_a_private_folder_of_another_user_is_refused(tmp_path):
     (tmp_path / "a").mkdir(mode=0o700)
-    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    with pytest.raises(PermissionError, match=r"belongs to the user \d+ and not to you"):
+    os.chown(tmp_path / "a", 12345, -1)
+    with pytest.raises(PermissionError, match=r"belongs to the user 12345 and not to you \(0\)"):
         files.private_folder(tmp_path / "a")

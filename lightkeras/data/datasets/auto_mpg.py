@@ -12,6 +12,7 @@ from lightkeras.data.datasets.tables import OneHot, Table
 from lightkeras.data.feed import ArrayFeed, check_batching
 from lightkeras.data.lookup import Lookup, reachable
 from lightkeras.data.module import DataModule
+from lightkeras.system.download import limited, limits
 from lightkeras.system.messages import announce
 
 URL = "http://archive.ics.uci.edu/ml/machine-learning-databases/auto-mpg/auto-mpg.data"
@@ -146,8 +147,10 @@ def _download(tried: list[str]) -> Path | None:
     import keras
 
     announce(f"downloading {_FILE} with Keras")
+    announce(f"limits of the download: {limits()}")
     try:
-        return Path(keras.utils.get_file(_FILE, URL))
+        with limited(_FILE):
+            return Path(keras.utils.get_file(_FILE, URL))
     except Exception as error:  # Keras raises a bare Exception for any error of urllib
         tried.append(f"Keras could not download {URL}: {error}")
         return None

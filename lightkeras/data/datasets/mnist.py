@@ -13,6 +13,7 @@ import numpy as np
 from lightkeras.data.datasets import sample_digits
 from lightkeras.data.datasets.images import TEST, TRAIN, ImageData, Reader, reader_of
 from lightkeras.data.lookup import Lookup, reachable
+from lightkeras.system.download import limited, limits
 from lightkeras.system.messages import announce
 
 DOWNLOAD_HOST = "https://storage.googleapis.com"  # of keras.datasets
@@ -86,9 +87,10 @@ class _KerasImages(ImageData):
         if not reachable(DOWNLOAD_HOST):
             tried.append(f"{DOWNLOAD_HOST} does not answer")
             return None
-        announce(f"downloading {self._title} with Keras to {_keras_folder()}")
+        announce(f"downloading {self._title} with Keras to {_keras_folder()}, {limits()}")
         try:
-            return self._load()
+            with limited(self._title):
+                return self._load()
         except Exception as error:  # Keras raises bare exceptions, and those of urllib and gzip
             tried.append(f"Keras could not download it: {type(error).__name__}: {error}")
             return None

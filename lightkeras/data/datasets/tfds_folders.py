@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 
 from lightkeras.data.lookup import Lookup, reachable
+from lightkeras.system.download import limited, limits
 from lightkeras.system.messages import announce
+from lightkeras.system.trust import check_trusted
 
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 
@@ -68,7 +70,8 @@ def find(name: str, lookup: Lookup, host: str, tried: list[str]) -> Path | None:
     if not reachable(host):
         tried.append(f"{host} does not answer")
         return None
-    announce(f"downloading {name} with TFDS to {default_folder()}")
+    check_trusted(f"tfds://{name}", "download")  # its code may be fetched too
+    announce(f"downloading {name} with TFDS to {default_folder()}, {limits()}")
     try:
         return download(name)
     except OSError as error:
@@ -88,11 +91,13 @@ def download(name: str) -> Path:
     Raises:
         OSError: The download failed.
     """
+    import requests  # noqa: F401  (TFDS downloads with it; imported first, so that its downloads are limited)
     import tensorflow_datasets as tfds
 
     try:
         builder = tfds.builder(name, data_dir=str(default_folder()))
-        builder.download_and_prepare()
+        with limited(name):
+            builder.download_and_prepare()
     except Exception as error:  # TFDS raises bare exceptions, its own, and those of three HTTP libraries
         raise OSError(f"TFDS could not download {name!r}: {type(error).__name__}: {error}") from error
     return Path(builder.data_dir)

@@ -13,8 +13,9 @@ import numpy as np
 
 from lightkeras.data.lookup import Lookup
 from lightkeras.encoders.hub.module_files import damage, fetch, is_url, remove
-from lightkeras.system.files import cache_dir
+from lightkeras.system.files import cache_dir, check_own, private_folder
 from lightkeras.system.messages import announce, did_you_mean
+from lightkeras.system.trust import UntrustedRunError
 
 NNLM_URL = "https://tfhub.dev/google/nnlm-en-dim50/2"
 SAMPLE_NAME = "sample-text-50d-v1"
@@ -78,6 +79,8 @@ def find_module(
     try:
         fetch(default_url)
         return FoundModule(default_url, _name_of(default_url))
+    except UntrustedRunError:
+        raise
     except (OSError, ValueError) as error:
         tried.append(str(error))
     if lookup.may_use_sample:
@@ -139,13 +142,14 @@ def sample_text_module() -> Path:
     Returns:
         The module's folder.
     """
-    folder = cache_dir() / "hub" / SAMPLE_NAME
+    folder = private_folder(private_folder(cache_dir()) / "hub") / SAMPLE_NAME
     if folder.is_dir():
+        check_own(folder)
         if damage(folder) is None:
             return folder
         remove(folder)
     beside = folder.with_name(f"{SAMPLE_NAME}.{uuid.uuid4().hex}.tmp")
-    beside.mkdir(parents=True)
+    beside.mkdir()
     try:
         _write_sample(beside)
         beside.rename(folder)

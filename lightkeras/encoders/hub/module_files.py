@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import http.client
 import os
+import secrets
 import shutil
 import tarfile
+import urllib.request
 import uuid
 import warnings
 import zlib
@@ -13,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from lightkeras.data.lookup import reachable
+from lightkeras.system import files
 from lightkeras.system.digest import Digest
+from lightkeras.system.download import GIGABYTES, DownloadLimits, limited, limits
 from lightkeras.system.messages import announce
 from lightkeras.system.tensorflow import keep_gpus_free
+from lightkeras.system.trust import check_trusted
 
 
 def is_url(handle: str) -> bool:
@@ -64,10 +71,12 @@ def locate(handle: str) -> Path:
         FileNotFoundError: The local folder does not exist.
         ValueError: The folder holds no complete SavedModel.
         ConnectionError: The URL could not be downloaded.
+        UntrustedRunError: Only a run directory names the module.
     """
     if is_url(handle):
         return fetch(handle)
     folder = Path(handle).expanduser()
+    check_trusted(handle, "run", [files.cache_dir().resolve()])
     if not folder.is_dir():
         kind = "is a file" if folder.exists() else "does not exist"
         raise FileNotFoundError(
@@ -134,15 +143,23 @@ def _meta_graph(folder: Path) -> Any:
 
 
 def cached_folder(url: str) -> Path:
-    """The folder of a URL in TensorFlow Hub's cache, whether it exists or not."""
-    import_tensorflow_hub()
-    from tensorflow_hub import resolver
+    """The folder of a URL in the cache of modules, whether it exists or not.
 
-    return Path(resolver.tfhub_cache_dir(use_temp=True)) / hashlib.sha1(url.encode("utf8")).hexdigest()
+    The cache is `$TFHUB_CACHE_DIR` if that is set, as TensorFlow Hub has it, else a private folder of the user.
+    TensorFlow Hub's default, a folder of a known name in the shared temporary folder, can be filled by anybody.
+
+    Raises:
+        PermissionError: The private folder belongs to another user.
+    """
+    named = os.environ.get("TFHUB_CACHE_DIR")
+    folder = (
+        Path(named).expanduser() if named else files.private_folder(files.private_folder(files.cache_dir()) / "tfhub")
+    )
+    return folder / hashlib.sha1(url.encode("utf8")).hexdigest()
 
 
 def fetch(url: str) -> Path:
-    """Returns the module of a URL from TensorFlow Hub's cache; downloads it if it is not there.
+    """Returns the module of a URL from the cache; downloads it if it is not there.
 
     A complete cached module is used without touching the network. A cached module that has lost files
     is removed and downloaded again.
@@ -150,22 +167,23 @@ def fetch(url: str) -> Path:
     Args:
         url: Address of a module, as TF-Hub understands it.
 
-    Returns:
-        The module's folder in the cache.
-
     Raises:
-        ConnectionError: The server does not answer, or the download failed.
-        ValueError: What was downloaded is not a complete SavedModel.
+        ConnectionError: The module is not cached and cannot be downloaded.
+        ValueError: The download is not a complete SavedModel.
+        UntrustedRunError: It is not cached, and only a run directory names the address.
     """
     folder = cached_folder(url)
     lost = ""
     if folder.is_dir() and any(folder.iterdir()):
+        if not os.environ.get("TFHUB_CACHE_DIR"):
+            files.check_own(folder)
         problem = damage(folder)
         if problem is None:
             return folder
         announce(f"the cached copy of {url} is damaged ({problem}); removing {folder} to download it again.")
         remove(folder)
         lost = f" Its cached copy was damaged ({problem}) and has been removed."
+    check_trusted(url, "download")
     if not reachable(url):
         raise ConnectionError(
             f"The module {url} is not in the cache ({folder}) and its server does not answer.{lost} Connect "
@@ -175,22 +193,54 @@ def fetch(url: str) -> Path:
 
 
 def _download(url: str, folder: Path, lost: str) -> Path:
-    hub = import_tensorflow_hub()
-    import tensorflow as tf
-
-    announce(f"downloading {url} into {folder}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    announce(f"downloading {url} into {folder}, {limits()}")
+    beside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
+    beside.mkdir()
     try:
-        hub.resolve(url)
-    except (OSError, ValueError, EOFError, tarfile.TarError, zlib.error, tf.errors.OpError) as error:
+        with limited(url) as meter, urllib.request.urlopen(_compressed(url)) as response:
+            _unpack(response, beside, meter.limits)
+        if problem := damage(beside):
+            raise ValueError(f"What {url} gave is not a complete SavedModel: {problem}. Check the URL.")
+        remove(folder)
+        with contextlib.suppress(OSError):  # another process downloaded it meanwhile
+            beside.rename(folder)
+    except (OSError, EOFError, tarfile.TarError, zlib.error, http.client.HTTPException) as error:
         raise ConnectionError(
             f"Downloading the module {url} failed: {error}.{lost} Check the URL, or give the folder of a copy."
         ) from error
-    problem = damage(folder) if folder.is_dir() else f"{folder} was not written"
-    if problem:
-        # Left in place, every later run would take it for a module.
-        remove(folder)
-        raise ValueError(f"What {url} gave is not a complete SavedModel: {problem}. Check the URL.")
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
     return folder
+
+
+def _compressed(url: str) -> str:
+    """The address of a module's archive: TF-Hub's servers give one where the query asks for it."""
+    if url.endswith((".tar.gz", ".tgz", ".tar")):
+        return url
+    return f"{url}{'&' if '?' in url else '?'}tf-hub-format=compressed"
+
+
+def _unpack(stream: Any, folder: Path, found: DownloadLimits) -> None:
+    """Unpacks the files of an archive below a folder; an archive may be larger than what was downloaded."""
+    left = found.bytes
+    with tarfile.open(fileobj=stream, mode="r|*") as archive:
+        for member in archive:
+            name = Path(member.name)
+            if name.is_absolute() or ".." in name.parts or not (member.isfile() or member.isdir()):
+                raise tarfile.TarError(f"the archive has {member.name!r}, which is not a file or folder in it")
+            left -= max(member.size, 512)
+            if left < 0:
+                raise tarfile.TarError(f"unpacked it is larger than {found.bytes / 1e9:g} GB: set {GIGABYTES}")
+            path = folder / name
+            if member.isdir():
+                path.mkdir(parents=True, exist_ok=True)
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            source = archive.extractfile(member)
+            if source is not None:
+                with open(path, "xb") as target:
+                    shutil.copyfileobj(source, target)
 
 
 def remove(folder: Path) -> None:

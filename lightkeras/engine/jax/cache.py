@@ -10,6 +10,8 @@ from pathlib import Path
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from lightkeras.system import files
+
 MAX_BYTES = 2**30
 """Maximum size of the folder; the least recently used entries are removed."""
 
@@ -35,8 +37,8 @@ def enable_compilation_cache() -> None:
         return
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lightkeras" / "jax"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:  # home is not writable: without the cache, runs only start slower
+        files.private_folder(folder)
+    except OSError:  # home is not writable, or another user's: without the cache, runs only start slower
         return
     _set("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)
     _set("jax_compilation_cache_max_size", MAX_BYTES)

@@ -13,6 +13,7 @@ from lightkeras.search.workers.local import LocalLauncher
 from lightkeras.search.workers.pool import Pool, WorkerLimits
 from lightkeras.search.workers.process import Setup
 from lightkeras.search.workers.protocol import Launcher
+from lightkeras.system import trust
 from lightkeras.task import Task
 
 
@@ -56,7 +57,7 @@ def make_pool(
         ConnectionError: The cluster cannot be reached.
         ValueError: The cluster has too few cores or GPUs.
     """
-    setup = Setup(reference_of(task), task.__module__, lookup, None, using, secrets.token_hex())
+    setup = Setup(reference_of(task), task.__module__, lookup, None, using, secrets.token_hex(), trust.current())
     memory = None if limits.memory_gb is None else limits.memory_gb * 1e9
     launcher: Launcher
     if cluster is None:

@@ -33,7 +33,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from lightkeras.system import heartbeat, locks
+from lightkeras.system import heartbeat, locks, trust
 from lightkeras.system.messages import raised_by_us
 
 if TYPE_CHECKING:  # imported after the worker has answered, because it takes seconds
@@ -56,6 +56,7 @@ class Setup:
         output: File for the output outside of runs; set by the launcher.
         using: Lock file that all workers hold together from their first run to their end.
         token: Random content of that file, which tells it from a file of the same path on another machine.
+        untrusted: What only a run directory names; `None` for nothing.
     """
 
     task: bytes
@@ -64,6 +65,7 @@ class Setup:
     output: Path | None
     using: Path | None
     token: str
+    untrusted: trust.Untrusted | None = None
 
     def mark(self) -> None:
         """Writes the token to `using`, when the directory of the search exists."""
@@ -84,6 +86,7 @@ def main(connection: Connection, setup: Setup) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)  # the last lines of a process that dies must be in the file
+    trust.distrust(setup.untrusted)
     _end_with_parent()
     _offer_to_the_kernel()
     with (

@@ -1,6 +1,7 @@
 import contextlib
 import functools
 import http.server
+import io
 import os
 import shutil
 import socket
@@ -14,6 +15,7 @@ import tensorflow as tf
 
 from lightkeras.encoders.hub import HubLayer, fingerprint, sample_text_module
 from lightkeras.encoders.hub.module_files import cached_folder, damage, fetch
+from lightkeras.system.trust import Untrusted, UntrustedRunError, trusting
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -154,10 +156,57 @@ def test_an_archive_without_a_saved_model_is_reported_and_not_kept(served, tmp_p
     assert not cached_folder(served.url).exists()
 
 
-def test_the_cache_is_in_the_temporary_folder_where_none_is_named(monkeypatch, tmp_path):
+def test_the_cache_is_a_private_folder_where_none_is_named(monkeypatch, tmp_path):
     monkeypatch.delenv("TFHUB_CACHE_DIR")
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert cached_folder("https://x/1").parent == tmp_path / "tfhub_modules"
+    monkeypatch.delenv("LIGHTKERAS_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = cached_folder("https://x/1").parent
+    assert folder == tmp_path / "lightkeras" / "tfhub"
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+def test_a_module_that_another_user_planted_in_the_cache_is_not_run(served, monkeypatch, tmp_path):
+    monkeypatch.delenv("TFHUB_CACHE_DIR")
+    monkeypatch.setenv("LIGHTKERAS_CACHE_DIR", str(tmp_path / "cache"))
+    folder = fetch(served.url)
+    os.chown(folder, 12345, -1)
+    with pytest.raises(PermissionError, match="belongs to the user 12345 and not to you"):
+        fetch(served.url)
+    os.chown(folder, 0, -1)
+    os.chown(folder.parent, 12345, -1)
+    with pytest.raises(PermissionError, match="tfhub belongs to the user 12345"):
+        fetch(served.url)
+
+
+def test_a_module_that_only_a_run_directory_names_is_neither_run_nor_fetched(served, tmp_path):
+    folder = Path(shutil.copytree(sample_text_module(), tmp_path / "planted"))
+    with trusting(Untrusted("RUN", (served.url, str(folder)))):
+        with pytest.raises(UntrustedRunError, match=f"would download {served.url}"):
+            HubLayer(served.url)
+        with pytest.raises(UntrustedRunError, match=f"would run {folder}"):
+            HubLayer(str(folder))
+        assert served.asked == []
+    HubLayer(served.url)
+    with trusting(Untrusted("RUN", (served.url,))):
+        HubLayer(served.url)  # from the user's own cache
+
+
+@pytest.mark.parametrize("kind", ["link", "outside", "endless"])
+def test_an_archive_that_would_write_elsewhere_or_too_much_is_refused(served, monkeypatch, kind):
+    member = tarfile.TarInfo("../evil" if kind == "outside" else "a")
+    content = b"" if kind == "link" else bytes(20_000_000 if kind == "endless" else 5)
+    if kind == "link":
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc"
+    member.size = len(content)
+    with tarfile.open(served.root / "words" / "1.tar.gz", "w:gz", compresslevel=1) as archive:
+        archive.addfile(member, io.BytesIO(content))
+    monkeypatch.setenv("LIGHTKERAS_DOWNLOAD_GB", "0.01")
+    with pytest.raises(ConnectionError, match="unpacked it is larger" if kind == "endless" else "not a file or folder"):
+        fetch(served.url)
+    cache = cached_folder(served.url).parent
+    assert list(cache.iterdir()) == []
+    assert not (cache.parent / "evil").exists()
 
 
 def test_a_missing_asset_is_damage(tmp_path):
