@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
-from rich.console import Console
 
 from lightkeras import hparams
 from lightkeras.command_line import tune
@@ -48,6 +47,7 @@ from lightkeras.runs.directory import RunDirectory, holds_several, run_path, run
 from lightkeras.runs.resume import read_run, run_and_checkpoint
 from lightkeras.runs.untrusted import untrusted_in
 from lightkeras.system import trust
+from lightkeras.system.console import Console, closed_output_ignored
 from lightkeras.system.messages import raised_by_us
 from lightkeras.task import Task
 from lightkeras.training import setup
@@ -98,7 +98,7 @@ def cli(
         "find_batch_size": lambda: _find_batch_size(task_class, settings, runner_defaults),
     }
     try:
-        with trust.trusting(None):
+        with trust.trusting(None), closed_output_ignored():
             status = actions[command]()
     except (ValueError, TypeError, OSError, ImportError, NotImplementedError) as error:
         if not raised_by_us(error):

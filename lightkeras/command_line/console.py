@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from lightkeras.runs import formats
 from lightkeras.runs.directory import RunDirectory, runs_below
 from lightkeras.runs.results import BatchSizes, Best, EvalResult, FitResult, SearchResult
 from lightkeras.system import files
+from lightkeras.system.console import Console
 from lightkeras.training.timing import PARTS
 
 

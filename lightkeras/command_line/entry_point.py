@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonargparse
-from rich.console import Console
 
 from lightkeras.runs import formats, report
 from lightkeras.runs.directory import find_broken
 from lightkeras.system import files
+from lightkeras.system.console import Console, closed_output_ignored
 from lightkeras.system.messages import did_you_mean, raised_by_us
 from lightkeras.system.plain_values import decode_float
 
@@ -42,7 +42,8 @@ def main(args: Sequence[str] | None = None) -> int:
     settings = _parser().parse_args(list(sys.argv[1:] if args is None else args))
     try:
         if settings.subcommand == "report":
-            print(report.write(settings.report.dir))
+            with closed_output_ignored():
+                print(report.write(settings.report.dir))
             return 0
         given = settings.replay
         folder = find_broken(Path(given.dir))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import jsonargparse
-from rich.console import Console
+import yaml
 
 from lightkeras import hparams
 from lightkeras.data.lookup import Lookup
@@ -18,6 +19,8 @@ from lightkeras.encoders.features import FeatureCache
 from lightkeras.runner import Runner
 from lightkeras.search.pruning import Chance, Pruning
 from lightkeras.search.workers.pool import WorkerLimits
+from lightkeras.system import files
+from lightkeras.system.console import Console
 from lightkeras.system.messages import did_you_mean
 from lightkeras.task import Task
 from lightkeras.training.saver import Checkpoints
@@ -42,6 +45,7 @@ USAGES = {
     "find_learning_rate": "[flags]",
     "find_batch_size": "[flags]",
 }
+_CONFIG_BYTES, _CONFIG_VALUES, _CONFIG_DEPTH, _LONGEST_PATH = 2**20, 100_000, 30, 4096
 SourceName = Literal["auto", "real", "sample"]
 
 
@@ -53,6 +57,20 @@ class Parser(jsonargparse.ArgumentParser):
             f"{self.prog}: error: {self._rewritten(message)}", markup=False, highlight=False
         )
         raise SystemExit(2)
+
+    def parse_args(  # type: ignore[override]
+        self, args: Any = None, *arguments: Any, **named: Any
+    ) -> jsonargparse.Namespace:
+        words = list(sys.argv[1:] if args is None else args)
+        try:
+            for flag, path in _files_in(words):
+                if (problem := _problem_of(path)) is not None:
+                    self.error(f"Problems parsing config: --{flag} {path}: {problem}")
+            found: jsonargparse.Namespace = super().parse_args(words, *arguments, **named)
+            return found
+        except (TypeError, AttributeError, ValueError, KeyError, OverflowError, RecursionError) as error:
+            # jsonargparse has its own errors for wrong arguments; these are of values that it did not expect.
+            self.error(f"the arguments cannot be read ({type(error).__name__}: {error})")
 
     def _rewritten(self, message: str) -> str:
         flags = [
@@ -93,6 +111,53 @@ class Parser(jsonargparse.ArgumentParser):
         return next((flag for action in self._actions if action.dest == name for flag in action.option_strings), name)
 
 
+def _files_in(words: list[str]) -> Iterator[tuple[str, Path]]:
+    """Files among the arguments: of `--config`, and of the flags of groups, such as `--hp FILE`."""
+    for number, word in enumerate(words):
+        flag, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or flag not in ("config", *_GROUPS):
+            continue
+        value = value if equals else next(iter(words[number + 1 : number + 2]), "")
+        try:
+            if value and len(value) < _LONGEST_PATH and os.path.lexists(value):
+                yield flag, Path(value)
+        except ValueError:  # a null byte
+            continue
+
+
+def _problem_of(path: Path) -> str | None:
+    """What is wrong with a file of settings, whatever the settings are; `None` for nothing."""
+    try:
+        content = yaml.safe_load(files.read_bytes(path.resolve(), _CONFIG_BYTES).decode())
+    except (files.DamagedFileError, OSError) as error:
+        return str(error)
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        return f"it is not YAML ({reason if len(reason) < 300 else type(error).__name__})"
+    if content is not None and not isinstance(content, dict):
+        return f"expected names and values, got {type(content).__name__}"
+    level: list[tuple[str, Any]] = [("", content or {})]
+    count = 0
+    for _ in range(_CONFIG_DEPTH):
+        below: list[tuple[str, Any]] = []
+        for path_of, value in level:
+            if isinstance(value, dict):
+                if wrong := [key for key in value if not isinstance(key, str)]:
+                    return f"{path_of or 'its top'} has the name {wrong[0]!r}: expected text"
+                below += [(f"{path_of}.{key}" if path_of else key, item) for key, item in value.items()]
+            elif isinstance(value, list):
+                below += [(path_of, item) for item in value]
+            elif path_of in _GROUPS:
+                return f"{path_of}: expected names and values below it, got {'null' if value is None else repr(value)}"
+        count += len(below)
+        if not below:
+            return None
+        if count > _CONFIG_VALUES:  # a few aliases of YAML can stand for billions of values
+            return f"it has more than {_CONFIG_VALUES:,} values"
+        level = below
+    return f"it is nested more than {_CONFIG_DEPTH} levels deep"
+
+
 def make_parser(
     task_class: type[Task],
     command: str | None,
@@ -126,8 +191,11 @@ def make_parser(
         formatter_class=_Formatter,
     )
     if command in ("test", "predict", "replay"):
-        if command != "replay":
+        if command != "replay":  # to name a module again that only the run directory names; not in the help
             parser.add_class_arguments(task_class.HParams, "hp")
+            for action in parser._actions:
+                if action.dest.startswith("hp"):
+                    action.help = jsonargparse.SUPPRESS
         _add_run_flags(parser, command)
         _write_null(parser)
         _hide_groups(parser)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from lightkeras import hparams
@@ -14,6 +13,7 @@ from lightkeras.runs.checkpoint import STATE
 from lightkeras.runs.directory import find_broken
 from lightkeras.runs.untrusted import untrusted_in
 from lightkeras.system import files, trust
+from lightkeras.system.console import Console
 from lightkeras.system.plain_values import decode_float
 from lightkeras.task import Task
 from lightkeras.training.divergence.broken_step import Replay, replay

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
-from rich.console import Console
 
 from lightkeras.command_line.console import print_lines, report_search, short
 from lightkeras.command_line.flags import lookup_of, settings_of
@@ -22,6 +21,8 @@ from lightkeras.runs.untrusted import untrusted_in
 from lightkeras.search import repeat_trial
 from lightkeras.search.loop import SearchInterrupted
 from lightkeras.system import trust
+from lightkeras.system.console import Console
+from lightkeras.system.messages import printable
 from lightkeras.task import Task
 from lightkeras.tuner import Tuner
 
@@ -69,7 +70,7 @@ def print_trial(trial: Trial, names: Sequence[str]) -> None:
     values = "  ".join(f"{name} {short(trial.hparams[name])}" for name in names if name not in trial.inactive)
     reason = "" if trial.status == "completed" else f"  ({trial.reason})"
     # `print`, because a new rich Console writes to the terminal itself, into the last line of the live table.
-    print(f"trial {trial.name}  {value}  {values}{reason}")
+    print(printable(f"trial {trial.name}  {value}  {values}{reason}"))
 
 
 def _tuner(

@@ -19,6 +19,9 @@ History = Mapping[str, Sequence[float]]
 """Values per epoch by name, such as `FitResult.history`: `{"train/loss": (0.5, 0.4), "val/loss": (0.6, 0.5)}`."""
 
 MOST_COLUMNS = 3
+MOST_PANELS = 30
+"""Values that one figure shows: more take minutes to lay out, and nobody reads them. `metrics.csv` has all."""
+
 _SPLITS = {"train": "train", "val": "validation"}
 _COLORS = {"train": ORANGE, "val": BLUE}
 _LINES: dict[str, Any] = {"train": (0, (4, 2)), "val": "-"}
@@ -44,7 +47,7 @@ def curves(history: History, best_epoch: int | None = None) -> Figure:
         >>> [axes.get_ylabel() for axes in figure.axes]
         ['loss']
     """
-    names = _names(history)
+    names, left_out = _shown(_names(history))
     figure, all_axes = panels(len(names), MOST_COLUMNS, (4.6, 3.3))
     for name, axes in zip(names, all_axes, strict=True):
         drawn = []
@@ -57,6 +60,7 @@ def curves(history: History, best_epoch: int | None = None) -> Figure:
             axes.axvline(best_epoch, color=BLACK, linestyle=":", linewidth=1.2, label=f"best epoch ({best_epoch})")
         _over_epochs(axes, name, drawn)
     _legend(figure, all_axes)
+    _say_left_out(figure, left_out)
     return figure
 
 
@@ -77,7 +81,7 @@ def overlay(histories: Mapping[str, History], name: str | None = None) -> Figure
         raise ValueError("There are no epochs to draw: expected at least one run with a history.")
     if name is not None and name not in known:
         raise ValueError(f"overlay(name={name!r}): no run has such a value. {did_you_mean(name, known)}")
-    names = known if name is None else [name]
+    names, left_out = _shown(known if name is None else [name])
     figure, all_axes = panels(len(names), 2, (5.4, 4.0))
     longest = max(len(shortened(run, 40)) for run in histories)
     figure.set_figwidth(figure.get_figwidth() + 1.0 + 0.08 * longest)  # room for the legend beside the panels
@@ -100,6 +104,7 @@ def overlay(histories: Mapping[str, History], name: str | None = None) -> Figure
         for run, (color, marker) in styles.items()
     ]
     figure.legend(handles=[*runs, *splits.values()], loc="outside right upper", frameon=False)
+    _say_left_out(figure, left_out)
     return figure
 
 
@@ -143,6 +148,19 @@ def learning_rates(
     set_grid(axes, "both")
     _legend(figure, [axes])
     return figure
+
+
+def _shown(names: list[str]) -> tuple[list[str], int]:
+    """The names to draw, those of losses first, and the number of the others."""
+    if len(names) <= MOST_PANELS:
+        return names, 0
+    ordered = sorted(names, key=lambda name: "loss" not in name)  # stable
+    return ordered[:MOST_PANELS], len(names) - MOST_PANELS
+
+
+def _say_left_out(figure: Figure, count: int) -> None:
+    if count:
+        figure.supxlabel(f"{count} further values are in metrics.csv", color=GREY)
 
 
 def _names(history: History) -> list[str]:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from lightkeras import plots
 from lightkeras.runs.directory import RunDirectory, runs_below
 from lightkeras.system import files
+from lightkeras.system.messages import printable
 
 if TYPE_CHECKING:
     import jinja2
@@ -93,6 +94,7 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
     environment.filters |= {"plain": _plain, "cell": _cell, "kind": _kind, "url": _url}
     return environment

@@ -182,11 +182,10 @@ def _limited_requests(meter: Meter) -> Iterator[None]:
         named["timeout"] = named.get("timeout") or meter.limits.silence
         response = send(self, request, *arguments, **named)
         raw = response.raw
-        stream = raw.stream
 
         def counted(amount: int = _AT_ONCE, decode_content: bool | None = None) -> Iterator[bytes]:
-            # Small reads, so that a server that trickles is noticed.
-            for part in stream(min(amount, 1024), decode_content):
+            # `read1` returns what has arrived, so that a server that trickles is noticed.
+            while part := raw.read1(amount, decode_content):
                 meter.add(len(part))
                 yield part
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from lightkeras.system import schema
+from lightkeras.system.messages import printable
 
 JSON_BYTES = 256 * 2**20
 """Largest JSON file that is read; the state of a run of many epochs has a few megabytes."""
@@ -258,7 +259,7 @@ def decode_json(content: bytes, kind: Any = Any, object_hook: Callable[[dict[str
         raise ValueError("it is too large") from None
     _check_values(data)
     if (problem := schema.find_problem(data, kind)) is not None:
-        raise ValueError(problem)
+        raise ValueError(printable(problem))
     return data
 
 

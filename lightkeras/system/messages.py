@@ -6,6 +6,7 @@ import difflib
 import functools
 import inspect
 import numbers
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -92,6 +93,17 @@ def raised_by_us(error: BaseException) -> bool:
     return ours or bool(getattr(error, RAISED_BY_US, False))
 
 
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Returns text with its control characters as escapes such as `\\x1b`, except line ends and tabs.
+
+    A run directory may come from somebody else: what is printed of it must not control the terminal.
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
+
+
 _announced: set[str] = set()
 
 
@@ -106,7 +118,7 @@ def announce(line: str, once: bool = False) -> None:
     if once and line in _announced:
         return
     _announced.add(line)
-    print(f"lightkeras: {line}", file=sys.stderr, flush=True)
+    print(f"lightkeras: {printable(line)}", file=sys.stderr, flush=True)
 
 
 def check_whole(

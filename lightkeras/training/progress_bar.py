@@ -6,9 +6,10 @@ import types
 from collections.abc import Mapping
 from typing import final
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lightkeras.system.console import Console
 
 
 @final

@@ -87,9 +87,16 @@ def epoch_names(task: Task, trace: Trace, prefix: str) -> list[str]:
     """Names of all values of a split: values that the step logs, and stateful metrics.
 
     Raises:
-        TaskError: A metric and a log, or two metrics, have the same name.
+        TaskError: A metric and a log, or two metrics, have the same name; or a name has a control character, such as a
+            line end, which would split the header of `metrics.csv`.
     """
     names = [*trace.names, *(name for metric in task.metrics() for name in metric_values(metric))]
+    for name in names:
+        if not name.isprintable() or not name.strip():
+            raise TaskError(
+                f"{type(task).__name__} logs a value as {name!r}: expected a name of printable characters, such as "
+                "'accuracy', without line ends."
+            )
     double = sorted({name for name in names if names.count(name) > 1})
     if double:
         raise TaskError(f"{type(task).__name__} logs {', '.join(double)} more than once: give each value its own name.")

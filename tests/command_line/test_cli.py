@@ -786,8 +786,11 @@ class Worded(lk.Task):
         return keras.optimizers.SGD(0.1)
 
     def train_step(self, batch):
+        return self.minimize(lambda: self.loss(batch, training=True))
+
+    def loss(self, batch, training):
         text, label = batch
-        return self.minimize(lambda: keras.ops.mean((self.model(text)[:, 0] - keras.ops.cast(label, "float32")) ** 2))
+        return keras.ops.mean((self.model(text)[:, 0] - keras.ops.cast(label, "float32")) ** 2)
 
     def predict_step(self, batch):
         return self.model(batch[0])

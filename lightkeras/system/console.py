@@ -1,0 +1,75 @@
+"""The console that all messages are printed with."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+from collections.abc import Iterator
+from typing import Any, final
+
+import rich.console
+from rich.text import Text
+
+from lightkeras.system.messages import printable
+
+
+@final
+class Console(rich.console.Console):
+    """A rich console that escapes control characters, and that outlives its reader.
+
+    What is printed may come from a run directory of somebody else. A pipe whose reader has ended, as in `| head`, must
+    not end a training run.
+    """
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        return super().render_str(printable(text), **settings)
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
+@contextlib.contextmanager
+def closed_output_ignored() -> Iterator[None]:
+    """Ends the block, without an error, when the reader of standard output has ended or closed it.
+
+    Raises:
+        SystemExit: The reader ended; status 141, that of a program that SIGPIPE ended.
+    """
+    _occupy_standard_streams()
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _is_broken():
+            raise
+        raise SystemExit(141) from None
+
+
+def _is_broken() -> bool:
+    """Whether the reader of standard output has ended. What it still holds is dropped: Python would report it."""
+    try:
+        number = sys.stdout.fileno()
+        poll = select.poll()
+        poll.register(number, select.POLLOUT)
+        broken = any(events & select.POLLERR for _, events in poll.poll(0))
+    except (OSError, ValueError):  # not a file, as in a test
+        return False
+    if broken:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, number)
+        os.close(null)
+    return broken
+
+
+def _occupy_standard_streams() -> None:
+    """Opens `/dev/null` for closed standard streams: else a file of the run would get their number and their output."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115

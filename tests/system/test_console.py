@@ -1,0 +1,66 @@
+"""What is printed cannot control the terminal, and a reader that ends is no error."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+from rich.table import Table
+
+from lightkeras.system.console import Console
+
+ESCAPE = "\x1b]0;owned\x07"
+
+
+def test_control_characters_are_printed_as_escapes_wherever_they_stand():
+    text = io.StringIO()
+    console = Console(file=text, width=200)
+    console.print(f"a{ESCAPE}b", markup=False)
+    table = Table(f"head{ESCAPE}")
+    table.add_row(f"cell{ESCAPE}")
+    console.print(table)
+    assert "\x1b" not in text.getvalue()
+    assert "\x07" not in text.getvalue()
+    assert text.getvalue().count(r"\x1b]0;owned\x07") == 3
+
+
+PROGRAM = """
+import os, sys
+{prepare}
+from lightkeras.system.console import Console, closed_output_ignored
+with closed_output_ignored():
+    Console().print("by rich")
+    print("by print")
+    sys.stdout.flush()
+print(os.fstat(1) is not None, file=sys.stderr)
+"""
+
+
+def run(prepare: str, **streams: int) -> subprocess.CompletedProcess[str]:
+    program = PROGRAM.format(prepare=prepare)
+    return subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, **streams)
+
+
+def test_a_reader_that_ended_ends_the_program_as_sigpipe_does_and_prints_nothing():
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = run("", stdout=theirs)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_closed_standard_output_is_no_error():
+    command = f'exec {sys.executable} -c "$PROGRAM" >&-'
+    environment = {**os.environ, "PROGRAM": PROGRAM.format(prepare="")}
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "True\n")
+
+
+def test_a_pipe_that_breaks_for_another_reason_is_an_error():
+    from lightkeras.system.console import closed_output_ignored
+
+    with pytest.raises(BrokenPipeError), closed_output_ignored():
+        raise BrokenPipeError
