@@ -33,7 +33,7 @@ class StreamReader:
         """The exception that the stream raised, which a backend may wrap in one of its own."""
         self._batches: Iterator[Structure] = self._read()
         if step:
-            self._skip(step, None if state is None else state.decode())
+            self._skip(step, None if state is None else state.decode(errors="replace"))
 
     @property
     def spec(self) -> Structure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 import tensorflow as tf
 
 from lightkeras.data.feed import Feed, StreamFeed
 from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.stream import Stream
+from lightkeras.system.variables import CheckpointError
 
 AUTO = tf.data.AUTOTUNE
 
@@ -24,6 +27,7 @@ Precomputed = tuple[tuple[Callable[[Any], Structure], int], ...]
 """Functions that run in the input pipeline, and the position of each one's input in a batch."""
 
 _ITERATOR = "iterator"  # name of a saved iterator's files
+_FILE = re.compile(r"iterator\.(index|data-\d{5}-of-\d{5})")
 
 
 class IteratorStream(Stream):
@@ -78,10 +82,19 @@ class DatasetStream(IteratorStream):
 
     def restore(self, state: bytes) -> None:
         """Moves the iterator to the position where `state` was called."""
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in safetensors.numpy.load(state).items():
-                content.tofile(Path(folder) / Path(name).name)
-            tf.train.Checkpoint(iterator=self.iterator).read(f"{folder}/{_ITERATOR}").assert_consumed()
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                for name, content in safetensors.numpy.load(state).items():
+                    if not _FILE.fullmatch(name):
+                        raise ValueError(f"{name!r} is not a file of an iterator")
+                    content.tofile(Path(folder) / name)
+                tf.train.Checkpoint(iterator=self.iterator).read(f"{folder}/{_ITERATOR}").assert_consumed()
+        except (safetensors.SafetensorError, tf.errors.OpError, ValueError, AssertionError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(
+                f"The saved position of the tf.data.Dataset cannot be restored: {reason}. Give the dataset that the "
+                "run was started with, or resume from another checkpoint."
+            ) from error
 
 
 @final

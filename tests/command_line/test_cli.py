@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -819,3 +820,63 @@ def test_a_module_that_only_the_run_directory_names_is_not_run(folder, capsys, m
     theirs = {"source": "sample", "data_dir": str(folder / "mine")}
     Path("run/config.json").write_text(json.dumps({**config, "hparams": {"module": "words"}, "lookup": theirs}))
     assert run("predict", "--run_dir", "run", "good", task=Worded) == 2
+
+
+# ---------------------------------------------------------------------- files of settings of any form
+
+
+LAUGHS = "\n".join(["a0: &a0 [1]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9))])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hp: null", "hp: expected names and values below it, got null"),
+        ("runner: 5", "runner: expected names and values below it, got 5"),
+        ("runner: {checkpoints: null}", "runner.checkpoints: expected names and values below it, got null"),
+        ("[1, 2]", "expected names and values, got list"),
+        ("? [a]\n: b", "it is not YAML"),
+        ("1: 2", "has the name 1: expected text"),
+        ("hp: {hidden_units: " + "9" * 5000 + "}", "it is not YAML"),
+        ("a: " + "[" * 50 + "]" * 50, "nested more than 30 levels deep"),
+        ("a: " + "[" * 5000, "it is not YAML"),
+        (
+            "\n".join(["a0: &a0 [1, 1]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9))]),
+            "values",
+        ),
+    ],
+)
+def test_a_file_of_settings_of_another_form_is_one_line(folder, capsys, text, message):
+    Path("settings.yaml").write_text(text)
+    assert run("fit", "--config", "settings.yaml") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert "settings.yaml" in line
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_settings_that_are_no_file_are_refused_without_waiting(folder, capsys, make):
+    make("settings.yaml")
+    assert run("fit", "--config", "settings.yaml") == 2
+    assert "expected a file" in capsys.readouterr().err
+
+
+def test_what_a_bundle_says_cannot_control_the_terminal(folder, capsys):
+    for flag in ("--hp.hidden_units", "--weights"):
+        run("fit", flag, "\x1b]0;owned\x07")
+        assert "\x1b" not in capsys.readouterr().err
+
+
+class TwoLines(TwoMoons):
+    """Logs a name with a line end."""
+
+    def loss(self, batch, training):
+        loss = super().loss(batch, training)
+        self.log("a\nb", loss)
+        return loss
+
+
+def test_a_name_with_a_line_end_is_refused(folder, capsys):
+    assert run("fit", *QUICK, "--run_dir", "a", task=TwoLines) == 2
+    assert r"logs a value as 'a\nb': expected a name of printable characters" in capsys.readouterr().err
+    assert not Path("a").exists()

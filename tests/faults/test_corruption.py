@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import random
 import re
 import shutil
+import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import harness
+import keras
+import numpy as np
 import pytest
 import small
 
+import lightkeras as lk
 from lightkeras.system import files
+from lightkeras.system.digest import Digest
+from lightkeras.system.locks import run_lock
 from lightkeras.system.variables import CheckpointError
+from lightkeras.training import evaluation
 
 LAST, BEFORE, BESIDE = "step-00000006", "step-00000004", "step-00000006-1"
 
@@ -217,3 +227,123 @@ def test_cut_logs_are_reported_and_the_weights_are_those_of_a_run_that_never_sto
     assert {key: array.tobytes() for key, array in found.arrays.items()} == {
         key: array.tobytes() for key, array in whole.arrays.items()
     }
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "events.out.tfevents.*"])
+def test_damage_of_logs_that_keeps_their_length_is_reported(name, run_dir, whole):
+    (path,) = run_dir.glob(name)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match=rf"{re.escape(path.name)} was changed"):
+        small.fit(run_dir, resume=True)
+    assert harness.end_of(run_dir).fit == whole.fit
+
+
+# ---------------------------------------------------------------------- links, and files of the user
+
+
+LINKED = ["run.lock", "metrics.csv", "config.json", "checkpoints", "figures", "model.keras", "result.json"]
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_nothing_is_written_behind_a_link(name, run_dir, tmp_path):
+    """A link is refused by its name, and what it leads to stays as it is."""
+    path, outside = run_dir / name, tmp_path / "outside"
+    if path.is_dir():
+        shutil.copytree(path, outside)
+        shutil.rmtree(path)
+    else:
+        outside.write_bytes(path.read_bytes() if path.exists() else b"years of work")
+        path.unlink(missing_ok=True)
+    path.symlink_to(outside)
+    before = {each: each.read_bytes() for each in [outside, *outside.rglob("*")] if each.is_file()}
+    with pytest.raises((OSError, ValueError), match=rf"{name} is a link"):
+        small.fit(run_dir, resume=True)
+    assert {each: each.read_bytes() for each in before} == before
+
+
+def test_names_in_a_state_that_lead_elsewhere_are_refused(run_dir, tmp_path):
+    thesis = tmp_path / "thesis.lightkeras"
+    thesis.write_text("years of work")
+    for name in (LAST, BESIDE, BEFORE):
+        path = run_dir / "checkpoints" / name
+        state = files.read_json(path / "state.json")
+        state["logs"] = {"../thesis.lightkeras": 3, **state["logs"]}
+        state["kept"]["best"] = "../../thesis.lightkeras"
+        (path / "state.json").write_text(json.dumps(state))
+        manifest = files.read_json(path / "manifest.json")
+        content = (path / "state.json").read_bytes()
+        manifest["state.json"] = {"bytes": len(content), "blake2b": Digest(content, size=32).hex()}
+        (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=r"state\.json is damaged: kept\.best: expected text of the form step-"):
+        small.fit(run_dir, resume=True)
+    assert thesis.read_text() == "years of work"
+
+
+def test_files_of_the_user_among_the_checkpoints_stay_and_left_overs_go(run_dir, whole):
+    folder = run_dir / "checkpoints"
+    shutil.copytree(folder / BEFORE, folder / f"{BEFORE}.bak")
+    (folder / "step-00000010.tar.gz").write_text("mine")
+    (folder / "step-00000012").mkdir()
+    (folder / "step-00000012" / "notes").write_text("mine")
+    (folder / "step-00000011").symlink_to(run_dir)
+    left = [run_dir / ".config.json.0123abcd.part", run_dir / ".0123abcd.part.keras", folder / ".last.0123abcd.part"]
+    for path in left:
+        path.write_text("half")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the folder that is no checkpoint
+        small.fit(run_dir, resume=True)
+    harness.assert_same(whole, harness.end_of(run_dir))
+    assert (folder / f"{BEFORE}.bak" / "state.json").is_file()
+    assert (folder / "step-00000010.tar.gz").read_text() == "mine"
+    assert (folder / "step-00000012" / "notes").read_text() == "mine"
+    assert (run_dir / "metrics.csv").is_file()
+    assert [path for path in left if path.exists()] == []
+
+
+# ---------------------------------------------------------------------- refused resumes, and the place of the result
+
+
+def test_a_resume_that_is_refused_changes_nothing(run_dir):
+    class Wider(small.Wave):
+        def build_model(self) -> keras.Model:
+            return keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(9, "tanh"), keras.layers.Dense(1)])
+
+    Wider.__name__ = "Wave"
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    x = np.zeros((32, 1), "float32")
+    runner = lk.Runner(run_dir=run_dir, max_epochs=9, progress=False, preflight=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the changes that are accepted
+        with pytest.raises(CheckpointError, match="does not fit this task"):
+            runner.fit(Wider(), (x, x), (x, x), resume=True, accept_changes=True)
+    after = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_an_evaluation_is_shown_where_its_result_cannot_be_written(run_dir, monkeypatch):
+    def refused(path: Path, data: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    x = np.zeros((8, 1), "float32")
+    monkeypatch.setattr(files, "write_json", refused)
+    with pytest.warns(UserWarning, match=r"The result was not written to .*Read-only file system"):
+        found = lk.Runner(run_dir=run_dir).evaluate(small.Wave(), (x, x), weights="last")
+    assert found.examples == 8
+
+
+def test_an_evaluation_beside_a_run_does_not_write_into_its_result(run_dir, monkeypatch):
+    x = np.zeros((8, 1), "float32")
+    monkeypatch.setattr(evaluation, "_WAIT_SECONDS", 0.1)
+    before = (run_dir / "result.json").read_bytes()
+    with run_lock(run_dir / "run.lock"), pytest.warns(UserWarning, match="is in use by another run"):
+        lk.Runner(run_dir=run_dir).evaluate(small.Wave(), (x, x), weights="last")
+    assert (run_dir / "result.json").read_bytes() == before
+
+
+def test_a_clock_before_1980_does_not_end_a_trained_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "localtime", lambda *_: time.gmtime(1000))
+    small.fit(tmp_path / "run", max_epochs=1)
+    monkeypatch.undo()
+    assert keras.models.load_model(tmp_path / "run" / "model.keras").count_params() > 0

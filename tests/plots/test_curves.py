@@ -176,6 +176,14 @@ def test_without_a_descent_all_of_it_is_drawn(smoothed):
     assert high > 4.0
 
 
+def test_of_very_many_values_the_losses_are_drawn_and_the_others_counted():
+    history = {f"train/m{number}": (1.0, 2.0) for number in range(40)} | {"train/loss": (1.0, 0.5)}
+    for figure in (plots.curves(history), plots.overlay({"a": history})):
+        assert len(figure.axes) == 30
+        assert figure.axes[0].get_ylabel() == "loss"
+        assert figure.get_supxlabel() == "11 further values are in metrics.csv"
+
+
 def test_a_range_test_without_steps_is_refused():
     with pytest.raises(ValueError, match=r"^There are no steps to draw: the range test is empty\.$"):
         plots.learning_rates([], [], [])

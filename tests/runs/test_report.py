@@ -200,6 +200,18 @@ def test_figures_have_the_size_that_they_were_drawn_for(tmp_path):
     assert "width" not in other
 
 
+def test_a_picture_that_is_a_link_is_not_shown_and_control_characters_are_escaped(tmp_path):
+    run = make_run(tmp_path / "run", task="a\x1b]0;owned\x07b")
+    (run / "figures").mkdir()
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (run / "figures" / "x.png").symlink_to(tmp_path / "secret.png")
+    (run / "figures" / "test").symlink_to(tmp_path)
+    page = read(run)
+    assert [image for image in page.images if decoded(image) == b"secret"] == []
+    assert "\x1b" not in (run / "report.html").read_text()
+    assert r"a\x1b]0;owned\x07b" in page.text
+
+
 def decoded(image: dict[str, str | None]) -> bytes:
     return base64.b64decode((image["src"] or "").removeprefix("data:image/png;base64,"))
 

@@ -224,7 +224,7 @@ def parse_row(given: str | Mapping[str, Any], number: int) -> dict[str, Any]:
     if given.strip().startswith("{"):
         try:
             pairs = json.loads(given, object_pairs_hook=list)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"Row {number} begins with a brace, but is not JSON: {error}.") from error
     else:
         pairs = []

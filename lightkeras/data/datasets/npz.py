@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
+import math
+import os
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -10,8 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from lightkeras.system import files
+
 # What `numpy.load` and the zip archive raise for files that are truncated, changed or of another kind.
-_LOAD_ERRORS = (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+_LOAD_ERRORS = (
+    *(ValueError, EOFError, OSError, KeyError, TypeError, IndexError, OverflowError, MemoryError, RecursionError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, NotImplementedError, RuntimeError),
+    *(SyntaxError, tokenize.TokenError),  # of the header, which NumPy parses as Python's literals
+)
 
 
 def array_names(path: Path) -> list[str]:
@@ -48,7 +59,7 @@ def read_array(path: Path, key: str) -> np.ndarray:
         FileNotFoundError: There is no such file.
         ValueError: The file is damaged, or the array holds pickled objects.
     """
-    return np.asarray(_load(path, f"Array {key} of {path}", lambda archive: archive[key]))
+    return np.asarray(_load(path, f"Array {key} of {path}", lambda archive: _checked(archive, key)[key]))
 
 
 def read_npy(path: Path) -> np.ndarray:
@@ -61,12 +72,37 @@ def read_npy(path: Path) -> np.ndarray:
     return np.asarray(_load(path, str(path), lambda array: array, single=True))
 
 
+def _checked(archive: Any, key: str) -> Any:
+    """Returns the archive, if the header of the array claims no more than the archive has."""
+    name = key if key in archive.zip.namelist() else f"{key}.npy"
+    with archive.zip.open(name) as stream:
+        _check_claim(stream, archive.zip.getinfo(name).file_size)
+    return archive
+
+
+def _check_claim(stream: Any, size: int) -> None:
+    """Raises ValueError if the header of an array claims more bytes than there are: NumPy would allocate them first."""
+    if stream.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
+        return  # `numpy.load` explains what it is
+    version = tuple(stream.read(2))
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        return
+    shape, _, dtype = readers[version](stream)
+    if not dtype.hasobject and math.prod(shape) * dtype.itemsize > size:
+        raise ValueError(f"its header claims {math.prod(shape) * dtype.itemsize:,} bytes, and there are {size:,}")
+
+
 def _load(path: Path, what: str, take: Callable[[Any], Any], single: bool = False) -> Any:
     """Applies `take` to what `numpy.load` returns; an error becomes a ValueError about `what`."""
     if not path.is_file():
         raise FileNotFoundError(f"No such file: {path}.")
     try:
-        with path.open("rb") as stream:  # NumPy does not close a damaged archive that it opened itself
+        # NumPy does not close a damaged archive that it opened itself. A data folder may hold links.
+        with files.open_to_read(path.resolve()) as stream:
+            if single:
+                _check_claim(stream, os.fstat(stream.fileno()).st_size)
+                stream.seek(0)
             loaded = np.load(stream, allow_pickle=False)
             if isinstance(loaded, np.ndarray) is single:
                 return take(loaded)

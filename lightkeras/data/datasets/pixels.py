@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,15 @@ def _decoded(path: Path, shape: Shape) -> np.ndarray:
             if wanted != "RGBA" and image.has_transparency_data and not _opaque(image):
                 raise ValueError(f"{path} is transparent in places: put it on a background of one colour first.")
             return np.asarray(image.convert(wanted))
-    except (OSError, SyntaxError, EOFError) as error:  # what Pillow raises for broken files; for PNG a SyntaxError
+    except (
+        OSError,
+        SyntaxError,
+        EOFError,
+        struct.error,
+        OverflowError,
+        Image.DecompressionBombError,
+    ) as error:
+        # What Pillow raises for broken files; for PNG a SyntaxError.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} cannot be read as an image ({reason}): expected a PNG or .npy file.") from error
 

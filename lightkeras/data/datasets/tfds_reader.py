@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lightkeras.system import files
 from lightkeras.system.messages import did_you_mean
 from lightkeras.system.tensorflow import keep_gpus_free
 
@@ -42,7 +42,7 @@ def check_prepared(folder: Path) -> None:
                 f"and features.json beside the records. {_REPAIR}"
             )
         try:
-            json.loads(path.read_text(encoding="utf-8"))
+            files.decode_json(files.read_bytes(path.resolve(), files.JSON_BYTES))
         except ValueError as error:  # invalid JSON, or bytes that are not UTF-8
             raise ValueError(f"{path} is damaged: it is not JSON ({error}). {_REPAIR}") from error
 

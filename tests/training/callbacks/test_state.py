@@ -510,3 +510,49 @@ def test_a_csv_file_that_was_moved_is_gone_on_with(tmp_path):
     os.rename(tmp_path / "log.csv", tmp_path / "moved.csv")
     Run([c.CSVLogger(tmp_path / "moved.csv")], saved).train(4).end()
     assert rows(tmp_path / "moved.csv") == ["0", "1", "2", "3"]
+
+
+# ---------------------------------------------------------------------- what a run directory must not set
+
+
+class Saves(c.Callback):
+    def __init__(self):
+        super().__init__()
+        self.best, self.filepath, self.shown, self.monitor = 0.0, "mine.keras", "val/loss", "val/loss"
+
+    @property
+    def fixed(self):
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("filepath", "theirs.keras"),
+        ("log_dir", "theirs"),
+        ("shown", "/etc/passwd"),
+        ("shown", "../theirs"),
+        ("shown", {"list": ["https://theirs"]}),
+        ("on_epoch_end", 1),
+        ("fixed", 2),
+        ("model", None),
+        ("__class__", 1),
+    ],
+)
+def test_a_saved_attribute_that_says_where_to_write_or_is_code_is_not_restored(name, value):
+    made = Saves()
+    states = CallbackStates([made])
+    states.begin()
+    before = dict(vars(made))
+    value = value["list"] if isinstance(value, dict) else value
+    states.restore([{"class": "Saves", "attributes": {name: value, "best": 2.0, "monitor": "val/acc"}}], {})
+    assert vars(made) == {**before, "best": 2.0, "monitor": "val/acc"}
+
+
+def test_a_path_that_changed_is_not_saved():
+    made = Saves()
+    states = CallbackStates([made])
+    states.begin()
+    made.filepath, made.best = "/tmp/other.keras", 3.0
+    ((record,), _) = states.save()
+    assert record["attributes"] == {"best": 3.0}
