@@ -19,6 +19,8 @@ from lightkeras.command_line.experiment import Experiment
 from lightkeras.runs.directory import RunDirectory, holds_several, runs_below
 from lightkeras.testing import TwoMoons
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 SIZES = {"tiny": 4, "small": 8}
 QUICK = ["--runner.max_epochs", "1", "--run_dir", "all"]
 
@@ -33,15 +35,6 @@ def sizes(task: lk.Task, runner: lk.Runner) -> dict[str, Any]:
         found[name] = below.evaluate(sized, weights="best")["loss"]
     best = min(found, key=found.get)
     return {"best": best, "test": {"loss": np.float32(0.5), "losses": np.array([1, 2])}}
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["moons.py"])
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.delenv("LIGHTKERAS_DATA_DIR", raising=False)
-    return tmp_path
 
 
 def run(*words: str, main: Any = sizes, task: type[lk.Task] = TwoMoons, **defaults: Any) -> int:

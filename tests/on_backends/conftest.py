@@ -21,6 +21,7 @@ FILES = [
     "scenarios/test_resume.py",
     "scenarios/test_skip_broken.py",
     "encoders/test_features.py",
+    "training/test_evaluation.py",
     "training/test_pictures.py",
     "training/test_freezing.py",
     "engine/test_every_engine.py",

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from lightkeras.runs.directory import RunDirectory, check_directory, holds_several, run_path, snake_case
-from lightkeras.system.environment import machine, versions
 
 
 @pytest.fixture
@@ -142,15 +141,6 @@ def test_names_of_classes_become_names_of_folders(name, expected):
     assert snake_case(name) == expected
 
 
-def test_versions_name_what_is_installed_and_skip_what_is_not(monkeypatch):
-    monkeypatch.setattr("lightkeras.system.environment.PACKAGES", ("numpy", "no-such-package"))
-    import numpy
-
-    found = versions()
-    assert set(found) == {"python", "numpy"}
-    assert found["numpy"] == numpy.__version__
-
-
 def test_the_names_in_a_run_directory_are_those_of_the_documentation(directory):
     names = [
         directory.config_file,
@@ -176,13 +166,6 @@ def test_a_result_that_is_no_object_is_refused_and_left_as_it_is(tmp_path):
     with pytest.raises(ValueError, match=r"result\.json is damaged: expected an object, got list\."):
         directory.update_result({"test": {"loss": 0.5}})
     assert directory.result_file.read_text() == "[1, 2]"
-
-
-def test_the_machine_is_described():
-    found = machine()
-    assert found["cores"] >= 1
-    assert found["processor"]
-    assert found["system"]
 
 
 @pytest.mark.parametrize("part", ["checkpoints", "figures", "broken", "profile"])

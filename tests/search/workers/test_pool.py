@@ -18,9 +18,7 @@ import hunted
 import pytest
 
 import lightkeras as lk
-from lightkeras.search.workers.launch import make_pool, reference_of
 from lightkeras.search.workers.pool import WorkerLimits
-from lightkeras.testing import TwoMoons
 
 PROGRAM = Path(__file__).parents[2] / "faults" / "searching.py"
 
@@ -174,16 +172,6 @@ def test_a_search_that_is_told_to_end_saves_its_runs_and_exits_as_shells_say(hun
     same(hunted_in, whole)
 
 
-def test_a_class_that_no_other_process_can_import_is_refused():
-    class Local(TwoMoons):
-        """Only here."""
-
-    with pytest.raises(TypeError, match=r"Local cannot be imported from .*: define it at the top of a file.*workers=0"):
-        reference_of(Local)
-    with pytest.raises(TypeError, match=r"search in this process with workers=0"):
-        lk.Tuner(Local, workers=1).search()
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -195,10 +183,3 @@ def test_a_class_that_no_other_process_can_import_is_refused():
 def test_limits_that_cannot_be_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         WorkerLimits(**settings)
-
-
-def test_workers_divide_the_cores():
-    cores = len(os.sched_getaffinity(0))
-    with make_pool(TwoMoons, None, 2, WorkerLimits()) as pool:
-        assert pool.threads == max(1, cores // 2)
-        assert pool.idle() == [0, 1]
