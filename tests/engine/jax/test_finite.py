@@ -1,6 +1,8 @@
-"""Gradient sizes on JAX."""
+"""Gradient sizes, and values that are not finite, on JAX."""
 
+import jax.numpy as jnp
 import keras
+import numpy as np
 from by_hand import (
     LINE,
     InBranch,
@@ -12,6 +14,7 @@ from by_hand import (
 from keras import ops
 
 from lightkeras.data.feed import ArrayFeed
+from lightkeras.engine.jax import finite
 
 
 def test_the_gradients_of_a_branch_are_left_out_of_the_sizes():
@@ -56,3 +59,21 @@ def test_what_the_loss_does_not_depend_on_is_left_alone_by_weight_decay():
     task = Decaying()
     learn(task, ArrayFeed(LINE, 2))
     assert task.unused.kernel.numpy().item() == 3.0
+
+
+def test_the_largest_absolute_value_counts_and_a_nan_is_infinite():
+    assert float(finite.largest(jnp.array([-3.0, 2.0]))) == 3.0
+    assert float(finite.largest(jnp.array([]))) == 0.0
+    assert float(finite.largest(jnp.array([1.0, jnp.nan]))) == np.inf
+
+
+def test_values_are_those_of_float_arrays_alone():
+    assert finite.numbers(jnp.array([1.5])).tolist() == [1.5]
+    assert finite.numbers(jnp.array([1])) is None
+    assert finite.numbers(1.5) is None
+
+
+def test_a_sum_may_overflow_where_all_values_are_finite():
+    values = [jnp.full(4, 3e38, "float32"), jnp.array([1.0, jnp.inf]), jnp.array([1], "int32"), jnp.ones(2, "bfloat16")]
+    assert finite.sums_finite(values).tolist() == [False, False, True, True]
+    assert finite.all_finite(values).tolist() == [True, False, True, True]

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from by_hand import (
     Line,
     prepared,
@@ -12,6 +13,7 @@ from keras import layers
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.engine import make_engine
 from lightkeras.engine.base import Observation
+from lightkeras.engine.tensorflow.finite import largest, numbers
 
 
 @pytest.mark.parametrize("count", [3, 40])
@@ -34,3 +36,17 @@ def test_row_sparse_gradients_are_looked_into():
     engine, _trace, _program = prepared(task, ArrayFeed(batch, 2))
     _, seen = engine.run_eagerly(task.run_train_step, batch)
     assert seen[-1] == Observation("gradient", task.model.layers[0].embeddings.path, -np.inf)
+
+
+def test_the_largest_absolute_value_counts_and_a_nan_is_infinite():
+    assert float(largest(tf.constant([-3.0, 2.0]))) == 3.0
+    assert float(largest(None)) == float(largest(tf.constant([], tf.float32))) == 0.0
+    assert float(largest(tf.constant([1.0, np.nan]))) == np.inf
+    assert float(largest(tf.IndexedSlices(tf.constant([[1.0], [-4.0]]), tf.constant([0, 1])))) == 4.0
+
+
+def test_values_are_those_of_float_tensors_alone():
+    assert numbers(tf.constant([1.5])).tolist() == [1.5]
+    assert numbers(tf.IndexedSlices(tf.constant([[2.5]]), tf.constant([0]))).tolist() == [[2.5]]
+    assert numbers(tf.constant([1])) is None
+    assert numbers(1.5) is None
