@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import lightkeras as lk
-from lightkeras.command_line.console import report_profile
 from lightkeras.testing import TwoMoons
 
 BACKEND = keras.backend.backend()
@@ -97,14 +96,3 @@ def test_a_run_that_is_not_profiled_writes_none(tmp_path) -> None:
     lk.Runner(run_dir=tmp_path / "run", max_epochs=1, progress=False).fit(TwoMoons())
     assert not (tmp_path / "run" / "profile.json").exists()
     assert not (tmp_path / "run" / "profile").exists()
-
-
-def test_the_table_shows_the_parts_and_what_was_compiled(tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
-    profiled(tmp_path / "run", callbacks=[Slow()])
-    report_profile(tmp_path / "run")
-    shown = capsys.readouterr().out
-    assert "Keras callbacks" in shown
-    assert " us of compute" in shown
-    assert f"tensorboard --logdir {tmp_path / 'run' / 'profile'}" in shown
-    assert ("train step compiled for" in shown) == (BACKEND != "torch")
