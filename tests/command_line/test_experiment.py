@@ -6,10 +6,10 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import keras
 import numpy as np
 import pytest
@@ -235,12 +235,9 @@ if __name__ == "__main__":
 
 def test_a_real_process_leaves_its_runs_and_refuses_to_start_again(folder):
     (folder / "moons.py").write_text(FILE)
-    root = str(Path(lk.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": root, "COLUMNS": "120"}
 
     def process(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "moons.py", "--run_dir", "all", *words]
-        return subprocess.run(command, capture_output=True, text=True, env=environment)
+        return forked.run(["moons.py", "--run_dir", "all", *words], env={**os.environ, "COLUMNS": "120"})
 
     first = process()
     assert first.returncode == 0, first.stderr

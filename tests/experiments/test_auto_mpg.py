@@ -123,6 +123,7 @@ def test_a_column_that_the_table_has_not_ends_with_status_2(machine: Machine) ->
 
 
 @pytest.mark.real
+@pytest.mark.long
 def test_on_the_real_data_the_mean_absolute_error_is_at_most_2_mpg(experiment_on_real_data: Experiment) -> None:
     finished = experiment_on_real_data("auto_mpg")
     tests = finished.result["tests"]

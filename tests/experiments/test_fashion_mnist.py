@@ -49,7 +49,8 @@ def test_one_image_is_predicted(machine: Machine, finished: Finished) -> None:
     assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_it_runs_on_the_other_backends(experiment: Experiment, backend: str) -> None:
     pytest.importorskip(backend)
     run = experiment("fashion_mnist", "--runner.max_epochs", "1", KERAS_BACKEND=backend)

@@ -62,7 +62,8 @@ def test_the_model_that_is_left_behind_cleans_images(finished: Finished) -> None
     assert array(model(np.zeros((3, 28, 28), "float32"))).shape == (3, 28, 28)
 
 
-@pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_it_runs_on(experiment: Experiment, backend: str) -> None:
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")

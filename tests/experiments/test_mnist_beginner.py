@@ -84,7 +84,8 @@ def test_an_input_that_is_no_image_is_an_error_of_one_line(machine: Machine, fin
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("backend", ["torch", pytest.param("jax", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_it_runs_on_the_other_backends(experiment: Experiment, backend: str) -> None:
     pytest.importorskip(backend)
     run = experiment("mnist_beginner", "--runner.max_epochs", "1", KERAS_BACKEND=backend)

@@ -79,6 +79,7 @@ def test_it_runs_on_the_other_backends(experiment: Experiment, backend: str) -> 
 
 
 @pytest.mark.real
+@pytest.mark.long
 def test_on_the_real_data_the_test_accuracy_is_at_least_0_90(experiment_on_real_data: Experiment) -> None:
     result = experiment_on_real_data("text_guide").result
     assert result["source"] == "imdb_reviews"

@@ -2,16 +2,13 @@
 
 import importlib.util
 import os
-import subprocess
-import sys
-from pathlib import Path
 
+import forked
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-import lightkeras as lk
 from lightkeras.encoders.base import JoinError
 from lightkeras.encoders.hub import HubLayer, TextEncoder, sample_text_module
 
@@ -163,9 +160,8 @@ try:
 except ValueError as error:
     print(error)
 """
-    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(Path(lk.__file__).parents[1])}
-    command = [sys.executable, "-c", script, sample, squared, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    done = forked.run(["-c", script, sample, squared, tmp_path], env={**os.environ, "KERAS_BACKEND": backend})
+    assert done.returncode == 0, done.stderr
     assert f"cannot be fine-tuned on the Keras backend '{backend}': its output is not a weighted sum" in done.stdout
     for trainable in (False, True):
         loaded = keras.models.load_model(tmp_path / f"{trainable}.keras", safe_mode=False)

@@ -3,17 +3,15 @@
 import collections
 import json
 import math
-import subprocess
 import sys
-from pathlib import Path
 
+import forked
 import keras
 import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
 
-import lightkeras
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.data.structure import flatten
 from lightkeras.runs import checkpoint
@@ -163,9 +161,7 @@ COMMAND = "import sys; from lightkeras.command_line.entry_point import main; sys
 
 
 def in_a_new_process(*args):
-    root = str(Path(lightkeras.__file__).parents[1])
-    program = f"import sys; sys.path.insert(0, {root!r}); {COMMAND}"
-    return subprocess.run([sys.executable, "-c", program, *map(str, args)], capture_output=True, text=True, check=False)
+    return forked.run(["-c", COMMAND, *args])
 
 
 def test_a_new_process_repeats_the_step_to_the_bit(made):
