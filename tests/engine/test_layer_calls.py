@@ -12,7 +12,7 @@ from by_hand import (
 
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.engine import make_engine
-from lightkeras.engine.base import Observation
+from lightkeras.engine.layer_calls import Observation
 
 
 def test_a_step_that_is_looked_into_shows_layers_losses_and_gradients_in_order():

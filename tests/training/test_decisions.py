@@ -14,7 +14,6 @@ from lightkeras.training.decisions import (
     infer_mode,
     is_better,
     steps_next,
-    weighted_mean,
 )
 
 STEPS = st.integers(1, 10_000)
@@ -145,10 +144,6 @@ def test_the_mode_is_told_by_the_words_of_the_name(name, mode):
 def test_a_name_that_does_not_tell_is_refused(name):
     with pytest.raises(ValueError, match=f"The name '{name}' does not show .* mode='min' or mode='max'"):
         infer_mode(name)
-
-
-def test_a_mean_is_weighted():
-    assert weighted_mean([2.5, 1.265625], [2, 1]) == pytest.approx(2.0885416667, abs=1e-10)
 
 
 # ---------------------------------------------------------------------- events inside an epoch

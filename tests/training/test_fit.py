@@ -74,10 +74,10 @@ def test_a_name_without_a_value_in_an_epoch_is_no_number_in_the_history(fit):
 
 
 def test_without_a_monitor_the_last_epoch_is_the_best(tmp_path):
-    fit = make_fit(tmp_path / "run", monitor=None)
+    fit = make_fit(tmp_path / "run", names=["train/error"])
     with running(fit):
-        assert fit.judge(1, {"train/loss": 2.0})
-        assert fit.judge(2, {"train/loss": 3.0})
+        assert fit.judge(1, {"train/error": 2.0})
+        assert fit.judge(2, {"train/error": 3.0})
     assert fit.state.best is None
 
 

@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
-from lightkeras import LimitBatches, Runner
+from lightkeras import LimitBatches
 from lightkeras.data.arrays import ArrayData, as_feed
 from lightkeras.data.feed import ArrayFeed, StreamFeed
 from lightkeras.runs.checkpoint import MANIFEST
@@ -165,45 +164,6 @@ def test_limits_of_batches_are_those_of_their_splits(tmp_path):
     limits = LimitBatches(train=3, validation=2)
     fit = made(Settings(run_dir=tmp_path / "run", limit_batches=limits))
     assert (fit.train_stepper.steps, fit.validation_stepper.steps) == (3, 2)
-
-
-def test_the_configuration_says_what_the_run_is_made_of(tmp_path):
-    settings = Settings(run_dir=tmp_path / "run", seed=4, validate_every="5 steps")
-    fit = made(settings)
-    config = setup.config_of(settings, fit)
-    assert json.loads(json.dumps(config))["task"] == "TwoMoons"
-    assert (config["seed"], config["source"], config["backend"]) == (4, "arrays", keras.backend.backend())
-    assert config["data"] == {
-        "source": "arrays",
-        "fingerprint": fit.train_stepper.feed.fingerprint(),
-        "batch_size": 32,
-        "batches": 10,
-    }
-    assert config["monitor"] == {"name": "val/loss", "mode": "min"}
-    assert config["runner"]["validate_every"] == "5 steps"
-    assert config["hparams"] == {"hidden_units": 16, "learning_rate": 0.01, "batch_size": 32}
-    assert config["code"] == {}  # the class is one of lightkeras
-    assert set(setup.config_of(settings, made(settings, Dataless(), TRAIN))["code"]) == {"Dataless"}
-
-
-def test_a_stream_has_no_fingerprint_and_says_that_it_is_one(tmp_path):
-    settings = Settings(run_dir=tmp_path / "run")
-    config = setup.config_of(settings, made(settings, train=lambda: iter([TRAIN, OTHER])))
-    assert config["data"] == {"source": "stream", "fingerprint": None, "batch_size": None, "batches": None}
-
-
-# ---------------------------------------------------------------------- to begin, or to resume
-
-
-def test_each_resume_is_noted_and_the_beginning_stays(tmp_path):
-    settings = Runner(run_dir=tmp_path / "run", max_epochs=1, progress=False, preflight=False)
-    settings.fit(TwoMoons())
-    before = json.loads((tmp_path / "run" / "config.json").read_text())
-    for _ in range(2):
-        settings.fit(TwoMoons(), resume=True)
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert [(entry["step"], entry["changed"]) for entry in config.pop("resumed")] == [(10, []), (10, [])]
-    assert config == before
 
 
 def test_directory_of_nothing_is_refused():

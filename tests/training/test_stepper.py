@@ -65,7 +65,7 @@ def test_a_stateful_metric_is_that_of_the_whole_split():
 
 def test_each_run_starts_over_and_leaves_metrics_as_they_were():
     validation_stepper = over(ArrayFeed((X, LABEL), 2))
-    task = validation_stepper._task
+    task = validation_stepper.task
     task.total.update_state(100.0)
     assert validation_stepper.run(None) == validation_stepper.run(None)
     assert float(task.total.result()) == 100.0

@@ -12,7 +12,7 @@ from keras import layers
 
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.engine import make_engine
-from lightkeras.engine.base import Observation
+from lightkeras.engine.layer_calls import Observation
 from lightkeras.engine.tensorflow.finite import largest, numbers
 
 

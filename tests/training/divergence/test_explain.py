@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from lightkeras.engine.base import Observation
+from lightkeras.engine.layer_calls import Observation
 from lightkeras.training.divergence.explain import explain
 from lightkeras.training.divergence.watchdog import Alarm
 

@@ -8,13 +8,12 @@ from lightkeras.engine.base import StepLogs
 from lightkeras.runs import checkpoint
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.testing import TwoMoons
-from lightkeras.training.callbacks import CallbackBridge
 from lightkeras.training.fit import Fit
 from lightkeras.training.freezing import TracedSteps
-from lightkeras.training.progress_bar import ProgressBar
 from lightkeras.training.settings import Settings
 from lightkeras.training.setup import stepper_over
 from lightkeras.training.stepper import bound_engine
+from lightkeras.training.timing import TimeLedger
 from lightkeras.training.tracing import trace_train
 
 
@@ -27,29 +26,15 @@ class Clock:
         return self.now
 
 
-def make_fit(run_dir, **given):
+def make_fit(run_dir, names=("train/loss", "val/loss")):
     task = TwoMoons()
     task.set_up(0)
     engine, feed = bound_engine(task), task.data.train()
     trace = trace_train(task, engine, feed)
     train_stepper = stepper_over(feed, task, task.run_train_step, trace, None, 0)
-    names = ["train/loss", "val/loss"]
-    parts = {
-        "task": task,
-        "settings": Settings(),
-        "train_stepper": train_stepper,
-        "validation_stepper": None,
-        "traced": TracedSteps(task, trace, train_stepper, None, names),
-        "names": names,
-        "monitor": "val/loss",
-        "mode": "min",
-        "bridge": CallbackBridge([], task.model_of_callbacks(trace.optimizers()[0][0]), 2, 10),
-        "directory": RunDirectory(run_dir),
-        "facts": {"hparams": {}, "source": "arrays"},
-        "bar": ProgressBar(2, 10, shown=False),
-        "clock": Clock(),
-    }
-    fit = Fit(**(parts | given))
+    traced = TracedSteps(task, trace, train_stepper, None, names)
+    facts = {"hparams": {}, "source": "arrays"}
+    fit = Fit(Settings(progress=False), traced, RunDirectory(run_dir), facts, TimeLedger(), Clock())
     fit.directory.create(0)
     return fit
 
