@@ -17,7 +17,7 @@
     draw the pictures of the task, write report.html
 
 `resume=True` continues from the last checkpoint, also inside an epoch. The user's `train_step` is called by
-`Task.run_train_step`, which `program.run` compiles: see `engine/`.
+`Task.run_train_step`, which `program.run` in `engine/BACKEND/programs.py` compiles.
 """
 
 from __future__ import annotations

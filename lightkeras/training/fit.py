@@ -115,7 +115,10 @@ class Fit:
 
     @contextlib.contextmanager
     def opened(self, config: Mapping[str, Any], resumed: Checkpoint | None, restart: bool) -> Iterator[None]:
-        """Opens the loggers, shows the progress bar, and handles signals between two calls."""
+        """Opens the loggers, shows the progress bar, and handles signals between two calls.
+
+        `restart` is true if logs of a run without a checkpoint may exist: they are overwritten.
+        """
         position = None if resumed is None else resumed.state["logs"]
         position = {} if position is None and restart else position
         unused = hparams.inactive(self.task.hp)
