@@ -10,12 +10,10 @@ from lightkeras.data.bags import Bags
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.engine.streams import (
     ArrayStream,
-    HostStream,
     Prefetcher,
     batch_of,
     batches_in_memory,
     holds_bags,
-    shapes_of,
 )
 
 FEED = ArrayFeed((np.arange(10, dtype="float32"),), 4, shuffle=True)
@@ -36,18 +34,6 @@ def test_arrays_are_given_in_the_order_of_the_epoch_from_a_position():
 def test_steps_are_of_one_size_and_end_with_the_epoch():
     stream = ArrayStream(FEED, FEED.arrays, 0, 0, 0)
     assert [stream.next_steps(5), stream.next_steps(5), stream.next_steps(5)] == [range(2), range(2, 3), None]
-
-
-def test_batches_of_the_same_shapes_come_together_and_one_of_others_waits():
-    batches = [np.zeros(length) for length in (2, 2, 3, 3, 3, 1)]
-    stream = HostStream(iter(batches), reread=4)
-    assert stream.reread == 4
-    assert [len(batch) for batch in stream.next_alike(5)] == [2, 2]
-    assert [len(batch) for batch in stream.next_alike(2)] == [3, 3]
-    assert [len(batch) for batch in stream.next_alike(2)] == [3]
-    assert len(stream.next_batch()) == 1  # the one that waited
-    assert (stream.next_batch(), stream.next_alike(1)) == (None, [])
-    assert (stream.state(), stream.shapes()) == (None, None)
 
 
 def test_an_error_of_the_source_is_raised_where_it_is_reached_and_ends_the_stream():
@@ -88,7 +74,6 @@ def test_bags_become_arrays_of_a_batch():
     assert batch["bag"]["rows"].tolist() == [0, 0, 1]
     assert holds_bags((np.zeros(3), {"x": BAGS}))
     assert not holds_bags((np.zeros(3),))
-    assert shapes_of((np.zeros((2, 3)), {"y": np.zeros(4)})) == [(2, 3), (4,)]
 
 
 def test_batches_in_memory_begin_at_a_step_and_end_with_the_smaller_one():
