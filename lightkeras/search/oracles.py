@@ -56,9 +56,24 @@ class Oracle:
     def __init__(
         self, kind: str, space: Space, objective: str, mode: str, trials: int | None, epochs: int, seed: int
     ) -> None:
-        self._space, self._objective = space, objective
-        self._oracle = _make(kind, space, objective, mode, trials, epochs, seed)
-        self._asked = 0
+        self._space, self._objective, self._asked = space, objective, 0
+        settings: dict[str, Any] = {
+            "objective": keras_tuner.Objective(objective, mode),
+            "hyperparameters": _hyperparameters(space),
+            "allow_new_entries": False,
+            # keras-tuner treats 0 as no seed, and increments it per trial: neighbouring seeds would share most trials.
+            "seed": random.Random(seed).randrange(1, 2**31),
+            # A failed trial is recorded with its reason, and does not end the search.
+            "max_consecutive_failed_trials": 10**9,
+        }
+        self._oracle: Any
+        if kind == "hyperband":
+            self._oracle = _Hyperband(max_epochs=epochs, **settings)
+            self._oracle.max_trials = trials
+        else:
+            kinds = {"random": _Random, "bayesian": _Bayesian, "grid": _Grid}
+            self._oracle = kinds[kind](max_trials=trials, **settings)
+        self._oracle.verbose = 0
 
     def ask(self) -> Answer:
         """Asks for a trial. After `"IDLE"`, only ask again when a trial has ended."""
@@ -75,13 +90,7 @@ class Oracle:
         )
 
     def tell(self, trial: str, value: float | None, epoch: int = 0) -> None:
-        """Records the result of a trial.
-
-        Args:
-            trial: The oracle's name for it.
-            value: Its value of the objective; `None` if it failed.
-            epoch: Epoch in which the value was reached.
-        """
+        """Records the objective of a trial (`None` if it failed), and the epoch in which it was reached."""
         with _quiet():
             if value is not None:
                 self._oracle.update_trial(trial, {self._objective: value}, step=epoch)
@@ -142,28 +151,6 @@ class _Grid(_Unsaved, keras_tuner.oracles.GridSearchOracle):  # type: ignore[mis
         return found
 
 
-def _make(
-    kind: str, space: Space, objective: str, mode: str, trials: int | None, epochs: int, seed: int
-) -> keras_tuner.Oracle:
-    settings: dict[str, Any] = {
-        "objective": keras_tuner.Objective(objective, mode),
-        "hyperparameters": _hyperparameters(space),
-        "allow_new_entries": False,
-        # keras-tuner treats 0 as no seed, and increments it per trial: neighbouring seeds would share most trials.
-        "seed": random.Random(seed).randrange(1, 2**31),
-        # A failed trial is recorded with its reason, and does not end the search.
-        "max_consecutive_failed_trials": 10**9,
-    }
-    oracle: Any
-    if kind == "hyperband":
-        oracle = _Hyperband(max_epochs=epochs, **settings)
-        oracle.max_trials = trials
-    else:
-        oracle = {"random": _Random, "bayesian": _Bayesian, "grid": _Grid}[kind](max_trials=trials, **settings)
-    oracle.verbose = 0
-    return oracle
-
-
 def _hyperparameters(space: Space) -> keras_tuner.HyperParameters:
     found = keras_tuner.HyperParameters()
     for name, values in space.ranges.items():
@@ -193,11 +180,7 @@ def _declared(name: str, values: Range) -> Any:
         return kinds.Choice(name, list(values.values))
     step = None if values.log else values.step
     kind = kinds.Int if isinstance(values, IntRange) else kinds.Float
-    return kind(name, values.low, values.high, step=step, sampling=_sampling(values.log))
-
-
-def _sampling(log: bool) -> str:
-    return "log" if log else "linear"
+    return kind(name, values.low, values.high, step=step, sampling="log" if values.log else "linear")
 
 
 @contextlib.contextmanager
