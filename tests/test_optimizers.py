@@ -127,7 +127,7 @@ def test_rows_that_are_not_touched_keep_weights_and_moments():
     assert (table[[1, 4]] != before[[1, 4]]).all()
 
 
-def test_a_row_that_is_touched_again_goes_on_from_the_moments_it_had():
+def test_a_row_that_is_touched_again_continues_from_the_moments_it_had():
     """By hand: row 2 in the first and the third of three steps, with betas of 0.5 and a rate of 1."""
     table = keras.Variable(np.zeros((3, 1), "float32"), name="table")
     optimizer = LazyAdam(1.0, beta_1=0.5, beta_2=0.5, epsilon=0.0)
@@ -335,7 +335,7 @@ def test_keras_finds_them_by_their_registered_name():
     assert lk.optimizers.LazyAdam is LazyAdam
 
 
-def test_a_compiled_model_is_saved_and_goes_on_where_it_was(tmp_path):
+def test_a_compiled_model_is_saved_and_continues_where_it_was(tmp_path):
     ours = model()
     ours.compile(LazyAdam(0.05), CROSS_ENTROPY)
     ours.fit(WORDS, LABELS, batch_size=16, epochs=2, shuffle=False, verbose=0)

@@ -186,7 +186,7 @@ def test_what_brings_its_own_batches_keeps_its_own_order(run_dir, kind):
     assert json.loads((run_dir / "result.json").read_text())["source"] == ("arrays" if kind == "feed" else "stream")
 
 
-def test_a_second_fit_goes_on_from_the_weights_of_the_first(tmp_path):
+def test_a_second_fit_continues_from_the_weights_of_the_first(tmp_path):
     once, twice = Line(), Line()
     data = ArrayFeed((X, Y), 2)
     runner(tmp_path / "a", max_epochs=2).fit(once, data)
@@ -350,7 +350,7 @@ def test_a_run_that_breaks_in_its_first_epoch_still_leaves_a_result(run_dir):
 
 
 @pytest.mark.any_backend
-def test_validation_that_is_no_number_is_never_better(run_dir):
+def test_validation_that_is_not_a_number_is_never_better(run_dir):
     class Silent(Scripted):
         script = (2.0, math.nan, 1.0, math.nan, math.nan, 3.0)  # the last before the first epoch
 
@@ -391,7 +391,7 @@ def test_history_equals_metrics_csv(run_dir):
 
 
 @pytest.mark.any_backend
-def test_result_json_holds_what_the_result_says_and_config_json_the_settings(run_dir):
+def test_result_json_holds_what_the_result_shows_and_config_json_the_settings(run_dir):
     hp = TwoMoons.HParams(hidden_units=8)
     result = runner(run_dir, seed=5, callbacks=[Stopper(9)]).fit(TwoMoons(hp))
     saved = json.loads((run_dir / "result.json").read_text())

@@ -83,7 +83,7 @@ def test_the_spec_has_the_form_of_the_arrays():
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 2.0, True, "8"])
-def test_a_batch_size_that_is_no_positive_whole_number_is_an_error(batch_size):
+def test_a_batch_size_that_is_not_a_positive_whole_number_is_an_error(batch_size):
     with pytest.raises(ValueError, match=rf"batch_size={batch_size!r}: expected a whole number of at least 1"):
         ArrayFeed(np.zeros(3), batch_size)
 
@@ -108,12 +108,12 @@ def test_lengths_that_differ_are_named():
         ([[1, 2], [3]], "Pad rows of different lengths to one length"),
     ],
 )
-def test_what_is_no_array_is_refused_with_a_remedy(arrays, message):
+def test_a_value_that_is_not_an_array_is_refused_with_a_remedy(arrays, message):
     with pytest.raises(ValueError, match=message):
         ArrayFeed(arrays, 1)
 
 
-def test_objects_that_are_no_text_are_refused():
+def test_objects_that_are_not_text_are_refused():
     with pytest.raises(TypeError, match="dtype object holds int; expected text"):
         ArrayFeed(["a", 1], 1)
 
@@ -130,7 +130,7 @@ def test_the_fingerprint_changes_with_content_form_and_dtype():
     assert fingerprint(["ab"]) == fingerprint([b"ab"])
 
 
-def test_a_stream_knows_what_it_was_told():
+def test_a_stream_keeps_its_arguments():
     feed = StreamFeed(lambda epoch: iter([epoch]), ArraySpec((), "int64"), steps=4, batch_size=2)
     assert (feed.steps, feed.batch_size, feed.examples, feed.fingerprint()) == (4, 2, None, None)
     assert list(feed.open_epoch(7)) == [7]

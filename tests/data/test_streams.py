@@ -130,7 +130,7 @@ def py_dataset(length: int = 3):
     return Shuffled()
 
 
-def test_a_py_dataset_is_told_when_epochs_begin_and_end():
+def test_the_epoch_hooks_of_a_py_dataset_are_called():
     dataset = py_dataset()
     feed = as_feed(dataset)
     assert (feed.spec, feed.steps) == (SPEC, 3)
@@ -153,7 +153,7 @@ def test_a_py_dataset_taken_up_at_a_later_epoch_has_ended_the_earlier_ones():
     assert dataset.ended == 4
 
 
-def test_a_py_dataset_read_again_at_epoch_0_goes_on_by_itself():
+def test_a_py_dataset_read_again_at_epoch_0_continues_by_itself():
     dataset = py_dataset()
     feed = as_feed(dataset)
     assert [rows(feed, 0), rows(feed, 0)] == [IN_ORDER, IN_ORDER[::-1]]

@@ -32,7 +32,7 @@ def test_namedtuples_keep_their_type():
     assert map_structure(lambda number: number + 1, {"a": pair(1, [2])}) == {"a": pair(2, [3])}
 
 
-def test_leaves_have_paths_and_none_is_no_leaf():
+def test_leaves_have_paths_and_none_is_not_a_leaf():
     found = flatten(({"x": 1, "y": [2, 3]}, None, 4))
     assert found == [("0/x", 1), ("0/y/0", 2), ("0/y/1", 3), ("2", 4)]
     assert flatten(5) == [("", 5)]

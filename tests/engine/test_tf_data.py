@@ -17,7 +17,7 @@ def shuffled():
 
 
 @pytest.mark.parametrize("stops", [[3], [9], [10], [2, 9], [1, 2, 3]])
-def test_a_shuffled_dataset_goes_on_inside_an_epoch_and_its_later_epochs_are_as_before(stops):
+def test_a_shuffled_dataset_continues_inside_an_epoch_and_its_later_epochs_are_as_before(stops):
     engine, feed = TensorFlowEngine(), shuffled()
     expected = [left_in(engine.open(feed, epoch)) for epoch in range(4)]
     assert len({str(epoch) for epoch in expected}) == 4

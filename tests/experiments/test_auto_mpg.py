@@ -115,7 +115,7 @@ print(json.dumps([float(model.predict(row, verbose=0)[0, 0]), np.ravel(normaliza
     assert mean == pytest.approx([float(values.mean()) for values in rows.values()], rel=1e-4)
 
 
-def test_a_column_that_the_table_has_not_ends_with_status_2(machine: Machine) -> None:
+def test_an_unknown_column_ends_with_status_2(machine: Machine) -> None:
     done = machine.run("auto_mpg", "fit", "--source", "sample", "--hp.column", "horsepower")
     assert done.returncode == 2
     assert "the table has no column 'horsepower'." in done.stderr

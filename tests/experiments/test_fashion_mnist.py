@@ -17,7 +17,7 @@ def finished(experiment: Experiment) -> Finished:
     return experiment("fashion_mnist", "--runner.max_epochs", "3")
 
 
-def test_it_learns_the_digits_of_the_sample_and_says_that_they_are(finished: Finished) -> None:
+def test_it_learns_the_digits_of_the_sample_and_prints_their_source(finished: Finished) -> None:
     assert finished.result["source"] == "sample"
     assert finished.result["test"].keys() == {"accuracy", "loss"}
     assert finished.result["test"]["accuracy"] > 0.8

@@ -1,4 +1,4 @@
-"""Seven runs side by side, as a person makes them."""
+"""Seven runs of one experiment, compared."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_all_curves_are_in_one_figure_and_below_one_directory(finished: Finished
     assert all(list((finished.run_dir / name).glob("events.out.tfevents.*")) for name in RUNS)
 
 
-def test_the_table_says_which_run_overfits(finished: Finished) -> None:
+def test_the_table_shows_which_run_overfits(finished: Finished) -> None:
     for name in RUNS:
         [line] = [line for line in finished.printed.splitlines() if f"│ {name} " in line and "overfit" in line]
         verdict = "does not overfit" not in line

@@ -1,4 +1,4 @@
-"""The guide to text classification, run as a person runs it."""
+"""The guide to text classification, run as a user runs it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def record(run: Finished) -> dict:
     return json.loads((run.run_dir / "config.json").read_text())["encoder"]
 
 
-def test_the_ratio_is_computed_said_and_decides(finished: Finished) -> None:
+def test_the_ratio_is_computed_printed_and_decides(finished: Finished) -> None:
     found = re.search(r"([\d,]+) texts with a median of (\d+) words: (\d+) is below 1500, so ngrams", finished.printed)
     assert found is not None
     texts = int(found[1].replace(",", ""))

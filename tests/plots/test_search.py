@@ -43,6 +43,6 @@ def test_importance_is_drawn_with_the_largest_on_top():
         lambda: plots.importance({}, {}, ""),
     ],
 )
-def test_nothing_to_draw_is_said(draw):
+def test_nothing_to_draw_is_an_error(draw):
     with pytest.raises(ValueError, match="There are no "):
         draw()

@@ -93,7 +93,7 @@ def test_a_state_written_before_is_read(tmp_path, two):
     assert {name: decode(data, {}) for name, data in record["attributes"].items()} == {"best": math.inf, "wait": 2}
 
 
-WIDE = pytest.mark.backends("tensorflow", "torch", reason="JAX halves 64 bits, unless it is told not to")
+WIDE = pytest.mark.backends("tensorflow", "torch", reason="JAX halves 64 bits, unless it is configured otherwise")
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_manifest_of_another_form_is_damage(tmp_path, two, content):
         checkpoint.load(path)
 
 
-def test_a_checkpoint_that_is_not_there_is_said_to_be_missing(tmp_path):
+def test_a_checkpoint_that_is_not_there_is_reported_as_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"There is no checkpoint at .*step-00000001"):
         checkpoint.load(tmp_path / "step-00000001")
 

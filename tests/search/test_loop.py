@@ -11,7 +11,7 @@ from lightkeras.search.workers.pool import WorkerMessage
 
 
 class Coordinator:
-    """Has some runs, and notes what it is told."""
+    """Has some runs, and records the calls that it gets."""
 
     def __init__(self, *names):
         self.waiting, self.at_work, self.told = list(names), [], []
@@ -124,7 +124,7 @@ def test_a_signal_ends_the_search_when_the_workers_have_saved_their_runs():
     assert coordinator.told[1:] == [("report", "a", 2, 0.4), ("release", "a"), ("end", "b", IN_TIME)]
 
 
-def test_a_search_that_cannot_go_on_is_a_bug():
+def test_a_search_that_cannot_continue_is_a_bug():
     coordinator = Coordinator("a")
     coordinator.next = lambda worker: None
     with pytest.raises(RuntimeError, match="has no run to do, but has not finished"):

@@ -71,7 +71,7 @@ def test_a_decision_to_stop_is_kept():
     assert records.runs["trials/0000"].stopped == Stop(2, FAILED, "nan")
 
 
-def test_runs_after_the_trials_are_no_trials():
+def test_runs_after_the_trials_are_not_trials():
     records = after(asked(), {"event": "planned", "stage": "refit", "runs": [{"name": "refit", "values": {}}]})
     assert (records.planned, len(records.trials()), len(records.runs)) == ({"refit"}, 1, 2)
 

@@ -79,7 +79,7 @@ def test_waiting_is_counted_from_the_best_epoch():
     assert [progress.exhausted(2) for progress in followed] == [False, False, False, True, False, False]
 
 
-def test_higher_is_better_where_the_mode_says_so():
+def test_higher_is_better_where_the_mode_is_max():
     followed = follow("max", [0.5, 0.7, 0.6, 0.7, 0.8])
     assert [progress.best for progress in followed] == [0.5, 0.7, 0.7, 0.7, 0.8]
     assert [progress.waited for progress in followed] == [0, 0, 1, 2, 0]
@@ -128,7 +128,7 @@ def test_better_means_strictly_better(value, best, mode, expected):
         ("val/ACC", "max"),
     ],
 )
-def test_the_mode_is_told_by_the_words_of_the_name(name, mode):
+def test_the_mode_is_known_by_the_words_of_the_name(name, mode):
     assert infer_mode(name) == mode
 
 

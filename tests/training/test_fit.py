@@ -64,7 +64,7 @@ def test_a_validation_inside_an_epoch_is_logged_beside_the_steps_and_belongs_to_
     ]
 
 
-def test_a_name_without_a_value_in_an_epoch_is_no_number_in_the_history(fit):
+def test_a_name_without_a_value_in_an_epoch_is_nan_in_the_history(fit):
     with running(fit):
         take_steps(fit, 1.0)
         fit.add_epoch({"train/loss": 1.0})
@@ -86,7 +86,7 @@ def test_the_size_of_the_state_counts_every_variable(fit):
     assert fit.state_bytes == 4 * (3 * 65 + 2)
 
 
-def test_the_result_says_how_long_it_took_and_why_it_ended(fit):
+def test_the_result_shows_how_long_it_took_and_why_it_ended(fit):
     fit.clock.now = 12.5
     fit.state.stop_reason = "max_epochs=2 reached"
     found = fit.result()

@@ -38,7 +38,7 @@ class Slow(keras.callbacks.Callback):
         time.sleep(0.2)
 
 
-def test_a_slow_callback_is_told_from_the_rest(tmp_path) -> None:
+def test_a_slow_callback_is_distinguished_from_the_rest(tmp_path) -> None:
     _, profile = profiled(tmp_path / "run", callbacks=[Slow()])
     assert 0.4 <= profile["parts"]["callbacks"]["seconds"] < 1.5
 
@@ -53,7 +53,7 @@ class SlowMoons(lk.testing.TwoMoons):
             yield rng.normal(size=(4, 2)).astype("float32"), np.zeros(4, "int32")
 
 
-def test_waiting_for_a_stream_is_told_from_computing(tmp_path) -> None:
+def test_waiting_for_a_stream_is_distinguished_from_computing(tmp_path) -> None:
     task = SlowMoons()
     settings = {"max_epochs": 2, "patience": None, "progress": False, "profile": True, "preflight": False}
     lk.Runner(run_dir=tmp_path / "run", **settings).fit(task, task.batches)

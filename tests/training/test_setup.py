@@ -107,7 +107,7 @@ def test_a_run_to_resume_is_named_by_its_directory_or_by_a_checkpoint(tmp_path):
         (Settings(run_dir="run"), False, FileExistsError, r"run already holds another run, which would be lost"),
     ],
 )
-def test_what_does_not_say_which_run_is_refused(settings, resume, error, message, tmp_path, monkeypatch):
+def test_a_run_dir_that_cannot_be_used_is_refused(settings, resume, error, message, tmp_path, monkeypatch):
     begun(tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=message):
@@ -126,7 +126,7 @@ def test_accepted_changes_of_a_new_run_are_refused(tmp_path):
         ({"task": "TwoMoons", "runner": {}}, r"config\.json is damaged: hparams, data, seed are missing"),
     ],
 )
-def test_what_is_no_run_is_not_gone_on_with(config, message, tmp_path):
+def test_a_directory_without_a_run_is_not_resumed(config, message, tmp_path):
     (begun(tmp_path / "run") / "config.json").write_text(json.dumps(config))
     for settings, resume in [(Settings(run_dir=tmp_path / "run"), True), (Settings(), tmp_path / "run")]:
         with pytest.raises(ValueError, match=message):

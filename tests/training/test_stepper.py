@@ -141,6 +141,6 @@ def test_the_engine_of_a_task_is_made_once():
     assert bound_engine(task) is bound_engine(task)
 
 
-def test_an_evaluation_step_that_needs_a_step_of_its_own_says_so():
+def test_an_evaluation_step_without_a_loss_is_refused():
     with pytest.raises(NotImplementedError, match=r"Task needs a `loss\(batch, training\)`"):
         Task().evaluate_step((X, LABEL))

@@ -82,7 +82,7 @@ def test_joined_with_a_model_it_takes_text(sample, trainable, tmp_path):
     joined.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=False)
     np.testing.assert_allclose(loaded(tf.constant(TEXTS.tolist())), expected, atol=1e-6)
-    # The encoder itself goes on with the module as it is in its files.
+    # The encoder itself still uses the module as it is in its files.
     np.testing.assert_allclose(model(features_of(encoder)), expected, atol=1e-6)
 
 
@@ -118,7 +118,7 @@ def test_the_fingerprint_tells_modules_and_what_they_become_apart(sample, square
     assert encoders[1].record().keys() == {"encoder", "fingerprint", "handle", "module", "kind"}
 
 
-def test_a_module_that_is_no_bag_is_fine_tuned_in_the_model_and_that_is_said(squared, capsys):
+def test_a_module_that_is_not_a_bag_is_fine_tuned_in_the_model_and_that_is_reported(squared, capsys):
     encoder = TextEncoder(squared, trainable=True)
     said = capsys.readouterr().err
     assert "is fine-tuned inside the model, from text in every step: its output is not a weighted sum" in said
@@ -129,7 +129,7 @@ def test_a_module_that_is_no_bag_is_fine_tuned_in_the_model_and_that_is_said(squ
     assert TextEncoder(squared).kind == "features"  # frozen, any module will do
 
 
-def test_inputs_that_are_no_texts_are_refused(sample):
+def test_inputs_that_are_not_texts_are_refused(sample):
     with pytest.raises(TypeError, match=r"takes one array of texts, .* the batch are float32\(3, 2\)\. Write an Enc"):
         TextEncoder(sample).encode(np.zeros((3, 2), "float32"))
 

@@ -37,6 +37,6 @@ def test_a_run_imports_no_tensorflow_and_a_second_one_finds_its_steps_compiled(t
     assert int(again[2]) >= int(misses)
 
 
-def test_the_cache_is_left_out_where_jax_is_told_so(tmp_path):
+def test_the_cache_is_off_where_jax_disables_it(tmp_path):
     run_program(tmp_path, "a", JAX_ENABLE_COMPILATION_CACHE="false")
     assert not (tmp_path / "lightkeras").exists()

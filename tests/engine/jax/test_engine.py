@@ -46,7 +46,7 @@ def test_gradients_keep_the_structure_of_the_inputs_and_name_what_is_lost():
         learn(Lost(), feed)
 
 
-def test_a_loss_that_is_no_scalar_is_refused_with_its_shape():
+def test_a_loss_that_is_not_a_scalar_is_refused_with_its_shape():
     class Rows(Line):
         def loss(self, batch, training):
             return ops.square(self.model(batch[0]) - batch[1])
@@ -105,7 +105,7 @@ def test_gradients_are_gathered_clipped_and_averaged_by_the_optimizer():
 # ---------------------------------------------------------------------- a step that runs uncompiled
 
 
-def test_running_out_of_memory_is_told_from_other_errors():
+def test_running_out_of_memory_is_distinguished_from_other_errors():
     engine = make_engine()
     with pytest.raises(jax.errors.JaxRuntimeError) as caught:
         jnp.zeros(2**50).block_until_ready()

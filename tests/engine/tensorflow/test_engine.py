@@ -130,7 +130,7 @@ def test_a_batch_at_hand_is_given_with_what_its_program_leaves_to_the_pipeline()
 # ---------------------------------------------------------------------- minimize and gradients
 
 
-def test_a_loss_that_is_no_scalar_is_refused_with_its_shape():
+def test_a_loss_that_is_not_a_scalar_is_refused_with_its_shape():
     class Rows(Line):
         def loss(self, batch, training):
             return ops.square(self.model(batch[0]) - batch[1])
@@ -142,7 +142,7 @@ def test_a_loss_that_is_no_scalar_is_refused_with_its_shape():
 # ---------------------------------------------------------------------- memory
 
 
-def test_an_allocation_that_failed_is_told_from_other_errors():
+def test_an_allocation_that_failed_is_distinguished_from_other_errors():
     """A step that really fails is in the test of `find_batch_size`: TensorFlow takes ten seconds to give up."""
     with pytest.raises(MemoryError) as host:
         np.empty(2**55)

@@ -44,7 +44,7 @@ def test_dropout_comes_from_its_layers_generator_and_leaves_the_global_one():
     np.testing.assert_allclose(logs["value"], 4 / 3, rtol=1e-6)
 
 
-def test_dropout_goes_on_from_the_state_that_was_put_back():
+def test_dropout_continues_from_the_state_that_was_put_back():
     task, feed = Dropped(), ArrayFeed(np.zeros((6, 1)), 1)
     task.set_up(0)
     engine = task.bind(make_engine)

@@ -36,7 +36,7 @@ def test_the_engine_of_this_backend_is_torchs():
 # ---------------------------------------------------------------------- minimize and gradients
 
 
-def test_a_loss_that_is_no_scalar_is_refused_with_its_shape():
+def test_a_loss_that_is_not_a_scalar_is_refused_with_its_shape():
     class Rows(Line):
         def loss(self, batch, training):
             return ops.square(self.model(batch[0]) - batch[1])
@@ -48,7 +48,7 @@ def test_a_loss_that_is_no_scalar_is_refused_with_its_shape():
 # ---------------------------------------------------------------------- memory
 
 
-def test_an_allocation_that_failed_is_told_from_other_errors():
+def test_an_allocation_that_failed_is_distinguished_from_other_errors():
     with pytest.raises(MemoryError) as host:
         np.empty(2**55)
     with pytest.raises(RuntimeError) as device:
@@ -168,7 +168,7 @@ def test_only_the_way_through_the_inputs_counts_in_gradients():
     assert task.model.get_weights()[0].item() == 1 - 0.125 * 3
 
 
-def test_gradients_of_what_is_no_scalar_are_refused():
+def test_gradients_of_what_is_not_a_scalar_are_refused():
     class Rows(Line):
         def train_step(self, batch):
             self.gradients(lambda x: x * 2.0, batch[0])

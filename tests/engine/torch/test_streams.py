@@ -186,7 +186,7 @@ def test_a_batch_at_hand_is_given_once_in_its_own_form():
     assert seen == [{"b": ["torch.float64"], "a": "torch.int32"}]
 
 
-def test_a_shuffled_tf_dataset_goes_on_inside_an_epoch_as_on_tensorflow():
+def test_a_shuffled_tf_dataset_continues_inside_an_epoch_as_on_tensorflow():
     tf = pytest.importorskip("tensorflow")
 
     def shuffled():

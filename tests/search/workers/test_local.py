@@ -48,7 +48,7 @@ def setup_of(folder):
     return Setup(b"", "task", None, None, folder / "using", "token")
 
 
-def test_a_launcher_divides_memory_and_cores_unless_it_is_told(monkeypatch, tmp_path):
+def test_a_launcher_divides_memory_and_cores_unless_they_are_given(monkeypatch, tmp_path):
     monkeypatch.setattr(local.memory, "available_bytes", lambda: 8e9)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)))
     launchers = [
@@ -76,7 +76,7 @@ def test_on_a_system_without_figures_memory_is_not_limited(monkeypatch, tmp_path
 
 
 class Process:
-    """A process that is told to end."""
+    """A process that is asked to end."""
 
     pid, exitcode, alive = 7, None, True
 

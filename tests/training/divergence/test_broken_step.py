@@ -122,7 +122,7 @@ def made(tmp_path_factory):
     return folder, classes, found, path
 
 
-def test_a_bundle_says_what_happened_and_holds_the_state_the_batch_and_checksums(made):
+def test_a_bundle_shows_what_happened_and_holds_the_state_the_batch_and_checksums(made):
     folder, _, found, path = made
     assert path == folder / "run" / "broken" / "step-00000006"
     assert sorted(entry.name for entry in path.iterdir()) == [
@@ -202,7 +202,7 @@ def test_a_bundle_that_was_changed_is_refused_and_the_file_is_named(made, tmp_pa
         replay(copy, classes["Breaks"]())
 
 
-def test_another_learning_state_is_told_in_words(made, tmp_path):
+def test_another_learning_state_is_described_in_words(made, tmp_path):
     """A bundle of a run whose numbers were others: what differs is named, and versions that changed."""
     _, classes, found, path = made
     saved = checkpoint.load(path)

@@ -186,7 +186,7 @@ def test_the_example_that_holds_a_nan_is_named_in_a_shuffled_epoch_too():
     run.assert_breaks_again(found)
 
 
-def test_a_logarithm_of_zero_in_the_loss_is_told_from_the_layers():
+def test_a_logarithm_of_zero_in_the_loss_is_distinguished_from_the_layers():
     class Log(Regression):
         def loss(self, batch, training):
             x, y = batch
@@ -511,7 +511,7 @@ def test_an_operation_of_a_functional_model_is_named_like_a_layer():
 
 
 @pytest.mark.backends("tensorflow", reason="the others run all or nothing of it uncompiled")
-def test_a_step_that_cannot_be_run_uncompiled_says_so():
+def test_a_step_that_cannot_be_run_uncompiled_is_reported():
     class Compiled(Regression):
         def loss(self, batch, training):
             if tf.executing_eagerly():

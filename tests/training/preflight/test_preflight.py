@@ -54,7 +54,7 @@ def test_a_misspelled_monitor_of_a_callback_is_refused(fit, callback):
         fit(TwoMoons(), callbacks=[callback])
 
 
-def test_what_is_no_callback_is_refused(fit):
+def test_a_value_that_is_not_a_callback_is_refused(fit):
     with pytest.raises(TypeError, match=r"A callback must be a keras.callbacks.Callback, got str"):
         fit(TwoMoons(), callbacks=["early_stopping"])
 
@@ -108,7 +108,7 @@ def test_a_try_of_one_batch_leaves_no_trace_in_the_run():
     assert int(checked.optimizer.iterations) == 0
 
 
-def test_a_log_that_is_no_scalar_is_refused(fit):
+def test_a_log_that_is_not_a_scalar_is_refused(fit):
     class Rows(TwoMoons):
         def loss(self, batch, training):
             self.log("rows", batch[0][:, 0])
@@ -123,7 +123,7 @@ def test_a_log_that_is_no_scalar_is_refused(fit):
     ]
 
 
-def test_a_loss_that_is_no_scalar_is_refused(fit):
+def test_a_loss_that_is_not_a_scalar_is_refused(fit):
     class Rows(TwoMoons):
         def loss(self, batch, training):
             return ops.square(self.model(batch[0]))
@@ -149,7 +149,7 @@ def test_names_that_change_from_step_to_step_are_refused(fit):
         fit(Moody())
 
 
-def test_an_error_in_a_step_says_what_the_step_was_given(fit):
+def test_an_error_in_a_step_shows_what_the_step_was_given(fit):
     class Broken(TwoMoons):
         def loss(self, batch, training):
             raise KeyError("label")
