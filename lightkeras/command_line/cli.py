@@ -129,7 +129,7 @@ def _fit(
     made = Runner(**{**runner, "run_dir": path, "profile": settings.profile or runner.get("profile", False)})
     task = task_class(hparams.from_dict(task_class.HParams, hp), lookup)
     if settings.dry_run:
-        return _dry_run(made, task, resume, settings.accept_changes)
+        return _print_checks(made.check(task, resume=resume, accept_changes=settings.accept_changes))
     try:
         fitted = made.fit(task, resume=resume, accept_changes=settings.accept_changes)
     except Interrupted as stop:
@@ -198,10 +198,6 @@ def _with_recorded(
         {**config.get("hparams", {}), **(vars(given.hp) if "hp" in given else {})},
         Lookup(**{**recorded_places, **given_places}),
     )
-
-
-def _dry_run(runner: Runner, task: Task, resume: bool | Path, accept_changes: bool) -> int:
-    return _print_checks(runner.check(task, resume=resume, accept_changes=accept_changes))
 
 
 def _print_checks(names: Sequence[str]) -> int:

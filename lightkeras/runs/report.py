@@ -59,11 +59,7 @@ def write(run_dir: str | Path) -> Path:
 
 
 def history_of(directory: RunDirectory) -> dict[str, list[float]]:
-    """Reads the values per epoch from `metrics.csv`, by name: `FitResult.history` without names that have no values.
-
-    Raises:
-        ValueError: The file is damaged.
-    """
+    """Reads `FitResult.history` from `metrics.csv`, without names that have no values; a ValueError if damaged."""
     if not directory.metrics_file.exists():
         return {}
     with open(directory.metrics_file, newline="", encoding="utf-8") as file:

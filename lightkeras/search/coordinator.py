@@ -62,13 +62,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Repeats:
-    """Results of a trial's hyperparameters with other seeds.
-
-    Args:
-        name: The trial's run.
-        values: Best value of the objective per seed, without failed runs.
-        failed: Number of failed runs.
-    """
+    """Best objective of a trial's hyperparameters with each other seed; `failed` counts the failed runs."""
 
     name: str
     values: tuple[float, ...]
@@ -87,17 +81,10 @@ class Repeats:
 
 @final
 class Coordinator:
-    """Chooses the next run of a search.
+    """Chooses the next run of a search; raises a ValueError if the journal belongs to another search.
 
-    Args:
-        plan: Settings of the search.
-        journal: Journal of the search; its events are applied first.
-        oracle: A new oracle.
-        extended: Whether the oracle may choose more trials than when the search was last run.
-        on_end: Called with each run that ends, but not with those of the journal.
-
-    Raises:
-        ValueError: The journal belongs to another search.
+    The events of the journal are applied first, to a new oracle. `extended`: whether the oracle may choose more trials
+    than when the search was last run. `on_end` is called with each run that ends afterwards.
     """
 
     def __init__(

@@ -92,13 +92,7 @@ class Oracle:
         )
 
     def tell(self, trial: str, value: float | None, epoch: int = 0) -> None:
-        """Records the result of a trial.
-
-        Args:
-            trial: The oracle's name for it.
-            value: Its value of the objective; `None` if it failed.
-            epoch: Epoch in which the value was reached.
-        """
+        """Records the objective of a trial (`None` if it failed), and the epoch in which it was reached."""
         name = same_name(trial)
         with _quiet():
             if value is not None:

@@ -40,13 +40,7 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Stop:
-    """A decision to stop a run.
-
-    Args:
-        epoch: Epoch (from 1) after which it stops.
-        status: Status of its outcome: `"pruned"` or `"failed"`.
-        reason: The reason.
-    """
+    """A decision to stop a run after an epoch (from 1), as `"pruned"` or `"failed"`."""
 
     epoch: int
     status: str
@@ -93,13 +87,10 @@ class Record:
 
 @dataclasses.dataclass
 class Records:
-    """All runs of a search.
+    """All runs of a search by name, in the order in which they were chosen.
 
-    Args:
-        runs: Runs by name, in the order in which they were chosen.
-        exhausted: Whether the oracle has no more trials.
-        idle: Whether the oracle has none until another trial ends.
-        planned: Stages after the trials that were planned: `"seeds"`, `"refit"`.
+    `exhausted`: the oracle has no more trials; `idle`: it has none until another trial ends; `planned`: the stages
+    after the trials that were planned, `"seeds"` and `"refit"`.
     """
 
     runs: dict[str, Record] = dataclasses.field(default_factory=dict)
@@ -108,11 +99,7 @@ class Records:
     planned: set[str] = dataclasses.field(default_factory=set)
 
     def apply(self, event: Mapping[str, Any]) -> None:
-        """Applies an event.
-
-        Raises:
-            ValueError: The event is unknown.
-        """
+        """Applies an event; an unknown one is a ValueError."""
         kind = event["event"]
         if kind == "asked":
             self._asked(event)

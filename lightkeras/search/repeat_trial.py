@@ -98,7 +98,7 @@ def replay(task_class: type[Task], folder: Path, name: str) -> Replayed:
     again = _unused(folder / "replays", run.number)
     epochs = runner.max_epochs if run.stopped is None else outcome.epochs
     job = Job(run.name, before["hparams"], dataclasses.replace(runner, run_dir=again, max_epochs=epochs), None)
-    done = _do(task_class, Lookup(**_places(config)), job, outcome)
+    done = _do(task_class, Lookup(**{name: config["lookup"][name] for name in ("source", "data_dir")}), job, outcome)
     now = RunDirectory(again).read_config()
     return Replayed(
         name=run.number,
@@ -183,10 +183,6 @@ def _runner_of(recorded: Mapping[str, Any]) -> Runner:
     settings = {name: kinds[name](**value) if name in kinds else value for name, value in recorded.items()}
     known = {field.name for field in dataclasses.fields(Runner)}
     return Runner(**{name: value for name, value in settings.items() if name in known} | {"callbacks": ()})
-
-
-def _places(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: config["lookup"][name] for name in ("source", "data_dir")}
 
 
 def _unused(folder: Path, name: str) -> Path:

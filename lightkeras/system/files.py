@@ -17,11 +17,7 @@ class UnwritableError(Exception):
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file atomically: writes a temporary file beside it, fsyncs it and renames it.
-
-    Raises:
-        OSError: The file could not be written; an existing file is unchanged.
-    """
+    """Writes a temporary file, fsyncs and renames it: after an OSError an existing file is unchanged."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     with explained(path):
         try:
@@ -48,10 +44,8 @@ def move_synced(source: Path, target: Path) -> None:
 def json_bytes(data: Any, encode_float: Callable[[float], Any] = lambda value: None) -> bytes:
     """Encodes plain data as JSON, for people and for other programs.
 
-    Args:
-        data: `None`, numbers, strings, and sequences and mappings of them.
-        encode_float: What is written for NaN and the infinities, which JSON does not have; `null` unless given.
-            `plain_values.encode_float` loses nothing.
+    `encode_float` gives what is written for NaN and the infinities, which JSON does not have; `null` unless given.
+    `plain_values.encode_float` loses nothing.
     """
     return (json.dumps(_finite(data, encode_float), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
@@ -62,12 +56,7 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads JSON.
-
-    Raises:
-        FileNotFoundError: The file does not exist.
-        ValueError: The file is not JSON.
-    """
+    """Reads JSON; a ValueError if the file is not JSON, a FileNotFoundError if it does not exist."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -105,10 +94,7 @@ def _finite(data: Any, encode_float: Callable[[float], Any]) -> Any:
 
 
 def cache_dir() -> Path:
-    """The user's cache folder for lightkeras.
-
-    `$LIGHTKERAS_CACHE_DIR`, else `$XDG_CACHE_HOME/lightkeras`, else `~/.cache/lightkeras`.
-    """
+    """`$LIGHTKERAS_CACHE_DIR`, else `$XDG_CACHE_HOME/lightkeras`, else `~/.cache/lightkeras`."""
     named = os.environ.get("LIGHTKERAS_CACHE_DIR")
     if named:
         return Path(named).expanduser()

@@ -1,4 +1,4 @@
-"""Real oracles and a real journal, with a function in the place of training; cut off at any line, and gone on with."""
+"""Real oracles and a real journal, with a function in the place of training; cut off at any line, and resumed."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_with_several_workers_it_ends_too_and_the_journal_alone_tells_how(kind, 
     assert found(again) == found(ended)
 
 
-def test_trials_end_in_every_way_there_is(tmp_path):
+def test_trials_end_in_every_way(tmp_path):
     settings = {"pruning": Pruning("median", trials=2), "chance": Chance(0.01, 1)}
     ended = search(tmp_path / "journal.jsonl", "grid", trials=None, **settings)
     statuses = {run.outcome.status for run in ended.records.trials()}
@@ -173,7 +173,7 @@ def test_trials_end_in_every_way_there_is(tmp_path):
         assert (outcome.value is None) == (outcome.status == FAILED)
 
 
-def test_a_trial_that_goes_on_with_another_names_it(tmp_path):
+def test_a_trial_that_continues_another_names_it(tmp_path):
     ended = search(tmp_path / "journal.jsonl", "hyperband", trials=None)
     runs = ended.records.runs
     promoted = [run for run in runs.values() if run.parent is not None]
@@ -226,7 +226,7 @@ def test_a_run_whose_process_is_lost_is_tried_again_and_then_has_failed(tmp_path
     assert coordinator.best() is None
 
 
-def test_an_oracle_that_would_choose_otherwise_now_is_made_to_go_on_with_what_it_chose(tmp_path):
+def test_an_oracle_that_would_choose_otherwise_now_continues_with_its_earlier_choices(tmp_path):
     path = tmp_path / "journal.jsonl"
     with pytest.raises(KilledError):
         search(path, "random", 40)

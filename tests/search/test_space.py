@@ -109,7 +109,7 @@ def test_fixed_and_narrowed_contradict_each_other():
         make_space(Declared, {"units": 8}, {"units": Bounds(low=16)})
 
 
-def test_nothing_to_search_is_said():
+def test_an_empty_space_is_refused():
     fixed = {"kind": "none", "units": 8}
     with pytest.raises(
         ValueError, match=r"nothing to search: Declared declares .*of which \['kind', 'rate', 'units'\]"
