@@ -27,15 +27,15 @@ class Stepped(Declared):
 
 
 def test_a_space_is_what_is_declared_less_what_is_fixed():
-    space = make_space(Declared, {"rate": 0.5, "batch_size": 64}, {})
+    space = make_space(Declared, {"rate": 0.05, "batch_size": 64}, {})
     assert list(space.ranges) == ["kind", "units", "depth", "norm", "epsilon"]
     assert space.when["depth"] == {"kind": ("deep", "wide")}
     assert space.when["epsilon"] == {"norm": (True,)}
-    assert space.hparams({"kind": "deep"}) == Declared(kind="deep", rate=0.5, batch_size=64)
+    assert space.hparams({"kind": "deep"}) == Declared(kind="deep", rate=0.05, batch_size=64)
 
 
 def test_a_space_is_recorded_in_words():
-    assert make_space(Declared, {"rate": 0.5}, {"epsilon": Bounds(low=0.25)}).record() == {
+    assert make_space(Declared, {"rate": 0.05}, {"epsilon": Bounds(low=0.25)}).record() == {
         "kind": "one of 'wide', 'deep', 'none'",
         "units": "8 to 64 in steps of 8",
         "depth": "1 to 4 in steps of 1, when kind is 'deep' or 'wide'",
