@@ -46,6 +46,16 @@ def test_steps_and_epochs_are_counted_over_the_whole_run(fit):
     ]
 
 
+def test_an_epoch_that_is_open_goes_on_with_its_stream(fit):
+    with running(fit):
+        stream = fit.open_epoch()
+        take_steps(fit, 1.0)
+        assert fit.open_epoch() is stream
+        assert fit.train_stepper.values() == {"loss": 1.0}  # its means are not reset
+        fit.add_epoch({"train/loss": 1.0})
+        assert fit.open_epoch() is not stream
+
+
 def test_a_validation_inside_an_epoch_is_logged_beside_the_steps_and_belongs_to_the_weights_it_was_made_of(fit):
     with running(fit):
         take_steps(fit, 3.0, 1.0)

@@ -123,3 +123,13 @@ def test_a_whole_run_learns(tmp_path):
 
     result = Runner(max_epochs=4, run_dir=tmp_path / "run", progress=False).fit(TwoMoons())
     assert result.history["train/loss"][-1] < result.history["train/loss"][0]
+
+
+def test_variables_that_are_not_finite_are_named_and_others_are_not():
+    values = {"fine": 1.0, "nan": np.nan, "large": 3e38, "infinite": np.inf}
+    variables = {key: keras.Variable(np.full(4, value, "float32")) for key, value in values.items()}
+    variables["whole"] = keras.Variable(1, dtype="int32", trainable=False)
+    engine = make_engine()
+    assert engine.not_finite(variables) == ["nan", "infinite"]
+    assert engine.not_finite({key: variables[key] for key in ("fine", "large", "whole")}) == []
+    assert engine.not_finite({"whole": variables["whole"]}) == []

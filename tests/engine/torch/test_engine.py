@@ -199,3 +199,13 @@ print("tensorflow" in sys.modules)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("False\n", "")
     assert (tmp_path / "run" / "model.keras").exists()
+
+
+def test_variables_that_are_not_finite_are_named_and_others_are_not():
+    values = {"fine": 1.0, "nan": np.nan, "large": 3e38, "infinite": np.inf}
+    variables = {key: keras.Variable(np.full(4, value, "float32")) for key, value in values.items()}
+    variables["whole"] = keras.Variable(1, dtype="int32", trainable=False)
+    engine = make_engine()
+    assert engine.not_finite(variables) == ["nan", "infinite"]
+    assert engine.not_finite({key: variables[key] for key in ("fine", "large", "whole")}) == []
+    assert engine.not_finite({"whole": variables["whole"]}) == []
