@@ -41,7 +41,7 @@ def test_a_space_is_recorded_in_words():
         "depth": "1 to 4 in steps of 1, when kind is 'deep' or 'wide'",
         "norm": "one of False, True, when kind is 'deep'",
         "epsilon": "0.25 to 1, when norm is True",
-        "rate": "fixed to 0.5",
+        "rate": "fixed to 0.05",
     }
 
 
