@@ -309,7 +309,7 @@ class Tuner(TrialSettings):
         result = outputs.result_of(coordinator, wall_s)
         if len(result.trials) != self.trials and self.trials is not None:
             announce(f"the search ended after {len(result.trials)} of {self.trials} trials: {result.stop_reason}")
-        refit = coordinator.refit()
+        refit = next(reversed(coordinator.records.refits()), None)
         failed = refit.outcome.reason if refit is not None and result.refit is None and refit.outcome else None
         if failed is not None:
             warnings.warn(

@@ -208,10 +208,6 @@ class Coordinator:
                 best, mean = self.records.runs[repeats.name], repeats.mean
         return best
 
-    def refit(self) -> Record | None:
-        """Returns the fit of the best trial on train and validation together; `None` if there is none."""
-        return next((run for run in reversed(self.records.runs.values()) if run.joined), None)
-
     # ------------------------------------------------------------------ choosing
 
     def _next_run(self) -> Record | None:
@@ -252,7 +248,7 @@ class Coordinator:
         best = self.best()
         if not self.plan.refit or best is None or best.outcome is None:
             return []
-        before = [run for run in self.records.runs.values() if run.joined]
+        before = self.records.refits()
         if before and (before[-1].values, before[-1].epochs) == (best.values, best.outcome.epoch):
             return []
         name = f"refit-{len(before) + 1}" if before else "refit"

@@ -61,7 +61,7 @@ def result_of(coordinator: Coordinator, wall_s: float) -> SearchResult:
     plan = coordinator.plan
     trials = {run.name: trial_of(plan, run) for run in coordinator.records.trials() if run.outcome is not None}
     best = coordinator.best()
-    refit = coordinator.refit()
+    refit = next(reversed(coordinator.records.refits()), None)
     return SearchResult(
         run_dir=plan.folder,
         objective=plan.objective,

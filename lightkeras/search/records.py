@@ -137,6 +137,10 @@ class Records:
         """Returns the runs that have a worker."""
         return [run for run in self.runs.values() if run.worker is not None]
 
+    def refits(self) -> list[Record]:
+        """Returns the fits of the best trial on train and validation together: one, and more if it was extended."""
+        return [run for run in self.runs.values() if run.joined]
+
     def ranked(self, mode: str) -> list[Record]:
         """Returns completed trials, the best first; of equals the earlier first."""
         sign = 1 if mode == "min" else -1

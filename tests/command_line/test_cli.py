@@ -187,6 +187,18 @@ def test_tune_searches_and_prints_the_command_that_tests_the_best(folder, capsys
     assert f"s holds a search: give one of its runs, such as {best}." in capsys.readouterr().err
 
 
+def test_more_trials_extend_a_search_and_are_recorded(folder, capsys):
+    assert run("tune", "--tuner.trials", "1", "--tuner.workers", "0", *QUICK, "--run_dir", "s") == 0
+    assert "    stopped  trials=1 reached\n" in capsys.readouterr().out
+    assert run("tune", "--resume", "--run_dir", "s", "--tuner.trials", "2") == 0
+    assert "    stopped  trials=2 reached\n" in capsys.readouterr().out
+    assert run("tune", "--resume", "--run_dir", "s") == 0  # as it was extended
+    assert "     trials  2 completed" in capsys.readouterr().out
+    assert read("s/config.json")["search"]["trials"] == 2
+    assert run("tune", "--resume", "--run_dir", "s", "--tuner.trials", "1") == 2
+    assert "search.trials was 2 and is 1" in capsys.readouterr().err
+
+
 def test_find_learning_rate_prints_a_suggestion_and_the_path_of_its_curve(folder, capsys):
     assert run("find_learning_rate", "--find.high", "1.0", "--run_dir", "a") == 0
     printed = capsys.readouterr().out

@@ -58,6 +58,7 @@ TRIALS = tuple(
 
 def searched(**changed):
     given = {"run_dir": Path("s"), "objective": "val/loss", "mode": "min", "trials": TRIALS, "best": TRIALS[2]}
+    given["stop_reason"] = "trials=4 reached"
     return SearchResult(**{**given, "wall_s": 3.21, **changed})
 
 
@@ -65,6 +66,7 @@ def test_a_search_ends_with_its_best_trial_and_its_repeats(capsys):
     console.report_search(searched(repeats={"0002": (0.2, 0.4), "0000": (0.5,), "0003": ()}))
     assert capsys.readouterr().out.splitlines() == [
         "     trials  2 completed, 1 pruned, 1 failed, 3.2 s",
+        "    stopped  trials=4 reached",
         "       best  val/loss 0.2500 with units=8, rate=0.01235",
         "       0002  val/loss 0.3000 ± 0.1414 with other seeds (0.2500 in the search)",
         "       0000  val/loss 0.5000 with other seeds (0.5000 in the search)",

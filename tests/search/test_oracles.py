@@ -326,6 +326,8 @@ def test_an_oracle_says_why_it_has_stopped():
         assert reason(kind, small, 6) == "trials=6 reached"
     assert reason("random", small, 5) == "trials=5 reached"
     assert reason("grid", small, 5) == "trials=5 reached of the 6 combinations of the grid"
+    assert reason("hyperband", SPACE, 13) == "trials=13 reached before hyperband had run all its brackets"
+    assert reason("hyperband", SPACE, 23) == "trials=23 reached"  # 13 of its first bracket, 7 and 3
     assert reason("hyperband", SPACE, None) == "hyperband has run all its brackets"
     assert (
         reason("hyperband", SPACE, None, fails=True) == "hyperband could not fill its brackets, because trials failed"

@@ -44,7 +44,10 @@ def test_trials_csv_has_a_row_for_each_with_nothing_for_what_is_inactive_or_fail
 
 def coordinator(records, best=None, repeats=()):
     plan = Plan(Path("s"), make_space(Declared, {}, {}), "val/loss", "min", RUNNER)
-    return SimpleNamespace(plan=plan, records=records, best=lambda: best, repeats=lambda: list(repeats))
+    reason = "trials=2 reached"
+    return SimpleNamespace(
+        plan=plan, records=records, best=lambda: best, repeats=lambda: list(repeats), stop_reason=reason
+    )
 
 
 def test_a_result_has_the_trials_that_ended_and_the_refit_if_it_did_not_fail():
@@ -53,13 +56,13 @@ def test_a_result_has_the_trials_that_ended_and_the_refit_if_it_did_not_fail():
     runs = [
         Record("trials/0000", values, "a", outcome=done),
         Record("trials/0001", values, "b"),
-        Record("refit", values, outcome=done),
+        Record("refit", values, joined=True, outcome=done),
     ]
     records = Records({run.name: run for run in runs})
     repeats = [Repeats("trials/0000", (0.4, 0.6), 0)]
     result = outputs.result_of(coordinator(records, runs[0], repeats), 3.0)
     trial = dataclasses.replace(TRIALS[0], objective=0.5)
-    assert (result.trials, result.best) == ((trial,), trial)
+    assert (result.trials, result.best, result.stop_reason) == ((trial,), trial, "trials=2 reached")
     assert (result.repeats, result.refit, result.wall_s) == ({"0000": (0.4, 0.6)}, Path("s/refit"), 3.0)
     runs[2].outcome = Outcome(FAILED, "no")
     assert outputs.result_of(coordinator(records), 3.0).refit is None
