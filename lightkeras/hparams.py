@@ -320,14 +320,10 @@ def _is_one_of(value: Scalar, values: Sequence[Scalar]) -> bool:
 
 
 def check(hparams: Any) -> None:
-    """Checks types and choices of a set of hyperparameters.
+    """Checks types and choices of a set of hyperparameters; raises a TypeError or a ValueError.
 
     A number outside the range of an `Int` or `Float` is warned of, because it may be meant: the range is that of a
     search.
-
-    Raises:
-        TypeError: The type of a value is not the declared one.
-        ValueError: A value is not one of its `Choice`.
     """
     hints = typing.get_type_hints(type(hparams))
     for field in _fields(type(hparams)):
@@ -351,15 +347,9 @@ def to_dict(hparams: Any) -> dict[str, Any]:
 
 
 def from_dict(declaration: type, values: Mapping[str, Any]) -> Any:
-    """Builds a set of hyperparameters; missing names take their defaults.
+    """Builds a set of hyperparameters; missing names take their defaults. Raises the errors of `check`.
 
-    Args:
-        declaration: The dataclass that declares them.
-        values: Values by name.
-
-    Raises:
-        ValueError: A name is not declared, or a value is not one of its `Choice`.
-        TypeError: The type of a value is not the declared one.
+    A name that is not declared is a ValueError.
     """
     names = [field.name for field in _fields(declaration)]
     for name in values:

@@ -17,7 +17,7 @@
     draw the pictures of the task, write report.html
 
 `resume=True` continues from the last checkpoint, also inside an epoch. The user's `train_step` is called by
-`Task.run_train_step`, which `program.run` compiles: see `engine/`.
+`Task.run_train_step`, which `program.run` in `engine/BACKEND/programs.py` compiles.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from lightkeras.system.messages import explain_unknown_keywords, explains_unknow
 from lightkeras.system.signals import exit_status
 from lightkeras.system.tracebacks import FoldedTraceback
 from lightkeras.task import Task
-from lightkeras.training import decisions, evaluation, finders, keywords, setup
+from lightkeras.training import decisions, evaluation, finders, keywords, run_config, setup
 from lightkeras.training.divergence.watchdog import Alarm, first_not_finite
 from lightkeras.training.export import export_best_model
 from lightkeras.training.fit import Fit
@@ -147,13 +147,13 @@ class Runner(Settings):
             with ledger.part("start"):
                 ready = setup.get_ready(self, task, train, validation, batch_size, resume, accept_changes)
                 fit = setup.make_fit(self, ready, ledger)
-                config = setup.config_of(self, fit)
+                config = run_config.config_of(fit)
             fit.directory.create(needed_bytes=5 * fit.state_bytes)
             with run_lock(fit.directory.lock_file):
                 fit.directory.check_links()
                 fit.directory.sweep()
-                resumed, restart, write_config = setup.begin(fit, config, ready)
-                loop = _Loop(self, fit)
+                resumed, restart, write_config = run_config.begin(fit, config, ready)
+                loop = _Loop(fit)
                 with fit.opened(config, resumed, restart):
                     loop.begin(resumed)
                     write_config()
@@ -179,8 +179,7 @@ class Runner(Settings):
     ) -> list[str]:
         """Does everything that `fit` does before its first epoch, and writes nothing.
 
-        It takes the arguments of `fit` and raises what that raises; with `resume` it checks whether the run can be
-        resumed.
+        It takes the arguments of `fit` and raises what that raises. With `resume` it checks that the run can resume.
 
         Returns:
             Names of the values that each epoch will log.
@@ -189,7 +188,7 @@ class Runner(Settings):
             ready = setup.get_ready(self, task, train, validation, batch_size, resume, accept_changes)
             fit = setup.make_fit(self, ready)
             if ready.resume and ready.directory.config_file.exists():
-                setup.compared(fit, setup.config_of(self, fit), ready)
+                run_config.compared(fit, run_config.config_of(fit), ready)
             return fit.recorder.names
 
     def evaluate(
@@ -278,9 +277,7 @@ class Runner(Settings):
         """
         with FoldedTraceback():
             test = finders.RangeTest(low, high, steps, optimizer, loss)
-            feed = setup.train_split(self, task, train, batch_size)
-            figure = None if self.run_dir is None else setup.directory_of(self).figures / "learning_rate.png"
-            return finders.find_learning_rate(task, feed, test, self.seed, figure)
+            return finders.find_learning_rate(self, task, train, batch_size, test)
 
     def find_batch_size(
         self,
@@ -295,13 +292,11 @@ class Runner(Settings):
         """Suggests the largest power of two as batch size that fits into memory.
 
         Each size runs a few train steps, whose changes are restored. On an accelerator a size does not fit if its
-        steps run out of memory. On a CPU the kernel would kill the process, so the memory of each size is measured, and
-        the next size, at about twice that, is tried only if it leaves a fifth of the memory available on the machine
-        and in its control groups.
+        steps run out of memory. On a CPU the kernel would kill the process, so the next size is tried only if, by the
+        memory measured so far, it leaves a fifth of what the machine and its control groups have available.
 
         Args:
-            task: As in `fit`. If its data module returns a stream, it needs a hyperparameter `batch_size` that
-                `build_data` uses.
+            task: As in `fit`. For a stream, its `build_data` must use a hyperparameter `batch_size`.
             train: Arrays; `None` takes the task's data module.
             low: First size, a power of two. It is tried without an estimate.
             high: Largest size; `None` for the number of examples.
@@ -316,22 +311,15 @@ class Runner(Settings):
             OSError: The system is not Linux, so the memory of a process is unknown.
         """
         with FoldedTraceback():
-            search = finders.SizeSearch(low, high, steps, memory_bytes)
-            feed = setup.train_split(self, task, train, low)
-            return finders.find_batch_size(task, feed, train is not None, search, self.seed)
+            return finders.find_batch_size(self, task, train, finders.SizeSearch(low, high, steps, memory_bytes))
 
 
 @final
 class _Loop:
-    """The loop of one fit: see the top of this file.
+    """The loop of one fit: see the top of this file."""
 
-    Args:
-        settings: Settings of the runner.
-        fit: The fit.
-    """
-
-    def __init__(self, settings: Settings, fit: Fit) -> None:
-        self._settings, self._fit, self._state = settings, fit, fit.state
+    def __init__(self, fit: Fit) -> None:
+        self._settings, self._fit, self._state = fit.settings, fit, fit.state
 
     def begin(self, resumed: Checkpoint | None) -> None:
         """Begins or resumes; a resumed run may have come to its end already."""

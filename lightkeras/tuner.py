@@ -309,7 +309,7 @@ class Tuner(TrialSettings):
         result = outputs.result_of(coordinator, wall_s)
         if len(result.trials) != self.trials and self.trials is not None:
             announce(f"the search ended after {len(result.trials)} of {self.trials} trials: {result.stop_reason}")
-        refit = coordinator.refit()
+        refit = next(reversed(coordinator.records.refits()), None)
         failed = refit.outcome.reason if refit is not None and result.refit is None and refit.outcome else None
         if failed is not None:
             warnings.warn(
@@ -387,11 +387,7 @@ def _config_of(
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuses to resume a search with other settings; warns of changes that may change its numbers.
-
-    Raises:
-        ChangedRunError: The settings differ.
-    """
+    """Raises a ChangedRunError for other settings; warns of changes that may change the numbers."""
     lines = [line for name in _SAME for line in config_differences(name, before.get(name), now[name])]
     parts = {"search": {name: name in _SAME_OF_SEARCH for name in now["search"]}}
     parts["runner"] = {name: name not in _FREE_OF_RUNNER for name in now["runner"]}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import os
 import sys
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ from hypothesis import settings
 settings.register_profile("lightkeras", deadline=None)
 settings.load_profile("lightkeras")
 
-# Files that take minutes. Where tests run side by side these begin first, the longest before the others: all processes
-# wait for the file that ends last.
+# Files that take a minute and more. Where tests run side by side these begin first, the longest before the others: all
+# processes wait for the file that ends last. Before all of them come the experiments on the real data.
 FIRST = (
     "on_backends/test_jax.py",
     "on_backends/test_torch.py",
@@ -31,17 +30,18 @@ FIRST = (
     "scenarios/test_resume.py",
     "search/workers/test_ray.py",
     "faults/",
-    # Of these, those that train the longest on the real data.
-    "experiments/test_overfit_underfit.py",
-    "experiments/test_text_guide.py",
-    "experiments/test_keras_io_text_transformer.py",
-    "experiments/test_mnist_expert.py",
-    "experiments/test_tune_fashion.py",
-    "experiments/test_keras_io_gan.py",
+    "training/callbacks/test_stock_callbacks.py",
+    "search/workers/test_pool.py",
+    "test_tuner.py",
+    "command_line/test_cli.py",
+    "training/finders/test_batch_size.py",
     "experiments/",
     "end_to_end/",
-    "test_tuner",
-    "training/callbacks/test_stock_callbacks.py",
+    "training/test_freezing.py",
+    "training/test_pictures.py",
+    "test_runner.py",
+    "test_optimizers.py",
+    "search/",
 )
 TESTS = Path(__file__).parent
 
@@ -60,6 +60,30 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     """Gives this process a cache folder of its own in place of the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIGHTKERAS_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_curves(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Makes the curves of each fit a figure without content: drawing them is a third of what a small fit costs.
+
+    The file is written and the report shows it all the same. Modules marked `curves` draw them.
+    """
+    pictures = sys.modules.get("lightkeras.training.pictures")
+    if pictures is None or request.node.get_closest_marker("curves"):
+        yield
+        return
+    from matplotlib.figure import Figure
+
+    class Plots:
+        curves = staticmethod(lambda history, best_epoch: Figure(figsize=(0.2, 0.1)))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(plots, name)
+
+    plots = pictures.plots
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "plots", Plots())
         yield
 
 
@@ -97,7 +121,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def place(item: pytest.Item) -> int:
-    """The number of the first entry of `FIRST` that a test belongs to; `len(FIRST)` if none."""
+    """The number of the first entry of `FIRST` that a test belongs to, `len(FIRST)` if none; -1: on the real data."""
+    if item.get_closest_marker("real") and "experiments" in item.path.parts:
+        return -1
     path = item.path.relative_to(TESTS).as_posix() if item.path.is_relative_to(TESTS) else ""
     return next((number for number, start in enumerate(FIRST) if path.startswith(start)), len(FIRST))
 
@@ -109,7 +135,9 @@ def deselect_long_tests(config: pytest.Config, items: list[pytest.Item]) -> None
     """Deselects the long tests, unless `-m` or a test's name asks for them; and those outside of the slice."""
     marked = config.option.markexpr
     wanted = "long" in marked or "real" in marked or any("::" in arg for arg in config.args)
-    left_out = [item for item in items if item.get_closest_marker("long") and not (wanted and in_slice(config, item))]
+    long = [item for item in items if item.get_closest_marker("long")]
+    number, count = slice_of(config)
+    left_out = [item for at, item in enumerate(long) if not (wanted and at % count == number)]
     if not left_out:
         return
     items[:] = [item for item in items if item not in set(left_out)]
@@ -121,14 +149,16 @@ def deselect_long_tests(config: pytest.Config, items: list[pytest.Item]) -> None
             output["left_out"] = len(left_out)
 
 
-def in_slice(config: pytest.Config, item: pytest.Item) -> bool:
-    """Whether a long test belongs to the part that `--slice` names; a hash of its name decides."""
+def slice_of(config: pytest.Config) -> tuple[int, int]:
+    """The part of the long tests that `--slice` names: every N-th, so that the tests of a file, which cost about the
+    same, are spread over all parts.
+    """
     if config.option.slice is None:
-        return True
+        return 0, 1
     number, count = map(int, config.option.slice.split("/"))
     if not 0 <= number < count:
         raise pytest.UsageError(f"--slice {config.option.slice}: expected K/N with K from 0 to N - 1")
-    return zlib.crc32(item.nodeid.encode()) % count == number
+    return number, count
 
 
 @pytest.hookimpl(optionalhook=True)

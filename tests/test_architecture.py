@@ -217,5 +217,29 @@ def test_an_experiment_imports_public_names_alone(path: Path) -> None:
     assert len(text.splitlines()) < 200
 
 
+def mirrored(path: Path) -> Path:
+    """The test file of a module; that of a package is named after its folder."""
+    inside = path.relative_to(PACKAGE)
+    name = inside.parent.name if inside.name == "__init__.py" else inside.stem
+    return ROOT / "tests" / inside.parent / f"test_{name}.py"
+
+
+def test_every_module_of_more_than_40_lines_has_its_test_file() -> None:
+    long = {name: path for name, path in modules().items() if name and len(path.read_text().splitlines()) > 40}
+    assert [name for name, path in long.items() if not mirrored(path).exists()] == []
+
+
+def test_a_folder_of_tests_that_mirrors_one_of_modules_holds_no_other_test_files() -> None:
+    of_several = {  # all backends, or many parts at once
+        *("engine/test_conformance.py", "engine/test_every_engine.py"),
+        *("runs/loggers/test_server.py", "search/test_tensorboard.py"),
+        "training/callbacks/test_stock_callbacks.py",
+    }
+    expected = {mirrored(path) for path in modules().values()}
+    folders = {path.parent for path in expected} - {ROOT / "tests"}
+    found = {path for folder in folders for path in folder.glob("test_*.py")}
+    assert {path.relative_to(ROOT / "tests").as_posix() for path in found - expected} == of_several
+
+
 def test_there_are_experiments_to_look_at() -> None:
     assert {"imdb_hub"} <= {path.stem for path in EXPERIMENTS}

@@ -36,7 +36,7 @@ def test_the_declaration_gives_the_search_space_in_its_order_without_plain_field
     assert list(hparams.search_space(Example)) == ["units", "rate", "dropout", "activation", "norm"]
 
 
-def test_ranges_read_as_a_person_would_say_them():
+def test_ranges_are_printed_as_a_person_would_write_them():
     assert [str(found) for found in hparams.search_space(Example).values()] == [
         "8 to 128 in steps of 8",
         "0.0001 to 0.01, log scale",
@@ -123,7 +123,7 @@ def test_a_value_that_is_none_of_its_choices_is_refused():
         hparams.check(Example(activation="gelu"))
 
 
-def test_a_class_that_is_no_dataclass_is_refused_with_the_remedy():
+def test_a_class_that_is_not_a_dataclass_is_refused_with_the_remedy():
     class HParams:
         units: int = 3
 
@@ -176,7 +176,7 @@ class Depending:
     depth: int = Int(2, low=1, high=4, when={"kind": "deep", "norm": False})
 
 
-def test_what_depends_on_another_value_says_on_which():
+def test_what_depends_on_another_value_shows_on_which():
     assert hparams.conditions(Depending) == {
         "kind": {},
         "norm": {"kind": ("wide", "deep")},

@@ -18,9 +18,8 @@ from lightkeras.data.arrays import ArrayData
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.runs import checkpoint
 from lightkeras.runs.results import FitResult
-from lightkeras.system.variables import CheckpointError
 from lightkeras.task import Task
-from lightkeras.testing import TwoMoons, two_moons
+from lightkeras.testing import TwoMoons
 
 
 @pytest.fixture
@@ -187,7 +186,7 @@ def test_what_brings_its_own_batches_keeps_its_own_order(run_dir, kind):
     assert json.loads((run_dir / "result.json").read_text())["source"] == ("arrays" if kind == "feed" else "stream")
 
 
-def test_a_second_fit_goes_on_from_the_weights_of_the_first(tmp_path):
+def test_a_second_fit_continues_from_the_weights_of_the_first(tmp_path):
     once, twice = Line(), Line()
     data = ArrayFeed((X, Y), 2)
     runner(tmp_path / "a", max_epochs=2).fit(once, data)
@@ -351,7 +350,7 @@ def test_a_run_that_breaks_in_its_first_epoch_still_leaves_a_result(run_dir):
 
 
 @pytest.mark.any_backend
-def test_validation_that_is_no_number_is_never_better(run_dir):
+def test_validation_that_is_not_a_number_is_never_better(run_dir):
     class Silent(Scripted):
         script = (2.0, math.nan, 1.0, math.nan, math.nan, 3.0)  # the last before the first epoch
 
@@ -392,7 +391,7 @@ def test_history_equals_metrics_csv(run_dir):
 
 
 @pytest.mark.any_backend
-def test_result_json_holds_what_the_result_says_and_config_json_the_settings(run_dir):
+def test_result_json_holds_what_the_result_shows_and_config_json_the_settings(run_dir):
     hp = TwoMoons.HParams(hidden_units=8)
     result = runner(run_dir, seed=5, callbacks=[Stopper(9)]).fit(TwoMoons(hp))
     saved = json.loads((run_dir / "result.json").read_text())
@@ -430,75 +429,6 @@ def test_evaluation_takes_the_weights_that_were_asked_for(run_dir):
 
 
 @pytest.mark.any_backend
-def test_evaluation_of_arrays_or_of_a_split(run_dir):
-    task = TwoMoons()
-    runner(run_dir).fit(task)
-    split = runner(run_dir).evaluate(task, weights="last")
-    given = runner(run_dir).evaluate(task, two_moons(100, seed=2), batch_size=7)
-    assert (split.split, split.examples, given.examples) == ("test", 100, 100)
-    assert split["accuracy"] == pytest.approx(given["accuracy"])
-    assert split["loss"] == pytest.approx(given["loss"], rel=1e-6)
-    assert json.loads((run_dir / "result.json").read_text())["test"] == dict(split.metrics)
-
-
-def test_evaluation_changes_no_variable(run_dir):
-    task = TwoMoons()
-    runner(run_dir).fit(task)
-    before = weights(task)
-    runner(run_dir).evaluate(task)
-    runner(run_dir).predict(task, two_moons(10)[0])
-    assert_same(weights(task), before)
-
-
-def test_predictions_are_those_of_the_model_in_order(run_dir):
-    task = TwoMoons()
-    runner(run_dir).fit(task)
-    x = two_moons(301)[0]
-    expected = ops.convert_to_numpy(task.model(x))
-    for batch_size in (1000, 7):
-        found = runner(run_dir).predict(task, x, weights="last", batch_size=batch_size)
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(runner(None).predict(task, x[:1]), expected[:1], rtol=1e-5, atol=1e-6)
-
-
-def test_a_prediction_can_be_a_saliency_map(run_dir):
-    class Saliency(Line):
-        def predict_step(self, batch):
-            return self.gradients(lambda x: ops.sum(ops.square(self.model(x))), batch)
-
-    np.testing.assert_array_equal(runner(run_dir).predict(Saliency(), X), 2 * X)  # of (wx)^2 with w = 1
-
-
-@pytest.mark.any_backend
-def test_inputs_of_another_shape_are_refused_with_both_shapes(run_dir):
-    message = r"predict_step: the model's input .* takes float32\[batch, 2\], but the batch has float32\[batch, 3\]"
-    with pytest.raises(ValueError, match=message):
-        runner(run_dir).predict(TwoMoons(), np.zeros((4, 3)))
-
-
-class Late(keras.Model):
-    def build(self, shape):
-        self.kernel = self.add_weight(shape=(shape[-1], 1), initializer="ones")
-
-    def call(self, x):
-        return x @ self.kernel
-
-
-class LateLine(Line):
-    def build_model(self):
-        return Late()
-
-
-def test_a_model_that_builds_itself_gets_the_weights_of_the_run_directory(run_dir):
-    task = LateLine()
-    runner(run_dir).fit(task, (X, Y), batch_size=2)
-    expected = X * task.model.get_weights()[0].item()
-    np.testing.assert_allclose(runner(run_dir).predict(LateLine(), X, weights="last"), expected, rtol=1e-6)
-    loss = runner(run_dir).evaluate(LateLine(), (X, Y), weights="last")["loss"]
-    assert loss == pytest.approx(np.mean((expected - Y) ** 2), rel=1e-5)
-
-
-@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -514,20 +444,6 @@ def test_missing_data_and_runs_are_reported(run_dir, call, error, message):
     with pytest.raises(error, match=message):
         call(runner(run_dir))
     assert not run_dir.exists()
-
-
-@pytest.mark.any_backend
-def test_weights_without_a_run_directory_are_refused():
-    with pytest.raises(ValueError, match=r"Loading weights needs a run directory: .*Runner\(run_dir="):
-        runner(None).evaluate(TwoMoons(), weights="best")
-
-
-@pytest.mark.any_backend
-def test_weights_of_another_shape_are_refused(run_dir):
-    runner(run_dir, max_epochs=1).fit(TwoMoons())
-    task = TwoMoons(TwoMoons.HParams(hidden_units=8))
-    with pytest.raises(CheckpointError, match=r"shape \(2, 8\), the saved value \(2, 16\)"):
-        runner(run_dir).evaluate(task, weights="last")
 
 
 # ---------------------------------------------------------------------- settings and disks

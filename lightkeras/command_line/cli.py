@@ -132,7 +132,7 @@ def _fit(
     made = Runner(**{**runner, "run_dir": path, "profile": settings.profile or runner.get("profile", False)})
     task = task_class(hparams.from_dict(task_class.HParams, hp), lookup)
     if settings.dry_run:
-        return _dry_run(made, task, resume, settings.accept_changes)
+        return _print_checks(made.check(task, resume=resume, accept_changes=settings.accept_changes))
     try:
         fitted = made.fit(task, resume=resume, accept_changes=settings.accept_changes)
     except Interrupted as stop:
@@ -214,10 +214,6 @@ def _distrust(
 ) -> None:
     recorded = config.get("lookup", {}).get("data_dir")
     trust.distrust(untrusted_in(path, task_class.HParams, config.get("hparams", {}), recorded, given_hp, data_dir))
-
-
-def _dry_run(runner: Runner, task: Task, resume: bool | Path, accept_changes: bool) -> int:
-    return _print_checks(runner.check(task, resume=resume, accept_changes=accept_changes))
 
 
 def _print_checks(names: Sequence[str]) -> int:

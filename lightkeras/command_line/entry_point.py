@@ -30,14 +30,10 @@ if TYPE_CHECKING:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs the command.
+    """Runs the command with `args`, by default `sys.argv[1:]`, and returns its exit status.
 
-    Args:
-        args: The arguments; `None` takes `sys.argv[1:]`.
-
-    Returns:
-        The exit status: 0 if a report was written or a step was reproduced to the bit, 1 if a step was not reproduced,
-        2 for a wrong argument or a missing `--task`.
+    It is 0 if a report was written or a step was reproduced to the bit, 1 if a step was not reproduced, 2 for a wrong
+    argument or a missing `--task`.
     """
     settings = _parser().parse_args(list(sys.argv[1:] if args is None else args))
     try:
@@ -61,14 +57,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def load_task(named: str) -> type[Task]:
-    """Imports a file and returns a class of it. The block under `if __name__ == "__main__"` does not run.
+    """Returns the class that `FILE.py:ClassName` names. The block under `if __name__ == "__main__"` does not run.
 
-    Args:
-        named: `FILE.py:ClassName`.
-
-    Raises:
-        ValueError: `named` has another form, or the file has no such class.
-        FileNotFoundError: The file does not exist.
+    Raises a ValueError for another form or a file without such a class, and a FileNotFoundError without the file.
     """
     file, colon, name = named.rpartition(":")
     if not colon or not file or not name.isidentifier():

@@ -34,16 +34,7 @@ _RESERVED = ("task", "source", "backend", "hparams", "versions", "runs", "wall_s
 
 @final
 class Experiment:
-    """A `main` with its task and its runner.
-
-    Args:
-        main: The function.
-        task: The task, not set up.
-        runner: The runner; its `run_dir` is the directory of the experiment.
-
-    Raises:
-        TypeError: The runner's `run_dir` is not a `Path`.
-    """
+    """A `main` with its task, which is not set up, and its runner, whose `run_dir` is the experiment's directory."""
 
     def __init__(self, main: Main, task: Task, runner: Runner) -> None:
         if not isinstance(runner.run_dir, Path):
@@ -52,35 +43,18 @@ class Experiment:
         self.directory = RunDirectory(runner.run_dir)
 
     def check(self, resume: bool) -> list[str]:
-        """Checks the directory, and the task as `Runner.check` does. Writes nothing.
+        """Checks the directory, and the task as `Runner.check` does; returns the names of the values of an epoch.
 
-        Args:
-            resume: Whether to resume the experiment in the directory, if there is one.
-
-        Returns:
-            Names of the values that a run of the task logs every epoch.
-
-        Raises:
-            ValueError: The task cannot be run.
-            FileExistsError: The directory is not empty and `resume` is false.
-            ChangedRunError: The experiment was started with another task or other hyperparameters.
+        Writes nothing. Raises a FileExistsError if the directory is not empty and `resume` is false, and a
+        ChangedRunError if it holds an experiment with another task or other hyperparameters.
         """
         self._compare(resume)
         return dataclasses.replace(self._runner, run_dir=self.directory.path / "run").check(self._task)
 
     def run(self, resume: bool) -> bool:
-        """Calls `main` and writes `result.json`.
+        """Calls `main`, writes `result.json`, and returns whether one of its runs diverged.
 
-        Args:
-            resume: Whether to resume the experiment in the directory, if there is one.
-
-        Returns:
-            Whether one of its runs diverged.
-
-        Raises:
-            FileExistsError: The directory is not empty and `resume` is false.
-            ChangedRunError: The experiment was started with another task or other hyperparameters.
-            TypeError: `main` returned a value that JSON cannot hold.
+        Raises the errors of `check`, and a TypeError if `main` returned a value that JSON cannot hold.
         """
         began = time.perf_counter()
         before, config = self._compare(resume), self._config()

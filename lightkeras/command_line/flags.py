@@ -166,11 +166,8 @@ def make_parser(
 ) -> Parser:
     """Returns the parser of a command.
 
-    Args:
-        task_class: The task.
-        command: The command's name; `None` if none is given.
-        runner_defaults: Settings of the runner whose defaults the experiment changes.
-        main: Runs if no command is given; `None` fits and tests.
+    `runner_defaults` are the defaults of the runner that the experiment changes. `main` runs if no command is given;
+    `None` fits and tests.
     """
     program = Path(sys.argv[0]).name
     description = inspect.getdoc(task_class) or task_class.__name__
@@ -331,9 +328,7 @@ _KINDS = {
 def settings_of(given: Any, before: dict[str, Any] | None = None) -> dict[str, Any]:
     """Returns settings of a runner or a tuner, with each group of settings as an object of its class.
 
-    Args:
-        given: The settings, from the command line or from JSON.
-        before: Recorded settings, which complete a group that is given in part.
+    `before` are recorded settings, which complete a group that is given in part.
     """
     settings = dict(given if isinstance(given, dict) else vars(given))
     for name, kind in _KINDS.items():

@@ -27,22 +27,12 @@ def run(
     *,
     trust_run: bool = False,
 ) -> int:
-    """Reruns a broken step, and prints the values of the run beside the new ones.
+    """Reruns a broken step and prints both values; returns 0 if all is equal to the bit, 1 if not.
 
-    Args:
-        task_class: The class of the run's task.
-        folder: The folder of the broken step, or the run directory.
-        data_dir: Folder to look in first for TF Hub modules; `None` takes that of the run.
-        source: As in `Lookup`; `None` takes that of the run.
-        trust_run: Whether modules that only the folder names may be run and downloaded.
-
-    Returns:
-        0 if all is equal to the bit, 1 if not.
-
-    Raises:
-        FileNotFoundError: The folder holds no broken step.
-        CheckpointError: The files are damaged, or do not fit the task.
-        ValueError: The step belongs to another task, or cannot be repeated.
+    `folder` is that of the step, or the run directory; `data_dir` and `source` are those of the run if `None`;
+    `trust_run` allows modules that only the folder names. Raises a FileNotFoundError without a broken step, a
+    CheckpointError if the files are damaged or do not fit the task, and a ValueError if the step belongs to another
+    task or cannot be repeated.
     """
     path = find_broken(folder)
     state = files.read_json(path / STATE, formats.BrokenState, decode_float)

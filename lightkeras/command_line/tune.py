@@ -33,16 +33,9 @@ def run(
     runner_defaults: dict[str, Any],
     given: jsonargparse.Namespace,
 ) -> int:
-    """Runs the command.
+    """Runs the command; returns 1 if no trial was completed or a replayed trial differs, else 0.
 
-    Args:
-        task_class: The task.
-        settings: All settings, with defaults.
-        runner_defaults: Settings of the runner whose defaults the experiment changes.
-        given: The settings given on the command line.
-
-    Returns:
-        The exit status: 1 if no trial was completed, or a replayed trial differs.
+    `settings` are all settings, with defaults; `given` are those given on the command line.
     """
     if settings.replay is not None:
         return _replay(task_class, settings)
@@ -60,12 +53,7 @@ def run(
 
 
 def print_trial(trial: Trial, names: Sequence[str]) -> None:
-    """Prints a line about a trial that ended, above the live table if there is one.
-
-    Args:
-        trial: The trial.
-        names: Hyperparameters that the search varies.
-    """
+    """Prints a line about a trial that ended, above the live table if there is one."""
     value = trial.status if trial.objective is None else f"{trial.objective:.4f}"
     values = "  ".join(f"{name} {short(trial.hparams[name])}" for name in names if name not in trial.inactive)
     reason = "" if trial.status == "completed" else f"  ({trial.reason})"

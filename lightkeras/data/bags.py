@@ -50,11 +50,7 @@ class Bags:
         return len(self.splits) - 1
 
     def take(self, indices: np.ndarray) -> Bags:
-        """The bags of some examples, in the given order.
-
-        Args:
-            indices: Integer `[n]`, example numbers.
-        """
+        """The bags of the given examples, in the given order."""
         starts, lengths = self.splits[indices], self.splits[indices + 1] - self.splits[indices]
         splits = np.concatenate([[0], np.cumsum(lengths)])
         entries = np.arange(splits[-1]) + np.repeat(starts - splits[:-1], lengths)

@@ -44,12 +44,12 @@ def _chained(first: StreamFeed, second: StreamFeed) -> StreamFeed:
     def open_epoch(epoch: int) -> Iterator[Structure]:
         return itertools.chain(first.open_epoch(epoch), second.open_epoch(epoch))
 
-    known = first.steps is not None and second.steps is not None
+    steps = None if first.steps is None or second.steps is None else first.steps + second.steps
     datasets = first.dataset is not None and second.dataset is not None
     return StreamFeed(
         open_epoch,
         first.spec,
-        steps=(first.steps or 0) + (second.steps or 0) if known else None,
+        steps=steps,
         batch_size=first.batch_size,
         dataset=first.dataset.concatenate(second.dataset) if datasets else None,
     )

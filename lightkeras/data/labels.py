@@ -26,19 +26,11 @@ def outputs_by_name(model: keras.Model) -> dict[str, keras.KerasTensor]:
 
 
 def check_labels(losses: Any, labels: Structure, outputs: Mapping[str, keras.KerasTensor], split: str) -> None:
-    """Checks labels against a loss. Dicts of losses and labels are matched by name.
+    """Checks labels against a loss of `model.compile`. Dicts of losses and labels are matched by name.
 
-    Lists of losses, and losses other than the cross entropies, are left to Keras.
-
-    Args:
-        losses: As in `model.compile`.
-        labels: Array, or dict of arrays by output.
-        outputs: The model's outputs by name.
-        split: Name of the split, for errors.
-
-    Raises:
-        ValueError: A label is outside the range of its loss, is not a whole number where a class is expected,
-            or is one class where a number for each class is expected, and the other way round.
+    Lists of losses, and losses other than the cross entropies, are left to Keras. A ValueError if a label is outside
+    the range of its loss, is not a whole number where a class is expected, or is one class where a number for each
+    class is expected, and the other way round.
     """
     if isinstance(losses, Mapping) and isinstance(labels, Mapping):
         for name in [name for name in losses if name in labels]:

@@ -67,11 +67,9 @@ class Lookup:
 
 
 def reachable(url: str, timeout: float = 3.0) -> bool:
-    """Returns whether a web server answers, so that a machine without a network does not wait for retries.
+    """Whether a web server answers a HEAD request: a machine without a network should not wait for retries.
 
-    Args:
-        url: The address to ask (a HEAD request; proxies of the environment are honoured).
-        timeout: Seconds to wait for an answer.
+    Proxies of the environment are honoured; `timeout` is in seconds.
     """
     try:
         request = urllib.request.Request(url, method="HEAD")

@@ -22,9 +22,7 @@ _active: contextvars.ContextVar[Scope | None] = contextvars.ContextVar("lightker
 def compute_ahead(function: Function, inputs: Any) -> Any:
     """Returns `function(inputs)`, computed in the input pipeline if `inputs` is an array of the batch in a run.
 
-    Args:
-        function: A pure function of one tensor that reads no variable; the same object at every call.
-        inputs: The tensor.
+    `function` is pure, reads no variable, and must be the same object at every call.
     """
     scope = _active.get()
     return function(inputs) if scope is None else scope.compute(function, inputs)
@@ -53,11 +51,7 @@ class Scope(abc.ABC):
 
 @final
 class RecordingScope(Scope):
-    """Computes every function in place, and records those that can be computed ahead.
-
-    Args:
-        leaves: The arrays of the batch.
-    """
+    """Computes every function in place, and records those that can be computed ahead."""
 
     def __init__(self, leaves: Sequence[Any]) -> None:
         self._leaves = leaves
@@ -72,13 +66,7 @@ class RecordingScope(Scope):
 
 @final
 class PrecomputedScope(Scope):
-    """Returns the values that were computed ahead; computes all others in place.
-
-    Args:
-        leaves: The arrays of the batch.
-        found: What was computed ahead: functions, and positions in `leaves`.
-        values: Their values.
-    """
+    """Returns the values that were computed ahead; computes all others in place."""
 
     def __init__(self, leaves: Sequence[Any], found: Sequence[tuple[Function, int]], values: Sequence[Any]) -> None:
         self._leaves, self._found, self._values = leaves, list(found), values

@@ -30,11 +30,8 @@ def enable() -> None:
 def reused_module(built: DataModule | None) -> DataModule | None:
     """Returns the data module to use: an earlier one with the same settings, else the one given.
 
-    Settings are the attributes after the constructor. A module that holds anything but plain values by then,
-    such as arrays, is not replaced.
-
-    Args:
-        built: What `Task.build_data` returned.
+    Settings are the attributes after the constructor. A module that holds anything but plain values by then, such as
+    arrays, is not replaced.
     """
     if not _enabled or built is None:
         return built
@@ -50,13 +47,10 @@ def reused_module(built: DataModule | None) -> DataModule | None:
 
 
 def commit(ended_well: bool) -> None:
-    """Caches the data modules of the run that ends here, if they are reusable.
+    """Caches the data modules of the run that ends here, if it ended well and they are reusable.
 
     A module is if its splits are in memory: the order of their batches is a function of seed and epoch. A stream may
     continue where it stopped, so that the next run would see other batches than in a process of its own.
-
-    Args:
-        ended_well: Whether the run completed; else nothing is cached.
     """
     for key, used in _used_by_run.items():
         if ended_well and isinstance(used.train(), ArrayFeed):
@@ -67,9 +61,7 @@ def commit(ended_well: bool) -> None:
 def memoized(key: tuple[Any, ...], make: Callable[[], T]) -> T:
     """Returns `make()`, or what an earlier call with the same key returned, where reuse is enabled.
 
-    Args:
-        key: Everything the value depends on.
-        make: Computes the value.
+    The key must hold everything that the value depends on.
     """
     if not _enabled:
         return make()

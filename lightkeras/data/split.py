@@ -62,12 +62,7 @@ def split(
 
 
 def check_validation(validation: float) -> None:
-    """Checks that `validation` is a fraction between 0 and 1 or a count of at least 1.
-
-    Raises:
-        ValueError: The number is out of range.
-        TypeError: It is not a number.
-    """
+    """Raises a ValueError unless `validation` is a fraction or a count of at least 1, a TypeError if not a number."""
     if isinstance(validation, bool) or not isinstance(validation, (int, float, np.integer, np.floating)):
         raise TypeError(
             f"validation={validation!r}: expected a fraction between 0 and 1, such as 0.1, or a whole number of "

@@ -11,19 +11,11 @@ from lightkeras.data.structure import Structure, digest_of
 
 @final
 class StreamReader:
-    """One epoch of a stream.
+    """One epoch of a stream, from batch `step`; `state` is from the saved run, or `None` to skip its check.
 
-    A generator or a `DataLoader` has no position: the batches before `step` are read and discarded. Whether they
-    are the same batches as in the run before cannot be checked, only the first one, by its digest.
-
-    Args:
-        feed: The stream.
-        epoch: The epoch, from 0.
-        step: Batches that are read and discarded first.
-        state: Return value of `state` when the run was saved; `None` skips the check.
-
-    Raises:
-        ValueError: The epoch begins with another batch than it began with before, or ends too soon.
+    A generator or a `DataLoader` has no position: the batches before `step` are read and discarded. Whether they are
+    the same batches as in the run before cannot be checked, only the first one, by its digest. A ValueError if that
+    differs, or the epoch ends too soon.
     """
 
     def __init__(self, feed: StreamFeed, epoch: int, step: int = 0, state: bytes | None = None) -> None:

@@ -143,16 +143,9 @@ def batches_of(feed: Feed) -> Iterator[Structure]:
 
 
 def join_models(raw: Structure, features: Structure, model: keras.Model, source: str) -> keras.Model:
-    """Joins what computes features and a model of them to one model.
+    """Joins what computes features from `keras.Input`s and a model of them to one model, which shares its weights.
 
-    Args:
-        raw: `keras.Input`s of the joined model.
-        features: Tensors that were computed from `raw`.
-        model: The model of the features, functional or sequential; the joined model shares its weights.
-        source: Name of what computes the features, for errors.
-
-    Raises:
-        JoinError: The model is subclassed, or does not take these features.
+    A JoinError if the model is subclassed, or does not take these features; `source` names what computes them.
     """
     import keras
 
@@ -165,11 +158,7 @@ def join_models(raw: Structure, features: Structure, model: keras.Model, source:
 
 
 def model_ends(model: keras.Model) -> tuple[Structure, Structure]:
-    """Inputs and outputs of a functional or sequential model, in their structures.
-
-    Raises:
-        JoinError: The model is subclassed.
-    """
+    """Inputs and outputs of a model, in their structures; a JoinError if it is subclassed."""
     import keras
 
     if not isinstance(getattr(model, "inputs", None), list):

@@ -61,12 +61,7 @@ class _Meta:
 
 @final
 class ArrayCache:
-    """Arrays by key.
-
-    Args:
-        folder: Folder of the cache; it is created.
-        limit_bytes: Size above which the least recently used entries are removed, unless they are in use.
-    """
+    """Arrays by key. Above `limit_bytes` the least recently used entries that are not in use are removed."""
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self._folder, self._limit = folder, limit_bytes
@@ -76,14 +71,9 @@ class ArrayCache:
     ) -> tuple[list[np.ndarray], Callable[[], None]]:
         """Returns the arrays of an entry, computed if missing, and a function to call when they are no longer used.
 
-        Args:
-            key: Name of the entry, a digest of everything the arrays depend on.
-            columns: Dtypes and shapes of the arrays.
-            make: Computes the arrays. It is called by one process at a time.
-            record: Plain data about the arrays, stored in `meta.json` for people.
-
-        Raises:
-            UnwritableError: The folder cannot be written to.
+        The key is a digest of everything that the arrays depend on; `columns` are their dtypes and shapes. `make` is
+        called by one process at a time. `record` is stored in `meta.json` for people. An UnwritableError if the folder
+        cannot be written to.
         """
         with _disk_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)

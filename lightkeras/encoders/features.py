@@ -59,14 +59,8 @@ class FeatureCache:
 def encode_feed(feed: Feed, encoder: Encoder | None, cache: FeatureCache) -> Feed:
     """Returns a feed with features in place of the inputs, of the same examples in the same order.
 
-    Args:
-        feed: The feed; it becomes `raw` of the one that is returned.
-        encoder: The encoder; `None` returns the feed unchanged.
-        cache: Where features are cached.
-
-    Raises:
-        ValueError: The encoder cannot take the inputs, or its features do not match its `inputs()`.
-        TypeError: The same.
+    The feed becomes its `raw`; without an encoder it is returned unchanged. Raises a ValueError or a TypeError if the
+    encoder cannot take the inputs, or its features do not match its `inputs()`.
     """
     if encoder is None or not encoder.encodes:
         return feed

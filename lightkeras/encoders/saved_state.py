@@ -20,16 +20,7 @@ def to_bytes(encoder: Encoder) -> bytes | None:
 
 
 def from_bytes(encoder: Encoder, content: bytes, origin: Path) -> None:
-    """Restores the state of an encoder.
-
-    Args:
-        encoder: An encoder with the settings of the one that was saved.
-        content: Return value of `to_bytes`.
-        origin: The file, for errors.
-
-    Raises:
-        ValueError: The content is damaged, or belongs to another encoder.
-    """
+    """Restores what `to_bytes` saved of an encoder with the same settings, else raises a ValueError."""
     try:
         state = safetensors.numpy.load(content)
     except (safetensors.SafetensorError, KeyError, TypeError, AttributeError, OverflowError) as error:

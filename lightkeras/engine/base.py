@@ -3,6 +3,7 @@
 An engine handles tensors, gradients and compilation, and nothing about runs, callbacks or files.
 A step is a function from one batch to its logs, `{name: scalar tensor}`; a program is a step
 compiled so that one call runs `count` steps; a stream is a feed opened at a position.
+`Program.run` calls the user's step in `tensorflow/programs.py`, `jax/programs.py` or `torch/programs.py`.
 
     engine = make_engine()
     trace = engine.trace(step, feed.spec)            # abstract: names, optimizers, errors
@@ -16,16 +17,18 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, final
 
 import keras
 import numpy as np
 
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.data.structure import Structure
+from lightkeras.engine.layer_calls import Numbers, Observation, observation
 from lightkeras.engine.stream import Stream
 
 if TYPE_CHECKING:
@@ -97,28 +100,8 @@ class StepLogs:
         return StepLogs(values, self.examples[:count], self.waited)
 
 
-@dataclasses.dataclass(frozen=True)
-class Observation:
-    """A layer output, loss or gradient observed by `Engine.run_eagerly`.
-
-    Args:
-        kind: `"layer"` for the output of a layer (or of an operation of a functional model), `"loss"` for a
-            minimized loss, `"gradient"` for its gradient with respect to one variable.
-        name: Path to the layer from the outermost layer, and its class; for a gradient, the variable's path.
-        value: The first value that is not finite; `None` if all are finite.
-        inputs: The first value in a layer's inputs that is not finite; `None` if all are finite.
-        largest: Largest absolute value; `None` if a value is not finite or the tensor is empty.
-    """
-
-    kind: Literal["layer", "loss", "gradient"]
-    name: str
-    value: float | None
-    inputs: float | None = None
-    largest: float | None = None
-
-
 class Program(abc.ABC):
-    """A step, compiled."""
+    """A step, compiled: `TensorFlowProgram`, `JaxProgram` and `TorchProgram`, each in its `programs.py`."""
 
     forms: list[str]
     """Descriptions of the batch shapes it was compiled for, in order; empty if nothing is compiled."""
@@ -151,10 +134,18 @@ class Engine(abc.ABC):
     backend: str
     compiles: bool = True
     """Whether Python code in a step runs only once, when the step is compiled."""
+    numbers: Numbers
+    """Reads the values of the backend's tensors."""
     _CREATES_VARIABLES = (
         "The step creates new variables in each run, as `keras.layers.Dense(1)(x)` does: they would not be trained. "
         "Create layers, metrics and seed generators in `build`, as attributes of the task."
     )
+    _NOT_TRACED = "gradient_sizes: this is not the last traced step that minimizes; call `trace` first."
+
+    def __init__(self) -> None:
+        self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
+        self._observations: list[Observation] | None = None  # a list in `run_eagerly`, else None
+        self._datasets_opened: Datasets | None = None
 
     @abc.abstractmethod
     def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
@@ -179,10 +170,6 @@ class Engine(abc.ABC):
         Other state (metrics, seeds, moving means) does change. A `minimize` inside a branch, such as
         `keras.ops.cond`, is skipped: its gradients may never be computed.
 
-        Args:
-            step: The last traced step that minimizes; its graph is reused.
-            stream: Source of the batch; it advances by one.
-
         Returns:
             The variables of each `minimize`, in order, each with the largest absolute value of its gradient: 0.0 if
             the loss does not depend on it, not finite if a value is not. The optimizer's loss scale is divided out.
@@ -190,8 +177,6 @@ class Engine(abc.ABC):
         Raises:
             ValueError: The step was not traced, or the stream has no batch.
         """
-
-    _opened_datasets: Datasets | None = None
 
     def skip_epochs(self, feed: Feed, count: int) -> None:
         """Advances an unopened feed by `count` epochs, without reading data.
@@ -247,11 +232,22 @@ class Engine(abc.ABC):
     @final
     def _datasets(self) -> Datasets:
         """Opens `tf.data.Dataset`s; created on first use, because it imports TensorFlow."""
-        if self._opened_datasets is None:
+        if self._datasets_opened is None:
             from lightkeras.engine.tf_data import Datasets
 
-            self._opened_datasets = Datasets()
-        return self._opened_datasets
+            self._datasets_opened = Datasets()
+        return self._datasets_opened
+
+    @final
+    def _on_device(self, feed: ArrayFeed) -> Structure:
+        """The arrays of a feed on the device, where they stay as long as the feed lives."""
+        if feed not in self._resident:
+            self._resident[feed] = self._copied_to_device(feed.arrays)
+        return self._resident[feed]
+
+    @abc.abstractmethod
+    def _copied_to_device(self, arrays: Structure) -> Structure:
+        """Copies the arrays of a split to the device."""
 
     @abc.abstractmethod
     def open_batch(
@@ -270,12 +266,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def program(self, step: Step, names: Sequence[str]) -> Program:
-        """Compiles a step from its last trace.
-
-        Args:
-            step: Function from one batch to its logs.
-            names: Names of the step's logs, from its trace.
-        """
+        """Compiles a step from its last trace, which found the names."""
 
     @abc.abstractmethod
     def predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
@@ -298,6 +289,29 @@ class Engine(abc.ABC):
         Returns:
             The loss before the update.
         """
+
+    @final
+    def _observe(self, loss: Tensor, variables: Sequence[keras.Variable], gradients: Sequence[Tensor]) -> None:
+        """Records a loss and its gradients in `run_eagerly`."""
+        if self._observations is not None:
+            self._observations.append(observation("loss", "loss", [loss], self.numbers))
+            pairs = zip(variables, gradients, strict=True)
+            self._observations.extend(observation("gradient", v.path, [g], self.numbers) for v, g in pairs)
+
+    @staticmethod
+    def _check_scalar(loss: Tensor) -> Tensor:
+        """Returns the loss of a `minimize`, checked to be a scalar."""
+        shape = tuple(loss.shape)
+        if shape:
+            raise ValueError(f"minimize: the loss has shape {shape}; expected a scalar. Take its mean over the batch.")
+        return loss
+
+    @staticmethod
+    def _batch_to_measure(stream: Stream) -> Structure:
+        batch = stream.next_batch()
+        if batch is None:
+            raise ValueError("gradient_sizes: the stream has no batch left; expected one.")
+        return batch
 
     @abc.abstractmethod
     def gradients(self, fn: Callable[[Structure], Tensor], inputs: Structure) -> Structure:
@@ -323,10 +337,6 @@ class Engine(abc.ABC):
         """Runs a step uncompiled and observes its layer outputs, losses and gradients.
 
         It is slow, and results may differ from the compiled step in the last digits.
-
-        Args:
-            step: Function from one batch to its logs.
-            batch: NumPy arrays.
 
         Returns:
             The step's logs, and the observations in order of execution: inner layers before the layers that call

@@ -1,4 +1,4 @@
-"""Observations of a step that runs uncompiled: whether each layer output is finite, and how large it is."""
+"""Observations of a step that runs uncompiled: whether each value is finite, and how large it is."""
 
 from __future__ import annotations
 
@@ -11,10 +11,28 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from lightkeras.engine.base import Observation
-
 Numbers = Callable[[Any], np.ndarray | None]
 """Returns the values of a float tensor; `None` for anything else, and for symbolic tensors."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+    """A layer output, loss or gradient observed by `Engine.run_eagerly`.
+
+    Args:
+        kind: `"layer"` for the output of a layer (or of an operation of a functional model), `"loss"` for a
+            minimized loss, `"gradient"` for its gradient with respect to one variable.
+        name: Path to the layer from the outermost layer, and its class; for a gradient, the variable's path.
+        value: The first value that is not finite; `None` if all are finite.
+        inputs: The first value in a layer's inputs that is not finite; `None` if all are finite.
+        largest: Largest absolute value; `None` if a value is not finite or the tensor is empty.
+    """
+
+    kind: Literal["layer", "loss", "gradient"]
+    name: str
+    value: float | None
+    inputs: float | None = None
+    largest: float | None = None
 
 
 @contextlib.contextmanager
@@ -22,11 +40,6 @@ def observe_layer_calls(found: list[Observation], numbers: Numbers, is_eager: Ca
     """Records every call of a layer, and of an operation of a functional model, in this thread.
 
     `keras.Operation.__call__` is wrapped meanwhile: every call goes through it, whichever list or dict holds the layer.
-
-    Args:
-        found: Receives the observations.
-        numbers: Reads a tensor.
-        is_eager: Whether tensors have values now; those of a function that is being compiled have none.
     """
     original, thread, path = keras.Operation.__call__, threading.get_ident(), []
 

@@ -65,10 +65,6 @@ def make_slots(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.
 def rebuild(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]) -> bool:
     """Builds an optimizer for exactly these variables. Existing slots keep their values.
 
-    Args:
-        optimizer: The optimizer.
-        variables: The variables, in order.
-
     Returns:
         Whether anything changed. Slots of variables that are no longer listed are removed.
 
@@ -88,12 +84,7 @@ def rebuild(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Var
 
 
 def finalize(optimizer: keras.optimizers.Optimizer, learned: Sequence[keras.Variable]) -> None:
-    """Calls `finalize_variable_values` as Keras does after training, but leaves frozen variables unchanged.
-
-    Args:
-        optimizer: The optimizer.
-        learned: Variables that it trained last.
-    """
+    """Calls `finalize_variable_values` as Keras does after training, but does not change frozen variables."""
     if not optimizer.built:
         return
     wanted = set(map(id, learned))

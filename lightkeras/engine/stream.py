@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 
+from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure
 
 
@@ -12,22 +13,23 @@ class Stream(abc.ABC):
 
     Args:
         reread: Number of batches that were read and discarded to reach the position.
+        reader: Source of the batches, which holds the state; `None` if the position suffices.
     """
 
-    def __init__(self, reread: int = 0) -> None:
-        self.reread = reread
+    def __init__(self, reread: int = 0, reader: StreamReader | None = None) -> None:
+        self.reread, self._reader = reread, reader
 
-    @abc.abstractmethod
     def state(self) -> bytes | None:
         """State that `Engine.open` needs to resume here, in addition to the position; `None` if it needs none."""
+        return None if self._reader is None else self._reader.state()
 
     @abc.abstractmethod
     def next_batch(self) -> Structure | None:
         """Returns the next batch as NumPy arrays; `None` at the end of the epoch."""
 
-    @abc.abstractmethod
     def shapes(self) -> list[list[int | None]] | None:
         """Shapes that a step is compiled for, `None` for each size that it does not know; `None` if it knows all.
 
         A step that is compiled without a size may compute in another order and differ in the last digits.
         """
+        return None

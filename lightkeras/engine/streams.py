@@ -11,7 +11,6 @@ import numpy as np
 
 from lightkeras.data.bags import Bags
 from lightkeras.data.feed import ArrayFeed
-from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.stream import Stream
 
@@ -21,30 +20,16 @@ PREFETCH = 8
 
 @final
 class ArrayStream(Stream):
-    """Arrays on the device, and the indices of the next examples.
-
-    Args:
-        feed: The feed.
-        arrays: Its arrays on the device.
-        epoch: Epoch, from 0.
-        step: First batch, from 0.
-        seed: Seed of the run.
-    """
+    """Arrays on the device, and the indices of the next examples."""
 
     def __init__(self, feed: ArrayFeed, arrays: Structure, epoch: int, step: int, seed: int) -> None:
         super().__init__()
         self.arrays = arrays
         self._feed, self._epoch, self._step, self._seed = feed, epoch, step, seed
 
-    def state(self) -> bytes | None:
-        return None
-
     def next_batch(self) -> Structure | None:
         indices = self.next_indices(1)
         return None if indices is None else batch_of(self._feed.arrays, indices[0])
-
-    def shapes(self) -> list[list[int | None]] | None:
-        return None
 
     def next_indices(self, count: int) -> np.ndarray | None:
         """Example indices of the next batches, see `ArrayFeed.indices`; `None` at the end of the epoch."""
@@ -70,44 +55,6 @@ class ArrayStream(Stream):
         taken = len(self._feed.indices(self._epoch, self._step, count, self._seed))
         self._step += taken
         return range(self._step - taken, self._step)
-
-
-class HostStream(Stream):
-    """Batches that a thread of the host prefetches while steps run.
-
-    Args:
-        batches: The batches as NumPy arrays; read in the thread.
-        reader: Source of the batches, which holds the state; `None` if the position suffices.
-        reread: See `Stream`.
-    """
-
-    def __init__(self, batches: Iterator[Structure], reader: StreamReader | None = None, reread: int = 0) -> None:
-        super().__init__(reread)
-        self._reader = reader
-        self._batches = Prefetcher(batches)
-        self._next: Structure | None = None  # of another shape than the batches that were returned
-
-    def state(self) -> bytes | None:
-        return None if self._reader is None else self._reader.state()
-
-    def shapes(self) -> list[list[int | None]] | None:
-        return None
-
-    def next_batch(self) -> Structure | None:
-        if self._next is None:
-            return self._batches.take()
-        batch, self._next = self._next, None
-        return batch
-
-    def next_alike(self, count: int) -> list[Structure]:
-        """Returns up to `count` next batches of the same shapes; none at the end of the epoch."""
-        found: list[Structure] = []
-        while len(found) < count and (batch := self.next_batch()) is not None:
-            if found and shapes_of(batch) != shapes_of(found[0]):
-                self._next = batch
-                break
-            found.append(batch)
-        return found
 
 
 @final
@@ -173,11 +120,6 @@ def batch_of(arrays: Structure, indices: np.ndarray) -> Structure:
 def holds_bags(arrays: Structure) -> bool:
     """Whether a leaf is `Bags`, whose batches vary in length and are made on the host."""
     return any(isinstance(leaf, Bags) for _, leaf in flatten(arrays))
-
-
-def shapes_of(batch: Structure) -> list[tuple[int, ...]]:
-    """Shapes of a batch's arrays, in order."""
-    return [tuple(array.shape) for _, array in flatten(batch)]
 
 
 def batches_in_memory(feed: ArrayFeed, epoch: int, step: int, seed: int) -> Iterator[Structure]:

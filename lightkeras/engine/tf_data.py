@@ -17,6 +17,7 @@ import safetensors.numpy
 import tensorflow as tf
 
 from lightkeras.data.feed import Feed, StreamFeed
+from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.stream import Stream
 from lightkeras.system.variables import CheckpointError
@@ -38,12 +39,18 @@ class IteratorStream(Stream):
         structure: Structure of a batch in the second case, else `None`.
         precomputed: Functions of the precomputed values.
         reread: See `Stream`.
+        reader: See `Stream`.
     """
 
     def __init__(
-        self, dataset: tf.data.Dataset, structure: Structure = None, precomputed: Precomputed = (), reread: int = 0
+        self,
+        dataset: tf.data.Dataset,
+        structure: Structure = None,
+        precomputed: Precomputed = (),
+        reread: int = 0,
+        reader: StreamReader | None = None,
     ) -> None:
-        super().__init__(reread)
+        super().__init__(reread, reader)
         self.iterator = iter(dataset)
         self.structure, self.precomputed = structure, precomputed
 

@@ -21,12 +21,7 @@ _ON_TENSORFLOW = (
 
 
 class TextInputError(ValueError):
-    """Raised for a batch with text on a backend without string tensors.
-
-    Args:
-        path: Path of the array in the batch.
-        backend: Name of the backend.
-    """
+    """Raised for a batch with text on a backend without string tensors."""
 
     def __init__(self, path: str, backend: str) -> None:
         super().__init__(

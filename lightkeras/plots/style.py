@@ -60,13 +60,7 @@ def _drawn(figure: Figure, form: str) -> bytes:
 
 
 def panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    """Creates a figure with panels in rows.
-
-    Args:
-        count: Number of panels.
-        columns: Largest number of panels in a row.
-        size: Width and height of a panel, in inches.
-    """
+    """Creates a figure with at most `columns` panels in a row, each of `size` (width, height) in inches."""
     from matplotlib.figure import Figure
 
     columns = min(columns, count)
@@ -107,11 +101,7 @@ def short_names(names: Sequence[str], most: int) -> list[str]:
 
 
 def checked_numbers(values: Any, name: str, function: str) -> np.ndarray:
-    """Checks numbers and returns them as float64 `[n]`.
-
-    Raises:
-        ValueError: They are not numbers, have another shape, or are not finite.
-    """
+    """Returns finite numbers as float64 `[n]`, n at least 1; a ValueError if they are anything else."""
     array = np.asarray(values)
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{function}({name}=...): expected numbers, got an array of dtype {array.dtype}.")
@@ -128,11 +118,7 @@ def checked_numbers(values: Any, name: str, function: str) -> np.ndarray:
 
 
 def checked_labels(values: Any, name: str, function: str, class_names: Sequence[str]) -> np.ndarray:
-    """Checks class numbers and returns them as int64 `[n]`.
-
-    Raises:
-        ValueError: They are not whole numbers `[n]`, or out of the range of the class names.
-    """
+    """Returns class numbers as int64 `[n]`; a ValueError if one is not whole, or has no name."""
     array = checked_numbers(values, name, function)
     if (array != np.round(array)).any():
         raise ValueError(f"{function}({name}=...): expected class numbers, got {array[array != np.round(array)][0]}.")
@@ -146,11 +132,7 @@ def checked_labels(values: Any, name: str, function: str, class_names: Sequence[
 
 
 def check_same_length(function: str, **found: Sequence[Any] | np.ndarray) -> None:
-    """Checks that arguments have the same length.
-
-    Raises:
-        ValueError: Their lengths differ.
-    """
+    """Raises a ValueError if the arguments differ in length."""
     lengths = {name: len(value) for name, value in found.items()}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{length} {name}" for name, length in lengths.items())

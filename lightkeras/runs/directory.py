@@ -27,11 +27,7 @@ _OURS = (  # names that a run, an experiment or a search writes
 @final
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
-    """Paths in a run directory, and its `config.json` and `result.json`.
-
-    Args:
-        path: The directory; it need not exist yet.
-    """
+    """Paths in a run directory, which need not exist yet, and its `config.json` and `result.json`."""
 
     path: Path
 
@@ -118,11 +114,7 @@ class RunDirectory:
             files.sweep(folder)
 
     def check_unused(self) -> None:
-        """Checks that the directory neither holds a run nor is part of one.
-
-        Raises:
-            FileExistsError: It holds a run or is part of one.
-        """
+        """Raises a FileExistsError if the directory holds a run or is part of one."""
         self.check_not_inside()
         if self.config_file.exists():
             raise FileExistsError(
@@ -131,11 +123,7 @@ class RunDirectory:
             )
 
     def check_not_inside(self) -> None:
-        """Checks that the directory is not part of a run, such as its `checkpoints` folder.
-
-        Raises:
-            FileExistsError: It is.
-        """
+        """Raises a FileExistsError if the directory is part of a run, such as its `checkpoints` folder."""
         path = self.path.absolute()
         parts = ("checkpoints", "figures", "broken", "profile")
         for folder in (path, *path.parents):

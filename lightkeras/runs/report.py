@@ -63,11 +63,7 @@ def write(run_dir: str | Path) -> Path:
 
 
 def history_of(directory: RunDirectory) -> dict[str, list[float]]:
-    """Reads the values per epoch from `metrics.csv`, by name: `FitResult.history` without names that have no values.
-
-    Raises:
-        ValueError: The file is damaged.
-    """
+    """Reads `FitResult.history` from `metrics.csv`, without names that have no values; a ValueError if damaged."""
     if not os.path.lexists(directory.metrics_file):
         return {}
     try:

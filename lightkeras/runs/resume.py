@@ -25,9 +25,7 @@ class ChangedRunError(ValueError):
 class Changes:
     """Differences between two configurations of a run, one sentence each.
 
-    Args:
-        refused: Differences that make it another experiment. Resuming needs `accept_changes`.
-        warned: Differences that may change the numbers.
+    The refused ones make it another experiment, which needs `accept_changes`; the warned ones may change the numbers.
     """
 
     refused: tuple[str, ...]
@@ -75,12 +73,7 @@ def read_run(directory: RunDirectory) -> dict[str, Any]:
 
 
 def compare_configs(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
-    """Compares the configurations of a run at its start and now.
-
-    Args:
-        before: Content of `config.json`.
-        now: The configuration now.
-    """
+    """Compares the content of `config.json` with the configuration now."""
 
     def all_of(names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(line for name in names for line in config_differences(name, _part(before, name), _part(now, name)))
@@ -89,11 +82,7 @@ def compare_configs(before: Mapping[str, Any], now: Mapping[str, Any]) -> Change
 
 
 def check_changes(changes: Changes, accepted: bool) -> None:
-    """Warns of changes, and refuses those that make it another experiment.
-
-    Raises:
-        ChangedRunError: There are such changes, and they are not accepted.
-    """
+    """Warns of changes; a ChangedRunError for those that make it another experiment, unless accepted."""
     if changes.refused and not accepted:
         raise ChangedRunError(
             f"This is not the run that was started in this directory: {'; '.join(changes.refused)}. "
@@ -107,18 +96,10 @@ def check_changes(changes: Changes, accepted: bool) -> None:
 
 
 def choose_checkpoint(directory: RunDirectory, wanted: Path | None = None) -> Checkpoint | None:
-    """Returns the newest undamaged checkpoint, and warns of each damaged one.
+    """Returns the newest undamaged checkpoint, or the wanted one; `None` if none was written.
 
-    Args:
-        directory: The run directory.
-        wanted: Folder of a checkpoint; `None` for the newest.
-
-    Returns:
-        The checkpoint; `None` if none was written.
-
-    Raises:
-        CheckpointError: All checkpoints are damaged, or the wanted one is.
-        FileNotFoundError: The wanted one does not exist.
+    Warns of each damaged one. Raises a CheckpointError if all are damaged, or the wanted one is, and a
+    FileNotFoundError if that does not exist.
     """
     folder = directory.checkpoints
     named = checkpoint.named(folder, "last")
@@ -223,13 +204,7 @@ def _part(config: Mapping[str, Any], name: str) -> Any:
 
 
 def config_differences(name: str, before: Any, now: Any) -> list[str]:
-    """Returns the differences of plain data, one sentence each.
-
-    Args:
-        name: Name of the data in the sentences.
-        before: The data at the start.
-        now: The data now.
-    """
+    """Returns the differences of plain data, one sentence each; `name` is that of the data."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         keys = dict.fromkeys([*before, *now])
         return [line for key in keys for line in config_differences(f"{name}.{key}", before.get(key), now.get(key))]

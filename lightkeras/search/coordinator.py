@@ -63,13 +63,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Repeats:
-    """Results of a trial's hyperparameters with other seeds.
-
-    Args:
-        name: The trial's run.
-        values: Best value of the objective per seed, without failed runs.
-        failed: Number of failed runs.
-    """
+    """Best objective of a trial's hyperparameters with each other seed; `failed` counts the failed runs."""
 
     name: str
     values: tuple[float, ...]
@@ -88,17 +82,10 @@ class Repeats:
 
 @final
 class Coordinator:
-    """Chooses the next run of a search.
+    """Chooses the next run of a search; raises a ValueError if the journal belongs to another search.
 
-    Args:
-        plan: Settings of the search.
-        journal: Journal of the search; its events are applied first.
-        oracle: A new oracle.
-        extended: Whether the oracle may choose more trials than when the search was last run.
-        on_end: Called with each run that ends, but not with those of the journal.
-
-    Raises:
-        ValueError: The journal belongs to another search.
+    The events of the journal are applied first, to a new oracle. `extended`: whether the oracle may choose more trials
+    than when the search was last run. `on_end` is called with each run that ends afterwards.
     """
 
     def __init__(
@@ -222,10 +209,6 @@ class Coordinator:
                 best, mean = self.records.runs[repeats.name], repeats.mean
         return best
 
-    def refit(self) -> Record | None:
-        """Returns the fit of the best trial on train and validation together; `None` if there is none."""
-        return next((run for run in reversed(self.records.runs.values()) if run.joined), None)
-
     # ------------------------------------------------------------------ choosing
 
     def _next_run(self) -> Record | None:
@@ -266,7 +249,7 @@ class Coordinator:
         best = self.best()
         if not self.plan.refit or best is None or best.outcome is None:
             return []
-        before = [run for run in self.records.runs.values() if run.joined]
+        before = self.records.refits()
         if before and (before[-1].values, before[-1].epochs) == (best.values, best.outcome.epoch):
             return []
         name = f"refit-{len(before) + 1}" if before else "refit"

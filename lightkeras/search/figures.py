@@ -18,16 +18,7 @@ _TREES, _SHUFFLES = 200, 20
 
 
 def write(result: SearchResult, space: Space, folder: Path) -> list[Path]:
-    """Writes the figures of a search.
-
-    Args:
-        result: Result of the search.
-        space: The searched hyperparameters.
-        folder: Folder of the figures.
-
-    Returns:
-        Paths of the figures. Figures that need more completed trials are left out.
-    """
+    """Writes the figures of a search and returns their paths, without those that need more completed trials."""
     trials, written = result.trials, []
 
     def save(name: str, figure: Any) -> None:
@@ -54,13 +45,7 @@ def write(result: SearchResult, space: Space, folder: Path) -> list[Path]:
 
 
 class Importance:
-    """Importance of each hyperparameter.
-
-    Args:
-        shares: Importance by name.
-        spreads: Its standard deviation over shuffles.
-        explained: Out-of-bag R squared of the forest.
-    """
+    """Importance by hyperparameter, its standard deviation over shuffles, and the forest's out-of-bag R squared."""
 
     def __init__(self, shares: Mapping[str, float], spreads: Mapping[str, float], explained: float) -> None:
         self.shares, self.spreads, self.explained = shares, spreads, explained
@@ -69,12 +54,8 @@ class Importance:
 def importance(trials: Sequence[Trial], space: Space) -> Importance:
     """Permutation importance of each hyperparameter (Breiman, "Random Forests", Machine Learning 2001).
 
-    A random forest predicts the objective from the hyperparameters. The importance of one is the rise of the forest's
-    error when its values are shuffled between the trials.
-
-    Args:
-        trials: Completed trials.
-        space: The searched hyperparameters.
+    A random forest predicts the objective of the completed trials from the hyperparameters. The importance of one is
+    the rise of the forest's error when its values are shuffled between the trials.
     """
     import warnings
 

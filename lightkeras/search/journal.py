@@ -31,15 +31,7 @@ NAME = "journal.jsonl"
 class Journal:
     """A journal, open for writing; a context manager.
 
-    Args:
-        path: The file; created if it does not exist.
-
-    Attributes:
-        events: Events in the file when it was opened.
-
-    Raises:
-        ValueError: A line is damaged.
-        OSError: It cannot be written to.
+    `events` are those in the file when it was opened. Raises a ValueError if a line is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,14 +57,9 @@ class Journal:
         os.close(self._descriptor)
 
     def write(self, event: Mapping[str, Any], durable: bool = True) -> None:
-        """Appends an event.
+        """Appends an event, plain data; NaN and infinities become `null`. After an OSError the journal is unchanged.
 
-        Args:
-            event: Plain data. NaN and infinities become `null`.
-            durable: Whether to fsync, so that the event survives a power failure and not only the end of the process.
-
-        Raises:
-            OSError: It could not be written; the journal is unchanged.
+        With `durable` it is fsynced, so that it survives a power failure and not only the end of the process.
         """
         line = json.dumps(json.loads(files.json_bytes(event)), ensure_ascii=False).encode() + b"\n"
         with files.explained(self._path):

@@ -28,17 +28,9 @@ class SearchInterrupted(SystemExit):
 
 
 def run_on_workers(coordinator: Coordinator, pool: Pool, signals: StopSignals, show: Callable[[], None]) -> None:
-    """Runs a search on worker processes until it is finished.
+    """Runs a search on worker processes until it is finished, and calls `show` after each poll and each message.
 
-    Args:
-        coordinator: Chooses the next run.
-        pool: Worker processes.
-        signals: Polled for SIGTERM and SIGINT.
-        show: Called after each poll and each message.
-
-    Raises:
-        SearchInterrupted: A signal was received; the runs were saved.
-        OSError: The disk is full.
+    Raises `SearchInterrupted` after SIGTERM or SIGINT, once the runs were saved, and OSError if the disk is full.
     """
     names: dict[int, str] = {}
     while not coordinator.finished:
@@ -62,12 +54,7 @@ def run_on_workers(coordinator: Coordinator, pool: Pool, signals: StopSignals, s
 def run_in_process(
     coordinator: Coordinator, task: type[Task], lookup: Lookup | None, signals: StopSignals, show: Callable[[], None]
 ) -> None:
-    """Runs a search in this process, one run after the other.
-
-    Raises:
-        SearchInterrupted: A signal was received; the run was saved.
-        OSError: The disk is full.
-    """
+    """Runs a search in this process, one run after the other. Raises the errors of `run_on_workers`."""
     while (job := coordinator.next(0)) is not None:
         name = job.name
 
@@ -93,17 +80,9 @@ def run_in_process(
 def export(
     job: trial_run.Job, pool: Pool | None, task: type[Task], lookup: Lookup | None, retries: int = 0
 ) -> str | None:
-    """Re-runs the final stage of a finished run to export `model.keras`.
+    """Re-runs the final stage of a finished run to export `model.keras`; returns why it failed, or `None`.
 
-    Args:
-        job: From `Coordinator.export`.
-        pool: Worker processes; `None` runs it in this process.
-        task: The task's class.
-        lookup: Where data and modules are found.
-        retries: How often it is retried after its worker was lost.
-
-    Returns:
-        The reason why it failed; `None` if it succeeded.
+    Without a pool it runs in this process. `retries`: how often it is retried after its worker was lost.
     """
     if pool is None:
         outcome = trial_run.run(job, task, lookup, lambda epoch, value: None)

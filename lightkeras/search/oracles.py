@@ -92,13 +92,7 @@ class Oracle:
         )
 
     def tell(self, trial: str, value: float | None, epoch: int = 0) -> None:
-        """Records the result of a trial.
-
-        Args:
-            trial: The oracle's name for it.
-            value: Its value of the objective; `None` if it failed.
-            epoch: Epoch in which the value was reached.
-        """
+        """Records the objective of a trial (`None` if it failed), and the epoch in which it was reached."""
         name = same_name(trial)
         with _quiet():
             if value is not None:
@@ -120,8 +114,12 @@ class Oracle:
         """Returns why there are no more trials."""
         asked, count = len(self._oracle.trials), self._codec.space.count()
         if self._trials is not None and asked >= self._trials:
-            of = f" of the {count} combinations of the grid" if self._kind == "grid" and count != asked else ""
-            return f"trials={self._trials} reached{of}"
+            left = ""
+            if self._kind == "grid" and count != asked:
+                left = f" of the {count} combinations of the grid"
+            elif self._kind == "hyperband" and not self._oracle.is_complete():
+                left = " before hyperband had run all its brackets"
+            return f"trials={self._trials} reached{left}"
         if count is not None and len(self._oracle.tried()) >= count:
             return f"the space is exhausted: all its {count} combinations were tried"
         if self._kind == "hyperband":
@@ -289,7 +287,8 @@ class _Hyperband(_Ours, keras_tuner.oracles.HyperbandOracle):  # type: ignore[mi
     def is_complete(self) -> bool:
         """Returns True if every bracket was run."""
         self._remove_completed_brackets()
-        return not self._brackets
+        begun = self._current_bracket == 0 and self._current_iteration + 1 == self.hyperband_iterations
+        return begun and not self._brackets
 
 
 class _Grid(_Ours, keras_tuner.Oracle):  # type: ignore[misc]

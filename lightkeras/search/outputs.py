@@ -61,7 +61,7 @@ def result_of(coordinator: Coordinator, wall_s: float) -> SearchResult:
     plan = coordinator.plan
     trials = {run.name: trial_of(plan, run) for run in coordinator.records.trials() if run.outcome is not None}
     best = coordinator.best()
-    refit = coordinator.refit()
+    refit = next(reversed(coordinator.records.refits()), None)
     return SearchResult(
         run_dir=plan.folder,
         objective=plan.objective,
@@ -78,14 +78,7 @@ def result_of(coordinator: Coordinator, wall_s: float) -> SearchResult:
 
 
 def summary(result: SearchResult, task: str, repeats: Sequence[Repeats], reason: str | None) -> dict[str, Any]:
-    """Returns the content of `result.json` of a search.
-
-    Args:
-        result: Result of the search.
-        task: Name of the task.
-        repeats: Results of the best trials with other seeds.
-        reason: Why the refit failed; `None` if it did not, or none was wanted.
-    """
+    """Returns the content of `result.json` of a search; `reason` is why the refit failed, if it did."""
     best = result.best
     statuses = [trial.status for trial in result.trials]
     return {
@@ -113,14 +106,10 @@ def summary(result: SearchResult, task: str, repeats: Sequence[Repeats], reason:
 
 
 def make_best(source: Path, target: Path) -> None:
-    """Makes `best/`: a run directory with the checkpoints and the model of another run.
+    """Makes `best/`, a run directory with the checkpoints and the model of another run; replaces an existing one.
 
     Checkpoints and the model are hard links if the file system has them: a run never changes these files in place.
     Event files are left out, because TensorBoard would list the run twice.
-
-    Args:
-        source: The run directory of the best run.
-        target: The directory to make; an existing one is replaced.
     """
     beside = target.with_name(f".{target.name}.part")
     shutil.rmtree(beside, ignore_errors=True)

@@ -23,12 +23,7 @@ EVERY = 0.5  # seconds between two updates
 class ProgressTable:
     """Context manager that shows a table during a search; shows nothing unless stdout is a terminal.
 
-    Args:
-        coordinator: The search.
-        trials: Maximum number of trials; `None` if not known.
-        enabled: Whether to show anything.
-        console: Rich console; `None` for standard output.
-        clock: Returns monotonic time in seconds.
+    `clock` returns monotonic time in seconds.
     """
 
     def __init__(

@@ -45,13 +45,7 @@ _OUTCOME = {field.name for field in dataclasses.fields(Outcome)}
 
 @dataclasses.dataclass(frozen=True)
 class Stop:
-    """A decision to stop a run.
-
-    Args:
-        epoch: Epoch (from 1) after which it stops.
-        status: Status of its outcome: `"pruned"` or `"failed"`.
-        reason: The reason.
-    """
+    """A decision to stop a run after an epoch (from 1), as `"pruned"` or `"failed"`."""
 
     epoch: int
     status: str
@@ -190,13 +184,10 @@ class Record:
 
 @dataclasses.dataclass
 class Records:
-    """All runs of a search.
+    """All runs of a search by name, in the order in which they were chosen.
 
-    Args:
-        runs: Runs by name, in the order in which they were chosen.
-        exhausted: Whether the oracle has no more trials.
-        idle: Whether the oracle has none until another trial ends.
-        planned: Stages after the trials that were planned: `"seeds"`, `"refit"`.
+    `exhausted`: the oracle has no more trials; `idle`: it has none until another trial ends; `planned`: the stages
+    after the trials that were planned, `"seeds"` and `"refit"`.
     """
 
     runs: dict[str, Record] = dataclasses.field(default_factory=dict)
@@ -205,11 +196,7 @@ class Records:
     planned: set[str] = dataclasses.field(default_factory=set)
 
     def apply(self, event: Mapping[str, Any]) -> None:
-        """Applies an event.
-
-        Raises:
-            ValueError: The event is unknown, or names a run or a trial that the journal did not choose before.
-        """
+        """Applies an event; one that is unknown, or of a run that was not chosen before, is a ValueError."""
         if (name := event.get("run")) is not None and name not in self.runs:
             raise ValueError(f"The journal has an event of the run {name!r}, which was not chosen before.")
         kind = event["event"]
@@ -250,6 +237,10 @@ class Records:
     def working(self) -> list[Record]:
         """Returns the runs that have a worker."""
         return [run for run in self.runs.values() if run.worker is not None]
+
+    def refits(self) -> list[Record]:
+        """Returns the fits of the best trial on train and validation together: one, and more if it was extended."""
+        return [run for run in self.runs.values() if run.joined]
 
     def ranked(self, mode: str) -> list[Record]:
         """Returns completed trials, the best first; of equals the earlier first."""

@@ -18,12 +18,7 @@ ORACLES = ("random", "bayesian", "hyperband", "grid")
 
 @dataclasses.dataclass(frozen=True)
 class TrialSettings:
-    """What the trials of a search are; see `Tuner`.
-
-    Raises:
-        ValueError: A setting is out of its range, or there is nothing to search.
-        TypeError: `task` is not a class of tasks.
-    """
+    """What the trials of a search are, checked; see `Tuner`, also for the errors."""
 
     task: type[Task]
     objective: str | None = None
@@ -58,10 +53,6 @@ class TrialSettings:
         warn_of_unreached_ends(space, list(self.space))
 
     def made_space(self) -> Space:
-        """Returns the searched hyperparameters.
-
-        Raises:
-            ValueError: A range is empty or not inside the declared one, or there is nothing to search.
-        """
+        """Returns the searched hyperparameters; a ValueError if there are none or a range does not fit."""
         bounds = {name: Bounds(**part) if isinstance(part, Mapping) else part for name, part in self.space.items()}
         return make_space(self.task.HParams, self.fixed, bounds)

@@ -98,17 +98,10 @@ class Space:
 
 
 def make_space(declaration: type, fixed: Mapping[str, Any], bounds: Mapping[str, Bounds]) -> Space:
-    """Checks and returns the space of a search.
+    """Checks and returns the space of a search, with narrower ranges by name in `bounds`.
 
-    Args:
-        declaration: The dataclass that declares the hyperparameters.
-        fixed: Values of hyperparameters that are not searched.
-        bounds: Narrower ranges, by name.
-
-    Raises:
-        ValueError: A name that is not declared or not searched, a range that is empty or wider than declared, or
-            nothing to search.
-        TypeError: A value does not have the declared type.
+    Raises a ValueError for a name that is not declared or not searched, a range that is empty or wider than declared,
+    or nothing to search, and a TypeError for a value of another type than declared.
     """
     hparams.from_dict(declaration, fixed)
     declared = hparams.search_space(declaration)
@@ -161,11 +154,7 @@ def warn_of_unreached_ends(space: Space, narrowed: Sequence[str]) -> None:
 
 
 def narrowed(name: str, found: Range, bounds: Bounds) -> Range:
-    """Narrows a declared range.
-
-    Raises:
-        ValueError: The narrowed range is empty, or not inside the declared one.
-    """
+    """Narrows a declared range; a ValueError if the result is empty, or not inside the declared one."""
     if isinstance(found, Choices):
         if (bounds.low, bounds.high, bounds.step) != (None, None, None):
             raise ValueError(f"space: {name!r} is {found}: narrow it by values, not by low, high or step.")

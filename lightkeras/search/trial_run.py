@@ -70,10 +70,7 @@ class Job:
 class TaskSummary:
     """What a search needs to know of a task before the first run.
 
-    Args:
-        names: Names of the values that each epoch will log.
-        source: Source of the data.
-        data: Fingerprint of the train split; `None` if it has none.
+    `names` are those of the values that each epoch will log; `data` is the fingerprint of the train split, or `None`.
     """
 
     names: tuple[str, ...]
@@ -84,11 +81,7 @@ class TaskSummary:
 def summarize_task(
     task_class: type[Task], lookup: Lookup | None, values: dict[str, Any], runner: Runner
 ) -> TaskSummary:
-    """Checks a task like `Runner.fit` before its first epoch; writes nothing.
-
-    Raises:
-        ValueError: The task fails a check; see `Runner.check` for other errors.
-    """
+    """Checks a task like `Runner.fit` before its first epoch, with the errors of `Runner.check`; writes nothing."""
     task = task_class(hparams.from_dict(task_class.HParams, values), lookup)
     names = runner.check(task)
     data = task.data
@@ -99,21 +92,10 @@ def summarize_task(
 
 
 def run(job: Job, task_class: type[Task], lookup: Lookup | None, report: Report) -> Outcome:
-    """Runs or resumes a job; `prepare` must be called before.
+    """Runs or resumes a prepared job, and calls `report` with the objective after each epoch.
 
-    Args:
-        job: The job.
-        task_class: The task's class.
-        lookup: Where data and modules are found.
-        report: Called with the objective after each epoch.
-
-    Returns:
-        The outcome; a run that raises has failed.
-
-    Raises:
-        OutOfMemoryError: It ran out of memory.
-        Interrupted: A signal was received; the state was saved.
-        OSError: The disk is full, which ends the search and not only the run.
+    A run that raises has failed, except for what concerns more than this run: `OutOfMemoryError`, `Interrupted` (its
+    state was saved), and `OSError` of a full disk.
     """
     began = time.perf_counter()
     keras.backend.clear_session()  # drops the graphs of the previous run
@@ -157,12 +139,7 @@ def prepare(job: Job) -> None:
 
 @final
 class Reporter(keras.callbacks.Callback):  # type: ignore[misc]
-    """Reports the objective after each epoch, and stops the run if the answer is a reason.
-
-    Args:
-        objective: Name of the objective, such as `"val/accuracy"`.
-        report: Receives the objective.
-    """
+    """Reports the objective after each epoch, and stops the run if the answer is a reason."""
 
     def __init__(self, objective: str, report: Report) -> None:
         super().__init__()

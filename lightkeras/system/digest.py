@@ -12,12 +12,7 @@ Part = str | bytes | memoryview | np.ndarray
 
 @final
 class Digest:
-    """The digest of what it was updated with, one part after the other.
-
-    Args:
-        parts: The first parts, see `update`.
-        size: Length of the digest in bytes.
-    """
+    """The digest, of `size` bytes, of what it was updated with, one part after the other."""
 
     def __init__(self, *parts: Part, size: int = 16) -> None:
         self._hash = hashlib.blake2b(digest_size=size)

@@ -157,11 +157,7 @@ def sweep(folder: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file atomically: writes a temporary file beside it, fsyncs it and renames it.
-
-    Raises:
-        OSError: The file could not be written; an existing file is unchanged.
-    """
+    """Writes a temporary file, fsyncs and renames it: after an OSError an existing file is unchanged."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     with explained(path):
         try:
@@ -188,10 +184,8 @@ def move_synced(source: Path, target: Path) -> None:
 def json_bytes(data: Any, encode_float: Callable[[float], Any] = lambda value: None) -> bytes:
     """Encodes plain data as JSON, for people and for other programs.
 
-    Args:
-        data: `None`, numbers, strings, and sequences and mappings of them.
-        encode_float: What is written for NaN and the infinities, which JSON does not have; `null` unless given.
-            `plain_values.encode_float` loses nothing.
+    `encode_float` gives what is written for NaN and the infinities, which JSON does not have; `null` unless given.
+    `plain_values.encode_float` loses nothing.
     """
     return (json.dumps(_finite(data, encode_float), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
@@ -340,10 +334,7 @@ def _finite(data: Any, encode_float: Callable[[float], Any]) -> Any:
 
 
 def cache_dir() -> Path:
-    """The user's cache folder for lightkeras.
-
-    `$LIGHTKERAS_CACHE_DIR`, else `$XDG_CACHE_HOME/lightkeras`, else `~/.cache/lightkeras`.
-    """
+    """`$LIGHTKERAS_CACHE_DIR`, else `$XDG_CACHE_HOME/lightkeras`, else `~/.cache/lightkeras`."""
     named = os.environ.get("LIGHTKERAS_CACHE_DIR")
     if named:
         return Path(named).expanduser()

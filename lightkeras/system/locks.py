@@ -79,12 +79,7 @@ def exclusive_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Ite
 
 @contextlib.contextmanager
 def run_lock(path: Path) -> Iterator[None]:
-    """Holds `run.lock` during a run. The file names the process that holds it, and is empty when none does.
-
-    Raises:
-        RunLockedError: Another run holds it.
-        OSError: The file cannot be written, or its file system has no locks.
-    """
+    """Holds `run.lock`, which names its holder, during a run; a RunLockedError if another run holds it."""
     with exclusive_lock(path) as file:
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "started": environment.now()}
         _rewrite(file, path, json.dumps(holder).encode())
@@ -135,14 +130,7 @@ def hold_shared(path: Path) -> int:
 
 
 def check_free(path: Path) -> None:
-    """Checks that `run_lock` could be entered now; changes nothing.
-
-    Args:
-        path: The lock file; it need not exist.
-
-    Raises:
-        RunLockedError: Someone holds the lock.
-    """
+    """Raises a RunLockedError if someone holds a `run_lock`, which need not exist; changes nothing."""
     try:
         with files.open_to_read(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -153,15 +141,7 @@ def check_free(path: Path) -> None:
 
 
 def wait_until_free(path: Path, seconds: float) -> bool:
-    """Waits until nobody holds a `run_lock`; changes nothing.
-
-    Args:
-        path: The lock file; it need not exist.
-        seconds: Timeout.
-
-    Returns:
-        False if the timeout has passed.
-    """
+    """Waits until nobody holds a `run_lock`; False if `seconds` have passed. Changes nothing."""
     until = time.monotonic() + seconds
     while True:
         try:

@@ -10,42 +10,22 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def resident_bytes(proc: Path = PROC) -> int:
-    """Resident memory of this process.
-
-    Raises:
-        OSError: `/proc` cannot be read, as on systems other than Linux.
-    """
+    """Resident memory of this process; an OSError on systems other than Linux."""
     return _kilobytes(proc / "self" / "status", "VmRSS") * 1024
 
 
 def private_bytes(process: int, proc: Path = PROC) -> int:
-    """Private memory of a process, without mapped files.
-
-    Args:
-        process: Process id.
-        proc: Mount point of procfs.
-
-    Raises:
-        OSError: The process does not exist, or the system is not Linux.
-    """
+    """Private memory of a process, without mapped files; an OSError if it does not exist, or without Linux."""
     return _kilobytes(proc / str(process) / "status", "RssAnon") * 1024
 
 
 def peak_bytes(proc: Path = PROC) -> int:
-    """Peak resident memory of this process since `forget_peak`, or since its start.
-
-    Raises:
-        OSError: `/proc` cannot be read, as on systems other than Linux.
-    """
+    """Peak resident memory since `forget_peak`, or the start; an OSError on systems other than Linux."""
     return _kilobytes(proc / "self" / "status", "VmHWM") * 1024
 
 
 def forget_peak(proc: Path = PROC) -> bool:
-    """Resets the peak to the current resident memory.
-
-    Returns:
-        False if the system refuses, as in some containers. The peak then covers the whole life of the process.
-    """
+    """Resets the peak; False if the system refuses, as in some containers: it then covers the whole process."""
     try:
         (proc / "self" / "clear_refs").write_text("5")
     except OSError:
@@ -54,17 +34,10 @@ def forget_peak(proc: Path = PROC) -> bool:
 
 
 def available_bytes(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
-    """Memory that this process can still allocate before the kernel kills it.
+    """Memory that this process can still allocate before the kernel kills it; an OSError without Linux.
 
-    The minimum of the machine's `MemAvailable` and of the rest of each control group (version 1 or 2) that contains
-    the process. Page cache that the kernel would drop counts as available.
-
-    Args:
-        proc: Mount point of procfs.
-        cgroups: Mount point of the control groups.
-
-    Raises:
-        OSError: `/proc` cannot be read, as on systems other than Linux.
+    The minimum of the machine's `MemAvailable` and of the rest of each control group (version 1 or 2) that contains the
+    process. Page cache that the kernel would drop counts as available.
     """
     left = [_kilobytes(proc / "meminfo", "MemAvailable") * 1024]
     for folder in _groups(proc, cgroups):

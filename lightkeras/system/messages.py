@@ -16,16 +16,7 @@ T = TypeVar("T")
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """Returns a sentence with the valid names and the nearest one.
-
-    Args:
-        name: The unknown name.
-        valid: The valid names.
-
-    Returns:
-        A sentence to end an error message with, such as
-        `"Did you mean 'val/loss'? Valid names: train/loss, val/loss."`.
-    """
+    """A sentence such as `"Did you mean 'val/loss'? Valid names: train/loss, val/loss."`, to end an error."""
     names = sorted(valid)
     if not names:
         return "There are no valid names."
@@ -35,17 +26,10 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
 
 
 def explain_unknown_keywords(owner: str, given: Iterable[str], valid: Iterable[str], known: Mapping[str, str]) -> None:
-    """Checks the names of keyword arguments, and answers those of other libraries with lightkeras's own.
+    """Raises a TypeError for unknown keyword arguments of a class or function, with one line for each.
 
-    Args:
-        owner: Class or function that was called, such as `"Tuner"`.
-        given: Names of the keyword arguments that were given.
-        valid: Names of the arguments that exist.
-        known: What to do instead, a sentence, by the name that a user of another library would try.
-
-    Raises:
-        TypeError: There are unknown names. The message has one line for each of them, which is its sentence of
-            `known` or else the nearest valid name.
+    That is its sentence of `known`, by the names that a user of another library would try, or else the nearest valid
+    name.
     """
     names = list(valid)
     unknown = [name for name in given if name not in names]
@@ -62,9 +46,6 @@ def explains_unknown_keywords(known: Mapping[str, str]) -> Callable[[type[T]], t
     """Class decorator that lets a constructor answer unknown keyword arguments by `explain_unknown_keywords`.
 
     The signature of the constructor stays as it is: `inspect.signature` follows `functools.wraps`.
-
-    Args:
-        known: What to do instead, by unknown name; see `explain_unknown_keywords`.
     """
 
     def decorated(cls: type[T]) -> type[T]:
@@ -108,12 +89,9 @@ _announced: set[str] = set()
 
 
 def announce(line: str, once: bool = False) -> None:
-    """Prints one line to standard error.
+    """Prints one line to standard error; with `once` only if this process has not printed it before.
 
-    Args:
-        line: The line.
-        once: Whether to skip a line that this process has printed before. An experiment of several runs prepares its
-            data for each run.
+    An experiment of several runs prepares its data for each run.
     """
     if once and line in _announced:
         return
@@ -131,19 +109,10 @@ def check_whole(
     optional: bool = False,
     numpy: bool = False,
 ) -> None:
-    """Checks that an argument is a whole number in its range.
+    """Raises a ValueError unless an argument is a whole number from `least` to `most` (`None`: no limit).
 
-    Args:
-        owner: Class or function that the argument belongs to, such as `"Runner"`; `""` leaves it out of the message.
-        name: Name of the argument.
-        value: Its value.
-        least: Smallest valid number.
-        most: Largest valid number; `None` for no limit.
-        optional: Whether `None` is valid.
-        numpy: Whether NumPy's integers are valid. They are not where the value is written as JSON.
-
-    Raises:
-        ValueError: The value is not valid.
+    An empty `owner` is left out of the message; `optional` allows `None`. NumPy's integers are not valid where the
+    value is written as JSON.
     """
     if optional and value is None:
         return

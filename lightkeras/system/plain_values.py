@@ -96,15 +96,7 @@ class Encoder:
 
 
 def decode(data: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """Decodes a value.
-
-    Args:
-        data: The JSON values that `Encoder.encode` returned.
-        arrays: The arrays that the encoder collected.
-
-    Raises:
-        ValueError: The data was not encoded by `Encoder`.
-    """
+    """Decodes what `Encoder.encode` returned, with the arrays it collected; a ValueError for other data."""
     try:
         return _decoded(data, arrays)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, MemoryError) as error:
@@ -163,11 +155,7 @@ def decode_float(data: dict[str, Any]) -> Any:
 
 
 def fingerprint(value: Any) -> str:
-    """Returns a digest of a plain value; different values have different digests.
-
-    Raises:
-        NotPlainError: The value is not plain.
-    """
+    """Returns a digest of a plain value, else a NotPlainError; different values have different digests."""
     encoder = Encoder(copies=False)
     digest = Digest(json.dumps(encoder.encode(value, "")))
     for key, array in encoder.arrays.items():

@@ -21,9 +21,6 @@ def seed(number: int) -> None:
     """Seeds the global generators like `keras.utils.set_random_seed`, but does not import TensorFlow.
 
     If TensorFlow is not imported yet, it is seeded when it is.
-
-    Args:
-        number: The seed, at least 0.
     """
     import keras
 

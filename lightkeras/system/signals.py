@@ -55,12 +55,5 @@ class StopSignals:
 
 
 def exit_status(name: str) -> int:
-    """Exit status of a program that a signal ended, as shells define it.
-
-    Args:
-        name: Name of the signal, such as `StopSignals.received`.
-
-    Returns:
-        128 plus the signal's number: 130 for `"SIGINT"`, 143 for `"SIGTERM"`.
-    """
+    """Exit status of a program that a signal ended, as shells define it: 130 for `"SIGINT"`, 143 for `"SIGTERM"`."""
     return 128 + signal.Signals[name].value

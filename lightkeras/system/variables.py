@@ -19,22 +19,14 @@ def read_variables(variables: Mapping[str, keras.Variable]) -> dict[str, np.ndar
 
 
 def write_variables(variables: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray]) -> None:
-    """Assigns values that `read_variables` returned.
-
-    Raises:
-        CheckpointError: The keys or a shape differ. No variable was changed.
-    """
+    """Assigns values of `read_variables`; a CheckpointError, and no change, if the keys or a shape differ."""
     check_values(variables, arrays)
     for key, variable in variables.items():
         variable.assign(arrays[key])
 
 
 def check_values(variables: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray]) -> None:
-    """Checks that `write_variables` would accept values.
-
-    Raises:
-        CheckpointError: The keys or a shape differ.
-    """
+    """Checks that `write_variables` would accept values; a CheckpointError if not."""
     missing, unknown = sorted(set(variables) - set(arrays)), sorted(set(arrays) - set(variables))
     if missing or unknown:
         raise CheckpointError(

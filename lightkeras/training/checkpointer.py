@@ -12,55 +12,32 @@ from lightkeras.runs import checkpoint
 from lightkeras.runs.checkpoint import Checkpoint
 from lightkeras.system import random_states
 from lightkeras.system.variables import check_values, read_variables, write_variables
-from lightkeras.task import Task
 from lightkeras.training import freezing
 from lightkeras.training.callbacks import CallbackBridge
 from lightkeras.training.freezing import TracedSteps
 from lightkeras.training.recorder import Recorder
-from lightkeras.training.run_state import RunState
 from lightkeras.training.saver import Job, Saver
-from lightkeras.training.stepper import Stepper
-from lightkeras.training.timing import TimeLedger, counted
+from lightkeras.training.timing import counted
 
 FEED, CALLBACKS = "feed.bin", "callbacks.safetensors"  # files of a checkpoint
 
 
 @final
 class Checkpointer:
-    """Saves and restores the state of a run.
-
-    Args:
-        task: The task.
-        state: The run state.
-        train_stepper: The train step over the train split.
-        validation_stepper: The evaluation step over the validation split; `None` without one.
-        traced: The traced steps.
-        bridge: The callbacks.
-        recorder: The recorder, whose log positions belong to the state.
-        saver: Writes the checkpoints in the background.
-        counts_by: Name of the value that decides which checkpoints are among the best; `None` without one.
-        ledger: Counts the time.
-        clock: Returns monotonic time in seconds.
-    """
+    """Saves and restores the state of a run; the value `counts_by`, if any, ranks the checkpoints."""
 
     def __init__(
         self,
-        task: Task,
-        state: RunState,
-        train_stepper: Stepper,
-        validation_stepper: Stepper | None,
         traced: TracedSteps,
         bridge: CallbackBridge,
         recorder: Recorder,
         saver: Saver,
         counts_by: str | None,
-        ledger: TimeLedger,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._task, self._state, self._traced, self._bridge = task, state, traced, bridge
-        self._train_stepper, self._validation_stepper = train_stepper, validation_stepper
+        self._task, self._traced, self._bridge = traced.task, traced, bridge
         self._recorder, self._saver, self._counts_by, self._clock = recorder, saver, counts_by, clock
-        self.ledger = ledger
+        self._state, self.ledger = recorder.state, recorder.ledger
         self._saved: tuple[int, int, int] | None = None  # position of the last checkpoint
 
     @property
@@ -101,7 +78,7 @@ class Checkpointer:
         Raises:
             CheckpointError: The checkpoint does not fit the task.
         """
-        saved, state, stepper = resumed.state, self._state, self._train_stepper
+        saved, state, stepper = resumed.state, self._state, self._traced.train_stepper
         with checkpoint.decoding(resumed.path):
             state.restore(saved)
             extra = resumed.extra.get(CALLBACKS)
@@ -118,8 +95,8 @@ class Checkpointer:
         self._saver.restore(resumed.path.name, saved)
         self._saved = state.position
         stepper.skip_epochs(state.epochs)
-        if self._validation_stepper is not None:
-            self._validation_stepper.skip_epochs(state.validations + state.opened_to_draw)
+        if self._traced.validation_stepper is not None:
+            self._traced.validation_stepper.skip_epochs(state.validations + state.opened_to_draw)
         stepper.random = saved["random"]
         with checkpoint.decoding(resumed.path):
             random_states.write(stepper.random)
@@ -176,7 +153,7 @@ class Checkpointer:
 
     def _job(self, improved: bool, value: float | None, beside: bool = False) -> Job:
         """A copy of the run state; `beside` if a resume must not continue from it."""
-        stepper, inside = self._train_stepper, self._state.batches_done > 0
+        stepper, inside = self._traced.train_stepper, self._state.batches_done > 0
         name = self._saver.new_name(self._state.step)
         self._saver.rank(name, improved, value)
         records, arrays = self._bridge.state()

@@ -26,12 +26,9 @@ _FIRST_YEAR = 1980
 
 
 def export_best_model(task: Task, directory: RunDirectory, report: Callable[[str], None]) -> None:
-    """Writes `model.keras` with the best weights; the task keeps its own. A model that cannot be written is a warning.
+    """Writes `model.keras` with the weights of the checkpoint `best`, if there is one; the task keeps its own.
 
-    Args:
-        task: The task.
-        directory: The run directory; nothing is written without a checkpoint `best`.
-        report: Called with a line for the user if the model cannot accept raw inputs.
+    A model that cannot be written is a warning; one that cannot take raw inputs is reported to the user.
 
     Raises:
         OSError: The file cannot be written.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, final
 
 from lightkeras import hparams
@@ -23,7 +23,6 @@ from lightkeras.runs.loggers.csv import check_header, header_of, warn_if_changed
 from lightkeras.runs.results import Best, FitResult
 from lightkeras.system import files, random_states
 from lightkeras.system.signals import StopSignals
-from lightkeras.task import Task
 from lightkeras.training import decisions
 from lightkeras.training.callbacks import CallbackBridge
 from lightkeras.training.checkpointer import Checkpointer
@@ -37,8 +36,8 @@ from lightkeras.training.recorder import Recorder
 from lightkeras.training.run_state import RunState
 from lightkeras.training.saver import Saver
 from lightkeras.training.settings import Settings
-from lightkeras.training.stepper import Stepper
 from lightkeras.training.timing import TimeLedger, counted
+from lightkeras.training.tracing import check_monitor
 
 
 @final
@@ -46,71 +45,53 @@ class Fit:
     """One training run.
 
     Args:
-        task: The task; its steps were traced, its optimizers are built.
         settings: Settings of the runner.
-        train_stepper: The train step over the train split.
-        validation_stepper: The evaluation step over the validation split; `None` without one.
-        traced: The traced steps.
-        names: Names of all values of an epoch.
-        monitor: Name of the monitored value; `None` without one.
-        mode: Whether lower (`"min"`) or higher (`"max"`) is better.
-        bridge: The callbacks.
+        traced: The traced steps; the optimizers of their task are built.
         directory: The run directory.
         facts: Entries that `config.json` and `result.json` share.
-        bar: The progress bar.
-        drawing: The pictures of the task; `None` draws none.
         ledger: Counts the time.
         clock: Returns monotonic time in seconds.
+
+    Raises:
+        ValueError: No epoch logs the value that is monitored, or that ranks checkpoints.
     """
 
     def __init__(
         self,
-        task: Task,
         settings: Settings,
-        train_stepper: Stepper,
-        validation_stepper: Stepper | None,
         traced: TracedSteps,
-        names: list[str],
-        monitor: str | None,
-        mode: str,
-        bridge: CallbackBridge,
         directory: RunDirectory,
-        facts: dict[str, Any],
-        bar: ProgressBar,
-        drawing: SplitPictures | None = None,
-        ledger: TimeLedger | None = None,
+        facts: Mapping[str, Any],
+        ledger: TimeLedger,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.task, self.facts, self.directory = task, facts, directory
-        self.train_stepper, self.validation_stepper, self.traced = train_stepper, validation_stepper, traced
-        self.monitor, self.bridge, self.ledger = monitor, bridge, ledger or TimeLedger()
+        self.task = task = traced.task
+        self.settings, self.traced, self.ledger = settings, traced, ledger
+        self.facts, self.directory = facts, directory
+        self.train_stepper, self.validation_stepper = traced.train_stepper, traced.validation_stepper
         self.clock, self.started = clock, clock()
         self.signals = StopSignals()
-        self.state = state = RunState(decisions.Patience(mode))
-        skips = settings.skip_broken
-        self.recorder = Recorder(names, state, bar, self.ledger, keeps_rows=skips > 0)
+        self.monitor, mode = _monitor(settings, traced.names)
+        epochs, steps = settings.max_epochs, self.train_stepper.steps
+        callbacks = [*settings.callbacks, *task.build_callbacks()]
+        self.bridge = CallbackBridge(callbacks, task.model_of_callbacks(traced.optimizers[0][0]), epochs, steps)
+        self.bridge.check_monitors(traced.names)
+        self.state = RunState(decisions.Patience(mode))
+        bar, keeps_rows = ProgressBar(epochs, steps, settings.progress), settings.skip_broken > 0
+        self.recorder = Recorder(traced.names, self.state, bar, ledger, keeps_rows)
         self.recovery = Recovery(
-            task, train_stepper, state, self.recorder, directory.broken, str(facts["source"]), skips, clock
+            self.train_stepper, self.recorder, directory.broken, str(facts["source"]), settings.skip_broken, clock
         )
-        self.pictures = Pictures(task, drawing, directory, state, self.recorder, self.ledger)
-        self.profiler = Profiler(
-            task, train_stepper, validation_stepper, self.ledger, directory, bar, traces=settings.profile
-        )
+        split, drawn = "validation", self.validation_stepper
+        if drawn is None:
+            split, drawn = "train", self.train_stepper
+        drawing = SplitPictures(task, drawn.feed, split, drawn.limit) if settings.pictures else None
+        self.pictures = Pictures(drawing, directory, self.recorder)
+        self.profiler = Profiler(traced, self.recorder, directory, settings.profile)
         keep = settings.checkpoints
         keep_mode = keep.keep_mode or (decisions.infer_mode(keep.keep_by) if keep.keep_by else mode)
-        self.checkpointer = Checkpointer(
-            task=task,
-            state=state,
-            train_stepper=train_stepper,
-            validation_stepper=validation_stepper,
-            traced=traced,
-            bridge=bridge,
-            recorder=self.recorder,
-            saver=Saver(directory.checkpoints, keep, keep_mode, clock),
-            counts_by=keep.keep_by or monitor,
-            ledger=self.ledger,
-            clock=clock,
-        )
+        saver = Saver(directory.checkpoints, keep, keep_mode, clock)
+        self.checkpointer = Checkpointer(traced, self.bridge, self.recorder, saver, keep.keep_by or self.monitor, clock)
 
     @property
     def state_bytes(self) -> int:
@@ -137,10 +118,7 @@ class Fit:
     def opened(self, config: Mapping[str, Any], resumed: Checkpoint | None, restart: bool) -> Iterator[None]:
         """Opens the loggers, shows the progress bar, and handles signals between two calls.
 
-        Args:
-            config: The configuration of the run.
-            resumed: The checkpoint to resume from; `None` begins a run.
-            restart: Whether logs of a run without a checkpoint may exist, which are overwritten.
+        `restart` is true if logs of a run without a checkpoint may exist: they are overwritten.
         """
         position = None if resumed is None else resumed.state["logs"]
         position = {} if position is None and restart else position
@@ -172,6 +150,7 @@ class Fit:
     @counted("start")
     def begin(self, resumed: Checkpoint | None) -> None:
         """Calls the callbacks' `on_train_begin`, and restores the run state from a checkpoint if one is given."""
+        self.profiler.begin()
         if resumed is None:
             with self.ledger.part("callbacks"):
                 self.bridge.begin_train()
@@ -236,11 +215,7 @@ class Fit:
             self.recorder.bar.advance(self.state.epochs + 1, logs.steps, stepper.seconds, stepper.means())
 
     def add_validation(self, found: Mapping[str, float]) -> None:
-        """Counts a validation and keeps its values.
-
-        Args:
-            found: The values by plain name.
-        """
+        """Counts a validation and keeps its values, by plain name."""
         self.profiler.count_validation()
         self.state.validations += 1
         self.state.validated = (self.state.step, {f"val/{name}": value for name, value in found.items()})
@@ -290,3 +265,13 @@ class Fit:
             interrupted=self.interrupted,
             skipped=tuple(state.skipped),
         )
+
+
+def _monitor(settings: Settings, names: Sequence[str]) -> tuple[str | None, str]:
+    """The monitored value, `None` without one, and whether lower (`"min"`) or higher (`"max"`) is better."""
+    monitor = settings.monitor or next((name for name in ("val/loss", "train/loss") if name in names), None)
+    if monitor is not None:
+        check_monitor(monitor, names)
+    if settings.checkpoints.keep_by is not None:
+        check_monitor(settings.checkpoints.keep_by, names, "Checkpoints.keep_by")
+    return monitor, settings.mode or (decisions.infer_mode(monitor) if monitor is not None else "min")

@@ -31,12 +31,7 @@ NAMED = 3
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """The `trainable` flags of a task, in a fixed order.
-
-    Args:
-        layers: Flags of all layers, including nested ones.
-        variables: Flags of all variables of the layers.
-    """
+    """The `trainable` flags of all layers of a task, nested ones too, and of their variables, in a fixed order."""
 
     layers: tuple[bool, ...]
     variables: tuple[bool, ...]
@@ -87,12 +82,7 @@ def describe_change(task: Task, before: Flags, now: Flags) -> str:
 
 
 def record(task: Task, flags: Flags) -> dict[str, Any]:
-    """The flags, and the variables that each optimizer has slots for, as JSON values.
-
-    Args:
-        task: The task.
-        flags: The flags with which its steps were traced.
-    """
+    """The flags that the steps were traced with, and the variables that optimizers have slots for, as JSON values."""
     keys = {id(variable): key for key, variable in task.variables().items()}
     optimizers = {
         path: [keys[id(v)] for v in trained_variables(found) if id(v) in keys] for path, found in _optimizers(task)
@@ -101,11 +91,7 @@ def record(task: Task, flags: Flags) -> dict[str, Any]:
 
 
 def restore(task: Task, found: Mapping[str, Any] | None) -> bool:
-    """Restores the flags of a task and the slots of its optimizers.
-
-    Args:
-        task: The task.
-        found: Result of `record`; `None` for a state that was saved without it.
+    """Restores a result of `record`: the flags, and the slots of the optimizers; `None` restores nothing.
 
     Returns:
         Whether anything changed, so that the steps must be traced again.
@@ -149,15 +135,15 @@ class TracedSteps:
     def __init__(
         self, task: Task, trace: Trace, train_stepper: Stepper, validation_stepper: Stepper | None, names: Sequence[str]
     ) -> None:
-        self._task, self._names = task, set(names)
-        self._train_stepper, self._validation_stepper = train_stepper, validation_stepper
+        self.task, self.names = task, names
+        self.train_stepper, self.validation_stepper = train_stepper, validation_stepper
         self.optimizers = trace.optimizers()
         self._flags = flags_of(task)
 
     def change(self) -> str | None:
         """Describes the layers that were frozen or unfrozen since the steps were traced; `None` for no change."""
-        now = flags_of(self._task)
-        return None if now == self._flags else describe_change(self._task, self._flags, now)
+        now = flags_of(self.task)
+        return None if now == self._flags else describe_change(self.task, self._flags, now)
 
     @property
     def learning(self) -> int:
@@ -167,23 +153,20 @@ class TracedSteps:
     def trace_anew(self, cause: str) -> None:
         """Traces the steps again with the current flags, for streams that are opened from now on.
 
-        Args:
-            cause: The reason, for the list of compilations.
-
         Raises:
             TaskError: No variable is trainable, or the steps log other names.
         """
-        task, engine = self._task, bound_engine(self._task)
-        trace = trace_train(task, engine, self._train_stepper.feed)
-        self._train_stepper.replace_program(engine.program(task.run_train_step, trace.names), cause)
+        task, engine = self.task, bound_engine(self.task)
+        trace = trace_train(task, engine, self.train_stepper.feed)
+        self.train_stepper.replace_program(engine.program(task.run_train_step, trace.names), cause)
         found = epoch_names(task, trace, "train")
-        if self._validation_stepper is not None:
-            evaluation = trace_evaluate(task, engine, self._validation_stepper.feed)
-            self._validation_stepper.replace_program(engine.program(task.run_evaluate_step, evaluation.names), cause)
+        if self.validation_stepper is not None:
+            evaluation = trace_evaluate(task, engine, self.validation_stepper.feed)
+            self.validation_stepper.replace_program(engine.program(task.run_evaluate_step, evaluation.names), cause)
             found += epoch_names(task, evaluation, "val")
-        if set(found) != self._names:
+        if set(found) != set(self.names):
             raise TaskError(
-                f"{type(task).__name__} logs {sorted(found)} since {cause}, and logged {sorted(self._names)} before. "
+                f"{type(task).__name__} logs {sorted(found)} since {cause}, and logged {sorted(self.names)} before. "
                 "Log every name in every step, whatever is trainable."
             )
         self.optimizers = trace.optimizers()
@@ -191,7 +174,7 @@ class TracedSteps:
 
     def record(self) -> dict[str, Any]:
         """State for `restore` as JSON values, including flags that a callback set since the steps were traced."""
-        return {**record(self._task, self._flags), "now": dataclasses.asdict(flags_of(self._task))}
+        return {**record(self.task, self._flags), "now": dataclasses.asdict(flags_of(self.task))}
 
 
 def _layers_of(task: Task) -> Iterator[tuple[str, keras.Layer]]:

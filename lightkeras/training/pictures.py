@@ -32,9 +32,8 @@ from lightkeras.system.variables import CheckpointError, write_variables
 from lightkeras.task import Task
 from lightkeras.training.recorder import Recorder
 from lightkeras.training.restoring import restored
-from lightkeras.training.run_state import RunState
 from lightkeras.training.stepper import bound_engine
-from lightkeras.training.timing import TimeLedger, counted
+from lightkeras.training.timing import counted
 from lightkeras.training.tracing import trace_predict
 
 _NAME = re.compile(r"\w[\w .+-]*")
@@ -61,7 +60,7 @@ class SplitPictures:
     """
 
     def __init__(self, task: Task, feed: Feed, split: str, limit: int | None = None) -> None:
-        self._task, self._engine, self.split, self._limit = task, bound_engine(task), split, limit
+        self.task, self._engine, self.split, self._limit = task, bound_engine(task), split, limit
         self._feed = _in_order(feed)
         self._predictor: Predictor | None = None
         self.opened = 0
@@ -76,15 +75,15 @@ class SplitPictures:
         Returns:
             PNG images by name; empty if the task draws nothing, or if `draw` fails, which is printed.
         """
-        if not has_pictures(self._task):
+        if not has_pictures(self.task):
             return {}
-        with restored(self._task):
+        with restored(self.task):
             if weights is not None:
-                write_variables(self._task.model_variables(), weights)
+                write_variables(self.task.model_variables(), weights)
             try:
-                return _rendered(self._task, self._task.draw(Predictions(self, training)))
+                return _rendered(self.task, self.task.draw(Predictions(self, training)))
             except Exception as error:  # an error in a picture must not fail the run
-                announce(f"{_described(self._task, error)} No pictures of the {self.split} split are written.")
+                announce(f"{_described(self.task, error)} No pictures of the {self.split} split are written.")
                 return {}
 
     def parts(self, training: bool) -> Iterator[tuple[Structure | None, Structure]]:
@@ -112,7 +111,7 @@ class SplitPictures:
         for number, batch in enumerate(raw.open_epoch(0)):
             if number == self._limit:
                 break
-            outputs = predictor.run(self._engine.open_batch(encoded_batch(batch, self._task.frozen())), 1)
+            outputs = predictor.run(self._engine.open_batch(encoded_batch(batch, self.task.frozen())), 1)
             if outputs is not None:
                 yield batch, outputs
 
@@ -125,8 +124,8 @@ class SplitPictures:
 
     def _ready(self) -> Predictor:
         if self._predictor is None:
-            trace_predict(self._task, self._engine, self._feed)
-            self._predictor = self._engine.predictor(self._task.run_predict_step)
+            trace_predict(self.task, self._engine, self._feed)
+            self._predictor = self._engine.predictor(self.task.run_predict_step)
         return self._predictor
 
 
@@ -135,27 +134,11 @@ class Pictures:
     """Draws pictures during a fit and of its best weights at the end, and writes the report.
 
     The runner draws, not a Keras callback: a callback knows neither the split nor the best weights.
-
-    Args:
-        task: The task.
-        drawing: Its pictures of one split; `None` draws none.
-        directory: The run directory.
-        state: The run state, which records the steps with pictures and the openings of streams.
-        recorder: Logs the pictures.
-        ledger: Counts the time.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        drawing: SplitPictures | None,
-        directory: RunDirectory,
-        state: RunState,
-        recorder: Recorder,
-        ledger: TimeLedger,
-    ) -> None:
-        self._task, self._drawing, self._directory = task, drawing, directory
-        self._state, self._recorder, self.ledger = state, recorder, ledger
+    def __init__(self, drawing: SplitPictures | None, directory: RunDirectory, recorder: Recorder) -> None:
+        self._drawing, self._directory, self._recorder = drawing, directory, recorder
+        self._state, self.ledger = recorder.state, recorder.ledger
 
     @counted("pictures")
     def draw(self) -> None:
@@ -175,14 +158,14 @@ class Pictures:
     def draw_best(self) -> None:
         """Draws with the best weights after the run, when its loggers are closed; the task keeps its own weights."""
         folder = self._directory.checkpoints
-        if self._drawing is None or not has_pictures(self._task) or not (folder / "best").exists():
+        if self._drawing is None or not has_pictures(self._drawing.task) or not (folder / "best").exists():
             return
         try:
             best = checkpoint.load(checkpoint.find(folder, "best"))
         except (CheckpointError, FileNotFoundError) as error:
             warnings.warn(f"The best weights were not drawn: {error}", stacklevel=2)
             return
-        models = self._task.model_variables()
+        models = self._drawing.task.model_variables()
         made = self._drawing.draw({key: best.arrays[key] for key in models if key in best.arrays})
         write_pictures(self._directory, self._drawing.split, made, replace=True)
         shown = made if best.state["step"] not in self._state.drawn else {}
@@ -199,12 +182,7 @@ class Pictures:
 
 @final
 class Predictions:
-    """Predicts for the first examples of a split on request, and keeps the outputs; see `task.Predict`.
-
-    Args:
-        drawing: The pictures that use the predictions.
-        training: Whether training continues afterwards.
-    """
+    """Predicts for the first examples of a split on request, and keeps the outputs; see `task.Predict`."""
 
     def __init__(self, drawing: SplitPictures, training: bool = False) -> None:
         self.split = drawing.split
@@ -231,13 +209,7 @@ class Predictions:
 
 
 def write_pictures(directory: RunDirectory, split: str, pictures: Mapping[str, bytes], replace: bool = False) -> None:
-    """Writes pictures to `figures/<split>/<name>.png`.
-
-    Args:
-        directory: The run directory.
-        split: The split that they show.
-        pictures: PNG images by name.
-        replace: Whether to remove pictures of other names, which show other weights.
+    """Writes PNG images to `figures/<split>/<name>.png`; `replace` removes those of other names, of other weights.
 
     Raises:
         OSError: The pictures cannot be written.
@@ -255,12 +227,7 @@ def write_pictures(directory: RunDirectory, split: str, pictures: Mapping[str, b
 
 
 def draw_split(directory: RunDirectory, drawing: SplitPictures, weights: str) -> None:
-    """Draws a split with the current weights, and replaces its earlier pictures.
-
-    Args:
-        directory: The run directory.
-        drawing: The pictures of the split.
-        weights: `"best"` or `"last"`, the checkpoint of the current weights.
+    """Draws a split with the current weights, those of the checkpoint `weights`, and replaces its earlier pictures.
 
     Raises:
         OSError: The pictures cannot be written.

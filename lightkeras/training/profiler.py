@@ -9,41 +9,25 @@ from typing import final
 from lightkeras.engine.base import StepLogs
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.system import files
-from lightkeras.task import Task
-from lightkeras.training.progress_bar import ProgressBar
-from lightkeras.training.stepper import Stepper, bound_engine
-from lightkeras.training.timing import TimeLedger
+from lightkeras.training.freezing import TracedSteps
+from lightkeras.training.recorder import Recorder
+from lightkeras.training.stepper import bound_engine
 
 
 @final
 class Profiler:
-    """Times the calls of a fit.
+    """Times the calls of a fit, and lets the backend's profiler trace one if `traces`."""
 
-    Args:
-        task: The task.
-        train_stepper: The train step over the train split.
-        validation_stepper: The evaluation step over the validation split; `None` without one.
-        ledger: Counts the time.
-        directory: The run directory.
-        bar: Prints a line if no trace can be written.
-        traces: Whether the backend's profiler traces a call.
-    """
-
-    def __init__(
-        self,
-        task: Task,
-        train_stepper: Stepper,
-        validation_stepper: Stepper | None,
-        ledger: TimeLedger,
-        directory: RunDirectory,
-        bar: ProgressBar,
-        traces: bool,
-    ) -> None:
-        self._task, self._train, self._validation = task, train_stepper, validation_stepper
-        self.ledger, self._directory, self._bar, self._traces = ledger, directory, bar, traces
+    def __init__(self, traced: TracedSteps, recorder: Recorder, directory: RunDirectory, traces: bool) -> None:
+        self._task, self._train, self._validation = traced.task, traced.train_stepper, traced.validation_stepper
+        self.ledger, self._directory, self._bar, self._traces = recorder.ledger, directory, recorder.bar, traces
         self._calls = self._steps = 0
-        self._compiled = len(train_stepper.compiled)
-        self._compiled_to_validate = 0 if validation_stepper is None else len(validation_stepper.compiled)
+        self._compiled = self._compiled_to_validate = 0
+
+    def begin(self) -> None:
+        """Counts from here: the preflight compiled before, which is part of the start."""
+        self._compiled = len(self._train.compiled)
+        self._compiled_to_validate = 0 if self._validation is None else len(self._validation.compiled)
 
     @contextlib.contextmanager
     def one_call(self) -> Iterator[None]:

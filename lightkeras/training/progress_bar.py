@@ -65,14 +65,7 @@ class ProgressBar:
             self._bar.update(self._task, completed=steps)
 
     def advance(self, epoch: int, steps: int, seconds: float, values: Mapping[str, float]) -> None:
-        """Advances the bar by the train steps of one call.
-
-        Args:
-            epoch: Number of the epoch, from 1.
-            steps: Steps of the call.
-            seconds: Duration of the call.
-            values: Running means of the epoch by name.
-        """
+        """Advances the bar by the train steps of one call of `seconds`, and shows the running means."""
         if not self._shown:
             return
         now = steps / max(seconds, 1e-9)

@@ -31,15 +31,10 @@ class Recorder:
     """
 
     def __init__(
-        self,
-        names: Sequence[str],
-        state: RunState,
-        bar: ProgressBar,
-        ledger: TimeLedger,
-        keeps_rows: bool = False,
+        self, names: Sequence[str], state: RunState, bar: ProgressBar, ledger: TimeLedger, keeps_rows: bool = False
     ) -> None:
         self.names, self.bar, self.ledger = list(names), bar, ledger
-        self._state, self._keeps_rows = state, keeps_rows
+        self.state, self._keeps_rows = state, keeps_rows
         self._loggers: list[Logger] = []
         self._marked: dict[str, int] = {}  # positions of the loggers at the last mark
         self._since_mark: list[tuple[int, int, dict[str, list[float]]]] = []  # epoch, first step, values
@@ -69,31 +64,31 @@ class Recorder:
         """Logs the train steps of one call, before the run state counts them."""
         values = {f"train/{name}": column.tolist() for name, column in logs.values.items()}
         for logger in self._loggers:
-            logger.log_steps(self._state.epochs + 1, self._state.step + 1, values)
+            logger.log_steps(self.state.epochs + 1, self.state.step + 1, values)
         if self._keeps_rows:
-            self._since_mark.append((self._state.epochs + 1, self._state.step + 1, values))
+            self._since_mark.append((self.state.epochs + 1, self.state.step + 1, values))
 
     @counted("logging")
     def log_validation(self) -> None:
         """Logs the last validation, inside an epoch."""
-        if self._state.validated is not None:
+        if self.state.validated is not None:
             for logger in self._loggers:
-                logger.log_validation(self._state.epochs + 1, self._state.step, self._state.validated[1])
+                logger.log_validation(self.state.epochs + 1, self.state.step, self.state.validated[1])
                 logger.flush()
 
     @counted("logging")
     def log_epoch(self, values: Mapping[str, float]) -> None:
         """Logs the values of the last finished epoch, and adds them to the history."""
         for name in self.names:
-            self._state.history.setdefault(name, []).append(values.get(name, math.nan))
+            self.state.history.setdefault(name, []).append(values.get(name, math.nan))
         for logger in self._loggers:
-            logger.log_epoch(self._state.epochs, self._state.step, values)
+            logger.log_epoch(self.state.epochs, self.state.step, values)
             logger.flush()
 
     def log_images(self, images: Mapping[str, bytes]) -> None:
         """Logs PNG images by tag."""
         for logger in self._loggers:
-            logger.log_images(self._state.step, images)
+            logger.log_images(self.state.step, images)
             logger.flush()
 
     def mark(self) -> None:
@@ -102,12 +97,7 @@ class Recorder:
             self._marked, self._since_mark = self.positions(), []
 
     def log_again(self, step: int, last: Mapping[str, float]) -> None:
-        """Removes the rows from a step on, and logs that step with other values.
-
-        Args:
-            step: Number of the step, from 1 over the run.
-            last: Values of the step by plain name.
-        """
+        """Removes the rows from a step on, and logs that step with other values, by plain name."""
         values = {f"train/{name}": [value] for name, value in last.items()}
         rows = [(epoch, first, columns) for epoch, first, columns in self._since_mark if first < step]
         for logger in self._loggers:
@@ -116,8 +106,8 @@ class Recorder:
             for epoch, first, columns in rows:
                 count = step - first
                 logger.log_steps(epoch, first, {name: column[:count] for name, column in columns.items()})
-            logger.log_steps(self._state.epochs + 1, step, values)
-        self._since_mark = [*rows, (self._state.epochs + 1, step, values)]
+            logger.log_steps(self.state.epochs + 1, step, values)
+        self._since_mark = [*rows, (self.state.epochs + 1, step, values)]
 
     def positions(self) -> dict[str, int]:
         """Sizes of the log files, by name: where a resume cuts them."""
@@ -138,7 +128,7 @@ class Recorder:
         self, logger: Logger, kind: type[BaseException] | None, error: BaseException | None = None, *_: Any
     ) -> None:
         try:
-            logger.close(failed=kind is not None or self._state.diverged)
+            logger.close(failed=kind is not None or self.state.diverged)
         except OSError as second:
             if error is None:
                 raise

@@ -19,13 +19,7 @@ from lightkeras.task import Task
 
 @dataclasses.dataclass(frozen=True)
 class SavedState:
-    """The values that `restored` restores.
-
-    Args:
-        variables: The variables of the task by key.
-        arrays: Their values.
-        others: Further variables of Keras or the backend, with their values.
-    """
+    """The variables of a task with their values, and others of Keras or the backend, which `restored` restores."""
 
     variables: Mapping[str, keras.Variable]
     arrays: Mapping[str, np.ndarray]
@@ -40,12 +34,7 @@ class SavedState:
 
 @contextlib.contextmanager
 def restored(task: Task, others: Sequence[Any] = ()) -> Iterator[SavedState]:
-    """Restores the variables of a task and all global random generators on exit.
-
-    Args:
-        task: The task.
-        others: Further variables to restore, of Keras or the backend; they have `assign`.
-    """
+    """Restores the variables of a task, others (also of the backend) and all global random generators on exit."""
     variables = task.variables()
     state = SavedState(variables, read_variables(variables), [(found, value_of(found)) for found in others])
     generators = random_states.read()

@@ -161,13 +161,7 @@ class Saver:
         )
 
     def rank(self, name: str, improved: bool, value: float | None) -> None:
-        """Updates the best checkpoints with a new one, which is given to `write` or `hold` next.
-
-        Args:
-            name: Its name.
-            improved: Whether it is the best so far.
-            value: The value that ranks it; `None` leaves it out of the ranking.
-        """
+        """Updates the best checkpoints with one that is written or held next; a `value` of `None` is not ranked."""
         if improved:
             self.best = name
         if value is not None and self.is_among_best(value):

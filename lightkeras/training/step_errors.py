@@ -21,12 +21,6 @@ class TaskError(ValueError):
 def explained(task: Task, feed: Feed, method: str, train: Feed | None = None) -> Iterator[None]:
     """Explains an error of the block by its batches, or else adds a note with the batch that the step got.
 
-    Args:
-        task: The task.
-        feed: The split whose batches the step gets.
-        method: Name of the step's method, for the message.
-        train: The train split; `None` if `feed` is the train split.
-
     Raises:
         TaskError: The model does not accept the batches, they differ from the batches of `train`, or the backend
             cannot run a layer.

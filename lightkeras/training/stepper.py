@@ -79,7 +79,7 @@ class Stepper:
         limit: int | None = None,
         seed: int = 0,
     ) -> None:
-        self._task, self._engine, self._limit = task, engine, limit
+        self.task, self._engine, self.limit = task, engine, limit
         self.feed, self.program, self.seed = feed, program, seed
         self.stream: Stream | None = None
         self.random: dict[str, Any] = {}
@@ -95,23 +95,18 @@ class Stepper:
     @property
     def steps(self) -> int | None:
         """Batches in one epoch; `None` if unknown before its end."""
-        known = [steps for steps in (self.feed.steps, self._limit) if steps is not None]
+        known = [steps for steps in (self.feed.steps, self.limit) if steps is not None]
         return min(known, default=None)
 
     def replace_program(self, program: Program, cause: str) -> None:
-        """Replaces the compiled step, for streams that are opened from now on.
-
-        Args:
-            program: The new step.
-            cause: Why it was compiled.
-        """
+        """Replaces the compiled step, for streams that are opened from now on."""
         self.program, self._cause = program, cause
         self._noted, self._compiled_for = 0, set()
 
     def reset(self) -> None:
         """Resets means and metrics."""
         self.examples, self._sums = 0, {}
-        self._task.reset_metrics()
+        self.task.reset_metrics()
 
     def begin(self, epoch: int) -> Stream:
         """Resets means and metrics, and opens the split at the start of an epoch."""
@@ -123,14 +118,7 @@ class Stepper:
         return {"examples": self.examples, "sums": dict(self._sums)}
 
     def resume(self, epoch: int, step: int, means: Mapping[str, Any], state: bytes | None) -> Stream:
-        """Opens the split inside an epoch.
-
-        Args:
-            epoch: The epoch, from 0.
-            step: Batches done in the epoch.
-            means: Result of `state` at that step.
-            state: Result of `Stream.state` at that step.
-        """
+        """Opens the split inside an epoch, with the results of `state` and `Stream.state` at that step."""
         self.examples, self._sums = means["examples"], dict(means["sums"])
         return self._engine.open(self.feed, epoch, step, self.seed, state, self.program)
 
@@ -139,12 +127,7 @@ class Stepper:
         self._engine.skip_epochs(self.feed, count)
 
     def add(self, logs: StepLogs, seconds: float) -> None:
-        """Adds the logs of one call to the means, and measures the time of a step.
-
-        Args:
-            logs: Logs of at least one step.
-            seconds: Time of the call.
-        """
+        """Adds the logs of one call of at least one step to the means, and measures the time of a step."""
         self.seconds = seconds
         self._note_compiled(seconds)
         size = int(logs.examples[-1])
@@ -163,16 +146,11 @@ class Stepper:
 
     def values(self) -> dict[str, float]:
         """The means, and the current values of the stateful metrics."""
-        metrics = [metric_values(metric) for metric in self._task.metrics()]
+        metrics = [metric_values(metric) for metric in self.task.metrics()]
         return self.means() | {name: value for values in metrics for name, value in values.items()}
 
     def try_one(self, feed: Feed | None = None, step: int = 0) -> StepLogs:
-        """Runs one step, for the preflight.
-
-        Args:
-            feed: Feed of the batch, with the spec of the split; `None` for the split itself.
-            step: Index of the batch, from 0.
-        """
+        """Runs the step with index `step` of a feed, the split itself by default, for the preflight."""
         stream = self._engine.open(self.feed if feed is None else feed, step=step, program=self.program)
         began = time.perf_counter()
         logs = self.program.run(stream, 1)
@@ -207,7 +185,7 @@ class Stepper:
         Raises:
             ValueError: The split has no batch.
         """
-        metrics = {f"{i}.{j}": v for i, m in enumerate(self._task.metrics()) for j, v in enumerate(m.variables)}
+        metrics = {f"{i}.{j}": v for i, m in enumerate(self.task.metrics()) for j, v in enumerate(m.variables)}
         with variables_restored(metrics):
             return self._run(steps_per_call, bridge, stopped)
 

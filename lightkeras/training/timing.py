@@ -70,11 +70,7 @@ class TimeLedger:
         self.seconds[target] += moved
 
     def summary(self, steps: int) -> dict[str, Any]:
-        """The time counted so far, as JSON values.
-
-        Args:
-            steps: Train steps done.
-        """
+        """The time counted so far, as JSON values."""
         self._count()
         total = sum(self.seconds.values())
         parts = {

@@ -53,13 +53,7 @@ def trace_train(task: Task, engine: Engine, feed: Feed) -> Trace:
 
 
 def trace_evaluate(task: Task, engine: Engine, feed: Feed, train: Feed | None = None) -> Trace:
-    """Traces the evaluation step.
-
-    Args:
-        task: The task.
-        engine: Its engine.
-        feed: The split.
-        train: The train split, to compare with if the step fails; `None` for no comparison.
+    """Traces the evaluation step; the error of a step that fails compares the split with `train`.
 
     Raises:
         TaskError: The step minimizes a loss, or does not accept the batches.
@@ -108,12 +102,7 @@ def epoch_names(task: Task, trace: Trace, prefix: str) -> list[str]:
 
 
 def check_monitor(monitor: str, names: Iterable[str], setting: str = "monitor") -> None:
-    """Checks that the monitored value is logged.
-
-    Args:
-        monitor: Name of the value.
-        names: Names of all values of an epoch.
-        setting: Name of the setting, for the message.
+    """Checks that the epochs log the value of a setting, which is named in the message.
 
     Raises:
         ValueError: No epoch logs the value.

@@ -20,27 +20,13 @@ import pytest
 import lightkeras as lk
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.encoders.hub import sample_text_module
-from lightkeras.engine import make_engine
 from lightkeras.runs import checkpoint
-from lightkeras.system import random_states
 from lightkeras.system.locks import run_lock
 from lightkeras.testing import TwoMoons, two_moons
-from lightkeras.training.divergence import locate
-from lightkeras.training.divergence.broken_step import write_bundle
-from lightkeras.training.divergence.watchdog import Position, Watchdog
-from lightkeras.training.stepper import Stepper
-from lightkeras.training.tracing import trace_train
+
+pytestmark = pytest.mark.usefixtures("folder")
 
 QUICK = ["--runner.max_epochs", "1"]
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path_factory, tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["moons.py"])
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.delenv("LIGHTKERAS_DATA_DIR", raising=False)
-    return tmp_path
 
 
 def run(*words: str, task: type[lk.Task] = TwoMoons, **defaults: Any) -> int:
@@ -203,6 +189,18 @@ def test_tune_searches_and_prints_the_command_that_tests_the_best(folder, capsys
     assert f"s holds a search: give one of its runs, such as {best}." in capsys.readouterr().err
 
 
+def test_more_trials_extend_a_search_and_are_recorded(folder, capsys):
+    assert run("tune", "--tuner.trials", "1", "--tuner.workers", "0", *QUICK, "--run_dir", "s") == 0
+    assert "    stopped  trials=1 reached\n" in capsys.readouterr().out
+    assert run("tune", "--resume", "--run_dir", "s", "--tuner.trials", "2") == 0
+    assert "    stopped  trials=2 reached\n" in capsys.readouterr().out
+    assert run("tune", "--resume", "--run_dir", "s") == 0  # as it was extended
+    assert "     trials  2 completed" in capsys.readouterr().out
+    assert read("s/config.json")["search"]["trials"] == 2
+    assert run("tune", "--resume", "--run_dir", "s", "--tuner.trials", "1") == 2
+    assert "search.trials was 2 and is 1" in capsys.readouterr().err
+
+
 def test_find_learning_rate_prints_a_suggestion_and_the_path_of_its_curve(folder, capsys):
     assert run("find_learning_rate", "--find.high", "1.0", "--run_dir", "a") == 0
     printed = capsys.readouterr().out
@@ -245,51 +243,6 @@ def test_tune_optimizes_what_the_experiment_monitors(folder):
     )
     assert read("s/result.json")["search"]["objective"] == "val/accuracy"
     assert read("s/result.json")["search"]["mode"] == "max"
-
-
-@pytest.fixture
-def broken(tmp_path) -> Path:
-    """A run directory of two moons whose second batch holds a NaN."""
-    points, label = two_moons(96)
-    points[40] = np.nan
-    task = TwoMoons(TwoMoons.HParams(hidden_units=4))
-    feed = ArrayFeed((points, label), 32)
-    task.set_up(3)
-    engine = task.bind(make_engine)
-    trace = trace_train(task, engine, feed)
-    train_stepper = Stepper(task, engine, feed, engine.program(task.run_train_step, trace.names), seed=3)
-    guard = Watchdog(task, engine)
-    stream = train_stepper.begin(0)
-    guard.watch(Position(0, 0, 0), stream, train_stepper.state(), random_states.read())
-    train_stepper.program.run(stream, 3)
-    alarm = guard.check(3)
-    found = locate.locate(task, train_stepper, guard.snapshot, alarm)
-    write_bundle(tmp_path / "run" / "broken", task, found, seed=3, source="arrays")
-    return tmp_path / "run"
-
-
-def test_replay_reruns_the_broken_step_and_reports_whether_it_is_the_same(broken, capsys):
-    assert run("replay", "--run_dir", str(broken)) == 0
-    printed = capsys.readouterr().out
-    # TensorFlow's relu makes zero of a NaN: there the weights are what is not finite first.
-    assert re.search(r"in the run  (sequential|train/loss)", printed)
-    assert "at step 2 (epoch 1, batch 2): the batch itself is not finite: array 0 holds nan in row 8" in printed
-    assert printed.endswith("    result  equal, bit for bit\n")
-    path = broken / "broken" / "step-00000002"
-    saved = checkpoint.load(path)
-    state = {key: value for key, value in saved.state.items() if key not in ("step", "variables")}
-    state["logs"]["loss"] = 0.25
-    captured = checkpoint.Captured(saved.arrays, saved.state["variables"])
-    checkpoint.save(broken / "broken" / "step-00000002-1", 2, captured, state, saved.extra)
-    assert run("replay", "--run_dir", str(broken / "broken" / "step-00000002-1")) == 1
-    assert re.search(
-        r"   differs  loss is ([\d.]+|nan), and was 0.25 in the run\n    result  not equal", capsys.readouterr().out
-    )
-
-
-def test_replay_of_a_run_that_did_not_break_ends_with_status_2(folder, capsys):
-    assert run("replay", "--run_dir", str(folder)) == 2
-    assert capsys.readouterr().err.startswith(f"error: {folder} holds no broken step: expected a run directory")
 
 
 # ---------------------------------------------------------------------- settings
@@ -350,79 +303,7 @@ def test_a_wrong_setting_of_the_experiment_is_not_the_users_mistake():
         lk.cli(TwoMoons, args=[], max_epochs=0)
 
 
-def test_help_shows_commands_ranges_and_defaults(capsys):
-    assert run("--help", max_epochs=30) == 0
-    text = " ".join(capsys.readouterr().out.split())
-    assert text.startswith("usage: moons.py [COMMAND] [flags] A small classifier of two moons")
-    for command in ("fit", "test", "predict", "tune", "find_learning_rate", "find_batch_size"):
-        assert re.search(rf"commands .*\b{command} ", text)
-    assert "Units of the hidden layer. Searched: 4 to 32 in steps of 4. (type: int, default: 16)" in text
-    assert "Learning rate of Adam. Searched: 0.001 to 0.1, log scale. (type: float, default: 0.01)" in text
-    assert "Points per batch. (type: int, default: 32)" in text
-    assert "Maximum number of epochs. (type: int, default: 30)" in text
-    assert "CONFIG Path to" not in text
-
-
-def test_help_of_a_command_shows_its_flags(capsys):
-    assert run("tune", "--help") == 0
-    assert "--tuner.trials" in capsys.readouterr().out
-    assert run("find_batch_size", "--help") == 0
-    printed = capsys.readouterr().out
-    assert "--find.memory_bytes" in printed
-    assert "--run_dir" not in printed  # it writes nothing
-    assert run("predict", "--help") == 0
-    printed = capsys.readouterr().out
-    assert printed.startswith("usage: moons.py predict --run_dir RUN_DIR [flags] INPUT ...\n")
-    assert "--hp." not in printed
-
-
 # ---------------------------------------------------------------------- mistakes
-
-
-MISTAKES = {
-    ("--hp.hiden_units", "3"): r"unrecognized arguments: --hp\.hiden_units 3\nDid you mean '--hp\.hidden_units'\?",
-    ("--hp.hidden_units", "x"): r"--hp\.hidden_units: Expected int\. Got value: x",
-    ("--hp.learning_rate", "fast"): r"--hp\.learning_rate: Expected float\. Got value: fast",
-    ("fitt",): r"unrecognized arguments: fitt\nDid you mean 'fit'\? Valid names: find_batch_size, find_learning_rate, "
-    r"fit, predict, replay, test, tune\.",
-    ("--source", "fake"): r"--source: Expected one of \['auto', 'real', 'sample'\]\. Got value: fake",
-    ("--run_dir",): r"argument --run_dir: expected one argument\n$",
-    ("--hp.hidden_units", "3", "fit"): r"'fit' is a command: put one command before all flags\.",
-    ("--tuner.trials", "3"): r"Flags that begin with --tuner\. belong to tune\.",
-    ("--find.low", "3"): r"Flags that begin with --find\. belong to find_learning_rate and find_batch_size\.",
-    ("find_batch_size", "--find.low", "3"): r"^error: low=3: expected a power of two, such as 2",
-    ("find_learning_rate", "--find.steps", "3"): r"^error: steps=3: expected a whole number of at least 10",
-    ("test",): r"moons\.py test: error: the following arguments are required: --run_dir\n$",
-    ("predict", "--run_dir", "a"): r"the following arguments are required: inputs\n$",
-    ("test", "--run_dir", "nowhere"): r"^error: nowhere holds no run: there is no config\.json in it\. Give the dir",
-    ("--runner.max_epochs", "0"): r"^error: Runner\(max_epochs=0\): expected a whole number of at least 1\.\n$",
-    ("--runner.monitor", "val/los"): r"^error: monitor='val/los': no epoch logs that\. Did you mean 'val/loss'\?",
-    ("--data_dir", "nowhere"): r"^error: data_dir names 'nowhere', which is not a folder",
-    ("tune", "--tuner.oracle", "bayes"): r"^error: Tuner\(oracle='bayes'\) is not known\. Did you mean 'bayesian'\?",
-    ("tune", "--tuner.trials", "0"): r"^error: Tuner\(trials=0\): expected a whole number of at least 1",
-    (
-        "tune",
-        "--tuner.objective",
-        "val/acc",
-    ): r"^error: objective='val/acc': no epoch logs that\. Did you mean 'val/acc",
-    ("--config", "none.yaml"): r"--config: File does not exist: '.*none\.yaml'",
-    ("--config", "bad.yaml"): r"hp has no 'hiden_units'\. Did you mean 'hidden_units'\? Valid names: batch_size, hid",
-    ("--config", "worse.yaml"): r"Problems parsing config: ",
-}
-
-
-@pytest.mark.parametrize("words", MISTAKES, ids=" ".join)
-def test_a_mistake_is_one_clear_message_and_status_2(folder, capsys, words):
-    Path("bad.yaml").write_text("hp:\n  hiden_units: 8\n")
-    Path("worse.yaml").write_text("{ no yaml")
-    before = sorted(folder.iterdir())
-    assert run(*words) == 2
-    printed = capsys.readouterr()
-    assert re.search(MISTAKES[words], printed.err)
-    assert "Traceback" not in printed.err
-    assert "error: " in printed.err.splitlines()[0]
-    assert printed.out == ""
-    assert sorted(folder.iterdir()) == before
 
 
 def test_a_directory_that_holds_another_run_is_refused(fitted, capsys):
@@ -689,20 +570,6 @@ def test_a_value_that_checkpoints_are_to_be_kept_by_must_be_logged(folder, capsy
     expected = r"^error: Checkpoints\.keep_by='val/acc': no epoch logs that\. Did you mean 'val/accuracy'\?"
     assert re.search(expected, capsys.readouterr().err)
     assert list(folder.iterdir()) == []
-
-
-def test_none_is_null_on_the_command_line_and_in_its_help(capsys):
-    assert run("fit", "--runner.patience", "None") == 2
-    assert capsys.readouterr().err.endswith("--runner.patience: Expected int or null. Got value: None\n")
-    assert run("fit", "--help") == 0
-    text = " ".join(capsys.readouterr().out.split())
-    assert "Maximum number of train steps over all epochs; null for no limit. (type: int | null, default: null)" in text
-    assert "`" not in text
-    for group in (
-        "Maximum number of batches of each split: --runner.limit_batches.train",
-        "When to save, and which checkpoints to keep: --runner.",
-    ):
-        assert group in text
 
 
 def test_tune_takes_groups_of_settings_of_the_runner(folder):

@@ -6,10 +6,10 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import keras
 import numpy as np
 import pytest
@@ -18,6 +18,8 @@ import lightkeras as lk
 from lightkeras.command_line.experiment import Experiment
 from lightkeras.runs.directory import RunDirectory, holds_several, runs_below
 from lightkeras.testing import TwoMoons
+
+pytestmark = pytest.mark.usefixtures("folder")
 
 SIZES = {"tiny": 4, "small": 8}
 QUICK = ["--runner.max_epochs", "1", "--run_dir", "all"]
@@ -33,15 +35,6 @@ def sizes(task: lk.Task, runner: lk.Runner) -> dict[str, Any]:
         found[name] = below.evaluate(sized, weights="best")["loss"]
     best = min(found, key=found.get)
     return {"best": best, "test": {"loss": np.float32(0.5), "losses": np.array([1, 2])}}
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["moons.py"])
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.delenv("LIGHTKERAS_DATA_DIR", raising=False)
-    return tmp_path
 
 
 def run(*words: str, main: Any = sizes, task: type[lk.Task] = TwoMoons, **defaults: Any) -> int:
@@ -242,12 +235,9 @@ if __name__ == "__main__":
 
 def test_a_real_process_leaves_its_runs_and_refuses_to_start_again(folder):
     (folder / "moons.py").write_text(FILE)
-    root = str(Path(lk.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": root, "COLUMNS": "120"}
 
     def process(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "moons.py", "--run_dir", "all", *words]
-        return subprocess.run(command, capture_output=True, text=True, env=environment)
+        return forked.run(["moons.py", "--run_dir", "all", *words], env={**os.environ, "COLUMNS": "120"})
 
     first = process()
     assert first.returncode == 0, first.stderr

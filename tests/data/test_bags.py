@@ -52,5 +52,10 @@ def test_an_array_feed_takes_bags() -> None:
 def test_arrays_that_do_not_belong_together() -> None:
     with pytest.raises(ValueError, match=r"expected \[entries\], \[entries\]"):
         Bags(np.zeros(3, np.int32), np.zeros(2, np.float32), np.array([0, 3]))
-    with pytest.raises(ValueError, match="end with the 3 entries"):
-        Bags(np.zeros(3, np.int32), np.zeros(3, np.float32), np.array([0, 2]))
+    with pytest.raises(ValueError, match=r"expected \[entries\], \[entries\]"):
+        Bags(np.zeros((3, 1), np.int32), np.zeros((3, 1), np.float32), np.array([0, 3]))
+    with pytest.raises(ValueError, match=r"expected \[entries\], \[entries\]"):
+        Bags(np.zeros(3, np.int32), np.zeros(3, np.float32), np.array([[0, 3]]))
+    for splits in ([0, 2], [1, 3], []):
+        with pytest.raises(ValueError, match="begin with 0 and end with the 3 entries"):
+            Bags(np.zeros(3, np.int32), np.zeros(3, np.float32), np.array(splits))

@@ -41,7 +41,7 @@ def test_splits_may_come_from_other_sources():
 
 
 @pytest.mark.parametrize("arrays", [np.zeros((4, 2)), (np.zeros(4), np.zeros(4)), [(np.zeros((2, 2)), np.zeros(2))]])
-def test_arrays_are_no_batches(arrays):
+def test_arrays_are_not_batches(arrays):
     with pytest.raises(TypeError, match=r"for validation, which is read as arrays, not as batches: give"):
         Batches(dataset(4), arrays)
 

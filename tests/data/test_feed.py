@@ -1,14 +1,12 @@
 """Feeds: batches with a position."""
 
-import collections
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lightkeras.data.feed import ArrayFeed, StreamFeed
-from lightkeras.data.structure import ArraySpec, as_arrays, flatten, map_structure
+from lightkeras.data.structure import ArraySpec
 
 
 def epoch_in_chunks(feed: ArrayFeed, epoch: int, chunks: list[int]) -> list[list[int]]:
@@ -85,7 +83,7 @@ def test_the_spec_has_the_form_of_the_arrays():
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 2.0, True, "8"])
-def test_a_batch_size_that_is_no_positive_whole_number_is_an_error(batch_size):
+def test_a_batch_size_that_is_not_a_positive_whole_number_is_an_error(batch_size):
     with pytest.raises(ValueError, match=rf"batch_size={batch_size!r}: expected a whole number of at least 1"):
         ArrayFeed(np.zeros(3), batch_size)
 
@@ -110,38 +108,14 @@ def test_lengths_that_differ_are_named():
         ([[1, 2], [3]], "Pad rows of different lengths to one length"),
     ],
 )
-def test_what_is_no_array_is_refused_with_a_remedy(arrays, message):
+def test_a_value_that_is_not_an_array_is_refused_with_a_remedy(arrays, message):
     with pytest.raises(ValueError, match=message):
         ArrayFeed(arrays, 1)
 
 
-def test_objects_that_are_no_text_are_refused():
+def test_objects_that_are_not_text_are_refused():
     with pytest.raises(TypeError, match="dtype object holds int; expected text"):
         ArrayFeed(["a", 1], 1)
-
-
-def test_lists_of_plain_values_are_arrays_and_others_are_structures():
-    arrays = as_arrays(([1, 2], [[1.0], [2.0]], [np.zeros(2), [True, False]]))
-    assert [array.dtype.name for _, array in flatten(arrays)] == ["int64", "float32", "float32", "bool"]
-    assert [path for path, _ in flatten(arrays)] == ["0", "1", "2/0", "2/1"]
-
-
-def test_a_list_of_texts_keeps_every_text_as_it_is():
-    texts = as_arrays([b"ends in zero\0", b"", b"long" * 1000])
-    assert texts.dtype == object
-    assert texts.tolist() == [b"ends in zero\0", b"", b"long" * 1000]
-
-
-def test_text_of_any_numpy_kind_becomes_an_object_array():
-    kinds = [np.array(["a", "bc"]), np.array([b"a", b"bc"]), np.array(["a", "bc"], np.dtypes.StringDType())]
-    assert [as_arrays(array).dtype for array in kinds] == [object] * 3
-    assert [as_arrays(array).tolist() for array in kinds] == [["a", "bc"], [b"a", b"bc"], ["a", "bc"]]
-
-
-def test_namedtuples_keep_their_type():
-    pair = collections.namedtuple("pair", "x y")
-    assert as_arrays(pair([1], [2])) == pair(np.array([1]), np.array([2]))
-    assert map_structure(lambda number: number + 1, {"a": pair(1, [2])}) == {"a": pair(2, [3])}
 
 
 def test_the_fingerprint_changes_with_content_form_and_dtype():
@@ -156,7 +130,7 @@ def test_the_fingerprint_changes_with_content_form_and_dtype():
     assert fingerprint(["ab"]) == fingerprint([b"ab"])
 
 
-def test_a_stream_knows_what_it_was_told():
+def test_a_stream_keeps_its_arguments():
     feed = StreamFeed(lambda epoch: iter([epoch]), ArraySpec((), "int64"), steps=4, batch_size=2)
     assert (feed.steps, feed.batch_size, feed.examples, feed.fingerprint()) == (4, 2, None, None)
     assert list(feed.open_epoch(7)) == [7]

@@ -38,6 +38,25 @@ def test_of_streams_the_second_comes_after_the_first():
     assert [batch.tolist() for batch in found.open_epoch(0)] == [[0, 0], [0, 0], [1, 1], [1, 1]]
 
 
+class Batches:
+    """So many batches, anew each time."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self):
+        return iter([np.zeros(2)] * self.count)
+
+
+def test_the_length_of_joined_streams_is_known_if_both_are():
+    known, unknown = as_feed(Batches(3)), as_feed(lambda: iter(Batches(2)))
+    assert join_feeds(known, as_feed(Batches(2))).steps == 5
+    assert (join_feeds(known, unknown).steps, join_feeds(unknown, known).steps) == (None, None)
+
+
 def test_splits_of_another_form_cannot_be_joined():
     with pytest.raises(ValueError, match=r"The splits differ: .*float32\[batch, 1\].* and .*int32"):
         join_feeds(ArrayFeed(arrays(5), 3), ArrayFeed((arrays(5)[1],), 3))

@@ -40,7 +40,7 @@ def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
     assert Lookup(data_dir="~/sets").folder == (tmp_path / "sets").resolve()
 
 
-def test_a_folder_that_does_not_exist_is_an_error_that_says_who_named_it(monkeypatch, tmp_path):
+def test_a_folder_that_does_not_exist_is_an_error_that_names_its_origin(monkeypatch, tmp_path):
     gone = str(tmp_path / "gone")
     with pytest.raises(FileNotFoundError, match=r"data_dir names '.*gone', which is not a folder\. Give an"):
         _ = Lookup(data_dir=gone).folder
@@ -63,7 +63,7 @@ def test_an_unknown_source_is_answered_with_the_nearest_one():
 @pytest.mark.parametrize(
     ("source", "real", "sample"), [("auto", True, True), ("real", True, False), ("sample", False, True)]
 )
-def test_a_source_says_what_may_be_used(source, real, sample):
+def test_a_source_decides_what_may_be_used(source, real, sample):
     assert (Lookup(source).may_use_real, Lookup(source).may_use_sample) == (real, sample)
 
 
@@ -116,7 +116,7 @@ def test_a_server_that_speaks_something_else_is_not_reachable():
         thread.join()
 
 
-def test_what_is_no_address_is_not_reachable():
+def test_a_value_that_is_not_an_address_is_not_reachable():
     assert not reachable("no address")
 
 

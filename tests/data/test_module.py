@@ -34,5 +34,5 @@ def test_typed_inputs_are_refused_by_a_module_that_does_not_define_them():
         Squares().predict(["4"])
 
 
-def test_each_typed_input_is_one_example_unless_a_module_says_otherwise():
+def test_each_typed_input_is_one_example_unless_a_module_overrides_it():
     assert Squares().expand(("4", "5"), Lookup()) == ["4", "5"]

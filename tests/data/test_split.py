@@ -39,7 +39,7 @@ def test_the_parts_share_nothing_and_keep_their_order():
     assert out.tolist() != list(range(70, 100))
 
 
-def test_the_seed_says_which_are_held_out():
+def test_the_seed_chooses_which_are_held_out():
     def held(seed: int) -> list[int]:
         return split(np.arange(100), 10, seed=seed)[1].tolist()
 
@@ -127,7 +127,7 @@ def test_what_is_neither_a_fraction_nor_a_count_is_refused(validation):
 
 
 @pytest.mark.parametrize("validation", [True, "0.1", None])
-def test_what_is_no_number_is_refused(validation):
+def test_a_value_that_is_not_a_number_is_refused(validation):
     with pytest.raises(
         TypeError, match=r"validation=.*: expected a fraction between 0 and 1, such as 0\.1, or a whole"
     ):
@@ -152,7 +152,7 @@ def test_lengths_that_differ_are_refused():
         split({}, 1)
 
 
-def test_numbers_are_no_classes():
+def test_numbers_are_not_classes():
     with pytest.raises(ValueError, match=r"stratify holds float64 numbers: expected classes, .*numpy\.digitize"):
         split(np.arange(3), 1, stratify=np.array([0.5, 1.5, 2.5]))
 

@@ -36,7 +36,7 @@ def test_the_state_is_none_until_a_batch_was_read() -> None:
     assert reading.state() is not None
 
 
-def test_an_epoch_that_begins_as_before_goes_on() -> None:
+def test_an_epoch_that_begins_as_before_continues() -> None:
     feed = as_feed(lambda epoch: numbers(5, first=epoch))
     before = StreamReader(feed, 2)
     next(before.batches())

@@ -73,7 +73,7 @@ def from_another_version(entry):
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, cut, lose_a_file, garble, from_another_version])
-def test_a_damaged_entry_is_made_again_and_that_is_said(damage, tmp_path, capsys):
+def test_a_damaged_entry_is_made_again_and_that_is_reported(damage, tmp_path, capsys):
     make = Maker()
     get(ArrayCache(tmp_path, 10**9), make)
     damage(tmp_path / "key")
@@ -118,7 +118,7 @@ def test_what_is_in_use_is_not_removed(tmp_path):
     release()
     get(store, Maker(), "third")
     assert not (tmp_path / "used").exists()
-    np.testing.assert_array_equal(arrays[0], ROWS)  # it stays for whoever has it open
+    np.testing.assert_array_equal(arrays[0], ROWS)  # it stays for a process that has it open
 
 
 def test_an_error_while_it_is_made_leaves_nothing(tmp_path):

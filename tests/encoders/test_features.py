@@ -128,7 +128,7 @@ def test_each_split_is_encoded_once_for_all_runs(tmp_path):
 
 
 @pytest.mark.any_backend
-def test_a_damaged_cache_is_made_again_and_said(tmp_path, capsys):
+def test_a_damaged_cache_is_made_again_and_reported(tmp_path, capsys):
     runner(tmp_path / "first").fit(Ahead(), TRAIN, VALIDATION)
     for array in (tmp_path / "features").glob("*/0.bin"):
         array.write_bytes(b"\0" * array.stat().st_size)
@@ -145,7 +145,7 @@ def test_a_folder_that_cannot_be_written_to_is_done_without(tmp_path, capsys):
     assert "features are held in memory and not cached" in capsys.readouterr().err
 
 
-def test_a_run_on_features_goes_on_to_the_same_bits(tmp_path):
+def test_a_run_on_features_resumes_to_the_same_bits(tmp_path):
     runner(tmp_path / "uncut").fit(Ahead(), TRAIN, VALIDATION)
     runner(tmp_path / "cut", max_steps=13).fit(Ahead(), TRAIN, VALIDATION)
     runner(tmp_path / "cut").fit(Ahead(), TRAIN, VALIDATION, resume=True)
@@ -181,7 +181,7 @@ class Short(Counted):
         (Short, "Short.encode returned 1 features for 64 examples: expected one for each"),
     ],
 )
-def test_features_of_another_form_than_said_are_refused(kind, message, tmp_path):
+def test_features_of_another_form_than_declared_are_refused(kind, message, tmp_path):
     for cache in (FeatureCache(folder=str(tmp_path)), FeatureCache(on_disk=False)):
         with pytest.raises(ValueError, match=message):
             encode_feed(as_feed(TRAIN, 32), kind(), cache)

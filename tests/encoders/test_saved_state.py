@@ -148,7 +148,7 @@ def test_a_run_is_tested_and_used_without_its_train_split(tmp_path, monkeypatch)
     assert Centred.learned == 1
 
 
-def test_a_resume_goes_on_with_what_was_learned(tmp_path):
+def test_a_resume_continues_with_what_was_learned(tmp_path):
     runner(tmp_path / "run").fit(Line())
     task = Line()
     resumed = runner(tmp_path / "run", max_epochs=4).fit(task, resume=True)

@@ -39,7 +39,7 @@ def test_there_are_python_blocks_to_run() -> None:
     ("heading", "last"),
     [
         ("Run the experiment", ".venv/bin/python experiments/imdb_hub.py"),
-        ("Run the tests", ".venv/bin/tox"),
+        ("Run the tests", ".venv/bin/tox -p all -o"),
     ],
 )
 def test_a_command_starts_from_a_bare_python_and_ends_with_what_it_promises(heading: str, last: str) -> None:

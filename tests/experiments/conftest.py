@@ -1,7 +1,7 @@
 """Runs of experiments for the tests of each of them.
 
 A test of `experiments/NAME.py` is `tests/experiments/test_NAME.py`. It runs the experiment once, on the sample, in a
-fixture of its own with the scope of the module, and looks at what that left:
+fixture with the scope of the module, and checks the files that it wrote:
 
     @pytest.fixture(scope="module")
     def finished(experiment):
@@ -11,7 +11,7 @@ fixture of its own with the scope of the module, and looks at what that left:
         assert "2.3" in finished.printed
         assert finished.result["source"] == "sample"
 
-and it holds the default command to its figure on the real data, where that is at hand:
+and it checks the figure of the default command on the real data, where `LIGHTKERAS_DATA_DIR` names it:
 
     @pytest.mark.real
     def test_on_the_real_data_the_test_accuracy_is_at_least_0_975(experiment_on_real_data):

@@ -115,7 +115,7 @@ print(json.dumps([float(model.predict(row, verbose=0)[0, 0]), np.ravel(normaliza
     assert mean == pytest.approx([float(values.mean()) for values in rows.values()], rel=1e-4)
 
 
-def test_a_column_that_the_table_has_not_ends_with_status_2(machine: Machine) -> None:
+def test_an_unknown_column_ends_with_status_2(machine: Machine) -> None:
     done = machine.run("auto_mpg", "fit", "--source", "sample", "--hp.column", "horsepower")
     assert done.returncode == 2
     assert "the table has no column 'horsepower'." in done.stderr
@@ -123,6 +123,7 @@ def test_a_column_that_the_table_has_not_ends_with_status_2(machine: Machine) ->
 
 
 @pytest.mark.real
+@pytest.mark.long
 def test_on_the_real_data_the_mean_absolute_error_is_at_most_2_mpg(experiment_on_real_data: Experiment) -> None:
     finished = experiment_on_real_data("auto_mpg")
     tests = finished.result["tests"]

@@ -17,7 +17,7 @@ def finished(experiment: Experiment) -> Finished:
     return experiment("fashion_mnist", "--runner.max_epochs", "3")
 
 
-def test_it_learns_the_digits_of_the_sample_and_says_that_they_are(finished: Finished) -> None:
+def test_it_learns_the_digits_of_the_sample_and_prints_their_source(finished: Finished) -> None:
     assert finished.result["source"] == "sample"
     assert finished.result["test"].keys() == {"accuracy", "loss"}
     assert finished.result["test"]["accuracy"] > 0.8
@@ -49,7 +49,8 @@ def test_one_image_is_predicted(machine: Machine, finished: Finished) -> None:
     assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_it_runs_on_the_other_backends(experiment: Experiment, backend: str) -> None:
     pytest.importorskip(backend)
     run = experiment("fashion_mnist", "--runner.max_epochs", "1", KERAS_BACKEND=backend)

@@ -30,7 +30,7 @@ def finished(machine: Machine) -> Finished:
 # ------------------------------------------------------------------ what a run leaves behind
 
 
-def test_the_result_says_what_happened(finished: Finished) -> None:
+def test_the_result_shows_what_happened(finished: Finished) -> None:
     result = finished.result
     assert result.keys() == {"task", "source", "backend", "hparams", "versions", "fit", "test"}
     assert (result["task"], result["source"], result["backend"]) == ("ImdbHub", "sample", "tensorflow")
@@ -101,12 +101,12 @@ def test_the_terminal_shows_the_result_and_where_the_run_is(finished: Finished) 
     assert f"tensorboard --logdir runs/imdb_hub/{finished.run_dir.name}" in finished.process.stdout
 
 
-def test_nothing_else_is_said_where_there_is_no_terminal(finished: Finished) -> None:
+def test_nothing_else_is_printed_without_a_terminal(finished: Finished) -> None:
     """No start-up lines of TensorFlow, no bar, no colours: only that the sample stands in."""
-    said = finished.process.stderr.splitlines()
-    assert [line.split(":")[0] for line in said] == ["lightkeras", "lightkeras"]
-    assert "using the built-in sample text module" in said[0]
-    assert "using the built-in sample of generated reviews" in said[1]
+    printed = finished.process.stderr.splitlines()
+    assert [line.split(":")[0] for line in printed] == ["lightkeras", "lightkeras"]
+    assert "using the built-in sample text module" in printed[0]
+    assert "using the built-in sample of generated reviews" in printed[1]
     assert not {"\x1b", "\r"} & set(finished.process.stdout)
     assert "epoch 1/" not in finished.process.stdout
 

@@ -72,7 +72,8 @@ def test_text_that_is_not_utf8_is_refused_in_one_line(machine: Machine, finished
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("backend", ["torch", pytest.param("jax", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_it_runs_on_the_other_backends(experiment: Experiment, backend: str) -> None:
     pytest.importorskip(backend)
     run = experiment(

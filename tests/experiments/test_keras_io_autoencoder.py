@@ -62,7 +62,8 @@ def test_the_model_that_is_left_behind_cleans_images(finished: Finished) -> None
     assert array(model(np.zeros((3, 28, 28), "float32"))).shape == (3, 28, 28)
 
 
-@pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_it_runs_on(experiment: Experiment, backend: str) -> None:
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
@@ -94,7 +95,7 @@ def test_the_noise_has_the_deviation_that_was_asked_for_and_pixels_stay_between_
     assert noisy.max() == 1.0
 
 
-def test_a_run_that_stops_inside_an_epoch_goes_on_with_the_noise_that_comes_next(tmp_path: Path) -> None:
+def test_a_run_that_stops_inside_an_epoch_resumes_with_the_noise_that_comes_next(tmp_path: Path) -> None:
     def fit(name: str, steps: int, resume: bool = False) -> list[np.ndarray]:
         task = task_of()
         lk.Runner(max_steps=steps, run_dir=tmp_path / name, pictures=False, progress=False).fit(task, resume=resume)

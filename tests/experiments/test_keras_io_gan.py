@@ -36,7 +36,7 @@ def weights(model: keras.Model) -> list[np.ndarray]:
 # ------------------------------------------------------------------ what a run leaves behind
 
 
-def test_the_result_says_how_much_a_student_of_generated_digits_can_read(finished: Finished) -> None:
+def test_the_result_shows_how_much_a_student_of_generated_digits_can_read(finished: Finished) -> None:
     result = finished.result
     assert (result["source"], result["fit"]["steps"], result["fit"]["monitor"]) == ("sample", 6, "val/accuracy")
     assert result["test"].keys() == {"accuracy"}
@@ -62,7 +62,7 @@ def test_the_model_that_is_left_behind_is_the_generator(finished: Finished) -> N
     assert not np.array_equal(images[0], images[1])  # the same noise, and another digit
 
 
-def test_of_an_image_it_says_the_digit_and_whether_it_is_real(finished: Finished) -> None:
+def test_an_image_is_classified_by_its_digit_and_whether_it_is_real(finished: Finished) -> None:
     task = task_of()
     outputs = lk.Runner(run_dir=finished.run_dir).predict(task, (np.zeros((5, 28, 28), "float32"),), weights="best")
     assert outputs["digit"].shape == outputs["real"].shape == (5,)

@@ -31,7 +31,8 @@ def test_it_predicts_from_raw_text(machine: Machine, finished: Finished) -> None
     assert found[0] < 0.5 < found[1]
 
 
-@pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_it_runs_on_the_other_backends(experiment: Experiment, backend: str) -> None:
     pytest.importorskip(backend)
     few = ("--runner.limit_batches.train", "4", "--runner.limit_batches.test", "2")

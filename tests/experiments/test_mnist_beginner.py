@@ -40,7 +40,7 @@ def test_it_learns_the_digits_of_the_sample(finished: Finished) -> None:
     assert finished.result["test"]["accuracy"] > 0.85
 
 
-def test_the_untrained_loss_is_said_and_close_to_that_of_guessing(finished: Finished) -> None:
+def test_the_untrained_loss_is_printed_and_close_to_that_of_guessing(finished: Finished) -> None:
     found = re.search(r"untrained: the loss is ([\d.]+), guessing .* -ln\(1/10\) = ([\d.]+)", finished.printed)
     assert found is not None
     assert float(found[2]) == pytest.approx(math.log(10), abs=0.005)
@@ -76,7 +76,7 @@ def test_one_line_is_printed_for_each_image_of_an_input(machine: Machine, finish
     assert logits[6] == pytest.approx(logits[3], abs=1e-5)
 
 
-def test_an_input_that_is_no_image_is_an_error_of_one_line(machine: Machine, finished: Finished) -> None:
+def test_an_input_that_is_not_an_image_is_an_error_of_one_line(machine: Machine, finished: Finished) -> None:
     Image.new("L", (32, 28)).save(machine.home / "wide.png")
     done = machine.run("mnist_beginner", "predict", "--run_dir", finished.run_dir, "test:0", "wide.png")
     assert (done.returncode, done.stdout) == (2, "")
@@ -84,7 +84,8 @@ def test_an_input_that_is_no_image_is_an_error_of_one_line(machine: Machine, fin
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("backend", ["torch", pytest.param("jax", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_it_runs_on_the_other_backends(experiment: Experiment, backend: str) -> None:
     pytest.importorskip(backend)
     run = experiment("mnist_beginner", "--runner.max_epochs", "1", KERAS_BACKEND=backend)

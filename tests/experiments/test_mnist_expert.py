@@ -68,7 +68,8 @@ def test_a_digit_is_predicted_with_its_probabilities(machine: Machine, finished:
         assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_it_runs_on_the_other_backends(experiment: Experiment, backend: str) -> None:
     pytest.importorskip(backend)
     run = experiment(

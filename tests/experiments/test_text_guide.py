@@ -1,4 +1,4 @@
-"""The guide to text classification, run as a person runs it."""
+"""The guide to text classification, run as a user runs it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def record(run: Finished) -> dict:
     return json.loads((run.run_dir / "config.json").read_text())["encoder"]
 
 
-def test_the_ratio_is_computed_said_and_decides(finished: Finished) -> None:
+def test_the_ratio_is_computed_printed_and_decides(finished: Finished) -> None:
     found = re.search(r"([\d,]+) texts with a median of (\d+) words: (\d+) is below 1500, so ngrams", finished.printed)
     assert found is not None
     texts = int(found[1].replace(",", ""))
@@ -79,6 +79,7 @@ def test_it_runs_on_the_other_backends(experiment: Experiment, backend: str) -> 
 
 
 @pytest.mark.real
+@pytest.mark.long
 def test_on_the_real_data_the_test_accuracy_is_at_least_0_90(experiment_on_real_data: Experiment) -> None:
     result = experiment_on_real_data("text_guide").result
     assert result["source"] == "imdb_reviews"

@@ -1,4 +1,4 @@
-"""The search for the best hidden layer: run as a person runs it, on the built-in sample."""
+"""The search for the best hidden layer: run as a user runs it, on the built-in sample."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def trials_of(finished: Finished) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_result_says_what_is_best_for_how_many_epochs_and_what_the_test_gave(finished: Finished) -> None:
+def test_the_result_shows_what_is_best_for_how_many_epochs_and_what_the_test_gave(finished: Finished) -> None:
     result = finished.result
     assert (result["source"], result["runs"]) == ("sample", ["epochs", "final"])
     assert result["best"]["hidden_units"] in range(32, 513, 32)
@@ -58,7 +58,7 @@ def test_its_predictions_are_drawn(finished: Finished) -> None:
         assert (finished.run_dir / folder / "predictions.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_resume_of_what_is_finished_trains_nothing_and_says_the_same(finished: Finished, machine: Machine) -> None:
+def test_a_resume_of_a_finished_search_trains_nothing_and_prints_the_same(finished: Finished, machine: Machine) -> None:
     before, trials = finished.result, trials_of(finished)
     process = machine.run("tune_fashion", "--resume", "--run_dir", finished.run_dir)
     assert process.returncode == 0, process.stderr

@@ -84,7 +84,7 @@ class Hunted(TwoMoons):
 
     def build_model(self):
         if self.hp.fate == "raises":
-            raise RuntimeError("no such model, however hard one looks")
+            raise RuntimeError("no such model, of this name")
         return super().build_model()
 
     def build_callbacks(self):
@@ -112,7 +112,7 @@ class Checked(TwoMoons):
 
 
 class Waiting(TwoMoons):
-    """Waits in its second epoch until the file `go on` exists, so that a test kills it at a known point."""
+    """Waits in its second epoch until the file `continue` exists, so that a test kills it at a known point."""
 
     @dataclasses.dataclass(frozen=True)
     class HParams:
@@ -127,7 +127,7 @@ class Waiting(TwoMoons):
 
         def wait(epoch, logs=None):
             (folder / f"{os.getpid()}.here").touch()
-            while epoch == 1 and not (folder / "go on").exists():
+            while epoch == 1 and not (folder / "continue").exists():
                 threading.Event().wait(0.01)
 
         return [keras.callbacks.LambdaCallback(on_epoch_begin=wait)]

@@ -6,6 +6,7 @@ import gc
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -59,8 +60,8 @@ def test_a_day_of_training_has_exact_counts_and_flat_memory(
 ) -> None:
     clock, saves, total = Clock(), [], hours * HOUR // SECONDS_PER_STEP
 
-    def make(**parts: object) -> Fit:
-        clock.fit = Fit(**parts, clock=clock)
+    def make(*parts: Any) -> Fit:
+        clock.fit = Fit(*parts, clock=clock)
         return clock.fit
 
     write = saver.Saver.write

@@ -158,7 +158,7 @@ def test_a_new_run_on_a_disk_that_is_read_only_is_refused_before_it_trains(small
 # ---------------------------------------------------------------------- a slow disk
 
 
-def test_training_goes_on_while_a_slow_disk_takes_a_checkpoint(tmp_path, whole, monkeypatch):
+def test_training_continues_while_a_slow_disk_takes_a_checkpoint(tmp_path, whole, monkeypatch):
     fsync, loop, went_on, waited = os.fsync, threading.current_thread(), threading.Event(), []
 
     def slow(descriptor: int) -> None:

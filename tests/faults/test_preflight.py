@@ -286,7 +286,7 @@ class Fault:
 
     Args:
         name: What is wrong.
-        message: What must be said of it, a pattern.
+        message: Pattern of the message.
         task: Makes the task.
         train: Train data.
         validation: Validation data.
@@ -320,11 +320,13 @@ FAULTS = [
     Fault("a metric and a log of one name", "Twice logs accuracy more than once", Twice),
     Fault("a log by the size of the batch", r"same names in every run.* new: \['last'\]", NamesBySize),
     Fault(
-        "a log that is no scalar", r"log\('rows'\): the value has shape \((None|\d+),\); expected a scalar", RowsLogged
+        "a log that is not a scalar",
+        r"log\('rows'\): the value has shape \((None|\d+),\); expected a scalar",
+        RowsLogged,
     ),
     # losses and gradients
-    Fault("a loss that is no scalar", r"the loss has shape \((None|\d+),\); expected a scalar", LossOfRows),
-    Fault("a loss that is no number", r"train_step: loss is nan on the first batch", LossIsNoNumber),
+    Fault("a loss that is not a scalar", r"the loss has shape \((None|\d+),\); expected a scalar", LossOfRows),
+    Fault("a loss that is not a number", r"train_step: loss is nan on the first batch", LossIsNoNumber),
     Fault("a loss without the model", r"depends on none of the variables .*dense", LossApart),
     Fault("a model that the loss forgot", r"does not depend on the variables of self.encoder", ModelForgotten),
     Fault("a layer that the loss forgot", r"does not depend on the variables of self.head", LayerForgotten),
@@ -335,10 +337,10 @@ FAULTS = [
     Fault("dead variables", r"3 of 4 variables got a gradient of exactly zero.*: .*asleep/kernel", Dead, warned=True),
     Fault("a last batch of one", r"train_step: loss is nan on the last batch", LastOfOne, (X[:65], Y[:65])),
     Fault("a validation loss that is infinite", r"evaluate_step: loss is inf on the first batch", EvaluationIsInfinite),
-    Fault("a validation value that is no number", r"score is nan on the first batch", ScoreIsNoNumber, warned=True),
+    Fault("a validation value that is not a number", r"score is nan on the first batch", ScoreIsNoNumber, warned=True),
     # what learns
     Fault("a learning rate of zero", r"changed none of its variables .* rate is 0\. Raise", Rate),
-    Fault("a learning rate that is no number", r"has a learning rate of nan; expected a finite", RateIsNoNumber),
+    Fault("a learning rate that is not a number", r"has a learning rate of nan; expected a finite", RateIsNoNumber),
     Fault("a negative learning rate", r"has a learning rate of -0\.1", RateNegative),
     Fault("a frozen model", r"Frozen has no trainable variables", Frozen),
     Fault("a step that never minimizes", r"never calls self.minimize", Watching),
@@ -363,7 +365,9 @@ FAULTS = [
     ),
     Fault("labels that are text", r"labels of train are text", supervised(), (X, np.array(["a", "b"] * 40)), None),
     # inputs
-    Fault("an input that is no number", r"Array 0 of train holds 1 of 160 .* example 17: nan", Fed, with_one(math.nan)),
+    Fault(
+        "an input that is not a number", r"Array 0 of train holds 1 of 160 .* example 17: nan", Fed, with_one(math.nan)
+    ),
     Fault(
         "an infinite input of validation",
         r"Array 0 of validation holds 1 of 80 .* example 17: -inf",
@@ -459,7 +463,7 @@ def files(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def named(request: pytest.FixtureRequest) -> Iterator[set[str]]:
-    """Faults that were named; how many is said at the end."""
+    """Faults that were named; their number is printed at the end."""
     found: set[str] = set()
     yield found
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
@@ -592,7 +596,7 @@ def test_a_preflight_that_finds_nothing_leaves_every_bit_and_no_file(
     for preflight in (False, True):
         keras.utils.set_random_seed(0)
         task = make()
-        Runner(preflight=preflight).check(task, data, VALIDATION)  # without, it builds what there is and runs nothing
+        Runner(preflight=preflight).check(task, data, VALIDATION)  # without, it builds the models and runs nothing
         found.append((values(task), random.getstate(), np.random.get_state()[1].tolist()))
     assert found[1] == found[0]
     assert len(found[0][0]) > 4
@@ -626,8 +630,8 @@ STILL = {
     "monitor misspelled",
     "monitor of a callback misspelled",
     "a metric and a log of one name",
-    "a log that is no scalar",
-    "a loss that is no scalar",
+    "a log that is not a scalar",
+    "a loss that is not a scalar",
     "a loss without the model",
     "a model that the loss forgot",
     "a frozen model",
@@ -643,14 +647,14 @@ STILL = {
 }
 PASSED_OVER = {
     "a log by the size of the batch",
-    "a loss that is no number",
+    "a loss that is not a number",
     "a gradient that is not finite",
     "no gradient at all",
     "dead variables",
     "a learning rate of zero",
-    "a learning rate that is no number",
+    "a learning rate that is not a number",
     "a variable that no checkpoint holds",
-    "an input that is no number",
+    "an input that is not a number",
     "validation on what is learned",
     "one stream for both",
     "a train split of no batch",

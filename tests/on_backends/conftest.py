@@ -21,9 +21,11 @@ FILES = [
     "scenarios/test_resume.py",
     "scenarios/test_skip_broken.py",
     "encoders/test_features.py",
+    "training/test_evaluation.py",
     "training/test_pictures.py",
     "training/test_freezing.py",
     "engine/test_every_engine.py",
+    "engine/test_layer_calls.py",
     "engine/test_optimizer_state.py",
     "training/test_step_errors.py",
     "encoders/test_keras_model.py",
@@ -37,7 +39,7 @@ def assert_passes() -> Callable[..., None]:
     def passes(backend: str, marked: str = "not long") -> None:
         if importlib.util.find_spec(backend) is None:
             pytest.skip(f"{backend} is not installed")
-        files = [str(TESTS / name) for name in [f"engine/test_{backend}.py", *FILES]]
+        files = [str(TESTS / name) for name in [f"engine/{backend}", *FILES]]
         # The inner pytest is not a worker of the outer pytest-xdist.
         ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST_")}
         done = subprocess.run(

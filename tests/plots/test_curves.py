@@ -73,7 +73,7 @@ def test_values_that_are_not_finite_leave_a_gap():
     assert len(plots.png(figure)) > 1000
 
 
-def test_a_value_that_is_never_finite_is_said_to_be():
+def test_a_value_that_is_never_finite_is_named():
     figure = plots.curves({"train/loss": [float("nan")] * 2})
     assert [text.get_text() for text in figure.axes[0].texts] == ["no finite value"]
 

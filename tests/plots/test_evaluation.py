@@ -55,7 +55,7 @@ def test_of_many_classes_the_cells_have_no_numbers():
         (["a"], [0], r"confusion_matrix\(labels=\.\.\.\): expected numbers, got an array of dtype <U1"),
     ],
 )
-def test_what_are_no_classes_is_refused(labels, predicted, message):
+def test_values_that_are_not_classes_are_refused(labels, predicted, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         plots.confusion_matrix(labels, predicted, ["cat", "dog"])
 

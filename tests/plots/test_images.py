@@ -69,7 +69,7 @@ def test_images_that_are_wide_take_little_height():
         (np.full((1, 2, 2), "a"), r"image_grid: image 0 has the dtype <U1; expected float or uint8\."),
     ],
 )
-def test_what_is_no_image_is_refused(images, message):
+def test_a_value_that_is_not_an_image_is_refused(images, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         plots.image_grid(images)
 
@@ -159,6 +159,6 @@ def test_of_many_classes_the_most_likely_and_the_true_one_are_shown():
         ([[0.2, 0.2, 0.6]] * 2, [0], r"prediction_bars: got 1 images, 2 probabilities, 1 labels; expected the same"),
     ],
 )
-def test_what_are_no_probabilities_or_labels_is_refused(probabilities, labels, message):
+def test_values_that_are_not_probabilities_or_labels_are_refused(probabilities, labels, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         plots.prediction_bars(GREY_IMAGES[:1], probabilities, labels, NAMES)

@@ -17,7 +17,7 @@ from lightkeras.plots.style import checked_numbers, escaped, short_names, shorte
 HISTORY = {"train/loss": (0.9, 0.6, 0.4)}
 
 
-def test_the_ending_of_the_name_says_the_format(tmp_path):
+def test_the_suffix_of_the_name_decides_the_format(tmp_path):
     figure = plots.curves(HISTORY)
     plots.save(figure, tmp_path / "new" / "folder" / "curves.svg")
     assert ElementTree.parse(tmp_path / "new" / "folder" / "curves.svg").getroot().tag.endswith("svg")
@@ -59,7 +59,7 @@ print("matplotlib.pyplot" in sys.modules)
     assert done.stdout.split() == ["False", "False"]
 
 
-def test_signs_that_the_font_lacks_are_no_warning():
+def test_characters_that_the_font_lacks_do_not_warn():
     assert plots.png(plots.text_panel([("title", "a review in \N{CJK UNIFIED IDEOGRAPH-4E2D}", True)]))
 
 

@@ -49,10 +49,10 @@ def test_texts_do_not_overlap():
         ([("title", 3, True)], r"text_panel: entry 0 is \('title', 3, True\); expected \(title, text, right\)\."),
     ],
 )
-def test_what_is_no_text_is_refused(entries, message):
+def test_a_value_that_is_not_a_text_is_refused(entries, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         plots.text_panel(entries)
 
 
-def test_an_empty_text_is_said_to_be():
+def test_an_empty_text_is_marked_as_empty():
     assert plots.text_panel([("title", "", True)]).axes[0].texts[1].get_text() == "(empty)"

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from lightkeras.runs.directory import RunDirectory, check_directory, holds_several, run_path, snake_case
-from lightkeras.system.environment import machine, versions
 
 
 @pytest.fixture
@@ -73,7 +72,7 @@ def test_a_check_leaves_nothing_behind(directory, tmp_path):
     assert os.listdir(directory.path) == ["figures"]
 
 
-def test_too_little_room_is_said_in_numbers_and_nothing_is_made(directory, tmp_path):
+def test_too_little_room_is_reported_in_numbers_and_nothing_is_made(directory, tmp_path):
     needed = shutil.disk_usage(tmp_path).total + 5_000_000
     expected = re.escape(f"the run needs about {needed / 1e6:,.1f} MB for checkpoints and the model. Free disk space")
     with pytest.raises(OSError, match=r"runs/a: [\d,.]+ MB of disk are free, but " + expected):
@@ -96,7 +95,7 @@ def test_the_configuration_comes_back(directory):
     assert directory.read_config() == {"task": "A", "hparams": {"x": 1, "y": None}}
 
 
-def test_a_directory_without_a_run_is_said_to_hold_none(directory):
+def test_a_directory_without_a_run_is_reported_as_such(directory):
     with pytest.raises(FileNotFoundError, match=r"runs/a holds no run: there is no config\.json in it"):
         directory.read_config()
 
@@ -142,15 +141,6 @@ def test_names_of_classes_become_names_of_folders(name, expected):
     assert snake_case(name) == expected
 
 
-def test_versions_name_what_is_installed_and_skip_what_is_not(monkeypatch):
-    monkeypatch.setattr("lightkeras.system.environment.PACKAGES", ("numpy", "no-such-package"))
-    import numpy
-
-    found = versions()
-    assert set(found) == {"python", "numpy"}
-    assert found["numpy"] == numpy.__version__
-
-
 def test_the_names_in_a_run_directory_are_those_of_the_documentation(directory):
     names = [
         directory.config_file,
@@ -170,19 +160,12 @@ def test_the_names_in_a_run_directory_are_those_of_the_documentation(directory):
     ]
 
 
-def test_a_result_that_is_no_object_is_refused_and_left_as_it_is(tmp_path):
+def test_a_result_that_is_not_an_object_is_refused_and_left_as_it_is(tmp_path):
     directory = RunDirectory(tmp_path)
     directory.result_file.write_text("[1, 2]")
     with pytest.raises(ValueError, match=r"result\.json is damaged: expected an object, got list\."):
         directory.update_result({"test": {"loss": 0.5}})
     assert directory.result_file.read_text() == "[1, 2]"
-
-
-def test_the_machine_is_described():
-    found = machine()
-    assert found["cores"] >= 1
-    assert found["processor"]
-    assert found["system"]
 
 
 @pytest.mark.parametrize("part", ["checkpoints", "figures", "broken", "profile"])

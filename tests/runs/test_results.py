@@ -20,7 +20,7 @@ RESULT = FitResult(
 )
 
 
-def test_the_summary_is_what_result_json_says_of_a_fit():
+def test_the_summary_is_what_result_json_holds_of_a_fit():
     assert RESULT.summary() == {
         "epochs": 3,
         "steps": 30,

@@ -1,4 +1,4 @@
-"""What changed since a run was started, and which of its checkpoints is gone on from."""
+"""What changed since a run was started, and which of its checkpoints is resumed."""
 
 import json
 import textwrap
@@ -82,11 +82,11 @@ def test_what_may_change_the_numbers_is_warned_of(now, line):
 
 
 @pytest.mark.parametrize("now", [changed(), changed(argv=["b.py"], started="2027"), runner(max_epochs=9, max_time=3.0)])
-def test_what_changes_nothing_is_not_said(now):
+def test_a_change_without_effect_is_not_reported(now):
     assert compare_configs(BEFORE, now) == Changes((), ())
 
 
-def test_what_json_makes_of_a_value_is_no_change():
+def test_the_json_form_of_a_value_is_not_a_change():
     now = changed(hparams={"rate": 0.1, "units": 8, "sizes": (1, (2, 3))}, code={"TwoMoons": "12"})
     before = json.loads(json.dumps(now))
     assert compare_configs(before, now) == Changes((), ())
@@ -208,7 +208,7 @@ def test_one_that_refers_to_a_damaged_best_gives_way_to_one_that_does_not(direct
     assert (found.state["step"], found.state["kept"]["best"]) == (2, "step-00000001")
 
 
-def test_where_every_one_refers_to_a_damaged_best_that_is_lost_and_said(directory):
+def test_where_every_one_refers_to_a_damaged_best_that_is_lost_and_reported(directory):
     saved(directory, 1, best="step-00000001")
     saved(directory, 2, best="step-00000001")
     harm(directory.checkpoints / "step-00000001")

@@ -157,7 +157,7 @@ def test_how_many_steps_a_call_runs_changes_nothing(source, tmp_path):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_a_run_that_skipped_goes_on_to_the_same_bits(source, tmp_path):
+def test_a_run_that_skipped_resumes_to_the_same_bits(source, tmp_path):
     whole = fit(tmp_path / "whole", Noisy(), source)
     # Right after the first that is skipped, in front of the last of them, and at its step.
     cuts = sorted({whole.skipped[0], whole.skipped[0] + 1, whole.skipped[-1] - 1})
@@ -199,7 +199,7 @@ def test_more_broken_batches_than_may_be_skipped_end_the_run(tmp_path):
 
 
 @pytest.mark.any_backend
-def test_a_run_that_diverged_goes_on_once_more_may_be_skipped(tmp_path):
+def test_a_run_that_diverged_can_be_resumed_if_more_may_be_skipped(tmp_path):
     fit(tmp_path / "whole", Noisy())
     assert fit(tmp_path / "run", Noisy(), skip_broken=2).diverged
     result = fit(tmp_path / "run", Noisy(), resume=True)

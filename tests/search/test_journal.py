@@ -27,7 +27,7 @@ def test_what_was_written_is_read_again(tmp_path):
         assert journal.events == [*EVENTS, {"event": "more"}]
 
 
-def test_cut_at_any_byte_it_holds_the_lines_that_were_whole_and_goes_on(tmp_path):
+def test_cut_at_any_byte_it_holds_the_lines_that_were_whole_and_continues(tmp_path):
     content = written(tmp_path / "journal.jsonl").read_bytes()
     path = tmp_path / "cut.jsonl"
     for size in range(len(content) + 1):

@@ -120,13 +120,13 @@ def test_hyperband_ends_at_the_number_of_trials():
 
 
 @pytest.mark.parametrize(("mode", "best"), [("min", min), ("max", max)])
-def test_hyperband_goes_on_with_the_best_in_the_direction_that_was_asked_for(mode, best):
+def test_hyperband_continues_with_the_best_in_the_direction_that_was_asked_for(mode, best):
     rows = run("hyperband", trials=None, mode=mode)
     assert rows[12][1]["rate"] == best(chosen["rate"] for _, chosen, _ in rows[:9])
 
 
 @pytest.mark.parametrize("kind", ["random", "bayesian", "hyperband", "grid"])
-def test_trials_that_fail_do_not_end_the_search_or_say_anything(capfd, kind):
+def test_trials_that_fail_do_not_end_the_search_or_count_as_results(capfd, kind):
     oracle, asked = make(kind, GRID, trials=6), 0
     while (answer := oracle.ask()).status == "RUNNING":
         oracle.tell(answer.trial, None if asked % 2 == 0 else 1.0)
@@ -148,7 +148,7 @@ def test_a_grid_has_as_many_trials_at_a_time_as_there_are_workers():
     assert sorted(rows) == sorted(itertools.product((8, 16, 24, 32), (0.0, 0.25, 0.5), ("lstm", "gru"), (False, True)))
 
 
-def test_hyperband_says_which_trial_goes_on():
+def test_hyperband_shows_which_trial_continues():
     oracle, answers = make("hyperband", trials=None), []
     while (answer := oracle.ask()).status == "RUNNING":
         answers.append(answer)
@@ -160,8 +160,9 @@ def test_hyperband_says_which_trial_goes_on():
         assert parent.epochs == answer.epochs / 3
 
 
-def test_hyperband_waits_for_a_trial_to_end_where_it_has_nothing_to_offer_before():
-    oracle = make("hyperband", {"fine_tune": SPACE["fine_tune"]}, trials=None)
+@pytest.mark.parametrize("kind", ["hyperband"])
+def test_an_oracle_with_nothing_to_offer_before_a_trial_ends_is_idle(kind):
+    oracle = make(kind, {"fine_tune": SPACE["fine_tune"]}, trials=None)
     answers = [oracle.ask()]
     while answers[-1].status == "RUNNING":
         answers.append(oracle.ask())
@@ -172,7 +173,7 @@ def test_hyperband_waits_for_a_trial_to_end_where_it_has_nothing_to_offer_before
 
 
 @pytest.mark.parametrize("kind", ["random", "bayesian", "hyperband", "grid"])
-def test_an_oracle_that_is_asked_and_told_the_same_goes_on_as_the_first_one(kind):
+def test_an_oracle_that_is_asked_and_told_the_same_continues_as_the_first_one(kind):
     """With two trials at a time, so that questions and answers are mixed; seven of them fit a Gaussian process."""
     ranges = GRID if kind == "grid" else {name: SPACE[name] for name in ("units", "rate")}
     calls: list[tuple[str, Any]] = []
@@ -204,7 +205,7 @@ def test_an_oracle_that_is_asked_and_told_the_same_goes_on_as_the_first_one(kind
     went_on = list(calls)
     calls[:] = before
     drive(second, 8, running_too)
-    # The numbering of the calls goes on from where it was, so that the same trials fail.
+    # The numbering of the calls continues, so that the same trials fail.
     assert [call for call, _ in calls[len(before) :]] == [call for call, _ in went_on]
     assert [c.values for call, c in calls[len(before) :] if call == "ask"] == [
         c.values for call, c in went_on if call == "ask"
@@ -325,6 +326,8 @@ def test_an_oracle_says_why_it_has_stopped():
         assert reason(kind, small, 6) == "trials=6 reached"
     assert reason("random", small, 5) == "trials=5 reached"
     assert reason("grid", small, 5) == "trials=5 reached of the 6 combinations of the grid"
+    assert reason("hyperband", SPACE, 13) == "trials=13 reached before hyperband had run all its brackets"
+    assert reason("hyperband", SPACE, 23) == "trials=23 reached"  # 13 of its first bracket, 7 and 3
     assert reason("hyperband", SPACE, None) == "hyperband has run all its brackets"
     assert (
         reason("hyperband", SPACE, None, fails=True) == "hyperband could not fill its brackets, because trials failed"

@@ -1,4 +1,4 @@
-"""What is shown of a search while it goes on."""
+"""The table that is shown while a search runs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_it_shows_what_runs_the_best_so_far_and_the_time_that_is_left(tmp_path):
     assert lines[3] == "best so far: 0000, val/accuracy 0.75"
 
 
-def test_before_anything_ended_nothing_is_said_of_the_time(tmp_path):
+def test_no_time_is_estimated_before_a_trial_ended(tmp_path):
     with Journal(tmp_path / "journal.jsonl") as journal:
         coordinator = search(tmp_path, journal)
         coordinator.next(0)
@@ -68,7 +68,7 @@ def test_before_anything_ended_nothing_is_said_of_the_time(tmp_path):
     assert shown.file.getvalue().splitlines()[-1].strip() == "0 of 5 trials ended"
 
 
-def test_where_there_is_no_terminal_nothing_is_shown(tmp_path):
+def test_without_a_terminal_nothing_is_shown(tmp_path):
     with Journal(tmp_path / "journal.jsonl") as journal:
         out = console(terminal=False)
         with ProgressTable(search(tmp_path, journal), 5, True, out) as view:

@@ -29,7 +29,7 @@ def test_the_median_rule_compares_the_best_value_with_the_median_of_means(mine, 
     assert (verdict is not None) == stops
 
 
-def test_a_pruned_trial_says_when_and_why():
+def test_a_pruned_trial_shows_when_and_why():
     found = Pruning("median").verdict([(1, 0.3), (2, 0.59)], [], COMPLETED, "max")
     assert found == (
         "its best value 0.59 after epoch 2 is worse than 0.6, the median of the mean values of 3 completed trials"
@@ -48,7 +48,7 @@ def test_the_median_needs_enough_completed_trials_and_epochs():
     assert Pruning("median", first=2).verdict([(1, 0.0), (2, 0.0)], [], COMPLETED, "max") is not None
 
 
-def test_halving_lets_the_best_third_of_a_rung_go_on():
+def test_halving_lets_the_best_third_of_a_rung_continue():
     others = [[(1, value)] for value in (0.1, 0.2, 0.3, 0.4, 0.5)]
     rule = Pruning("halving", factor=3)
     # Of six that reached it, two continue.
@@ -59,7 +59,7 @@ def test_halving_lets_the_best_third_of_a_rung_go_on():
     assert rule.verdict([(1, 0.15)], others, [], "min") is None
 
 
-def test_the_first_to_get_to_a_rung_goes_on():
+def test_the_first_to_get_to_a_rung_continues():
     assert Pruning("halving").verdict([(1, 0.1)], [], [], "max") is None
     assert Pruning("halving").verdict([(1, 0.1)], [[(1, 0.2)]], [], "max") is not None
 
@@ -86,7 +86,7 @@ def test_a_trial_is_stuck_if_it_was_never_better_than_chance(mine, stuck):
     assert (Chance(0.5, epochs=3).verdict(mine, "val/accuracy", "max") is not None) == stuck
 
 
-def test_a_stuck_trial_says_so():
+def test_a_stuck_trial_is_reported_as_stuck():
     found = Chance(2.3, epochs=1).verdict([(1, 2.31)], "val/loss", "min")
     assert found == "stuck at chance: val/loss is 2.31 after epoch 1, not better than 2.3"
     assert Chance().verdict([(9, 2.31)], "val/loss", "min") is None

@@ -27,21 +27,21 @@ class Stepped(Declared):
 
 
 def test_a_space_is_what_is_declared_less_what_is_fixed():
-    space = make_space(Declared, {"rate": 0.5, "batch_size": 64}, {})
+    space = make_space(Declared, {"rate": 0.05, "batch_size": 64}, {})
     assert list(space.ranges) == ["kind", "units", "depth", "norm", "epsilon"]
     assert space.when["depth"] == {"kind": ("deep", "wide")}
     assert space.when["epsilon"] == {"norm": (True,)}
-    assert space.hparams({"kind": "deep"}) == Declared(kind="deep", rate=0.5, batch_size=64)
+    assert space.hparams({"kind": "deep"}) == Declared(kind="deep", rate=0.05, batch_size=64)
 
 
 def test_a_space_is_recorded_in_words():
-    assert make_space(Declared, {"rate": 0.5}, {"epsilon": Bounds(low=0.25)}).record() == {
+    assert make_space(Declared, {"rate": 0.05}, {"epsilon": Bounds(low=0.25)}).record() == {
         "kind": "one of 'wide', 'deep', 'none'",
         "units": "8 to 64 in steps of 8",
         "depth": "1 to 4 in steps of 1, when kind is 'deep' or 'wide'",
         "norm": "one of False, True, when kind is 'deep'",
         "epsilon": "0.25 to 1, when norm is True",
-        "rate": "fixed to 0.5",
+        "rate": "fixed to 0.05",
     }
 
 
@@ -109,7 +109,7 @@ def test_fixed_and_narrowed_contradict_each_other():
         make_space(Declared, {"units": 8}, {"units": Bounds(low=16)})
 
 
-def test_nothing_to_search_is_said():
+def test_an_empty_space_is_refused():
     fixed = {"kind": "none", "units": 8}
     with pytest.raises(
         ValueError, match=r"nothing to search: Declared declares .*of which \['kind', 'rate', 'units'\]"

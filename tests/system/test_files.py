@@ -109,7 +109,7 @@ def test_numbers_that_are_not_finite_become_null_wherever_they_stand(tmp_path):
     assert files.read_json(tmp_path / "a.json") == {"a": None, "b": [None, {"c": None}], "d": [1.5, None], "7": 1e308}
 
 
-def test_what_is_no_plain_data_is_refused_and_nothing_is_written(tmp_path):
+def test_data_that_is_not_plain_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(TypeError, match=r"not JSON serializable"):
         files.write_json(tmp_path / "a.json", {"a": object()})
     assert os.listdir(tmp_path) == []
@@ -122,7 +122,7 @@ def test_json_that_is_damaged_is_named(tmp_path, content):
         files.read_json(tmp_path / "a.json")
 
 
-def test_json_that_is_not_there_is_said_to_be_missing(tmp_path):
+def test_json_that_is_not_there_is_reported_as_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"a\.json"):
         files.read_json(tmp_path / "a.json")
 

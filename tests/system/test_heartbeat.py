@@ -1,4 +1,4 @@
-"""Signs of life reach whoever listens."""
+"""Heartbeats reach all listeners."""
 
 from __future__ import annotations
 

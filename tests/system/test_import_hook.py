@@ -201,7 +201,7 @@ def test_a_backend_that_is_not_installed_is_named_with_its_extra(monkeypatch, na
     assert run(HIDDEN.format(name=name, use="lightkeras.Runner")).stderr.splitlines()[-1] == expected
 
 
-def test_a_backend_whose_name_is_misspelled_is_said_to_be_none(monkeypatch):
+def test_a_backend_whose_name_is_misspelled_is_reported_as_unknown(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "tensorflwo")
     done = run("import lightkeras, keras")
     assert done.stderr.splitlines()[-1] == (

@@ -65,7 +65,7 @@ def running(program: str, path: Path):
             process.kill()
 
 
-def test_a_second_process_is_refused_and_told_who_is_there(path):
+def test_a_second_process_is_refused_with_the_holder(path):
     with running(HOLD, path) as (process, _):
         expected = (
             rf"run is in use by another run \(process {process.pid} on {socket.gethostname()}, since 2\d{{3}}-.*\)"
@@ -196,7 +196,7 @@ def test_a_lock_is_waited_for_until_its_process_has_ended(path):
         assert wait_until_free(path, 60.0)
 
 
-def test_what_ended_the_run_is_told_before_a_lock_file_that_could_not_be_written(tmp_path, monkeypatch):
+def test_what_ended_the_run_is_reported_before_a_lock_file_that_could_not_be_written(tmp_path, monkeypatch):
     def fails(descriptor, size):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 

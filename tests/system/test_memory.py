@@ -39,7 +39,7 @@ def test_the_peak_is_of_what_was_held_since_it_was_forgotten():
     assert memory.peak_bytes() < before + 16 * MEGABYTE
 
 
-def test_a_system_that_keeps_the_peak_says_so(tmp_path):
+def test_a_system_that_keeps_the_peak_reports_it(tmp_path):
     assert memory.forget_peak(tmp_path) is False
 
 
@@ -87,7 +87,7 @@ def test_a_group_above_its_limit_leaves_nothing(machine):
     assert memory.available_bytes(proc, cgroups) == 0
 
 
-def test_without_a_linux_kernel_it_says_so(tmp_path):
+def test_without_a_linux_kernel_it_is_refused(tmp_path):
     with pytest.raises(OSError, match=r"status does not exist: the memory of a process can be measured only on Linux"):
         memory.resident_bytes(tmp_path)
     written(tmp_path / "meminfo", "MemTotal: 9000 kB\n")

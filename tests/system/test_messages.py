@@ -29,7 +29,7 @@ def test_valid_names_are_listed_in_order_and_the_nearest_is_suggested(name, vali
     assert did_you_mean(name, valid) == expected
 
 
-def test_an_error_of_ours_is_told_from_one_of_the_user():
+def test_an_error_of_ours_is_distinguished_from_one_of_the_user():
     with pytest.raises(ValueError, match="whether lower or higher is better") as ours:
         infer_mode("something")
     with pytest.raises(ValueError, match="invalid literal") as others:

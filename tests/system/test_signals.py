@@ -30,7 +30,7 @@ with stop:
     except KeyboardInterrupt:
         print("interrupted", stop.received, flush=True)
         sys.exit(exit_status(stop.received))
-    print("went on", stop.received, flush=True)
+    print("continued", stop.received, flush=True)
 """
 # The second signal comes while the main thread is inside native code, where no handler of Python's is run.
 IN_NATIVE_CODE = """
@@ -74,18 +74,18 @@ def answer(process: subprocess.Popen) -> str:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_noted_and_the_program_goes_on(number):
+def test_a_signal_is_noted_and_the_program_continues(number):
     with started(TWICE) as process:
         process.send_signal(number)
         assert answer(process) == number.name
-        assert answer(process) == f"went on {number.name}"
+        assert answer(process) == f"continued {number.name}"
     assert process.returncode == 0
 
 
 def test_without_a_signal_there_is_none():
     with started(TWICE) as process:
         assert answer(process) == "None"
-        assert answer(process) == "went on None"
+        assert answer(process) == "continued None"
 
 
 def test_a_second_interrupt_interrupts():
@@ -116,7 +116,7 @@ def test_of_two_different_signals_the_first_is_named():
         process.send_signal(signal.SIGINT)
         assert answer(process) == "SIGINT"
         process.send_signal(signal.SIGTERM)
-        assert answer(process) == "went on SIGINT"
+        assert answer(process) == "continued SIGINT"
     assert process.returncode == 0
 
 

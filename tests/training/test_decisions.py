@@ -14,7 +14,6 @@ from lightkeras.training.decisions import (
     infer_mode,
     is_better,
     steps_next,
-    weighted_mean,
 )
 
 STEPS = st.integers(1, 10_000)
@@ -80,7 +79,7 @@ def test_waiting_is_counted_from_the_best_epoch():
     assert [progress.exhausted(2) for progress in followed] == [False, False, False, True, False, False]
 
 
-def test_higher_is_better_where_the_mode_says_so():
+def test_higher_is_better_where_the_mode_is_max():
     followed = follow("max", [0.5, 0.7, 0.6, 0.7, 0.8])
     assert [progress.best for progress in followed] == [0.5, 0.7, 0.7, 0.7, 0.8]
     assert [progress.waited for progress in followed] == [0, 0, 1, 2, 0]
@@ -129,7 +128,7 @@ def test_better_means_strictly_better(value, best, mode, expected):
         ("val/ACC", "max"),
     ],
 )
-def test_the_mode_is_told_by_the_words_of_the_name(name, mode):
+def test_the_mode_is_known_by_the_words_of_the_name(name, mode):
     assert infer_mode(name) == mode
 
 
@@ -145,10 +144,6 @@ def test_the_mode_is_told_by_the_words_of_the_name(name, mode):
 def test_a_name_that_does_not_tell_is_refused(name):
     with pytest.raises(ValueError, match=f"The name '{name}' does not show .* mode='min' or mode='max'"):
         infer_mode(name)
-
-
-def test_a_mean_is_weighted():
-    assert weighted_mean([2.5, 1.265625], [2, 1]) == pytest.approx(2.0885416667, abs=1e-10)
 
 
 # ---------------------------------------------------------------------- events inside an epoch

@@ -21,6 +21,7 @@ from lightkeras.system import random_states
 from lightkeras.system.variables import read_variables
 from lightkeras.testing import TwoMoons, two_moons
 
+pytestmark = pytest.mark.curves
 TRAIN, VALIDATION, TEST = two_moons(64), two_moons(40, seed=1), two_moons(24, seed=2)
 
 
@@ -283,7 +284,7 @@ def shuffled() -> object:
 
 
 @pytest.mark.parametrize("validation", [lambda: VALIDATION, shuffled])
-def test_a_run_that_goes_on_draws_what_one_that_never_stopped_draws_and_each_once(tmp_path, validation):
+def test_a_run_that_is_resumed_draws_what_one_that_never_stopped_draws_and_each_once(tmp_path, validation):
     limit = lk.LimitBatches(validation=2)  # which examples are seen depends on the order
     whole = Drawn()
     settings(tmp_path / "whole", max_epochs=4, draw_every=1, limit_batches=limit).fit(whole, TRAIN, validation())
@@ -299,7 +300,7 @@ def test_a_run_that_goes_on_draws_what_one_that_never_stopped_draws_and_each_onc
 
 
 @pytest.mark.any_backend
-def test_how_often_is_drawn_may_change_in_a_run_that_goes_on(tmp_path):
+def test_how_often_is_drawn_may_change_in_a_resumed_run(tmp_path):
     settings(tmp_path, draw_every=1).fit(Drawn())
     settings(tmp_path, max_epochs=4).fit(Drawn(), resume=True)  # a warning would be an error
     steps = images(tmp_path / "run")["validation/a picture"]
@@ -433,7 +434,7 @@ def test_they_are_made_anew_for_each_fit_and_a_resume_restores_them(tmp_path):
 
 
 @pytest.mark.any_backend
-def test_what_is_no_callback_is_refused_before_anything_is_written(tmp_path):
+def test_a_value_that_is_not_a_callback_is_refused_before_anything_is_written(tmp_path):
     class Wrong(TwoMoons):
         def build_callbacks(self):
             return ["early stopping"]

@@ -37,7 +37,7 @@ def test_the_speed_follows_slowly():
     assert "12 steps/s" in text(screen)
 
 
-def test_the_call_that_took_no_time_is_no_division_by_zero():
+def test_a_call_that_took_no_time_does_not_divide_by_zero():
     with ProgressBar(1, 100, console=console()) as bar:
         bar.advance(1, 10, 0.0, {})
 
@@ -72,7 +72,7 @@ def test_an_unknown_number_of_steps_is_fine():
 
 
 @pytest.mark.parametrize(("terminal", "shown"), [(False, True), (True, False)])
-def test_nothing_is_written_where_nobody_looks(terminal, shown):
+def test_nothing_is_written_without_a_terminal_or_a_notebook(terminal, shown):
     screen = console(terminal)
     with ProgressBar(3, 10, shown=shown, console=screen) as bar:
         bar.advance(1, 5, 0.25, {"loss": 0.5})

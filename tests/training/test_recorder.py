@@ -31,7 +31,7 @@ def recorder(tmp_path):
 def log(recorder, *losses):
     """Logs and counts train steps."""
     recorder.log_steps(StepLogs({"loss": np.float32(losses)}, np.full(len(losses), 4)))
-    recorder._state.step += len(losses)
+    recorder.state.step += len(losses)
 
 
 def rows(tmp_path):
@@ -58,10 +58,10 @@ def test_a_second_broken_step_after_the_same_mark_takes_back_the_first_ones_rows
 
 
 def test_an_epoch_is_logged_and_is_in_the_history_with_nan_for_a_value_it_lacks(recorder, tmp_path):
-    recorder._state.epochs = 1
+    recorder.state.epochs = 1
     recorder.log_epoch({"train/loss": 2.0})
-    assert recorder._state.history["train/loss"] == [2.0]
-    assert math.isnan(recorder._state.history["val/loss"][0])
+    assert recorder.state.history["train/loss"] == [2.0]
+    assert math.isnan(recorder.state.history["val/loss"][0])
     recorder.positions()
     assert rows(tmp_path) == [("epoch", "0", "2")]
 

@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
-from lightkeras import LimitBatches, Runner
+from lightkeras import LimitBatches
 from lightkeras.data.arrays import ArrayData, as_feed
 from lightkeras.data.feed import ArrayFeed, StreamFeed
 from lightkeras.runs.checkpoint import MANIFEST
@@ -108,7 +107,7 @@ def test_a_run_to_resume_is_named_by_its_directory_or_by_a_checkpoint(tmp_path):
         (Settings(run_dir="run"), False, FileExistsError, r"run already holds another run, which would be lost"),
     ],
 )
-def test_what_does_not_say_which_run_is_refused(settings, resume, error, message, tmp_path, monkeypatch):
+def test_a_run_dir_that_cannot_be_used_is_refused(settings, resume, error, message, tmp_path, monkeypatch):
     begun(tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=message):
@@ -127,7 +126,7 @@ def test_accepted_changes_of_a_new_run_are_refused(tmp_path):
         ({"task": "TwoMoons", "runner": {}}, r"config\.json is damaged: hparams, data, seed are missing"),
     ],
 )
-def test_what_is_no_run_is_not_gone_on_with(config, message, tmp_path):
+def test_a_directory_without_a_run_is_not_resumed(config, message, tmp_path):
     (begun(tmp_path / "run") / "config.json").write_text(json.dumps(config))
     for settings, resume in [(Settings(run_dir=tmp_path / "run"), True), (Settings(), tmp_path / "run")]:
         with pytest.raises(ValueError, match=message):
@@ -165,45 +164,6 @@ def test_limits_of_batches_are_those_of_their_splits(tmp_path):
     limits = LimitBatches(train=3, validation=2)
     fit = made(Settings(run_dir=tmp_path / "run", limit_batches=limits))
     assert (fit.train_stepper.steps, fit.validation_stepper.steps) == (3, 2)
-
-
-def test_the_configuration_says_what_the_run_is_made_of(tmp_path):
-    settings = Settings(run_dir=tmp_path / "run", seed=4, validate_every="5 steps")
-    fit = made(settings)
-    config = setup.config_of(settings, fit)
-    assert json.loads(json.dumps(config))["task"] == "TwoMoons"
-    assert (config["seed"], config["source"], config["backend"]) == (4, "arrays", keras.backend.backend())
-    assert config["data"] == {
-        "source": "arrays",
-        "fingerprint": fit.train_stepper.feed.fingerprint(),
-        "batch_size": 32,
-        "batches": 10,
-    }
-    assert config["monitor"] == {"name": "val/loss", "mode": "min"}
-    assert config["runner"]["validate_every"] == "5 steps"
-    assert config["hparams"] == {"hidden_units": 16, "learning_rate": 0.01, "batch_size": 32}
-    assert config["code"] == {}  # the class is one of lightkeras
-    assert set(setup.config_of(settings, made(settings, Dataless(), TRAIN))["code"]) == {"Dataless"}
-
-
-def test_a_stream_has_no_fingerprint_and_says_that_it_is_one(tmp_path):
-    settings = Settings(run_dir=tmp_path / "run")
-    config = setup.config_of(settings, made(settings, train=lambda: iter([TRAIN, OTHER])))
-    assert config["data"] == {"source": "stream", "fingerprint": None, "batch_size": None, "batches": None}
-
-
-# ---------------------------------------------------------------------- to begin, or to resume
-
-
-def test_each_resume_is_noted_and_the_beginning_stays(tmp_path):
-    settings = Runner(run_dir=tmp_path / "run", max_epochs=1, progress=False, preflight=False)
-    settings.fit(TwoMoons())
-    before = json.loads((tmp_path / "run" / "config.json").read_text())
-    for _ in range(2):
-        settings.fit(TwoMoons(), resume=True)
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert [(entry["step"], entry["changed"]) for entry in config.pop("resumed")] == [(10, []), (10, [])]
-    assert config == before
 
 
 def test_directory_of_nothing_is_refused():

@@ -65,7 +65,7 @@ def test_a_stateful_metric_is_that_of_the_whole_split():
 
 def test_each_run_starts_over_and_leaves_metrics_as_they_were():
     validation_stepper = over(ArrayFeed((X, LABEL), 2))
-    task = validation_stepper._task
+    task = validation_stepper.task
     task.total.update_state(100.0)
     assert validation_stepper.run(None) == validation_stepper.run(None)
     assert float(task.total.result()) == 100.0
@@ -141,6 +141,6 @@ def test_the_engine_of_a_task_is_made_once():
     assert bound_engine(task) is bound_engine(task)
 
 
-def test_an_evaluation_step_that_needs_a_step_of_its_own_says_so():
+def test_an_evaluation_step_without_a_loss_is_refused():
     with pytest.raises(NotImplementedError, match=r"Task needs a `loss\(batch, training\)`"):
         Task().evaluate_step((X, LABEL))

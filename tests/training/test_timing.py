@@ -1,15 +1,8 @@
 """Where time goes: each second is counted in one part, and a profiled run's parts are its wall time."""
 
-import json
-import time
-
 import keras
-import numpy as np
 import pytest
 
-import lightkeras as lk
-from lightkeras.command_line.console import report_profile
-from lightkeras.testing import TwoMoons
 from lightkeras.training.timing import PARTS, TimeLedger, counted
 
 BACKEND = keras.backend.backend()
@@ -98,102 +91,3 @@ def test_shares_are_of_the_whole_and_steps_of_the_computing() -> None:
     assert summary["parts"]["compute"] == {"seconds": 3, "share": 0.75}
     assert list(summary["parts"]) == list(PARTS)
     assert TimeLedger(clock).summary(0)["compute_us_per_step"] is None
-
-
-# ---------------------------------------------------------------------- runs
-
-
-def profiled(path, task=None, **given):
-    settings = {"max_epochs": 2, "patience": None, "progress": False, "steps_per_call": 3, "profile": True}
-    fitted = lk.Runner(run_dir=path, **settings | given).fit(task or TwoMoons())
-    return fitted, json.loads((path / "profile.json").read_text())
-
-
-def test_the_parts_are_the_wall_time(tmp_path) -> None:
-    began = time.perf_counter()
-    fitted, profile = profiled(tmp_path / "run")
-    called = time.perf_counter() - began
-    parts = {name: part["seconds"] for name, part in profile["parts"].items()}
-    assert sum(parts.values()) == pytest.approx(profile["wall_s"], abs=1e-4)
-    assert sum(part["share"] for part in profile["parts"].values()) == pytest.approx(1, abs=1e-4)
-    assert fitted.wall_s <= profile["wall_s"] <= called  # the fit's own begins when all is compiled
-    assert profile["steps"] == fitted.steps
-    for name in ("start", "compute", "validation", "logging", "checkpoint", "watch"):
-        assert parts[name] > 0, name
-    assert parts["data"] < 0.2  # they lie in memory
-
-
-class Slow(keras.callbacks.Callback):
-    def on_epoch_end(self, epoch, logs=None):
-        time.sleep(0.2)
-
-
-def test_a_slow_callback_is_told_from_the_rest(tmp_path) -> None:
-    _, profile = profiled(tmp_path / "run", callbacks=[Slow()])
-    assert 0.4 <= profile["parts"]["callbacks"]["seconds"] < 1.5
-
-
-class SlowMoons(lk.testing.TwoMoons):
-    """Its batches take their time."""
-
-    def batches(self):
-        rng = np.random.default_rng(0)
-        for _ in range(6):
-            time.sleep(0.1)
-            yield rng.normal(size=(4, 2)).astype("float32"), np.zeros(4, "int32")
-
-
-def test_waiting_for_a_stream_is_told_from_computing(tmp_path) -> None:
-    task = SlowMoons()
-    settings = {"max_epochs": 2, "patience": None, "progress": False, "profile": True, "preflight": False}
-    lk.Runner(run_dir=tmp_path / "run", **settings).fit(task, task.batches)
-    parts = json.loads((tmp_path / "run" / "profile.json").read_text())["parts"]
-    assert parts["data"]["seconds"] > 0.6  # of 1.2: reading during the first call is not waiting
-    assert parts["compute"]["seconds"] < parts["data"]["seconds"]
-
-
-@pytest.mark.backends("tensorflow", "jax", reason="torch compiles nothing")
-def test_what_was_compiled_is_named_with_its_cause(tmp_path) -> None:
-    _, profile = profiled(tmp_path / "run")
-    train = [found for found in profile["compilations"] if found["step"] == "train"]
-    batch, last = TwoMoons().hp.batch_size, 320 % TwoMoons().hp.batch_size
-    assert train[0]["cause"] == "the first batch"
-    assert train[0]["seconds"] > 0
-    assert f"[{batch}, 2]" in train[0]["form"] or f"({batch}, 2)" in train[0]["form"]
-    assert [found["cause"].startswith("a batch of another form than ") for found in train[1:]] == [True] * bool(last)
-    assert "validation" in {found["step"] for found in profile["compilations"]}
-
-
-@pytest.mark.backends("tensorflow", "jax", reason="torch compiles nothing")
-def test_compiling_is_counted_apart_from_training_and_from_validation(tmp_path) -> None:
-    runner = lk.Runner(max_epochs=1, profile=True, progress=False, preflight=False, run_dir=tmp_path / "run")
-    runner.fit(TwoMoons())
-    profile = json.loads((tmp_path / "run" / "profile.json").read_text())
-    assert {found["step"] for found in profile["compilations"]} == {"train", "validation"}
-    compiled = sum(found["seconds"] for found in profile["compilations"])
-    assert profile["parts"]["compilation"]["seconds"] == pytest.approx(compiled, rel=0.05)
-
-
-def test_the_backend_traces_one_call(tmp_path) -> None:
-    _, profile = profiled(tmp_path / "run")
-    names = [path.name for path in (tmp_path / "run" / "profile").rglob("*") if path.is_file()]
-    assert profile["trace"] == str(tmp_path / "run" / "profile")
-    suffix = ".pt.trace.json" if BACKEND == "torch" else ".xplane.pb"
-    assert [name for name in names if name.endswith(suffix)] != []
-
-
-def test_a_run_that_is_not_profiled_writes_none(tmp_path) -> None:
-    lk.Runner(run_dir=tmp_path / "run", max_epochs=1, progress=False).fit(TwoMoons())
-    assert not (tmp_path / "run" / "profile.json").exists()
-    assert not (tmp_path / "run" / "profile").exists()
-
-
-def test_the_table_shows_the_parts_and_what_was_compiled(tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
-    profiled(tmp_path / "run", callbacks=[Slow()])
-    report_profile(tmp_path / "run")
-    shown = capsys.readouterr().out
-    assert "Keras callbacks" in shown
-    assert " us of compute" in shown
-    assert f"tensorboard --logdir {tmp_path / 'run' / 'profile'}" in shown
-    assert ("train step compiled for" in shown) == (BACKEND != "torch")

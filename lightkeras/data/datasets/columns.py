@@ -30,13 +30,7 @@ _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 @final
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """A table, column by column.
-
-    Args:
-        values: The columns, all equally long: text or numbers.
-        rows: Name of each row for errors, such as `"line 33"`.
-        name: Name of the table for errors.
-    """
+    """A table by columns of equal length, with its name and those of its rows (`"line 33"`) for errors."""
 
     values: Mapping[str, Sequence[Any]]
     rows: Sequence[str]
@@ -128,11 +122,7 @@ class TableFile:
 
 
 def from_arrays(arrays: Mapping[str, Any]) -> Columns:
-    """Converts arrays or lists in memory to columns.
-
-    Raises:
-        ValueError: There are none, one has not exactly one axis, or they differ in length.
-    """
+    """Converts arrays or lists to columns; a ValueError unless all have one axis of the same length."""
     values = {name: np.asarray(column) for name, column in arrays.items()}
     if not values:
         raise ValueError("Received no columns: expected a dict of arrays, one for each column.")
@@ -157,14 +147,10 @@ def is_missing(value: Any, text: bool = False) -> bool:
 
 
 def as_number(value: Any, where: str) -> float:
-    """Converts a cell to a number.
+    """Converts a cell, a number or its text; a ValueError unless it is a number that is finite in float32.
 
-    Args:
-        value: A number, or its text: decimal digits with an optional sign, point and exponent.
-        where: The cell, for errors, such as `"Column 'weight' in line 4 of cars.csv"`.
-
-    Raises:
-        ValueError: It is not a number, or not finite in float32.
+    Text is decimal digits with an optional sign, point and exponent. `where` names the cell in errors, as in
+    `"Column 'weight' in line 4 of cars.csv"`.
     """
     text = value.decode(errors="replace") if isinstance(value, bytes) else value
     try:
@@ -207,15 +193,9 @@ def _is_number(text: str) -> bool:
 
 
 def parse_row(given: str | Mapping[str, Any], number: int) -> dict[str, Any]:
-    """Converts a typed row to a dict.
+    """Converts a typed row to a dict: `"weight=2372,origin=Japan"`, a JSON object, or a dict.
 
-    Args:
-        given: `"weight=2372,origin=Japan"`, a JSON object, or a dict.
-        number: Number of the row, from 1, for errors.
-
-    Raises:
-        ValueError: It cannot be read, or gives a column twice.
-        TypeError: It is neither text nor a mapping.
+    Raises a ValueError if it cannot be read or gives a column twice, a TypeError if it is neither text nor a mapping.
     """
     if isinstance(given, Mapping):
         return dict(given)

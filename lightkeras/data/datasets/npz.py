@@ -26,22 +26,12 @@ _LOAD_ERRORS = (
 
 
 def array_names(path: Path) -> list[str]:
-    """Returns the names of the arrays in an `.npz` file, without reading them.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is damaged or not an `.npz` file.
-    """
+    """Returns the names of the arrays in an `.npz` file, without reading them. Raises the errors of `read_array`."""
     return list(_load(path, str(path), lambda archive: archive.files))
 
 
 def check_keys(path: Path, expected: Sequence[str]) -> None:
-    """Checks that an `.npz` file has the expected arrays; it may have more.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is damaged, not an `.npz` file, or lacks an array.
-    """
+    """Raises a ValueError if an `.npz` file lacks an expected array, and the errors of `read_array`."""
     found = array_names(path)
     missing = [key for key in expected if key not in found]
     if missing:
@@ -63,12 +53,7 @@ def read_array(path: Path, key: str) -> np.ndarray:
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """Reads the array of an `.npy` file.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is damaged, not an `.npy` file, or holds pickled objects.
-    """
+    """Reads the array of an `.npy` file. Raises the errors of `read_array`."""
     return np.asarray(_load(path, str(path), lambda array: array, single=True))
 
 

@@ -17,15 +17,9 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def check_images(images: np.ndarray, shape: Shape | None, name: str) -> None:
-    """Checks the shape and dtype of a batch of images.
+    """Raises a ValueError unless images are numbers `[n, *shape]`, n at least 1; a shape of `None` is any.
 
-    Args:
-        images: `[n, height, width]` or `[n, height, width, channels]`.
-        shape: Shape of one image; `None` for any.
-        name: Name of the images, for errors.
-
-    Raises:
-        ValueError: They have another size or depth, are not numbers, or there are none.
+    `name` is that of the images in errors.
     """
     expected = "[n, height, width] or [n, height, width, channels]" if shape is None else f"[n, {_joined(shape)}]"
     if images.dtype.kind not in "buif":
@@ -43,12 +37,7 @@ def check_images(images: np.ndarray, shape: Shape | None, name: str) -> None:
 def as_floats(images: np.ndarray, name: str) -> np.ndarray:
     """Converts images to float32 from 0 to 1: whole numbers are divided by 255, floats are unchanged.
 
-    Args:
-        images: bool, integers from 0 to 255, or floats from 0 to 1.
-        name: Name of the images, for errors.
-
-    Raises:
-        ValueError: A value is out of that range, or not finite.
+    A ValueError if a value is not from 0 to 255, or from 0 to 1 for floats.
     """
     if images.dtype == bool:
         return images.astype(np.float32)
@@ -63,11 +52,7 @@ def as_floats(images: np.ndarray, name: str) -> np.ndarray:
 
 
 def as_batch(array: np.ndarray, shape: Shape, name: str) -> np.ndarray:
-    """Converts one image or a batch of images to a batch: float32 `[n, *shape]` from 0 to 1.
-
-    Raises:
-        ValueError: The shape is neither, or values are out of range.
-    """
+    """Converts one image or several to float32 `[n, *shape]` from 0 to 1; a ValueError if they do not fit."""
     array = np.asarray(array)
     if array.shape != shape and array.shape[1:] != shape:
         raise ValueError(

@@ -29,13 +29,9 @@ def sample_digits() -> dict[str, np.ndarray]:
 
 
 def enlarged(images: np.ndarray) -> np.ndarray:
-    """Enlarges images to 20 x 20 pixels by linear interpolation, with a margin of 4 black pixels.
+    """Enlarges float `[n, height, width]`, 0 to 255, to uint8 `[n, 28, 28]`.
 
-    Args:
-        images: float `[n, height, width]`, 0 to 255.
-
-    Returns:
-        uint8 `[n, 28, 28]`.
+    It interpolates linearly to 20 x 20 pixels and adds a margin of 4 black ones.
     """
     rows, columns = (_interpolation(size) for size in images.shape[1:])
     inner = np.rint(rows @ images @ columns.T).astype(np.uint8)

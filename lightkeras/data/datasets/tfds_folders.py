@@ -20,15 +20,10 @@ def default_folder() -> Path:
 
 
 def newest_version(folder: Path) -> Path | None:
-    """Finds the newest version of a prepared data set.
+    """Returns the folder of the newest version of a prepared data set, without unfinished downloads, or `None`.
 
-    Args:
-        folder: Folder of the data set and its configuration, such as `.../imdb_reviews/plain_text`,
-            with one folder for each version inside.
-
-    Returns:
-        The folder of the newest version, or `None` if there is none. Unfinished downloads
-        (`incomplete.AB12_1.0.0`) are ignored.
+    `folder` is that of the data set and its configuration, such as `.../imdb_reviews/plain_text`; an unfinished
+    download is called `incomplete.AB12_1.0.0`.
     """
     if not folder.is_dir():
         return None
@@ -43,18 +38,9 @@ def newest_version(folder: Path) -> Path | None:
 def find(name: str, lookup: Lookup, host: str, tried: list[str]) -> Path | None:
     """Finds a prepared data set in the data folder, else in TFDS's own, else downloads it with TFDS.
 
-    Args:
-        name: Data set, optionally with configuration and version: `"imdb_reviews/plain_text"`,
-            `"mnist:3.0.1"`.
-        lookup: Names the data folder.
-        host: Web address to check before the download.
-        tried: List to which each failed attempt is appended, for an error message.
-
-    Returns:
-        The folder of the newest version, or of the named one; `None` if it was not found.
-
-    Raises:
-        ValueError: The data set exists in several configurations, and `name` has none.
+    `name` may have a configuration and a version; `host` is checked before the download, and each failed attempt is
+    appended to `tried`. Returns the folder of the newest or of the named version, or `None`. A ValueError if the data
+    set has several configurations, and `name` none.
     """
     folder = lookup.folder
     if folder is None:
@@ -80,17 +66,7 @@ def find(name: str, lookup: Lookup, host: str, tried: list[str]) -> Path | None:
 
 
 def download(name: str) -> Path:
-    """Downloads and prepares a data set with TFDS, in its default folder.
-
-    Args:
-        name: Data set and configuration, such as `"imdb_reviews/plain_text"`.
-
-    Returns:
-        The folder of the version that was prepared.
-
-    Raises:
-        OSError: The download failed.
-    """
+    """Downloads and prepares a data set in TFDS's folder; returns that of the version, or raises an OSError."""
     import requests  # noqa: F401  (TFDS downloads with it; imported first, so that its downloads are limited)
     import tensorflow_datasets as tfds
 

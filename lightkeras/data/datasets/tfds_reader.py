@@ -25,15 +25,7 @@ _REPAIR = "Restore the file from where it came, or delete the folder and prepare
 
 
 def check_prepared(folder: Path) -> None:
-    """Checks that TFDS's two descriptions of a prepared data set exist and are JSON.
-
-    Args:
-        folder: Folder of one version.
-
-    Raises:
-        FileNotFoundError: `dataset_info.json` or `features.json` is missing.
-        ValueError: One of them is not JSON.
-    """
+    """Raises a FileNotFoundError if one of TFDS's two descriptions is missing, a ValueError if it is not JSON."""
     for name in ("dataset_info.json", "features.json"):
         path = folder / name
         if not path.is_file():
@@ -65,12 +57,7 @@ class Description:
 
 
 def describe(folder: Path) -> Description:
-    """Reads the descriptions of a prepared data set.
-
-    Raises:
-        FileNotFoundError: One is missing.
-        ValueError: One is damaged.
-    """
+    """Reads the descriptions of a prepared data set. Raises the errors of `check_prepared`."""
     import tensorflow_datasets as tfds
 
     builder = _builder(folder)
@@ -86,23 +73,16 @@ def describe(folder: Path) -> Description:
 
 
 def size_of(folder: Path, split: str, only: Sequence[str] | None = None) -> tuple[int, int]:
-    """Returns the number of examples of a split, and the bytes of memory that they take.
+    """Returns the number of examples of a split, and the bytes that they take in memory; text counts as on disk.
 
-    Args:
-        folder: Folder of one version.
-        split: Split in TFDS's notation.
-        only: Features to count; `None` for all. Text counts with about its size on disk.
-
-    Raises:
-        FileNotFoundError: A description is missing.
-        ValueError: One is damaged, or the split does not exist or is empty.
+    Raises the errors of `read_split`.
     """
-    builder = _builder(folder)
-    examples = sum(instruction.take for instruction in _instructions(builder, folder, split))
+    builder, instructions, features = _opened(folder, split, only)
+    examples = sum(instruction.take for instruction in instructions)
     stored = sum(found.num_bytes for found in builder.info.splits.values())
     count = sum(found.num_examples for found in builder.info.splits.values())
     each = 0
-    for info in _array_features(builder, folder, only).get_tensor_info().values():
+    for info in features.get_tensor_info().values():
         text = info.tf_dtype.name == "string"
         each += stored // count if text else int(np.prod(info.shape)) * int(info.tf_dtype.size)
     return examples, examples * each
@@ -111,29 +91,15 @@ def size_of(folder: Path, split: str, only: Sequence[str] | None = None) -> tupl
 def stream_split(
     folder: Path, split: str, only: Sequence[str] | None, batch_size: int, order: Sequence[int] | None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Reads a split of a prepared data set batch by batch; memory use does not grow with the split.
+    """Reads a split as `read_split`, but batch by batch; memory use does not grow with the split.
 
-    Args:
-        folder: Folder of one version.
-        split: Split in TFDS's notation.
-        only: Features to read; `None` for all.
-        batch_size: Examples per batch.
-        order: Seeds of the order of the files, and of the examples among the 10,000 that are read ahead. `None`
-            keeps the stored order.
-
-    Yields:
-        `{feature: array}`, as in `read_split`.
-
-    Raises:
-        FileNotFoundError: A file of the data set is missing.
-        ValueError: A file is damaged, or the split does not exist or is empty.
+    `order` seeds the order of the files, and of the examples among the 10,000 that are read ahead; `None` keeps the
+    stored order.
     """
     import tensorflow as tf
 
     keep_gpus_free()
-    builder = _builder(folder)
-    instructions = _instructions(builder, folder, split)
-    features = _array_features(builder, folder, only)
+    _, instructions, features = _opened(folder, split, only)
     if order is not None:
         instructions = [instructions[n] for n in np.random.default_rng(order).permutation(len(instructions))]
     first, *others = [_records(instruction, folder) for instruction in instructions]
@@ -164,15 +130,19 @@ def read_split(folder: Path, split: str, only: Sequence[str] | None = None) -> d
         ValueError: A file is damaged, or the split does not exist or is empty.
     """
     keep_gpus_free()
-    builder = _builder(folder)
-    instructions = _instructions(builder, folder, split)
-    features = _array_features(builder, folder, only)
+    _, instructions, features = _opened(folder, split, only)
     parts: dict[str, list[np.ndarray]] = {name: [] for name in features}
     for instruction in instructions:
         for batch in _read_file(instruction, features, folder):
             for name, array in batch.items():
                 parts[name].append(array)
     return {name: np.concatenate(parts.pop(name)) for name in list(features)}
+
+
+def _opened(folder: Path, split: str, only: Sequence[str] | None) -> tuple[Any, list[Any], Any]:
+    """The builder of a data set, the files of a split, and the features to read."""
+    builder = _builder(folder)
+    return builder, _instructions(builder, folder, split), _array_features(builder, folder, only)
 
 
 def _builder(folder: Path) -> Any:
@@ -208,7 +178,7 @@ def _instructions(builder: Any, folder: Path, split: str) -> list[Any]:
     return instructions
 
 
-def _array_features(builder: Any, folder: Path, only: Sequence[str] | None = None) -> Any:
+def _array_features(builder: Any, folder: Path, only: Sequence[str] | None) -> Any:
     import tensorflow_datasets as tfds
 
     features = builder.info.features

@@ -58,14 +58,7 @@ class BagEmbedding(keras.layers.Layer):  # type: ignore[misc]
         self.table.assign(values)
 
     def call(self, inputs: dict[str, Any]) -> Any:
-        """Sums of rows.
-
-        Args:
-            inputs: The arrays of `Bags.batch`, as tensors.
-
-        Returns:
-            float `[examples, width]`.
-        """
+        """Sums of rows, float `[examples, width]`, for the arrays of `Bags.batch`."""
         found = ops.take(self.table, inputs["ids"], axis=0)
         weighted = found * ops.expand_dims(ops.cast(inputs["weights"], found.dtype), -1)
         sums = ops.segment_sum(weighted, inputs["rows"], num_segments=ops.shape(inputs["counts"])[0])

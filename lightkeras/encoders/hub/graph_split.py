@@ -29,11 +29,9 @@ Half = Callable[..., Any]
 
 @dataclasses.dataclass(frozen=True)
 class GraphHalves:
-    """A module in two halves.
+    """A module in two halves, with tensors without strings between them.
 
-    Args:
-        to_numbers: From a string tensor `[batch]` to a tuple of tensors without strings.
-        from_numbers: From that tuple to the module's output, in its structure and with its static shape.
+    `from_numbers` returns the module's output in its structure and with its static shape.
     """
 
     to_numbers: Half
@@ -41,14 +39,9 @@ class GraphHalves:
 
 
 def split(module: Any, samples: Sequence[str] = SAMPLES) -> GraphHalves | None:
-    """Splits a loaded module in two.
+    """Splits a loaded module in two; `None` if that fails or the halves differ from the whole on the samples.
 
-    Args:
-        module: Return value of `hub.load`; its `__call__` takes a string vector and returns one tensor.
-        samples: Texts on which the halves are compared with the whole.
-
-    Returns:
-        The halves, or `None` if the module cannot be split or the halves differ from the whole.
+    Its `__call__` takes a string vector and returns one tensor.
     """
     import tensorflow as tf
 

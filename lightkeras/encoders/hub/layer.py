@@ -18,12 +18,7 @@ from lightkeras.encoders.hub.module_files import fingerprint, load_module, locat
 
 @dataclasses.dataclass(frozen=True)
 class _Signature:
-    """One traced form of the module's `__call__`.
-
-    Args:
-        takes: The `tf.TensorSpec` of its input.
-        gives: The `tf.TensorSpec`s of its outputs, one or a structure of them.
-    """
+    """One traced form of the module's `__call__`: `tf.TensorSpec`s of its input and its outputs."""
 
     takes: Any
     gives: Any

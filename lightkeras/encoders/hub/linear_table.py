@@ -30,12 +30,9 @@ class NotLinearError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The table of a module that is linear in it.
+    """The table `[rows, width]` of a module that is linear in it.
 
-    Args:
-        variable: The `tf.Variable` `[rows, width]`.
-        module: The loaded module.
-        weigh: Function of at most `width` texts; returns rows, weights, the text of each, and the module's output.
+    `weigh` takes at most `width` texts and returns rows, weights, the text of each, and the module's output.
     """
 
     variable: Any
@@ -47,14 +44,9 @@ class Table:
         return int(self.variable.shape[1])
 
     def bags(self, texts: np.ndarray, check: bool = True) -> Bags:
-        """The bags of some texts; the rows of each ascending, each once.
+        """The bags of `bytes` or `str`; the rows of each ascending, each once.
 
-        Args:
-            texts: Object array `[n]` of `bytes` or `str`.
-            check: Whether the first bags are compared with the module's output.
-
-        Raises:
-            NotLinearError: They differ from the module's output.
+        With `check` a NotLinearError if the first ones differ from the module's output.
         """
         ids, weights, counts = [], [], []
         for start in range(0, len(texts), self.width):
@@ -73,15 +65,7 @@ class Table:
 
 
 def find_table(module: Any, samples: Sequence[str] = SAMPLES) -> Table:
-    """Finds the table that a module is linear in; checks it on samples, also with another table.
-
-    Args:
-        module: Return value of `hub.load`.
-        samples: Texts for the check.
-
-    Raises:
-        NotLinearError: There is none; the message has the reason.
-    """
+    """Finds the table that a module is linear in, and checks it on samples; else a NotLinearError says why."""
     import tensorflow as tf
 
     function = next((f for f in module.__call__.concrete_functions if f.inputs[0].dtype == tf.string), None)

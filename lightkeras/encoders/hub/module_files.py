@@ -39,14 +39,7 @@ def import_tensorflow_hub() -> Any:
 
 
 def fingerprint(path: str | os.PathLike[str]) -> str:
-    """Returns a digest of a SavedModel folder: equal for equal files, whatever their place and time.
-
-    Args:
-        path: The folder.
-
-    Returns:
-        32 hexadecimal digits of BLAKE2b over the sorted relative file names and the files' contents.
-    """
+    """32 hexadecimal digits of BLAKE2b over the sorted relative file names and the contents of a folder."""
     root = Path(path)
     digest = Digest()
     for file in sorted((entry for entry in root.rglob("*") if entry.is_file()), key=lambda file: file.parts):
@@ -61,17 +54,8 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
 def locate(handle: str) -> Path:
     """Returns the local folder of a module; downloads it if the handle is a URL.
 
-    Args:
-        handle: A local SavedModel folder or a http(s) URL.
-
-    Returns:
-        A folder that holds a complete SavedModel.
-
-    Raises:
-        FileNotFoundError: The local folder does not exist.
-        ValueError: The folder holds no complete SavedModel.
-        ConnectionError: The URL could not be downloaded.
-        UntrustedRunError: Only a run directory names the module.
+    A FileNotFoundError if the folder does not exist, an UntrustedRunError if only a run directory names the module,
+    else the errors of `fetch`.
     """
     if is_url(handle):
         return fetch(handle)
@@ -96,16 +80,10 @@ def locate(handle: str) -> Path:
 
 
 def damage(folder: Path) -> str | None:
-    """Returns what a SavedModel folder lacks, without loading it.
+    """Returns what a SavedModel folder lacks, without loading it; `None` if nothing.
 
-    The system may delete single files of a cache in the temporary folder, while the folder stays: TensorFlow Hub
-    takes it for a complete module.
-
-    Args:
-        folder: The folder to look at.
-
-    Returns:
-        The first problem, or `None` if there is none.
+    The system may delete single files of a cache in the temporary folder, while the folder stays: TensorFlow Hub takes
+    it for a complete module.
     """
     if (folder / "tfhub_module.pb").exists():
         return None  # the format of TF1, which `load_module` refuses
@@ -159,18 +137,11 @@ def cached_folder(url: str) -> Path:
 
 
 def fetch(url: str) -> Path:
-    """Returns the module of a URL from the cache; downloads it if it is not there.
+    """Returns the folder of a URL's module in the cache; downloads it if it is not there.
 
-    A complete cached module is used without touching the network. A cached module that has lost files
-    is removed and downloaded again.
-
-    Args:
-        url: Address of a module, as TF-Hub understands it.
-
-    Raises:
-        ConnectionError: The module is not cached and cannot be downloaded.
-        ValueError: The download is not a complete SavedModel.
-        UntrustedRunError: It is not cached, and only a run directory names the address.
+    A complete cached module is used without touching the network. A cached module that has lost files is removed and
+    downloaded again. A ConnectionError if the download failed, a ValueError if it is not a complete SavedModel, an
+    UntrustedRunError if it is not cached and only a run directory names it.
     """
     folder = cached_folder(url)
     lost = ""
@@ -253,17 +224,9 @@ def remove(folder: Path) -> None:
 
 
 def load_module(folder: Path, handle: str) -> Any:
-    """Loads a callable TF2 module with `hub.load`; explains why that fails.
+    """Loads a callable TF2 module with `hub.load`; two loads share nothing.
 
-    Args:
-        folder: The module's folder.
-        handle: The handle as given, for messages.
-
-    Returns:
-        The loaded object. Two loads share nothing.
-
-    Raises:
-        ValueError: It is a TF1 module, it cannot be called, or its files are corrupt.
+    A ValueError says why that fails: it is a TF1 module, cannot be called, or its files are corrupt.
     """
     if (folder / "tfhub_module.pb").exists() or _is_tf1(folder):
         raise ValueError(

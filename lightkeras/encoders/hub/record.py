@@ -17,15 +17,7 @@ def modules_in(objects: Iterable[Any]) -> list[dict[str, str]]:
 
 
 def check_modules(objects: Iterable[Any], recorded: Sequence[Mapping[str, str]]) -> None:
-    """Checks that models hold the recorded modules.
-
-    Args:
-        objects: The models and encoders.
-        recorded: Return value of `modules_in` for the saved ones.
-
-    Raises:
-        ValueError: A module differs, or there are more or fewer.
-    """
+    """Raises a ValueError unless models and encoders hold the modules that `modules_in` recorded."""
     found = modules_in(objects)
     if [entry["fingerprint"] for entry in found] == [entry["fingerprint"] for entry in recorded]:
         return

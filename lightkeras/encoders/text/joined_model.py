@@ -41,15 +41,9 @@ class LastWords(keras.layers.Layer):  # type: ignore[misc]
 
 
 def join_text(layer: keras.Layer, model: keras.Model, then: keras.Layer | None = None) -> keras.Model:
-    """Joins a layer that takes texts and a model of its outputs to one model.
+    """Joins a layer that takes texts, a layer `then` if any, and a model to one, which shares its weights.
 
-    Args:
-        layer: Takes texts, `keras.Input((), dtype="string")`.
-        model: A functional or sequential model; the joined model shares its weights.
-        then: A layer between the two; `None` for none.
-
-    Raises:
-        JoinError: The model is subclassed, or does not take these outputs.
+    A JoinError if the model is subclassed, or does not take these outputs.
     """
     text = keras.Input((), dtype="string", name="text")
     features = layer(text) if then is None else then(layer(text))

@@ -97,11 +97,7 @@ class Ngrams:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any], longest: int, counted: bool, normalized: bool) -> Ngrams:
-        """Restores n-grams from the return value of `arrays`.
-
-        Raises:
-            ValueError: The arrays do not match each other.
-        """
+        """Restores n-grams from `arrays`; a ValueError if those do not match each other."""
         if set(arrays) != {"words", "keys", "weights"}:
             raise ValueError(f"it holds {', '.join(sorted(arrays)) or 'nothing'}: expected words, keys and weights.")
         words, keys = unpack(np.asarray(arrays["words"])), np.asarray(arrays["keys"])
@@ -122,15 +118,9 @@ def concatenated(texts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray
 
 
 def ngram_keys(ids: np.ndarray, lengths: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
-    """N-grams of `order` words, in the order of the texts.
+    """Keys of the n-grams of `order` words in the order of the texts, and the numbers of their texts, int64 `[n]`.
 
-    Args:
-        ids: Word numbers, see `concatenated`; 0 is an unknown word, which is in no n-gram.
-        lengths: Lengths of the texts, see `concatenated`.
-        order: Words of each n-gram.
-
-    Returns:
-        Their keys, int64 `[n]`, and the numbers of their texts, int64 `[n]`.
+    `ids` and `lengths` as in `concatenated`; 0 is an unknown word, which is in no n-gram.
     """
     rows = np.repeat(np.arange(len(lengths)), lengths)
     count = max(len(ids) - order + 1, 0)
@@ -146,16 +136,10 @@ def ngram_keys(ids: np.ndarray, lengths: np.ndarray, order: int) -> tuple[np.nda
 def count_ngrams(
     ids: np.ndarray, lengths: np.ndarray, longest: int, least: int
 ) -> tuple[np.ndarray, scipy.sparse.csr_array]:
-    """Counts the n-grams that are in enough texts.
+    """Counts the n-grams of up to `longest` words that are in at least `least` texts.
 
-    Args:
-        ids: Word numbers, see `concatenated`.
-        lengths: Lengths of the texts, see `concatenated`.
-        longest: Words of the longest n-gram.
-        least: Least number of texts that contain the n-gram.
-
-    Returns:
-        Their keys, int64 `[grams]`, ascending, and counts, float32 `[texts, grams]`.
+    `ids` and `lengths` as in `concatenated`. Returns their keys, int64 `[grams]`, ascending, and counts, float32
+    `[texts, grams]`.
     """
     all_keys, matrices = [], []
     for order in range(1, longest + 1):

@@ -59,14 +59,7 @@ class NgramBags(keras.layers.Layer):  # type: ignore[misc]
         return super().__call__(*args, **kwargs)
 
     def call(self, inputs: Any) -> dict[str, Any]:
-        """Bags of texts.
-
-        Args:
-            inputs: string `[batch]`.
-
-        Returns:
-            The arrays of `Bags.batch`, as tensors.
-        """
+        """The arrays of `Bags.batch` of texts, string `[batch]`."""
         import tensorflow as tf
 
         grams = self._known()

@@ -38,15 +38,9 @@ def words_and_marks(text: bytes) -> list[bytes]:
 
 
 def texts_of(inputs: Structure, who: str) -> list[bytes]:
-    """The texts of a batch, as UTF-8.
+    """The texts of a batch `[n]` of `bytes` or `str`, as UTF-8; `who` is the encoder in errors.
 
-    Args:
-        inputs: One array of texts: `[n]` of `bytes` or `str`.
-        who: Name of the encoder, for errors.
-
-    Raises:
-        TypeError: The inputs are not one array of texts.
-        ValueError: A text is a `str` that cannot be encoded as UTF-8.
+    A TypeError if they are not one array of texts, a ValueError if one cannot be encoded.
     """
     leaves = flatten(inputs)
     if len(leaves) == 1 and isinstance(leaves[0][1], np.ndarray):

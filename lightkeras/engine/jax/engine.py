@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import jax
 import jax.numpy as jnp
 import keras
 
-from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
+from lightkeras.data.feed import ArrayFeed, StreamFeed
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
-from lightkeras.engine.base import Observation, Predictor, Program, Step, Tensor, Update
+from lightkeras.engine.base import Predictor, Program, Step, Tensor, Update
 from lightkeras.engine.jax.cache import enable_compilation_cache
 from lightkeras.engine.jax.finite import all_finite, largest, numbers, on_gradient, sums_finite
 from lightkeras.engine.jax.programs import JaxPredictor, JaxProgram, TracingEngine, by_id
 from lightkeras.engine.jax.scope import Values, is_eager, keras_patched
 from lightkeras.engine.jax.steps import abstract, form
 from lightkeras.engine.jax.streams import OnDemandStream, PrefetchedStream, narrowed, padded_batches
-from lightkeras.engine.layer_calls import observation, observe_layer_calls
+from lightkeras.engine.layer_calls import Observation, observe_layer_calls
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream, holds_bags
 
@@ -33,24 +32,20 @@ class JaxEngine(TracingEngine):
     """See `Engine`."""
 
     backend = "jax"
+    numbers = staticmethod(numbers)
 
     def __init__(self) -> None:
         enable_compilation_cache()
         super().__init__()
-        self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
         self._sums_finite, self._all_finite = jax.jit(sums_finite), jax.jit(all_finite)
-        self._observations: list[Observation] | None = None  # a list in `run_eagerly`, else None
 
     # ------------------------------------------------------------------ gradients of one batch
 
     def gradient_sizes(self, step: Step, stream: Stream) -> list[tuple[keras.Variable, float]]:
         measure = self._measure
         if measure is None or measure.step != step:
-            raise ValueError("gradient_sizes: this is not the last traced step that minimizes; call `trace` first.")
-        batch = stream.next_batch()
-        if batch is None:
-            raise ValueError("gradient_sizes: the stream has no batch left; expected one.")
-        batch = narrowed(batch)
+            raise ValueError(self._NOT_TRACED)
+        batch = narrowed(self._batch_to_measure(stream))
         traced, record = measure.traced, measure.record
         if form(batch) != form(measure.batch):
             traced, record = self._traced(step, abstract(batch), logs=True)
@@ -96,10 +91,8 @@ class JaxEngine(TracingEngine):
         batches = iter([batch])
         return OnDemandStream(lambda: next(batches, None), lambda: None)
 
-    def _on_device(self, feed: ArrayFeed) -> Structure:
-        if feed not in self._resident:
-            self._resident[feed] = map_structure(jax.device_put, narrowed(feed.arrays))
-        return self._resident[feed]
+    def _copied_to_device(self, arrays: Structure) -> Structure:
+        return map_structure(jax.device_put, narrowed(arrays))
 
     # ------------------------------------------------------------------ programs
 
@@ -124,7 +117,7 @@ class JaxEngine(TracingEngine):
             raise RuntimeError("minimize was called outside a step.")
         record = None if scope.is_rehearsed else self._record
         if self._record is not None and self._record.building:
-            loss = _checked(loss_fn())  # builds models that build on their first call
+            loss = self._check_scalar(jnp.asarray(loss_fn()))  # builds models that build on their first call
             if record is not None:
                 record.updates.append(Update(tuple(variables()), optimizer, ()))
             return loss
@@ -136,14 +129,11 @@ class JaxEngine(TracingEngine):
                 on_gradient(functools.partial(reached.add, id(v)))(x) for v, x in zip(learned, values, strict=True)
             ]
             with Values(learned, hooked, parent=scope):
-                loss = _checked(loss_fn())
+                loss = self._check_scalar(jnp.asarray(loss_fn()))
                 return optimizer.scale_loss(loss), loss
 
         (_, loss), gradients = jax.value_and_grad(scaled_loss, has_aux=True)([v.value for v in learned])
-        if self._observations is not None:
-            self._observations.append(observation("loss", "loss", [loss], numbers))
-            found = zip(learned, gradients, strict=True)
-            self._observations.extend(observation("gradient", v.path, [g], numbers) for v, g in found)
+        self._observe(loss, learned, gradients)
         if record is not None:
             unreached = tuple(variable for variable in learned if id(variable) not in reached)
             record.updates.append(update := Update(learned, optimizer, unreached))
@@ -203,11 +193,3 @@ class JaxEngine(TracingEngine):
             return []
         exact = self._all_finite(list(floats.values())).tolist()
         return [key for key, finite in zip(floats, exact, strict=True) if not finite]
-
-
-def _checked(loss: Any) -> Tensor:
-    """Returns the loss, checked to be a scalar."""
-    loss = jnp.asarray(loss)
-    if loss.ndim != 0:
-        raise ValueError(f"minimize: the loss has shape {loss.shape}; expected a scalar. Take its mean over the batch.")
-    return loss

@@ -83,6 +83,7 @@ class TracingEngine(Engine):
     """The part of the JAX engine that traces steps; programs use it for each new batch shape."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._record: TraceRecord | None = None  # while a step is traced, else None
         # Variables that steps use. Weak references: a rebuilt optimizer drops its old ones.
         self._known: weakref.WeakValueDictionary[int, keras.Variable] = weakref.WeakValueDictionary()
@@ -101,11 +102,6 @@ class TracingEngine(Engine):
         self, function: Callable[[Structure], Any], batch: Structure, logs: bool = False
     ) -> tuple[Traced, TraceRecord]:
         """Traces a function again until all variables that it uses are known; the first run builds layers.
-
-        Args:
-            function: Function of a batch.
-            batch: `jax.ShapeDtypeStruct`s.
-            logs: Whether it is a step, which returns logs; the trace then also returns its gradient sizes.
 
         Raises:
             ValueError: It creates new variables in each run.
@@ -170,12 +166,7 @@ def _pure(
 
 
 class _Fused:
-    """A function of a batch, compiled once for each batch shape and shape of its source.
-
-    Args:
-        trace: Traces the function.
-        traces: Existing traces, by batch shape.
-    """
+    """A function of a batch, compiled once for each batch shape and shape of its source."""
 
     def __init__(self, trace: TraceBatch, traces: dict[Any, Traced] | None = None) -> None:
         self._trace, self._traces = trace, {} if traces is None else traces
@@ -212,13 +203,7 @@ class _Fused:
 
 @final
 class JaxProgram(_Fused, Program):
-    """A compiled train or evaluation step.
-
-    Args:
-        trace: Traces the step; its first output is the logs.
-        names: Names of its logs.
-        traces: Existing traces, by batch shape.
-    """
+    """A compiled train or evaluation step; the first output of its trace is the logs."""
 
     def __init__(self, trace: TraceBatch, names: Sequence[str], traces: dict[Any, Traced]) -> None:
         super().__init__(trace, traces)
@@ -284,11 +269,7 @@ class JaxProgram(_Fused, Program):
 
 @final
 class JaxPredictor(_Fused, Predictor):
-    """A compiled function from a batch to outputs.
-
-    Args:
-        trace: Traces the function.
-    """
+    """A compiled function from a batch to outputs."""
 
     def run(self, stream: Stream, count: int) -> Structure | None:
         parts: list[Structure] = []

@@ -50,12 +50,7 @@ class Traced:
         return tuple(variable for variable in self.variables if id(variable) not in written)
 
     def call(self, values: Mapping[int, Tensor], batch: Structure) -> tuple[Any, list[Tensor]]:
-        """Calls the function inside another function that is compiled.
-
-        Args:
-            values: Values of `variables`, by `id`.
-            batch: The batch.
-        """
+        """Calls the function, with the values of `variables` by `id`, inside another function that is compiled."""
 
         def value(variable: keras.Variable) -> Tensor:
             found = values.get(id(variable))
@@ -91,13 +86,7 @@ def abstract_batch(spec: Structure, batch_size: int | None) -> Structure:
 
 
 def abstract(arrays: Structure, drop: int = 0, size: int | None = None) -> Structure:
-    """Returns arrays as `jax.ShapeDtypeStruct`s.
-
-    Args:
-        arrays: Arrays.
-        drop: Number of leading axes to drop.
-        size: Leading axis to add; `None` adds none.
-    """
+    """Returns arrays as `jax.ShapeDtypeStruct`s, without `drop` leading axes and with a leading axis of `size`."""
     first = () if size is None else (size,)
     return map_structure(lambda a: jax.ShapeDtypeStruct((*first, *a.shape[drop:]), a.dtype), arrays)
 

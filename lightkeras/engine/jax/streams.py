@@ -60,29 +60,16 @@ class BlockStream(Stream):
     def next_blocks(self, most: int) -> list[Block]:
         """Returns at most `most` next batches; none at the end of the epoch."""
 
-    def shapes(self) -> list[list[int | None]] | None:
-        return None
-
 
 @final
 class PrefetchedStream(BlockStream):
-    """Blocks that a thread prefetches while steps run.
-
-    Args:
-        batches: The batches as NumPy arrays; read in the thread.
-        reader: Source of the batches, which holds the state; `None` if the position suffices.
-        reread: See `Stream`.
-    """
+    """Blocks that a thread reads and prefetches while steps run."""
 
     def __init__(self, batches: Iterator[Structure], reader: StreamReader | None = None, reread: int = 0) -> None:
-        super().__init__(reread)
-        self._reader = reader
+        super().__init__(reread, reader)
         self._blocks = Prefetcher(_blocks(batches), PREFETCHED_BLOCKS)
         self._block: tuple[list[Structure], Structure] | None = None
         self._used = 0  # number of its batches that were returned
-
-    def state(self) -> bytes | None:
-        return None if self._reader is None else self._reader.state()
 
     def next_blocks(self, most: int) -> list[Block]:
         batches = self._current()

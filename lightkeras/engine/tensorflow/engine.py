@@ -16,8 +16,8 @@ from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.data.precompute import RecordingScope
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
-from lightkeras.engine.base import Engine, Observation, Predictor, Program, Step, Tensor, Trace, Update
-from lightkeras.engine.layer_calls import observation, observe_layer_calls
+from lightkeras.engine.base import Engine, Predictor, Program, Step, Tensor, Trace, Update
+from lightkeras.engine.layer_calls import Observation, observe_layer_calls
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream
 from lightkeras.engine.tensorflow.finite import finite_checks, largest, numbers
@@ -70,15 +70,16 @@ class TensorFlowEngine(Engine):
 
     backend = "tensorflow"
 
+    numbers = staticmethod(numbers)
+
     def __init__(self) -> None:
+        super().__init__()
         self._tracing: _Tracing | None = None  # while a step is traced, else None
         self._learning: _Traced | None = None  # last traced step that minimizes
         self._evaluating: _Traced | None = None  # last traced step that does not
         self._precomputed: dict[Step, Precomputed] = {}  # functions for the input pipeline
         self._stages: weakref.WeakKeyDictionary[Feed, dict[Precomputed, Callable[[Tensor], Structure]]]
         self._stages = weakref.WeakKeyDictionary()
-        self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
-        self._observations: list[Observation] | None = None  # a list in `run_eagerly`, else None
         self._finite: tuple[tuple[keras.Variable, ...], Callable[[], Tensor], Callable[[], Tensor]] | None = None
 
     def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
@@ -137,10 +138,8 @@ class TensorFlowEngine(Engine):
     def gradient_sizes(self, step: Step, stream: Stream) -> list[tuple[keras.Variable, float]]:
         traced = self._learning
         if traced is None or traced.step != step:
-            raise ValueError("gradient_sizes: this is not the last traced step that minimizes; call `trace` first.")
-        batch = stream.next_batch()
-        if batch is None:
-            raise ValueError("gradient_sizes: the stream has no batch left; expected one.")
+            raise ValueError(self._NOT_TRACED)
+        batch = self._batch_to_measure(stream)
         sizes = [column.numpy().tolist() for column in traced.run(map_structure(tf.convert_to_tensor, batch))]
         return [
             pair
@@ -161,7 +160,7 @@ class TensorFlowEngine(Engine):
         if feed.dataset is None:
             reader = StreamReader(feed, epoch, step, state)
             dataset = staged(generated(reader), feed, precomputed)
-            return ReaderStream(dataset, feed.spec if precomputed else None, precomputed, reader, step)
+            return ReaderStream(dataset, feed.spec if precomputed else None, precomputed, step, reader)
         return self._datasets().open(feed, epoch, step, state, precomputed)
 
     def open_batch(
@@ -207,16 +206,9 @@ class TensorFlowEngine(Engine):
             tape.watch(values)
             loss = tf.convert_to_tensor(loss_fn())
             scaled = optimizer.scale_loss(loss)
-        if loss.shape.rank != 0:
-            raise ValueError(
-                f"minimize: the loss has shape {tuple(loss.shape)}; expected a scalar. Take its mean over the batch."
-            )
+        self._check_scalar(loss)
         gradients = [rows_summed(gradient) for gradient in tape.gradient(scaled, values)]
-        if self._observations is not None:
-            self._observations.append(observation("loss", "loss", [loss], numbers))
-            self._observations.extend(
-                observation("gradient", v.path, [g], numbers) for v, g in zip(learned, gradients, strict=True)
-            )
+        self._observe(loss, learned, gradients)
         if self._tracing is None:
             optimizer.apply(gradients, learned)
         else:
@@ -291,10 +283,8 @@ class TensorFlowEngine(Engine):
         batches = tf.data.Dataset.from_tensor_slices(order).batch(feed.batch_size)
         return batches.map(stages[precomputed], AUTO).prefetch(AUTO)
 
-    def _on_device(self, feed: ArrayFeed) -> Structure:
-        if feed not in self._resident:
-            self._resident[feed] = map_structure(on_device, feed.arrays)
-        return self._resident[feed]
+    def _copied_to_device(self, arrays: Structure) -> Structure:
+        return map_structure(on_device, arrays)
 
 
 def _precomputed_by(program: Program | None) -> Precomputed:

@@ -14,41 +14,24 @@ from lightkeras.data.bags import Bags
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import ArraySpec, Structure, map_structure
 from lightkeras.engine.base import Tensor
-from lightkeras.engine.tf_data import IteratorStream, Precomputed
+from lightkeras.engine.tf_data import IteratorStream
 
 
 @final
 class PipelineStream(IteratorStream):
     """Arrays in memory, whose only state is the position."""
 
-    def state(self) -> bytes | None:
-        return None
-
 
 @final
 class ReaderStream(IteratorStream):
-    """A stream without saved state, fed into a `tf.data.Dataset`."""
-
-    def __init__(
-        self,
-        dataset: tf.data.Dataset,
-        structure: Structure,
-        precomputed: Precomputed,
-        reader: StreamReader,
-        reread: int,
-    ) -> None:
-        super().__init__(dataset, structure, precomputed, reread)
-        self._reader = reader
-
-    def state(self) -> bytes | None:
-        return self._reader.state()
+    """The batches of a reader, fed into a `tf.data.Dataset`."""
 
     @contextlib.contextmanager
     def source_errors(self) -> Iterator[None]:
         try:
             yield
         except tf.errors.OpError:
-            if self._reader.error is None:
+            if self._reader is None or self._reader.error is None:
                 raise
             raise self._reader.error from None  # the error of `tf.data` only quotes its text
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import final
@@ -12,11 +11,11 @@ from typing import final
 import keras
 import torch
 
-from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
+from lightkeras.data.feed import ArrayFeed, StreamFeed
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
-from lightkeras.engine.base import Engine, Observation, Predictor, Program, Step, Tensor, Trace, Update
-from lightkeras.engine.layer_calls import observation, observe_layer_calls
+from lightkeras.engine.base import Engine, Predictor, Program, Step, Tensor, Trace, Update
+from lightkeras.engine.layer_calls import Observation, observe_layer_calls
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream, batches_in_memory, holds_bags
 from lightkeras.engine.torch.dropout import seeded_dropout
@@ -46,13 +45,7 @@ class _Tracing:
 
 @dataclasses.dataclass(frozen=True)
 class _Learned:
-    """Variables that a `minimize` updates.
-
-    Args:
-        source: The function that returned them.
-        variables: The variables.
-        values: Their tensors.
-    """
+    """Variables that a `minimize` updates, their tensors, and the function that returned the variables."""
 
     source: Variables
     variables: tuple[keras.Variable, ...]
@@ -66,14 +59,15 @@ class TorchEngine(Engine):
     backend = "torch"
     compiles = False
 
+    numbers = staticmethod(numbers)
+
     def __init__(self) -> None:
+        super().__init__()
         self._tracing: _Tracing | None = None  # while a step is traced, else None
         self._traced: Step | None = None  # last traced step that minimizes
         self._sizes: list[tuple[keras.Variable, torch.Tensor]] | None = None  # while gradients are measured
-        self._observations: list[Observation] | None = None  # a list in `run_eagerly`, else None
         self._learned: list[_Learned] = []  # per `minimize` of a step, for one call of `run`
         self._number = 0  # index of the next `minimize` in the step
-        self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
 
     def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
         check_no_text(spec)
@@ -103,10 +97,8 @@ class TorchEngine(Engine):
 
     def gradient_sizes(self, step: Step, stream: Stream) -> list[tuple[keras.Variable, float]]:
         if self._traced != step:
-            raise ValueError("gradient_sizes: this is not the last traced step that minimizes; call `trace` first.")
-        batch = stream.next_batch()
-        if batch is None:
-            raise ValueError("gradient_sizes: the stream has no batch left; expected one.")
+            raise ValueError(self._NOT_TRACED)
+        batch = self._batch_to_measure(stream)
         found = self._sizes = []
         try:
             with self._running() as begin_step:
@@ -150,17 +142,17 @@ class TorchEngine(Engine):
         self, loss_fn: Callable[[], Tensor], variables: Variables, optimizer: keras.optimizers.Optimizer
     ) -> Tensor:
         if self._tracing is not None and self._tracing.building:
-            return _checked(loss_fn())  # builds models that build on their first call
+            return self._check_scalar(
+                keras.ops.convert_to_tensor(loss_fn())
+            )  # builds models that build on their first call
         learned = self._variables_of(variables)
         with torch.enable_grad(), _differentiable(learned.values):
-            loss = _checked(loss_fn())
+            loss = self._check_scalar(keras.ops.convert_to_tensor(loss_fn()))
             scaled = optimizer.scale_loss(loss)
             gradients = _gradients(scaled, learned.values)
         loss = loss.detach()
         pairs = list(zip(learned.variables, gradients, strict=True))
-        if self._observations is not None:
-            self._observations.append(observation("loss", "loss", [loss], numbers))
-            self._observations.extend(observation("gradient", variable.path, [g], numbers) for variable, g in pairs)
+        self._observe(loss, learned.variables, gradients)
         if self._tracing is not None:
             unreached = tuple(variable for variable, gradient in pairs if gradient is None)
             self._tracing.updates.append(Update(learned.variables, optimizer, unreached))
@@ -236,10 +228,8 @@ class TorchEngine(Engine):
         self._learned[number:] = [learned]
         return learned
 
-    def _on_device(self, feed: ArrayFeed) -> Structure:
-        if feed not in self._resident:
-            self._resident[feed] = resident(feed.arrays)
-        return self._resident[feed]
+    def _copied_to_device(self, arrays: Structure) -> Structure:
+        return resident(arrays)
 
 
 @contextlib.contextmanager
@@ -253,15 +243,6 @@ def _differentiable(values: Sequence[torch.Tensor]) -> Iterator[None]:
     finally:
         for value in frozen:
             value.requires_grad_(False)
-
-
-def _checked(loss: Tensor) -> torch.Tensor:
-    tensor: torch.Tensor = keras.ops.convert_to_tensor(loss)
-    if tensor.ndim != 0:
-        raise ValueError(
-            f"minimize: the loss has shape {tuple(tensor.shape)}; expected a scalar. Take its mean over the batch."
-        )
-    return tensor
 
 
 def _gradients(

@@ -15,7 +15,7 @@ import torch
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.stream import Stream
-from lightkeras.engine.streams import ArrayStream, HostStream
+from lightkeras.engine.streams import ArrayStream, Prefetcher
 
 _SHARED = {"bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"}
 
@@ -37,33 +37,21 @@ class _Placed:
 
 @final
 class TensorStream(Stream):
-    """Batches that a thread of the host prefetches and copies to the device while steps run.
-
-    Args:
-        batches: The batches as NumPy arrays.
-        reader: See `HostStream`.
-        reread: See `Stream`.
-    """
+    """Batches that a thread of the host prefetches and copies to the device while steps run."""
 
     def __init__(self, batches: Iterator[Structure], reader: StreamReader | None = None, reread: int = 0) -> None:
-        super().__init__(reread)
+        super().__init__(reread, reader)
         device = device_in_use()
         place = functools.partial(_placed, device, torch.cuda.Stream(device) if device.type == "cuda" else None)
-        self._host = HostStream(map(place, batches), reader, reread)
-
-    def state(self) -> bytes | None:
-        return self._host.state()
-
-    def shapes(self) -> list[list[int | None]] | None:
-        return None
+        self._placed = Prefetcher(map(place, batches))
 
     def next_batch(self) -> Structure | None:
-        placed = self._host.next_batch()
+        placed = self._placed.take()
         return None if placed is None else placed.arrays
 
     def next_tensors(self) -> Structure | None:
         """Returns the next batch on the device; `None` at the end of the epoch."""
-        placed = self._host.next_batch()
+        placed = self._placed.take()
         if placed is None:
             return None
         if placed.ready is not None:

@@ -27,42 +27,19 @@ class Logger(abc.ABC):
 
     @abc.abstractmethod
     def log_steps(self, epoch: int, first_step: int, values: Mapping[str, Sequence[float]]) -> None:
-        """Logs values of consecutive train steps.
-
-        Args:
-            epoch: The epoch they belong to.
-            first_step: Number of the first of them, over the whole run.
-            values: One value per step, by name.
-        """
+        """Logs values of consecutive train steps by name; `first_step` counts over the whole run."""
 
     @abc.abstractmethod
     def log_validation(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
-        """Logs values of a validation inside an epoch.
-
-        Args:
-            epoch: The epoch.
-            step: Train steps done, over the whole run.
-            values: The means over the validation split by name, such as `val/loss`.
-        """
+        """Logs the means of a validation inside an epoch, such as `val/loss`; `step` counts over the whole run."""
 
     @abc.abstractmethod
     def log_epoch(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
-        """Logs values of a finished epoch.
-
-        Args:
-            epoch: The epoch.
-            step: Train steps done, over the whole run.
-            values: The epoch's values by name.
-        """
+        """Logs values of a finished epoch; `step` counts over the whole run."""
 
     @abc.abstractmethod
     def log_images(self, step: int, images: Mapping[str, bytes]) -> None:
-        """Logs images; loggers of numbers ignore them.
-
-        Args:
-            step: Train steps done, over the whole run.
-            images: PNG images by tag, such as `validation/confusion`.
-        """
+        """Logs PNG images by tag, such as `validation/confusion`; loggers of numbers ignore them."""
 
     @abc.abstractmethod
     def flush(self) -> None:
@@ -70,11 +47,7 @@ class Logger(abc.ABC):
 
     @abc.abstractmethod
     def position(self) -> dict[str, int]:
-        """Flushes, and returns the current sizes of the files.
-
-        Returns:
-            Sizes in bytes of all files of the run so far, by their names in the run directory.
-        """
+        """Flushes, and returns the sizes in bytes of all files of the run so far, by their names in the directory."""
 
     @abc.abstractmethod
     def sync(self) -> None:
@@ -82,8 +55,4 @@ class Logger(abc.ABC):
 
     @abc.abstractmethod
     def close(self, failed: bool = False) -> None:
-        """Flushes and closes the files.
-
-        Args:
-            failed: Whether the run ended in an error or diverged.
-        """
+        """Flushes and closes the files; `failed` if the run ended in an error or diverged."""

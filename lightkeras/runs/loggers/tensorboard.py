@@ -49,13 +49,7 @@ _OURS = re.compile(r"events\.out\.tfevents\.\d{1,12}\.[^/\x00]*" + re.escape(SUF
 
 @final
 class TensorBoardLogger(Logger):
-    """Writes event files that TensorBoard reads.
-
-    Args:
-        folder: The run directory.
-        hparams: Hyperparameters by name, shown in the HParams tab.
-        config: The configuration, shown as text.
-    """
+    """Writes event files that TensorBoard reads, with the hyperparameters and the configuration as text."""
 
     def __init__(self, folder: Path, hparams: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         self._folder, self._hparams, self._config = folder, hparams, config
@@ -227,14 +221,7 @@ def images_summary(images: Mapping[str, bytes]) -> summary_pb2.Summary:
 
 
 def write_images(folder: Path, split: str, step: int, images: Mapping[str, bytes]) -> None:
-    """Writes images to an event file of their own, and removes the earlier one of the same split.
-
-    Args:
-        folder: The run directory.
-        split: Split that they show.
-        step: Train steps of their weights.
-        images: PNG images by tag.
-    """
+    """Writes images by tag to an event file of their own, and removes the earlier one of the same split."""
     ending = f".{split}{SUFFIX}"
     before = sorted(folder.glob(f"events.out.tfevents.*{ending}"))
     if images:
@@ -247,12 +234,7 @@ def write_images(folder: Path, split: str, step: int, images: Mapping[str, bytes
 
 
 def search_summary(space: Mapping[str, Range], metrics: Sequence[str]) -> summary_pb2.Summary:
-    """The summary that lists a search's hyperparameters and metrics in the HParams tab.
-
-    Args:
-        space: Ranges by name of hyperparameter.
-        metrics: Tags of the scalars to show, such as `val/accuracy`.
-    """
+    """The summary that lists a search's hyperparameters and metrics (tags of scalars) in the HParams tab."""
     infos = []
     for name, found in space.items():
         info = api_pb2.HParamInfo(name=name)

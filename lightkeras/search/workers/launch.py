@@ -40,22 +40,10 @@ def make_pool(
     threads: int | None = None,
     cluster: Cluster | None = None,
 ) -> Pool:
-    """Makes a pool of workers.
+    """Makes a pool of workers, on a cluster if one is given.
 
-    Args:
-        task: The task's class; it must be importable.
-        lookup: Where data and modules are found.
-        workers: Number of workers.
-        limits: Limits of each worker.
-        using: Lock file that all workers hold together from their first run to their end.
-        threads: Threads of each worker; `None` divides the cores.
-        cluster: Cluster to run them on; `None` for this machine.
-
-    Raises:
-        TypeError: The task's class cannot be imported by another process.
-        ImportError: Ray is not installed, or a node of the cluster lacks what the search needs.
-        ConnectionError: The cluster cannot be reached.
-        ValueError: The cluster has too few cores or GPUs.
+    All workers hold the lock file `using` together from their first run to their end. Raises a TypeError if another
+    process cannot import the task's class, and the errors of `RayLauncher`.
     """
     setup = Setup(reference_of(task), task.__module__, lookup, None, using, secrets.token_hex(), trust.current())
     memory = None if limits.memory_gb is None else limits.memory_gb * 1e9
@@ -70,11 +58,7 @@ def make_pool(
 
 
 def reference_of(task: type[Task]) -> bytes:
-    """Pickles a class as its module and name, from which another process imports it.
-
-    Raises:
-        TypeError: It cannot be imported.
-    """
+    """Pickles a class as its module and name; a TypeError if another process cannot import it from there."""
     advice = (
         "Worker processes import the task by its name: define it at the top of a file, or search in this process "
         "with workers=0."

@@ -34,13 +34,7 @@ def start_worker(setup: Setup, name: str) -> tuple[Any, Connection]:
 
 @final
 class LocalChannel:
-    """A child process; see `Channel`.
-
-    Args:
-        setup: Setup of the worker.
-        name: Name of the process.
-        environment: Environment variables in addition to those of this process.
-    """
+    """A child process, with more environment variables than this one; see `Channel`."""
 
     def __init__(self, setup: Setup, name: str, environment: Mapping[str, str]) -> None:
         self._output, self._closed = setup.output, False
@@ -91,11 +85,8 @@ class LocalChannel:
 class LocalLauncher:
     """Starts worker processes on this machine; see `Launcher`.
 
-    Args:
-        setup: Setup of the workers.
-        workers: Maximum number of workers.
-        memory: Maximum private memory of each in bytes; `None` divides the available memory.
-        threads: Threads of each; `None` divides the cores.
+    `memory` is the maximum private memory of each in bytes; `None` divides the available memory. `threads` are those of
+    each; `None` divides the cores.
     """
 
     def __init__(self, setup: Setup, workers: int, memory: float | None = None, threads: int | None = None) -> None:

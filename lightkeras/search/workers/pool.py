@@ -45,13 +45,7 @@ class WorkerLimits:
 
 @dataclasses.dataclass(frozen=True)
 class WorkerMessage:
-    """A message of a worker, or of the pool about it.
-
-    Args:
-        slot: Number of the worker, from 0.
-        kind: Kind of message, see `lightkeras.search.workers.process`. The pool sends `"lost"` too.
-        content: Content of the message.
-    """
+    """A message of the worker in a slot, see `process.py`; the pool adds those of the kind `"lost"`."""
 
     slot: int
     kind: str
@@ -70,13 +64,7 @@ class _Worker:
 
 @final
 class Pool:
-    """Context manager of worker processes, each of which does one run at a time. All are ended on exit.
-
-    Args:
-        launcher: Starts workers when they are needed; closed on exit.
-        workers: Number of workers.
-        limits: Limits of each worker.
-    """
+    """Context manager of worker processes, each of which does one run at a time. All are ended on exit."""
 
     def __init__(self, launcher: Launcher, workers: int, limits: WorkerLimits) -> None:
         self._launcher, self._limits = launcher, limits
@@ -97,11 +85,7 @@ class Pool:
         return self._launcher.threads
 
     def begin(self) -> None:
-        """Must be called before the first run, when the directory of the search exists.
-
-        Raises:
-            OSError: A node of the cluster cannot see it.
-        """
+        """Must be called when the search's directory exists; an OSError if a node of the cluster cannot see it."""
         self._launcher.begin()
 
     def idle(self) -> list[int]:
@@ -127,14 +111,8 @@ class Pool:
     def summarize_task(self, values: Mapping[str, Any], runner: Any, retries: int) -> TaskSummary:
         """Lets a worker check the task, and returns its summary.
 
-        Args:
-            values: Hyperparameters by name.
-            runner: Settings of the check.
-            retries: How often the check is retried after its worker was lost.
-
-        Raises:
-            Exception: The task's own error.
-            RuntimeError: Too many workers were lost.
+        It is retried `retries` times if its worker is lost. Raises the task's own error, or a RuntimeError if too many
+        workers were lost.
         """
         message = self._checked_by_worker(values, runner)
         while message.kind == "lost" and retries > 0:

@@ -61,11 +61,7 @@ class Launcher(Protocol):
     """Maximum private memory of a worker in bytes; `None` if it is not limited."""
 
     def begin(self) -> None:
-        """Marks the directory of the search, which now exists, and checks that all machines can see it.
-
-        Raises:
-            OSError: A machine cannot see it.
-        """
+        """Marks the directory of the search, which now exists; an OSError if a machine cannot see it."""
 
     def capacity(self) -> int:
         """Returns the number of workers that can run now."""

@@ -35,13 +35,7 @@ _PASSED_ON = ("KERAS_", "LIGHTKERAS_", "TF_", "TFDS_", "TFHUB_", "JAX_", "XLA_",
 
 @final
 class RayChannel:
-    """The connection to a worker through its agent; see `Channel`.
-
-    Args:
-        ray: The module.
-        agent: The actor.
-        name: Name of the worker.
-    """
+    """The connection to a worker through its agent, an actor; see `Channel`."""
 
     def __init__(self, ray: Any, agent: Any, name: str) -> None:
         self._ray, self._agent, self._name = ray, agent, name
@@ -121,7 +115,7 @@ class RayChannel:
                 self.news = self._agent.listen.remote(self._known, LISTEN)
                 return
             except self._ray.exceptions.RayError as error:
-                self._ended = f"was lost with its node or its agent: {_in_a_line(error)}"
+                self._ended = f"was lost with its node or its agent: {' '.join(str(error).split())[:300]}"
                 return
             self._messages += [pickle.loads(message) for message in news.messages]
             self._known += len(news.messages)
@@ -135,17 +129,9 @@ class RayChannel:
 class RayLauncher:
     """Starts workers on a cluster; see `Launcher`. Uses the cluster that this process has joined, if any.
 
-    Args:
-        setup: Setup of the workers.
-        workers: Number of workers.
-        memory: Maximum private memory of each in bytes; `None` leaves it to Ray, which monitors its nodes.
-        address: See `lightkeras.search.workers.launch.Cluster`.
-        gpus: GPUs of each worker.
-
-    Raises:
-        ImportError: Ray is not installed, or a node lacks what the search needs.
-        ConnectionError: The cluster cannot be reached.
-        ValueError: It has too few cores or GPUs.
+    `memory` is the maximum private memory of each in bytes; `None` leaves it to Ray, which monitors its nodes. Raises
+    an ImportError if Ray is not installed or a node lacks what the search needs, a ConnectionError if the cluster
+    cannot be reached, and a ValueError if it has too few cores or GPUs.
     """
 
     def __init__(self, setup: Setup, workers: int, memory: float | None, address: str | None, gpus: float) -> None:
@@ -224,13 +210,7 @@ class RayLauncher:
 
 
 def places_on(nodes: Sequence[dict[str, float]], threads: int, gpus: float) -> int:
-    """Returns the number of workers that fit on the nodes, each on one node.
-
-    Args:
-        nodes: Resources of each node, as Ray names them.
-        threads: CPUs of each worker.
-        gpus: GPUs of each worker.
-    """
+    """Returns the number of workers that fit on the nodes (resources as Ray names them), each on one node."""
     by_cpu = [int(node.get("CPU", 0.0)) // threads for node in nodes]
     if not gpus:
         return sum(by_cpu)
@@ -246,13 +226,7 @@ def _places_on_gpus(count: int, gpus: float) -> int:
 def threads_for(nodes: Sequence[dict[str, float]], workers: int, gpus: float = 0.0) -> int:
     """Returns the largest number of threads with which the workers fit on the nodes, each on one node.
 
-    Args:
-        nodes: Resources of each node, as Ray names them.
-        workers: Number of workers.
-        gpus: GPUs of each worker.
-
-    Raises:
-        ValueError: They do not fit: the others would wait forever.
+    A ValueError if they do not fit: the others would wait forever.
     """
     most = max((int(node.get("CPU", 0.0)) for node in nodes), default=0)
     found = next((threads for threads in range(most, 0, -1) if places_on(nodes, threads, gpus) >= workers), None)
@@ -267,12 +241,9 @@ def threads_for(nodes: Sequence[dict[str, float]], workers: int, gpus: float = 0
 
 
 def environment_of_gpus(gpus: float, environment: Mapping[str, str]) -> dict[str, str]:
-    """Returns the variables that restrict a worker to its GPUs.
+    """Returns the variables that restrict a worker to its GPUs, without those that `environment` sets already.
 
-    Args:
-        gpus: GPUs of the worker. Ray 2.60 hides no GPUs from workers with 0, and TensorFlow would take the memory of
-            all.
-        environment: Variables that are set already, and are not changed.
+    Ray 2.60 hides no GPUs from workers with 0, and TensorFlow would take the memory of all.
     """
     if gpus == 0:
         return {"CUDA_VISIBLE_DEVICES": ""}
@@ -364,10 +335,6 @@ def _speaks_http2(connection: socket.socket) -> bool:
     except OSError:  # no answer, or the connection was closed
         return False
     return len(head) == 9 and head[3] == _SETTINGS and head[5:] == bytes(4)
-
-
-def _in_a_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _last_line(error: Exception) -> str:

@@ -33,12 +33,7 @@ from lightkeras.system.environment import versions
 class Origin:
     """What a worker needs to import the modules of the search's process.
 
-    Args:
-        main_name: Name of the main module; `None` if it was run as a file.
-        main_path: File of the main module; `None` if it has none.
-        search_path: `sys.path`.
-        environment: Environment variables.
-        version: Version of lightkeras.
+    `main_name` is `None` if the main module was run as a file, `main_path` if it has none.
     """
 
     main_name: str | None
@@ -56,12 +51,7 @@ def origin(environment: Mapping[str, str], version: str) -> Origin:
 
 
 def missing_requirement(origin: Origin, module: str) -> str | None:
-    """Returns what this node lacks to run workers of a search; `None` if nothing. Imports nothing.
-
-    Args:
-        origin: Origin of the search.
-        module: Name of the task's module.
-    """
+    """Returns what this node lacks to run workers of a search; `None` if nothing. Imports nothing."""
     version = versions().get("lightkeras", "")
     if version != origin.version:
         return f"has lightkeras {version}, and the search has {origin.version}: install the same one on all nodes"
@@ -85,14 +75,7 @@ def unseen_directory(setup: Setup) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class AgentReport:
-    """A report of an agent.
-
-    Args:
-        messages: Pickled messages of the worker.
-        ended: How the worker ended; `None` while it is alive.
-        memory_bytes: Private memory of the worker.
-        last_output: Last output of the worker outside of a run, if it has ended.
-    """
+    """Pickled messages of a worker, how it ended (`None` while alive), and what it printed last if it has ended."""
 
     messages: tuple[bytes, ...]
     ended: str | None
@@ -104,13 +87,7 @@ class AgentReport:
 class Agent:
     """A Ray actor. Its methods may run concurrently, and are called again if an answer was lost.
 
-    Args:
-        setup: Setup of the worker.
-        origin: Origin of the search.
-        name: Name of the worker.
-
-    Raises:
-        RuntimeError: The node lacks something that the search needs.
+    Raises a RuntimeError if the node lacks something that the search needs.
     """
 
     def __init__(self, setup: Setup, origin: Origin, name: str) -> None:
@@ -132,12 +109,9 @@ class Agent:
         self._sent = set[int]()
 
     def listen(self, known: int, seconds: float) -> AgentReport:
-        """Waits until the worker sends a message or ends, and returns the messages.
+        """Waits up to `seconds` until the worker sends a message or ends, and returns the messages.
 
-        Args:
-            known: Number of messages that the search has received. The others are sent again, because the last answer
-                may be lost.
-            seconds: Timeout.
+        The search has received `known` of them. The others are sent again, because the last answer may be lost.
         """
         with self._listening:  # an earlier call may still be waiting, though its answer is lost
             del self._unsent[: max(0, known - self._known)]
@@ -155,12 +129,7 @@ class Agent:
             return AgentReport(tuple(self._unsent), ended, memory_bytes, "" if alive else last_lines(self._output))
 
     def send(self, number: int, message: bytes) -> None:
-        """Sends the worker a pickled message, once.
-
-        Args:
-            number: Number of the message; duplicates are ignored.
-            message: The message.
-        """
+        """Sends the worker a pickled message, once: a number that was sent before is ignored."""
         with self._sending, contextlib.suppress(OSError):  # the worker has ended, which `listen` reports
             if number not in self._sent:
                 self._sent.add(number)

@@ -56,10 +56,7 @@ class CallbackBridge:
         self.watches_test_batches = any(watches(callback, TEST_BATCH_HOOKS) for callback in callbacks)
 
     def check_monitors(self, names: Iterable[str]) -> None:
-        """Checks that the epochs will log the values that callbacks monitor.
-
-        Args:
-            names: Names of all epoch values, as in `train/loss`.
+        """Checks that the epochs will log the values that callbacks monitor; `names` are as in `train/loss`.
 
         Raises:
             ValueError: A callback monitors a name that no epoch logs.

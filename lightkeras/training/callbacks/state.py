@@ -78,9 +78,6 @@ class CallbackStates:
 
     Create it before `on_train_begin`, when the callbacks have their model: their attributes are settings until then.
     Call `begin` after `on_train_begin`. Callbacks are matched by class name and, within a class, by their order.
-
-    Args:
-        callbacks: The callbacks.
     """
 
     def __init__(self, callbacks: Sequence[keras.callbacks.Callback]) -> None:
@@ -107,25 +104,17 @@ class CallbackStates:
         return records, encoder.arrays
 
     def prepare_resume(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Prepares callbacks that write files to append to them; call it before `on_train_begin`.
-
-        Args:
-            records: The JSON values of `save`.
-        """
+        """Prepares callbacks that write files to append to them; call it before `on_train_begin`."""
         for number, record in self._matched(records):
             callback = self._callbacks[number]
             if isinstance(callback, keras.callbacks.CSVLogger) and record.get("file") is not None:
                 _truncate_file(callback, record["file"])
 
     def restore(self, records: Sequence[Mapping[str, Any]], arrays: _Arrays) -> None:
-        """Restores a saved state, after `on_train_begin` (and `on_epoch_begin`, inside an epoch).
+        """Restores a result of `save`, after `on_train_begin` (and `on_epoch_begin`, inside an epoch).
 
         Warns of callbacks without a saved state, of saved states without a callback, and of callbacks whose settings
         an earlier fit may have changed.
-
-        Args:
-            records: The JSON values of `save`.
-            arrays: The arrays of `save`.
         """
         matched = self._matched(records)
         for number, record in matched:

@@ -74,14 +74,7 @@ class Replay:
 
 
 def write_bundle(folder: Path, task: Task, located: LocatedStep, *, seed: int, source: str) -> Path:
-    """Writes a bundle atomically, and returns its folder.
-
-    Args:
-        folder: The folder of all bundles of a run, such as `RUN/broken`.
-        task: The task, in the state that `locate` left it in.
-        located: Result of `locate`.
-        seed: Seed of the run.
-        source: Source of the run's data, see `DataModule.source`.
+    """Writes a bundle to a new folder in `RUN/broken`, atomically; the task is in the state that `locate` left it in.
 
     Raises:
         OSError: The bundle cannot be written; no other file was changed.

@@ -7,21 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lightkeras.data.structure import Structure, flatten
-from lightkeras.engine.base import Engine, Observation
+from lightkeras.engine.base import Engine
+from lightkeras.engine.layer_calls import Observation
 from lightkeras.task import Task
 from lightkeras.training.divergence.watchdog import Alarm, alarm_of
 from lightkeras.training.restoring import variables_restored
 
 
 def explain_step(task: Task, engine: Engine, batch: Structure, examples: Sequence[int] = ()) -> str:
-    """Runs a step uncompiled and describes the first value in it that is not finite. The variables are restored.
-
-    Args:
-        task: The task, with the state before the step.
-        engine: Its engine.
-        batch: The batch, NumPy arrays.
-        examples: Indices of its examples; empty for a stream.
-    """
+    """Runs a step uncompiled and describes the first value in it that is not finite. The variables are restored."""
     variables = task.variables()
     with variables_restored(variables):
         not_finite_before = set(engine.not_finite(variables))

@@ -105,15 +105,8 @@ def locate(
 ) -> LocatedStep:
     """Finds the step that broke a run, by rerunning the steps after a snapshot.
 
-    Afterwards the variables, the means of `train_stepper` and the global random generators have their values from
-    before that step.
-
-    Args:
-        task: The task.
-        train_stepper: The train step over the train split. No other stream of a generator may be open on it.
-        snapshot: The last finite state.
-        alarm: The value that is not finite.
-        unwatched: `Watchdog.unwatched`.
+    No other stream of the split may be open. Afterwards the variables, the means of `train_stepper` and the global
+    random generators have their values from before that step.
 
     Returns:
         The step; if none broke again, a result with `repeated=False` and the reason.

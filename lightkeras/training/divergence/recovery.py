@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import final
 
 from lightkeras.engine.stream import Stream
-from lightkeras.task import Task
 from lightkeras.training.divergence.broken_step import write_bundle
 from lightkeras.training.divergence.locate import LocatedStep, locate
 from lightkeras.training.divergence.watchdog import Alarm, Position, Watchdog
 from lightkeras.training.recorder import Recorder
-from lightkeras.training.run_state import RunState
 from lightkeras.training.stepper import Stepper, bound_engine
 
 
@@ -26,10 +24,8 @@ class Recovery:
     """Watches the variables of a run, and finds the step that broke it.
 
     Args:
-        task: The task.
         stepper: The train step over the train split; its `stream` is replaced where a batch is skipped.
-        state: The run state, which is set back to the broken step.
-        recorder: The recorder, which removes what was logged from that step on.
+        recorder: The recorder: its run state is set back to the broken step, and what was logged from there removed.
         folder: Folder of the broken steps, `RUN/broken`.
         source: Source of the run's data, see `DataModule.source`.
         skip_broken: Batches that may be skipped.
@@ -38,16 +34,14 @@ class Recovery:
 
     def __init__(
         self,
-        task: Task,
         stepper: Stepper,
-        state: RunState,
         recorder: Recorder,
         folder: Path,
         source: str,
         skip_broken: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._task, self._stepper, self._state, self._recorder = task, stepper, state, recorder
+        self._task, self._stepper, self._state, self._recorder = stepper.task, stepper, recorder.state, recorder
         self._folder, self._source, self._skip_broken, self._clock = folder, source, skip_broken, clock
         self.forget()
 
@@ -60,11 +54,7 @@ class Recovery:
         return self._watchdog.check(self._state.step)
 
     def watch(self, epoch_begins: bool = False) -> Alarm | None:
-        """Checks the variables and takes a snapshot, each if it is due.
-
-        Args:
-            epoch_begins: Whether an epoch begins, and its callbacks were called.
-        """
+        """Checks the variables and takes a snapshot, each if it is due; at an epoch's start, after its callbacks."""
         before = self._watchdog.snapshot
         if epoch_begins and self._skip_broken:
             # The run may continue from this snapshot: it must not be from before a callback changed something, or
@@ -80,9 +70,6 @@ class Recovery:
 
     def recover(self, alarm: Alarm) -> Stream | None:
         """Finds the broken step, writes it to `RUN/broken`, and restores the state before it.
-
-        Args:
-            alarm: The value that is not finite.
 
         Returns:
             The batches after the broken one, if it may be skipped; `None` if the run has diverged.

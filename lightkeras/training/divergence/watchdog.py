@@ -27,13 +27,7 @@ SHARE_AT_EPOCH = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """Progress of a run.
-
-    Args:
-        step: Train steps done in the run.
-        epoch: Epochs finished.
-        batch: Batches done in the current epoch.
-    """
+    """Progress of a run: steps done in it, epochs finished, batches done in the current epoch."""
 
     step: int
     epoch: int
@@ -83,12 +77,7 @@ def is_due(since: float, cost: float, share: float) -> bool:
 
 
 def first_not_finite(logs: StepLogs, step: int) -> Alarm | None:
-    """Returns the first loss of a call that is not finite, or `None`; checks all values if no loss is logged.
-
-    Args:
-        logs: Logs of the call.
-        step: Train steps done before the call.
-    """
+    """Returns the first loss of a call after `step` steps that is not finite; checks all values if none is a loss."""
     found = []
     for name in [name for name in logs.values if name == "loss"] or list(logs.values):
         wrong = np.flatnonzero(~np.isfinite(logs.values[name]))
@@ -115,11 +104,6 @@ class Watchdog:
     A finite loss is not enough: a relu turns NaN into zero. Checks and snapshots take about 0.5 % of the time each.
     The snapshot takes as much of the host's memory as the state. Variables of metrics are not checked, nor are
     variables that are not finite from the start, such as a running minimum.
-
-    Args:
-        task: The task.
-        engine: Its engine.
-        clock: Returns monotonic time in seconds.
     """
 
     def __init__(self, task: Task, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
@@ -138,12 +122,7 @@ class Watchdog:
     ) -> Alarm | None:
         """Checks the variables and takes a snapshot, each if it is due. The first call does both.
 
-        Args:
-            position: Progress of the run.
-            stream: The batches that come next.
-            means: Result of `Stepper.state`.
-            random: States of the global random generators when the epoch began.
-            epoch_begins: Whether an epoch begins, and its callbacks were called.
+        The arguments are what a `Snapshot` holds. `epoch_begins` is true after the callbacks of a new epoch.
 
         Returns:
             A variable that is not finite; `None` if all are finite, or if no check was due.
@@ -177,11 +156,7 @@ class Watchdog:
         self._taken = _Last(ended, ended - began)
 
     def check(self, step: int) -> Alarm | None:
-        """Checks the variables now, and returns one that is not finite, or `None`.
-
-        Args:
-            step: Train steps done.
-        """
+        """Checks the variables now, after `step` train steps, and returns one that is not finite, or `None`."""
         variables = self._task.variables()
         found = self._engine.not_finite(variables)
         if self._unwatched is None:

@@ -14,7 +14,7 @@ import gc
 import math
 import time
 from collections.abc import Sequence
-from typing import final
+from typing import Any, final
 
 from lightkeras import hparams
 from lightkeras.data.feed import ArrayFeed, Feed, raw_feed
@@ -25,8 +25,10 @@ from lightkeras.runs.results import BatchSize, BatchSizes
 from lightkeras.system import memory
 from lightkeras.system.messages import check_whole
 from lightkeras.task import Task
+from lightkeras.training import setup
 from lightkeras.training.preflight.splits import check_feed
 from lightkeras.training.restoring import restored
+from lightkeras.training.settings import Settings
 from lightkeras.training.stepper import bound_engine
 from lightkeras.training.tracing import trace_train
 
@@ -65,10 +67,7 @@ class SizeSearch:
         check_whole("", "memory_bytes", self.memory_bytes, 1, optional=True)
 
     def sizes(self, examples: int | None) -> list[int]:
-        """The sizes to try.
-
-        Args:
-            examples: Number of examples of the split; `None` if unknown.
+        """The sizes to try; `examples` is the size of the split, `None` if unknown.
 
         Raises:
             ValueError: There are fewer examples than `low`.
@@ -79,18 +78,11 @@ class SizeSearch:
         return [1 << power for power in range(self.low.bit_length() - 1, most.bit_length())]
 
 
-def find_batch_size(task: Task, feed: Feed, given: bool, search: SizeSearch, seed: int) -> BatchSizes:
-    """Finds the largest batch that fits, and restores all state; see `Runner.find_batch_size`.
-
-    Args:
-        task: The task, set up.
-        feed: Its train split, with batches of any size.
-        given: Whether the split was given to the runner instead of coming from the task's data module.
-        search: Settings.
-        seed: Seed of the order of examples.
-    """
+def find_batch_size(settings: Settings, task: Task, train: Any, search: SizeSearch) -> BatchSizes:
+    """Finds the largest batch that fits, and restores all state; see `Runner.find_batch_size`."""
+    feed = setup.train_split(settings, task, train, search.low)
     with restored(task):  # tracing also draws from the random generators
-        return _find(task, feed, given, search, seed)
+        return _find(task, feed, train is not None, search, settings.seed)
 
 
 def _find(task: Task, feed: Feed, given: bool, search: SizeSearch, seed: int) -> BatchSizes:

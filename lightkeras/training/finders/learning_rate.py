@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import keras
 import numpy as np
@@ -26,8 +26,10 @@ from lightkeras.runs.results import LearningRates
 from lightkeras.system import files
 from lightkeras.system.messages import check_whole, did_you_mean
 from lightkeras.task import Task
+from lightkeras.training import setup
 from lightkeras.training.preflight.splits import check_feed
 from lightkeras.training.restoring import restored
+from lightkeras.training.settings import Settings
 from lightkeras.training.step_errors import TaskError
 from lightkeras.training.stepper import bound_engine
 from lightkeras.training.tracing import trace_train
@@ -83,18 +85,12 @@ class RangeTest:
         return float(self.low * (self.high / self.low) ** (step / (self.steps - 1)))
 
 
-def find_learning_rate(task: Task, feed: Feed, test: RangeTest, seed: int, figure: Path | None) -> LearningRates:
-    """Runs a learning-rate range test, and restores all state; see `Runner.find_learning_rate`.
-
-    Args:
-        task: The task, set up.
-        feed: Its train split.
-        test: Settings.
-        seed: Seed of the order of examples.
-        figure: File of the curve; `None` for no figure.
-    """
+def find_learning_rate(settings: Settings, task: Task, train: Any, batch_size: int, test: RangeTest) -> LearningRates:
+    """Runs a learning-rate range test, and restores all state; see `Runner.find_learning_rate`."""
+    feed = setup.train_split(settings, task, train, batch_size)
+    figure = None if settings.run_dir is None else setup.directory_of(settings).figures / "learning_rate.png"
     with restored(task):  # tracing also draws from the random generators
-        return _find(task, feed, test, seed, figure)
+        return _find(task, feed, test, settings.seed, figure)
 
 
 def _find(task: Task, feed: Feed, test: RangeTest, seed: int, figure: Path | None) -> LearningRates:

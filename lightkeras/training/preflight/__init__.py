@@ -30,13 +30,6 @@ from lightkeras.training.stepper import Stepper
 def run(task: Task, engine: Engine, trace: Trace, train_stepper: Stepper, validation_stepper: Stepper | None) -> None:
     """Runs the checks that can be switched off, cheap ones first.
 
-    Args:
-        task: The task; its steps were traced, its optimizers are built.
-        engine: Its engine.
-        trace: Result of `trace_train`.
-        train_stepper: The train step over the train split.
-        validation_stepper: The evaluation step over the validation split; `None` without one.
-
     Raises:
         TaskError: A step of the task does not work.
         ValueError: The data of a split cannot be used.

@@ -63,11 +63,7 @@ def forms(variables: Mapping[str, keras.Variable]) -> Forms:
 
 
 def check_same_state(task: Task, before: Forms) -> None:
-    """Checks that a step added, removed and replaced no variables of the run state.
-
-    Args:
-        task: The task, after the step.
-        before: Result of `forms` for its variables before the step.
+    """Checks that a step added, removed and replaced no variables: `before` is the result of `forms` before it.
 
     Raises:
         TaskError: A variable is new, gone or replaced.

@@ -32,13 +32,6 @@ def try_steps(
     This finds what a trace cannot, such as a label out of range, and compiles the steps for the first epoch. Variables
     and global random generators are restored. A stream is opened once, and only its first batch is read.
 
-    Args:
-        task: The task.
-        engine: Its engine.
-        trace: The trace of the train step.
-        train_stepper: The train step over the train split.
-        validation_stepper: The evaluation step over the validation split; `None` without one.
-
     Raises:
         TaskError: A loss or a gradient is not finite, no variable would change, or the step changes the set of
             variables.
@@ -106,16 +99,10 @@ def check_logs(task: Task, logs: StepLogs, method: str, batch: str) -> None:
 
 
 def check_gradients(task: Task, trace: Trace, sizes: Sequence[tuple[keras.Variable, float]], logs: StepLogs) -> None:
-    """Checks the gradients of the first batch, and warns of variables whose gradient is zero.
+    """Checks the largest absolute values of the first gradients, and warns of variables whose gradient is zero.
 
     A gradient may overflow if the optimizer scales the loss: it lowers the scale then. All gradients may be zero if the
     loss is zero, as with a margin that the batch satisfies already.
-
-    Args:
-        task: The task.
-        trace: The trace of the train step.
-        sizes: Variables and the largest absolute values of their gradients.
-        logs: Logs of the train step for that batch.
 
     Raises:
         TaskError: A gradient is not finite, or all are zero.
@@ -155,14 +142,7 @@ def check_gradients(task: Task, trace: Trace, sizes: Sequence[tuple[keras.Variab
 def check_learned(
     task: Task, trace: Trace, sizes: Sequence[tuple[keras.Variable, float]], before: Arrays, after: Arrays
 ) -> None:
-    """Checks that one step of each optimizer changed its variables, and that they are finite.
-
-    Args:
-        task: The task.
-        trace: The trace of the train step.
-        sizes: Variables and the largest absolute values of their gradients.
-        before: Values of the task's variables before the step, by key.
-        after: Their values after the step.
+    """Checks that one step of each optimizer changed its variables, and that they are finite; arrays are by key.
 
     Raises:
         TaskError: A variable is not finite after the step, or an optimizer changed no variable.

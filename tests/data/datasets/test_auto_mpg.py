@@ -81,7 +81,7 @@ def test_a_download_that_works_is_used(monkeypatch, folder):
     assert prepared(Lookup("real")).source == "auto_mpg"
 
 
-def test_a_failed_download_is_told_and_the_sample_stands_in(monkeypatch, capfd):
+def test_a_failed_download_is_reported_and_the_sample_stands_in(monkeypatch, capfd):
     import keras
 
     def broken(name, origin):
@@ -95,7 +95,7 @@ def test_a_failed_download_is_told_and_the_sample_stands_in(monkeypatch, capfd):
     assert "503 -- busy): using the built-in sample, which is another table: " in said
 
 
-def test_the_sample_is_said_to_be_another_table(capfd):
+def test_the_sample_is_announced_as_another_table(capfd):
     data = prepared(Lookup())
     out, err = capfd.readouterr()
     assert out == ""
@@ -130,7 +130,7 @@ def test_only_some_columns_may_be_asked_for(folder):
         AutoMpg("weight")
 
 
-def test_what_stands_in_is_said_once_in_a_process(capfd, folder):
+def test_the_sample_is_announced_once_in_a_process(capfd, folder):
     prepared(Lookup("real", str(folder)))
     prepared(Lookup())
     assert len(capfd.readouterr().err.splitlines()) == 2

@@ -32,18 +32,18 @@ def test_fields_between_spaces_and_tabs_with_quotes(tmp_path):
     found = TableFile(written(tmp_path / "cars.data", CARS), NAMES).read()
     assert found["mpg"] == ["18.0", "25.0", "24.0"]
     assert found["name"] == ["chevrolet chevelle", "ford pinto", "toyota corona"]
-    assert found.rows == ["line 1", "line 2", "line 4"]  # a blank line is no row, and counts
+    assert found.rows == ["line 1", "line 2", "line 4"]  # a blank line is not a row, and counts
 
 
 def test_a_csv_file_names_its_columns_in_its_first_line(tmp_path):
     file = written(tmp_path / "cars.csv", '\ufeffmpg,name\r\n18.0,"a car, ""fast""\nand red"\r\n25.0,another\r\n')
     found = TableFile(file).read()
     assert found.values == {"mpg": ["18.0", "25.0"], "name": ['a car, "fast"\nand red', "another"]}
-    assert found.rows == ["line 2", "line 4"]  # the first field in quotes goes on over two lines
+    assert found.rows == ["line 2", "line 4"]  # the first field in quotes spans two lines
 
 
 @pytest.mark.parametrize(("name", "separator"), [("cars.tsv", None), ("cars.txt", "\t")])
-def test_the_separator_is_told_from_the_ending_or_given(tmp_path, name, separator):
+def test_the_separator_follows_from_the_suffix_or_is_given(tmp_path, name, separator):
     found = TableFile(written(tmp_path / name, "mpg\tname\n18\tford pinto\n"), separator=separator).read()
     assert found["name"] == ["ford pinto"]
 
@@ -80,7 +80,7 @@ def test_a_byte_that_is_not_utf_8_is_named_with_its_line(tmp_path):
         ("a.data", 'x y\n1 "2\n', r"Line 2 of .*a\.data cannot be read: No closing quotation; expected double quotes"),
     ],
 )
-def test_a_file_that_is_no_table_is_refused(tmp_path, name, content, message):
+def test_a_file_that_is_not_a_table_is_refused(tmp_path, name, content, message):
     with pytest.raises(ValueError, match=message):
         TableFile(written(tmp_path / name, content)).read()
 
@@ -125,7 +125,7 @@ def test_arrays_keep_their_values():
         ({"x": [[1, 2]]}, r"Column 'x' has shape \(1, 2\): expected one value per row"),
     ],
 )
-def test_arrays_that_are_no_columns_are_refused(arrays, message):
+def test_arrays_that_are_not_columns_are_refused(arrays, message):
     with pytest.raises(ValueError, match=message):
         from_arrays(arrays)
 
@@ -166,7 +166,7 @@ def test_a_number_is_read_from_text(value, number):
         (1e39, "expected a finite number"),
     ],
 )
-def test_what_is_no_number_is_named(value, message):
+def test_a_value_that_is_not_a_number_is_named(value, message):
     with pytest.raises(ValueError, match=message):
         as_number(value, "A cell")
 
@@ -231,7 +231,7 @@ def test_a_row_is_given_as_text_as_json_or_as_a_dict(given):
         ('{"weight": 1, "weight": 2}', r"^Row 2 gives 'weight' twice"),
     ],
 )
-def test_a_row_that_cannot_be_read_is_told(given, message):
+def test_a_row_that_cannot_be_read_is_reported(given, message):
     with pytest.raises(ValueError, match=message):
         parse_row(given, 2)
 

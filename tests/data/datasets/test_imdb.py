@@ -99,7 +99,7 @@ def test_preparing_again_does_nothing(data_folder, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_without_the_data_the_sample_stands_in_and_says_so_in_one_line(tmp_path, capfd):
+def test_without_the_data_the_sample_stands_in_and_reports_it_in_one_line(tmp_path, capfd):
     reviews = prepared(Lookup("auto", str(tmp_path)))
     assert reviews.source == "sample"
     out, err = capfd.readouterr()
@@ -132,7 +132,7 @@ def test_the_sample_is_never_taken_for_real_data(tmp_path):
     assert "name <folder> with LIGHTKERAS_DATA_DIR or --data_dir" in message
 
 
-def test_without_a_data_folder_the_error_says_that_none_is_named():
+def test_without_a_data_folder_the_error_states_that_none_is_named():
     with pytest.raises(FileNotFoundError, match="no data folder is named by LIGHTKERAS_DATA_DIR or --data_dir"):
         prepared(Lookup("real"))
 
@@ -149,7 +149,7 @@ def test_damaged_data_is_an_error_and_no_reason_for_the_sample(version_folder, d
         prepared(Lookup(source, str(data_folder)))
 
 
-def test_a_failed_download_is_told_and_the_sample_stands_in(monkeypatch, capfd):
+def test_a_failed_download_is_reported_and_the_sample_stands_in(monkeypatch, capfd):
     # A host that answers and a download that breaks cannot be had without the network.
     def broken(name: str):
         raise OSError(f"TFDS could not download {name!r}: ConnectionError: reset")

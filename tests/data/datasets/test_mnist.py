@@ -118,7 +118,7 @@ def test_preparing_again_does_nothing(tmp_path, capfd):
 
 
 @BOTH
-def test_without_the_data_the_sample_stands_in_and_says_so_in_one_line(tmp_path, capfd, kind, file, source):
+def test_without_the_data_the_sample_stands_in_and_reports_it_in_one_line(tmp_path, capfd, kind, file, source):
     data = prepared(kind, Lookup("auto", str(tmp_path)))
     assert data.source == "sample"
     assert data.class_names == tuple("0123456789")  # they are digits, whatever they stand in for
@@ -144,7 +144,7 @@ def test_of_the_sample_the_same_share_is_held_out(validation, held_out):
     assert (data.train().examples, data.test().examples) == (1500 - held_out, 297)
 
 
-def test_the_seed_says_which_images_are_held_out_and_not_which_are_the_tests():
+def test_the_seed_chooses_the_held_out_images_and_not_the_test_images():
     first, second, again = (prepared(Mnist, Lookup("sample"), seed=seed) for seed in (1, 2, 1))
     assert first.test().fingerprint() == second.test().fingerprint()
     assert first.validation().fingerprint() == again.validation().fingerprint()
@@ -165,7 +165,7 @@ def test_the_sample_is_never_taken_for_real_data(tmp_path, kind, file, source):
     assert f"Put {file}, with the arrays x_train, y_train, x_test, y_test, into a folder and name that with" in message
 
 
-def test_without_a_data_folder_the_error_says_that_none_is_named():
+def test_without_a_data_folder_the_error_states_that_none_is_named():
     with pytest.raises(FileNotFoundError, match="no data folder is named by LIGHTKERAS_DATA_DIR or --data_dir"):
         prepared(Mnist, Lookup("real"))
 
@@ -262,7 +262,7 @@ def test_more_than_there_are_cannot_be_held_out(tmp_path):
 # ------------------------------------------------------------------ the download, and typed inputs
 
 
-def test_a_failed_download_is_told_and_the_sample_stands_in(monkeypatch, capfd):
+def test_a_failed_download_is_reported_and_the_sample_stands_in(monkeypatch, capfd):
     # A host that answers and a download that breaks cannot be had without the network.
     def broken():
         raise Exception("URL fetch failure on https://...: None -- reset")  # as Keras does

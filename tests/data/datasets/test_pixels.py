@@ -64,7 +64,7 @@ def test_values_out_of_range_are_refused(images, message):
         (np.array([["a"]]), None, "They are of dtype <U1: expected numbers, uint8 from 0 to 255 for example"),
     ],
 )
-def test_what_is_no_batch_of_images_is_refused(images, shape, message):
+def test_a_value_that_is_not_a_batch_of_images_is_refused(images, shape, message):
     with pytest.raises(ValueError, match=message):
         pixels.check_images(images, shape, "They")
 
@@ -133,7 +133,7 @@ def test_an_image_of_16_bits_is_refused(save):
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
-def test_a_file_that_is_no_image_is_refused(tmp_path, content):
+def test_a_file_that_is_not_an_image_is_refused(tmp_path, content):
     (tmp_path / "image.png").write_bytes(content)
     with pytest.raises(ValueError, match=r"image\.png cannot be read as an image \(.*\): expected a PNG or \.npy file"):
         pixels.read_file(tmp_path / "image.png", GRAY)

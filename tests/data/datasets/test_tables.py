@@ -36,7 +36,7 @@ def columns_of(feed) -> dict[str, list[float]]:
     return {name: array.tolist() for name, array in feed.arrays[0].items()}
 
 
-def test_a_row_without_a_value_is_left_out_and_that_is_said(file, capfd):
+def test_a_row_without_a_value_is_left_out_and_that_is_reported(file, capfd):
     table = prepared(file, features=["weight", ORIGIN])
     assert capfd.readouterr() == (
         "",
@@ -260,7 +260,7 @@ def test_rows_are_taken_as_the_table_has_them_or_with_names_of_categories(table)
         ("", r"^Row 2 is ''"),
     ],
 )
-def test_a_row_that_does_not_fit_the_table_is_told(table, row, message):
+def test_a_row_that_does_not_fit_the_table_is_reported(table, row, message):
     with pytest.raises(ValueError, match=message):
         table.predict(["weight=2372,origin=3", row])
 

@@ -33,7 +33,7 @@ def test_a_part_of_a_split_may_end_inside_a_file(version_folder):
     assert second == [f"train review {number}".encode() for number in range(6, 10)]
 
 
-def test_reading_says_nothing_to_the_user(version_folder, capfd):
+def test_reading_prints_nothing(version_folder, capfd):
     tfds_reader.read_split(version_folder, "test")
     capfd.readouterr()  # what TensorFlow says when it starts is not about reading
     tfds_reader.read_split(version_folder, "train")
@@ -106,7 +106,7 @@ def test_a_file_cut_between_two_examples_is_found_by_counting(version_folder):
         tfds_reader.read_split(version_folder, "train")
 
 
-def test_records_that_are_no_examples_are_found(version_folder):
+def test_records_that_are_not_examples_are_found(version_folder):
     import tensorflow as tf
 
     first = shards(version_folder, "test")[0]

@@ -50,7 +50,7 @@ def test_without_the_data_folder_the_default_comes_from_the_hubs_cache(capsys):
     assert HubLayer(found.handle).fingerprint == fingerprint(sample_text_module())
 
 
-def test_with_nothing_to_be_had_the_sample_stands_in_and_says_so(capsys):
+def test_with_nothing_to_be_had_the_sample_stands_in_and_reports_it(capsys):
     found = find_module(None, Lookup(), default_url=NOWHERE)
     assert found == FoundModule(str(sample_text_module()), "sample", is_sample=True)
     (line,) = capsys.readouterr().err.splitlines()

@@ -2,11 +2,10 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
+import forked
 import keras
 import numpy as np
 import pytest
@@ -140,7 +139,7 @@ def test_a_training_argument_is_passed_on_and_a_frozen_module_stays_in_inference
     np.testing.assert_array_equal(layer(images, training=True).numpy(), [[3.0], [3.0]])
 
 
-def test_the_modules_lists_decide_what_is_trained_and_equal_names_are_told_apart(image_module):
+def test_the_modules_lists_decide_what_is_trained_and_equal_names_are_distinguished(image_module):
     layer = HubLayer(image_module, trainable=True, name="image")
     assert [variable.path for variable in layer.trainable_variables] == ["image/a_scale"]
     assert [variable.path for variable in layer.non_trainable_variables] == ["image/b_scale"]
@@ -190,7 +189,7 @@ def test_an_exported_model_works_without_the_layer(sample, tmp_path):
     np.testing.assert_allclose(served.serve(TEXTS), model.predict(TEXTS, verbose=0), rtol=1e-6)
 
 
-def test_safe_mode_refuses_the_module_and_says_how_to_load_it(sample, tmp_path):
+def test_safe_mode_refuses_the_module_and_shows_how_to_load_it(sample, tmp_path):
     model = classifier(sample)
     model.save(tmp_path / "model.keras")
     with pytest.raises(ValueError, match=r"runs the graph of the module .* load with safe_mode=False"):
@@ -225,7 +224,7 @@ def test_a_missing_folder_is_named():
         HubLayer("no/such/module")
 
 
-def test_a_folder_that_is_no_saved_model_is_named(tmp_path):
+def test_a_folder_that_is_not_a_saved_model_is_named(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(ValueError, match=r"is not a SavedModel: it has no saved_model.pb \(it holds: notes.txt\)"):
         HubLayer(str(tmp_path))
@@ -297,7 +296,7 @@ def test_input_of_the_wrong_shape_is_refused(sample):
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_on_another_backend_it_is_built_and_saved_and_says_what_to_do_when_it_is_called(sample, tmp_path, backend):
+def test_on_another_backend_it_is_built_and_saved_and_shows_what_to_do_when_it_is_called(sample, tmp_path, backend):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"needs {backend}")
     script = """
@@ -315,11 +314,9 @@ try:
 except RuntimeError as error:
     print(error)
 """
-    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(Path(__file__).parents[3])}
     file = str(tmp_path / "model.keras")
-    done = subprocess.run(
-        [sys.executable, "-c", script, sample, file], env=environment, capture_output=True, text=True, check=True
-    )
+    done = forked.run(["-c", script, sample, file], env={**os.environ, "KERAS_BACKEND": backend})
+    assert done.returncode == 0, done.stderr
     sizes, same, refused = done.stdout.splitlines()
     assert (sizes, same) == ("1 True", "True")
     assert f"Keras runs on {backend!r}" in refused

@@ -154,7 +154,7 @@ def test_the_table_is_as_it_was_after_another_one_was_tried(sample):
 
 
 @pytest.mark.parametrize("kind", [Squared, Shifted, Mixed, Weighed])
-def test_a_module_that_is_no_weighted_sum_of_rows_is_found_out(kind, tmp_path):
+def test_a_module_that_is_not_a_weighted_sum_of_rows_is_found_out(kind, tmp_path):
     with pytest.raises(NotLinearError, match=r"not a weighted sum of rows of its table \(they differ by "):
         find_table(loaded(kind(), tmp_path))
 

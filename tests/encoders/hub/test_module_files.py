@@ -132,7 +132,7 @@ def test_an_address_that_the_server_does_not_know_is_reported(served):
         fetch(url)
 
 
-def test_a_file_that_is_no_archive_is_reported_and_not_kept(served):
+def test_a_file_that_is_not_an_archive_is_reported_and_not_kept(served):
     (served.root / "words" / "1.tar.gz").write_bytes(b"<html>sign in</html>")
     with pytest.raises(ConnectionError, match=rf"Downloading the module {served.url} failed"):
         fetch(served.url)

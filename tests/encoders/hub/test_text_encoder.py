@@ -2,16 +2,13 @@
 
 import importlib.util
 import os
-import subprocess
-import sys
-from pathlib import Path
 
+import forked
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-import lightkeras as lk
 from lightkeras.encoders.base import JoinError
 from lightkeras.encoders.hub import HubLayer, TextEncoder, sample_text_module
 
@@ -85,7 +82,7 @@ def test_joined_with_a_model_it_takes_text(sample, trainable, tmp_path):
     joined.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=False)
     np.testing.assert_allclose(loaded(tf.constant(TEXTS.tolist())), expected, atol=1e-6)
-    # The encoder itself goes on with the module as it is in its files.
+    # The encoder itself still uses the module as it is in its files.
     np.testing.assert_allclose(model(features_of(encoder)), expected, atol=1e-6)
 
 
@@ -121,7 +118,7 @@ def test_the_fingerprint_tells_modules_and_what_they_become_apart(sample, square
     assert encoders[1].record().keys() == {"encoder", "fingerprint", "handle", "module", "kind"}
 
 
-def test_a_module_that_is_no_bag_is_fine_tuned_in_the_model_and_that_is_said(squared, capsys):
+def test_a_module_that_is_not_a_bag_is_fine_tuned_in_the_model_and_that_is_reported(squared, capsys):
     encoder = TextEncoder(squared, trainable=True)
     said = capsys.readouterr().err
     assert "is fine-tuned inside the model, from text in every step: its output is not a weighted sum" in said
@@ -132,7 +129,7 @@ def test_a_module_that_is_no_bag_is_fine_tuned_in_the_model_and_that_is_said(squ
     assert TextEncoder(squared).kind == "features"  # frozen, any module will do
 
 
-def test_inputs_that_are_no_texts_are_refused(sample):
+def test_inputs_that_are_not_texts_are_refused(sample):
     with pytest.raises(TypeError, match=r"takes one array of texts, .* the batch are float32\(3, 2\)\. Write an Enc"):
         TextEncoder(sample).encode(np.zeros((3, 2), "float32"))
 
@@ -163,9 +160,8 @@ try:
 except ValueError as error:
     print(error)
 """
-    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(Path(lk.__file__).parents[1])}
-    command = [sys.executable, "-c", script, sample, squared, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    done = forked.run(["-c", script, sample, squared, tmp_path], env={**os.environ, "KERAS_BACKEND": backend})
+    assert done.returncode == 0, done.stderr
     assert f"cannot be fine-tuned on the Keras backend '{backend}': its output is not a weighted sum" in done.stdout
     for trainable in (False, True):
         loaded = keras.models.load_model(tmp_path / f"{trainable}.keras", safe_mode=False)

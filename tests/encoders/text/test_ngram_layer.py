@@ -70,7 +70,7 @@ def test_a_loaded_model_finds_the_same_in_the_same_texts(ngrams, settings, tmp_p
     np.testing.assert_allclose(loaded.predict(texts, verbose=0), model(expected), atol=1e-6)
 
 
-def test_without_what_was_learned_it_says_so():
+def test_without_what_was_learned_it_raises():
     layer = NgramBags(2, True, True, name="bags")
     with pytest.raises(RuntimeError, match=r"NgramBags 'bags' has no n-grams: they are loaded with the model"):
         layer.save_own_variables({})

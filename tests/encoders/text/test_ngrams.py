@@ -113,7 +113,7 @@ def test_texts_without_labels_are_refused_where_labels_are_needed(batch):
         ([0, 1, 2, 0, 0], {"weights": "naive_bayes"}, r"train split are 0, 1, 2: expected 0 and 1, both of them"),
     ],
 )
-def test_labels_that_are_no_classes_are_refused(labels, settings, message):
+def test_labels_that_are_not_classes_are_refused(labels, settings, message):
     with pytest.raises(ValueError, match=message):
         fitted(1, labels=np.array(labels), **settings)
 

@@ -84,12 +84,12 @@ def test_before_it_learned_it_can_do_nothing():
         lk.TextVectorizer(5, 4).encode(TEXTS)
 
 
-def test_texts_without_words_are_no_train_split():
+def test_texts_without_words_are_not_a_train_split():
     with pytest.raises(ValueError, match=r"found no word in the 2 texts of the train split: expected texts with words"):
         lk.TextVectorizer(5, 4).fit([np.array([b"", b" ... "], object)])
 
 
-def test_words_that_are_not_utf8_are_unknown_and_that_is_said(capsys):
+def test_words_that_are_not_utf8_are_unknown_and_that_is_reported(capsys):
     encoder = lk.TextVectorizer(9, 4)
     encoder.fit([np.array([b"caf\xe9 good caf\xe9", b"good"], object)])
     assert encoder.vocabulary == ("", "[UNK]", "good")

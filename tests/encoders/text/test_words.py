@@ -30,7 +30,7 @@ TEXT = "It's GOOD, isn't it?\n(École)".encode()
         ("none", ["It's", "GOOD,", "isn't", "it?", "(École)"]),
     ],
 )
-def test_a_text_is_split_as_its_standardization_says(name, words):
+def test_a_text_is_split_as_its_standardization_requires(name, words):
     assert STANDARDIZERS[name](TEXT) == [word.encode() for word in words]
 
 
@@ -39,7 +39,7 @@ def test_marks_are_words_of_their_own_and_tags_are_left_out():
     assert found == [b"a", b"film", b".", b"not", b"bad", b",", b"1", b"<", b"2"]
 
 
-def test_what_is_no_utf8_is_part_of_a_word():
+def test_bytes_that_are_not_utf8_are_part_of_a_word():
     assert words_and_marks(b"caf\xe9 <b\xff>") == [b"caf\xe9", b"<", b"b\xff", b">"]
 
 

@@ -174,14 +174,14 @@ def test_the_position_is_the_size_of_what_can_be_read(path):
 
 
 @pytest.mark.parametrize("after", [[], [3], [3, 4, 5, 6]])
-def test_a_run_that_goes_on_has_the_rows_of_one_that_never_stopped(tmp_path, after):
+def test_a_run_that_is_resumed_has_the_rows_of_one_that_never_stopped(tmp_path, after):
     whole = CsvLogger(tmp_path / "whole.csv")
     whole.open(NAMES)
     log(whole, range(1, 7))
     whole.close()
     path = tmp_path / "metrics.csv"
     first = interrupted(path, [1, 2], after)
-    for begin in (3, 4):  # the second one is killed too, and gone on with from its own position
+    for begin in (3, 4):  # the second one is killed too, and resumed from its own position
         logger = CsvLogger(path)
         logger.open(NAMES, first, step=2 * (begin - 1))
         log(logger, [begin])

@@ -50,7 +50,7 @@ def searches(tmp_path_factory) -> list[lk.SearchResult]:
     runner = lk.Runner(max_epochs=3, progress=False)
     tuner = lk.Tuner(Moons, objective="val/accuracy", workers=0, trials=2, runner=runner, run_dir=folder / "first")
     found = [tuner.search(), dataclasses.replace(tuner, seed=1, run_dir=folder / "second").search()]
-    # A picture that draws the eye, and is no colour of TensorBoard's.
+    # A picture in a colour that TensorBoard does not use.
     picture = png(Figure(figsize=(2, 1), facecolor=COLOR))
     write_images(found[0].trials[0].run_dir, "validation", 20, {"validation/a picture": picture})
     return found
@@ -60,7 +60,7 @@ def searches(tmp_path_factory) -> list[lk.SearchResult]:
 def server(searches) -> Iterator[str]:
     folder = searches[0].run_dir.parent
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--port", "0"]
-    # With its reader in Python and no reloading, all data is read before the address is said.
+    # With its reader in Python and no reloading, all data is read before the address is printed.
     command += ["--load_fast", "false", "--reload_interval", "0", "--reload_multifile", "true"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:

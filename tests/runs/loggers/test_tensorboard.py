@@ -240,7 +240,7 @@ print(sorted({"tensorflow", "keras"} & set(sys.modules)))
 
 
 @pytest.mark.parametrize(("failed", "status"), [(False, api_pb2.STATUS_SUCCESS), (True, api_pb2.STATUS_FAILURE)])
-def test_the_session_says_whether_the_run_failed(tmp_path, failed, status):
+def test_the_session_shows_whether_the_run_failed(tmp_path, failed, status):
     opened(tmp_path).close(failed=failed)
     end = hparams_of(read(tmp_path), "_hparams_/session_end_info").session_end_info
     assert end.status == status
@@ -303,7 +303,7 @@ def test_the_position_is_the_size_of_what_can_be_read(tmp_path):
 
 
 @pytest.mark.parametrize("after", [[], [3], [3, 4, 5, 6]])
-def test_a_run_that_goes_on_several_times_holds_what_an_uninterrupted_one_holds(tmp_path, after):
+def test_a_run_that_is_resumed_several_times_holds_what_an_uninterrupted_one_holds(tmp_path, after):
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
     whole = opened(tmp_path / "whole")
@@ -323,7 +323,7 @@ def test_a_run_that_goes_on_several_times_holds_what_an_uninterrupted_one_holds(
         assert points(found, tag) == points(expected, tag)
 
 
-def test_a_run_that_had_ended_and_goes_on_ends_its_session_once(tmp_path):
+def test_a_run_that_had_ended_and_is_resumed_ends_its_session_once(tmp_path):
     logger = opened(tmp_path)
     log(logger, [1])
     position = logger.position()
@@ -349,7 +349,7 @@ def test_a_reader_that_saw_what_is_written_again_has_no_point_twice(tmp_path):
     assert [step for step, _ in points(found, "val/loss")] == [2, 3, 5, 6, 8, 9, 11, 12, 14, 15]
 
 
-def test_the_names_of_files_go_on_from_those_that_are_removed(tmp_path, monkeypatch):
+def test_the_names_of_files_continue_after_those_that_are_removed(tmp_path, monkeypatch):
     monkeypatch.setattr("lightkeras.runs.loggers.tensorboard.time.time", lambda: 1_700_000_000.5)
     position = killed(tmp_path, None, [1], [])
     seen = set(tmp_path.iterdir())
@@ -452,7 +452,7 @@ def test_a_picture_is_logged_with_its_size_at_its_step(tmp_path):
     assert pictures(tmp_path, "validation/a") == [(7, 260, 130, picture)]
 
 
-def test_pictures_after_the_position_of_a_run_that_goes_on_are_gone(tmp_path):
+def test_pictures_after_the_position_of_a_run_that_is_resumed_are_gone(tmp_path):
     picture = png(Figure(figsize=(2, 1)))
     logger = opened(tmp_path)
     logger.log_images(1, {"validation/a": picture})

@@ -87,7 +87,7 @@ def tuner(run_dir: Path, **settings: Any) -> lk.Tuner:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> lk.SearchResult:
     """The same search by a worker of this machine."""
     folder = tmp_path_factory.mktemp("whole")
-    (folder / "go on").touch()
+    (folder / "continue").touch()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIGHTKERAS_HUNTED", str(folder))
         for name, count in ONE_THREAD.items():
@@ -113,7 +113,7 @@ def node_of(process: int) -> str:
 
 @contextlib.contextmanager
 def meanwhile(condition: Callable[[], Any], act: Callable[[], Any]) -> Iterator[None]:
-    """Does something as soon as something is, while a search goes on in this thread."""
+    """Calls a function as soon as a condition holds, while a search runs in this thread."""
     over, raised = threading.Event(), list[BaseException]()
 
     def watch() -> None:
@@ -142,7 +142,7 @@ def test_a_search_on_two_nodes_gives_the_bits_of_one_on_this_machine(cluster, at
     nodes = set[str]()
 
     def both_work() -> None:
-        (at_work / "go on").touch()
+        (at_work / "continue").touch()
         nodes.update(node_of(process) for process in at_work_in(at_work))
 
     with meanwhile(lambda: len(at_work_in(at_work)) == 2, both_work):
@@ -156,8 +156,8 @@ def test_a_search_on_two_nodes_gives_the_bits_of_one_on_this_machine(cluster, at
     assert not ray.is_initialized()  # it was joined for the search, and left
 
 
-def test_a_search_that_is_told_to_end_saves_its_runs_and_goes_on_exactly_here(cluster, at_work, whole):
-    """The command line of a file; what goes on does so without the cluster."""
+def test_a_terminated_search_saves_its_runs_and_resumes_exactly_here(cluster, at_work, whole):
+    """The command line of a file; it is resumed without the cluster."""
     program = at_work / "program.py"
     program.write_text("import hunted, lightkeras as lk\nif __name__ == '__main__': lk.cli(hunted.Waiting)\n")
     search = at_work / "search"
@@ -172,7 +172,7 @@ def test_a_search_that_is_told_to_end_saves_its_runs_and_goes_on_exactly_here(cl
         assert process.poll() is None, process.communicate()[0]
         pause()
     process.send_signal(signal.SIGTERM)
-    (at_work / "go on").touch()
+    (at_work / "continue").touch()
     said = process.communicate()[0]
     assert process.returncode == 128 + signal.SIGTERM, said
     assert not events(search, "ended", "lost")
@@ -296,7 +296,7 @@ def test_more_workers_than_the_cluster_has_places_are_refused(cluster, tmp_path)
     assert not ray.is_initialized()
 
 
-def test_a_worker_that_waits_for_a_place_is_told_of_once(cluster, monkeypatch):
+def test_a_worker_that_waits_for_a_place_is_reported_once(cluster, monkeypatch):
     monkeypatch.setattr("lightkeras.search.workers.ray.PATIENCE", 0.5)
     made = launcher(cluster)
 
@@ -447,7 +447,7 @@ def test_a_node_that_is_lost_in_mid_trial_is_one_lost_attempt(cluster, at_work):
             if events(search, "lost"):
                 break
             pause()
-        (at_work / "go on").touch()
+        (at_work / "continue").touch()
 
     with meanwhile(lambda: len(at_work_in(at_work)) == 2, take_one_away):
         result = tuner(search, address=cluster.address, trials=2, retries=1).search()

@@ -33,7 +33,7 @@ def end_of(agent: Agent) -> tuple[str, str]:
     return news.ended, news.last_output
 
 
-def test_what_a_worker_says_is_told_until_the_search_has_it_and_what_it_is_sent_comes_once(here):
+def test_messages_of_a_worker_are_repeated_until_received_and_those_to_it_come_once(here):
     agent = Agent(SETUP, here, "worker")
     nonsense = pickle.dumps(("summarize", ({"no such": "hyperparameter"}, None)))
     for number in (1, 1, 2):  # the answer to the first was lost
@@ -51,7 +51,7 @@ def test_what_a_worker_says_is_told_until_the_search_has_it_and_what_it_is_sent_
     assert end_of(agent)[0] == "was killed by SIGTERM"
 
 
-def test_a_worker_that_fails_outside_of_a_run_says_why(here):
+def test_a_worker_that_fails_outside_of_a_run_shows_why(here):
     agent = Agent(SETUP, here, "worker")
     agent.send(1, pickle.dumps(None))
     ended, last_output = end_of(agent)
@@ -59,7 +59,7 @@ def test_a_worker_that_fails_outside_of_a_run_says_why(here):
     assert last_output.endswith("TypeError: cannot unpack non-iterable NoneType object")
 
 
-def test_a_worker_that_cannot_import_the_file_of_the_search_says_why(here, tmp_path):
+def test_a_worker_that_cannot_import_the_file_of_the_search_shows_why(here, tmp_path):
     program = tmp_path / "program.py"
     program.write_text("raise RuntimeError('not on this machine')")
     ended, last_output = end_of(Agent(SETUP, dataclasses.replace(here, main_path=str(program)), "worker"))
@@ -82,7 +82,7 @@ def test_an_agent_leaves_no_file_behind(here, tmp_path, monkeypatch):
         ({}, "nosuchtasks.moons", "cannot import nosuchtasks: install it there"),
     ],
 )
-def test_what_a_node_lacks_is_told(here, change, module, message):
+def test_what_a_node_lacks_is_reported(here, change, module, message):
     origin = dataclasses.replace(here, **change)
     assert missing_requirement(here, "keras.models") is None
     with pytest.raises(RuntimeError, match=rf"^The node {message}"):

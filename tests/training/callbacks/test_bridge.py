@@ -153,7 +153,7 @@ def test_a_monitor_of_the_best_model_is_checked(model):
         bridge(model, callback).check_monitors(NAMES)
 
 
-def test_callbacks_are_told_in_keras_names_and_given_the_model(model):
+def test_callbacks_get_logs_with_keras_names_and_the_model(model):
     recorder = Recorder()
     found = bridge(model, recorder)
     found.begin_train()

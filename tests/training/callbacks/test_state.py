@@ -93,7 +93,7 @@ def close(callbacks):
 
 
 def both(folder: Path, make, at=(2, 0), lost=(3, 1)):
-    """A run that never stopped, and one that was saved, went on, was killed and went on from there."""
+    """A run that never stopped, and one that was killed after a checkpoint and resumed from it."""
     (folder / "whole").mkdir()
     (folder / "parts").mkdir()
     whole = Run(make(folder / "whole")).train(EPOCHS).end()
@@ -155,7 +155,7 @@ KINDS = {
 
 @pytest.mark.parametrize("at", [(0, 1), (1, 0), (2, 0), (2, 2)], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stock_callback_goes_on(tmp_path, kind, at):
+def test_a_stock_callback_resumes(tmp_path, kind, at):
     make, names = KINDS[kind]
     whole, parts = both(tmp_path, lambda folder: [make(folder)], at)
     (expected,), (found,) = whole.callbacks, parts.callbacks
@@ -180,7 +180,7 @@ def test_the_stopping_run_stops(tmp_path):
     assert whole.callbacks[0].stopped_epoch == 3
 
 
-def test_keras_tensorboard_goes_on_with_its_steps(tmp_path):
+def test_keras_tensorboard_resumes_with_its_steps(tmp_path):
     def make(folder):
         return [c.TensorBoard(folder / "board", update_freq=1)]
 
@@ -262,7 +262,7 @@ class Counts(c.Callback):
 
 
 @pytest.mark.parametrize("at", [(0, 0), (0, 1), (1, 0), (2, 2)], ids=str)
-def test_a_users_callback_goes_on(tmp_path, at):
+def test_a_users_callback_resumes(tmp_path, at):
     whole, parts = both(tmp_path, lambda folder: [Counts(5), Counts()], at)
     assert [callback.limit for callback in parts.callbacks] == [5, 3]
     for found, expected in zip(parts.callbacks, whole.callbacks, strict=True):
@@ -326,7 +326,7 @@ def test_what_an_earlier_fit_left_in_a_callback_is_named():
     Run([fresh], saved)
 
 
-def test_a_callback_that_was_used_before_and_is_set_back_goes_on_without_a_word():
+def test_a_callback_that_was_used_before_and_is_set_back_resumes_without_a_warning():
     stopping = c.EarlyStopping("val_loss", patience=3)
     run = Run([stopping])
     saved = run.saved()
@@ -354,7 +354,7 @@ class Deque(c.Callback):
         self.recent.extend(state["recent"])
 
 
-def test_a_callback_that_says_what_its_state_is_is_asked(tmp_path):
+def test_a_callback_with_get_state_is_asked_for_it(tmp_path):
     run = Run([Deque()]).train(3)
     assert run.saved()[0]["callbacks"][0] == {
         "class": "Deque",
@@ -434,7 +434,7 @@ def test_callbacks_that_are_new_or_gone_are_announced():
         Run([c.TerminateOnNaN(), Counts(), Counts()], run.saved())
 
 
-def test_a_callback_that_says_its_state_only_since_then_begins_anew():
+def test_a_callback_that_has_get_state_only_since_then_begins_anew():
     class Later(c.Callback):
         """Without a word on its state."""
 
@@ -505,7 +505,7 @@ def test_another_csv_file_is_written_as_it_was_set_to(tmp_path):
     assert rows(tmp_path / "log.csv") == ["0", "1", "2"]
 
 
-def test_a_csv_file_that_was_moved_is_gone_on_with(tmp_path):
+def test_a_csv_file_that_was_moved_is_continued(tmp_path):
     saved = killed_after(tmp_path / "log.csv", 2, 3)
     os.rename(tmp_path / "log.csv", tmp_path / "moved.csv")
     Run([c.CSVLogger(tmp_path / "moved.csv")], saved).train(4).end()

@@ -3,17 +3,15 @@
 import collections
 import json
 import math
-import subprocess
 import sys
-from pathlib import Path
 
+import forked
 import keras
 import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
 
-import lightkeras
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.data.structure import flatten
 from lightkeras.runs import checkpoint
@@ -124,7 +122,7 @@ def made(tmp_path_factory):
     return folder, classes, found, path
 
 
-def test_a_bundle_says_what_happened_and_holds_the_state_the_batch_and_checksums(made):
+def test_a_bundle_shows_what_happened_and_holds_the_state_the_batch_and_checksums(made):
     folder, _, found, path = made
     assert path == folder / "run" / "broken" / "step-00000006"
     assert sorted(entry.name for entry in path.iterdir()) == [
@@ -163,9 +161,7 @@ COMMAND = "import sys; from lightkeras.command_line.entry_point import main; sys
 
 
 def in_a_new_process(*args):
-    root = str(Path(lightkeras.__file__).parents[1])
-    program = f"import sys; sys.path.insert(0, {root!r}); {COMMAND}"
-    return subprocess.run([sys.executable, "-c", program, *map(str, args)], capture_output=True, text=True, check=False)
+    return forked.run(["-c", COMMAND, *args])
 
 
 def test_a_new_process_repeats_the_step_to_the_bit(made):
@@ -206,7 +202,7 @@ def test_a_bundle_that_was_changed_is_refused_and_the_file_is_named(made, tmp_pa
         replay(copy, classes["Breaks"]())
 
 
-def test_another_learning_state_is_told_in_words(made, tmp_path):
+def test_another_learning_state_is_described_in_words(made, tmp_path):
     """A bundle of a run whose numbers were others: what differs is named, and versions that changed."""
     _, classes, found, path = made
     saved = checkpoint.load(path)

@@ -12,13 +12,12 @@ from keras import layers, ops
 from lightkeras.data.arrays import as_feed
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.data.precompute import compute_ahead
-from lightkeras.engine.base import Observation, StepLogs
 from lightkeras.system import random_states
 from lightkeras.system.variables import read_variables, write_variables
 from lightkeras.task import SupervisedTask, Task
-from lightkeras.training.divergence.explain import explain, explain_step
+from lightkeras.training.divergence.explain import explain_step
 from lightkeras.training.divergence.locate import digests_of, locate
-from lightkeras.training.divergence.watchdog import Alarm, Position, Watchdog, first_not_finite, is_due
+from lightkeras.training.divergence.watchdog import Alarm, Position, Watchdog, first_not_finite
 from lightkeras.training.stepper import Stepper, bound_engine
 from lightkeras.training.tracing import trace_train
 
@@ -142,74 +141,6 @@ def zeros_dense(units=1, name="dense", value=0.0):
 # ---------------------------------------------------------------------- decisions
 
 
-def test_a_look_is_due_when_it_would_cost_at_most_its_share_of_the_time_since_the_last():
-    assert is_due(since=50.0, cost=1.0, share=0.02)
-    assert not is_due(since=49.9, cost=1.0, share=0.02)
-    assert is_due(since=0.0, cost=0.0, share=0.02)
-
-
-def logs(**values):
-    columns = {name: np.float32(column) for name, column in values.items()}
-    return StepLogs(columns, np.ones(len(next(iter(columns.values()))), "int64"))
-
-
-def test_the_first_loss_that_is_not_finite_is_found_and_other_values_only_where_there_is_no_loss():
-    assert first_not_finite(logs(loss=[1.0, 2.0], accuracy=[math.nan, 1.0]), 10) is None
-    assert first_not_finite(logs(loss=[1.0, math.inf, math.nan]), 10) == Alarm("train/loss", math.inf, 12)
-    found = first_not_finite(logs(real=[1.0, 1.0, -math.inf], fake=[0.0, math.inf, 0.0]), 0)
-    assert found == Alarm("train/fake", math.inf, 2)
-    assert str(found) == "train/fake became inf at step 2"
-
-
-def test_checks_and_snapshots_take_half_a_hundredth_of_the_time_each_and_a_tenth_where_an_epoch_begins():
-    run = Run(Regression(sequential(zeros_dense())), ArrayFeed(regression(), 4), clock=Clock())
-    stream = run.train_stepper.begin(0)
-    clock, watchdog = run.clock, run.watchdog
-
-    def watch(step, **more):
-        alarm = watchdog.watch(Position(step, 0, step), stream, {}, random_states.read(), **more)
-        return alarm is not None, watchdog.snapshot.position.step
-
-    clock.tick = 0.5  # each reading of the clock: one when a check begins, and one after each of its parts
-    assert watch(0) == (False, 0)
-    clock.now, clock.tick = 99.0, 0.0  # the snapshot took 0.5 s, until 2.0 (the compilation one more reading)
-    run.task.model.layers[0].kernel.assign(np.full((3, 1), np.nan))
-    assert watch(1) == (False, 0)
-    clock.now = 101.5  # 100 s after the check ended
-    assert watch(2) == (True, 0)
-    run.task.model.layers[0].kernel.assign(np.zeros((3, 1)))
-    assert watch(3) == (False, 0)
-    clock.now = 102.0  # 100 s after the snapshot ended
-    assert watch(4) == (False, 4)
-    clock.tick = 0.5
-    clock.now = 999.5
-    assert watch(5) == (False, 5)  # ends at 1001
-    clock.tick = 0.0
-    clock.now = 1005.5
-    assert watch(6, epoch_begins=True) == (False, 5)
-    clock.now = 1006.0
-    assert watch(7, epoch_begins=True) == (False, 7)
-
-
-def test_what_is_not_finite_from_the_start_and_what_metrics_hold_is_not_watched():
-    task = Regression(sequential(zeros_dense()))
-    task.set_up(0)
-    task.least = layers.Dense(1, name="least")
-    task.least.build((None, 1))
-    task.least.bias.assign([math.inf])
-    task.ratio = keras.metrics.Mean()
-    watchdog = Watchdog(task, bound_engine(task))
-    assert watchdog.check(0) is None
-    task.ratio.total.assign(math.nan)
-    assert watchdog.check(1) is None
-    task.model.layers[0].kernel.assign([[1.0], [math.nan], [math.inf]])
-    found = watchdog.check(2)
-    assert found.what.endswith("/dense/kernel")
-    assert math.isnan(found.value)
-    assert found.step == 2
-    assert {task.variables()[key].path for key in watchdog.unwatched} >= {"least/bias"}
-
-
 def test_digests_take_every_nan_for_the_same_and_tell_the_signs_of_zero():
     variable = keras.Variable(np.zeros(2, "float32"))
     quiet, other = np.array([0x7FC00000, 0xFFC00001], np.uint32).view(np.float32)
@@ -219,38 +150,6 @@ def test_digests_take_every_nan_for_the_same_and_tell_the_signs_of_zero():
     assert digests_of({"a": variable}) == one
     variable.assign([quiet, -0.0])
     assert digests_of({"a": variable}) != one
-
-
-# ---------------------------------------------------------------------- sentences
-
-
-def test_the_first_value_that_is_not_finite_is_described_in_a_sentence():
-    batch = (np.ones((2, 1), "float32"), np.array([b"a", b"b"], object))
-    fine, bad = Observation("layer", "m/a (A)", None, largest=1.0), Observation("layer", "m/b (B)", math.inf)
-    assert explain(batch, (), [fine, bad, Observation("loss", "loss", math.nan)], {}, []) == (
-        "the first layer whose output is not finite is m/b (B): inf; its inputs were finite"
-    )
-    assert explain(batch, (), [fine, Observation("loss", "loss", math.nan)], {}, []) == (
-        "the outputs of all layers are finite, but the loss computed from them is nan"
-    )
-    gradients = [Observation("gradient", "a/kernel", None, largest=1.0), Observation("gradient", "b/kernel", math.nan)]
-    assert explain(batch, (), [fine, *gradients, Observation("gradient", "c", math.nan)], {}, []) == (
-        "the gradient of b/kernel (and of 1 more) is not finite though the loss is: nan"
-    )
-    assert explain(batch, (), [fine, gradients[0]], {}, [Alarm("a/kernel", math.inf, 0)]) == (
-        "the update of a/kernel made it inf, though its gradient is finite, at most 1 in size"
-    )
-    assert explain(batch, (), [fine], {"x": 1.0, "loss": math.nan}, []) == (
-        "all layers, losses and gradients are finite, but the logged value loss is nan"
-    )
-    assert explain(batch, (), [fine], {"loss": 1.0}, []) == (
-        "the step is finite if run uncompiled, layer by layer: only the compiled step breaks"
-    )
-
-
-def test_inputs_that_no_layer_computed_are_reported_as_such():
-    bad = Observation("layer", "b (B)", math.nan, inputs=-math.inf)
-    assert explain(np.zeros(1), (), [bad], {}, []).endswith("its inputs contain -inf, which no layer computed")
 
 
 # ---------------------------------------------------------------------- broken runs
@@ -287,7 +186,7 @@ def test_the_example_that_holds_a_nan_is_named_in_a_shuffled_epoch_too():
     run.assert_breaks_again(found)
 
 
-def test_a_logarithm_of_zero_in_the_loss_is_told_from_the_layers():
+def test_a_logarithm_of_zero_in_the_loss_is_distinguished_from_the_layers():
     class Log(Regression):
         def loss(self, batch, training):
             x, y = batch
@@ -612,7 +511,7 @@ def test_an_operation_of_a_functional_model_is_named_like_a_layer():
 
 
 @pytest.mark.backends("tensorflow", reason="the others run all or nothing of it uncompiled")
-def test_a_step_that_cannot_be_run_uncompiled_says_so():
+def test_a_step_that_cannot_be_run_uncompiled_is_reported():
     class Compiled(Regression):
         def loss(self, batch, training):
             if tf.executing_eagerly():

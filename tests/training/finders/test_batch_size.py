@@ -133,7 +133,7 @@ def control_group():
 
 
 @pytest.mark.backends("tensorflow", "torch", reason="XLA never holds the 8 MB")
-def test_a_process_whose_control_group_has_a_limit_lives_to_tell(control_group):
+def test_a_process_stays_below_the_memory_limit_of_its_control_group(control_group):
     program = f"""
 import json, os, sys
 open({str(control_group / "cgroup.procs")!r}, "w").write(str(os.getpid()))

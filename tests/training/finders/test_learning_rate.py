@@ -54,7 +54,7 @@ def test_the_first_losses_are_those_worked_out_by_hand():
     assert found.losses[0] == 1.0  # before any update
 
 
-def test_steps_go_on_through_the_epochs_with_their_smaller_last_batch():
+def test_steps_continue_through_the_epochs_with_their_smaller_last_batch():
     class Sized(Line):
         def train_step(self, batch):
             self.log("size", ops.cast(ops.shape(batch[0])[0], "float32"))

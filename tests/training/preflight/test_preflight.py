@@ -13,7 +13,6 @@ from lightkeras.data.structure import ArraySpec
 from lightkeras.task import Task
 from lightkeras.testing import TwoMoons, two_moons
 from lightkeras.training.step_errors import TaskError
-from lightkeras.training.tracing import check_monitor
 
 
 @pytest.fixture
@@ -31,20 +30,6 @@ def fit(tmp_path, monkeypatch):
 # ---------------------------------------------------------------------- monitors
 
 
-def test_a_misspelled_monitor_is_refused_with_the_names_there_are(fit):
-    message = (
-        r"monitor='val/acuracy': no epoch logs that. Did you mean 'val/accuracy'\? "
-        r"Valid names: train/accuracy, train/loss, val/accuracy, val/loss\."
-    )
-    with pytest.raises(ValueError, match=message):
-        fit(TwoMoons(), monitor="val/acuracy", mode="max")
-
-
-def test_a_monitor_of_validation_without_validation_is_refused(fit):
-    with pytest.raises(ValueError, match=r"'val/loss': no epoch logs that.*Valid names: train/accuracy, train/loss\."):
-        fit(TwoMoons(), two_moons(64), monitor="val/loss")
-
-
 def test_a_monitor_whose_name_does_not_tell_its_mode_is_refused(fit):
     class Scored(TwoMoons):
         def loss(self, batch, training):
@@ -53,12 +38,6 @@ def test_a_monitor_whose_name_does_not_tell_its_mode_is_refused(fit):
 
     with pytest.raises(ValueError, match=r"'val/reward' does not show whether lower or higher is better: .*mode='max'"):
         fit(Scored(), monitor="val/reward")
-
-
-def test_any_name_that_is_logged_may_be_monitored():
-    check_monitor("val/x", ["train/x", "val/x"])
-    with pytest.raises(ValueError, match=r"'val/x': no epoch logs that. There are no valid names"):
-        check_monitor("val/x", [])
 
 
 @pytest.mark.parametrize(
@@ -75,7 +54,7 @@ def test_a_misspelled_monitor_of_a_callback_is_refused(fit, callback):
         fit(TwoMoons(), callbacks=[callback])
 
 
-def test_what_is_no_callback_is_refused(fit):
+def test_a_value_that_is_not_a_callback_is_refused(fit):
     with pytest.raises(TypeError, match=r"A callback must be a keras.callbacks.Callback, got str"):
         fit(TwoMoons(), callbacks=["early_stopping"])
 
@@ -92,44 +71,6 @@ def test_a_misspelled_metric_or_loss_of_a_supervised_task_is_refused(fit):
 
 
 # ---------------------------------------------------------------------- tasks
-
-
-def test_a_task_with_nothing_to_train_is_refused(fit):
-    class Frozen(TwoMoons):
-        def build(self):
-            super().build()
-            self.model.trainable = False
-
-    with pytest.raises(TaskError, match=r"Frozen has no trainable variables: every layer is frozen .*`trainable=True`"):
-        fit(Frozen())
-
-
-def test_a_step_that_never_minimizes_is_refused(fit):
-    class Watching(TwoMoons):
-        def train_step(self, batch):
-            return self.loss(batch, training=True)
-
-    with pytest.raises(TaskError, match=r"Watching.train_step never calls self.minimize, so nothing would be learned"):
-        fit(Watching())
-
-
-def test_an_evaluation_that_learns_is_refused(fit):
-    class Cheating(TwoMoons):
-        def evaluate_step(self, batch):
-            return self.train_step(batch)
-
-    with pytest.raises(TaskError, match=r"Cheating.evaluate_step calls self.minimize: evaluation must not train"):
-        fit(Cheating())
-
-
-def test_a_prediction_that_learns_is_refused(fit):
-    class Cheating(TwoMoons):
-        def predict_step(self, batch):
-            self.minimize(lambda: ops.sum(self.model(batch)))
-            return batch
-
-    with pytest.raises(TaskError, match=r"Cheating.predict_step calls self.minimize: prediction must not train"):
-        Runner().predict(Cheating(), np.zeros((3, 2)))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -167,7 +108,7 @@ def test_a_try_of_one_batch_leaves_no_trace_in_the_run():
     assert int(checked.optimizer.iterations) == 0
 
 
-def test_a_log_that_is_no_scalar_is_refused(fit):
+def test_a_log_that_is_not_a_scalar_is_refused(fit):
     class Rows(TwoMoons):
         def loss(self, batch, training):
             self.log("rows", batch[0][:, 0])
@@ -182,7 +123,7 @@ def test_a_log_that_is_no_scalar_is_refused(fit):
     ]
 
 
-def test_a_loss_that_is_no_scalar_is_refused(fit):
+def test_a_loss_that_is_not_a_scalar_is_refused(fit):
     class Rows(TwoMoons):
         def loss(self, batch, training):
             return ops.square(self.model(batch[0]))
@@ -208,48 +149,7 @@ def test_names_that_change_from_step_to_step_are_refused(fit):
         fit(Moody())
 
 
-def test_a_log_and_a_metric_of_one_name_are_refused(fit):
-    class Double(TwoMoons):
-        def build(self):
-            super().build()
-            self.metric = keras.metrics.Mean("accuracy")
-
-    with pytest.raises(TaskError, match="Double logs accuracy more than once: give each value its own name"):
-        fit(Double())
-
-
-def test_a_step_that_logs_nothing_is_refused(fit):
-    class Mute(TwoMoons):
-        def loss(self, batch, training):
-            return ops.mean(self.model(batch[0]))
-
-        def train_step(self, batch):
-            super().train_step(batch)
-
-    with pytest.raises(TaskError, match=r"Mute logs nothing in train: return the loss from the step, or call self.log"):
-        fit(Mute())
-
-
-def test_a_loss_that_does_not_depend_on_the_model_is_refused(fit):
-    class Apart(TwoMoons):
-        def loss(self, batch, training):
-            return ops.mean(batch[0])
-
-    with pytest.raises(TaskError, match=r"Apart.train_step: the loss depends on none of the variables .*dense.*kernel"):
-        fit(Apart())
-
-
-def test_a_loss_that_misses_one_of_two_models_is_refused_with_its_name(fit):
-    class Half(TwoMoons):
-        def build(self):
-            super().build()
-            self.encoder = keras.Sequential([keras.Input((2,)), layers.Dense(3, name="unused")])
-
-    with pytest.raises(TaskError, match=r"does not depend on the variables of self.encoder \(.*unused/kernel"):
-        fit(Half())
-
-
-def test_an_error_in_a_step_says_what_the_step_was_given(fit):
+def test_an_error_in_a_step_shows_what_the_step_was_given(fit):
     class Broken(TwoMoons):
         def loss(self, batch, training):
             raise KeyError("label")

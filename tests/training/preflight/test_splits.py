@@ -92,7 +92,7 @@ def test_signs_do_not_cancel_out_in_the_hash():
     assert len(set(hashes.tolist())) == len(np.unique(signs, axis=0)) == 400
 
 
-def test_hashes_that_collide_are_told_apart_by_their_bytes(monkeypatch):
+def test_hashes_that_collide_are_distinguished_by_their_bytes(monkeypatch):
     monkeypatch.setattr(splits, "_hashes", lambda arrays, mixed: np.zeros(len(arrays[0]), np.uint64))
     x = rows(60)
     assert shared_examples(feed(x[:40]), feed(x[30:])) == (10, 30)

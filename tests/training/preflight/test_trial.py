@@ -90,7 +90,7 @@ def test_a_step_that_moves_nothing_is_refused():
 
 
 @pytest.mark.parametrize("rate", [-0.1, np.nan, np.inf])
-def test_a_rate_that_is_no_number_above_zero_is_refused(rate):
+def test_a_rate_that_is_not_a_number_above_zero_is_refused(rate):
     task, trace, _ = traced(keras.optimizers.SGD(rate))
     with pytest.raises(TaskError, match=rf"has a learning rate of {rate}"):
         check_rates(task, trace)

@@ -1,0 +1,99 @@
+"""Configuration of a run: what `config.json` records, and whether a run that is resumed is still the same."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lightkeras.encoders import hub, saved_state
+from lightkeras.runs import checkpoint
+from lightkeras.runs.checkpoint import Checkpoint
+from lightkeras.runs.resume import Changes, check_changes, choose_checkpoint, code_of, compare_configs, read_run
+from lightkeras.system import environment
+from lightkeras.task import Task
+from lightkeras.training.fit import Fit
+from lightkeras.training.setup import Ready
+
+
+def config_of(fit: Fit) -> dict[str, Any]:
+    """The entries of `config.json`."""
+    encoder = fit.task.frozen()
+    return {
+        **fit.facts,
+        "runner": {**fit.settings.record(), "run_dir": str(fit.directory.path)},
+        "data": {
+            "source": fit.facts["source"],
+            "fingerprint": fit.train_stepper.feed.fingerprint(),
+            "batch_size": fit.train_stepper.feed.batch_size,
+            "batches": fit.train_stepper.steps,
+        },
+        "monitor": {"name": fit.monitor, "mode": fit.state.patience.mode},
+        "code": code_of(type(fit.task)),
+        "lookup": fit.task.lookup.record(),
+        "modules": hub.modules_in(parts_of(fit.task)),
+        **({} if encoder is None else {"encoder": encoder.record()}),
+        "machine": environment.machine(),
+        "seed": fit.settings.seed,
+        "argv": sys.argv,
+        "started": environment.now(),
+    }
+
+
+def parts_of(task: Task) -> list[Any]:
+    """Models, layers and the encoder: the objects that may contain a TF Hub module."""
+    encoder = task.frozen()
+    return [*task.tracked().values(), *([] if encoder is None else [encoder])]
+
+
+def begin(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[Checkpoint | None, bool, Callable[[], None]]:
+    """Writes `config.json` of a run that begins, and finds the checkpoint of one that resumes.
+
+    Returns:
+        The checkpoint to resume from, or `None`; whether a run without a checkpoint restarts; and a function that
+        writes the `config.json` of a resumed run, to be called when its state is restored: until then it may be
+        refused, and must stay as it was.
+
+    Raises:
+        FileExistsError: The run directory holds another run.
+        ValueError: `config.json` or `result.json` is damaged.
+        ChangedRunError: Data or hyperparameters changed, and `accept_changes` is false.
+        CheckpointError: All checkpoints are damaged.
+    """
+    bar = fit.recorder.bar
+    if not ready.resume or not fit.directory.config_file.exists():
+        if ready.resume:
+            bar.print_line(f"{fit.directory.path} holds no run: starting a new one.")
+        fit.directory.check_unused()
+        saved_state.write(fit.task.frozen(), fit.directory.encoder_file)  # before config.json, which makes it a run
+        fit.directory.write_config(config)
+        return None, False, lambda: None
+    before, changes, found = compared(fit, config, ready)
+    if ready.wanted is not None:  # before logs are cut: if the process is killed now, the run resumes from there
+        checkpoint.point(fit.directory.checkpoints, "last", ready.wanted)
+    step = 0 if found is None else found.state["step"]
+    record = {"step": step, "at": config["started"], "argv": config["argv"], "changed": changes.lines}
+    resumed = [*before.get("resumed", []), record]
+    kept: dict[str, Any] = {name: before[name] for name in ("started", "argv") if name in before}
+    bar.print_line(f"Resuming after step {step:,}." if found else "The run has no checkpoint: starting again.")
+    return found, found is None, lambda: fit.directory.write_config({**config, **kept, "resumed": resumed})
+
+
+def compared(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[dict[str, Any], Changes, Checkpoint | None]:
+    """Compares a run with its saved configuration.
+
+    Returns:
+        The saved configuration, the changes, and the checkpoint to resume from; `None` if the run has no checkpoint.
+
+    Raises:
+        ChangedRunError: Data or hyperparameters changed, and `accept_changes` is false.
+        CheckpointError: All checkpoints are damaged.
+    """
+    before = read_run(fit.directory)
+    fit.directory.read_result()  # if it is damaged, raise before training
+    changes = compare_configs(before, config)
+    check_changes(changes, ready.accept_changes)
+    found = choose_checkpoint(fit.directory, ready.wanted)
+    if found is not None:
+        fit.check(found)
+    return before, changes, found

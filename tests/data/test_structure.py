@@ -1,0 +1,71 @@
+"""Arrays, texts and structures of them as batches."""
+
+import collections
+
+import numpy as np
+
+from lightkeras.data.bags import Bags
+from lightkeras.data.structure import ArraySpec, as_arrays, digest_of, first_examples, flatten, map_structure, spec_of
+
+
+def test_lists_of_plain_values_are_arrays_and_others_are_structures():
+    arrays = as_arrays(([1, 2], [[1.0], [2.0]], [np.zeros(2), [True, False]]))
+    assert [array.dtype.name for _, array in flatten(arrays)] == ["int64", "float32", "float32", "bool"]
+    assert [path for path, _ in flatten(arrays)] == ["0", "1", "2/0", "2/1"]
+
+
+def test_a_list_of_texts_keeps_every_text_as_it_is():
+    texts = as_arrays([b"ends in zero\0", b"", b"long" * 1000])
+    assert texts.dtype == object
+    assert texts.tolist() == [b"ends in zero\0", b"", b"long" * 1000]
+
+
+def test_text_of_any_numpy_kind_becomes_an_object_array():
+    kinds = [np.array(["a", "bc"]), np.array([b"a", b"bc"]), np.array(["a", "bc"], np.dtypes.StringDType())]
+    assert [as_arrays(array).dtype for array in kinds] == [object] * 3
+    assert [as_arrays(array).tolist() for array in kinds] == [["a", "bc"], [b"a", b"bc"], ["a", "bc"]]
+
+
+def test_namedtuples_keep_their_type():
+    pair = collections.namedtuple("pair", "x y")
+    assert as_arrays(pair([1], [2])) == pair(np.array([1]), np.array([2]))
+    assert map_structure(lambda number: number + 1, {"a": pair(1, [2])}) == {"a": pair(2, [3])}
+
+
+def test_leaves_have_paths_and_none_is_not_a_leaf():
+    found = flatten(({"x": 1, "y": [2, 3]}, None, 4))
+    assert found == [("0/x", 1), ("0/y/0", 2), ("0/y/1", 3), ("2", 4)]
+    assert flatten(5) == [("", 5)]
+
+
+def test_float64_becomes_float32_and_other_numbers_keep_their_dtype():
+    arrays = as_arrays({"a": np.zeros(2), "b": np.zeros(2, "float16"), "c": np.zeros(2, "int64"), "d": [1.5]})
+    assert {name: array.dtype.name for name, array in arrays.items()} == {
+        "a": "float32",
+        "b": "float16",
+        "c": "int64",
+        "d": "float32",
+    }
+
+
+def test_an_empty_list_is_a_structure_without_arrays():
+    assert as_arrays([]) == []
+
+
+def test_the_digest_tells_paths_shapes_dtypes_and_contents_apart():
+    x = np.arange(4, dtype="int32")
+    different = [x, x[::-1], x.reshape(2, 2), x.astype("int64"), (x,), {"a": x}, np.array([b"a", b"bc"], object)]
+    different += [np.array([b"ab", b"c"], object), Bags(x, np.ones(4, "float32"), np.array([0, 4]))]
+    digests = [digest_of(each) for each in different]
+    assert len(set(digests)) == len(different)
+    assert digest_of(x.copy()) == digests[0]
+
+
+def test_bags_have_the_form_of_their_batches_and_their_first_examples_are_bags():
+    bags = Bags(np.int32([3, 1, 2]), np.float32([1, 2, 3]), np.array([0, 1, 3]))
+    spec = spec_of(bags)
+    assert {name: found.shape for name, found in spec.items()} == dict.fromkeys(spec, ())
+    assert spec["ids"] == ArraySpec((), "int32")
+    assert first_examples(bags, 1).ids.tolist() == [3]
+    assert first_examples(np.arange(5), 2).tolist() == [0, 1]
+    assert as_arrays((bags,)) == (bags,)

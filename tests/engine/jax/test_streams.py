@@ -1,0 +1,184 @@
+"""Streams on JAX: blocks of batches, and bags in few lengths."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from by_hand import (
+    LINE,
+    Batches,
+    Line,
+    Noisy,
+    assert_same,
+    batches,
+    learn,
+    noisy_data,
+    prepared,
+    weights,
+)
+from keras import layers, ops
+
+from lightkeras.data.arrays import as_feed
+from lightkeras.data.bags import Bags
+from lightkeras.data.feed import ArrayFeed
+from lightkeras.engine import make_engine
+from lightkeras.engine.jax import streams
+from lightkeras.task import Task
+
+
+@pytest.mark.parametrize("kind", ["arrays", "generator"])
+def test_whole_numbers_that_jax_would_cut_are_refused(kind):
+    x = np.int64([[1], [2**31]])
+    feed = ArrayFeed((x, x), 2) if kind == "arrays" else as_feed(lambda: iter([(x, x)]))
+    with pytest.raises(ValueError, match="Array 0 is int64 and holds 2147483648, which JAX would cut to int32"):
+        learn(Line(), feed)
+
+
+def dataset(arrays, size):
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices(arrays).batch(size)
+
+
+STREAMS = {
+    "tf.data": dataset,
+    "generator": lambda arrays, size: lambda: batches(arrays, size),
+    "PyDataset": Batches,
+}
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+@pytest.mark.parametrize("count", [1, 8, 75])
+def test_a_stream_gives_the_bits_of_arrays_in_the_same_order(kind, count):
+    task, other = Noisy(), Noisy()
+    expected = learn(other, ArrayFeed(noisy_data(203), 10), 7, epochs=2)
+    logs = learn(task, as_feed(STREAMS[kind](noisy_data(203), 10)), count, epochs=2)
+    assert logs["examples"].tolist() == ([10] * 20 + [3]) * 2
+    np.testing.assert_array_equal(logs["loss"], expected["loss"])
+    assert_same(weights(task), weights(other))
+
+
+def test_a_stream_of_large_batches_is_copied_one_by_one(monkeypatch):
+    monkeypatch.setattr(streams, "BLOCK_BYTES", 1)
+    task, other = Noisy(), Noisy()
+    expected = learn(other, ArrayFeed(noisy_data(103), 10), 7)
+    logs = learn(task, as_feed(STREAMS["generator"](noisy_data(103), 10)), 7)
+    np.testing.assert_array_equal(logs["loss"], expected["loss"])
+
+
+def test_a_stream_ends_with_what_there_is():
+    feed = as_feed(STREAMS["generator"](noisy_data(203), 10))
+    assert feed.steps is None
+    engine, _trace, program = prepared(Noisy(), feed)
+    stream = engine.open(feed)
+    assert [program.run(stream, 8).steps for _ in range(5)] == [8, 8, 5, 0, 0]
+
+
+def test_the_steps_before_a_batch_that_fails_are_run():
+    def broken():
+        yield from batches(LINE, 1)
+        raise RuntimeError("the disk is on fire")
+
+    feed = as_feed(broken)
+    engine, _trace, program = prepared(Line(), feed)
+    stream = engine.open(feed)
+    assert program.run(stream, 3).steps == 3
+    with pytest.raises(RuntimeError, match="the disk is on fire"):
+        program.run(stream, 1)
+
+
+def test_a_dataset_is_read_no_further_than_its_steps_so_that_its_state_is_theirs():
+    feed = as_feed(dataset((np.arange(40, dtype="float32")[:, None], np.zeros((40, 1), "float32")), 2))
+    engine, _trace, program = prepared(Line(), feed)
+    stream = engine.open(feed)
+    program.run(stream, 7)
+    again = engine.open(feed, 0, 7, state=stream.state())
+    assert again.reread == 0
+    assert again.next_batch()[0].ravel().tolist() == [14.0, 15.0]
+
+
+def bags(count, seed=0):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, 30, count)
+    splits = np.concatenate([[0], np.cumsum(lengths)])
+    ids = rng.integers(0, 50, splits[-1]).astype("int32")
+    return Bags(ids, rng.normal(size=len(ids)).astype("float32"), splits)
+
+
+class Bagged(Task):
+    def build(self):
+        self.model = keras.Sequential([keras.Input((), dtype="int32"), layers.Embedding(50, 4)])
+        self.optimizer = keras.optimizers.Adam(0.01)
+        self.sizes = set()
+
+    def loss(self, batch, training):
+        found, label = batch
+        self.sizes.add((label.shape[0], found["ids"].shape[0]))
+        rows = self.model(found["ids"]) * found["weights"][:, None]
+        sums = ops.segment_sum(rows, found["rows"], num_segments=label.shape[0])
+        return ops.mean(ops.square(ops.sum(sums, axis=1) - label))
+
+
+def test_bags_come_in_batches_of_few_lengths_and_what_is_filled_in_changes_nothing():
+    label = np.random.default_rng(1).normal(size=1003).astype("float32")
+    task, feed = Bagged(), ArrayFeed((bags(1003), label), 10, shuffle=True)
+    losses = learn(task, feed, 7, epochs=2)["loss"]
+    assert len({size for size in task.sizes if size[0] == 10}) <= 3  # and the trace's own is one of them
+    stream, expected = prepared(Bagged(), feed)[0].open(feed), []
+    other = Bagged()
+    other.set_up(0)
+    engine = other.bind(make_engine)
+    program = engine.program(other.run_train_step, ["loss"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of the many lengths
+        for number in range(5):
+            batch, _ = stream.next_batch()
+            whole = feed.arrays[0].take(feed.indices(0, number, 1)[0]).batch()
+            count = len(whole["ids"])
+            assert_same(
+                [batch[name][:count] for name in ("ids", "weights", "rows")],
+                [whole["ids"], whole["weights"], whole["rows"]],
+            )
+            assert not batch["weights"][count:].any()
+            unpadded = (whole, label[feed.indices(0, number, 1)[0]])
+            expected += program.run(engine.open_batch(unpadded), 1).values["loss"].tolist()
+    np.testing.assert_allclose(losses[:5], expected, rtol=1e-5)
+
+
+def test_lengths_are_rounded_up_in_steps_of_a_fifth():
+    assert [streams.padded_length(n, 100) for n in (0, 99, 100, 101, 119, 120, 200, 201)] == [
+        *(100, 100, 100, 119, 119, 142, 200, 238)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["arrays", *STREAMS])
+def test_a_batch_at_hand_gives_what_it_gives_inside_its_feed_to_the_bit(kind):
+    class Images(Task):
+        def build_model(self):
+            return keras.Sequential(
+                [keras.Input((12, 12, 1)), layers.Conv2D(8, 3, activation="relu"), layers.BatchNormalization(),
+                 layers.Flatten(), layers.Dense(64, "relu"), layers.Dropout(0.3), layers.Dense(1)]
+            )  # fmt: skip
+
+        def loss(self, batch, training):
+            x, y = batch
+            return ops.mean(ops.square(self.model(x, training=training) - y))
+
+    rng = np.random.default_rng(0)
+    arrays = (rng.normal(size=(66, 12, 12, 1)).astype("float32"), rng.normal(size=(66, 1)).astype("float32"))
+    feed = ArrayFeed(arrays, 33) if kind == "arrays" else as_feed(STREAMS[kind](arrays, 33))
+    task = Images()
+    engine, _trace, program = prepared(task, feed)
+    variables = list(task.variables().values())
+    before = weights(task)
+    logs, after = program.run(engine.open(feed), 1), weights(task)
+    again = engine.open(feed)
+    batch, shapes = again.next_batch(), again.shapes()
+    np.testing.assert_array_equal(batch[0], arrays[0][:33])
+    for variable, value in zip(variables, before, strict=True):
+        variable.assign(value)
+    found = program.run(engine.open_batch(batch, shapes), 1)
+    assert found.values["loss"].tobytes() == logs.values["loss"].tobytes()
+    assert_same(weights(task), after)
+    assert program.run(engine.open_batch(batch), 5).steps == 1

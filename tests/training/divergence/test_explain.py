@@ -1,0 +1,38 @@
+"""The first value that is not finite, in a sentence."""
+
+import math
+
+import numpy as np
+
+from lightkeras.engine.layer_calls import Observation
+from lightkeras.training.divergence.explain import explain
+from lightkeras.training.divergence.watchdog import Alarm
+
+
+def test_the_first_value_that_is_not_finite_is_described_in_a_sentence():
+    batch = (np.ones((2, 1), "float32"), np.array([b"a", b"b"], object))
+    fine, bad = Observation("layer", "m/a (A)", None, largest=1.0), Observation("layer", "m/b (B)", math.inf)
+    assert explain(batch, (), [fine, bad, Observation("loss", "loss", math.nan)], {}, []) == (
+        "the first layer whose output is not finite is m/b (B): inf; its inputs were finite"
+    )
+    assert explain(batch, (), [fine, Observation("loss", "loss", math.nan)], {}, []) == (
+        "the outputs of all layers are finite, but the loss computed from them is nan"
+    )
+    gradients = [Observation("gradient", "a/kernel", None, largest=1.0), Observation("gradient", "b/kernel", math.nan)]
+    assert explain(batch, (), [fine, *gradients, Observation("gradient", "c", math.nan)], {}, []) == (
+        "the gradient of b/kernel (and of 1 more) is not finite though the loss is: nan"
+    )
+    assert explain(batch, (), [fine, gradients[0]], {}, [Alarm("a/kernel", math.inf, 0)]) == (
+        "the update of a/kernel made it inf, though its gradient is finite, at most 1 in size"
+    )
+    assert explain(batch, (), [fine], {"x": 1.0, "loss": math.nan}, []) == (
+        "all layers, losses and gradients are finite, but the logged value loss is nan"
+    )
+    assert explain(batch, (), [fine], {"loss": 1.0}, []) == (
+        "the step is finite if run uncompiled, layer by layer: only the compiled step breaks"
+    )
+
+
+def test_inputs_that_no_layer_computed_are_reported_as_such():
+    bad = Observation("layer", "b (B)", math.nan, inputs=-math.inf)
+    assert explain(np.zeros(1), (), [bad], {}, []).endswith("its inputs contain -inf, which no layer computed")

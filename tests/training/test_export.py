@@ -1,0 +1,78 @@
+"""The best weights become model.keras."""
+
+import keras
+import pytest
+from fit_by_hand import end_epoch, make_fit, running, take_steps
+
+from lightkeras.encoders.base import JoinError
+from lightkeras.runs import checkpoint
+from lightkeras.training.export import export_best_model, write_model
+
+
+@pytest.fixture
+def fit(tmp_path):
+    return make_fit(tmp_path / "run")
+
+
+def test_the_exported_model_has_the_best_weights_and_the_task_keeps_its_own(fit):
+    bias = fit.task.model.layers[-1].bias
+    with running(fit):
+        bias.assign([1.0])
+        take_steps(fit, 1.0)
+        end_epoch(fit, {"val/loss": 1.0})
+        bias.assign([2.0])
+        fit.finish()
+    export_best_model(fit.task, fit.directory, print)
+    assert bias.numpy().tolist() == [2.0]
+    exported = keras.models.load_model(fit.directory.model_file)
+    assert exported.layers[-1].bias.numpy().tolist() == [1.0]
+    assert not exported.compiled
+
+
+def test_a_damaged_best_checkpoint_is_named_and_leaves_the_model_of_before(fit):
+    with running(fit):
+        take_steps(fit, 1.0)
+        end_epoch(fit, {"val/loss": 1.0})
+        fit.finish()
+    fit.directory.model_file.write_text("from before")
+    (checkpoint.find(fit.directory.checkpoints, "best") / "state.json").unlink()
+    with pytest.warns(UserWarning, match=r"model\.keras was not written: The checkpoint .*step-00000001 is damaged"):
+        export_best_model(fit.task, fit.directory, print)
+    assert fit.directory.model_file.read_text() == "from before"
+    assert not list(fit.directory.path.glob(".*"))
+
+
+def test_without_a_best_checkpoint_nothing_is_written(fit):
+    export_best_model(fit.task, fit.directory, print)
+    assert not fit.directory.model_file.exists()
+
+
+def test_a_model_keeps_the_optimizer_that_was_lent_to_it_and_the_file_has_none(tmp_path):
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    lent = model.optimizer = keras.optimizers.SGD(0.5)
+    write_model(model, tmp_path / "model.keras")
+    assert model.optimizer is lent
+    assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
+    assert not keras.models.load_model(tmp_path / "model.keras").compiled
+
+
+def test_a_compiled_model_is_written_with_its_optimizer(tmp_path):
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.5), "mse")
+    write_model(model, tmp_path / "model.keras")
+    assert float(keras.models.load_model(tmp_path / "model.keras").optimizer.learning_rate) == 0.5
+
+
+def test_a_model_that_cannot_take_the_encoders_inputs_is_written_as_it_is_and_said(fit, monkeypatch):
+    def refuse():
+        raise JoinError("it is subclassed")
+
+    with running(fit):
+        take_steps(fit, 1.0)
+        end_epoch(fit, {"val/loss": 1.0})
+        fit.finish()
+    monkeypatch.setattr(fit.task, "model_to_export", refuse)
+    lines = []
+    export_best_model(fit.task, fit.directory, lines.append)
+    assert lines == [f"{fit.directory.model_file} takes features and not the encoder's inputs: it is subclassed"]
+    assert keras.models.load_model(fit.directory.model_file).input_shape == (None, 2)

@@ -1,0 +1,57 @@
+"""What `config.json` records of a run, and what a resume adds to it."""
+
+import json
+
+import keras
+
+from lightkeras import Runner
+from lightkeras.testing import TwoMoons, two_moons
+from lightkeras.training import setup
+from lightkeras.training.run_config import config_of
+from lightkeras.training.settings import Settings
+
+TRAIN, OTHER = two_moons(32), two_moons(16, seed=1)
+
+
+class Dataless(TwoMoons):
+    def build_data(self):
+        return None
+
+
+def made(settings, task=None, train=None):
+    return setup.make_fit(settings, setup.get_ready(settings, task or TwoMoons(), train, None, 8))
+
+
+def test_the_configuration_says_what_the_run_is_made_of(tmp_path):
+    settings = Settings(run_dir=tmp_path / "run", seed=4, validate_every="5 steps")
+    fit = made(settings)
+    config = config_of(fit)
+    assert json.loads(json.dumps(config))["task"] == "TwoMoons"
+    assert (config["seed"], config["source"], config["backend"]) == (4, "arrays", keras.backend.backend())
+    assert config["data"] == {
+        "source": "arrays",
+        "fingerprint": fit.train_stepper.feed.fingerprint(),
+        "batch_size": 32,
+        "batches": 10,
+    }
+    assert config["monitor"] == {"name": "val/loss", "mode": "min"}
+    assert config["runner"]["validate_every"] == "5 steps"
+    assert config["hparams"] == {"hidden_units": 16, "learning_rate": 0.01, "batch_size": 32}
+    assert config["code"] == {}  # the class is one of lightkeras
+    assert set(config_of(made(settings, Dataless(), TRAIN))["code"]) == {"Dataless"}
+
+
+def test_a_stream_has_no_fingerprint_and_says_that_it_is_one(tmp_path):
+    config = config_of(made(Settings(run_dir=tmp_path / "run"), train=lambda: iter([TRAIN, OTHER])))
+    assert config["data"] == {"source": "stream", "fingerprint": None, "batch_size": None, "batches": None}
+
+
+def test_each_resume_is_noted_and_the_beginning_stays(tmp_path):
+    settings = Runner(run_dir=tmp_path / "run", max_epochs=1, progress=False, preflight=False)
+    settings.fit(TwoMoons())
+    before = json.loads((tmp_path / "run" / "config.json").read_text())
+    for _ in range(2):
+        settings.fit(TwoMoons(), resume=True)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert [(entry["step"], entry["changed"]) for entry in config.pop("resumed")] == [(10, []), (10, [])]
+    assert config == before
