@@ -159,13 +159,25 @@ def arrays_of(content: bytes, path: Path) -> dict[str, np.ndarray]:
 
 
 @contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Adds the name of a checkpoint to a `CheckpointError` that does not have it."""
+    try:
+        yield
+    except CheckpointError as error:
+        if str(path) in str(error):
+            raise
+        raise CheckpointError(f"The checkpoint {path} cannot be used: {error}") from error
+
+
+@contextlib.contextmanager
 def decoding(path: Path) -> Iterator[None]:
     """Re-raises what decoders raise for content of a wrong form as a `CheckpointError` that names the checkpoint.
 
     The content of a checkpoint that passed its checksums has a wrong form only if somebody else wrote it.
     """
     try:
-        yield
+        with naming(path):
+            yield
     except CheckpointError:
         raise
     except files.DamagedFileError as error:

@@ -66,7 +66,8 @@ class Checkpointer:
         try:
             if values is not None:
                 freezing.restore(task, frozen)
-            check_values(task.variables(), resumed.arrays)
+            with checkpoint.naming(resumed.path):
+                check_values(task.variables(), resumed.arrays)
         finally:
             if values is not None:
                 freezing.restore(task, before)
@@ -84,7 +85,8 @@ class Checkpointer:
             extra = resumed.extra.get(CALLBACKS)
             arrays = {} if extra is None else checkpoint.arrays_of(extra, resumed.path / CALLBACKS)
         # The hooks come first: the checkpoint overwrites their changes to the variables.
-        self._bridge.begin_train((saved["callbacks"], arrays), state.epochs if state.batches_done else None)
+        with checkpoint.naming(resumed.path):
+            self._bridge.begin_train((saved["callbacks"], arrays), state.epochs if state.batches_done else None)
         frozen = saved.get("frozen")
         if freezing.restore(self._task, frozen):
             with self.ledger.part("compilation"):

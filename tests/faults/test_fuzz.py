@@ -165,10 +165,11 @@ def resume(folder: Path) -> None:
     made = [keras.callbacks.EarlyStopping(), keras.callbacks.ReduceLROnPlateau(), Remembers()]
     states = CallbackStates(made)
     states.begin()
-    states.restore(found.state["callbacks"]["callbacks"], arrays)
-    assert made[2].filepath == "mine"
-    check_values(VARIABLES, found.arrays)
-    write_variables(VARIABLES, found.arrays)
+    with checkpoint.naming(found.path):
+        states.restore(found.state["callbacks"]["callbacks"], arrays)
+        assert made[2].filepath == "mine"
+        check_values(VARIABLES, found.arrays)
+        write_variables(VARIABLES, found.arrays)
     for name in ("last", "best"):
         checkpoint.find(directory.checkpoints, name)
 
