@@ -41,7 +41,7 @@ class CsvLogger(Logger):
         mode = "x" if position is None else "a" if kept else "w"
         with files.explained(self._path):
             self._file = open(self._path, mode, newline="", encoding="utf-8")  # noqa: SIM115
-        self._names, self._opened_once = tuple(names), True
+        self._names, self._opened_once = tuple(header[len(_COUNTERS) :]), True
         if not kept:
             self._write([header])
 
@@ -98,7 +98,12 @@ class CsvLogger(Logger):
         return [_float64(values[name]) if name in values else "" for name in self._names]
 
     def _cut(self, header: list[str], expected: int) -> int:
-        """Removes the rows after a position. Returns the remaining bytes; 0 if the file is missing."""
+        """Removes the rows after a position. Returns the remaining bytes; 0 if the file is missing.
+
+        Args:
+            header: Columns of the run; columns that only the file has are added.
+            expected: The position.
+        """
         size = self._path.stat().st_size if self._path.exists() else None
         kept = 0 if size is None else _whole_lines(self._path, expected)
         if kept < expected:
@@ -109,17 +114,25 @@ class CsvLogger(Logger):
                 stacklevel=3,
             )
         if kept:
-            _check_header(self._path, header)
+            header[:] = _merged_header(self._path, header)
             with files.explained(self._path):
                 os.truncate(self._path, kept)
         return kept
 
 
-def _check_header(path: Path, expected: list[str]) -> None:
+def _merged_header(path: Path, expected: list[str]) -> list[str]:
+    """Returns the columns of a file that a run can continue: it may have more values of a split than are logged now.
+
+    Earlier versions logged metrics also for the split whose step does not update them.
+
+    Raises:
+        ValueError: A column is new, or a split is gone.
+    """
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
         found = next(csv.reader(file))
-    if found == expected:
-        return
+    splits = {name.split("/")[0] for name in expected}
+    if [name for name in found if name in expected] == expected and {name.split("/")[0] for name in found} == splits:
+        return found
     gone = [name for name in found if name not in expected]
     new = [name for name in expected if name not in found]
     differs = [f"it has {', '.join(gone)}"] * bool(gone) + [f"it lacks {', '.join(new)}"] * bool(new)
