@@ -63,7 +63,7 @@ class Runner(Settings):
     """Fits, evaluates and predicts, in one run directory.
 
     Args:
-        max_epochs: Maximum number of epochs.
+        max_epochs: Maximum number of epochs; `None` means 10, or no limit if `max_steps` is given.
         max_steps: Maximum number of train steps over all epochs; `None` for no limit.
         max_time: Seconds after which training ends, counted from the call of `fit`; `None` for no limit.
         validate_every: Period of validations in epochs, as in `2` or `"2 epochs"`, or in train steps, as in
@@ -71,8 +71,8 @@ class Runner(Settings):
         limit_batches: Maximum number of batches of each split.
         steps_per_call: Train steps per compiled call; `None` fills about 75 ms. Results do not depend on it.
 
-        monitor: Epoch value that determines the best epoch and early stopping. `None` means `val/loss` with validation
-            data, else `train/loss`.
+        monitor: Epoch value that determines the best epoch and early stopping; training ends if it is not finite.
+            `None` means `val/loss` with validation data, else `train/loss`.
         mode: Whether a lower (`"min"`) or higher (`"max"`) monitored value is better; `None` infers it from the name.
         patience: Validations (epochs, for a value of the train split) without improvement before training stops;
             `None` never stops early.
@@ -445,7 +445,7 @@ class _Loop:
             if fit.monitor in values:
                 improved = fit.judge(state.epochs + 1, values)
             fit.checkpointer.save(improved=improved, values=values)
-            if state.patience.exhausted(self._settings.patience):
+            if state.not_finite is not None or state.patience.exhausted(self._settings.patience):
                 state.stop_reason = self._reason_to_stop()
         if ended:
             return False
@@ -486,12 +486,14 @@ class _Loop:
         fit, state, settings = self._fit, self._state, self._settings
         if fit.bridge.asked_to_stop:
             return f"{fit.bridge.asked_to_stop} asked to stop"
+        if state.not_finite is not None:
+            return f"{fit.monitor} is {state.not_finite}, which is not finite"
         if state.patience.exhausted(settings.patience):
             by_epoch = settings.validation == decisions.Every(1, "epoch") or not (fit.monitor or "").startswith("val/")
             word, waited = "epoch" if by_epoch else "validation", state.patience.waited
             return f"{fit.monitor} got no better for {waited} {word}{'s' * (waited > 1)}"
-        if state.epochs >= settings.max_epochs:
-            return f"max_epochs={settings.max_epochs} reached"
+        if settings.epoch_limit is not None and state.epochs >= settings.epoch_limit:
+            return f"max_epochs={settings.epoch_limit} reached"
         return self._limit_reached()
 
     def _limit_reached(self) -> str | None:

@@ -16,10 +16,11 @@ from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from lightkeras import hparams as hparams_
 from lightkeras.data import DataModule, Lookup, reuse
 from lightkeras.data.labels import check_labels, outputs_by_name
-from lightkeras.data.structure import Structure
+from lightkeras.data.structure import Structure, map_structure
 from lightkeras.encoders.base import Encoder, batches_of
 from lightkeras.encoders.keras_model import KerasEncoder
 from lightkeras.engine.base import Engine, Tensor
+from lightkeras.engine.optimizer_state import trained_variables
 from lightkeras.system import random_states
 from lightkeras.system.messages import explains_unknown_keywords
 
@@ -56,6 +57,9 @@ class Predict(Protocol):
 
 class KerasState:
     """The Keras objects among the attributes of a task, and their variables: the state of a run."""
+
+    numbers_metrics: ClassVar[bool] = False
+    """Whether metrics of the same name are numbered, as `loss_1`, because Keras names them; else they are refused."""
 
     def tracked(self) -> dict[str, KerasObject]:
         """All Keras objects among the task's attributes by path, also inside lists, tuples and dicts.
@@ -272,12 +276,19 @@ class Task(StepMethods):
         return keras.optimizers.Adam()
 
     def build(self) -> None:
-        """Creates all objects that hold variables. The runner calls it once, after setting the seeds."""
+        """Creates all objects that hold variables. The runner calls it once, after setting the seeds.
+
+        If a model has the dtype policy `"mixed_float16"`, each optimizer among the task's attributes is then wrapped in
+        a `keras.optimizers.LossScaleOptimizer`, unless it scales the loss already.
+        """
         self.model = self.build_model()
         self.optimizer = self.build_optimizer()
 
     def loss(self, batch: Structure, training: bool) -> Tensor:
-        """Returns the mean loss of one batch, a scalar."""
+        """Returns the mean loss of one batch, a scalar.
+
+        Losses of layers, such as regularizers, count if they are added: `loss + sum(self.model.losses)`.
+        """
         raise NotImplementedError(f"{type(self).__name__} needs a `loss(batch, training)`, or steps of its own.")
 
     def train_step(self, batch: Structure) -> Tensor | None:
@@ -345,7 +356,29 @@ class Task(StepMethods):
                 if not self.encoder.is_fitted:
                     (fit_encoder or self._fit_encoder)(self.encoder)
             self.build()
+            self._scale_losses()
             self._is_set_up = True
+
+    def _scale_losses(self) -> None:
+        """Wraps the optimizers for dynamic loss scaling if a model computes in float16, as `compile` does.
+
+        An optimizer with a `loss_scale_factor` of its own keeps it.
+        """
+        parts = list(self.tracked().values())
+        if not any(isinstance(part, keras.Layer) and part.dtype_policy.name == "mixed_float16" for part in parts):
+            return
+        wrapped: dict[int, keras.optimizers.Optimizer] = {}
+        for part in parts:
+            scales = isinstance(part, keras.optimizers.LossScaleOptimizer) or not isinstance(
+                part, keras.optimizers.Optimizer
+            )
+            if not scales and part.loss_scale_factor is None:
+                wrapped[id(part)] = keras.optimizers.LossScaleOptimizer(part, name="loss_scale_optimizer")
+                if part.built:
+                    wrapped[id(part)].build(list(trained_variables(part)))
+        for name, value in list(vars(self).items()):
+            if any(id(found) in wrapped for _, found in _keras_objects(value, "")):
+                setattr(self, name, map_structure(lambda found: wrapped.get(id(found), found), value))
 
     def _fit_encoder(self, encoder: Encoder) -> None:
         if self.data is None:
@@ -537,6 +570,8 @@ class SupervisedTask(Task):
     def check_data(self, arrays: Structure, split: str) -> None:
         _, labels, _ = keras.utils.unpack_x_y_sample_weight(arrays)
         check_labels(self._compile_arguments["loss"], labels, outputs_by_name(self.model), split)
+
+    numbers_metrics = True
 
     def tracked(self) -> dict[str, KerasObject]:
         return {"model": self.model, "optimizer": self.optimizer}

@@ -28,7 +28,7 @@ from lightkeras.runs import report
 from lightkeras.runs.directory import RunDirectory, check_directory, run_path, snake_case
 from lightkeras.runs.loggers.tensorboard import EventFile, config_summary, search_summary
 from lightkeras.runs.results import SearchResult, Trial
-from lightkeras.runs.resume import ChangedRunError, code_of, config_differences
+from lightkeras.runs.resume import ChangedRunError, code_of, config_differences, data_differences
 from lightkeras.search import figures, loop, outputs, trial_run
 from lightkeras.search.coordinator import Coordinator, Plan
 from lightkeras.search.journal import Journal
@@ -274,7 +274,7 @@ class Tuner(TrialSettings):
             top=self.top,
             refit=self.refit,
         )
-        oracle = Oracle(self.oracle, space, objective, mode, self.trials, self.runner.max_epochs, self.seed)
+        oracle = Oracle(self.oracle, space, objective, mode, self.trials, self.runner.epoch_limit, self.seed)
 
         def ended(run: Record) -> None:
             if run.trial is not None:
@@ -335,7 +335,7 @@ class Tuner(TrialSettings):
             warnings.warn(f"The model of the best trial, {best.number}, was not written: {problem}", stacklevel=4)
 
 
-_SAME = ("task", "tried", "data")
+_SAME = ("task", "tried")  # and the data
 _SAME_OF_SEARCH = ("objective", "mode", "oracle", "seed", "pruning", "chance", "seeds", "top", "refit")
 _FREE_OF_RUNNER = (
     "run_dir",
@@ -379,7 +379,11 @@ def _config_of(
         "tried": tuner.made_space().record(),
         "runner": {**tuner.runner.record(), "run_dir": str(directory.path)},
         "lookup": (tuner.lookup or Lookup()).record(),
-        "data": {"source": found.source, "fingerprint": found.data},
+        "data": {
+            "source": found.source,
+            "fingerprint": found.data,
+            "validation": None if found.validation is None else {"fingerprint": found.validation},
+        },
         "code": code_of(tuner.task),
         "versions": environment.versions(),
         "started": environment.now(),
@@ -389,6 +393,8 @@ def _config_of(
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises a ChangedRunError for other settings; warns of changes that may change the numbers."""
     lines = [line for name in _SAME for line in config_differences(name, before.get(name), now[name])]
+    for part in ("source", "train", "validation"):
+        lines += data_differences(before.get("data"), now["data"], part)
     parts = {"search": {name: name in _SAME_OF_SEARCH for name in now["search"]}}
     parts["runner"] = {name: name not in _FREE_OF_RUNNER for name in now["runner"]}
     for part, names in parts.items():

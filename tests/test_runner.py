@@ -19,7 +19,7 @@ from lightkeras.data.feed import ArrayFeed
 from lightkeras.runs import checkpoint
 from lightkeras.runs.results import FitResult
 from lightkeras.task import Task
-from lightkeras.testing import TwoMoons
+from lightkeras.testing import TwoMoons, two_moons
 
 
 @pytest.fixture
@@ -247,6 +247,14 @@ def test_without_patience_it_runs_to_the_last_epoch(run_dir):
 
 
 @pytest.mark.any_backend
+def test_a_limit_of_steps_alone_is_the_limit(run_dir):
+    result = runner(run_dir, max_epochs=None, max_steps=12, patience=None).fit(TwoMoons(), two_moons(32))
+    assert (result.steps, result.epochs, result.stop_reason) == (12, 12, "max_steps=12 reached")
+    assert runner(run_dir, max_epochs=None).epoch_limit == 10
+    assert runner(run_dir, max_epochs=3, max_steps=12).epoch_limit == 3
+
+
+@pytest.mark.any_backend
 def test_a_tie_is_not_better(run_dir):
     result = runner(run_dir, max_epochs=8, patience=1).fit(Scripted())
     assert result.stop_reason == "val/loss got no better for 1 epoch"
@@ -350,12 +358,17 @@ def test_a_run_that_breaks_in_its_first_epoch_still_leaves_a_result(run_dir):
 
 
 @pytest.mark.any_backend
-def test_validation_that_is_not_a_number_is_never_better(run_dir):
+@pytest.mark.parametrize(("value", "every"), [(math.nan, 1), (math.inf, 1), (math.nan, "1 step")])
+def test_a_monitored_value_that_is_not_finite_ends_the_run_by_its_name(run_dir, value, every):
     class Silent(Scripted):
-        script = (2.0, math.nan, 1.0, math.nan, math.nan, 3.0)  # the last before the first epoch
+        script = (2.0, 1.5, value, 1.0, 1.0)
 
-    result = runner(run_dir, max_epochs=5, patience=2).fit(Silent())
-    assert (result.best.epoch, result.epochs, result.diverged) == (3, 5, False)
+    result = runner(run_dir, max_epochs=5, patience=None, validate_every=every).fit(Silent())
+    assert result.stop_reason == f"val/loss is {value}, which is not finite"
+    assert (result.best.epoch, result.epochs, result.diverged) == (2, 3, False)
+    # Another value than the monitored one does not end it.
+    again = runner(run_dir / "again", max_epochs=5, patience=None, monitor="train/loss").fit(Silent())
+    assert again.epochs == 5
 
 
 # ---------------------------------------------------------------------- what it leaves behind

@@ -109,6 +109,47 @@ def test_the_seed_makes_the_first_weights():
     assert not np.array_equal(first(1), first(2))
 
 
+# ---------------------------------------------------------------------- float16
+
+
+class Half(Task):
+    """Two optimizers in one list, one in a dict, one that scales the loss and one that a list and an attribute hold."""
+
+    policy = "mixed_float16"
+
+    def build(self):
+        self.model = keras.Sequential([keras.Input((1,)), layers.Dense(1)])
+        self.model.dtype_policy = keras.DTypePolicy(self.policy)
+        self.optimizer = keras.optimizers.Adam()
+        self.pair = [self.optimizer, keras.optimizers.SGD(0.1)]
+        self.more = {"own": keras.optimizers.SGD(loss_scale_factor=8.0), "text": "kept"}
+        self.scaling = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())
+        self.built = keras.optimizers.SGD(momentum=0.9)
+        self.built.build(self.model.trainable_variables)
+
+
+def test_optimizers_of_a_task_in_float16_scale_the_loss_once():
+    task = Half()
+    task.set_up(0)
+    wrapped = [task.optimizer, *task.pair, task.built]
+    assert all(type(found) is keras.optimizers.LossScaleOptimizer for found in wrapped)
+    assert task.pair[0] is task.optimizer
+    assert isinstance(task.optimizer.inner_optimizer, keras.optimizers.Adam)
+    assert task.more["own"].loss_scale_factor == 8.0
+    assert task.more["text"] == "kept"
+    assert isinstance(task.scaling.inner_optimizer, keras.optimizers.SGD)
+    assert task.built.built
+    assert float(task.pair[1].learning_rate) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "float16"])
+def test_optimizers_of_a_task_with_another_policy_stay(policy):
+    task = Half()
+    task.policy = policy
+    task.set_up(0)
+    assert isinstance(task.optimizer, keras.optimizers.Adam)
+
+
 # ---------------------------------------------------------------------- outside a step
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -201,7 +202,7 @@ def make_parser(
     parser.add_class_arguments(task_class.HParams, "hp")
     parser.add_class_arguments(Runner, "runner", skip={"run_dir", "callbacks", "profile"})
     flags = {action.dest for action in parser._actions}
-    defaults = {f"runner.{name}": value for name, value in runner_defaults.items()}
+    defaults = dict(_flat_settings("runner", runner_defaults))
     parser.set_defaults({name: value for name, value in defaults.items() if name in flags})
     if command == "tune":
         from lightkeras.tuner import Tuner
@@ -211,7 +212,11 @@ def make_parser(
     if command in ("find_learning_rate", "find_batch_size"):
         parser.add_method_arguments(Runner, command, "find", skip={"task", "train", "batch_size"})
     if command != "find_batch_size":  # writes nothing
-        parser.add_argument("--run_dir", type=str | None, default=None, help="Run directory. Null: a new one in runs/.")
+        given = runner_defaults.get("run_dir")
+        default = None if given is None else str(given)
+        parser.add_argument(
+            "--run_dir", type=str | None, default=default, help="Run directory. Null: a new one in runs/."
+        )
     if command == "tune":
         parser.add_argument("--resume", action="store_true", help=_RESUME_SEARCH)
         parser.add_argument("--replay", type=str | None, default=None, help=_REPLAY)
@@ -247,6 +252,16 @@ def check_hparams(parser: Parser, task_class: type[Task], settings: jsonargparse
                 f"--hp.{name} {value} {declared}: expected {found}. Other values are declared in "
                 f"{task_class.__name__}.HParams."
             )
+
+
+def _flat_settings(prefix: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yields settings by flag, those of a group such as `Checkpoints` each by a flag of its own."""
+    for name, value in settings.items():
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            inside = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+            yield from _flat_settings(f"{prefix}.{name}", inside)
+        else:
+            yield f"{prefix}.{name}", value
 
 
 def _summary_of(main: Callable[..., Any] | None) -> str:

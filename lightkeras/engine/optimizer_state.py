@@ -45,6 +45,13 @@ def trained_variables(optimizer: keras.optimizers.Optimizer) -> tuple[keras.Vari
     return tuple(optimizer._trainable_variables)
 
 
+def unwrapped(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Optimizer]:
+    """Returns the optimizers that have a learning rate: those inside a `LossScaleOptimizer` or a `MultiOptimizer`."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return unwrapped(optimizer.inner_optimizer)
+    return list(getattr(optimizer, "optimizers", None) or [optimizer])
+
+
 def make_slots(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]) -> None:
     """Builds an optimizer for variables; rebuilds it if it lacks some of them or has another order.
 

@@ -38,10 +38,12 @@ class Failure:
     Args:
         name: Path to the layer from the outermost layer, and its class; `None` if no layer was called.
         layer: The innermost layer, or operation of a functional model.
+        inputs: The first argument of each model that was called, by the model's id: of its last call.
     """
 
     name: str | None = None
     layer: keras.Operation | None = None
+    inputs: dict[int, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def needs_tensorflow(self) -> bool:
@@ -53,6 +55,7 @@ class Failure:
 def record_failure() -> Iterator[Failure]:
     """Context that records the innermost layer that raised an error; of several errors, the last one."""
     original, path, failure = keras.Operation.__call__, [], Failure()
+    of_layer = keras.Layer.__call__  # checks the inputs, and then calls `original`
     calls = at = 0  # number of calls begun in total, and until the recorded error
 
     def call(self: keras.Operation, *args: Any, **kwargs: Any) -> Any:
@@ -70,11 +73,16 @@ def record_failure() -> Iterator[Failure]:
         finally:
             path.pop()
 
-    keras.Operation.__call__ = call
+    def call_layer(self: keras.Layer, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(self, keras.Model):
+            failure.inputs[id(self)] = args[0] if args else next(iter(kwargs.values()), None)
+        return of_layer(self, *args, **kwargs)
+
+    keras.Operation.__call__, keras.Layer.__call__ = call, call_layer
     try:
         yield failure
     finally:
-        keras.Operation.__call__ = original
+        keras.Operation.__call__, keras.Layer.__call__ = original, of_layer
 
 
 def text_readers(layers: Iterable[keras.Layer]) -> list[keras.Layer]:

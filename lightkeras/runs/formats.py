@@ -95,13 +95,21 @@ class Module:
 
 
 @dataclasses.dataclass
+class ValidationData:
+    """The validation split."""
+
+    fingerprint: str | None
+
+
+@dataclasses.dataclass
 class Data:
-    """The train split."""
+    """The train split, and the validation split of later versions."""
 
     source: str | None = None
     fingerprint: str | None = None
     batch_size: Count | None = None
     batches: Count | None = None
+    validation: ValidationData | None = None
 
 
 @dataclasses.dataclass

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Changes:
         return [*self.refused, *self.warned]
 
 
-_REFUSED = ("task", "hparams", "data", "encoder", "seed", "monitor")
+_REFUSED = ("task", "hparams", "encoder", "seed", "monitor")  # and the data
 _WARNED = ("backend", "code", "modules", "preflight", "validate_every", "callbacks", "versions")
 
 
@@ -72,13 +72,77 @@ def read_run(directory: RunDirectory) -> dict[str, Any]:
     return config
 
 
-def compare_configs(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
-    """Compares the content of `config.json` with the configuration now."""
+def compare_configs(before: Mapping[str, Any], now: Mapping[str, Any], reordered: Sequence[str] = ()) -> Changes:
+    """Compares the configurations of a run at its start and now.
+
+    Args:
+        before: Content of `config.json`.
+        now: The configuration now.
+        reordered: Splits whose source orders each epoch anew: another first batch of theirs is only warned of.
+    """
 
     def all_of(names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(line for name in names for line in config_differences(name, _part(before, name), _part(now, name)))
 
-    return Changes(all_of(_REFUSED), all_of(_WARNED))
+    refused = [
+        line
+        for part in ("source", "train", "validation")
+        for line in data_differences(before.get("data"), now.get("data"), part, whole=part not in reordered)
+    ]
+    warned = [
+        f"data.{part} begins with another batch: its source orders each epoch anew, so whether it changed is not known"
+        for part in reordered
+    ]
+    return Changes((*all_of(_REFUSED), *refused), (*all_of(_WARNED), *warned))
+
+
+def data_differences(before: Any, now: Any, part: str, whole: bool = True) -> list[str]:
+    """Returns the differences of recorded data, one sentence each. What was not recorded is not compared.
+
+    Args:
+        before: The entry `data` of `config.json`.
+        now: The same, now.
+        part: `"source"`, `"train"` or `"validation"`.
+        whole: Whether to compare fingerprints too.
+    """
+    one, other = _split(before, part), _split(now, part)
+    if one is _NOT_RECORDED or other is _NOT_RECORDED:
+        return []
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        whole = whole and None not in (one.get("fingerprint"), other.get("fingerprint"))
+        one, other = ({**found, **({} if whole else {"fingerprint": None})} for found in (one, other))
+    return config_differences(f"data.{part}", one, other)
+
+
+def changed_fingerprints(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns the splits whose fingerprints differ between two configurations."""
+
+    def line_count(part: str, whole: bool) -> int:
+        return len(data_differences(before.get("data"), now.get("data"), part, whole))
+
+    return [part for part in ("train", "validation") if line_count(part, True) > line_count(part, False)]
+
+
+def with_fingerprints(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns recorded data with the fingerprints of an earlier record where it has none."""
+    found, validation, earlier = dict(now), now.get("validation"), before.get("validation")
+    found["fingerprint"] = now.get("fingerprint") or before.get("fingerprint")
+    if validation is not None and earlier is not None:
+        found["validation"] = {**validation, "fingerprint": validation["fingerprint"] or earlier["fingerprint"]}
+    return found
+
+
+_NOT_RECORDED = object()
+_OF_TRAIN = ("fingerprint", "batch_size", "batches")
+
+
+def _split(data: Any, part: str) -> Any:
+    """The record of one split: `train` has no key of its own, and earlier versions did not record `validation`."""
+    if not isinstance(data, Mapping):
+        return data
+    if part == "train":
+        return {name: data.get(name) for name in _OF_TRAIN}
+    return data.get(part, _NOT_RECORDED)
 
 
 def check_changes(changes: Changes, accepted: bool) -> None:

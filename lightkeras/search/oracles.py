@@ -58,12 +58,12 @@ class Oracle:
         objective: Name of the value to optimize.
         mode: `"min"` or `"max"`.
         trials: Maximum number of trials; `None` for no limit.
-        epochs: Maximum epochs of one trial, for hyperband.
+        epochs: Maximum epochs of one trial, for hyperband; `None` if they are not limited.
         seed: Seed of its choices.
     """
 
     def __init__(
-        self, kind: str, space: Space, objective: str, mode: str, trials: int | None, epochs: int, seed: int
+        self, kind: str, space: Space, objective: str, mode: str, trials: int | None, epochs: int | None, seed: int
     ) -> None:
         self._kind, self._codec, self._objective, self._trials = kind, _Codec(space), objective, trials
         self._oracle = _make(kind, self._codec, objective, mode, epochs, seed)
@@ -314,7 +314,7 @@ class _Grid(_Ours, keras_tuner.Oracle):  # type: ignore[misc]
         self.left = None  # what was to be tried in its place is not
 
 
-def _make(kind: str, codec: _Codec, objective: str, mode: str, epochs: int, seed: int) -> Any:
+def _make(kind: str, codec: _Codec, objective: str, mode: str, epochs: int | None, seed: int) -> Any:
     settings: dict[str, Any] = {
         "objective": keras_tuner.Objective(objective, mode),
         "hyperparameters": codec.hyperparameters(),
@@ -326,6 +326,8 @@ def _make(kind: str, codec: _Codec, objective: str, mode: str, epochs: int, seed
     }
     oracle: Any
     if kind == "hyperband":
+        if epochs is None:
+            raise ValueError("oracle='hyperband' divides epochs among trials: expected Runner(max_epochs=...).")
         oracle = _Hyperband(max_epochs=epochs, **settings)
     else:
         oracle = {"random": _Random, "bayesian": _Bayesian, "grid": _Grid}[kind](**settings)

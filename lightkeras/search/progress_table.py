@@ -78,7 +78,7 @@ class ProgressTable:
         best = None
         for value in values:
             best = value if best is None or is_better(value, best, mode) else best
-        epochs = run.epochs or self._coordinator.plan.runner.max_epochs
+        epochs = run.epochs or self._coordinator.plan.runner.epoch_limit or "?"
         chosen = "  ".join(f"{name} {_short(value)}" for name, value in run.values.items())
         epoch = f"{run.reports[-1][0] if run.reports else 0}/{epochs}"
         return [run.name, epoch, _short(values[-1] if values else None), _short(best), chosen]

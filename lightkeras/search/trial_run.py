@@ -70,12 +70,14 @@ class Job:
 class TaskSummary:
     """What a search needs to know of a task before the first run.
 
-    `names` are those of the values that each epoch will log; `data` is the fingerprint of the train split, or `None`.
+    `names` are those of the values that each epoch will log; `data` and `validation` are fingerprints of splits, or
+    `None`.
     """
 
     names: tuple[str, ...]
     source: str | None
     data: str | None
+    validation: str | None = None
 
 
 def summarize_task(
@@ -88,7 +90,13 @@ def summarize_task(
     reuse.commit(ended_well=data is not None)
     if data is None:
         return TaskSummary(tuple(names), None, None)
-    return TaskSummary(tuple(names), data.source, data.train().fingerprint())
+    held_out = data.validation()
+    return TaskSummary(
+        tuple(names),
+        data.source,
+        data.train().fingerprint(),
+        None if held_out is None else held_out.fingerprint(),
+    )
 
 
 def run(job: Job, task_class: type[Task], lookup: Lookup | None, report: Report) -> Outcome:

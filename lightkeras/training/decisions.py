@@ -60,6 +60,17 @@ def steps_to_event(step: int, left: int | None, most: int | None, every: Sequenc
     return min((distance for distance in distances if distance is not None), default=None)
 
 
+def expected_epochs(limit: int | None, most_steps: int | None, steps: int | None) -> int:
+    """Largest number of epochs that a run may have, for callbacks and the progress bar.
+
+    Args:
+        limit: Maximum number of epochs; `None` if `most_steps` alone limits the run.
+        most_steps: Maximum number of train steps; `None` for no limit.
+        steps: Steps per epoch, at least 1; `None` if unknown.
+    """
+    return limit if limit is not None else -(-(most_steps or 1) // (steps or 1))
+
+
 def is_multiple(number: int, every: int | None) -> bool:
     """Whether a number is a multiple of `every`; false for `None`."""
     return every is not None and number % every == 0
@@ -117,7 +128,8 @@ def infer_mode(name: str) -> str:
     Raises:
         ValueError: The name contains no known word, or words of both directions.
     """
-    words = name.rsplit("/", 1)[-1].lower().replace("-", "_").split("_")
+    parts = [part for part in name.split("/") if not part.isdigit()]  # `val/f1_score/0` is the score of a class
+    words = parts[-1].lower().replace("-", "_").split("_")
     lower = any(word in words for word in LOWER_IS_BETTER)
     higher = any(word in words for word in HIGHER_IS_BETTER)
     if lower == higher:

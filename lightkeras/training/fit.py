@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, final
 
 from lightkeras import hparams
@@ -19,7 +19,7 @@ from lightkeras.engine.stream import Stream
 from lightkeras.runs.checkpoint import Checkpoint
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.runs.loggers import CsvLogger, TensorBoardLogger
-from lightkeras.runs.loggers.csv import check_header, header_of, warn_if_changed
+from lightkeras.runs.loggers.csv import header_of, merged_header, warn_if_changed
 from lightkeras.runs.results import Best, FitResult
 from lightkeras.system import files, random_states
 from lightkeras.system.signals import StopSignals
@@ -71,11 +71,14 @@ class Fit:
         self.train_stepper, self.validation_stepper = traced.train_stepper, traced.validation_stepper
         self.clock, self.started = clock, clock()
         self.signals = StopSignals()
-        self.monitor, mode = _monitor(settings, traced.names)
-        epochs, steps = settings.max_epochs, self.train_stepper.steps
+        self.monitor, mode = _monitor(settings, traced)
+        steps = self.train_stepper.steps
+        epochs = decisions.expected_epochs(settings.epoch_limit, settings.max_steps, steps)
         callbacks = [*settings.callbacks, *task.build_callbacks()]
         self.bridge = CallbackBridge(callbacks, task.model_of_callbacks(traced.optimizers[0][0]), epochs, steps)
         self.bridge.check_monitors(traced.names)
+        self.bridge.check_rates()
+        self.bridge.warn_of_patience(settings.patience, self.monitor)
         self.state = RunState(decisions.Patience(mode))
         bar, keeps_rows = ProgressBar(epochs, steps, settings.progress), settings.skip_broken > 0
         self.recorder = Recorder(traced.names, self.state, bar, ledger, keeps_rows)
@@ -143,7 +146,7 @@ class Fit:
         metrics = self.directory.metrics_file
         size = resumed.state["logs"].get(metrics.name, 0)
         if size and files.is_file(metrics) and metrics.stat().st_size:
-            check_header(metrics, header_of(self.recorder.names))
+            merged_header(metrics, header_of(self.recorder.names))
             if (checksum := resumed.state.get("checksums", {}).get(metrics.name)) is not None:
                 warn_if_changed(metrics, size, checksum)
 
@@ -240,6 +243,7 @@ class Fit:
             return True
         state, value = self.state, values[self.monitor]
         state.patience = state.patience.after(value)
+        state.not_finite = None if math.isfinite(value) else value
         if state.patience.waited == 0:
             state.best = Best(epoch, state.step, value, dict(values))
         return state.patience.waited == 0 or self.checkpointer.best is None
@@ -267,11 +271,14 @@ class Fit:
         )
 
 
-def _monitor(settings: Settings, names: Sequence[str]) -> tuple[str | None, str]:
+def _monitor(settings: Settings, traced: TracedSteps) -> tuple[str | None, str]:
     """The monitored value, `None` without one, and whether lower (`"min"`) or higher (`"max"`) is better."""
+    names, held_out = traced.names, traced.validation_stepper
+    idle = {"train": traced.train_stepper.left_out, "val": () if held_out is None else held_out.left_out}
+    left_out = [f"{split}/{metric.name}" for split, metrics in idle.items() for metric in metrics]
     monitor = settings.monitor or next((name for name in ("val/loss", "train/loss") if name in names), None)
     if monitor is not None:
-        check_monitor(monitor, names)
+        check_monitor(monitor, names, left_out=left_out)
     if settings.checkpoints.keep_by is not None:
-        check_monitor(settings.checkpoints.keep_by, names, "Checkpoints.keep_by")
+        check_monitor(settings.checkpoints.keep_by, names, "Checkpoints.keep_by", left_out)
     return monitor, settings.mode or (decisions.infer_mode(monitor) if monitor is not None else "min")

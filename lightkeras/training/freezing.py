@@ -21,6 +21,7 @@ from lightkeras.engine.base import Trace
 from lightkeras.engine.optimizer_state import rebuild, trained_variables
 from lightkeras.system.variables import CheckpointError
 from lightkeras.task import Task
+from lightkeras.training.metric_values import not_updated
 from lightkeras.training.step_errors import TaskError
 from lightkeras.training.stepper import Stepper, bound_engine
 from lightkeras.training.tracing import epoch_names, trace_evaluate, trace_train
@@ -159,10 +160,12 @@ class TracedSteps:
         task, engine = self.task, bound_engine(self.task)
         trace = trace_train(task, engine, self.train_stepper.feed)
         self.train_stepper.replace_program(engine.program(task.run_train_step, trace.names), cause)
+        self.train_stepper.left_out = not_updated(task, trace)
         found = epoch_names(task, trace, "train")
         if self.validation_stepper is not None:
             evaluation = trace_evaluate(task, engine, self.validation_stepper.feed)
             self.validation_stepper.replace_program(engine.program(task.run_evaluate_step, evaluation.names), cause)
+            self.validation_stepper.left_out = not_updated(task, evaluation)
             found += epoch_names(task, evaluation, "val")
         if set(found) != set(self.names):
             raise TaskError(

@@ -6,14 +6,25 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lightkeras.data.feed import ArrayFeed
 from lightkeras.encoders import hub, saved_state
 from lightkeras.runs import checkpoint
 from lightkeras.runs.checkpoint import Checkpoint
-from lightkeras.runs.resume import Changes, check_changes, choose_checkpoint, code_of, compare_configs, read_run
+from lightkeras.runs.resume import (
+    Changes,
+    changed_fingerprints,
+    check_changes,
+    choose_checkpoint,
+    code_of,
+    compare_configs,
+    read_run,
+    with_fingerprints,
+)
 from lightkeras.system import environment
 from lightkeras.task import Task
 from lightkeras.training.fit import Fit
 from lightkeras.training.setup import Ready
+from lightkeras.training.stepper import Stepper
 
 
 def config_of(fit: Fit) -> dict[str, Any]:
@@ -24,9 +35,10 @@ def config_of(fit: Fit) -> dict[str, Any]:
         "runner": {**fit.settings.record(), "run_dir": str(fit.directory.path)},
         "data": {
             "source": fit.facts["source"],
-            "fingerprint": fit.train_stepper.feed.fingerprint(),
+            "fingerprint": fit.train_stepper.fingerprint(),
             "batch_size": fit.train_stepper.feed.batch_size,
             "batches": fit.train_stepper.steps,
+            "validation": _held_out(fit.validation_stepper),
         },
         "monitor": {"name": fit.monitor, "mode": fit.state.patience.mode},
         "code": code_of(type(fit.task)),
@@ -38,6 +50,16 @@ def config_of(fit: Fit) -> dict[str, Any]:
         "argv": sys.argv,
         "started": environment.now(),
     }
+
+
+def _held_out(stepper: Stepper | None) -> dict[str, Any] | None:
+    """The record of the validation split. Its batch size may change: the examples that are used may not."""
+    if stepper is None:
+        return None
+    feed, steps = stepper.feed, stepper.steps
+    if isinstance(feed, ArrayFeed):
+        return {"fingerprint": stepper.fingerprint(), "examples": min(feed.examples, (steps or 0) * feed.batch_size)}
+    return {"fingerprint": stepper.fingerprint(), "batches": steps}
 
 
 def parts_of(task: Task) -> list[Any]:
@@ -74,9 +96,15 @@ def begin(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[Checkpoint
     step = 0 if found is None else found.state["step"]
     record = {"step": step, "at": config["started"], "argv": config["argv"], "changed": changes.lines}
     resumed = [*before.get("resumed", []), record]
+    data = with_fingerprints(config["data"], before["data"])
     kept: dict[str, Any] = {name: before[name] for name in ("started", "argv") if name in before}
+    kept |= {"data": data, "resumed": resumed}
     bar.print_line(f"Resuming after step {step:,}." if found else "The run has no checkpoint: starting again.")
-    return found, found is None, lambda: fit.directory.write_config({**config, **kept, "resumed": resumed})
+    return (
+        found,
+        found is None,
+        lambda: fit.directory.write_config({**config, **kept}),
+    )
 
 
 def compared(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[dict[str, Any], Changes, Checkpoint | None]:
@@ -91,9 +119,20 @@ def compared(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[dict[st
     """
     before = read_run(fit.directory)
     fit.directory.read_result()  # if it is damaged, raise before training
-    changes = compare_configs(before, config)
+    changes = compare_configs(before, config, reordered=_reordered(fit, before, config))
     check_changes(changes, ready.accept_changes)
     found = choose_checkpoint(fit.directory, ready.wanted)
     if found is not None:
         fit.check(found)
     return before, changes, found
+
+
+def _reordered(fit: Fit, before: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """The splits whose first batch changed because their source orders each epoch anew."""
+    changed = changed_fingerprints(before, config)
+    steppers = {"train": fit.train_stepper, "validation": fit.validation_stepper}
+    return [
+        name
+        for name, stepper in steppers.items()
+        if name in changed and stepper is not None and stepper.first_batch is not None and stepper.is_reordered()
+    ]

@@ -33,6 +33,7 @@ class RunState:
         skipped: Steps whose batch was skipped because it broke the run.
         drawn: Steps at which pictures were logged.
         opened_to_draw: Streams of the validation split that were opened to draw pictures.
+        not_finite: The monitored value if it is not finite, which ends training. Not saved.
         stop_reason: Why training ends; `None` while it continues. Not saved.
         diverged: Whether training ended because a value was not finite. Not saved.
     """
@@ -48,6 +49,7 @@ class RunState:
     skipped: list[int] = dataclasses.field(default_factory=list)
     drawn: list[int] = dataclasses.field(default_factory=list)
     opened_to_draw: int = 0
+    not_finite: float | None = dataclasses.field(default=None, metadata={"key": None})
     stop_reason: str | None = dataclasses.field(default=None, metadata={"key": None})
     diverged: bool = dataclasses.field(default=False, metadata={"key": None})
 

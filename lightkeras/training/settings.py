@@ -14,6 +14,9 @@ from lightkeras.system.messages import check_whole
 from lightkeras.training import decisions
 from lightkeras.training.saver import Checkpoints
 
+DEFAULT_EPOCHS = 10
+"""Maximum number of epochs of a run that sets neither `max_epochs` nor `max_steps`."""
+
 
 @dataclasses.dataclass(frozen=True)
 class LimitBatches:
@@ -45,7 +48,7 @@ class Stopping:
         ValueError: A setting is out of its range.
     """
 
-    max_epochs: int = 10
+    max_epochs: int | None = None
     max_steps: int | None = None
     max_time: float | None = None
     monitor: str | None = None
@@ -55,7 +58,7 @@ class Stopping:
 
     def __post_init__(self) -> None:
         owner = type(self).__name__
-        check_whole(owner, "max_epochs", self.max_epochs, 1)
+        check_whole(owner, "max_epochs", self.max_epochs, 1, optional=True)
         check_whole(owner, "max_steps", self.max_steps, 1, optional=True)
         check_whole(owner, "patience", self.patience, 1, optional=True)
         if self.max_time is not None and not 0 < self.max_time < float("inf"):
@@ -66,6 +69,11 @@ class Stopping:
             decisions.parse_every(self.validate_every)
         except ValueError as error:
             raise ValueError(f"{owner}(validate_every=...): {error}") from None
+
+    @property
+    def epoch_limit(self) -> int | None:
+        """Maximum number of epochs; `None` if `max_steps` alone limits the run."""
+        return DEFAULT_EPOCHS if self.max_epochs is None and self.max_steps is None else self.max_epochs
 
     @property
     def validation(self) -> decisions.Every:
@@ -107,6 +115,7 @@ class Settings(Stopping):
     def record(self) -> dict[str, Any]:
         """The settings as plain data."""
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        settings["max_epochs"] = self.epoch_limit
         settings["run_dir"] = None if self.run_dir is None else str(self.run_dir)
         settings["limit_batches"] = dataclasses.asdict(self.limit_batches)
         settings["checkpoints"] = dataclasses.asdict(self.checkpoints)

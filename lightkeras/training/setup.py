@@ -28,6 +28,7 @@ from lightkeras.task import Task
 from lightkeras.training import preflight
 from lightkeras.training.fit import Fit
 from lightkeras.training.freezing import TracedSteps
+from lightkeras.training.metric_values import not_updated
 from lightkeras.training.pictures import has_pictures
 from lightkeras.training.preflight.splits import check_feed
 from lightkeras.training.settings import Settings
@@ -219,7 +220,9 @@ def feeds_of(data: DataModule | None, train: Any, validation: Any, batch_size: i
 def stepper_over(feed: Feed, task: Task, step: Step, trace: Trace, limit: int | None, seed: int) -> Stepper:
     """Compiles a step for a split."""
     engine = bound_engine(task)
-    return Stepper(task, engine, feed, engine.program(step, trace.names), limit, seed)
+    stepper = Stepper(task, engine, feed, engine.program(step, trace.names), limit, seed)
+    stepper.left_out = not_updated(task, trace)
+    return stepper
 
 
 def _facts(ready: Ready, train: Feed) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import keras
 
@@ -17,9 +18,16 @@ class TaskError(ValueError):
     """A task does not work; the message contains the reason and a fix."""
 
 
+_NOT_OF_DATA = (AttributeError, NameError, ImportError, AssertionError, NotImplementedError)
+"""Errors that no form of a batch raises."""
+
+
 @contextlib.contextmanager
 def explained(task: Task, feed: Feed, method: str, train: Feed | None = None) -> Iterator[None]:
-    """Explains an error of the block by its batches, or else adds a note with the batch that the step got.
+    """Explains an error of the block by the inputs that a model was called with, or else adds a note with the batch.
+
+    An explanation quotes the error. There is one only where it can be the cause: a model that was called with other
+    inputs than it takes, or an error that another form of batch than in training may raise.
 
     Raises:
         TaskError: The model does not accept the batches, they differ from the batches of `train`, or the backend
@@ -29,13 +37,14 @@ def explained(task: Task, feed: Feed, method: str, train: Feed | None = None) ->
         with record_failure() as failure:
             yield
     except Exception as error:
-        problem = _input_problem(task, feed.spec)
-        if problem is None and train is not None:
-            problem = difference(feed.spec, train.spec)
-        if problem is None:
-            problem = _backend_problem(task, error, failure)
+        problem = _backend_problem(task, error, failure)
+        if problem is None and not isinstance(error, _NOT_OF_DATA):
+            problem = _input_problem(task, failure)
+            if problem is None and train is not None:
+                problem = difference(feed.spec, train.spec)
         if problem is not None:
-            raise TaskError(f"{type(task).__name__}.{method}: {problem}") from error
+            quoted = "" if str(error) in problem else f" The error was: {type(error).__name__}: {error}"
+            raise TaskError(f"{type(task).__name__}.{method}: {problem}{quoted}") from error
         if failure.name is not None:
             error.add_note(f"It was raised in the layer {failure.name}.")
         batch = ", ".join(f"{path}: {spec}" for path, spec in flatten(feed.spec))
@@ -81,28 +90,43 @@ def _backend_problem(task: Task, error: Exception, failure: Failure) -> str | No
     return None
 
 
-def _input_problem(task: Task, spec: Structure) -> str | None:
-    """Describes how a batch differs from the model's inputs; `None` if it does not, or for a model without `inputs`."""
-    model = task.tracked().get("model")
-    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+def _input_problem(task: Task, failure: Failure) -> str | None:
+    """Describes how the inputs that a model was called with differ from those it takes; `None` if none do."""
+    for path, model in task.tracked().items():
+        if isinstance(model, keras.Model) and getattr(model, "inputs", None) and id(model) in failure.inputs:
+            given = keras.tree.map_structure(_spec_of, failure.inputs[id(model)])
+            problem = _mismatch("the model" if path == "model" else f"self.{path}", model, given)
+            if problem is not None:
+                return problem
+    return None
+
+
+def _spec_of(tensor: Any) -> ArraySpec | None:
+    """Shape without the batch, and dtype; `None` for what is not a tensor."""
+    shape, dtype = getattr(tensor, "shape", None), getattr(tensor, "dtype", None)
+    if shape is None or dtype is None or getattr(shape, "rank", 0) is None:
         return None
-    given = spec[0] if isinstance(spec, tuple) else spec
+    return ArraySpec(tuple(shape)[1:], keras.backend.standardize_dtype(dtype))
+
+
+def _mismatch(name: str, model: keras.Model, given: Structure) -> str | None:
+    """Describes how given inputs differ from those a model takes; `None` if they do not."""
     expected = {tensor.name: tensor for tensor in model.inputs}
     if isinstance(given, dict):
         missing = sorted(set(expected) - set(given))
         if missing:
-            return f"the model takes the inputs {sorted(expected)}, but the batch has {sorted(given)}."
-        pairs = [(tensor, given[name]) for name, tensor in expected.items()]
+            return f"{name} takes the inputs {sorted(expected)}, but the batch has {sorted(given)}."
+        pairs = [(tensor, given[key]) for key, tensor in expected.items()]
     else:
         leaves = [leaf for _, leaf in flatten(given)]
         if len(leaves) != len(expected):
-            return f"the model takes {len(expected)} inputs {sorted(expected)}, but the batch has {len(leaves)}."
+            return f"{name} takes {len(expected)} inputs {sorted(expected)}, but the batch has {len(leaves)}."
         pairs = list(zip(expected.values(), leaves, strict=True))
     for tensor, found in pairs:
-        if not _fits(tensor, found):
+        if found is not None and not _fits(tensor, found):
             wanted = ArraySpec(tuple(tensor.shape[1:]), tensor.dtype)
             return (
-                f"the model's input {tensor.name!r} takes {wanted}, but the batch has {found}. "
+                f"{name}'s input {tensor.name!r} takes {wanted}, but the batch has {found}. "
                 "Reshape or convert the data, or change the keras.Input."
             )
     return None

@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import keras
 import numpy as np
 
 from lightkeras.data import Feed
+from lightkeras.data.feed import StreamFeed
+from lightkeras.data.structure import Structure, digest_of, flatten
 from lightkeras.engine import make_engine
 from lightkeras.engine.base import Engine, Program, StepLogs
 from lightkeras.engine.stream import Stream
-from lightkeras.system import heartbeat
+from lightkeras.system import heartbeat, random_states
 from lightkeras.task import Task
 from lightkeras.training import decisions
 from lightkeras.training.callbacks import CallbackBridge
+from lightkeras.training.metric_values import values_of
 from lightkeras.training.restoring import variables_restored
 
 
 def bound_engine(task: Task) -> Engine:
     """Returns the engine of a task: created once, so that data stays on the device."""
     return task.bind(make_engine)
-
-
-def metric_values(metric: keras.metrics.Metric) -> dict[str, float]:
-    """Current values of a metric by name: one, or several if its result is a dict."""
-    result = metric.result()
-    if not isinstance(result, dict):
-        result = {metric.name: result}
-    return {name: float(keras.ops.convert_to_numpy(value)) for name, value in result.items()}
 
 
 FIRST_BATCH = "the first batch"
@@ -68,6 +63,8 @@ class Stepper:
     Attributes:
         stream: The remaining batches of the epoch; `None` between two epochs.
         random: States of the global random generators when the epoch began, see `random_states.read`.
+        left_out: Metrics that the step does not update, see `metric_values.not_updated`.
+        first_batch: Digest of a stream's first batch; `None` until the preflight read it.
     """
 
     def __init__(
@@ -83,6 +80,8 @@ class Stepper:
         self.feed, self.program, self.seed = feed, program, seed
         self.stream: Stream | None = None
         self.random: dict[str, Any] = {}
+        self.left_out: Sequence[keras.metrics.Metric] = ()
+        self.first_batch: str | None = None
         self.examples = 0
         self.seconds = 0.0
         self.seconds_per_step: float | None = None
@@ -97,6 +96,30 @@ class Stepper:
         """Batches in one epoch; `None` if unknown before its end."""
         known = [steps for steps in (self.feed.steps, self.limit) if steps is not None]
         return min(known, default=None)
+
+    def fingerprint(self) -> str | None:
+        """Digest of all arrays of the split, or of a stream's first batch; `None` if the preflight did not read it."""
+        return self.feed.fingerprint() or self.first_batch
+
+    def note_first_batch(self, batch: Structure) -> None:
+        """Records the digest of the first batch of a stream.
+
+        Args:
+            batch: NumPy arrays.
+        """
+        self.first_batch = self._digest(batch)
+
+    def is_reordered(self) -> bool:
+        """Whether two epochs of a stream begin with different batches, so that one of them does not identify it."""
+        before = random_states.read()
+        firsts = [self._engine.open(self.feed, epoch).next_batch() for epoch in (0, 1)]
+        random_states.write(before)
+        return self._digest(firsts[0]) != self._digest(firsts[1])
+
+    def _digest(self, batch: Structure) -> str:
+        encoded = isinstance(self.feed, StreamFeed) and self.feed.raw is not None
+        # The last bits of features depend on the machine.
+        return digest_of({path: leaf for path, leaf in flatten(batch) if not encoded or leaf.dtype.kind != "f"})
 
     def replace_program(self, program: Program, cause: str) -> None:
         """Replaces the compiled step, for streams that are opened from now on."""
@@ -145,9 +168,8 @@ class Stepper:
         return {name: total / self.examples for name, total in self._sums.items()}
 
     def values(self) -> dict[str, float]:
-        """The means, and the current values of the stateful metrics."""
-        metrics = [metric_values(metric) for metric in self.task.metrics()]
-        return self.means() | {name: value for values in metrics for name, value in values.items()}
+        """The means, and the current values of the stateful metrics that the step updates."""
+        return self.means() | dict(values_of(self.task, self.left_out))
 
     def try_one(self, feed: Feed | None = None, step: int = 0) -> StepLogs:
         """Runs the step with index `step` of a feed, the split itself by default, for the preflight."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import keras
 
@@ -12,8 +12,9 @@ from lightkeras.engine.base import Engine, Trace
 from lightkeras.engine.optimizer_state import make_slots
 from lightkeras.system.messages import did_you_mean
 from lightkeras.task import Task, steps_not_called
+from lightkeras.training import layer_losses
+from lightkeras.training.metric_values import not_updated, values_of
 from lightkeras.training.step_errors import TaskError, explained, paths
-from lightkeras.training.stepper import metric_values
 
 
 def trace_train(task: Task, engine: Engine, feed: Feed) -> Trace:
@@ -32,7 +33,7 @@ def trace_train(task: Task, engine: Engine, feed: Feed) -> Trace:
                 UserWarning,
                 stacklevel=2,
             )
-    with explained(task, feed, "train_step"):
+    with explained(task, feed, "train_step"), layer_losses.recorded() as losses:
         trace = engine.trace(task.run_train_step, feed.spec, feed.batch_size)
     if not trace.updates:
         raise TaskError(
@@ -47,6 +48,7 @@ def trace_train(task: Task, engine: Engine, feed: Feed) -> Trace:
     for update in trace.updates:
         _check_reached(name, task, update.variables, update.unreached)
     _check_held(name, task, trace)
+    layer_losses.warn_of_unread(task, trace, losses)
     for optimizer, learned in trace.optimizers():
         make_slots(optimizer, learned)
     return trace
@@ -78,13 +80,13 @@ def trace_predict(task: Task, engine: Engine, feed: Feed) -> None:
 
 
 def epoch_names(task: Task, trace: Trace, prefix: str) -> list[str]:
-    """Names of all values of a split: values that the step logs, and stateful metrics.
+    """Names of all values of a split: values that the step logs, and stateful metrics that it updates.
 
     Raises:
         TaskError: A metric and a log, or two metrics, have the same name; or a name has a control character, such as a
             line end, which would split the header of `metrics.csv`.
     """
-    names = [*trace.names, *(name for metric in task.metrics() for name in metric_values(metric))]
+    names = [*trace.names, *(name for name, _ in values_of(task, not_updated(task, trace)))]
     for name in names:
         if not name.isprintable() or not name.strip():
             raise TaskError(
@@ -101,13 +103,26 @@ def epoch_names(task: Task, trace: Trace, prefix: str) -> list[str]:
     return [f"{prefix}/{name}" for name in names]
 
 
-def check_monitor(monitor: str, names: Iterable[str], setting: str = "monitor") -> None:
-    """Checks that the epochs log the value of a setting, which is named in the message.
+def check_monitor(monitor: str, names: Iterable[str], setting: str = "monitor", left_out: Collection[str] = ()) -> None:
+    """Checks that the monitored value is logged.
+
+    Args:
+        monitor: Name of the value.
+        names: Names of all values of an epoch.
+        setting: Name of the setting, for the message.
+        left_out: Names of metrics that the step of their split does not update, as in `val/auc`.
 
     Raises:
         ValueError: No epoch logs the value.
     """
     names = list(names)
+    if monitor in left_out:
+        split, metric = monitor.split("/", 1)
+        step = "train_step" if split == "train" else "evaluate_step"
+        raise ValueError(
+            f"{setting}={monitor!r}: {step} does not update the metric {metric!r}, so its value would be that of no "
+            f"example, and is not logged. Update it in {step}. {did_you_mean(monitor, names)}"
+        )
     if monitor not in names:
         raise ValueError(f"{setting}={monitor!r}: no epoch logs that. {did_you_mean(monitor, names)}")
 

@@ -19,6 +19,7 @@ import pytest
 
 import lightkeras as lk
 from lightkeras.data.feed import ArrayFeed
+from lightkeras.encoders.features import FeatureCache
 from lightkeras.encoders.hub import sample_text_module
 from lightkeras.runs import checkpoint
 from lightkeras.system.locks import run_lock
@@ -301,6 +302,32 @@ def test_a_setting_of_the_experiment_is_the_default_and_may_be_a_callback(folder
 def test_a_wrong_setting_of_the_experiment_is_not_the_users_mistake():
     with pytest.raises(ValueError, match=r"Runner\(max_epochs=0\)"):
         lk.cli(TwoMoons, args=[], max_epochs=0)
+
+
+def test_groups_of_settings_can_be_defaults_of_an_experiment(folder):
+    defaults = {
+        "checkpoints": lk.Checkpoints(every_steps=5, keep=2),
+        "limit_batches": lk.LimitBatches(train=3, test=2),
+        "features": FeatureCache(on_disk=False),
+        "profile": True,
+        "run_dir": folder / "own",
+        "max_epochs": 1,
+    }
+    assert run("fit", "--runner.checkpoints.keep", "4", "--runner.limit_batches.validation", "1", **defaults) == 0
+    recorded = read("own/config.json")["runner"]
+    assert recorded["checkpoints"]["every_steps"] == 5
+    assert recorded["checkpoints"]["keep"] == 4
+    assert recorded["limit_batches"] == {"train": 3, "validation": 1, "test": 2}
+    assert recorded["features"]["on_disk"] is False
+    assert recorded["profile"] is True
+    assert run("fit", "--runner.max_epochs", "2", "--resume", **defaults) == 0
+    assert read("own/result.json")["fit"]["steps"] == 6
+    assert run("find_batch_size", "--find.high", "16", **defaults) == 0
+
+
+def test_a_limit_of_steps_alone_holds_on_the_command_line(folder):
+    assert run("fit", "--runner.max_steps", "120", "--runner.patience", "null", "--run_dir", "run") == 0
+    assert read("run/result.json")["fit"]["steps"] == 120
 
 
 # ---------------------------------------------------------------------- mistakes

@@ -152,3 +152,20 @@ def test_an_optimizer_whose_slots_would_be_lost_is_refused_with_the_way_out():
     make_slots(optimizer, [b])
     with pytest.raises(ValueError, match=r"would lose .*b_trace: .* self.optimizer.build\(self.model"):
         make_slots(optimizer, [a, b])
+
+
+def test_slots_of_variables_that_are_frozen_for_a_time_stay_in_their_place():
+    first, second, optimizer = *variables(), keras.optimizers.Adam(0.1)
+    make_slots(optimizer, [first, second])
+    slots = [id(variable) for variable in optimizer.variables]
+    for trained in ([second], [first], [first, second]):
+        make_slots(optimizer, trained)
+        assert trained_variables(optimizer) == (first, second)
+        assert [id(variable) for variable in optimizer.variables] == slots  # not built again
+
+
+def test_variables_in_another_order_rebuild_the_optimizer_in_that_order():
+    first, second, optimizer = *variables(), keras.optimizers.Adam(0.1)
+    make_slots(optimizer, [first, second])
+    make_slots(optimizer, [second, first])
+    assert trained_variables(optimizer) == (second, first)

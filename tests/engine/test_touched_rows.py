@@ -33,7 +33,7 @@ def test_a_row_sparse_gradient_touches_the_rows_that_it_lists_each_once_with_its
 def test_a_sparse_torch_gradient_touches_the_rows_that_it_lists_each_once_with_its_sum():
     import torch
 
-    gradient = torch.sparse_coo_tensor([[2, 0, 2]], torch.tensor([[1.0], [0.0], [3.0]]), (4, 1))
+    gradient = torch.sparse_coo_tensor([[2, 0, 2]], [[1.0], [0.0], [3.0]], (4, 1), check_invariants=True)
     for is_table in (False, True):
         rows = touched_rows(gradient, is_table)
         assert rows.indices.tolist() == [0, 2]

@@ -50,6 +50,7 @@ def fit(run_dir: Path, *, resume: bool | Path = False, **settings: Any) -> FitRe
     train = tf.data.Dataset.from_tensor_slices((x, np.sin(x))).shuffle(32, seed=3).batch(8)  # has a state: feed.bin
     given: dict[str, Any] = {
         "max_epochs": EPOCHS,
+        "patience": None,
         "run_dir": run_dir,
         "checkpoints": lk.Checkpoints(every_steps=2, every_epochs=1),
         "callbacks": callbacks(),

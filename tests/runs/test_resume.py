@@ -12,11 +12,13 @@ from lightkeras.runs.directory import RunDirectory
 from lightkeras.runs.resume import (
     ChangedRunError,
     Changes,
+    changed_fingerprints,
     check_changes,
     choose_checkpoint,
     code_of,
     compare_configs,
     run_and_checkpoint,
+    with_fingerprints,
 )
 from lightkeras.system.variables import CheckpointError
 from lightkeras.task import SupervisedTask
@@ -38,6 +40,52 @@ BEFORE = {
 }
 
 
+# ---------------------------------------------------------------------- data by split
+
+
+HELD_OUT = {"fingerprint": "v", "examples": 40}
+
+
+def with_validation(validation, **train):
+    return changed(data={**BEFORE["data"], **train, "validation": validation})
+
+
+@pytest.mark.parametrize(
+    ("now", "lines"),
+    [
+        ({"fingerprint": "w", "examples": 40}, ["data.validation.fingerprint was 'v' and is 'w'"]),
+        ({"fingerprint": "v", "examples": 20}, ["data.validation.examples was 40 and is 20"]),
+        (None, [f"data.validation was {HELD_OUT!r} and is None"]),
+        ({"fingerprint": None, "examples": 40}, []),  # not known now, as without the preflight
+    ],
+)
+def test_a_changed_validation_split_is_refused_by_its_name(now, lines):
+    assert compare_configs(with_validation(HELD_OUT), with_validation(now)) == Changes(tuple(lines), ())
+    assert changed_fingerprints(with_validation(HELD_OUT), with_validation(now)) == (
+        ["validation"] if "fingerprint was" in "".join(lines) else []
+    )
+
+
+def test_a_run_of_an_earlier_version_has_no_record_of_validation_and_resumes():
+    assert compare_configs(BEFORE, with_validation(HELD_OUT)) == Changes((), ())
+    assert compare_configs(with_validation(HELD_OUT), with_validation(HELD_OUT, fingerprint=None)) == Changes((), ())
+
+
+def test_another_first_batch_of_a_stream_that_is_shuffled_anew_is_warned_of():
+    before, now = with_validation(HELD_OUT), with_validation({"fingerprint": "w", "examples": 20})
+    changes = compare_configs(before, now, reordered=["validation"])
+    assert changes.refused == ("data.validation.examples was 40 and is 20",)
+    assert "data.validation begins with another batch: its source orders each epoch anew" in changes.warned[0]
+
+
+def test_fingerprints_that_are_not_known_now_are_kept():
+    before = {"fingerprint": "ab", "validation": {"fingerprint": "v"}}
+    now = {"fingerprint": None, "batches": 3, "validation": {"fingerprint": None, "batches": 2}}
+    expected = {"fingerprint": "ab", "batches": 3, "validation": {"fingerprint": "v", "batches": 2}}
+    assert with_fingerprints(now, before) == expected
+    assert with_fingerprints(now, {"fingerprint": None}) == now
+
+
 # ---------------------------------------------------------------------- what changed
 
 
@@ -52,8 +100,8 @@ def changed(**parts):
         (changed(hparams={"rate": 0.2, "units": 8}), "hparams.rate was 0.1 and is 0.2"),
         (changed(hparams={"rate": 0.1}), "hparams.units was 8 and is None"),
         (changed(hparams={"rate": 0.1, "units": 8, "new": 1}), "hparams.new was None and is 1"),
-        (changed(data={"fingerprint": "cd", "batch_size": 32}), "data.fingerprint was 'ab' and is 'cd'"),
-        (changed(data={"fingerprint": "ab", "batch_size": 16}), "data.batch_size was 32 and is 16"),
+        (changed(data={"fingerprint": "cd", "batch_size": 32}), "data.train.fingerprint was 'ab' and is 'cd'"),
+        (changed(data={"fingerprint": "ab", "batch_size": 16}), "data.train.batch_size was 32 and is 16"),
         (changed(seed=1), "seed was 0 and is 1"),
         (changed(monitor={"name": "val/loss", "mode": "max"}), "monitor.mode was 'min' and is 'max'"),
     ],

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from lightkeras import Runner, SupervisedTask
+from lightkeras import Runner, SupervisedTask, Task, optimizers
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.runs import checkpoint
 from lightkeras.testing import two_moons
@@ -25,7 +25,7 @@ def sgd(**settings):
 
 
 def adam(**settings):
-    return lambda: keras.optimizers.Adam(0.02, **settings)
+    return lambda: keras.optimizers.Adam(**{"learning_rate": 0.02, **settings})
 
 
 def scaled(**settings):
@@ -90,6 +90,42 @@ def test_weights_and_optimizers_end_as_those_of_keras(name, policy, tmp_path):
     for one, other in zip(own, theirs, strict=True):
         if one.dtype.startswith("int") or one.shape == ():  # what is counted: iterations, the scale, the rate
             np.testing.assert_array_equal(one, other, other.path)
+
+
+class Classifier(Task):
+    """The model as a task with a loss of its own."""
+
+    def __init__(self, optimizer):
+        super().__init__()
+        self._given = optimizer
+
+    def build_model(self):
+        return model()
+
+    def build_optimizer(self):
+        return self._given
+
+    def loss(self, batch, training):
+        return CLASS(batch[1], self.model(batch[0], training=training))
+
+
+@pytest.mark.parametrize(
+    "make_optimizer",
+    [adam(), adam(learning_rate=keras.optimizers.schedules.ExponentialDecay(0.02, 5, 0.5)), optimizers.LazyAdam],
+    ids=["adam", "scheduled", "lazy"],
+)
+def test_a_task_in_float16_scales_its_loss_as_keras_does(make_optimizer, policy, tmp_path):
+    policy("mixed_float16")
+    expected, history = fitted_by_keras(make_optimizer, 3)
+    task = Classifier(make_optimizer())
+    runner = Runner(max_epochs=3, patience=None, progress=False, run_dir=tmp_path / "run")
+    result = runner.fit(task, ArrayFeed((X, Y), 16))
+    np.testing.assert_allclose(result.history["train/loss"], history["loss"], rtol=2e-3)
+    for one, other in zip(task.model.weights, expected.weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0.04, atol=0.01, err_msg=other.path)
+    assert isinstance(task.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert int(task.optimizer.iterations) >= 20  # one step may overflow, by the last bits of the backend
+    assert float(task.optimizer.learning_rate) == pytest.approx(float(expected.optimizer.learning_rate), rel=0.15)
 
 
 @pytest.mark.parametrize("steps_per_call", [1, 5, None])

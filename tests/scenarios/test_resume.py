@@ -202,6 +202,18 @@ def scaled():
     return classifier(keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0**10, dynamic_growth_steps=6))
 
 
+class Half(TwoMoons):
+    """A task in float16, whose optimizer it wraps itself."""
+
+    def build_model(self):
+        keras.config.set_dtype_policy("mixed_float16")
+        try:
+            inside = [layers.Dense(16, "relu"), layers.Dense(1, dtype="float32")]
+            return keras.Sequential([keras.Input((2,)), *inside])
+        finally:
+            keras.config.set_dtype_policy("float32")
+
+
 def one_for_each_part():
     adam, sgd = keras.optimizers.Adam(0.02), keras.optimizers.SGD(0.1, 0.9)
     parts = keras.optimizers.OptimizerMap(sgd, {".*kernel": adam})
@@ -219,6 +231,7 @@ CASES = {
     "accumulated": Case(lambda: classifier(keras.optimizers.SGD(0.1, 0.9, gradient_accumulation_steps=3))),
     "averaged and clipped": Case(many_at_once),
     "scaled": Case(scaled, policy="mixed_float16"),
+    "scaled by the task": Case(lambda: Half(TwoMoons.HParams(batch_size=16))),
     "bfloat16": Case(policy="mixed_bfloat16", settings={"validate_every": "3 steps", "patience": 9}),
     "random without a seed": Case(
         lambda: Unseeded(TwoMoons.HParams(batch_size=32)), data=dict, settings={"validate_every": "4 steps"}
@@ -517,7 +530,7 @@ class Renamed(TwoMoons):
         (lambda: TwoMoons(HP(learning_rate=0.5)), {}, {}, r"hparams\.learning_rate was 0\.01 and is 0\.5"),
         (TwoMoons, {"seed": 4}, {}, "seed was 0 and is 4"),
         (TwoMoons, {"monitor": "val/accuracy"}, {}, "monitor.name was 'val/loss' and is 'val/accuracy'"),
-        (TwoMoons, {}, {"train": OTHER, "validation": OTHER}, r"data\.fingerprint was '\w+' and is '\w+'"),
+        (TwoMoons, {}, {"train": OTHER, "validation": OTHER}, r"data\.train\.fingerprint was '\w+' and is '\w+'"),
         (Renamed, {}, {}, "task was 'TwoMoons' and is 'Renamed'"),
     ],
     ids=["hyperparameters", "seed", "monitor", "data", "task"],
@@ -533,6 +546,88 @@ def test_another_experiment_is_refused_and_nothing_is_changed_unless_it_is_accep
     assert result.epochs == 2
     config = json.loads((begun / "config.json").read_text())
     assert any(re.search(what, line) for line in config["resumed"][0]["changed"])
+
+
+def as_generator(split):
+    return lambda: iter([(split[0][i : i + 16], split[1][i : i + 16]) for i in range(0, len(split[0]), 16)])
+
+
+def as_dataset(split):
+    return tf.data.Dataset.from_tensor_slices(split).batch(16)
+
+
+class InOrder(keras.utils.PyDataset):
+    """Batches of a split in its order."""
+
+    def __init__(self, split):
+        super().__init__()
+        self.split = split
+
+    def __len__(self):
+        return len(self.split[0]) // 16
+
+    def __getitem__(self, index):
+        return tuple(part[16 * index : 16 * index + 16] for part in self.split)
+
+
+SOURCES = {"arrays": lambda split: split, "generator": as_generator, "tf.data": as_dataset, "PyDataset": InOrder}
+FLIPPED = (VALIDATION[0], 1 - VALIDATION[1])
+HALVED = tuple(part[:25] for part in VALIDATION)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_changed_split_is_refused_by_its_name(tmp_path, source, split):
+    made, quick = SOURCES[source], {"export": False, "pictures": False, "preflight": True}
+    given = {"train": TRAIN, "validation": VALIDATION}
+    other = {"train": (TRAIN[0], 1 - TRAIN[1]), "validation": FLIPPED}
+
+    def fit(changed=(), **settings):
+        data = {name: made(other[name] if name in changed else given[name]) for name in given}
+        return runner(tmp_path / "run", **quick, **settings).fit(classifier(), **data, resume=True)
+
+    fit(max_epochs=1)
+    with pytest.raises(ChangedRunError, match=rf"data\.{split}\.fingerprint was '\w+' and is '\w+'"):
+        fit([split])
+    assert fit().epochs == 2
+
+
+def test_validation_data_that_are_fewer_new_or_gone_are_refused(tmp_path):
+    def fit(name, validation, **settings):
+        made = runner(tmp_path / name, export=False, pictures=False, monitor="train/loss", **settings)
+        return made.fit(classifier(), TRAIN, validation, resume=True)
+
+    fit("with", VALIDATION, max_epochs=1)
+    with pytest.raises(ChangedRunError, match=r"data\.validation\.examples was 50 and is 25"):
+        fit("with", HALVED)
+    with pytest.raises(ChangedRunError, match=r"data\.validation\.examples was 50 and is 32"):
+        fit("with", VALIDATION, limit_batches=LimitBatches(validation=1))
+    with pytest.raises(ChangedRunError, match=r"data\.validation was \{.*\} and is None"):
+        fit("with", None)
+    fit("without", None, max_epochs=1)
+    with pytest.raises(ChangedRunError, match=r"data\.validation was None and is"):
+        fit("without", VALIDATION)
+
+
+def test_a_stream_that_is_shuffled_anew_in_each_process_resumes_with_a_warning(tmp_path):
+    def batches():
+        order = np.random.default_rng().permutation(150)
+        return iter([(TRAIN[0][order[:75]], TRAIN[1][order[:75]])] * 2)
+
+    made = {"export": False, "pictures": False, "preflight": True}
+    runner(tmp_path / "run", max_epochs=1, **made).fit(classifier(), batches, VALIDATION)
+    with pytest.warns(UserWarning, match=r"data\.train begins with another batch"):
+        assert runner(tmp_path / "run", **made).fit(classifier(), batches, VALIDATION, resume=True).epochs == 2
+
+
+def test_a_run_without_the_record_of_a_split_resumes(tmp_path):
+    runner(tmp_path / "run", max_epochs=1).fit(classifier(), TRAIN, VALIDATION)
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    del config["data"]["validation"]
+    path.write_text(json.dumps(config))
+    assert runner(tmp_path / "run").fit(classifier(), TRAIN, HALVED, resume=True).epochs == 2
+    assert json.loads(path.read_text())["data"]["validation"]["examples"] == 25
 
 
 @pytest.mark.any_backend

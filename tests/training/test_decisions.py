@@ -20,6 +20,19 @@ STEPS = st.integers(1, 10_000)
 SECONDS = st.none() | st.floats(0, 1000)
 
 
+@pytest.mark.parametrize(
+    ("limit", "most_steps", "steps", "expected"),
+    [(10, None, 4, 10), (3, 100, 4, 3), (None, 12, 4, 3), (None, 13, 4, 4), (None, 5, None, 5)],
+)
+def test_the_number_of_epochs_follows_from_the_limits(limit, most_steps, steps, expected):
+    assert decisions.expected_epochs(limit, most_steps, steps) == expected
+
+
+@pytest.mark.parametrize(("name", "mode"), [("val/f1_score/0", "max"), ("val/loss/1/0", "min")])
+def test_the_mode_of_a_numbered_value_is_that_of_its_name(name, mode):
+    assert decisions.infer_mode(name) == mode
+
+
 @given(remaining=STEPS, seconds=SECONDS, fixed=st.none() | STEPS)
 def test_a_call_never_crosses_the_next_event_and_always_runs_a_step(remaining, seconds, fixed):
     assert 1 <= steps_next(remaining, seconds, fixed) <= remaining

@@ -80,6 +80,12 @@ def test_nothing_is_written_without_a_terminal_or_a_notebook(terminal, shown):
     assert text(screen) == ""
 
 
+def test_a_line_goes_to_standard_error_as_it_is_unless_nothing_is_shown(capsys):
+    for shown in (True, False):
+        ProgressBar(1, 10, shown=shown, console=console(terminal=False)).print_line(f"[a] line, {shown}")
+    assert capsys.readouterr() == ("", "[a] line, True\n")
+
+
 def test_an_error_passes_through_and_the_bar_is_taken_away():
     screen = console()
     with pytest.raises(RuntimeError, match="inside"), ProgressBar(1, 10, console=screen):

@@ -5,6 +5,7 @@ import json
 import keras
 
 from lightkeras import Runner
+from lightkeras.data.structure import digest_of, flatten
 from lightkeras.testing import TwoMoons, two_moons
 from lightkeras.training import setup
 from lightkeras.training.run_config import config_of
@@ -33,6 +34,7 @@ def test_the_configuration_says_what_the_run_is_made_of(tmp_path):
         "fingerprint": fit.train_stepper.feed.fingerprint(),
         "batch_size": 32,
         "batches": 10,
+        "validation": {"fingerprint": fit.validation_stepper.feed.fingerprint(), "examples": 100},
     }
     assert config["monitor"] == {"name": "val/loss", "mode": "min"}
     assert config["runner"]["validate_every"] == "5 steps"
@@ -41,9 +43,17 @@ def test_the_configuration_says_what_the_run_is_made_of(tmp_path):
     assert set(config_of(made(settings, Dataless(), TRAIN))["code"]) == {"Dataless"}
 
 
-def test_a_stream_has_no_fingerprint_and_says_that_it_is_one(tmp_path):
-    config = config_of(made(Settings(run_dir=tmp_path / "run"), train=lambda: iter([TRAIN, OTHER])))
-    assert config["data"] == {"source": "stream", "fingerprint": None, "batch_size": None, "batches": None}
+def test_the_fingerprint_of_a_stream_is_that_of_its_first_batch_which_the_preflight_reads(tmp_path):
+    def data_with(preflight, *batches):
+        settings = Settings(run_dir=tmp_path / "run", preflight=preflight)
+        return config_of(made(settings, train=lambda: iter(batches)))["data"]
+
+    nothing = {"source": "stream", "batch_size": None, "batches": None, "validation": None}
+    assert data_with(False, TRAIN, OTHER) == {**nothing, "fingerprint": None}
+    first = data_with(True, TRAIN, OTHER)
+    assert first == {**nothing, "fingerprint": digest_of(dict(flatten(TRAIN)))}
+    assert data_with(True, TRAIN) == first
+    assert data_with(True, OTHER, TRAIN) != first
 
 
 def test_each_resume_is_noted_and_the_beginning_stays(tmp_path):

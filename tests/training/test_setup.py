@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
-from lightkeras import LimitBatches
+from lightkeras import LimitBatches, Runner
 from lightkeras.data.arrays import ArrayData, as_feed
 from lightkeras.data.feed import ArrayFeed, StreamFeed
 from lightkeras.runs.checkpoint import MANIFEST
@@ -164,6 +165,27 @@ def test_limits_of_batches_are_those_of_their_splits(tmp_path):
     limits = LimitBatches(train=3, validation=2)
     fit = made(Settings(run_dir=tmp_path / "run", limit_batches=limits))
     assert (fit.train_stepper.steps, fit.validation_stepper.steps) == (3, 2)
+
+
+def test_a_plateau_on_a_schedule_is_refused_before_anything_is_written(tmp_path):
+    class Scheduled(TwoMoons):
+        def build_optimizer(self):
+            return keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9))
+
+        def build_callbacks(self):
+            return [keras.callbacks.ReduceLROnPlateau("loss")]
+
+    with pytest.raises(ValueError, match="ReduceLROnPlateau in callbacks sets the learning rate"):
+        Runner(run_dir=tmp_path / "run").fit(Scheduled())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_longer_patience_among_the_callbacks_is_warned_of_once(tmp_path):
+    stop = keras.callbacks.EarlyStopping("val_loss", patience=20)
+    runner = Runner(run_dir=tmp_path / "run", max_epochs=2, callbacks=[stop], progress=False, preflight=False)
+    with pytest.warns(UserWarning, match=r"EarlyStopping\(patience=20\)") as seen:
+        runner.fit(TwoMoons())
+    assert sum("EarlyStopping" in str(warning.message) for warning in seen) == 1
 
 
 def test_directory_of_nothing_is_refused():

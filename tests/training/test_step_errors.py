@@ -117,3 +117,73 @@ def test_an_error_outside_of_layers_names_none(tmp_path):
     with pytest.raises(ArithmeticError) as caught:
         fit(tmp_path / "run", Wrong(), TARGETS)
     assert not any("raised in the layer" in note for note in caught.value.__notes__)
+
+
+# ---------------------------------------------------------------------- what is diagnosed, and what is not
+
+WIDE = np.zeros((16, 8), "float32")
+
+
+class Steps(Task):
+    """A model for four columns, whose loss is given."""
+
+    def __init__(self, loss, evaluate=None):
+        super().__init__()
+        self._given, self._evaluate = loss, evaluate
+
+    def build(self):
+        self.model = keras.Sequential([keras.Input((4,), name="four"), layers.Dense(1)])
+        self.other = keras.Sequential([keras.Input((2,), name="two"), layers.Dense(1)])
+        self.optimizer = keras.optimizers.SGD(0.1)
+
+    def loss(self, batch, training):
+        given = self._given if training or self._evaluate is None else self._evaluate
+        return given(self, *batch) + 0.0 * ops.sum(self.other(batch[0][:, :2]))
+
+
+def squared(task, x, y):
+    return ops.mean(ops.square(task.model(x) - y))
+
+
+@pytest.mark.parametrize(
+    ("loss", "error"),
+    [
+        (lambda task, x, y: squared(task, x[:, :4], y) * task.wieght, "wieght"),
+        (lambda task, x, y: squared(task, x[:, :4], y) * unknown, "unknown"),  # noqa: F821
+        (lambda task, x, y: squared(task, x[:, :4], y) + {}["key"], "key"),
+        (lambda task, x, y: squared(task, x[:, :4], y) + ops.mean(ops.matmul(x, ops.ones((3, 2)))), "[38]"),
+        (lambda task, x, y: squared(task, x[:, :4], y) + ops.mean(Failing()(x)), "no such number"),
+    ],
+    ids=["attribute", "name", "key", "shapes", "layer"],
+)
+def test_a_mistake_of_a_step_that_crops_its_input_is_raised_as_it_is(tmp_path, loss, error):
+    with pytest.raises(Exception, match=error) as caught:
+        Runner(max_epochs=1, run_dir=tmp_path / "run").fit(Steps(loss), (WIDE, TARGETS), batch_size=8)
+    assert not isinstance(caught.value, TaskError)
+    assert any("This came from train_step" in note for note in caught.value.__notes__)
+
+
+def test_wrong_inputs_of_any_model_are_diagnosed_and_the_error_is_quoted(tmp_path):
+    message = (
+        r"the model's input 'four' takes float32\[batch, 4\], but the batch has float32\[batch, 8\]\..* The error was: "
+    )
+    with pytest.raises(TaskError, match=message) as caught:
+        Runner(run_dir=tmp_path / "run").fit(Steps(squared), (WIDE, TARGETS), batch_size=8)
+    assert str(caught.value.__cause__) in str(caught.value)
+    wrong = Steps(lambda task, x, y: ops.mean(task.other(x)))
+    with pytest.raises(TaskError, match=r"self\.other's input 'two' takes float32\[batch, 2\], but .*The error was: "):
+        Runner(run_dir=tmp_path / "run").fit(wrong, (WIDE, TARGETS), batch_size=8)
+
+
+def test_other_batches_of_validation_are_not_blamed_for_a_misspelled_name(tmp_path):
+    def fit(evaluate):
+        task = Steps(lambda task, x, y, weight=None: squared(task, x[:, :4], y), evaluate)
+        weights = np.ones(16, "float32")
+        Runner(run_dir=tmp_path / "run").fit(task, (WIDE, TARGETS), (WIDE + 1, TARGETS, weights), batch_size=8)
+
+    with pytest.raises(AttributeError, match="mispelled"):
+        fit(lambda task, x, y, weight: task.mispelled)
+    with pytest.raises(
+        TaskError, match=r"a batch of validation has the arrays .* The error was: TypeError: .*argument"
+    ):
+        fit(lambda task, x, y: squared(task, x[:, :4], y))

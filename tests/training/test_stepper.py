@@ -9,7 +9,7 @@ from lightkeras.data.arrays import as_feed
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.engine.base import StepLogs
 from lightkeras.task import Task
-from lightkeras.training.stepper import Compilation, Stepper, bound_engine, metric_values
+from lightkeras.training.stepper import Compilation, Stepper, bound_engine
 
 
 class Values(Task):
@@ -87,17 +87,6 @@ def test_trying_one_step_takes_the_first_batch_alone():
     logs = over(ArrayFeed((X, LABEL), 2)).try_one()
     assert logs.values["loss"].tolist() == pytest.approx([0.15])
     assert logs.examples.tolist() == [2]
-
-
-def test_metrics_that_hold_several_values_give_them_all():
-    class Two(keras.metrics.Metric):
-        def result(self):
-            return {"a": ops.convert_to_tensor(1.0), "b": 2}
-
-    assert metric_values(Two()) == {"a": 1.0, "b": 2.0}
-    mean = keras.metrics.Mean("m")
-    mean.update_state(3.0)
-    assert metric_values(mean) == {"m": 3.0}
 
 
 class Compiling:

@@ -49,7 +49,7 @@ class CsvLogger(Logger):
             files.check_no_link(self._path)
             opened = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | flags, 0o644)
             self._file = os.fdopen(opened, "a", newline="", encoding="utf-8")
-        self._names, self._opened_once = tuple(names), True
+        self._names, self._opened_once = tuple(header[len(_COUNTERS) :]), True
         if not kept:
             self._write([header])
 
@@ -113,7 +113,12 @@ class CsvLogger(Logger):
         return [_float64(values[name]) if name in values else "" for name in self._names]
 
     def _cut(self, header: list[str], expected: int) -> int:
-        """Removes the rows after a position. Returns the remaining bytes; 0 if the file is missing."""
+        """Removes the rows after a position. Returns the remaining bytes; 0 if the file is missing.
+
+        Args:
+            header: Columns of the run; columns that only the file has are added.
+            expected: The position.
+        """
         size = os.lstat(self._path).st_size if files.is_file(self._path) else None
         kept = 0 if size is None else _whole_lines(self._path, expected)
         if kept < expected:
@@ -124,7 +129,7 @@ class CsvLogger(Logger):
                 stacklevel=3,
             )
         if kept:
-            check_header(self._path, header)
+            header[:] = merged_header(self._path, header)
             files.truncate(self._path, kept)
         return kept
 
@@ -134,11 +139,13 @@ def header_of(names: Sequence[str]) -> list[str]:
     return [*_COUNTERS, *names]
 
 
-def check_header(path: Path, expected: list[str]) -> None:
-    """Checks the first line of a file against the expected columns.
+def merged_header(path: Path, expected: list[str]) -> list[str]:
+    """Returns the columns of a file that a run can continue: it may have more values of a split than are logged now.
+
+    Earlier versions logged metrics also for the split whose step does not update them.
 
     Raises:
-        ValueError: It has other columns, or is damaged.
+        ValueError: A column is new, or a split is gone; or the line is damaged.
     """
     try:
         with files.open_to_read(path) as file:
@@ -146,8 +153,9 @@ def check_header(path: Path, expected: list[str]) -> None:
         found = next(csv.reader([line]), [])
     except csv.Error as error:
         raise files.DamagedFileError(f"{path} is damaged: its first line cannot be read ({error}).") from error
-    if found == expected:
-        return
+    splits = {name.split("/")[0] for name in expected}
+    if [name for name in found if name in expected] == expected and {name.split("/")[0] for name in found} == splits:
+        return found
     gone = [name for name in found if name not in expected]
     new = [name for name in expected if name not in found]
     differs = [f"it has {', '.join(gone)}"] * bool(gone) + [f"it lacks {', '.join(new)}"] * bool(new)

@@ -12,6 +12,7 @@ from typing import Any, final
 import keras
 import numpy as np
 
+from lightkeras.engine.optimizer_state import unwrapped
 from lightkeras.system.messages import did_you_mean
 from lightkeras.training.callbacks.state import CallbackStates
 
@@ -68,6 +69,41 @@ class CallbackBridge:
                 continue
             raise ValueError(
                 f"{type(callback).__name__}(monitor={monitor!r}): no epoch logs that. {did_you_mean(monitor, known)}"
+            )
+
+    def check_rates(self) -> None:
+        """Checks that the callbacks that set the learning rate can set it.
+
+        Raises:
+            ValueError: The optimizer computes its rate from a schedule, or holds several optimizers.
+        """
+        parts = unwrapped(self._model.optimizer)
+        if len(parts) == 1 and isinstance(parts[0].learning_rate, keras.Variable):
+            return
+        for callback in self._callbacks:
+            if isinstance(callback, (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)):
+                cause = "has several learning rates" if len(parts) > 1 else "computes its learning rate from a schedule"
+                raise ValueError(
+                    f"{type(callback).__name__} in callbacks sets the learning rate, but the optimizer "
+                    f"{self._model.optimizer.name!r} {cause}, which Keras cannot set. Give the optimizer a number as "
+                    "learning_rate, or remove the callback."
+                )
+
+    def warn_of_patience(self, patience: int | None, monitor: str | None) -> None:
+        """Warns of an `EarlyStopping` that the runner would not wait for.
+
+        Args:
+            patience: Patience of the runner; `None` if it never stops early.
+            monitor: Name of its monitored value; `None` without one.
+        """
+        longest = max((c.patience for c in self._callbacks if isinstance(c, keras.callbacks.EarlyStopping)), default=0)
+        if monitor is not None and patience is not None and longest > patience:
+            warnings.warn(
+                f"EarlyStopping(patience={longest}) is among the callbacks, but the runner itself stops after "
+                f"patience={patience} without a better {monitor}. Give Runner(patience=None) to leave it to the "
+                f"callback, or Runner(patience={longest}) in place of the callback.",
+                UserWarning,
+                stacklevel=2,
             )
 
     def begin_train(

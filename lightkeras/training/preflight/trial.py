@@ -12,6 +12,7 @@ import numpy as np
 
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.engine.base import Engine, StepLogs, Trace
+from lightkeras.engine.optimizer_state import unwrapped
 from lightkeras.system.tensorflow import tensorflow_left_out
 from lightkeras.system.variables import read_variables
 from lightkeras.task import Task
@@ -22,6 +23,8 @@ from lightkeras.training.stepper import Stepper
 
 Arrays = Mapping[str, np.ndarray]
 FIRST, LAST = "first batch", "last batch"
+LOOKED_AT = 32
+"""Maximum number of batches that are looked at if every gradient of the first is zero."""
 
 
 def try_steps(
@@ -39,14 +42,17 @@ def try_steps(
     """
     with restored(task, _others(task, trace)) as state:
         check_rates(task, trace)
-        first = _first_batch(engine, train_stepper.feed, "train")
+        first = _first_batch(engine, train_stepper, "train")
         logs = _try(task, train_stepper, first, 0, "train_step")
         check_same_state(task, forms(state.variables))
         after = read_variables(state.variables)
         _warn_of_others(task, state)
         state.restore_variables()
         sizes = engine.gradient_sizes(task.run_train_step, engine.open(first))
-        check_gradients(task, trace, sizes, logs)
+        found, batches = sizes, 1
+        if _is_zero(sizes) and not _at_minimum(logs):  # as for a small batch and a relu
+            found, batches = _sizes_of_more(task, engine, train_stepper.feed, sizes)
+        check_gradients(task, trace, found, logs, batches)
         check_learned(task, trace, sizes, state.arrays, after)
         state.restore_variables()
         _try_last(task, train_stepper, "train_step")
@@ -55,7 +61,7 @@ def try_steps(
             _try(
                 task,
                 validation_stepper,
-                _first_batch(engine, validation_stepper.feed, "validation"),
+                _first_batch(engine, validation_stepper, "validation"),
                 0,
                 "evaluate_step",
                 train_stepper.feed,
@@ -69,7 +75,7 @@ def check_rates(task: Task, trace: Trace) -> None:
     Raises:
         TaskError: One is negative or not finite.
     """
-    for optimizer in [part for given, _ in trace.optimizers() for part in _parts(given)]:
+    for optimizer in [part for given, _ in trace.optimizers() for part in unwrapped(given)]:
         rate = _rate(optimizer)
         if not 0 <= rate < math.inf:
             raise TaskError(
@@ -79,7 +85,8 @@ def check_rates(task: Task, trace: Trace) -> None:
 
 
 def check_logs(task: Task, logs: StepLogs, method: str, batch: str) -> None:
-    """Checks the values of one step. Evaluations warn of values that are not finite, except for the loss.
+    """Checks the values of one step: the loss, or all values without one. Others are warned of, as training continues
+    with them.
 
     Raises:
         TaskError: A value is not finite.
@@ -88,7 +95,7 @@ def check_logs(task: Task, logs: StepLogs, method: str, batch: str) -> None:
         if all(map(math.isfinite, values)):
             continue
         found = f"{type(task).__name__}.{method}: {name} is {values[0]} on the {batch}."
-        if method == "evaluate_step" and name != "loss" and "loss" in logs.values:
+        if name != "loss" and "loss" in logs.values:
             if batch == FIRST:  # do not repeat the warning for the last batch
                 warnings.warn(f"{found} Its mean over the split will not be finite.", UserWarning, stacklevel=2)
             continue
@@ -98,8 +105,10 @@ def check_logs(task: Task, logs: StepLogs, method: str, batch: str) -> None:
         )
 
 
-def check_gradients(task: Task, trace: Trace, sizes: Sequence[tuple[keras.Variable, float]], logs: StepLogs) -> None:
-    """Checks the largest absolute values of the first gradients, and warns of variables whose gradient is zero.
+def check_gradients(
+    task: Task, trace: Trace, sizes: Sequence[tuple[keras.Variable, float]], logs: StepLogs, batches: int = 1
+) -> None:
+    """Checks the gradients of the first batches, and warns of variables whose gradient is zero.
 
     A gradient may overflow if the optimizer scales the loss: it lowers the scale then. All gradients may be zero if the
     loss is zero, as with a margin that the batch satisfies already.
@@ -114,29 +123,52 @@ def check_gradients(task: Task, trace: Trace, sizes: Sequence[tuple[keras.Variab
         for variable in learned
     }
     name = f"{type(task).__name__}.train_step"
+    where = "on the first batch" if batches == 1 else f"on the first {batches} batches"
     broken = [variable for variable, size in sizes if not math.isfinite(size) and id(variable) not in scaled]
     if broken:
         raise TaskError(
-            f"{name}: on the first batch the gradient with respect to {paths(broken)} is not finite, though the loss "
+            f"{name}: {where} the gradient with respect to {paths(broken)} is not finite, though the loss "
             "is. Look for a root, a norm, a logarithm or a division at zero, also in branches that `where` discards."
         )
     largest: dict[int, tuple[keras.Variable, float]] = {}
     for variable, size in sizes:
         largest[id(variable)] = (variable, max(size, largest.get(id(variable), (variable, 0.0))[1]))
     dead = [variable for variable, size in largest.values() if size == 0]
-    at_minimum = "loss" in logs.values and not logs.values["loss"].any()
-    if dead and len(dead) == len(largest) and not at_minimum:
+    if dead and len(dead) == len(largest) and not _at_minimum(logs):
         raise TaskError(
-            f"{name}: on the first batch every gradient is exactly zero, so nothing would be learned. Look for a "
+            f"{name}: {where} every gradient is exactly zero, so nothing would be learned. Look for a "
             "constant loss, for rounding, argmax or stop_gradient before it, or for saturated or dead activations."
         )
     if dead:
         warnings.warn(
-            f"{name}: on the first batch {len(dead)} of {len(largest)} variables got a gradient of exactly zero, and "
+            f"{name}: {where} {len(dead)} of {len(largest)} variables got a gradient of exactly zero, and "
             f"may never learn: {paths(dead)}. Freeze them if that is intended.",
             UserWarning,
             stacklevel=2,
         )
+
+
+def _at_minimum(logs: StepLogs) -> bool:
+    """Whether the loss is zero, where gradients may be zero too."""
+    return "loss" in logs.values and not logs.values["loss"].any()
+
+
+def _is_zero(sizes: Sequence[tuple[keras.Variable, float]]) -> bool:
+    return bool(sizes) and all(size == 0 for _, size in sizes)
+
+
+def _sizes_of_more(
+    task: Task, engine: Engine, feed: Feed, sizes: list[tuple[keras.Variable, float]]
+) -> tuple[list[tuple[keras.Variable, float]], int]:
+    """Looks at further batches until one has a gradient: all sizes, and the number of batches."""
+    stream, found, batches = engine.open(feed), list(sizes), 0
+    while batches < LOOKED_AT and (batch := stream.next_batch()) is not None:
+        batches += 1
+        if batches > 1:  # the first is known
+            found += engine.gradient_sizes(task.run_train_step, engine.open_batch(batch))
+        if not _is_zero(found):
+            break
+    return found, batches
 
 
 def check_learned(
@@ -161,7 +193,7 @@ def check_learned(
             )
         moved = [variable for variable in learned if id(variable) in pushed]
         if moved and all(same_bits(before[keys[id(v)]], after[keys[id(v)]]) for v in moved):
-            rates = ", ".join(f"{_rate(part):g}" for part in _parts(optimizer))
+            rates = ", ".join(f"{_rate(part):g}" for part in unwrapped(optimizer))
             raise TaskError(
                 f"{name}: one step of the optimizer {optimizer.name!r} changed none of its variables "
                 f"({paths(moved)}), though they have gradients; its learning rate is {rates}. Raise it, or check the "
@@ -183,19 +215,21 @@ def _try_last(task: Task, stepper: Stepper, method: str) -> None:
         _try(task, stepper, feed, feed.steps - 1, method)
 
 
-def _first_batch(engine: Engine, feed: Feed, split: str) -> Feed:
-    """Returns a feed that starts with the first batch of a split.
+def _first_batch(engine: Engine, stepper: Stepper, split: str) -> Feed:
+    """Returns a feed that starts with the first batch of a split, whose digest a stepper over a stream records.
 
     A stream is opened once and only its first batch is read: each opening may draw another order or read a file.
 
     Raises:
         ValueError: The split is empty.
     """
+    feed = stepper.feed
     if isinstance(feed, ArrayFeed):
         return feed
     batch = engine.open(feed).next_batch()
     if batch is None:
         raise ValueError(f"The {split} split is empty; expected at least one batch.")
+    stepper.note_first_batch(batch)
     return StreamFeed(lambda epoch: iter([batch]), feed.spec, steps=1)
 
 
@@ -226,13 +260,8 @@ def _may_skip(optimizer: keras.optimizers.Optimizer) -> bool:
         return True
     # A schedule may warm up from zero; the config of a constant rate is a float.
     with tensorflow_left_out():
-        parts = [(part, part.get_config().get("learning_rate")) for part in _parts(optimizer)]
+        parts = [(part, part.get_config().get("learning_rate")) for part in unwrapped(optimizer)]
     return any(not isinstance(rate, float) and not _rate(part) for part, rate in parts)
-
-
-def _parts(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Optimizer]:
-    """The optimizers inside a `keras.optimizers.MultiOptimizer`, which has no rate; any other optimizer alone."""
-    return list(getattr(optimizer, "optimizers", None) or [optimizer])
 
 
 def _rate(optimizer: keras.optimizers.Optimizer) -> float:

@@ -1,5 +1,6 @@
 """Traced steps on JAX: the dtypes that reach a step."""
 
+import keras
 import numpy as np
 import pytest
 from by_hand import (
@@ -10,6 +11,7 @@ from keras import ops
 
 from lightkeras.data.arrays import as_feed
 from lightkeras.data.feed import ArrayFeed
+from lightkeras.engine.jax.steps import Traced
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "int64", "float16", "float32", "float64", "bool"])
@@ -34,3 +36,9 @@ def test_text_is_refused_before_anything_is_compiled_and_the_way_out_is_named():
         ValueError, match=r"Array text of a batch is text, which JAX cannot compute with.* `build_encoder`"
     ):
         learn(Line(), feed)
+
+
+def test_variables_that_are_never_written_are_read_only():
+    read, written = keras.Variable(1.0), keras.Variable(2.0)
+    traced = Traced((read, written), (written,), None, (), None)
+    assert [variable is read for variable in traced.read_only] == [True]

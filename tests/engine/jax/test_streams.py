@@ -182,3 +182,12 @@ def test_a_batch_at_hand_gives_what_it_gives_inside_its_feed_to_the_bit(kind):
     assert found.values["loss"].tobytes() == logs.values["loss"].tobytes()
     assert_same(weights(task), after)
     assert program.run(engine.open_batch(batch), 5).steps == 1
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 3])
+def test_a_block_has_a_row_for_each_batch(capacity):
+    batches = [(np.full(2, number, "float32"), np.full((2, 1), -number, "int32")) for number in range(capacity)]
+    first, second = streams.on_device(batches, capacity)
+    assert first.tolist() == [[number] * 2 for number in range(capacity)]
+    assert (second.shape, second.dtype) == ((capacity, 2, 1), "int32")
+    assert second[-1].tolist() == [[1 - capacity]] * 2

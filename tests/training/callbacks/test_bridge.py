@@ -166,6 +166,39 @@ def test_callbacks_get_logs_with_keras_names_and_the_model(model):
     assert recorder.params["epochs"] == 3
 
 
+SCHEDULE = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: callbacks.ReduceLROnPlateau("loss"), lambda: callbacks.LearningRateScheduler(lambda epoch: 0.1)],
+    ids=["plateau", "scheduler"],
+)
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_callback_that_cannot_set_the_rate_is_refused(model, make, scaled):
+    callback, optimizer = make(), keras.optimizers.SGD(SCHEDULE)
+    model.compile(keras.optimizers.LossScaleOptimizer(optimizer) if scaled else optimizer, "mse")
+    message = rf"{type(callback).__name__} in callbacks sets .* computes its learning rate from a schedule"
+    with pytest.raises(ValueError, match=message):
+        bridge(model, callback).check_rates()
+    bridge(model, callbacks.EarlyStopping("loss")).check_rates()
+    model.compile("sgd", "mse")
+    bridge(model, callback).check_rates()
+
+
+def test_an_early_stopping_that_the_runner_does_not_wait_for_is_warned_of(model):
+    found = bridge(model, callbacks.EarlyStopping("loss", patience=20), callbacks.EarlyStopping("loss", patience=2))
+    with pytest.warns(
+        UserWarning, match=r"EarlyStopping\(patience=20\) .* patience=3 without a better val/loss"
+    ) as seen:
+        found.warn_of_patience(3, "val/loss")
+    assert len(seen) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for patience, monitor in [(20, "val/loss"), (None, "val/loss"), (3, None)]:
+            found.warn_of_patience(patience, monitor)
+
+
 def test_who_asked_to_stop_is_named(model):
     found = bridge(model, Recorder(), callbacks.EarlyStopping(monitor="loss", patience=1))
     found.begin_train()

@@ -5,7 +5,8 @@ import math
 import numpy as np
 
 from lightkeras.engine.layer_calls import Observation
-from lightkeras.training.divergence.explain import explain
+from lightkeras.testing import TwoMoons, two_moons
+from lightkeras.training.divergence.explain import explain, explain_step
 from lightkeras.training.divergence.watchdog import Alarm
 
 
@@ -36,3 +37,36 @@ def test_the_first_value_that_is_not_finite_is_described_in_a_sentence():
 def test_inputs_that_no_layer_computed_are_reported_as_such():
     bad = Observation("layer", "b (B)", math.nan, inputs=-math.inf)
     assert explain(np.zeros(1), (), [bad], {}, []).endswith("its inputs contain -inf, which no layer computed")
+
+
+class Broken:
+    """An engine whose step makes a variable infinite, beside one that was so before."""
+
+    def __init__(self, before, after):
+        self.before, self.after = before, after
+
+    def not_finite(self, variables):
+        return [key for key, variable in variables.items() if id(variable) in map(id, (self.before, *self.found))]
+
+    found = ()
+
+    def run_eagerly(self, step, batch):
+        self.after.assign([math.inf])
+        self.found = (self.after,)
+        return {}, []
+
+
+def test_a_variable_that_a_step_makes_infinite_is_named_and_restored_but_not_one_that_was_so_before():
+    task = TwoMoons()
+    task.set_up(0)
+    before, after = task.model.layers[0].bias, task.model.layers[-1].bias
+    found = explain_step(task, Broken(before, after), two_moons(4))
+    assert found == f"the update of {after.path} made it inf"
+    assert after.numpy().tolist() == [0.0]
+
+
+def test_a_step_that_runs_only_compiled_is_reported_as_such():
+    task = TwoMoons()
+    task.set_up(0)
+    found = explain_step(task, Broken(None, None), two_moons(4))  # which has nothing to assign to
+    assert found.startswith("its layers could not be inspected: uncompiled it raises AttributeError: ")

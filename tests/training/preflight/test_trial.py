@@ -5,6 +5,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 
 from lightkeras import Runner
@@ -81,6 +82,42 @@ def test_a_gradient_that_overflows_is_a_mistake_unless_the_loss_is_scaled():
     check_gradients(task, trace, [(kernel, np.inf), (bias, 1.0)], logs(loss=1.0))
 
 
+class Dead(Task):
+    """A relu that is dead for inputs below zero: only the last of the batches has a gradient."""
+
+    def build(self):
+        unit = layers.Dense(1, "relu", kernel_initializer="ones", name="unit")
+        self.model = keras.Sequential([keras.Input((1,)), unit])
+        self.optimizer = keras.optimizers.SGD(0.1)
+
+    def loss(self, batch, training):
+        self.log("share", ops.sum(ops.cast(batch[0] > 0, "float32")) / ops.sum(ops.cast(batch[1] > 2, "float32")))
+        return ops.mean(ops.square(self.model(batch[0]) - batch[1]))
+
+
+@pytest.mark.parametrize("source", ["arrays", "stream", "tf.data"])
+def test_further_batches_are_looked_at_before_zero_gradients_are_refused(source, tmp_path):
+    def data(*signs):
+        x = np.repeat(np.float32(signs), 2)[:, None]
+        y = np.ones_like(x)
+        if source == "arrays":
+            return ArrayFeed((x, y), 2)
+        if source == "tf.data":
+            return tf.data.Dataset.from_tensor_slices((x, y)).batch(2)
+        return lambda: iter([(x[i : i + 2], y[i : i + 2]) for i in range(0, len(x), 2)])
+
+    settings = {"max_epochs": 1, "progress": False, "pictures": False, "export": False}
+    with pytest.warns(UserWarning, match=r"Dead.train_step: share is nan on the first batch"):
+        result = Runner(run_dir=tmp_path / "run", **settings).fit(Dead(), data(-1, -2, -1, 3))
+    assert not result.diverged
+    assert np.isnan(result.history["train/share"][0])
+    with (
+        pytest.warns(UserWarning, match="share is nan"),
+        pytest.raises(TaskError, match=r"on the first 3 batches every gradient is exactly zero"),
+    ):
+        Runner().check(Dead(), data(-1, -2, -3))
+
+
 # ---------------------------------------------------------------------- updates
 
 
@@ -130,15 +167,16 @@ def test_a_variable_that_is_not_finite_after_its_step_is_named():
 # ---------------------------------------------------------------------- logs
 
 
-def test_a_value_of_validation_besides_the_loss_may_be_no_number_and_is_warned_of_once():
+def test_a_value_besides_the_loss_may_be_no_number_and_is_warned_of_once():
     task = TwoMoons()
-    with pytest.warns(UserWarning, match=r"TwoMoons.evaluate_step: score is nan on the first batch. Its mean"):
-        check_logs(task, logs(loss=1.0, score=np.nan), "evaluate_step", "first batch")
-    check_logs(task, logs(loss=1.0, score=np.nan), "evaluate_step", "last batch")
+    for method in ("train_step", "evaluate_step"):
+        with pytest.warns(UserWarning, match=rf"TwoMoons.{method}: score is nan on the first batch. Its mean"):
+            check_logs(task, logs(loss=1.0, score=np.nan), method, "first batch")
+        check_logs(task, logs(loss=1.0, score=np.nan), method, "last batch")
     for method, values in (
         ("evaluate_step", {"loss": np.inf}),
         ("evaluate_step", {"score": np.inf}),  # without a loss in the logs
-        ("train_step", {"loss": 1.0, "score": np.inf}),
+        ("train_step", {"score": np.inf}),
     ):
         with pytest.raises(TaskError, match=rf"TwoMoons.{method}: .* is inf on the last batch"):
             check_logs(task, logs(**values), method, "last batch")

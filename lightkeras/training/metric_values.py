@@ -1,0 +1,77 @@
+"""Values of stateful metrics by name: several for a metric of several values, none where a step does not update it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import keras
+import numpy as np
+
+from lightkeras.engine.base import Trace
+from lightkeras.task import Task
+
+MOST_VALUES = 1000
+"""Maximum number of values of one metric."""
+
+
+def metric_values(metric: keras.metrics.Metric) -> dict[str, float]:
+    """Current values of a metric by name.
+
+    A result that is not a scalar, such as the F1 scores of the classes, gives its mean as `f1_score` and each value as
+    `f1_score/0`, `f1_score/1`, ...; of a matrix as `name/0/1`.
+
+    Raises:
+        ValueError: It has more than `MOST_VALUES` values.
+    """
+    result = metric.result()
+    found: dict[str, float] = {}
+    for name, value in (result if isinstance(result, Mapping) else {metric.name: result}).items():
+        array = np.asarray(keras.ops.convert_to_numpy(value), np.float64)
+        if array.size > MOST_VALUES:
+            raise ValueError(
+                f"The metric {name!r} has a result of shape {array.shape}; expected a scalar, or at most "
+                f"{MOST_VALUES} values, because each is logged. Return their mean from `result`."
+            )
+        found[name] = float(array.mean()) if array.size else float("nan")
+        if array.ndim:
+            places = np.ndindex(*array.shape)
+            found |= {"/".join([name, *map(str, place)]): float(array[place]) for place in places}
+    return found
+
+
+def values_of(task: Task, left_out: Sequence[keras.metrics.Metric] = ()) -> list[tuple[str, float]]:
+    """Current values of the metrics of a task, with names that may occur twice.
+
+    Args:
+        task: The task.
+        left_out: Metrics whose values are left out.
+    """
+    metrics = task.metrics()
+    found = [(metric, name, value) for metric in metrics for name, value in metric_values(metric).items()]
+    names = [name for _, name, _ in found]
+    names = numbered(names) if task.numbers_metrics else names
+    skipped = set(map(id, left_out))
+    return [(new, value) for new, (metric, _, value) in zip(names, found, strict=True) if id(metric) not in skipped]
+
+
+def numbered(names: Sequence[str]) -> list[str]:
+    """Gives each name that occurred before a number, as Keras does: `loss`, `loss_1`, `loss_2`."""
+    found: list[str] = []
+    for name in names:
+        new, count = name, 0
+        while new in found or (count and new in names):
+            count += 1
+            new = f"{name}_{count}"
+        found.append(new)
+    return found
+
+
+def not_updated(task: Task, trace: Trace) -> list[keras.metrics.Metric]:
+    """The metrics that a traced step does not use: their values would be those of an empty split."""
+    # A trace contains Keras variables, or the backend's variables inside them.
+    used = {id(found) for found in trace.variables}
+    return [
+        metric
+        for metric in task.metrics()
+        if metric.variables and not any(id(v) in used or id(v.value) in used for v in metric.variables)
+    ]
