@@ -34,7 +34,7 @@ from lightkeras.system.messages import explain_unknown_keywords, explains_unknow
 from lightkeras.system.signals import exit_status
 from lightkeras.system.tracebacks import FoldedTraceback
 from lightkeras.task import Task
-from lightkeras.training import decisions, evaluation, finders, keywords, run_config, setup
+from lightkeras.training import decisions, evaluation, finders, keywords, prediction, run_config, setup
 from lightkeras.training.divergence.watchdog import Alarm, first_not_finite
 from lightkeras.training.export import export_best_model
 from lightkeras.training.fit import Fit
@@ -224,7 +224,9 @@ class Runner(Settings):
 
         Args:
             task: The task.
-            data: Inputs of `predict_step`: an array, a structure of arrays, or a feed.
+            data: Anything that `fit` accepts or Keras's `predict` takes: an array, a list or dict of the inputs of a
+                model, a `tf.data.Dataset`, a `PyDataset`, a generator. `predict_step` gets an array as it is, or in a
+                tuple of one, `(x,)`, if it takes only that; of batches such as `(x, y)`, it uses the inputs.
             weights: `"best"` or `"last"` of the run directory; `None` keeps the current weights of the task.
             batch_size: Examples per batch of arrays given here.
 
@@ -232,11 +234,12 @@ class Runner(Settings):
             NumPy arrays in the structure that `predict_step` returns; axis 0 counts inputs.
 
         Raises:
-            ValueError: There are no inputs, or `weights` needs a run directory.
+            ValueError: There are no inputs, or endlessly many; `predict_step` does not return one output for each; or
+                `weights` needs a run directory.
             CheckpointError: The checkpoint is damaged or does not fit the task.
         """
         with FoldedTraceback():
-            return evaluation.predict(self, task, data, weights, batch_size)
+            return prediction.predict(self, task, data, weights, batch_size)
 
     def find_learning_rate(
         self,
@@ -347,7 +350,11 @@ class _Loop:
             with fit.profiler.one_call():
                 logs = stepper.program.run(stream, count)
             if not logs.steps:
-                break
+                following = None if state.batches_done else stepper.begin_anew(state.epochs)
+                if following is None:
+                    break
+                stream = following
+                continue
             alarm = first_not_finite(logs, state.step)
             logs = logs if alarm is None else logs.first(alarm.step - state.step)
             stepper.add(logs, time.perf_counter() - began)
@@ -371,6 +378,7 @@ class _Loop:
     def end_epoch(self) -> None:
         """Validates, logs, calls the callbacks and saves at the end of an epoch."""
         fit, state, settings = self._fit, self._state, self._settings
+        fit.close_epoch()
         judged = state.validated_now and (fit.monitor or "").startswith("val/")  # by a validation at its last step
         if decisions.is_multiple(state.epochs + 1, settings.validation.epochs) and not self._validate():
             return
@@ -401,7 +409,6 @@ class _Loop:
                 export_best_model(fit.task, fit.directory, fit.recorder.bar.print_line)
         result = fit.result()
         fit.directory.update_result({**fit.facts, "fit": result.summary()})
-        fit.train_stepper.stream = None  # a generator has one reader at a time
         if settings.pictures and complete:
             fit.pictures.draw_best()
         if settings.profile:

@@ -15,8 +15,9 @@ from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 
 from lightkeras import hparams as hparams_
 from lightkeras.data import DataModule, Lookup, reuse
+from lightkeras.data.arrays import train_of
 from lightkeras.data.labels import check_labels, outputs_by_name
-from lightkeras.data.structure import Structure, map_structure
+from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.encoders.base import Encoder, batches_of
 from lightkeras.encoders.keras_model import KerasEncoder
 from lightkeras.engine.base import Engine, Tensor
@@ -302,6 +303,7 @@ class Task(StepMethods):
     def predict_step(self, batch: Structure) -> Structure:
         """Returns the outputs for one batch; axis 0 counts examples."""
         inputs = batch[0] if isinstance(batch, tuple) else batch
+        _check_real(self.model, inputs)
         return self.model(inputs, training=False)
 
     def build_callbacks(self) -> list[keras.callbacks.Callback]:
@@ -388,7 +390,7 @@ class Task(StepMethods):
                 "of a run, which holds what it learned."
             )
         self.data.prepare(self.lookup)
-        encoder.fit(batches_of(self.data.train()))
+        encoder.fit(batches_of(train_of(self.data)))
 
     @final
     def frozen(self) -> Encoder | None:
@@ -424,6 +426,17 @@ class Task(StepMethods):
         """
         model, encoder = vars(self).get("model"), self.frozen()
         return model if model is None or encoder is None else encoder.join(model)
+
+
+def _check_real(model: keras.Model, inputs: Structure) -> None:
+    """Refuses complex inputs of a model of real ones, which would drop the imaginary parts."""
+    takes = [str(tensor.dtype) for tensor in getattr(model, "inputs", None) or ()]
+    is_complex = any("complex" in str(leaf.dtype) for _, leaf in flatten(inputs))
+    if is_complex and takes and not any("complex" in dtype for dtype in takes):
+        raise ValueError(
+            f"The inputs are complex numbers, and the model takes {', '.join(takes)}: it would drop the imaginary "
+            "parts. Give both parts as real numbers: np.stack([x.real, x.imag], axis=-1)."
+        )
 
 
 def _variables(owners: Mapping[str, KerasObject]) -> dict[str, keras.Variable]:
@@ -558,6 +571,7 @@ class SupervisedTask(Task):
 
     def loss(self, batch: Structure, training: bool) -> Tensor:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        _check_real(self.model, x)
         y_pred = self.model(x, training=training)
         # As Keras calls them: a `compute_loss` written for Keras before 3.3 has no `training`.
         takes_training = "training" in inspect.signature(self.model.compute_loss).parameters

@@ -530,3 +530,14 @@ def test_a_model_whose_outputs_are_not_known_yet_is_checked_for_what_is_certain(
     task.check_data((X, labels(1000)), "train")
     with pytest.raises(ValueError, match="hold -1; sparse categorical cross entropy takes whole numbers from 0 up"):
         task.check_data((X, labels(-1)), "train")
+
+
+@pytest.mark.parametrize("way", ["arrays", "stream"])
+def test_complex_inputs_of_a_real_model_are_refused_with_what_to_give(runner, way):
+    x = np.exp(1j * np.zeros((8, 2))).astype("complex64")
+    task = SupervisedTask(keras.Sequential([keras.Input((2,)), layers.Dense(1)]), loss="mse")
+    data = (x, np.zeros(8, "float32"))
+    with pytest.raises(ValueError, match=r"inputs are complex numbers, and the model takes float32: .*np\.stack"):
+        runner.fit(task, data if way == "arrays" else lambda: iter([data]))
+    with pytest.raises(ValueError, match="inputs are complex numbers"):
+        runner.predict(task, x)

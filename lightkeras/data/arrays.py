@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, final, runtime_checkable
 
 from lightkeras.data import streams
+from lightkeras.data.conversion import readable
 from lightkeras.data.feed import ArrayFeed, Batches, Feed, check_batching
 from lightkeras.data.lookup import Lookup
 from lightkeras.data.module import DataModule
@@ -83,7 +84,7 @@ def as_feed(data: Batches, batch_size: int = 32, *, shuffle: bool = False, seed:
         data: One of
             - a `Feed`, which is returned unchanged;
             - arrays, tensors or lists of numbers or texts, or tuples, lists and dicts of them;
-            - a `tf.data.Dataset` of batches, not endless;
+            - a `tf.data.Dataset` of batches;
             - a `keras.utils.PyDataset`;
             - a torch `DataLoader`, or any other iterable of batches that starts anew each epoch;
             - a function that returns an iterator over batches (a generator function), without arguments or
@@ -98,8 +99,8 @@ def as_feed(data: Batches, batch_size: int = 32, *, shuffle: bool = False, seed:
 
     Raises:
         TypeError: `data` is not one of these, or an iterator that can be read only once.
-        ValueError: There are no batches or endlessly many, they differ in structure, or `shuffle` was
-            given for something that is not arrays.
+        ValueError: There are no batches, they differ in structure, or `shuffle` was given for something that is
+            not arrays.
 
     Example:
         >>> feed = as_feed(([[1.0], [2.0], [3.0]], [0, 1, 1]), batch_size=2)
@@ -116,6 +117,35 @@ def as_feed(data: Batches, batch_size: int = 32, *, shuffle: bool = False, seed:
     return _stream(data)
 
 
+def as_feed_once(data: Batches, batch_size: int = 32) -> Feed:
+    """As `as_feed`, also for what can be read only once, such as a generator object."""
+    if isinstance(data, Iterator):
+        return streams.from_iterator(data, type(data).__name__)
+    return as_feed(data, batch_size)
+
+
+def train_of(data: DataModule, batch_size: int = 32) -> Feed:
+    """The feed of the train split of a data module, which may return anything that `as_feed` accepts.
+
+    Args:
+        data: The data module.
+        batch_size: Examples per batch, for arrays, which are shuffled.
+
+    Raises:
+        ValueError: There is no train split.
+    """
+    found = data.train()
+    if found is None:
+        raise ValueError(f"{type(data).__name__}.train() returned None: expected batches to train on.")
+    return as_feed(found, batch_size, shuffle=holds_arrays(found))
+
+
+def held_out_of(data: DataModule, split: str, batch_size: int = 32) -> Feed | None:
+    """The feed of the `"validation"` or `"test"` split of a data module; `None` if it has none. See `train_of`."""
+    found = data.test() if split == "test" else data.validation()
+    return None if found is None else as_feed(found, batch_size)
+
+
 def _stream(data: Any) -> Feed:
     if isinstance(data, Feed):
         return data
@@ -124,9 +154,11 @@ def _stream(data: Any) -> Feed:
     if streams.is_py_dataset(data):
         return streams.from_py_dataset(data)
     if isinstance(data, Iterable) and not isinstance(data, (str, bytes)):
+        readable(data)  # raises what to do with a sparse or ragged array
         return streams.from_iterable(data, type(data).__name__)
     if callable(data) and not isinstance(data, type):
         return streams.from_iterable(data, getattr(data, "__name__", type(data).__name__))
+    readable(data)  # raises what to do with a sparse or ragged array
     raise TypeError(
         f"Received {type(data).__name__}: expected arrays, a tf.data.Dataset, a "
         "keras.utils.PyDataset, a torch DataLoader, another iterable of batches, or a function that returns "
@@ -144,6 +176,11 @@ class _ArrayLike(Protocol):
 def holds_arrays(data: Any) -> bool:
     """Whether `as_feed` converts this to an `ArrayFeed`."""
     return isinstance(data, (Mapping, tuple, list, _ArrayLike))
+
+
+def is_one_array(data: Any) -> bool:
+    """Whether this is a single array or tensor, and not a structure of several."""
+    return isinstance(data, _ArrayLike)
 
 
 def _array_feed(name: str, data: Any, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> ArrayFeed:

@@ -25,8 +25,7 @@ class Batches(DataModule):
 
     Raises:
         TypeError: Another type, or arrays, which are for `ArrayData`.
-        ValueError: There are no batches or endlessly many, or those of a split differ from those of `train` in
-            dtype or number of axes.
+        ValueError: There are no batches, or those of a split differ from those of `train` in dtype or number of axes.
 
     Example:
         >>> import numpy as np

@@ -51,6 +51,16 @@ class Feed(abc.ABC):
     def fingerprint(self) -> str | None:
         """A digest of the content, to detect that data changed; `None` if it would take reading all of it."""
 
+    def begin_pass(self) -> None:  # noqa: B027, only sources with hooks have something to do
+        """Calls the source's own `on_epoch_begin`, if it has one, before its first batch is read."""
+
+    def end_pass(self, completed: bool = True) -> None:  # noqa: B027
+        """Calls the source's own `on_epoch_end`, if it has one, after its last batch was used.
+
+        Args:
+            completed: Whether the pass came to its end; if not, the hook is not called.
+        """
+
 
 @final
 class ArrayFeed(Feed):
@@ -95,8 +105,11 @@ class ArrayFeed(Feed):
             raise ValueError("Received no arrays: expected at least one.")
         lengths = {path: len(array) for path, array in leaves}
         if len(set(lengths.values())) > 1:
-            found = ", ".join(f"array {path or '0'} has {length}" for path, length in lengths.items())
-            raise ValueError(f"Arrays differ in their number of examples: {found}. Axis 0 must agree.")
+            some = [f"array {path or '0'} has {length}" for path, length in lengths.items()]
+            found = ", ".join([*some[:4], "...", some[-1]] if len(some) > 6 else some)
+            raise ValueError(
+                f"Arrays differ in their number of examples: {found}. Axis 0 must agree.{_stack_advice(self.arrays)}"
+            )
         self._examples = next(iter(lengths.values()))
         if self._examples == 0:
             raise ValueError("The arrays are empty: expected at least one example on axis 0.")
@@ -180,6 +193,14 @@ class StreamFeed(Feed):
         dataset: A `tf.data.Dataset` of the same batches, or `None`.
         origin: The object that gives the batches, to detect that two splits share it; `None` if not known.
         raw: The feed that an encoder computed these batches from; `None` if there was no encoder.
+        endless: Whether it is known to have no end, so that an epoch needs a limit.
+        continues: Whether train epochs that a limit ends continue one another, as those of Keras's
+            `fit(steps_per_epoch=...)` do; for a source whose length is not known. If not, each epoch starts anew.
+        hooks: An object with `on_epoch_begin` and `on_epoch_end`, called before and after each pass; `None` for none.
+
+    Attributes:
+        first_spec: The spec of the first batch, without open sizes; `None` if it was not read yet.
+        first_size: Examples in the first batch; `None` if it was not read yet.
     """
 
     def __init__(
@@ -192,6 +213,9 @@ class StreamFeed(Feed):
         dataset: Any = None,
         origin: Any = None,
         raw: StreamFeed | None = None,
+        endless: bool = False,
+        continues: bool = False,
+        hooks: Any = None,
     ) -> None:
         if steps is not None and steps < 1:
             raise ValueError(f"steps={steps}: the feed is empty; expected at least one batch.")
@@ -199,6 +223,11 @@ class StreamFeed(Feed):
         self.dataset = dataset
         self.origin = origin
         self.raw = raw
+        self.endless = endless
+        self.continues = continues or endless
+        self.hooks = hooks
+        self.first_spec: Structure | None = None
+        self.first_size: int | None = None if raw is None else raw.first_size
         self._spec = spec
         self._steps = steps
         self._batch_size = batch_size
@@ -221,6 +250,39 @@ class StreamFeed(Feed):
 
     def fingerprint(self) -> None:
         return None
+
+    def note_first(self, batch: Structure) -> None:
+        """Notes the shapes of the first batch, with which steps are traced where a backend needs sizes."""
+        self.first_spec, self.first_size = map_structure(spec_of, batch), len(flatten(batch)[0][1])
+
+    def begin_pass(self) -> None:
+        if self.hooks is None:
+            return
+        # A pass inside another one, such as a validation on the train split, must not move the data under it.
+        nested = any(feed.hooks is self.hooks for feed in _in_pass)
+        _in_pass.append(self)
+        if not nested:
+            self.hooks.on_epoch_begin()
+
+    def end_pass(self, completed: bool = True) -> None:
+        if self in _in_pass:
+            _in_pass.remove(self)
+            if completed and not any(feed.hooks is self.hooks for feed in _in_pass):
+                self.hooks.on_epoch_end()
+
+
+_in_pass: list[StreamFeed] = []
+"""Feeds with hooks whose pass has begun and not ended, the outermost first."""
+
+
+def _stack_advice(arrays: Structure) -> str:
+    """What to do about a list of arrays, one for each example, among the parts of a batch; empty if there is none."""
+    for part in arrays if isinstance(arrays, (tuple, list)) else ():
+        if isinstance(part, (tuple, list)) and len(part) > 1 and all(isinstance(leaf, np.ndarray) for leaf in part):
+            alike = len({leaf.shape for leaf in part}) == 1
+            advice = "make it one array with" if alike else "pad them to one shape and make them one array with"
+            return f" A list of {len(part)} arrays is read as {len(part)} inputs: {advice} `np.stack`."
+    return ""
 
 
 def raw_feed(feed: Feed) -> Feed:

@@ -24,6 +24,7 @@ def join_feeds(first: Feed, second: Feed) -> Feed:
 
     Raises:
         ValueError: Their batches differ in structure, shape or dtype.
+        ValueError: The first is endless.
         TypeError: One holds arrays, and the other is a stream.
     """
     found, expected = flatten(second.spec), flatten(first.spec)
@@ -44,6 +45,8 @@ def _chained(first: StreamFeed, second: StreamFeed) -> StreamFeed:
     def open_epoch(epoch: int) -> Iterator[Structure]:
         return itertools.chain(first.open_epoch(epoch), second.open_epoch(epoch))
 
+    if first.endless:
+        raise ValueError("The first split is endless, so the second would never be read: give it an end, `.take(n)`.")
     steps = None if first.steps is None or second.steps is None else first.steps + second.steps
     datasets = first.dataset is not None and second.dataset is not None
     return StreamFeed(
@@ -52,6 +55,8 @@ def _chained(first: StreamFeed, second: StreamFeed) -> StreamFeed:
         steps=steps,
         batch_size=first.batch_size,
         dataset=first.dataset.concatenate(second.dataset) if datasets else None,
+        continues=first.continues or second.continues,
+        endless=second.endless,
     )
 
 

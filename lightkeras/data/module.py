@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
+from typing import Any
 
-from lightkeras.data.feed import Feed
 from lightkeras.data.lookup import Lookup
 
 
@@ -30,15 +30,15 @@ class DataModule(abc.ABC):
         """
 
     @abc.abstractmethod
-    def train(self) -> Feed:
-        """Batches to train on."""
+    def train(self) -> Any:
+        """Batches to train on: a `Feed`, or anything else that `Runner.fit` accepts, such as `(x, y)`."""
 
-    def validation(self) -> Feed | None:
-        """Batches to validate on after each epoch; `None` for no such split."""
+    def validation(self) -> Any:
+        """Batches to validate on after each epoch, in the same forms; `None` for no such split."""
         return None
 
-    def test(self) -> Feed | None:
-        """Batches to test on once, at the end; `None` for no such split."""
+    def test(self) -> Any:
+        """Batches to test on once, at the end, in the same forms; `None` for no such split."""
         return None
 
     def expand(self, inputs: Sequence[str], lookup: Lookup) -> list[str]:
@@ -53,8 +53,8 @@ class DataModule(abc.ABC):
         """
         return list(inputs)
 
-    def predict(self, inputs: Sequence[str]) -> Feed:
-        """Batches of raw inputs, such as texts from a command line.
+    def predict(self, inputs: Sequence[str]) -> Any:
+        """Batches of raw inputs, such as texts from a command line, in any form that `Runner.predict` accepts.
 
         Args:
             inputs: One string per example.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lightkeras.data.feed import StreamFeed
-from lightkeras.data.structure import ArraySpec, Structure, as_arrays, flatten, map_structure, spec_of
+from lightkeras.data.structure import ArraySpec, Structure, as_arrays, flatten, map_structure, owned, spec_of
 
 
 def is_tf_dataset(data: Any) -> bool:
@@ -35,15 +36,10 @@ def from_tf_dataset(dataset: Any) -> StreamFeed:
         A feed whose spec is the dataset's `element_spec` without the batch axis.
 
     Raises:
-        ValueError: The dataset is endless, empty, not batched, or holds ragged or sparse tensors.
+        ValueError: The dataset is empty, not batched, or holds ragged or sparse tensors.
     """
     tf = sys.modules["tensorflow"]
     cardinality = int(dataset.cardinality())
-    if cardinality == tf.data.INFINITE_CARDINALITY:
-        raise ValueError(
-            "The tf.data.Dataset is endless: expected one epoch. Set its length with `.take(n)`, or "
-            "leave out `.repeat()`."
-        )
     if cardinality == 0:
         raise ValueError("The tf.data.Dataset is empty: expected at least one batch.")
     sizes: set[int] = set()
@@ -63,51 +59,46 @@ def from_tf_dataset(dataset: Any) -> StreamFeed:
     return StreamFeed(
         open_epoch,
         map_structure(lambda leaf: ArraySpec(tuple(leaf.shape[1:]), leaf.dtype.name), _top(dataset.element_spec)),
-        steps=cardinality if cardinality != tf.data.UNKNOWN_CARDINALITY else None,
+        steps=cardinality if cardinality > 0 else None,
         batch_size=sizes.pop() if sizes else None,
         dataset=dataset,
         origin=dataset,
+        endless=cardinality == tf.data.INFINITE_CARDINALITY,
+        continues=cardinality == tf.data.UNKNOWN_CARDINALITY,
     )
 
 
 def from_py_dataset(dataset: Any) -> StreamFeed:
     """Converts a `keras.utils.PyDataset` to a feed. Batches are made one after the other, without workers.
 
-    Its `on_epoch_end` is called once for each epoch before the one that is opened, in a resumed run
-    too: a dataset that shuffles there with its own seed then has the same order.
+    Its `on_epoch_begin` and `on_epoch_end` are called around each pass (see `Feed.begin_pass`), by a resumed run also
+    for the epochs before: a dataset that shuffles there with its own seed then has the same order.
 
     Args:
-        dataset: Returns whole batches by index.
+        dataset: Returns whole batches by index. A `num_batches` of `None` means that it is endless.
 
     Raises:
-        ValueError: The dataset is endless or empty.
+        ValueError: The dataset has no length, or is empty.
     """
     try:
         steps = dataset.num_batches
     except NotImplementedError:
-        steps = None
-    if steps is None:
-        raise ValueError(f"{type(dataset).__name__} has no length: define its `__len__`, the batches of an epoch.")
-    if steps < 1:
+        raise ValueError(
+            f"{type(dataset).__name__} has no length: define its `__len__`, the batches of an epoch, or let "
+            "`num_batches` return None if it is endless."
+        ) from None
+    if steps is not None and steps < 1:
         raise ValueError(f"{type(dataset).__name__} is empty: its length is {steps}; expected at least 1 batch.")
     first = as_batch(dataset[0])
-    ended = 0
 
     def open_epoch(epoch: int) -> Iterator[Structure]:
-        nonlocal ended
-        for _ in range(ended, epoch):
-            dataset.on_epoch_end()
-        ended = max(ended, epoch)
-        dataset.on_epoch_begin()
-        for index in range(steps):
-            batch = dataset[index]
-            if index == steps - 1:  # before the last batch is returned: the reader may stop after it
-                dataset.on_epoch_end()
-                ended += 1
-            yield batch
+        return (dataset[index] for index in (itertools.count() if steps is None else range(steps)))
 
     checked = _alike(open_epoch, first, type(dataset).__name__)
-    return StreamFeed(checked, map_structure(spec_of, first), steps=steps, origin=dataset)
+    spec = map_structure(spec_of, first)
+    feed = StreamFeed(checked, spec, steps=steps, origin=dataset, hooks=dataset, endless=steps is None)
+    feed.note_first(first)
+    return feed
 
 
 def from_iterable(data: Iterable[Any] | Callable[..., Iterable[Any]], name: str) -> StreamFeed:
@@ -127,8 +118,7 @@ def from_iterable(data: Iterable[Any] | Callable[..., Iterable[Any]], name: str)
     """
     if isinstance(data, Iterator):
         raise TypeError(
-            f"{name} can be read only once: expected an iterable that starts again each epoch. Pass the "
-            "function that makes it, `as_feed(batches)` and not `as_feed(batches())`."
+            f"{name} can be read only once: expected an iterable that starts again each epoch. {_made_by(data)}"
         )
 
     takes_epoch = not isinstance(data, Iterable) and "epoch" in inspect.signature(data).parameters
@@ -143,7 +133,46 @@ def from_iterable(data: Iterable[Any] | Callable[..., Iterable[Any]], name: str)
     if first is None:
         raise ValueError(f"{name} returned no batches: expected at least one.")
     checked = _alike(open_epoch, first, name)
-    return StreamFeed(checked, map_structure(spec_of, first), steps=_length(data), origin=data)
+    steps = _length(data)
+    # A function that is given the epoch returns the batches of that epoch; any other source may be endless.
+    continues = steps is None and not takes_epoch
+    feed = StreamFeed(checked, map_structure(spec_of, first), steps=steps, origin=data, continues=continues)
+    feed.note_first(first)
+    return feed
+
+
+def from_iterator(data: Iterator[Any], name: str) -> StreamFeed:
+    """Converts an iterator, such as a generator object, to a feed that can be read once.
+
+    Raises:
+        ValueError: There are no batches.
+    """
+    batches = map(as_batch, data)
+    first = next(batches, None)
+    if first is None:
+        raise ValueError(f"{name} returned no batches: expected at least one.")
+    first = owned(first)
+    left = [itertools.chain([first], batches)]
+
+    def open_epoch(epoch: int) -> Iterator[Structure]:
+        if not left:
+            raise ValueError(f"{name} can be read only once: give the function that makes it.")
+        return left.pop()
+
+    feed = StreamFeed(_alike(open_epoch, first, name), map_structure(spec_of, first), origin=data)
+    feed.note_first(first)
+    return feed
+
+
+def _made_by(data: Iterator[Any]) -> str:
+    """What to give in place of an iterator."""
+    if inspect.isgenerator(data):
+        function = data.gi_code.co_name
+        if function.isidentifier():
+            return (
+                f"Give the function, `{function}` and not `{function}(...)`; for arguments, `lambda: {function}(...)`."
+            )
+    return "Give a function that makes it, such as `lambda: map(f, batches)`."
 
 
 def as_batch(batch: Any) -> Structure:

@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 
 from lightkeras.data.bags import Bags
+from lightkeras.data.conversion import readable
 from lightkeras.system.digest import Digest
 
 Structure = Any
 """A batch: an array, or tuples, lists and dicts of arrays."""
+
+ALIGNMENT = 64
+"""Alignment in bytes that the backends need to use NumPy's memory as it is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +85,15 @@ def as_arrays(structure: Structure) -> Structure:
     return _as_array(structure)
 
 
+def owned(structure: Structure) -> Structure:
+    """A copy of a batch of NumPy arrays, which nothing else writes to.
+
+    Its memory is aligned, so that an engine need not copy it again: TensorFlow, JAX and torch use aligned memory as it
+    is, and would compute with values that a source writes there later.
+    """
+    return map_structure(_owned, structure)
+
+
 def spec_of(array: np.ndarray | Bags) -> Structure:
     """Shape, without axis 0, and dtype of one array; of `Bags`, of each array that `Bags.batch` returns."""
     if isinstance(array, Bags):
@@ -107,6 +120,16 @@ def digest_of(structure: Structure) -> str:
     return digest.hex()
 
 
+def _owned(array: np.ndarray) -> np.ndarray:
+    if array.dtype == object:
+        return array.copy()
+    memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
 def _parts(leaf: np.ndarray | Bags) -> list[np.ndarray]:
     return [leaf.ids, leaf.weights, leaf.splits] if isinstance(leaf, Bags) else [leaf]
 
@@ -125,6 +148,7 @@ def _holds_text(value: Any) -> bool:
 def _as_array(value: Any) -> np.ndarray | Bags:
     if isinstance(value, Bags):
         return value
+    value = readable(value)
     if value is None:
         raise ValueError("Received None where an array was expected: leave it out, `(x,)` and not `(x, None)`.")
     try:
@@ -133,11 +157,19 @@ def _as_array(value: Any) -> np.ndarray | Bags:
     except ValueError as error:
         raise ValueError(f"Cannot convert to an array: {error} Pad rows of different lengths to one length.") from error
     if array.ndim == 0:
-        raise ValueError(f"Received the scalar {value!r}: expected an array with one row per example.")
+        raise ValueError(
+            f"Received the scalar {value!r}: expected an array with one row per example. A list of scalars that are "
+            "tensors becomes one with `np.stack`."
+        )
     if array.dtype == np.float64:
         return array.astype(np.float32)  # as Keras does
     if array.dtype.kind in "UST":  # str, bytes, and NumPy's variable-width StringDType
         return array.astype(object)
+    if array.dtype.kind in "mM":
+        raise TypeError(
+            f"Received an array of {array.dtype}: expected numbers or text. Convert it to a number, such as the days "
+            "since a date: `(x - x.min()) / np.timedelta64(1, 'D')`."
+        )
     if array.dtype == object and not all(isinstance(item, (bytes, str)) for item in array.ravel()):
         wrong = next(type(item).__name__ for item in array.ravel() if not isinstance(item, (bytes, str)))
         raise TypeError(

@@ -14,12 +14,14 @@ learn from the wrong one.)
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
+from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure
 
 if TYPE_CHECKING:
@@ -137,7 +139,13 @@ def batches_of(feed: Feed) -> Iterator[Structure]:
     if isinstance(feed, ArrayFeed):
         yield feed.arrays
     elif isinstance(feed, StreamFeed):
-        yield from feed.open_epoch(0)
+        if feed.endless:
+            raise ValueError(
+                "An encoder that learns reads the whole train split, and this one is endless: give a source with an "
+                "end, such as `dataset.take(n)`."
+            )
+        with contextlib.closing(StreamReader(feed, 0)) as reader:
+            yield from reader.batches()
     else:
         raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(feed).__name__}.")
 

@@ -210,6 +210,9 @@ def _encoded_stream(feed: StreamFeed, encoder: Encoder) -> StreamFeed:
         dataset=dataset,
         origin=feed.origin,
         raw=feed,
+        continues=feed.continues,
+        endless=feed.endless,
+        hooks=feed.hooks,
     )
 
 

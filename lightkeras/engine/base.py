@@ -27,7 +27,8 @@ import keras
 import numpy as np
 
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
-from lightkeras.data.structure import Structure
+from lightkeras.data.stream_reader import Continued, StreamReader
+from lightkeras.data.structure import Structure, flatten
 from lightkeras.engine.layer_calls import Numbers, Observation, observation
 from lightkeras.engine.stream import Stream
 
@@ -134,6 +135,8 @@ class Engine(abc.ABC):
     backend: str
     compiles: bool = True
     """Whether Python code in a step runs only once, when the step is compiled."""
+    traces_any_size: bool = False
+    """Whether a step is traced for batches of any size; if not, `trace` should be given sizes that occur."""
     numbers: Numbers
     """Reads the values of the backend's tensors."""
     _CREATES_VARIABLES = (
@@ -157,7 +160,8 @@ class Engine(abc.ABC):
         Args:
             step: Function from one batch to its logs.
             spec: Dtypes and shapes of a batch.
-            batch_size: Batch size for engines that cannot trace a step for all sizes; `None` if unknown.
+            batch_size: Batch size for engines that cannot trace a step for all sizes; `None` makes one up, which a
+                step or a layer with a fixed size may not take.
 
         Raises:
             ValueError: The step creates new variables in each run.
@@ -195,10 +199,13 @@ class Engine(abc.ABC):
         seed: int = 0,
         state: bytes | None = None,
         program: Program | None = None,
+        limit: int | None = None,
+        continued: Continued | None = None,
     ) -> Stream:
         """Opens a feed at a position. Arrays in memory are copied to the device once.
 
-        A stream without a state reads up to its position, see `Stream.reread`.
+        A stream without a state reads up to its position, see `Stream.reread`. Close a stream that is not read to its
+        end.
 
         Args:
             feed: The feed.
@@ -208,6 +215,8 @@ class Engine(abc.ABC):
             state: Return value of `Stream.state` at this position; `None` if none was saved.
             program: The program that will read the stream: functions of its step that can run in the input pipeline
                 (`lightkeras.data.precompute`) do. `None` opens plain batches, for any reader.
+            limit: Batches after which the source is not read ahead, see `Stream.allow`; `None` for no limit.
+            continued: Where the epoch begins in a stream that epochs continue; `None` if each epoch starts anew.
 
         Raises:
             ValueError: The stream yields other batches than before.
@@ -216,7 +225,12 @@ class Engine(abc.ABC):
         if isinstance(feed, ArrayFeed):
             return self._open_arrays(feed, epoch, step, seed, program)
         if isinstance(feed, StreamFeed):
-            return self._open_stream(feed, epoch, step, state, program)
+            before = 0 if continued is None else continued.batches
+            if feed.dataset is not None:
+                opening = epoch if continued is None else continued.openings
+                return self._open_dataset(feed, opening, before + step, state, program)
+            reader = StreamReader(feed, epoch, step, state, continued)
+            return self._open_reader(feed, reader, before + step, limit, program)
         raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(feed).__name__}.")
 
     @abc.abstractmethod
@@ -224,10 +238,16 @@ class Engine(abc.ABC):
         """See `open`."""
 
     @abc.abstractmethod
-    def _open_stream(
+    def _open_dataset(
         self, feed: StreamFeed, epoch: int, step: int, state: bytes | None, program: Program | None
     ) -> Stream:
-        """See `open`."""
+        """Opens a `tf.data.Dataset`; see `open`."""
+
+    @abc.abstractmethod
+    def _open_reader(
+        self, feed: StreamFeed, reader: StreamReader, step: int, limit: int | None, program: Program | None
+    ) -> Stream:
+        """Opens any other stream, whose reader has read and discarded `step` batches; see `open`."""
 
     @final
     def _datasets(self) -> Datasets:
@@ -349,6 +369,40 @@ class Engine(abc.ABC):
 
         One compiled call, compiled once per set of variables, reads back one number per variable.
         """
+
+
+def check_rows(outputs: Structure, batch: Structure, strict: bool = False) -> None:
+    """Checks that outputs of `predict_step` have one row for each example, as far as the sizes are known.
+
+    Args:
+        outputs: Tensors, or their specs.
+        batch: Tensors or specs.
+        strict: Whether a known number of rows is wrong for a batch of unknown size.
+
+    Raises:
+        ValueError: They do not.
+    """
+    expected = flatten(batch)[0][1].shape[0]
+    for leaf in keras.tree.flatten(outputs):
+        shape = tuple(leaf.shape)
+        if len(shape) == 0:
+            raise ValueError("predict_step returned a scalar; expected outputs whose axis 0 counts examples.")
+        if shape[0] != expected and shape[0] is not None and (strict or expected is not None):
+            raise RowsError(f"predict_step returned {shape[0]} rows for a batch of {expected} examples")
+
+
+class RowsError(ValueError):
+    """`predict_step` did not return one row for each example.
+
+    Args:
+        found: What it returned.
+    """
+
+    def __init__(self, found: str) -> None:
+        super().__init__(
+            f"{found}: expected one row for each. A batch is a tuple only if the data is: `batch[0]` of an array is "
+            "its first example."
+        )
 
 
 def check_names(names: Sequence[str], expected: Sequence[str]) -> None:

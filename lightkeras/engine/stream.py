@@ -33,3 +33,11 @@ class Stream(abc.ABC):
         A step that is compiled without a size may compute in another order and differ in the last digits.
         """
         return None
+
+    def allow(self, count: int | None) -> None:  # noqa: B027, most streams are not read ahead of the steps
+        """Continues after the batches that `Engine.open` was limited to, with `count` more; `None` for all."""
+
+    def close(self) -> None:
+        """Ends the stream, and waits until nothing reads its source any more."""
+        if self._reader is not None:
+            self._reader.close()

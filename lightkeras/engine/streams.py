@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, final
 
@@ -11,6 +13,7 @@ import numpy as np
 
 from lightkeras.data.bags import Bags
 from lightkeras.data.feed import ArrayFeed
+from lightkeras.data.stream_reader import PATIENCE
 from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.stream import Stream
 
@@ -72,10 +75,15 @@ class Prefetcher:
         # The thread refers to the queue and not to this object, so that it ends when this object is collected.
         self._given_up = threading.Event()
         arguments = (items, self._items, self._given_up)
-        threading.Thread(target=_make, args=arguments, name="lightkeras-feed", daemon=True).start()
+        self._thread = threading.Thread(target=_make, args=arguments, name="lightkeras-feed", daemon=True)
+        self._thread.start()
 
     def __del__(self) -> None:
         self._given_up.set()
+
+    def __iter__(self) -> Iterator[Any]:
+        while (item := self.take()) is not None:
+            yield item
 
     def take(self) -> Any:
         """Returns the next item; `None` at the end."""
@@ -86,6 +94,21 @@ class Prefetcher:
         if error is not None:
             raise error
         return item
+
+    def close(self) -> None:
+        """Ends the thread, and waits for it unless the iterator does not return; the prefetched items are dropped."""
+        self._given_up.set()
+        deadline = time.monotonic() + PATIENCE
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            self._drop_items()  # so that the thread is not stuck in `put`
+            self._thread.join(0.01)
+        self._drop_items()
+        self._items.put((None, None))  # for a thread of the backend that waits in `take`
+
+    def _drop_items(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._items.get_nowait()
 
 
 def _make(items: Iterator[Any], made: queue.Queue[tuple[Any, BaseException | None]], given_up: threading.Event) -> None:

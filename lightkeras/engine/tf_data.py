@@ -51,7 +51,7 @@ class IteratorStream(Stream):
         reader: StreamReader | None = None,
     ) -> None:
         super().__init__(reread, reader)
-        self.iterator = iter(dataset)
+        self.iterator: Any = iter(dataset)
         self.structure, self.precomputed = structure, precomputed
 
     @contextlib.contextmanager
@@ -68,6 +68,10 @@ class IteratorStream(Stream):
             leaves = iter(element[0])
             element = map_structure(lambda _: next(leaves), self.structure)
         return map_structure(lambda tensor: tensor.numpy(), element)
+
+    def close(self) -> None:
+        super().close()
+        self.iterator = iter(())  # the last reference to the old one, which ends its threads
 
     def shapes(self) -> list[list[int | None]] | None:
         spec = self.iterator.element_spec
@@ -145,12 +149,12 @@ class Datasets:
         return stream
 
 
-def staged(dataset: tf.data.Dataset, feed: StreamFeed, precomputed: Precomputed) -> tf.data.Dataset:
-    """Adds the precomputed values to the batches of a stream and prefetches."""
+def staged(dataset: tf.data.Dataset, feed: StreamFeed, precomputed: Precomputed, ahead: int = AUTO) -> tf.data.Dataset:
+    """Adds the precomputed values to the batches of a stream, and prefetches `ahead` of them."""
     if precomputed:
         stage = functools.partial(with_precomputed, precomputed=precomputed)
         dataset = dataset.map(lambda *batch: stage(batch if isinstance(feed.spec, tuple) else batch[0]), AUTO)
-    return dataset.prefetch(AUTO)
+    return dataset.prefetch(ahead)
 
 
 def with_precomputed(batch: Structure, precomputed: Precomputed) -> Structure:

@@ -15,6 +15,7 @@ import keras
 
 from lightkeras import hparams
 from lightkeras.data import join, reuse
+from lightkeras.data.arrays import held_out_of, train_of
 from lightkeras.data.lookup import Lookup
 from lightkeras.engine import make_engine
 from lightkeras.runner import Interrupted, Runner
@@ -90,11 +91,11 @@ def summarize_task(
     reuse.commit(ended_well=data is not None)
     if data is None:
         return TaskSummary(tuple(names), None, None)
-    held_out = data.validation()
+    held_out = held_out_of(data, "validation")
     return TaskSummary(
         tuple(names),
         data.source,
-        data.train().fingerprint(),
+        train_of(data).fingerprint(),
         None if held_out is None else held_out.fingerprint(),
     )
 
@@ -180,10 +181,10 @@ def _fit(job: Job, task_class: type[Task], lookup: Lookup | None, runner: Runner
             f"{task_class.__name__} has no data module: expected one with train and validation splits to join."
         )
     task.data.prepare(task.lookup)
-    validation = task.data.validation()
+    validation = held_out_of(task.data, "validation")
     if validation is None:
         raise ValueError(f"{task_class.__name__}'s data has no validation split to join with train.")
-    return runner.fit(task, join.join_feeds(task.data.train(), validation), resume=resume)
+    return runner.fit(task, join.join_feeds(train_of(task.data), validation), resume=resume)
 
 
 def _outcome(fit: FitResult, job: Job, wall_s: float) -> Outcome:

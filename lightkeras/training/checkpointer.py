@@ -96,15 +96,18 @@ class Checkpointer:
             freezing.set_flags(self._task, freezing.flags_from(frozen["now"]))
         self._saver.restore(resumed.path.name, saved)
         self._saved = state.position
-        stepper.skip_epochs(state.epochs)
+        stepper.skip_epochs(state.epochs, saved["means"])
         if self._traced.validation_stepper is not None:
             self._traced.validation_stepper.skip_epochs(state.validations + state.opened_to_draw)
         stepper.random = saved["random"]
         with checkpoint.decoding(resumed.path):
             random_states.write(stepper.random)
-        if state.batches_done:
+        if state.batches_done or (stepper.continues and "continued" in saved["means"]):
+            begun = state.batches_done > 0
+            if begun:
+                stepper.feed.begin_pass()
             feed = resumed.extra.get(FEED)
-            stepper.stream = stepper.resume(state.epochs, state.batches_done, saved["means"], feed)
+            stepper.resume(state.epochs, state.batches_done, saved["means"], feed, begun)
 
     @counted("checkpoint")
     def save(
@@ -170,7 +173,7 @@ class Checkpointer:
             "frozen": self._traced.record(),
             "beside": beside,
         }
-        feed = stepper.stream.state() if inside and stepper.stream is not None else None
+        feed = stepper.stream.state() if stepper.stream is not None else None
         extra = {} if feed is None else {FEED: feed}
         extra |= {CALLBACKS: safetensors.numpy.save(arrays)} if arrays else {}
         captured = checkpoint.capture(self._task.variables())

@@ -1,4 +1,4 @@
-"""Evaluation and prediction of a task, with its current weights or with those of a run."""
+"""Evaluation of a task, with its current weights or with those of a run."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import keras
-import numpy as np
-
 from lightkeras.data import DataModule, Feed
-from lightkeras.data.arrays import as_feed
+from lightkeras.data.arrays import as_feed_once, held_out_of
 from lightkeras.encoders import hub
 from lightkeras.encoders.base import Encoder
-from lightkeras.encoders.features import FeatureCache, encode_feed
+from lightkeras.encoders.features import encode_feed
 from lightkeras.runs import checkpoint
 from lightkeras.runs.results import EvalResult
 from lightkeras.system.locks import waiting_lock
@@ -25,7 +22,7 @@ from lightkeras.training.pictures import SplitPictures, draw_split, write_report
 from lightkeras.training.preflight.splits import check_feed
 from lightkeras.training.settings import Settings
 from lightkeras.training.stepper import bound_engine
-from lightkeras.training.tracing import epoch_names, trace_evaluate, trace_predict
+from lightkeras.training.tracing import epoch_names, trace_evaluate
 
 _WAIT_SECONDS = 10.0  # for another process that uses the run directory
 
@@ -35,14 +32,14 @@ def evaluate(settings: Settings, task: Task, data: Any, split: str, weights: str
     started = time.perf_counter()
     if split not in ("validation", "test"):
         raise ValueError(f"split={split!r}: expected 'validation' or 'test'.")
-    module = setup.build_task(task, settings.seed, data is not None, _encoder_reader(settings, weights))
-    feed = as_feed(data, batch_size) if data is not None else _split_of(module, split)
-    check_feed(task, feed, split)
+    module = setup.build_task(task, settings.seed, data is not None, encoder_reader(settings, weights))
+    feed = as_feed_once(data, batch_size) if data is not None else _split_of(module, split, batch_size)
+    limit = settings.limit_batches.test if split == "test" else settings.limit_batches.validation
+    check_feed(task, feed, split, limit)
     feed = encode_feed(feed, task.frozen(), settings.features)
     trace = trace_evaluate(task, bound_engine(task), feed)
     epoch_names(task, trace, split)
-    _load_weights(settings, task, weights)
-    limit = settings.limit_batches.test if split == "test" else settings.limit_batches.validation
+    load_weights(settings, task, weights)
     stepper = setup.stepper_over(feed, task, task.run_evaluate_step, trace, limit, settings.seed)
     metrics = stepper.run(settings.steps_per_call) or {}
     result = EvalResult(split, metrics, stepper.examples, time.perf_counter() - started)
@@ -60,26 +57,12 @@ def evaluate(settings: Settings, task: Task, data: Any, split: str, weights: str
     return result
 
 
-def predict(settings: Settings, task: Task, data: Any, weights: str | None, batch_size: int) -> Any:
-    """Predicts for inputs; see `Runner.predict`."""
-    setup.build_task(task, settings.seed, True, _encoder_reader(settings, weights))
-    feed = encode_feed(as_feed(data, batch_size), task.frozen(), FeatureCache(on_disk=False))
-    engine = bound_engine(task)
-    trace_predict(task, engine, feed)
-    _load_weights(settings, task, weights)
-    predictor, stream = engine.predictor(task.run_predict_step), engine.open(feed)
-    parts = []
-    while (part := predictor.run(stream, settings.steps_per_call or 8)) is not None:
-        parts.append(part)
-    return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
-
-
-def _encoder_reader(settings: Settings, weights: str | None) -> Callable[[Encoder], None] | None:
+def encoder_reader(settings: Settings, weights: str | None) -> Callable[[Encoder], None] | None:
     """Returns a reader of the encoder's state in the run whose weights are loaded; `None` if none are loaded."""
     return None if weights is None else setup.learn_from(None, 1, setup.directory_of(settings))
 
 
-def _load_weights(settings: Settings, task: Task, weights: str | None) -> None:
+def load_weights(settings: Settings, task: Task, weights: str | None) -> None:
     """Loads the models' weights of a checkpoint; `None` keeps the current ones."""
     if weights is None:
         return
@@ -106,10 +89,8 @@ def _check_frozen(task: Task, config: Mapping[str, Any]) -> None:
         )
 
 
-def _split_of(data: DataModule | None, split: str) -> Feed:
-    feed = None
-    if data is not None:
-        feed = data.test() if split == "test" else data.validation()
+def _split_of(data: DataModule | None, split: str, batch_size: int) -> Feed:
+    feed = None if data is None else held_out_of(data, split, batch_size)
     if feed is None:
         raise ValueError(f"There is no {split} split: {type(data).__name__}.{split}() returned None.")
     return feed

@@ -130,6 +130,7 @@ class Fit:
         loggers = [CsvLogger(self.directory.metrics_file), TensorBoardLogger(self.directory.path, shown, config)]
         step = 0 if resumed is None else resumed.state["step"]
         with contextlib.ExitStack() as stack:
+            stack.callback(self._leave_data)
             stack.callback(self.checkpointer.close)
             stack.enter_context(self.recorder.opened(loggers, position, step))
             stack.enter_context(self.signals)
@@ -174,8 +175,20 @@ class Fit:
             self.bridge.hooks.on_epoch_begin(self.state.epochs)
         self._notice_frozen()  # before the stream is opened, because it may use the trace
         stepper.random = random_states.read()
-        stepper.stream = stepper.begin(self.state.epochs)
-        return stepper.stream
+        stepper.feed.begin_pass()
+        return stepper.begin(self.state.epochs)
+
+    @counted("data")
+    def close_epoch(self) -> None:
+        """Ends the reading of the train split, and calls its own `on_epoch_end`: its last batch was trained on."""
+        if not self.train_stepper.continues:
+            self.train_stepper.close()
+        self.train_stepper.feed.end_pass()
+
+    def _leave_data(self) -> None:
+        """Ends the reading of the train split where the run ends."""
+        self.train_stepper.close()
+        self.train_stepper.feed.end_pass(completed=False)
 
     def _notice_frozen(self) -> None:
         """Traces the steps again if layers were frozen or unfrozen."""
@@ -225,6 +238,7 @@ class Fit:
 
     def add_epoch(self, values: Mapping[str, float]) -> None:
         """Counts an epoch that has ended, and logs its values."""
+        self.train_stepper.end_epoch(self.state.batches_done)
         self.state.epochs, self.state.batches_done = self.state.epochs + 1, 0
         self.recorder.log_epoch(values)
 

@@ -8,6 +8,7 @@ random states are restored; an error in it is printed and does not fail the run.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import traceback
 import warnings
@@ -20,6 +21,7 @@ import numpy as np
 
 from lightkeras import plots
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed, raw_feed
+from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, first_examples, flatten, map_structure
 from lightkeras.encoders.features import encoded_batch
 from lightkeras.engine.base import Predictor
@@ -108,12 +110,15 @@ class SplitPictures:
                 "Give validation data, or remove draw_every: the stream can be read at the end of the run."
             )
         self.opened += 1
-        for number, batch in enumerate(raw.open_epoch(0)):
-            if number == self._limit:
-                break
-            outputs = predictor.run(self._engine.open_batch(encoded_batch(batch, self.task.frozen())), 1)
-            if outputs is not None:
-                yield batch, outputs
+        raw.begin_pass()
+        try:
+            with contextlib.closing(StreamReader(raw, 0)) as reader:
+                for batch in reader.batches(self._limit):
+                    outputs = predictor.run(self._engine.open_batch(encoded_batch(batch, self.task.frozen())), 1)
+                    if outputs is not None:
+                        yield batch, outputs
+        finally:
+            raw.end_pass()
 
     def first(self, count: int) -> Structure | None:
         """The first examples of a split in memory, before an encoder; `None` for a stream."""

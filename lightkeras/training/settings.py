@@ -23,7 +23,8 @@ class LimitBatches:
     """Maximum number of batches of each split; `None` for no limit.
 
     Args:
-        train: Train batches per epoch: the first ones of each epoch's order.
+        train: Train batches per epoch: the first ones of each epoch's order; of a stream without a known length, those
+            after the last epoch's.
         validation: Batches per validation.
         test: Batches per test.
 

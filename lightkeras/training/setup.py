@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from lightkeras import hparams
 from lightkeras.data import ArrayFeed, DataModule, Feed
-from lightkeras.data.arrays import as_feed, holds_arrays
+from lightkeras.data.arrays import as_feed, held_out_of, holds_arrays, is_one_array, train_of
 from lightkeras.encoders import saved_state
 from lightkeras.encoders.base import Encoder, batches_of
 from lightkeras.encoders.features import encode_feed
@@ -24,7 +25,7 @@ from lightkeras.runs.directory import RunDirectory, check_directory, run_path, s
 from lightkeras.runs.resume import read_run, run_and_checkpoint
 from lightkeras.system import environment
 from lightkeras.system.locks import check_free
-from lightkeras.task import Task
+from lightkeras.task import SupervisedTask, Task
 from lightkeras.training import preflight
 from lightkeras.training.fit import Fit
 from lightkeras.training.freezing import TracedSteps
@@ -74,6 +75,7 @@ def get_ready(
     """Finds the run directory, builds the task and prepares its data; see `Runner.fit` for the arguments."""
     directory, wanted = place(settings, task, resume, accept_changes)
     learn = learn_from(train, batch_size, directory if resume else None)
+    check_labels_given(task, train, validation)
     data = build_task(task, settings.seed, given=train is not None, fit_encoder=learn)
     feeds = feeds_of(data, train, validation, batch_size)
     return Ready(task, data, *feeds, directory, bool(resume), accept_changes, wanted)
@@ -123,6 +125,22 @@ def learn_from(train: Any, batch_size: int, directory: RunDirectory | None = Non
     return None if train is None else lambda encoder: encoder.fit(batches_of(as_feed(train, batch_size)))
 
 
+def check_labels_given(task: Task, train: Any, validation: Any) -> None:
+    """Refuses labels in the place of the validation data, as in Keras's `fit(x, y)`.
+
+    Raises:
+        ValueError: Both are single arrays of as many examples, which cannot be two splits.
+    """
+    if not is_one_array(train) or not is_one_array(validation):
+        return
+    x, y = np.shape(train), np.shape(validation)
+    if len(x) and x[:1] == y[:1] and (x != y or isinstance(task, SupervisedTask)):
+        raise ValueError(
+            f"Received an array {list(x)} for train and an array {list(y)} for validation: labels are no split. Give x "
+            "and y as one tuple: fit(task, (x, y)), and with validation data fit(task, (x, y), (x_val, y_val))."
+        )
+
+
 def place(
     settings: Settings, task: Task, resume: bool | str | Path, accept_changes: bool
 ) -> tuple[RunDirectory, Path | None]:
@@ -161,16 +179,16 @@ def make_fit(settings: Settings, ready: Ready, ledger: TimeLedger | None = None)
         ValueError: The settings, the data or the task are invalid.
     """
     task, train, validation = ready.task, ready.train, ready.validation
-    check_feed(task, train, "train")
+    check_feed(task, train, "train", settings.limit_batches.train)
     train = encode_feed(train, task.frozen(), settings.features)
     engine = bound_engine(task)
     trace = trace_train(task, engine, train)
     limits, seed = settings.limit_batches, settings.seed
-    train_stepper = stepper_over(train, task, task.run_train_step, trace, limits.train, seed)
+    train_stepper = stepper_over(train, task, task.run_train_step, trace, limits.train, seed, continues=True)
     names = epoch_names(task, trace, "train")
     validation_stepper = None
     if validation is not None:
-        check_feed(task, validation, "validation")
+        check_feed(task, validation, "validation", settings.limit_batches.validation)
         validation = encode_feed(validation, task.frozen(), settings.features)
         evaluation = trace_evaluate(task, engine, validation, train)
         names += epoch_names(task, evaluation, "val")
@@ -214,13 +232,17 @@ def feeds_of(data: DataModule | None, train: Any, validation: Any, batch_size: i
     watched = None if validation is None else as_feed(validation, batch_size)
     if data is None:
         return as_feed(train, batch_size, shuffle=holds_arrays(train)), watched
-    return data.train(), data.validation() if validation is None else watched
+    if validation is None:
+        watched = held_out_of(data, "validation", batch_size)
+    return train_of(data, batch_size), watched
 
 
-def stepper_over(feed: Feed, task: Task, step: Step, trace: Trace, limit: int | None, seed: int) -> Stepper:
-    """Compiles a step for a split."""
+def stepper_over(
+    feed: Feed, task: Task, step: Step, trace: Trace, limit: int | None, seed: int, continues: bool = False
+) -> Stepper:
+    """Compiles a step for a split; see `Stepper` for the arguments."""
     engine = bound_engine(task)
-    stepper = Stepper(task, engine, feed, engine.program(step, trace.names), limit, seed)
+    stepper = Stepper(task, engine, feed, engine.program(step, trace.names), limit, seed, continues)
     stepper.left_out = not_updated(task, trace)
     return stepper
 

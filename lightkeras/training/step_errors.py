@@ -120,7 +120,9 @@ def _mismatch(name: str, model: keras.Model, given: Structure) -> str | None:
     else:
         leaves = [leaf for _, leaf in flatten(given)]
         if len(leaves) != len(expected):
-            return f"{name} takes {len(expected)} inputs {sorted(expected)}, but the batch has {len(leaves)}."
+            stacked = len(expected) == 1 and len({str(leaf) for leaf in leaves}) == 1
+            advice = f" If these are {len(leaves)} examples, make them one array with `np.stack`." if stacked else ""
+            return f"{name} takes {len(expected)} inputs {sorted(expected)}, but the batch has {len(leaves)}.{advice}"
         pairs = list(zip(expected.values(), leaves, strict=True))
     for tensor, found in pairs:
         if found is not None and not _fits(tensor, found):

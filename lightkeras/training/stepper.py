@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 
 from lightkeras.data import Feed
 from lightkeras.data.feed import StreamFeed
+from lightkeras.data.stream_reader import Continued
 from lightkeras.data.structure import Structure, digest_of, flatten
 from lightkeras.engine import make_engine
 from lightkeras.engine.base import Engine, Program, StepLogs
@@ -59,9 +61,10 @@ class Stepper:
         program: The compiled step.
         limit: Maximum number of batches per epoch; `None` for no limit.
         seed: Seed of the order of examples.
+        continues: Whether an epoch that the limit ends is continued by the next one, see `StreamFeed.continues`.
 
     Attributes:
-        stream: The remaining batches of the epoch; `None` between two epochs.
+        stream: The remaining batches of the epoch; `None` between two epochs, unless they continue one another.
         random: States of the global random generators when the epoch began, see `random_states.read`.
         left_out: Metrics that the step does not update, see `metric_values.not_updated`.
         first_batch: Digest of a stream's first batch; `None` until the preflight read it.
@@ -75,8 +78,11 @@ class Stepper:
         program: Program,
         limit: int | None = None,
         seed: int = 0,
+        continues: bool = False,
     ) -> None:
         self.task, self._engine, self.limit = task, engine, limit
+        self.continues = continues and limit is not None and isinstance(feed, StreamFeed) and feed.continues
+        self._continued: Continued | None = None  # where the epoch begins, in a stream that epochs continue
         self.feed, self.program, self.seed = feed, program, seed
         self.stream: Stream | None = None
         self.random: dict[str, Any] = {}
@@ -112,7 +118,12 @@ class Stepper:
     def is_reordered(self) -> bool:
         """Whether two epochs of a stream begin with different batches, so that one of them does not identify it."""
         before = random_states.read()
-        firsts = [self._engine.open(self.feed, epoch).next_batch() for epoch in (0, 1)]
+        firsts = []
+        for epoch in (0, 1):
+            with contextlib.closing(self._engine.open(self.feed, epoch, limit=1)) as stream:
+                firsts.append(stream.next_batch())
+            self.feed.begin_pass()
+            self.feed.end_pass()  # a dataset may shuffle itself there
         random_states.write(before)
         return self._digest(firsts[0]) != self._digest(firsts[1])
 
@@ -132,22 +143,74 @@ class Stepper:
         self.task.reset_metrics()
 
     def begin(self, epoch: int) -> Stream:
-        """Resets means and metrics, and opens the split at the start of an epoch."""
+        """Resets means and metrics, and opens the split at the start of an epoch, or continues where the last ended."""
         self.reset()
-        return self._engine.open(self.feed, epoch, 0, self.seed, program=self.program)
+        if self.continues and self.stream is not None:
+            self.stream.allow(self.limit)
+            return self.stream
+        self.close()
+        if self.continues:
+            openings = epoch if self._continued is None else self._continued.openings + 1
+            self._continued = Continued(0, openings, random_states.read())
+        self.stream = self._engine.open(self.feed, epoch, 0, self.seed, None, self.program, self.limit, self._continued)
+        return self.stream
+
+    def begin_anew(self, epoch: int) -> Stream | None:
+        """Opens a split again that had come to its end where the last epoch ended; `None` for any other."""
+        if self._continued is None or not self._continued.batches:
+            return None
+        self.close()
+        self.random = random_states.read()
+        return self.begin(epoch)
+
+    def end_epoch(self, batches: int) -> None:
+        """Moves the start of the next epoch, in a stream that epochs continue.
+
+        Args:
+            batches: Batches of the epoch.
+        """
+        if self._continued is not None:
+            self._continued = dataclasses.replace(self._continued, batches=self._continued.batches + batches)
+
+    def close(self) -> None:
+        """Closes the stream, if one is open."""
+        if self.stream is not None:
+            self.stream.close()
+            self.stream = None
 
     def state(self) -> dict[str, Any]:
         """The means so far, as JSON values. Metrics are not included: they are variables of the task."""
-        return {"examples": self.examples, "sums": dict(self._sums)}
+        continued = {} if self._continued is None else {"continued": dataclasses.asdict(self._continued)}
+        return {"examples": self.examples, "sums": dict(self._sums), **continued}
 
-    def resume(self, epoch: int, step: int, means: Mapping[str, Any], state: bytes | None) -> Stream:
-        """Opens the split inside an epoch, with the results of `state` and `Stream.state` at that step."""
+    def resume(
+        self, epoch: int, step: int, means: Mapping[str, Any], state: bytes | None, begun: bool = True
+    ) -> Stream:
+        """Opens the split inside an epoch, with the results of `state` and `Stream.state` at that step.
+
+        If the epoch has not `begun`, no batch of it is read before `begin`.
+        """
         self.examples, self._sums = means["examples"], dict(means["sums"])
-        return self._engine.open(self.feed, epoch, step, self.seed, state, self.program)
+        # A run without the limit, or of an earlier version, opened the stream in each epoch.
+        continued = _continued(means) or (Continued(0, epoch, self.random) if self.continues else None)
+        self._continued = continued if self.continues else None
+        self.close()
+        limit = None if self.limit is None else (self.limit - step if begun else 0)
+        self.stream = self._engine.open(self.feed, epoch, step, self.seed, state, self.program, limit, continued)
+        return self.stream
 
-    def skip_epochs(self, count: int) -> None:
-        """Advances a feed that was not opened yet by `count` epochs."""
-        self._engine.skip_epochs(self.feed, count)
+    def skip_epochs(self, count: int, means: Mapping[str, Any] | None = None) -> None:
+        """Advances a feed that was not opened yet.
+
+        Args:
+            count: Epochs or other passes that were done.
+            means: Result of `state`, for a stream that epochs continue: it was opened less often; `None` for others.
+        """
+        continued = None if means is None else _continued(means)
+        self._engine.skip_epochs(self.feed, count if continued is None else continued.openings)
+        for _ in range(count):
+            self.feed.begin_pass()
+            self.feed.end_pass()
 
     def add(self, logs: StepLogs, seconds: float) -> None:
         """Adds the logs of one call of at least one step to the means, and measures the time of a step."""
@@ -173,9 +236,10 @@ class Stepper:
 
     def try_one(self, feed: Feed | None = None, step: int = 0) -> StepLogs:
         """Runs the step with index `step` of a feed, the split itself by default, for the preflight."""
-        stream = self._engine.open(self.feed if feed is None else feed, step=step, program=self.program)
+        stream = self._engine.open(self.feed if feed is None else feed, step=step, program=self.program, limit=1)
         began = time.perf_counter()
-        logs = self.program.run(stream, 1)
+        with contextlib.closing(stream):
+            logs = self.program.run(stream, 1)
         self._note_compiled(time.perf_counter() - began)
         if logs.steps:
             self._compiled_for.add(int(logs.examples[-1]))
@@ -208,13 +272,21 @@ class Stepper:
             ValueError: The split has no batch.
         """
         metrics = {f"{i}.{j}": v for i, m in enumerate(self.task.metrics()) for j, v in enumerate(m.variables)}
-        with variables_restored(metrics):
-            return self._run(steps_per_call, bridge, stopped)
+        completed = False
+        self.feed.begin_pass()
+        try:
+            with variables_restored(metrics):
+                values = self._run(self.begin(0), steps_per_call, bridge, stopped)
+            completed = values is not None
+        finally:
+            self.close()
+            self.feed.end_pass(completed)
+        return values
 
     def _run(
-        self, steps_per_call: int | None, bridge: CallbackBridge | None, stopped: Callable[[], bool]
+        self, stream: Stream, steps_per_call: int | None, bridge: CallbackBridge | None, stopped: Callable[[], bool]
     ) -> dict[str, float] | None:
-        stream, done, steps = self.begin(0), 0, self.steps
+        done, steps = 0, self.steps
         by_batch = bridge is not None and bridge.watches_test_batches
         fixed = 1 if by_batch else steps_per_call
         if bridge is not None:
@@ -239,3 +311,7 @@ class Stepper:
         if bridge is not None:
             bridge.hooks.on_test_end(values)
         return values
+
+
+def _continued(means: Mapping[str, Any]) -> Continued | None:
+    return Continued(**means["continued"]) if "continued" in means else None

@@ -2,19 +2,65 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+import weakref
 from collections.abc import Collection, Iterable
 
 import keras
 
-from lightkeras.data.feed import Feed
-from lightkeras.engine.base import Engine, Trace
+from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
+from lightkeras.data.structure import Structure, flatten
+from lightkeras.engine.base import Engine, Trace, check_rows
 from lightkeras.engine.optimizer_state import make_slots
 from lightkeras.system.messages import did_you_mean
 from lightkeras.task import Task, steps_not_called
 from lightkeras.training import layer_losses
 from lightkeras.training.metric_values import not_updated, values_of
 from lightkeras.training.step_errors import TaskError, explained, paths
+
+_first: weakref.WeakKeyDictionary[StreamFeed, Structure] = weakref.WeakKeyDictionary()
+
+
+def take_first(engine: Engine, feed: StreamFeed) -> Structure | None:
+    """Returns the first batch of a stream as NumPy arrays, from its trace if that has read it; `None` if it is empty.
+
+    A stream is opened once and only its first batch is read: each opening may draw another order or read a file.
+    """
+    if feed in _first:
+        return _first.pop(feed)
+    with contextlib.closing(engine.open(feed, limit=1)) as stream:
+        batch = stream.next_batch()
+    if batch is not None:
+        feed.note_first(batch)
+    return batch
+
+
+def feed_of(batch: Structure, spec: Structure) -> StreamFeed:
+    """A feed of one batch.
+
+    Args:
+        batch: NumPy arrays.
+        spec: Spec of the batches that it stands for, which may leave sizes open.
+    """
+    feed = StreamFeed(lambda epoch: iter([batch]), spec, steps=1)
+    feed.note_first(batch)
+    return feed
+
+
+def form_to_trace(engine: Engine, feed: Feed) -> tuple[Structure, int | None]:
+    """The spec and the size of a batch to trace a step with: those of a real batch, if the engine needs sizes."""
+    if isinstance(feed, ArrayFeed):
+        return feed.spec, min(feed.batch_size, feed.examples)
+    if engine.traces_any_size or not isinstance(feed, StreamFeed):
+        return feed.spec, feed.batch_size
+    is_open = any(None in leaf.shape for _, leaf in flatten(feed.spec))
+    if feed.first_spec is None and (is_open or (feed.batch_size or feed.first_size) is None):
+        batch = take_first(engine, feed)
+        if batch is not None:
+            _first[feed] = batch
+    size = feed.first_size if feed.batch_size is None else feed.batch_size
+    return feed.spec if feed.first_spec is None else feed.first_spec, size
 
 
 def trace_train(task: Task, engine: Engine, feed: Feed) -> Trace:
@@ -34,7 +80,7 @@ def trace_train(task: Task, engine: Engine, feed: Feed) -> Trace:
                 stacklevel=2,
             )
     with explained(task, feed, "train_step"), layer_losses.recorded() as losses:
-        trace = engine.trace(task.run_train_step, feed.spec, feed.batch_size)
+        trace = engine.trace(task.run_train_step, *form_to_trace(engine, feed))
     if not trace.updates:
         raise TaskError(
             f"{name}.train_step never calls self.minimize, so nothing would be learned. "
@@ -61,20 +107,36 @@ def trace_evaluate(task: Task, engine: Engine, feed: Feed, train: Feed | None = 
         TaskError: The step minimizes a loss, or does not accept the batches.
     """
     with explained(task, feed, "evaluate_step", train):
-        trace = engine.trace(task.run_evaluate_step, feed.spec, feed.batch_size)
+        trace = engine.trace(task.run_evaluate_step, *form_to_trace(engine, feed))
     if trace.updates:
         raise TaskError(f"{type(task).__name__}.evaluate_step calls self.minimize: evaluation must not train.")
     return trace
 
 
-def trace_predict(task: Task, engine: Engine, feed: Feed) -> None:
+def trace_predict(task: Task, engine: Engine, feed: Feed, strict: bool = False) -> None:
     """Traces the prediction step, which builds models that are not built yet.
+
+    Args:
+        task: The task.
+        engine: Its engine.
+        feed: The inputs.
+        strict: Whether outputs must not have the right number of rows by chance.
 
     Raises:
         TaskError: The step minimizes a loss, or the model does not accept the inputs.
+        ValueError: The outputs are not one for each example.
     """
+
+    def step(batch: Structure) -> dict[str, Structure]:
+        outputs = keras.tree.map_structure(keras.ops.convert_to_tensor, task.run_predict_step(batch))
+        check_rows(outputs, batch, strict)
+        return {"outputs": outputs}
+
     with explained(task, feed, "predict_step"):
-        trace = engine.trace(lambda batch: {"outputs": task.run_predict_step(batch)}, feed.spec, feed.batch_size)
+        spec, size = form_to_trace(engine, feed)
+        trace = engine.trace(step, spec, size)
+        if strict and size is not None and any(leaf.shape[:1] == (size,) for _, leaf in flatten(spec)):
+            engine.trace(step, spec, size + 1)
     if trace.updates:
         raise TaskError(f"{type(task).__name__}.predict_step calls self.minimize: prediction must not train.")
 

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from lightkeras.data.arrays import ArrayData, as_feed
+from lightkeras.data.arrays import ArrayData, as_feed, held_out_of, train_of
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.data.lookup import Lookup
+from lightkeras.data.module import DataModule
 from lightkeras.data.structure import ArraySpec
 
 X, Y = np.arange(10, dtype="float32").reshape(5, 2), np.array([0, 1, 0, 1, 1])
@@ -120,3 +121,39 @@ def test_shuffling_is_for_arrays_alone():
 def test_a_batch_size_below_one_is_refused_for_streams_too():
     with pytest.raises(ValueError, match="batch_size=0: expected a whole number"):
         as_feed(Loader(), batch_size=0)
+
+
+def test_a_list_of_arrays_is_answered_with_stack():
+    examples = [np.zeros(4, "float32") for _ in range(64)]
+    with pytest.raises(
+        ValueError, match=r"A list of 64 arrays is read as 64 inputs: make it one array with `np\.stack`"
+    ):
+        as_feed((examples, np.zeros((64, 1), "float32")))
+    examples[0] = np.zeros(3, "float32")
+    with pytest.raises(ValueError, match=r"pad them to one shape and make them one array with `np\.stack`"):
+        as_feed((examples, np.zeros((64, 1), "float32")))
+
+
+class Own(DataModule):
+    """Returns whatever it was given."""
+
+    def __init__(self, train, validation=None):
+        self._splits = train, validation
+
+    def train(self):
+        return self._splits[0]
+
+    def validation(self):
+        return self._splits[1]
+
+
+def test_a_data_module_may_return_what_fit_accepts():
+    data = Own((X, Y), lambda: iter([(X, Y)]))
+    train, validation = train_of(data, 2), held_out_of(data, "validation")
+    assert (train.spec, train.batch_size, train.shuffle) == (SPEC, 2, True)
+    assert (validation.spec, len(list(validation.open_epoch(0)))) == (SPEC, 1)
+    assert held_out_of(data, "test") is None
+    feed = ArrayFeed((X, Y), 2)
+    assert train_of(Own(feed)) is feed
+    with pytest.raises(ValueError, match=r"Own\.train\(\) returned None"):
+        train_of(Own(None))

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from lightkeras.data.arrays import as_feed
+from lightkeras.data.arrays import as_feed, as_feed_once
 from lightkeras.data.feed import StreamFeed
 from lightkeras.data.structure import ArraySpec
 
@@ -90,7 +90,6 @@ def test_a_tf_dataset_that_cannot_be_an_epoch_is_refused_with_a_remedy():
         lambda: iter([X]), output_signature=tf.TensorSpec(None, tf.float32)
     )
     wrong = [
-        (single.batch(2).repeat(), r"endless: .*`\.take\(n\)`"),
         (single.take(0).batch(2), "is empty: expected at least one batch"),
         (single, r"Tensor 1 .* is a scalar, .*Call `\.batch\(n\)`"),
         (tf.data.Dataset.from_tensor_slices((X, X.reshape(5, 1, 2))), r"differ in axis 0, \[1, 2\]"),
@@ -130,47 +129,76 @@ def py_dataset(length: int = 3):
     return Shuffled()
 
 
-def test_the_epoch_hooks_of_a_py_dataset_are_called():
+def test_the_hooks_of_a_py_dataset_are_called_around_a_pass_and_not_by_reading():
     dataset = py_dataset()
     feed = as_feed(dataset)
     assert (feed.spec, feed.steps) == (SPEC, 3)
+    assert rows(feed) == rows(feed) == IN_ORDER
     assert (dataset.begun, dataset.ended) == (0, 0)
-    assert rows(feed, 0) == IN_ORDER
+    feed.begin_pass()
+    assert (dataset.begun, dataset.ended) == (1, 0)
+    feed.end_pass()
     assert (dataset.begun, dataset.ended) == (1, 1)
-    assert rows(feed, 1) == IN_ORDER[::-1]
-    assert (dataset.begun, dataset.ended) == (2, 2)
+    assert rows(feed) == IN_ORDER[::-1]
 
 
-def test_a_py_dataset_ends_its_epoch_with_the_last_batch_though_no_more_is_asked_for():
-    dataset = py_dataset()
-    taken = list(itertools.islice(as_feed(dataset).open_epoch(0), 3))
-    assert (len(taken), dataset.ended) == (3, 1)
-
-
-def test_a_py_dataset_taken_up_at_a_later_epoch_has_ended_the_earlier_ones():
-    dataset = py_dataset()
-    assert rows(as_feed(dataset), 3) == IN_ORDER[::-1]
-    assert dataset.ended == 4
-
-
-def test_a_py_dataset_read_again_at_epoch_0_continues_by_itself():
+def test_a_pass_that_was_left_calls_no_hook_at_its_end():
     dataset = py_dataset()
     feed = as_feed(dataset)
-    assert [rows(feed, 0), rows(feed, 0)] == [IN_ORDER, IN_ORDER[::-1]]
+    feed.begin_pass()
+    feed.end_pass(completed=False)
+    feed.begin_pass()
+    assert (dataset.begun, dataset.ended) == (2, 0)
+    feed.end_pass()
 
 
-def test_an_empty_or_endless_py_dataset_is_refused():
+def test_a_pass_inside_another_over_the_same_dataset_calls_no_hooks():
+    dataset = py_dataset()
+    train, validation = as_feed(dataset), as_feed(dataset)
+    train.begin_pass()
+    validation.begin_pass()
+    validation.end_pass()
+    assert (dataset.begun, dataset.ended) == (1, 0)
+    train.end_pass()
+    assert (dataset.begun, dataset.ended) == (1, 1)
+
+
+def test_an_empty_py_dataset_or_one_without_a_length_is_refused():
     import keras
+
+    with pytest.raises(ValueError, match="Shuffled is empty: its length is 0"):
+        as_feed(py_dataset(length=0))
+    with pytest.raises(ValueError, match=r"PyDataset has no length: define its `__len__`.*`num_batches` return None"):
+        as_feed(keras.utils.PyDataset())
+
+
+def test_sources_that_are_endless_or_may_be_continue_from_epoch_to_epoch():
+    import keras
+    import tensorflow as tf
 
     class Endless(keras.utils.PyDataset):
         num_batches = None
 
-    with pytest.raises(ValueError, match="Shuffled is empty: its length is 0"):
-        as_feed(py_dataset(length=0))
-    with pytest.raises(ValueError, match=r"Endless has no length: define its `__len__`"):
-        as_feed(Endless())
-    with pytest.raises(ValueError, match="PyDataset has no length"):
-        as_feed(keras.utils.PyDataset())
+        def __getitem__(self, index):
+            return X + index, Y
+
+    dataset = tf.data.Dataset.from_tensor_slices((X, Y)).batch(2)
+    kinds = {
+        "tf.data": (dataset, False, False),
+        "tf.data, repeated": (dataset.repeat(), True, True),
+        "tf.data of unknown length": (dataset.filter(lambda x, y: True), False, True),
+        "PyDataset": (py_dataset(), False, False),
+        "PyDataset without an end": (Endless(), True, True),
+        "function": (batches, False, True),
+        "function of the epoch": (lambda epoch: batches(), False, False),
+        "iterable with a length": (Loader(), False, False),
+    }
+    found = {name: as_feed(source) for name, (source, _, _) in kinds.items()}
+    assert {name: (feed.endless, feed.continues) for name, feed in found.items()} == {
+        name: (endless, continues) for name, (_, endless, continues) in kinds.items()
+    }
+    third = list(itertools.islice(found["PyDataset without an end"].open_epoch(0), 3))[-1]
+    assert third[0].tolist() == (X + 2).tolist()
 
 
 def test_an_iterable_that_starts_anew_is_read_each_epoch():
@@ -203,8 +231,20 @@ def test_a_length_that_is_not_known_is_none():
 
 
 def test_what_can_be_read_only_once_is_refused_with_the_way_out():
-    with pytest.raises(TypeError, match=r"generator can be read only once: .*`as_feed\(batches\)` and not"):
+    with pytest.raises(TypeError, match=r"generator can be read only once: .*`batches` and not `batches\(\.\.\.\)`"):
         as_feed(batches())
+    with pytest.raises(TypeError, match=r"map can be read only once: .*Give a function that makes it"):
+        as_feed(map(list, batches()))
+
+
+def test_a_generator_object_can_be_read_once_where_once_is_enough():
+    feed = as_feed_once(batches())
+    assert (feed.spec, feed.steps, feed.first_size) == (SPEC, None, 2)
+    assert rows(feed) == IN_ORDER
+    with pytest.raises(ValueError, match="generator can be read only once: give the function"):
+        rows(feed)
+    with pytest.raises(ValueError, match="generator returned no batches"):
+        as_feed_once(batch for batch in ())
 
 
 def test_a_function_that_returns_the_same_iterator_again_is_found_out():

@@ -404,7 +404,6 @@ FAULTS = [
     Fault(
         "a validation split of no batch", r"validation split is empty", validation=stream().filter(lambda x, y: False)
     ),
-    Fault("a batch larger than the data", r"20 examples, fewer than one batch of 32", train=(X[:20], Y[:20])),
     Fault(
         "validation on what is learned",
         r"40 of 40 examples .* are in train too",

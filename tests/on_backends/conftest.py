@@ -20,6 +20,7 @@ FILES = [
     "scenarios/test_frames.py",
     "scenarios/test_resume.py",
     "scenarios/test_skip_broken.py",
+    "scenarios/test_sources.py",
     "encoders/test_features.py",
     "training/test_evaluation.py",
     "training/test_pictures.py",
@@ -30,7 +31,9 @@ FILES = [
     "engine/test_every_engine.py",
     "engine/test_layer_calls.py",
     "engine/test_optimizer_state.py",
+    "training/test_prediction.py",
     "training/test_step_errors.py",
+    "scenarios/test_batch_sizes.py",
     "encoders/test_keras_model.py",
 ]
 

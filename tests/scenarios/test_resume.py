@@ -105,6 +105,26 @@ def with_global_state():
         yield TRAIN[0][order[first : first + 16]], TRAIN[1][order[first : first + 16]]
 
 
+def endless():
+    """Random batches without an end."""
+    while True:
+        chosen = np.random.randint(0, 150, 16)
+        yield TRAIN[0][chosen], TRAIN[1][chosen]
+
+
+class Endless(Shuffled):
+    """Batches without an end, with noise of its own generator."""
+
+    num_batches = None
+
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index % 9)
+        return x + self.rng.normal(0, 0.1, x.shape).astype("float32"), y
+
+    def on_epoch_end(self):
+        pass
+
+
 def shuffled_dataset():
     return tf.data.Dataset.from_tensor_slices(TRAIN).shuffle(60, seed=5).batch(16)
 
@@ -239,6 +259,25 @@ CASES = {
     "limited": Case(
         data=given(shuffled_dataset),
         settings={"limit_batches": LimitBatches(train=7, validation=2), "validate_every": "5 steps", "patience": 20},
+    ),
+    "endless generator, limited": Case(
+        data=given(lambda: endless),
+        callbacks=lambda: [Epochs()],
+        settings={"limit_batches": LimitBatches(train=7), "validate_every": "5 steps", "patience": 20},
+    ),
+    "endless PyDataset, limited": Case(
+        data=given(Endless), settings={"limit_batches": LimitBatches(train=7), "patience": None}
+    ),
+    "endless tf.data, limited": Case(
+        data=given(lambda: shuffled_dataset().repeat()),
+        settings={"limit_batches": LimitBatches(train=7), "patience": None},
+    ),
+    "tf.data that ends inside an epoch, limited": Case(
+        data=given(lambda: shuffled_dataset().filter(lambda x, y: len(y) > 0)),
+        settings={"limit_batches": LimitBatches(train=5), "patience": None},
+    ),
+    "generator that ends inside an epoch, limited": Case(
+        data=given(lambda: with_global_state), settings={"limit_batches": LimitBatches(train=5), "patience": None}
     ),
     "without validation": Case(data=lambda: {"train": TRAIN, "batch_size": 16}),
     "saved by steps": Case(settings={"checkpoints": Checkpoints(every_steps=4, keep=3), "validate_every": "6 steps"}),

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from lightkeras import LimitBatches, Runner
+from lightkeras import DataModule, LimitBatches, Runner, SupervisedTask
 from lightkeras.data.arrays import ArrayData, as_feed
 from lightkeras.data.feed import ArrayFeed, StreamFeed
 from lightkeras.runs.checkpoint import MANIFEST
@@ -196,3 +196,36 @@ def test_directory_of_nothing_is_refused():
 def test_as_feed_of_a_feed_is_that_feed():
     feed = as_feed(TRAIN)
     assert setup.feeds_of(None, feed, feed, 8) == (feed, feed)
+
+
+@pytest.mark.parametrize("labels", [np.zeros(64, "int32"), np.zeros((64, 1), "float32"), np.zeros((64, 2), "float32")])
+def test_labels_in_the_place_of_validation_data_are_answered_with_a_tuple(labels, tmp_path):
+    x = np.zeros((64, 2), "float32")
+    task = SupervisedTask(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]), loss="mse")
+    with pytest.raises(ValueError, match=r"labels are no split.*one tuple: fit\(task, \(x, y\)\)"):
+        Runner(run_dir=tmp_path / "run").fit(task, x, labels)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_data_module_may_return_arrays_and_datasets(tmp_path):
+    class Own(DataModule):
+        def train(self):
+            return two_moons(40)
+
+        def validation(self):
+            return lambda: iter([two_moons(10)])
+
+        def test(self):
+            return two_moons(10)
+
+        def predict(self, inputs):
+            return np.array([text.split(",") for text in inputs], "float32")
+
+    class WithData(TwoMoons):
+        def build_data(self):
+            return Own()
+
+    task, runner = WithData(), Runner(max_epochs=1, run_dir=tmp_path / "run", pictures=False, export=False)
+    assert runner.fit(task, batch_size=16).steps == 3
+    assert runner.evaluate(task).examples == 10
+    assert runner.predict(task, task.data.predict(["0,1", "1,0", "1,1"])).shape == (3, 1)

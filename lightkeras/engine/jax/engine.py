@@ -72,15 +72,16 @@ class JaxEngine(TracingEngine):
             return PrefetchedStream(padded_batches(feed, epoch, step, seed))
         return ArrayStream(feed, self._on_device(feed), epoch, step, seed)
 
-    def _open_stream(
+    def _open_dataset(
         self, feed: StreamFeed, epoch: int, step: int, state: bytes | None, program: Program | None
     ) -> Stream:
-        if feed.dataset is None:
-            reader = StreamReader(feed, epoch, step, state)
-            return PrefetchedStream(reader.batches(), reader, step)
         # Read on demand, because its state is the iterator's. `tf.data` prefetches by itself.
-        dataset = self._datasets().open(feed, epoch, step, state)
-        return OnDemandStream(dataset.next_batch, dataset.state, dataset.reread)
+        return OnDemandStream(self._datasets().open(feed, epoch, step, state))
+
+    def _open_reader(
+        self, feed: StreamFeed, reader: StreamReader, step: int, limit: int | None, program: Program | None
+    ) -> Stream:
+        return PrefetchedStream(reader.batches(limit), reader, step)
 
     def open_batch(
         self,
@@ -88,8 +89,7 @@ class JaxEngine(TracingEngine):
         shapes: Sequence[Sequence[int | None]] | None = None,
         program: Program | None = None,
     ) -> Stream:
-        batches = iter([batch])
-        return OnDemandStream(lambda: next(batches, None), lambda: None)
+        return PrefetchedStream(iter([batch]))
 
     def _copied_to_device(self, arrays: Structure) -> Structure:
         return map_structure(jax.device_put, narrowed(arrays))

@@ -29,6 +29,7 @@ from lightkeras.engine.base import (
     Trace,
     Update,
     check_names,
+    check_rows,
 )
 from lightkeras.engine.jax.batch_range import BatchRange, fetch, next_ranges
 from lightkeras.engine.jax.compiled import Compiled, is_faster_outside_loop
@@ -279,16 +280,17 @@ class JaxPredictor(_Fused, Predictor):
                 if compiled is None:
                     began = time.perf_counter()
                     traced, _ = self._trace(batches.batch)
-                    compiled = self._add(key, batches, 0, (traced, *self._one(traced, batches.size)), began)
+                    compiled = self._add(
+                        key, batches, 0, (traced, *self._one(traced, batches.batch, batches.size)), began
+                    )
                 parts += compiled(batches.source, batches.start, batches.count)
         self._warn_of_many()
         if not parts:
             return None
         return jax.tree.map(lambda *columns: np.concatenate([np.asarray(column) for column in columns]), *parts)
 
-    def _one(self, traced: Traced, size: int) -> tuple[Callable[..., Any], bool]:
-        if any(output.ndim == 0 for output in jax.tree.leaves(traced.outputs)):
-            raise ValueError("predict_step returned a scalar; expected outputs whose axis 0 counts examples.")
+    def _one(self, traced: Traced, batch: Structure, size: int) -> tuple[Callable[..., Any], bool]:
+        check_rows(traced.outputs, batch)
 
         def one(
             written: list[Tensor], read: list[Tensor], source: Structure, start: Tensor, number: Tensor

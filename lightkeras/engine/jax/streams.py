@@ -8,7 +8,7 @@ import itertools
 import math
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, final
 
 import jax
@@ -71,6 +71,14 @@ class PrefetchedStream(BlockStream):
         self._block: tuple[list[Structure], Structure] | None = None
         self._used = 0  # number of its batches that were returned
 
+    def allow(self, count: int | None) -> None:
+        if self._reader is not None:
+            self._blocks = Prefetcher(_blocks(self._reader.batches(count)), PREFETCHED_BLOCKS)
+
+    def close(self) -> None:
+        super().close()
+        self._blocks.close()
+
     def next_blocks(self, most: int) -> list[Block]:
         batches = self._current()
         if batches is None or self._block is None:
@@ -97,22 +105,21 @@ class OnDemandStream(BlockStream):
     """Blocks made on demand, from a source that must not be read ahead of the steps.
 
     Args:
-        next_batch: Returns the next batch as NumPy arrays, `None` at the end.
-        state: See `Stream.state`.
-        reread: See `Stream`.
+        source: The batches as NumPy arrays.
     """
 
-    def __init__(
-        self, next_batch: Callable[[], Structure | None], state: Callable[[], bytes | None], reread: int = 0
-    ) -> None:
-        super().__init__(reread)
-        self._take, self._state = next_batch, state
+    def __init__(self, source: Stream) -> None:
+        super().__init__(source.reread)
+        self._source = source
 
     def state(self) -> bytes | None:
-        return self._state()
+        return self._source.state()
+
+    def close(self) -> None:
+        self._source.close()
 
     def next_batch(self) -> Structure | None:
-        batch = self._take()
+        batch = self._source.next_batch()
         return None if batch is None else narrowed(batch)
 
     def next_blocks(self, most: int) -> list[Block]:

@@ -27,11 +27,10 @@ from lightkeras.engine.tensorflow.streams import (
     PipelineStream,
     ReaderStream,
     gathered,
-    generated,
     on_device,
     tensor_spec,
 )
-from lightkeras.engine.tf_data import AUTO, Precomputed, staged, with_precomputed
+from lightkeras.engine.tf_data import AUTO, Precomputed, with_precomputed
 
 
 @dataclasses.dataclass
@@ -69,6 +68,7 @@ class TensorFlowEngine(Engine):
     """See `Engine`."""
 
     backend = "tensorflow"
+    traces_any_size = True
 
     numbers = staticmethod(numbers)
 
@@ -153,15 +153,15 @@ class TensorFlowEngine(Engine):
             return PipelineStream(self._pipeline_of(feed, precomputed, epoch, step, seed), feed.spec, precomputed)
         return ArrayStream(feed, self._on_device(feed), epoch, step, seed)
 
-    def _open_stream(
+    def _open_dataset(
         self, feed: StreamFeed, epoch: int, step: int, state: bytes | None, program: Program | None
     ) -> Stream:
-        precomputed = _precomputed_by(program)
-        if feed.dataset is None:
-            reader = StreamReader(feed, epoch, step, state)
-            dataset = staged(generated(reader), feed, precomputed)
-            return ReaderStream(dataset, feed.spec if precomputed else None, precomputed, step, reader)
-        return self._datasets().open(feed, epoch, step, state, precomputed)
+        return self._datasets().open(feed, epoch, step, state, _precomputed_by(program))
+
+    def _open_reader(
+        self, feed: StreamFeed, reader: StreamReader, step: int, limit: int | None, program: Program | None
+    ) -> Stream:
+        return ReaderStream(feed, _precomputed_by(program), reader, step, limit)
 
     def open_batch(
         self,

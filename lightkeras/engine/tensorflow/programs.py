@@ -12,10 +12,21 @@ import tensorflow as tf
 
 from lightkeras.data.precompute import PrecomputedScope
 from lightkeras.data.structure import Structure, flatten, map_structure
-from lightkeras.engine.base import Predictor, Program, Step, StepLogs, Tensor, check_names
+from lightkeras.engine.base import (
+    Predictor,
+    Program,
+    RowsError,
+    Step,
+    StepLogs,
+    Tensor,
+    check_names,
+    check_rows,
+)
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream
 from lightkeras.engine.tf_data import IteratorStream, Precomputed
+
+_OTHER_ROWS = "lightkeras: other rows"
 
 
 class _Fused:
@@ -178,8 +189,13 @@ class TensorFlowPredictor(_Fused, Predictor):
         call = self._prepare(stream, count)
         if call is None:
             return None
-        with _source_errors(stream):
-            columns = [column.numpy() for column in call()[0]]
+        try:
+            with _source_errors(stream):
+                columns = [column.numpy() for column in call()[0]]
+        except tf.errors.InvalidArgumentError as error:
+            if _OTHER_ROWS not in error.message:
+                raise
+            raise RowsError("predict_step returned another number of rows than the batch has examples") from None
         if len(columns[0]) == 0:
             return None
         return tf.nest.pack_sequence_as(self._structure, columns)
@@ -188,12 +204,15 @@ class TensorFlowPredictor(_Fused, Predictor):
         traced = tf.function(self._step, autograph=False).get_concrete_function(batch)
         self._structure = traced.structured_outputs
         specs = list(tf.nest.flatten(self._structure))
-        if any(spec.shape.rank == 0 for spec in specs):
-            raise ValueError("predict_step returned a scalar; expected outputs whose axis 0 counts examples.")
+        check_rows(specs, batch)
         return [tf.TensorSpec([None, *spec.shape[1:]], spec.dtype) for spec in specs]
 
     def _columns(self, batch: Structure, returned: Structure) -> list[Tensor]:
-        return list(tf.nest.flatten(returned))
+        size = tf.shape(flatten(batch)[0][1])[0]
+        found = [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(returned)]
+        checks = [tf.debugging.assert_equal(tf.shape(leaf)[0], size, _OTHER_ROWS) for leaf in found]
+        with tf.control_dependencies(checks):
+            return [tf.identity(leaf) for leaf in found]
 
     def _join(self, array: tf.TensorArray) -> Tensor:
         return array.concat()

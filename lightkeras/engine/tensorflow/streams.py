@@ -11,10 +11,15 @@ import numpy as np
 import tensorflow as tf
 
 from lightkeras.data.bags import Bags
+from lightkeras.data.feed import StreamFeed
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import ArraySpec, Structure, map_structure
 from lightkeras.engine.base import Tensor
-from lightkeras.engine.tf_data import IteratorStream
+from lightkeras.engine.streams import Prefetcher
+from lightkeras.engine.tf_data import IteratorStream, Precomputed, staged
+
+AHEAD = 2
+"""Batches of a `Prefetcher` that `tf.data` has ready."""
 
 
 @final
@@ -24,21 +29,41 @@ class PipelineStream(IteratorStream):
 
 @final
 class ReaderStream(IteratorStream):
-    """The batches of a reader, fed into a `tf.data.Dataset`."""
+    """The batches of a reader, fed into a `tf.data.Dataset`.
+
+    A thread of the host reads the source, and not one of TensorFlow's few, because the reader may have to wait.
+    """
+
+    def __init__(
+        self, feed: StreamFeed, precomputed: Precomputed, reader: StreamReader, reread: int, limit: int | None
+    ) -> None:
+        self._feed, self._source = feed, reader
+        self._batches = Prefetcher(reader.batches(limit))
+        super().__init__(self._dataset(precomputed), feed.spec if precomputed else None, precomputed, reread, reader)
+
+    def allow(self, count: int | None) -> None:
+        self._batches = Prefetcher(self._source.batches(count))
+        self.iterator = iter(self._dataset(self.precomputed))
+
+    def close(self) -> None:
+        self._source.close()
+        self._batches.close()
+        super().close()
 
     @contextlib.contextmanager
     def source_errors(self) -> Iterator[None]:
         try:
             yield
         except tf.errors.OpError:
-            if self._reader is None or self._reader.error is None:
+            if self._source.error is None:
                 raise
-            raise self._reader.error from None  # the error of `tf.data` only quotes its text
+            raise self._source.error from None  # the error of `tf.data` only quotes its text
 
-
-def generated(reader: StreamReader) -> tf.data.Dataset:
-    signature = map_structure(tensor_spec, reader.spec)
-    return tf.data.Dataset.from_generator(reader.batches, output_signature=signature)
+    def _dataset(self, precomputed: Precomputed) -> tf.data.Dataset:
+        signature = map_structure(tensor_spec, self._feed.spec)
+        # The dataset refers to the batches and not to this object, so that it is collected when nothing uses it.
+        batches = tf.data.Dataset.from_generator(self._batches.__iter__, output_signature=signature)
+        return staged(batches, self._feed, precomputed, ahead=AHEAD)
 
 
 @dataclasses.dataclass(frozen=True)

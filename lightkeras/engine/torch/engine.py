@@ -116,13 +116,15 @@ class TorchEngine(Engine):
             return TensorStream(batches_in_memory(feed, epoch, step, seed))
         return ArrayStream(feed, self._on_device(feed), epoch, step, seed)
 
-    def _open_stream(
+    def _open_dataset(
         self, feed: StreamFeed, epoch: int, step: int, state: bytes | None, program: Program | None
     ) -> Stream:
-        if feed.dataset is not None:
-            return self._datasets().open(feed, epoch, step, state)
-        reader = StreamReader(feed, epoch, step, state)
-        return TensorStream(reader.batches(), reader, step)
+        return self._datasets().open(feed, epoch, step, state)
+
+    def _open_reader(
+        self, feed: StreamFeed, reader: StreamReader, step: int, limit: int | None, program: Program | None
+    ) -> Stream:
+        return TensorStream(reader.batches(limit), reader, step)
 
     def open_batch(
         self,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from lightkeras.data.structure import Structure, flatten
-from lightkeras.engine.base import Predictor, Program, Step, StepLogs, check_names
+from lightkeras.engine.base import Predictor, Program, Step, StepLogs, check_names, check_rows
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.torch.streams import next_batches
 
@@ -70,8 +70,7 @@ class TorchPredictor(Predictor):
 
     def _outputs(self, batch: Structure) -> Structure:
         outputs = keras.tree.map_structure(keras.ops.convert_to_tensor, self._function(batch))
-        if any(leaf.ndim == 0 for leaf in keras.tree.flatten(outputs)):
-            raise ValueError("predict_step returned a scalar; expected outputs whose axis 0 counts examples.")
+        check_rows(outputs, batch)
         return outputs
 
 

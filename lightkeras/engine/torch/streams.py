@@ -37,21 +37,33 @@ class _Placed:
 
 @final
 class TensorStream(Stream):
-    """Batches that a thread of the host prefetches and copies to the device while steps run."""
+    """Batches that a thread of the host prefetches and copies to the device while steps run.
+
+    A reader owns its batches, so that tensors on the CPU may use their memory.
+    """
 
     def __init__(self, batches: Iterator[Structure], reader: StreamReader | None = None, reread: int = 0) -> None:
         super().__init__(reread, reader)
         device = device_in_use()
-        place = functools.partial(_placed, device, torch.cuda.Stream(device) if device.type == "cuda" else None)
-        self._placed = Prefetcher(map(place, batches))
+        copying = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._place = functools.partial(_placed, device, copying, reader is not None)
+        self._batches = Prefetcher(map(self._place, batches))
+
+    def allow(self, count: int | None) -> None:
+        if self._reader is not None:
+            self._batches = Prefetcher(map(self._place, self._reader.batches(count)))
+
+    def close(self) -> None:
+        super().close()
+        self._batches.close()
 
     def next_batch(self) -> Structure | None:
-        placed = self._placed.take()
+        placed = self._batches.take()
         return None if placed is None else placed.arrays
 
     def next_tensors(self) -> Structure | None:
         """Returns the next batch on the device; `None` at the end of the epoch."""
-        placed = self._placed.take()
+        placed = self._batches.take()
         if placed is None:
             return None
         if placed.ready is not None:
@@ -75,7 +87,7 @@ def resident(arrays: Structure) -> Structure:
 
 def tensors_of(batch: Structure) -> Structure:
     """Copies a batch of NumPy arrays to the device."""
-    return _placed(device_in_use(), None, batch).tensors
+    return _placed(device_in_use(), None, False, batch).tensors
 
 
 def next_batches(stream: Stream, count: int) -> Iterator[Structure]:
@@ -102,12 +114,19 @@ def _gathered(arrays: Structure, indices: torch.Tensor) -> Iterator[Structure]:
         yield map_structure(lambda array: array.index_select(0, row), arrays)  # noqa: B023
 
 
-def _placed(device: torch.device, copying: torch.cuda.Stream | None, batch: Structure) -> _Placed:
+def _placed(device: torch.device, copying: torch.cuda.Stream | None, owned: bool, batch: Structure) -> _Placed:
+    """Places a batch on the device; on the CPU, the tensors of an `owned` batch use its memory."""
+    convert = _shared if owned else _copied
     if device.type != "cuda":
-        return _Placed(batch, map_structure(lambda array: _copied(array).to(device), batch))
+        return _Placed(batch, map_structure(lambda array: convert(array).to(device), batch))
     with torch.cuda.stream(copying):
-        tensors = map_structure(lambda array: _copied(array).pin_memory().to(device, non_blocking=True), batch)
+        tensors = map_structure(lambda array: convert(array).pin_memory().to(device, non_blocking=True), batch)
         return _Placed(batch, tensors, torch.cuda.current_stream().record_event())
+
+
+def _shared(array: np.ndarray) -> torch.Tensor:
+    """Uses the memory of an array from `structure.owned`, which is aligned."""
+    return torch.from_numpy(array) if array.dtype.name in _SHARED else _copied(array)
 
 
 def _copied(array: np.ndarray) -> torch.Tensor:

@@ -29,7 +29,6 @@ import numpy as np
 import safetensors.numpy
 
 from lightkeras import hparams
-from lightkeras.data.feed import StreamFeed
 from lightkeras.data.structure import Structure, flatten, map_structure, spec_of
 from lightkeras.encoders import saved_state
 from lightkeras.encoders.base import Encoder
@@ -42,7 +41,7 @@ from lightkeras.training import freezing
 from lightkeras.training.divergence.explain import explain_step
 from lightkeras.training.divergence.locate import LocatedStep, digests_of
 from lightkeras.training.stepper import bound_engine
-from lightkeras.training.tracing import trace_train
+from lightkeras.training.tracing import feed_of, trace_train
 
 BATCH, ENCODER = "batch.safetensors", "encoder.safetensors"
 _WHOLE = "0"  # name of a batch that is a single array
@@ -145,7 +144,7 @@ def replay(folder: str | Path, task: Task) -> Replay:
 
     task.set_up(state["seed"], fit_encoder)
     engine = bound_engine(task)
-    feed = StreamFeed(lambda epoch: iter([batch]), map_structure(spec_of, batch), steps=1)
+    feed = feed_of(batch, map_structure(spec_of, batch))
     trace = trace_train(task, engine, feed)
     if freezing.restore(task, state.get("frozen")):
         trace = trace_train(task, engine, feed)

@@ -105,7 +105,7 @@ def locate(
 ) -> LocatedStep:
     """Finds the step that broke a run, by rerunning the steps after a snapshot.
 
-    No other stream of the split may be open. Afterwards the variables, the means of `train_stepper` and the global
+    The stream of `train_stepper` is replaced. Afterwards the variables, the means of `train_stepper` and the global
     random generators have their values from before that step.
 
     Returns:
@@ -135,7 +135,14 @@ class _Rerun:
         self._train_stepper = train_stepper
         _restore(task, snapshot)
         at = snapshot.position
-        self.stream = train_stepper.resume(at.epoch, at.batch, snapshot.means, snapshot.stream)
+        train_stepper.resume(at.epoch, at.batch, snapshot.means, snapshot.stream)
+
+    @property
+    def stream(self) -> Stream:
+        """The batches that come next."""
+        if self._train_stepper.stream is None:
+            raise RuntimeError("The train split is not open.")
+        return self._train_stepper.stream
 
     def run(self, count: int) -> StepLogs:
         """Runs `count` steps, or fewer at the end of an epoch."""
@@ -168,8 +175,11 @@ class _Rerun:
             self._next_epoch()
 
     def _next_epoch(self) -> None:
+        self._train_stepper.end_epoch(self.position.batch)
+        if not self._train_stepper.continues:
+            self._train_stepper.close()
         self.position = dataclasses.replace(self.position, epoch=self.position.epoch + 1, batch=0)
-        self.stream = self._train_stepper.begin(self.position.epoch)
+        self._train_stepper.begin(self.position.epoch)
 
     def _advance(self, steps: int) -> None:
         at = self.position
@@ -189,7 +199,6 @@ def _repeat(
         return None
     alarm, logs = found
     digests = digests_of(task.variables())
-    del rerun  # closes its stream, which may share its source with the next one
     # Rerun a second time, up to the step before: copying the state before every step would cost far more.
     rerun = _Rerun(task, train_stepper, snapshot)
     while rerun.position.step < alarm.step - 1:

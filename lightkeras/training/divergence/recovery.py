@@ -77,19 +77,19 @@ class Recovery:
         snapshot, state = self._watchdog.snapshot, self._state
         if snapshot is None:
             raise RuntimeError("No snapshot was taken before the first step: watch() comes before it.")
-        self._stepper.stream = None  # a generator has one reader at a time
         found = locate(self._task, self._stepper, snapshot, alarm, unwatched=self._watchdog.unwatched)
         kept = self._write(found)
         skips = found.repeated and found.broken.epoch == state.epochs + 1 and len(state.skipped) < self._skip_broken
         if not skips or found.stream is None:
             state.diverged, state.stop_reason = True, f"{found.broken}{kept}"
+            self._stepper.close()
             return None
         state.skipped.append(found.broken.step)
         self._recorder.bar.print_line(
             f"{found.broken}{kept}. Its batch is skipped, {len(state.skipped)} of {self._skip_broken}."
         )
         self._recorder.log_again(found.broken.step, found.logs)
-        state.step, state.batches_done, self._stepper.stream = found.broken.step, found.broken.batch, found.stream
+        state.step, state.batches_done = found.broken.step, found.broken.batch
         # Steps rerun from an earlier snapshot would reach the skipped batch and break there again.
         self._keep_snapshot()
         self._recorder.mark()

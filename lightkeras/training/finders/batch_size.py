@@ -9,6 +9,7 @@ suggest the last size that fitted
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import math
@@ -17,10 +18,12 @@ from collections.abc import Sequence
 from typing import Any, final
 
 from lightkeras import hparams
+from lightkeras.data.arrays import train_of
 from lightkeras.data.feed import ArrayFeed, Feed, raw_feed
 from lightkeras.data.structure import first_examples, map_structure
 from lightkeras.encoders.features import FeatureCache, encode_feed
 from lightkeras.engine.base import Engine, Trace
+from lightkeras.engine.stream import Stream
 from lightkeras.runs.results import BatchSize, BatchSizes
 from lightkeras.system import memory
 from lightkeras.system.messages import check_whole
@@ -162,23 +165,29 @@ class _Bench:
         """
         feed, steps = _with_batches_of(self.task, self.feed, size), self.search.steps
         program = self.engine.program(self.task.run_train_step, self.trace.names)
-        stream = self.engine.open(feed, 0, 0, self.seed, program=program)
-        logs = program.run(stream, steps)  # compiles
-        found, wanted = int(logs.examples[0]) if logs.steps else 0, logs.steps
-        if found > size or (found < size and first):
-            raise ValueError(
-                f"{type(self.task).__name__}.build_data gave a first batch of {found} examples where {size} were "
-                "expected. Use self.hp.batch_size in build_data, and set `low` to at most the number of examples."
-            )
-        if found < size:
-            return None
-        began = time.perf_counter()
-        logs = program.run(stream, steps)
-        if logs.steps < wanted:  # the rest of the epoch is too short to time
-            stream = self.engine.open(feed, 1, 0, self.seed, program=program)
+        with contextlib.ExitStack() as streams:
+
+            def opened(epoch: int) -> Stream:
+                stream = self.engine.open(feed, epoch, 0, self.seed, program=program)
+                return streams.enter_context(contextlib.closing(stream))
+
+            stream = opened(0)
+            logs = program.run(stream, steps)  # compiles
+            found, wanted = int(logs.examples[0]) if logs.steps else 0, logs.steps
+            if found > size or (found < size and first):
+                raise ValueError(
+                    f"{type(self.task).__name__}.build_data gave a first batch of {found} examples where {size} were "
+                    "expected. Use self.hp.batch_size in build_data, and set `low` to at most the number of examples."
+                )
+            if found < size:
+                return None
             began = time.perf_counter()
             logs = program.run(stream, steps)
-        return (time.perf_counter() - began) * size / int(logs.examples.sum())
+            if logs.steps < wanted:  # the rest of the epoch is too short to time
+                stream = opened(1)
+                began = time.perf_counter()
+                logs = program.run(stream, steps)
+            return (time.perf_counter() - began) * size / int(logs.examples.sum())
 
 
 def memory_next(taken: Sequence[int], held: int) -> int | None:
@@ -218,7 +227,7 @@ def _with_batches_of(task: Task, feed: Feed, size: int) -> Feed:
             f"{type(task).__name__}.build_data returned None for batch_size={size}, but a data module before."
         )
     data.prepare(task.lookup)
-    return encode_feed(data.train(), task.frozen(), FeatureCache())
+    return encode_feed(train_of(data, size), task.frozen(), FeatureCache())
 
 
 def _gb(size: int) -> str:

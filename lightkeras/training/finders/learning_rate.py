@@ -95,7 +95,7 @@ def find_learning_rate(settings: Settings, task: Task, train: Any, batch_size: i
 
 def _find(task: Task, feed: Feed, test: RangeTest, seed: int, figure: Path | None) -> LearningRates:
     began = time.perf_counter()
-    check_feed(task, feed, "train")
+    check_feed(task, feed, "train", test.steps)
     engine = bound_engine(task)
     trace = trace_train(task, engine, feed)
     rate = _rate_to_vary(task, trace, test.optimizer)
@@ -259,10 +259,11 @@ def _single_steps(
     program = engine.program(task.run_train_step, trace.names)
     epoch = 0
     while True:
-        stream, found = engine.open(feed, epoch, 0, seed, program=program), False
-        while (logs := program.run(stream, 1)).steps:
-            found = True
-            yield {name: float(values[0]) for name, values in logs.values.items()}
+        found = False
+        with contextlib.closing(engine.open(feed, epoch, 0, seed, program=program)) as stream:
+            while (logs := program.run(stream, 1)).steps:
+                found = True
+                yield {name: float(values[0]) for name, values in logs.values.items()}
         if not found:
             raise ValueError(f"The train split gave no batch in epoch {epoch + 1}; expected at least one.")
         epoch += 1

@@ -25,20 +25,27 @@ LEAST_SHARED = 10
 """Number of shared examples from which on there is a warning, if they are also 1 % of the sample."""
 
 
-def check_feed(task: Task, feed: Feed, split: str) -> None:
-    """Checks the size of a split, and calls `Task.check_data` with its arrays.
+def check_feed(task: Task, feed: Feed, split: str, limit: int | None = None) -> None:
+    """Checks that a split has an end, and calls `Task.check_data` with its arrays.
+
+    Args:
+        task: The task.
+        feed: The split.
+        split: `"train"`, `"validation"` or `"test"`.
+        limit: Maximum number of batches that are read of it; `None` for no limit.
 
     Raises:
-        ValueError: The train split is smaller than one batch, or the task rejects the arrays.
+        ValueError: The split is endless and has no limit, or the task rejects the arrays.
     """
     feed = raw_feed(feed)
     if isinstance(feed, ArrayFeed):
-        if split == "train" and feed.examples < feed.batch_size:
-            raise ValueError(
-                f"The train split has {feed.examples} examples, fewer than one batch of {feed.batch_size}. "
-                f"Lower batch_size to at most {feed.examples}."
-            )
         task.check_data(feed.arrays, split)
+    elif isinstance(feed, StreamFeed) and feed.endless and limit is None:
+        where = "each epoch continues where the last one ended" if split == "train" else "each starts anew"
+        raise ValueError(
+            f"The {split} split is endless: expected an end, or a number of batches. Give the number to the runner, "
+            f"Runner(limit_batches=lk.LimitBatches({split}=1000)): {where}."
+        )
 
 
 def check_finite(feed: Feed, split: str) -> None:

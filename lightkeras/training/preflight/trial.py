@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from lightkeras.training.preflight.saved import check_same_state, forms, same_bi
 from lightkeras.training.restoring import SavedState, restored, value_of
 from lightkeras.training.step_errors import TaskError, explained, paths
 from lightkeras.training.stepper import Stepper
+from lightkeras.training.tracing import feed_of, take_first
 
 Arrays = Mapping[str, np.ndarray]
 FIRST, LAST = "first batch", "last batch"
@@ -161,13 +163,14 @@ def _sizes_of_more(
     task: Task, engine: Engine, feed: Feed, sizes: list[tuple[keras.Variable, float]]
 ) -> tuple[list[tuple[keras.Variable, float]], int]:
     """Looks at further batches until one has a gradient: all sizes, and the number of batches."""
-    stream, found, batches = engine.open(feed), list(sizes), 0
-    while batches < LOOKED_AT and (batch := stream.next_batch()) is not None:
-        batches += 1
-        if batches > 1:  # the first is known
-            found += engine.gradient_sizes(task.run_train_step, engine.open_batch(batch))
-        if not _is_zero(found):
-            break
+    found, batches = list(sizes), 0
+    with contextlib.closing(engine.open(feed, limit=LOOKED_AT)) as stream:
+        while batches < LOOKED_AT and (batch := stream.next_batch()) is not None:
+            batches += 1
+            if batches > 1:  # the first is known
+                found += engine.gradient_sizes(task.run_train_step, engine.open_batch(batch))
+            if not _is_zero(found):
+                break
     return found, batches
 
 
@@ -218,19 +221,17 @@ def _try_last(task: Task, stepper: Stepper, method: str) -> None:
 def _first_batch(engine: Engine, stepper: Stepper, split: str) -> Feed:
     """Returns a feed that starts with the first batch of a split, whose digest a stepper over a stream records.
 
-    A stream is opened once and only its first batch is read: each opening may draw another order or read a file.
-
     Raises:
         ValueError: The split is empty.
     """
     feed = stepper.feed
     if isinstance(feed, ArrayFeed):
         return feed
-    batch = engine.open(feed).next_batch()
+    batch = take_first(engine, feed) if isinstance(feed, StreamFeed) else None
     if batch is None:
         raise ValueError(f"The {split} split is empty; expected at least one batch.")
     stepper.note_first_batch(batch)
-    return StreamFeed(lambda epoch: iter([batch]), feed.spec, steps=1)
+    return feed_of(batch, feed.spec)
 
 
 def _others(task: Task, trace: Trace) -> list[Any]:

@@ -1,0 +1,120 @@
+"""Prediction of a task, for inputs in any form that Keras's `predict` takes.
+
+Whether `predict_step` takes a bare array, or a tuple whose first part is the input, is not known before: the forms are
+tried in turn on the first batch, and the one that gives one output for each input is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from lightkeras.data.arrays import as_feed_once, holds_arrays
+from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
+from lightkeras.data.structure import Structure, as_arrays
+from lightkeras.encoders.features import FeatureCache, encode_feed
+from lightkeras.engine.base import Predictor
+from lightkeras.engine.stream import Stream
+from lightkeras.task import Task
+from lightkeras.training import setup
+from lightkeras.training.evaluation import encoder_reader, load_weights
+from lightkeras.training.settings import Settings
+from lightkeras.training.stepper import bound_engine
+from lightkeras.training.tracing import trace_predict
+
+
+def predict(settings: Settings, task: Task, data: Any, weights: str | None, batch_size: int) -> Any:
+    """Predicts for inputs; see `Runner.predict`."""
+    setup.build_task(task, settings.seed, True, encoder_reader(settings, weights))
+    forms = forms_of(data, batch_size)
+    forms[0].begin_pass()
+    completed = False
+    try:
+        with _first_outputs(settings, task, forms, weights) as (predictor, stream, parts):
+            stream.allow(None)
+            while (part := predictor.run(stream, settings.steps_per_call or 8)) is not None:
+                parts.append(part)
+        completed = True
+    finally:
+        forms[0].end_pass(completed)
+    return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+@contextlib.contextmanager
+def _first_outputs(
+    settings: Settings, task: Task, forms: list[Feed], weights: str | None
+) -> Iterator[tuple[Predictor, Stream, list[Structure]]]:
+    """Opens the data in the first form that `predict_step` takes, and predicts for its first batch.
+
+    Raises:
+        Exception: The error of the first form, if `predict_step` takes none.
+    """
+    engine = bound_engine(task)
+    errors: list[Exception] = []
+    # Strict first: a wrong form may give the right number of rows by chance. A layer of one batch size fails strictly.
+    for strict in (True, False) if len(forms) > 1 else (False,):
+        for form in forms:
+            with contextlib.ExitStack() as opened:
+                try:
+                    feed = encode_feed(form, task.frozen(), FeatureCache(on_disk=False))
+                    trace_predict(task, engine, feed, strict)
+                    load_weights(settings, task, weights)
+                    predictor = engine.predictor(task.run_predict_step)
+                    stream = opened.enter_context(contextlib.closing(engine.open(feed, limit=1)))
+                    first = predictor.run(stream, 1)
+                except Exception as error:
+                    errors.append(error)
+                    continue
+                yield predictor, stream, [] if first is None else [first]
+                return
+    raise errors[0]
+
+
+def forms_of(data: Any, batch_size: int) -> list[Feed]:
+    """The forms in which `predict_step` may take some data, the likeliest first.
+
+    A list of arrays holds the inputs of a model, as in Keras; a tuple may also be a batch of inputs and labels.
+
+    Args:
+        data: See `Runner.predict`.
+        batch_size: Examples per batch of arrays.
+
+    Raises:
+        ValueError: The data is empty or endless.
+        TypeError: It is no data.
+    """
+    if not holds_arrays(data):
+        feed = as_feed_once(data, batch_size)
+        if isinstance(feed, StreamFeed) and feed.endless:
+            raise ValueError("predict reads the data to its end, and this is endless: give an end, such as `.take(n)`.")
+        return [feed] if isinstance(feed.spec, tuple) else [feed, _in_tuples(feed)]
+    arrays = as_arrays(data)
+    if isinstance(arrays, list):
+        found = [(arrays,), tuple(arrays)]
+    elif isinstance(arrays, tuple) and len(arrays) == 1:
+        found = [arrays, arrays[0]]
+    else:
+        found = [arrays, (arrays,)]
+    return [ArrayFeed(form, batch_size) for form in found]
+
+
+def _in_tuples(feed: Feed) -> Feed:
+    """A feed whose batches are tuples of one part."""
+    if isinstance(feed, ArrayFeed):
+        return ArrayFeed((feed.arrays,), feed.batch_size)
+    if not isinstance(feed, StreamFeed):
+        raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(feed).__name__}.")
+    wrapped = StreamFeed(
+        lambda epoch: ((batch,) for batch in feed.open_epoch(epoch)),
+        (feed.spec,),
+        steps=feed.steps,
+        batch_size=feed.batch_size,
+        dataset=None if feed.dataset is None else feed.dataset.map(lambda batch: (batch,)),
+        origin=feed.origin,
+    )
+    wrapped.first_size = feed.first_size
+    return wrapped
