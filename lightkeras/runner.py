@@ -84,7 +84,7 @@ class Runner(Settings):
         features: Where the features of an encoder are cached.
         export: Whether to write `model.keras` with the best weights at the end of a run.
 
-        progress: Whether to show a progress bar; it is shown on a terminal only.
+        progress: Whether to show a progress bar; without a terminal, one line per epoch goes to standard error.
         pictures: Whether to draw the curves, the pictures of the task, and `report.html`.
         draw_every: Epochs between drawings of the task's pictures with the current weights; `None` draws them only at
             the end.
@@ -398,6 +398,7 @@ class _Loop:
         """Saves the final state and calls the callbacks' `on_train_end`."""
         self._fit.finish()
         self._judge_last()
+        self._fit.recorder.log_best(self._fit.monitor)
         self._fit.end_train()
 
     def conclude(self) -> FitResult:

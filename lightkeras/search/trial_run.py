@@ -20,8 +20,7 @@ from lightkeras.data.lookup import Lookup
 from lightkeras.engine import make_engine
 from lightkeras.runner import Interrupted, Runner
 from lightkeras.runs.directory import RunDirectory
-from lightkeras.runs.loggers.tensorboard import EventFile, scalars
-from lightkeras.runs.results import Best, FitResult
+from lightkeras.runs.results import FitResult
 from lightkeras.search import pruning
 from lightkeras.search.records import COMPLETED, FAILED, Outcome
 from lightkeras.system.locks import wait_until_free
@@ -194,15 +193,7 @@ def _outcome(fit: FitResult, job: Job, wall_s: float) -> Outcome:
     if not math.isfinite(fit.best.value):
         reason = pruning.not_finite(fit.best.epoch, fit.best.value, str(fit.monitor))
         return Outcome(FAILED, str(reason), **done)
-    _log_best(job.run_dir, str(fit.monitor), fit.best)
     return Outcome(COMPLETED, fit.stop_reason, fit.best.value, fit.best.epoch, fit.best.step, **done)
-
-
-def _log_best(path: Path, objective: str, best: Best) -> None:
-    """Writes the best objective as a scalar of its own: the HParams tab shows the last value of a curve."""
-    file = EventFile(path)
-    file.add(scalars({f"best/{objective}": best.value}), best.step)
-    file.close()
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Progress bar and one line per epoch; shown only if the output is a terminal."""
+"""Progress bar and one line per epoch; without a terminal there are only the lines."""
 
 from __future__ import annotations
 
@@ -74,10 +74,13 @@ class ProgressBar:
         self._bar.update(self._task, advance=steps, description=f"epoch {epoch}/{self._epochs}", values=text)
 
     def end_epoch(self, epoch: int, values: Mapping[str, float], best: bool) -> None:
-        """Prints the values of a finished epoch."""
+        """Prints the values of a finished epoch: above the bar, or to standard error without a terminal."""
+        line = f"epoch {epoch:>3}/{self._epochs}  {_text(values)}"
         if self._shown:
             mark = "  [green]best[/green]" if best else ""
-            self._bar.console.print(f"epoch {epoch:>3}/{self._epochs}  {escape(_text(values))}{mark}", highlight=False)
+            self._bar.console.print(f"{escape(line)}{mark}", highlight=False)
+        else:
+            self.print_line(f"{line}  best" if best else line)
 
 
 def _text(values: Mapping[str, float]) -> str:

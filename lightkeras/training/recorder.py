@@ -85,6 +85,14 @@ class Recorder:
             logger.log_epoch(self.state.epochs, self.state.step, values)
             logger.flush()
 
+    def log_best(self, monitor: str | None) -> None:
+        """Logs the monitored value and the validation of the best epoch, after the last checkpoint of a run."""
+        if (best := self.state.best) is not None:
+            values = {name: value for name, value in best.logs.items() if name.startswith("val/") or name == monitor}
+            for logger in self._loggers:
+                logger.log_best(best.step, values)
+                logger.flush()
+
     def log_images(self, images: Mapping[str, bytes]) -> None:
         """Logs PNG images by tag."""
         for logger in self._loggers:

@@ -71,12 +71,24 @@ def test_an_unknown_number_of_steps_is_fine():
     assert "7/?" in text(screen)
 
 
-@pytest.mark.parametrize(("terminal", "shown"), [(False, True), (True, False)])
-def test_nothing_is_written_without_a_terminal_or_a_notebook(terminal, shown):
+@pytest.mark.parametrize("terminal", [True, False])
+def test_nothing_is_written_if_nothing_is_to_be_shown(terminal, capsys):
     screen = console(terminal)
-    with ProgressBar(3, 10, shown=shown, console=screen) as bar:
+    with ProgressBar(3, 10, shown=False, console=screen) as bar:
         bar.advance(1, 5, 0.25, {"loss": 0.5})
         bar.end_epoch(1, {"train/loss": 0.5}, best=True)
+    assert text(screen) == ""
+    assert capsys.readouterr() == ("", "")
+
+
+def test_without_a_terminal_an_epoch_is_a_line_on_standard_error(capsys):
+    screen = console(terminal=False)
+    with ProgressBar(3, 10, console=screen) as bar:
+        bar.advance(1, 5, 0.25, {"loss": 0.5})
+        bar.end_epoch(1, {"train/[red]f1": 0.5}, best=True)
+        assert capsys.readouterr() == ("", "epoch   1/3  train/[red]f1 0.5000  best\n")  # at once, not at the end
+        bar.end_epoch(2, {"train/[red]f1": 0.25}, best=False)
+        assert capsys.readouterr().err == "epoch   2/3  train/[red]f1 0.2500\n"
     assert text(screen) == ""
 
 

@@ -38,6 +38,10 @@ class Logger(abc.ABC):
         """Logs values of a finished epoch; `step` counts over the whole run."""
 
     @abc.abstractmethod
+    def log_best(self, step: int, values: Mapping[str, float]) -> None:
+        """Logs values of the best epoch, such as `val/loss`, at the run's end; `step` is that of the epoch's end."""
+
+    @abc.abstractmethod
     def log_images(self, step: int, images: Mapping[str, bytes]) -> None:
         """Logs PNG images by tag, such as `validation/confusion`; loggers of numbers ignore them."""
 

@@ -67,6 +67,9 @@ class CsvLogger(Logger):
     def log_epoch(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
         self._write([["epoch", epoch, step, *self._means(values)]])
 
+    def log_best(self, step: int, values: Mapping[str, float]) -> None:
+        """The table has these values in the row of the best epoch."""
+
     def log_images(self, step: int, images: Mapping[str, bytes]) -> None:
         """The table has no images."""
 

@@ -6,9 +6,10 @@ costs more than a small train step. Tags of a file:
     train/<name>           at every train step
     val/<name>             at every epoch and every validation inside an epoch, on the axis of train steps
     epoch/<split>/<name>   means over each epoch, on an axis of epochs
+    best/val/<name>        values of the best epoch, once, at the end of the run
     <split>/<picture>      figures of the task, at the train step of their weights
     config                 the configuration, as text
-    (hyperparameters)      for the HParams tab, with `val/...` as its metrics
+    (hyperparameters)      for the HParams tab, with `best/val/...` as its metrics
 
 A resumed run writes a new file: a TensorBoard that has read the old file past the checkpoint would not read what is
 written before that position. The new file's name sorts after all others, because TensorBoard reads files in the order
@@ -97,6 +98,10 @@ class TensorBoardLogger(Logger):
         if validation:
             self._opened().add(scalars(validation), step)
         self._opened().add(scalars({f"epoch/{name}": value for name, value in values.items()}), epoch)
+
+    def log_best(self, step: int, values: Mapping[str, float]) -> None:
+        # The HParams tab shows the last value of a curve, so the best ones get tags of their own.
+        self._opened().add(scalars({f"best/{name}": value for name, value in values.items()}), step)
 
     def log_images(self, step: int, images: Mapping[str, bytes]) -> None:
         if images:

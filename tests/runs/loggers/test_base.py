@@ -6,7 +6,7 @@ import pytest
 
 from lightkeras.runs.loggers import CsvLogger, Logger, TensorBoardLogger
 
-METHODS = ["close", "flush", "log_epoch", "log_images", "log_steps", "log_validation", "open", "position", "sync"]
+METHODS = ["close", "flush", "log_best", "log_epoch", "log_images", "log_steps", "log_validation", "open", "position", "sync"]
 
 
 def test_a_logger_that_lacks_a_method_cannot_be_made():
@@ -14,7 +14,7 @@ def test_a_logger_that_lacks_a_method_cannot_be_made():
         def open(self, names):
             """Nothing to open."""
 
-    with pytest.raises(TypeError, match=r"abstract methods? '?close'?, '?flush'?, '?log_epoch'?, '?log_images"):
+    with pytest.raises(TypeError, match=r"abstract methods? '?close'?, '?flush'?, '?log_best'?, '?log_epoch'?, '?log_images"):
         Half()
 
 
