@@ -231,7 +231,7 @@ def test_the_limit_may_change_when_a_run_is_resumed(first, second, means, tmp_pa
 
     limits = {"limit_batches": lk.LimitBatches(train=second), "max_epochs": 4}
     runner(tmp_path, max_steps=4, limit_batches=lk.LimitBatches(train=first)).fit(Recorded(), batches)
-    with pytest.warns(UserWarning, match=r"data\.batches was"):
+    with pytest.warns(UserWarning, match=r"data\.train\.batches was"):
         runner(tmp_path, max_steps=8, **limits).fit(Recorded(), batches, resume=True, accept_changes=True)
     assert runner(tmp_path, **limits).fit(Recorded(), batches, resume=True).history["train/mean"] == means
 

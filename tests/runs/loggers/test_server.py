@@ -89,7 +89,7 @@ def trials(searches) -> dict[str, Any]:
 
 def test_every_trial_is_a_run_with_its_scalars(server, searches):
     names = [f"{prefix}{name}" for prefix in ("train/", "val/") for name in ("accuracy", "loss")]
-    expected = {*names, *(f"epoch/{name}" for name in names), "best/val/accuracy"}
+    expected = {*names, *(f"epoch/{name}" for name in names), "best/val/accuracy", "best/val/loss"}
     tags = ask(server, "plugin/scalars/tags")
     assert set(tags) == set(trials(searches))
     assert all(set(found) == expected for found in tags.values())

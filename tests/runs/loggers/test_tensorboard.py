@@ -18,11 +18,12 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from tensorboard.util import tensor_util
 
-from lightkeras import hparams
+from lightkeras import Runner, hparams
 from lightkeras.plots import png
 from lightkeras.runs.loggers import TensorBoardLogger, write_images
 from lightkeras.runs.loggers.tensorboard import EventFile, scalars, search_summary
 from lightkeras.system import files
+from lightkeras.testing import TwoMoons
 
 HPARAMS = {"units": 16, "rate": 0.25, "fine_tune": True, "name": "nnlm", "nothing": None}
 NAMES = ["train/loss", "train/top-5 (a+b)", "val/loss"]
@@ -478,3 +479,13 @@ def test_pictures_of_a_split_take_the_place_of_those_before_and_leave_other_file
     assert [step for step, *_ in pictures(tmp_path, "test/a")] == [5]
     assert points(read(tmp_path), "train/loss") == [(1, 8)]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_run_logs_its_best_values_once_also_after_a_resume(tmp_path):
+    for epochs in (2, 4):
+        runner = Runner(max_epochs=epochs, patience=None, run_dir=tmp_path / "run", pictures=False, progress=False)
+        result = runner.fit(TwoMoons(), resume=epochs == 4)
+    found = EventAccumulator(str(tmp_path / "run")).Reload()
+    best = {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"] if "best/" in tag}
+    names = [f"val/{name}" for name in ("accuracy", "loss")]
+    assert best == {f"best/{name}": [(result.best.step, pytest.approx(result.best.logs[name]))] for name in names}
