@@ -566,7 +566,7 @@ class Renamed(TwoMoons):
 @pytest.mark.parametrize(
     ("task", "settings", "data", "what"),
     [
-        (lambda: TwoMoons(HP(learning_rate=0.5)), {}, {}, r"hparams\.learning_rate was 0\.01 and is 0\.5"),
+        (lambda: TwoMoons(HP(learning_rate=0.05)), {}, {}, r"hparams\.learning_rate was 0\.01 and is 0\.05"),
         (TwoMoons, {"seed": 4}, {}, "seed was 0 and is 4"),
         (TwoMoons, {"monitor": "val/accuracy"}, {}, "monitor.name was 'val/loss' and is 'val/accuracy'"),
         (TwoMoons, {}, {"train": OTHER, "validation": OTHER}, r"data\.train\.fingerprint was '\w+' and is '\w+'"),

@@ -97,6 +97,7 @@ def test_a_loss_that_is_not_finite_from_the_start_gives_no_suggestion():
     assert found.reason.startswith("the first loss is not finite")
 
 
+@pytest.mark.filterwarnings("ignore:.* is outside its declared range:UserWarning")
 def test_the_suggested_rate_learns_two_moons_better_than_the_ends_of_the_range(tmp_path):
     found = find_rate(TwoMoons())
     assert found.suggestion is not None
