@@ -518,7 +518,7 @@ RESUMES: dict[tuple[str, ...], str] = {
     ): r"hparams\.hidden_units was 8 and is 16\. Use the settings it was .*--accept",
     ("--run_dir", "a", "--runner.seed", "4", "--dry_run"): r"^error: This is not the run that .* seed was 3 and is 4\.",
     ("--run_dir", "a", "--runner.monitor", "val/accuracy"): r"monitor\.name was 'val/loss' and is 'val/accuracy'; mon",
-    ("--run_dir", "a", "--runner.limit_batches.train", "4"): r"data\.batches was 5 and is 4\.",
+    ("--run_dir", "a", "--runner.limit_batches.train", "4"): r"data\.train\.batches was 5 and is 4\.",
     ("--run_dir", "a/checkpoints"): r"^error: a/checkpoints is part of the run in .*/a\. Give another run_dir\.\n$",
     ("--run_dir", "a/figures/new"): r"^error: a/figures/new is part of the run in ",
     ("--run_dir", "search"): r"^error: search holds a search, not a run: give one of its runs, such as search/trials/",
@@ -534,7 +534,7 @@ RESUMES: dict[tuple[str, ...], str] = {
 @pytest.mark.parametrize("words", RESUMES, ids=" ".join)
 def test_a_resume_that_cannot_be_is_one_clear_message_and_status_2(begun, capsys, words):
     configs = {
-        "search": '{"task": "TwoMoons", "search": {}}',
+        "search": '{"task": "TwoMoons", "search": {"objective": "val/loss"}}',
         "cut": '{"task": ',
         "list": "[]",
         "short": '{"task": "T"}',

@@ -180,6 +180,7 @@ def test_what_cannot_be_written_is_refused(folder, capsys, returned, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:.* is outside its declared range:UserWarning")
 def test_a_run_that_diverged_gives_status_1(folder):
     def explodes(task: lk.Task, runner: lk.Runner) -> None:
         below = dataclasses.replace(runner, run_dir=runner.run_dir / "run", preflight=False)
