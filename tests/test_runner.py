@@ -128,7 +128,7 @@ def test_a_logged_number_is_reported_as_constant_if_steps_are_compiled(run_dir, 
         "the first. Log a tensor or a keras.Variable for a value that changes."
     )
     assert (line in said) == compiled
-    assert "moment" not in said
+    assert "log('moment')" not in said
     assert said.count("was given the number") == compiled
     values = {row["train/calls"] for row in rows(run_dir, "step")}
     assert (len(values) == 1) == compiled
@@ -469,7 +469,6 @@ def test_missing_data_and_runs_are_reported(run_dir, call, error, message):
         ({"max_epochs": 0}, r"Runner\(max_epochs=0\): expected a whole number of at least 1"),
         ({"max_epochs": 2.0}, r"Runner\(max_epochs=2.0\): expected a whole number"),
         ({"max_epochs": True}, r"Runner\(max_epochs=True\): expected a whole number"),
-        ({"max_epochs": None}, r"Runner\(max_epochs=None\): expected a whole number"),
         ({"seed": None}, r"Runner\(seed=None\): expected a whole number of at least 0"),
         ({"seed": -1}, r"Runner\(seed=-1\): expected a whole number of at least 0"),
         ({"patience": 0}, r"Runner\(patience=0\): expected a whole number of at least 1"),
@@ -536,6 +535,7 @@ def test_a_disk_that_is_read_only_is_named(disk):
 
 
 @pytest.mark.any_backend
+@pytest.mark.filterwarnings("ignore:.* is outside its declared range:UserWarning")
 def test_a_disk_with_too_little_room_is_refused_before_the_first_epoch(disk):
     folder = disk("size=16k")
     task = TwoMoons(TwoMoons.HParams(hidden_units=2048))

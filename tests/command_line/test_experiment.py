@@ -207,7 +207,7 @@ def test_runs_are_found_at_any_depth_but_not_inside_of_others(tmp_path):
         "b": {"data": {}, "started": "1"},
         "a/deep": {"data": {}, "started": "2"},
         "b/inner": {"data": {}, "started": "3"},
-        "search": {"search": {}, "started": "0"},
+        "search": {"search": {"objective": "val/loss"}, "started": "0"},
     }.items():
         (tmp_path / path).mkdir(parents=True, exist_ok=True)
         (tmp_path / path / "config.json").write_text(json.dumps(content))

@@ -200,13 +200,33 @@ def directory(tmp_path):
     return found
 
 
+REST = {
+    "epochs": 0,
+    "done": 0,
+    "validations": 0,
+    "validated": None,
+    "history": {},
+    "means": {"examples": 0, "sums": {}},
+    "random": {"python": [3, "", None], "numpy": ["MT19937", "", 0, 0, 0.0]},
+    "logs": {},
+    "callbacks": {"callbacks": [], "stop_training": False},
+}
+
+
 def saved(directory, step, best=None, top=(), name=None, **state):
     """Writes a checkpoint as `last`."""
     path = directory.checkpoints / (name or f"step-{step:08d}")
     captured = Captured({"a": np.float32([step])}, {"a": {"path": "a", "dtype": "float32"}})
     kept = {"best": best, "top": [list(item) for item in top]}
     progress = {"mode": "min", "best": 1.0, "waited": 1}
-    whole = {"kept": kept, "best": {"value": 1.0}, "progress": progress, "beside": False, **state}
+    whole = {
+        "kept": kept,
+        "best": {"epoch": 1, "step": 1, "value": 1.0, "logs": {}},
+        "progress": progress,
+        "beside": False,
+        **REST,
+        **state,
+    }
     checkpoint.save(path, step, captured, whole)
     checkpoint.point(directory.checkpoints, "last", path)
     if best is not None:

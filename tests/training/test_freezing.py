@@ -212,7 +212,7 @@ def test_averages_of_an_unfrozen_layer_begin_at_its_weights_and_a_frozen_one_sta
 def test_a_change_is_printed_in_one_line_and_listed_as_a_cause_of_compilations(tmp_path, capsys):
     script = {1: {"base": True}, 2: {"head": False}}
     fitted(tmp_path, Made(frozen=("base",))(), script, max_epochs=3, progress=True)
-    printed = [line for line in capsys.readouterr().err.splitlines() if "epoch" in line]
+    printed = [line for line in capsys.readouterr().err.splitlines() if "before epoch" in line]
     assert printed == [
         "model/base was unfrozen before epoch 2: 2 variables learn now; the steps are traced again.",
         "model/head was frozen before epoch 3: 1 variables learn now; the steps are traced again.",

@@ -123,7 +123,10 @@ def test_accepted_changes_of_a_new_run_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"search": {}}, r"run holds a search, not a run: give one of its runs, such as .*run/trials/0000"),
+        (
+            {"search": {"objective": "val/loss"}},
+            r"run holds a search, not a run: give one of its runs, such as .*run/trials/0000",
+        ),
         ({"task": "TwoMoons", "runner": {}}, r"config\.json is damaged: hparams, data, seed are missing"),
     ],
 )

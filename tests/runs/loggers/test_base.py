@@ -32,6 +32,8 @@ def test_a_logger_that_lacks_a_method_cannot_be_made():
 @pytest.mark.parametrize("logger", [CsvLogger, TensorBoardLogger])
 def test_every_logger_has_the_same_methods_with_the_same_arguments(logger):
     assert issubclass(logger, Logger)
-    assert sorted(name for name, found in vars(logger).items() if callable(found) and not name.startswith("_")) == METHODS
+    assert (
+        sorted(name for name, found in vars(logger).items() if callable(found) and not name.startswith("_")) == METHODS
+    )
     for name in METHODS:
         assert inspect.signature(getattr(logger, name)) == inspect.signature(getattr(Logger, name))

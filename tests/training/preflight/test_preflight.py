@@ -214,8 +214,9 @@ def test_numbers_into_a_model_of_text_are_refused(fit):
         fit(Texts(), two_moons(64))
 
 
-def test_fewer_examples_than_a_batch_are_one_batch(fit):
-    assert fit(Fed(), two_moons(20)).steps == 1
+def test_fewer_examples_than_a_batch_are_one_batch(tmp_path):
+    settings = {"max_epochs": 1, "progress": False, "pictures": False, "run_dir": tmp_path / "run"}
+    assert Runner(**settings).fit(Fed(), two_moons(20)).steps == 1
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
