@@ -25,6 +25,7 @@ FILES = [
     "training/test_pictures.py",
     "training/test_freezing.py",
     "engine/test_every_engine.py",
+    "engine/test_every_source.py",
     "engine/test_layer_calls.py",
     "engine/test_optimizer_state.py",
     "training/test_step_errors.py",
