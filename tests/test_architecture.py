@@ -231,7 +231,7 @@ def test_every_module_of_more_than_40_lines_has_its_test_file() -> None:
 
 def test_a_folder_of_tests_that_mirrors_one_of_modules_holds_no_other_test_files() -> None:
     of_several = {  # all backends, or many parts at once
-        *("engine/test_conformance.py", "engine/test_every_engine.py"),
+        *("engine/test_conformance.py", "engine/test_every_engine.py", "engine/test_every_source.py"),
         *("runs/loggers/test_server.py", "search/test_tensorboard.py"),
         "training/callbacks/test_stock_callbacks.py",
     }

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from by_hand import assert_same, weights
 from keras import layers, ops
 
 from lightkeras import Checkpoints, Runner
@@ -30,15 +31,6 @@ def run_dir(tmp_path):
 def runner(run_dir, **settings):
     settings = {"max_epochs": 2, "progress": False, "run_dir": run_dir} | settings
     return Runner(**settings)
-
-
-def weights(task):
-    return [ops.convert_to_numpy(variable).copy() for variable in task.variables().values()]
-
-
-def assert_same(found, expected):
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one, other)
 
 
 def rows(run_dir, kind):

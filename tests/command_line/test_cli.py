@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from commands import run
 
 import lightkeras as lk
 from lightkeras.data.feed import ArrayFeed
@@ -28,15 +29,6 @@ from lightkeras.testing import TwoMoons, two_moons
 pytestmark = pytest.mark.usefixtures("folder")
 
 QUICK = ["--runner.max_epochs", "1"]
-
-
-def run(*words: str, task: type[lk.Task] = TwoMoons, **defaults: Any) -> int:
-    """The exit status."""
-    try:
-        lk.cli(task, args=list(words), **defaults)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def read(path: str | Path) -> Any:

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-import lightkeras as lk
-from lightkeras.testing import TwoMoons
+from commands import run
 
 pytestmark = pytest.mark.usefixtures("folder")
 
 QUICK = ["--runner.max_epochs", "1"]
-
-
-def run(*words: str, task: type[lk.Task] = TwoMoons, **defaults: Any) -> int:
-    """The exit status."""
-    try:
-        lk.cli(task, args=list(words), **defaults)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def test_help_shows_commands_ranges_and_defaults(capsys):

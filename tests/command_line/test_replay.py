@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from commands import run
 
-import lightkeras as lk
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.engine import make_engine
 from lightkeras.runs import checkpoint
@@ -22,15 +21,6 @@ from lightkeras.training.stepper import Stepper
 from lightkeras.training.tracing import trace_train
 
 pytestmark = pytest.mark.usefixtures("folder")
-
-
-def run(*words: str, task: type[lk.Task] = TwoMoons, **defaults: Any) -> int:
-    """The exit status."""
-    try:
-        lk.cli(task, args=list(words), **defaults)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 @pytest.fixture

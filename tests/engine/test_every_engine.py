@@ -109,6 +109,22 @@ def test_a_trace_changes_no_variable():
     assert float(task.error.count) == 0
 
 
+def test_a_trace_names_the_variables_that_a_step_uses_its_own_or_not():
+    elsewhere = keras.Variable(1.0)
+
+    class Counting(Line):
+        def loss(self, batch, training):
+            elsewhere.assign_add(1.0)
+            return super().loss(batch, training)
+
+    task = Counting()
+    _engine, trace, _program = prepared(task, ArrayFeed(LINE, 2))
+    assert any(variable is elsewhere or variable is elsewhere.value for variable in trace.variables)
+    of_optimizer = set(map(id, task.optimizer.variables))  # which JAX's trace names too
+    assert len([variable for variable in trace.variables if id(variable) not in of_optimizer]) == 2
+    assert float(ops.convert_to_numpy(elsewhere)) == 1.0
+
+
 def test_names_that_change_from_step_to_step_are_refused():
     class Moody(Line):
         def train_step(self, batch):
@@ -189,6 +205,15 @@ def test_a_prediction_that_is_a_scalar_is_refused():
 
 
 # ---------------------------------------------------------------------- minimize and gradients
+
+
+def test_a_loss_that_is_not_a_scalar_is_refused_with_its_shape():
+    class Rows(Line):
+        def loss(self, batch, training):
+            return ops.square(self.model(batch[0]) - batch[1])
+
+    with pytest.raises(ValueError, match=r"minimize: the loss has shape \((None|2), 1\); expected a scalar"):
+        learn(Rows(), ArrayFeed(LINE, 2))
 
 
 def test_two_optimizers_each_update_their_own_variables():
@@ -363,6 +388,33 @@ def test_variables_that_are_not_finite_are_found_whatever_their_dtype():
 
 
 # ---------------------------------------------------------------------- gradients of one batch
+
+
+@pytest.mark.parametrize("kind", ["arrays", "generator"])
+def test_the_size_of_a_gradient_is_that_worked_out_by_hand_and_nothing_is_updated(kind):
+    ((path, size),), before, after = sizes(
+        Line(), ArrayFeed(LINE, 2) if kind == "arrays" else as_feed(lambda: batches(LINE, 2))
+    )
+    assert path.endswith("/kernel")
+    assert size == 5.0  # see LINE_WEIGHTS
+    assert_same(after, before)
+
+
+def test_a_minimize_in_a_branch_is_left_out_of_the_sizes():
+    class Now(Line):
+        def train_step(self, batch):
+            again = ops.cond(
+                ops.max(batch[0]) > 100.0,
+                lambda: self.minimize(lambda: self.loss(batch, training=True)),
+                lambda: ops.convert_to_tensor(0.0),
+            )
+            return super().train_step(batch) + again
+
+    class Plain(Now):
+        def loss(self, batch, training):
+            return ops.mean(ops.square(self.model(batch[0]) - batch[1]))
+
+    assert [size for _, size in sizes(Plain(), ArrayFeed(LINE, 2))[0]] == [5.0]
 
 
 @pytest.mark.parametrize("scaled", ["LossScaleOptimizer", "loss_scale_factor"])

@@ -29,6 +29,7 @@ FILES = [
     "training/test_metric_values.py",
     "training/preflight/test_trial.py",
     "engine/test_every_engine.py",
+    "engine/test_every_source.py",
     "engine/test_layer_calls.py",
     "engine/test_optimizer_state.py",
     "training/test_prediction.py",

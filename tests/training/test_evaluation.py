@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from by_hand import LINE, Line
+from by_hand import LINE, Line, assert_same, weights
 from keras import ops
 
 from lightkeras import Runner
@@ -21,15 +21,6 @@ def run_dir(tmp_path):
 def runner(run_dir, **settings):
     settings = {"max_epochs": 2, "progress": False, "run_dir": run_dir} | settings
     return Runner(**settings)
-
-
-def weights(task):
-    return [ops.convert_to_numpy(variable).copy() for variable in task.variables().values()]
-
-
-def assert_same(found, expected):
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.any_backend

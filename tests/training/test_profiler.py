@@ -84,6 +84,13 @@ def test_compiling_is_counted_apart_from_training_and_from_validation(tmp_path) 
     assert profile["parts"]["compilation"]["seconds"] == pytest.approx(compiled, rel=0.05)
 
 
+@pytest.mark.backends("tensorflow", "jax", reason="torch compiles nothing")
+def test_what_the_preflight_compiled_is_not_taken_from_the_first_call_and_validation(tmp_path) -> None:
+    _, profile = profiled(tmp_path / "run")
+    assert sum(found["seconds"] for found in profile["compilations"]) > 0  # before the training
+    assert profile["parts"]["compilation"]["seconds"] == 0
+
+
 def test_the_backend_traces_one_call(tmp_path) -> None:
     _, profile = profiled(tmp_path / "run")
     names = [path.name for path in (tmp_path / "run" / "profile").rglob("*") if path.is_file()]

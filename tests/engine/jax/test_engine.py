@@ -46,15 +46,6 @@ def test_gradients_keep_the_structure_of_the_inputs_and_name_what_is_lost():
         learn(Lost(), feed)
 
 
-def test_a_loss_that_is_not_a_scalar_is_refused_with_its_shape():
-    class Rows(Line):
-        def loss(self, batch, training):
-            return ops.square(self.model(batch[0]) - batch[1])
-
-    with pytest.raises(ValueError, match=r"minimize: the loss has shape \(2, 1\); expected a scalar"):
-        learn(Rows(), ArrayFeed(LINE, 2))
-
-
 def test_minimize_outside_a_step_is_refused():
     with pytest.raises(RuntimeError, match="outside a step"):
         make_engine().minimize(lambda: 0.0, list, keras.optimizers.SGD())
@@ -123,13 +114,3 @@ def test_a_whole_run_learns(tmp_path):
 
     result = Runner(max_epochs=4, run_dir=tmp_path / "run", progress=False).fit(TwoMoons())
     assert result.history["train/loss"][-1] < result.history["train/loss"][0]
-
-
-def test_variables_that_are_not_finite_are_named_and_others_are_not():
-    values = {"fine": 1.0, "nan": np.nan, "large": 3e38, "infinite": np.inf}
-    variables = {key: keras.Variable(np.full(4, value, "float32")) for key, value in values.items()}
-    variables["whole"] = keras.Variable(1, dtype="int32", trainable=False)
-    engine = make_engine()
-    assert engine.not_finite(variables) == ["nan", "infinite"]
-    assert engine.not_finite({key: variables[key] for key in ("fine", "large", "whole")}) == []
-    assert engine.not_finite({"whole": variables["whole"]}) == []

@@ -10,11 +10,9 @@ from by_hand import (
     LINE,
     Line,
     Noisy,
-    Square,
     learn,
     noisy_data,
     one_weight,
-    predictions,
     prepared,
 )
 from keras import layers, ops
@@ -125,18 +123,6 @@ def test_batches_of_many_shapes_are_warned_of_with_the_way_out():
     )
     with pytest.warns(UserWarning, match=warning):
         assert learn(Mean(), feed)["largest"].tolist() == [1.0] * 8
-
-
-@pytest.mark.parametrize("examples", [1, 2, 3, 10, 12])
-def test_predictions_keep_order_and_structure_for_any_number_of_inputs(examples):
-    x = np.arange(examples, dtype="float32")[:, None]
-    for data in (x, lambda: (x[start : start + 3] for start in range(0, examples, 3))):
-        parts = predictions(Square(), data, count=2)
-        joined = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
-        np.testing.assert_array_equal(joined["square"], x * x)
-        np.testing.assert_array_equal(joined["pair"][0], x + 1)
-        assert joined["pair"][1].tolist() == list(range(examples))
-        assert joined["pair"][1].dtype == np.int32
 
 
 def test_layers_that_are_made_in_the_step_are_refused():

@@ -152,38 +152,6 @@ def test_lengths_are_rounded_up_in_steps_of_a_fifth():
     ]
 
 
-@pytest.mark.parametrize("kind", ["arrays", *STREAMS])
-def test_a_batch_at_hand_gives_what_it_gives_inside_its_feed_to_the_bit(kind):
-    class Images(Task):
-        def build_model(self):
-            return keras.Sequential(
-                [keras.Input((12, 12, 1)), layers.Conv2D(8, 3, activation="relu"), layers.BatchNormalization(),
-                 layers.Flatten(), layers.Dense(64, "relu"), layers.Dropout(0.3), layers.Dense(1)]
-            )  # fmt: skip
-
-        def loss(self, batch, training):
-            x, y = batch
-            return ops.mean(ops.square(self.model(x, training=training) - y))
-
-    rng = np.random.default_rng(0)
-    arrays = (rng.normal(size=(66, 12, 12, 1)).astype("float32"), rng.normal(size=(66, 1)).astype("float32"))
-    feed = ArrayFeed(arrays, 33) if kind == "arrays" else as_feed(STREAMS[kind](arrays, 33))
-    task = Images()
-    engine, _trace, program = prepared(task, feed)
-    variables = list(task.variables().values())
-    before = weights(task)
-    logs, after = program.run(engine.open(feed), 1), weights(task)
-    again = engine.open(feed)
-    batch, shapes = again.next_batch(), again.shapes()
-    np.testing.assert_array_equal(batch[0], arrays[0][:33])
-    for variable, value in zip(variables, before, strict=True):
-        variable.assign(value)
-    found = program.run(engine.open_batch(batch, shapes), 1)
-    assert found.values["loss"].tobytes() == logs.values["loss"].tobytes()
-    assert_same(weights(task), after)
-    assert program.run(engine.open_batch(batch), 5).steps == 1
-
-
 @pytest.mark.parametrize("capacity", [1, 2, 3])
 def test_a_block_has_a_row_for_each_batch(capacity):
     batches = [(np.full(2, number, "float32"), np.full((2, 1), -number, "int32")) for number in range(capacity)]

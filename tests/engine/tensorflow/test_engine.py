@@ -8,11 +8,8 @@ from by_hand import (
     LINE,
     LINE_LOSSES,
     Line,
-    assert_same,
-    learn,
     one_weight,
     prepared,
-    sizes,
 )
 from keras import ops
 
@@ -127,18 +124,6 @@ def test_a_batch_at_hand_is_given_with_what_its_program_leaves_to_the_pipeline()
     assert set(task.calls) == {"pipeline"}
 
 
-# ---------------------------------------------------------------------- minimize and gradients
-
-
-def test_a_loss_that_is_not_a_scalar_is_refused_with_its_shape():
-    class Rows(Line):
-        def loss(self, batch, training):
-            return ops.square(self.model(batch[0]) - batch[1])
-
-    with pytest.raises(ValueError, match=r"minimize: the loss has shape \(None, 1\); expected a scalar"):
-        learn(Rows(), ArrayFeed(LINE, 2))
-
-
 # ---------------------------------------------------------------------- memory
 
 
@@ -152,48 +137,3 @@ def test_an_allocation_that_failed_is_distinguished_from_other_errors():
     assert engine.is_out_of_memory(host.value)
     assert engine.is_out_of_memory(tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"))
     assert not engine.is_out_of_memory(other.value)
-
-
-# ---------------------------------------------------------------------- gradients of one batch
-
-
-@pytest.mark.parametrize("kind", ["arrays", "tf.data"])
-def test_the_size_of_a_gradient_is_that_worked_out_by_hand_and_nothing_is_updated(kind):
-    feed = ArrayFeed(LINE, 2)
-    if kind == "tf.data":
-        feed = as_feed(tf.data.Dataset.from_tensor_slices(LINE).batch(2))
-    ((path, size),), before, after = sizes(Line(), feed)
-    assert path.endswith("/kernel")
-    assert size == 5.0  # see LINE_WEIGHTS
-    assert_same(after, before)
-
-
-def test_a_minimize_in_a_branch_is_left_out_of_the_sizes():
-    class Now(Line):
-        def train_step(self, batch):
-            again = ops.cond(
-                ops.max(batch[0]) > 100.0,
-                lambda: self.minimize(lambda: self.loss(batch, training=True)),
-                lambda: ops.convert_to_tensor(0.0),
-            )
-            return super().train_step(batch) + again
-
-    class Plain(Now):
-        def loss(self, batch, training):
-            return ops.mean(ops.square(self.model(batch[0]) - batch[1]))
-
-    assert [size for _, size in sizes(Plain(), ArrayFeed(LINE, 2))[0]] == [5.0]
-
-
-def test_a_trace_names_the_variables_that_a_step_uses_its_own_or_not():
-    elsewhere = keras.Variable(1.0)
-
-    class Counting(Line):
-        def loss(self, batch, training):
-            elsewhere.assign_add(1.0)
-            return super().loss(batch, training)
-
-    _engine, trace, _program = prepared(Counting(), ArrayFeed(LINE, 2))
-    assert any(variable is elsewhere.value for variable in trace.variables)
-    assert len(trace.variables) == 2
-    assert float(elsewhere) == 1.0

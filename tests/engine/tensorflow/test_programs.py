@@ -1,14 +1,10 @@
 """Programs on TensorFlow: many steps in one call, traced and compiled once."""
 
-import keras
 import numpy as np
-import pytest
 import tensorflow as tf
 from by_hand import (
     LINE,
     Line,
-    Square,
-    learn,
     predictions,
     prepared,
 )
@@ -42,21 +38,6 @@ def test_an_evaluation_is_traced_once_and_has_one_form_for_batches_of_any_size()
     assert program.run(engine.open(feed), 1).values["loss"].tolist() == [0.0]
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "int64", "float16", "float32", "float64", "bool"])
-def test_numbers_of_any_dtype_reach_the_step(dtype):
-    class Cast(Line):
-        def loss(self, batch, training):
-            self.dtype = batch[0].dtype.name
-            return super().loss([ops.cast(part, "float32") for part in batch], training)
-
-    x = np.array([[1], [0], [1]], dtype)
-    task = Cast()
-    logs = learn(task, ArrayFeed((x, x), 2))
-    assert logs["largest"].tolist() == [1.0, 1.0]
-    assert logs["loss"].tolist() == [0.0, 0.0]
-    assert task.dtype == ("float32" if dtype == "float64" else dtype)  # as in Keras
-
-
 def test_batches_of_many_shapes_are_compiled_for_once():
     class Mean(Line):
         def loss(self, batch, training):
@@ -78,19 +59,6 @@ def test_batches_of_many_shapes_are_compiled_for_once():
     assert program.forms == ["float32(None, None)"]
     assert {tuple(shape) for shape in traces} == {(None, None)}
     assert len(traces) == 1
-
-
-@pytest.mark.parametrize("examples", [1, 2, 3, 10, 12])
-def test_predictions_keep_order_and_structure_for_any_number_of_inputs(examples):
-    x = np.arange(examples, dtype="float32")[:, None]
-    dataset = tf.data.Dataset.from_tensor_slices(x).batch(3)
-    for data in (x, dataset):
-        parts = predictions(Square(), data, count=2)
-        joined = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
-        np.testing.assert_array_equal(joined["square"], x * x)
-        np.testing.assert_array_equal(joined["pair"][0], x + 1)
-        assert joined["pair"][1].tolist() == list(range(examples))
-        assert joined["pair"][1].dtype == np.int32
 
 
 def test_text_comes_out_of_a_prediction():

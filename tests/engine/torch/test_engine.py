@@ -12,16 +12,12 @@ from by_hand import (
     LINE_LOSSES,
     LINE_WEIGHTS,
     Line,
-    assert_same,
-    batches,
     learn,
     one_weight,
     prepared,
-    sizes,
 )
 from keras import ops
 
-from lightkeras.data.arrays import as_feed
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.engine import make_engine
 from lightkeras.engine.torch import TorchEngine
@@ -31,18 +27,6 @@ from lightkeras.task import Task
 def test_the_engine_of_this_backend_is_torchs():
     assert isinstance(make_engine(), TorchEngine)
     assert make_engine().backend == "torch"
-
-
-# ---------------------------------------------------------------------- minimize and gradients
-
-
-def test_a_loss_that_is_not_a_scalar_is_refused_with_its_shape():
-    class Rows(Line):
-        def loss(self, batch, training):
-            return ops.square(self.model(batch[0]) - batch[1])
-
-    with pytest.raises(ValueError, match=r"minimize: the loss has shape \(2, 1\); expected a scalar"):
-        learn(Rows(), ArrayFeed(LINE, 2))
 
 
 # ---------------------------------------------------------------------- memory
@@ -60,37 +44,6 @@ def test_an_allocation_that_failed_is_distinguished_from_other_errors():
     assert engine.is_out_of_memory(device.value)
     assert engine.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
     assert not engine.is_out_of_memory(other.value)
-
-
-# ---------------------------------------------------------------------- gradients of one batch
-
-
-@pytest.mark.parametrize("kind", ["arrays", "generator"])
-def test_the_size_of_a_gradient_is_that_worked_out_by_hand_and_nothing_is_updated(kind):
-    feed = ArrayFeed(LINE, 2)
-    if kind == "generator":
-        feed = as_feed(lambda: batches(LINE, 2))
-    ((path, size),), before, after = sizes(Line(), feed)
-    assert path.endswith("/kernel")
-    assert size == 5.0  # see LINE_WEIGHTS
-    assert_same(after, before)
-
-
-def test_a_minimize_in_a_branch_that_is_not_taken_is_left_out_of_the_sizes():
-    class Now(Line):
-        def train_step(self, batch):
-            again = ops.cond(
-                ops.max(batch[0]) > 100.0,
-                lambda: self.minimize(lambda: self.loss(batch, training=True)),
-                lambda: ops.convert_to_tensor(0.0),
-            )
-            return super().train_step(batch) + again
-
-    class Plain(Now):
-        def loss(self, batch, training):
-            return ops.mean(ops.square(self.model(batch[0]) - batch[1]))
-
-    assert [size for _, size in sizes(Plain(), ArrayFeed(LINE, 2))[0]] == [5.0]
 
 
 # ---------------------------------------------------------------------- traces
@@ -199,13 +152,3 @@ print("tensorflow" in sys.modules)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("False\n", "")
     assert (tmp_path / "run" / "model.keras").exists()
-
-
-def test_variables_that_are_not_finite_are_named_and_others_are_not():
-    values = {"fine": 1.0, "nan": np.nan, "large": 3e38, "infinite": np.inf}
-    variables = {key: keras.Variable(np.full(4, value, "float32")) for key, value in values.items()}
-    variables["whole"] = keras.Variable(1, dtype="int32", trainable=False)
-    engine = make_engine()
-    assert engine.not_finite(variables) == ["nan", "infinite"]
-    assert engine.not_finite({key: variables[key] for key in ("fine", "large", "whole")}) == []
-    assert engine.not_finite({"whole": variables["whole"]}) == []

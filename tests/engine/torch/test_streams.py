@@ -16,7 +16,6 @@ from by_hand import (
     learn,
     left_in,
     noisy_data,
-    prepared,
     weights,
 )
 from keras import layers, ops
@@ -27,13 +26,6 @@ from lightkeras.data.feed import ArrayFeed
 from lightkeras.engine import make_engine
 from lightkeras.engine.torch import TorchEngine
 from lightkeras.task import Task
-
-
-def test_a_stream_is_opened_at_a_position():
-    feed = ArrayFeed((np.arange(10, dtype="float32")[:, None], np.zeros((10, 1))), 2)
-    for source in (feed, as_feed(lambda: batches(feed.arrays, 2))):
-        engine, _trace, program = prepared(Line(), source)
-        assert program.run(engine.open(source, epoch=0, step=3), 5).values["largest"].tolist() == [7.0, 9.0]
 
 
 def test_an_array_that_cannot_be_written_is_read_where_it_lies():
@@ -86,18 +78,6 @@ def test_every_kind_of_stream_gives_the_weights_of_arrays_to_the_bit(from_arrays
     assert_same(weights(task), from_arrays[1])
 
 
-def test_a_tf_dataset_with_rows_of_another_length_in_each_batch_is_read():
-    tf = pytest.importorskip("tensorflow")
-
-    class Mean(Line):
-        def loss(self, batch, training):
-            return super().loss((ops.mean(batch, axis=1, keepdims=True), ops.zeros((1, 1))), training)
-
-    dataset = tf.data.Dataset.range(1, 5).map(lambda n: tf.cast(tf.range(n), tf.float32)).padded_batch(1)
-    logs = learn(Mean(), as_feed(dataset), 3)
-    assert logs["largest"].tolist() == [0.0, 0.5, 1.0, 1.5]
-
-
 def test_bags_come_without_padding():
     bags = Bags(np.int32([0, 1, 2, 3, 4, 5]), np.ones(6, "float32"), np.array([0, 1, 4, 4, 6]))
 
@@ -115,60 +95,6 @@ def test_bags_come_without_padding():
     assert logs["entries"].tolist() == [4.0, 2.0]
     assert logs["rows"].tolist() == [1.0, 1.0]
     assert logs["examples"].tolist() == [2, 2]
-
-
-def test_an_error_in_a_stream_comes_out_with_its_message():
-    def broken():
-        yield LINE
-        raise RuntimeError("the disk is on fire")
-
-    with pytest.raises(Exception, match="the disk is on fire"):
-        learn(Line(), as_feed(broken))
-
-
-def streams_of(arrays, size):
-    def generator():
-        for start in range(0, len(arrays[0]), size):
-            yield tuple(array[start : start + size] for array in arrays)
-
-    return {
-        "arrays": ArrayFeed(arrays, size),
-        "generator": as_feed(generator),
-    }
-
-
-@pytest.mark.parametrize("kind", ["arrays", "generator"])
-def test_a_batch_at_hand_gives_what_it_gives_inside_its_feed_to_the_bit(kind):
-    """Convolutions and matrix products: where the memory is not aligned some are computed in another order."""
-
-    class Images(Task):
-        def build_model(self):
-            return keras.Sequential(
-                [keras.Input((12, 12, 1)), layers.Conv2D(8, 3, activation="relu"), layers.BatchNormalization(),
-                 layers.Flatten(), layers.Dense(64, "relu"), layers.Dropout(0.3), layers.Dense(1)]
-            )  # fmt: skip
-
-        def loss(self, batch, training):
-            x, y = batch
-            return ops.mean(ops.square(self.model(x, training=training) - y))
-
-    rng = np.random.default_rng(0)
-    arrays = (rng.normal(size=(66, 12, 12, 1)).astype("float32"), rng.normal(size=(66, 1)).astype("float32"))
-    feed, task = streams_of(arrays, 33)[kind], Images()
-    engine, _trace, program = prepared(task, feed)
-    variables = list(task.variables().values())
-    before = weights(task)
-    stream = engine.open(feed)
-    logs, after = program.run(stream, 1), weights(task)
-    again = engine.open(feed)
-    batch, shapes = again.next_batch(), again.shapes()
-    np.testing.assert_array_equal(batch[0], arrays[0][:33])
-    for variable, value in zip(variables, before, strict=True):
-        variable.assign(value)
-    found = program.run(engine.open_batch(batch, shapes), 1)
-    assert found.values["loss"].tobytes() == logs.values["loss"].tobytes()
-    assert_same(weights(task), after)
-    assert shapes is None
 
 
 def test_a_batch_at_hand_is_given_once_in_its_own_form():
@@ -204,10 +130,3 @@ def test_a_shuffled_tf_dataset_continues_inside_an_epoch_as_on_tensorflow():
     engine.skip_epochs(feed, 1)
     assert found + left_in(engine.open(feed, 1, 3, state=state)) == expected[1]
     assert left_in(engine.open(feed, 2)) == expected[2]
-
-
-def test_arrays_are_taken_up_at_any_position():
-    engine, feed = TorchEngine(), ArrayFeed((np.arange(10, dtype="float32"),), 4, shuffle=True)
-    whole = left_in(engine.open(feed, 2, seed=7))
-    assert left_in(engine.open(feed, 2, 1, seed=7)) == whole[1:]
-    assert engine.open(feed, 2, 1, seed=7).state() is None

@@ -29,20 +29,6 @@ def test_text_is_refused_and_the_way_to_it_is_named():
         prepared(Line(), ArrayFeed({"text": np.array(["a", "b"]), "label": LINE[1][:2]}, 2))
 
 
-def test_a_trace_names_the_variables_that_a_step_uses_its_own_or_not():
-    elsewhere = keras.Variable(1.0)
-
-    class Counting(Line):
-        def loss(self, batch, training):
-            elsewhere.assign_add(1.0)
-            return super().loss(batch, training)
-
-    _engine, trace, _program = prepared(Counting(), ArrayFeed(LINE, 2))
-    assert any(variable is elsewhere for variable in trace.variables)
-    assert len(trace.variables) == 2
-    assert elsewhere.numpy() == 1.0
-
-
 def test_an_operation_that_needs_values_is_traced_with_zeros_and_changes_nothing():
     class Counted(Noisy):
         def train_step(self, batch):

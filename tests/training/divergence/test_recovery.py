@@ -22,7 +22,7 @@ BROKEN = BrokenStep(8, 3, 2, "train/loss", math.nan, "the batch is to blame")
 
 
 class Recorder:
-    """Notes what it is told."""
+    """Records its calls."""
 
     def __init__(self, state):
         self.state, self.told = state, []
