@@ -23,7 +23,6 @@ from lightkeras.runs.directory import find_broken
 from lightkeras.system import files
 from lightkeras.system.console import Console, closed_output_ignored
 from lightkeras.system.messages import did_you_mean, raised_by_us
-from lightkeras.system.plain_values import decode_float
 
 if TYPE_CHECKING:
     from lightkeras.task import Task
@@ -88,7 +87,7 @@ def load_task(named: str) -> type[Task]:
 
 def _print_command(folder: Path) -> int:
     """Prints which class a broken step needs and the command that reruns it. Runs nothing."""
-    state = files.read_json(folder / "state.json", formats.BrokenState, decode_float)
+    state = files.read_json(folder / "state.json", formats.BrokenState, files.decode_float)
     console = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
     console.print(state["what_happened"])
     if state["file"] is None:

@@ -14,7 +14,6 @@ from lightkeras.runs.directory import find_broken
 from lightkeras.runs.untrusted import untrusted_in
 from lightkeras.system import files, trust
 from lightkeras.system.console import Console
-from lightkeras.system.plain_values import decode_float
 from lightkeras.task import Task
 from lightkeras.training.divergence.broken_step import Replay, replay
 
@@ -35,7 +34,7 @@ def run(
     task or cannot be repeated.
     """
     path = find_broken(folder)
-    state = files.read_json(path / STATE, formats.BrokenState, decode_float)
+    state = files.read_json(path / STATE, formats.BrokenState, files.decode_float)
     recorded = state.get("lookup", {})
     run_source = "sample" if state.get("source") == "sample" else recorded.get("source", "auto")
     lookup = Lookup(source or run_source, data_dir or recorded.get("data_dir"))

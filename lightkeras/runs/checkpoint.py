@@ -35,7 +35,6 @@ from lightkeras.runs import formats
 from lightkeras.system import files
 from lightkeras.system.digest import Digest
 from lightkeras.system.messages import did_you_mean
-from lightkeras.system.plain_values import decode_float, encode_float
 from lightkeras.system.variables import CheckpointError, read_variable, read_variables
 
 VARIABLES, STATE, MANIFEST = "variables.safetensors", "state.json", "manifest.json"
@@ -97,7 +96,7 @@ def save(
     folder = path.parent
     contents = {
         VARIABLES: safetensors.numpy.save({key: _storable(array) for key, array in captured.arrays.items()}),
-        STATE: files.json_bytes({**state, "step": step, "variables": captured.names}, encode_float),
+        STATE: files.json_bytes({**state, "step": step, "variables": captured.names}, files.encode_float),
         **(extra or {}),
     }
     contents[MANIFEST] = files.json_bytes({name: _entry(content) for name, content in contents.items()})
@@ -127,7 +126,7 @@ def load(path: Path, kind: type = formats.State) -> Checkpoint:
     """
     contents = _contents(path)
     with decoding(path):
-        state = files.parse_json(contents.pop(STATE), path / STATE, kind, object_hook=decode_float)
+        state = files.parse_json(contents.pop(STATE), path / STATE, kind, object_hook=files.decode_float)
         stored = arrays_of(contents.pop(VARIABLES), path / VARIABLES)
         unknown = sorted(set(stored) - set(state["variables"]))
         if unknown:

@@ -15,7 +15,6 @@ from typing import Any, final
 
 from lightkeras.runs import formats
 from lightkeras.system import files
-from lightkeras.system.plain_values import decode_float
 
 _OURS = (  # names that a run, an experiment or a search writes
     *("config.json", "result.json", "metrics.csv", "encoder.safetensors", "run.lock", "report.html", "profile.json"),
@@ -238,7 +237,9 @@ def find_broken(folder: Path) -> Path:
             f"{folder} holds no broken step: expected a run directory with a folder 'broken', or one of the "
             "folders in it. A run writes one when a loss or a variable becomes NaN or infinite."
         )
-    times = {path: files.read_json(path / "state.json", formats.BrokenState, decode_float)["at"] for path in found}
+    times = {
+        path: files.read_json(path / "state.json", formats.BrokenState, files.decode_float)["at"] for path in found
+    }
     return max(found, key=lambda path: (times[path], path.name))
 
 

@@ -195,6 +195,22 @@ def write_json(path: Path, data: Any) -> None:
     write_bytes(path, json_bytes(data))
 
 
+def encode_float(value: float) -> Any:
+    """Encodes a float as JSON: itself, or an object such as `{"float": "nan"}` where JSON has no number for it."""
+    return value if math.isfinite(value) else {"float": repr(float(value))}
+
+
+def decode_float(data: dict[str, Any]) -> Any:
+    """Decodes what `encode_float` made an object of; other objects are returned. An `object_hook` of `json.loads`.
+
+    Older checkpoints have `{"$float": "nan"}`.
+    """
+    if len(data) == 1 and data.get("float", data.get("$float")) in ("nan", "inf", "-inf"):
+        (text,) = data.values()
+        return float(text)
+    return data
+
+
 def read_json(path: Path, kind: Any = Any, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """Reads JSON that lightkeras wrote.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, final
 
@@ -16,6 +15,7 @@ import keras
 import numpy as np
 
 from lightkeras.system.digest import Digest
+from lightkeras.system.files import decode_float, encode_float
 
 _STORABLE = "biuf"  # kinds of dtypes that are stored as arrays; others are stored as bytes
 _COLLECTIONS: dict[str, Callable[[list[Any]], Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
@@ -136,22 +136,6 @@ def _decoded(data: Any, arrays: Mapping[str, np.ndarray]) -> Any:
                 array[number] = _decoded(item, arrays)
             return array.reshape(shape)
     raise ValueError(f"unknown value type {kind!r}")
-
-
-def encode_float(value: float) -> Any:
-    """Encodes a float as JSON: itself, or an object such as `{"float": "nan"}` where JSON has no number for it."""
-    return value if math.isfinite(value) else {"float": repr(float(value))}
-
-
-def decode_float(data: dict[str, Any]) -> Any:
-    """Decodes what `encode_float` made an object of; other objects are returned. An `object_hook` of `json.loads`.
-
-    Older checkpoints have `{"$float": "nan"}`.
-    """
-    if len(data) == 1 and data.get("float", data.get("$float")) in ("nan", "inf", "-inf"):
-        (text,) = data.values()
-        return float(text)
-    return data
 
 
 def fingerprint(value: Any) -> str:

@@ -37,7 +37,10 @@ def bundle(tmp_path):
     """What the command reads of a bundle before it runs anything."""
     folder = tmp_path / "run" / "broken" / "step-00000012"
     folder.mkdir(parents=True)
-    state = {"what_happened": "train/loss became nan at step 12", "task": "Mine", "file": "/a b/mine.py", "at": "2026"}
+    of_run = {"hparams": {}, "seed": 0, "logs": {}, "variables_after": {}, "variables": {}, "environment": {}}
+    of_step = {"step": 12, "broken": {"examples": []}, "repeated": True, "at": "2026"}
+    of_task = {"what_happened": "train/loss became nan at step 12", "task": "Mine", "file": "/a b/mine.py"}
+    state = of_run | of_step | of_task
     (folder / "state.json").write_text(json.dumps(state))
     return folder
 

@@ -11,7 +11,6 @@ import pytest
 
 from lightkeras.runs import formats
 from lightkeras.system import files
-from lightkeras.system.plain_values import decode_float
 from lightkeras.system.schema import find_problem
 
 EARLIER = Path(earlier_tasks.__file__).with_name("files")
@@ -31,7 +30,7 @@ def test_files_of_earlier_versions_fit(pattern, kind):
     found = sorted(EARLIER.glob(pattern))
     assert found
     for path in found:
-        files.read_json(path, kind, decode_float)
+        files.read_json(path, kind, files.decode_float)
 
 
 def test_the_defaults_of_each_form_fit_it():

@@ -35,8 +35,10 @@ def test_a_state_comes_back_from_json_as_it_was():
 def test_every_field_is_saved_except_why_training_ends():
     state, default = full(), RunState(Patience("min"))
     fields = {field.name for field in dataclasses.fields(RunState)}
-    assert {name for name in fields if getattr(state, name) == getattr(default, name)} == {"stop_reason", "diverged"}
-    state.stop_reason, state.diverged = "max_epochs=3 reached", True
+    assert {name for name in fields if getattr(state, name) == getattr(default, name)} == {
+        *("not_finite", "stop_reason", "diverged"),
+    }
+    state.stop_reason, state.diverged, state.not_finite = "max_epochs=3 reached", True, math.nan
     assert state.to_json() == full().to_json()
 
 
