@@ -63,31 +63,13 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         yield
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_curves(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Makes the curves of each fit a figure without content: drawing them is a third of what a small fit costs.
-
-    The file is written and the report shows it all the same. Modules marked `curves` draw them.
-    """
-    pictures = sys.modules.get("lightkeras.training.pictures")
-    if pictures is None or request.node.get_closest_marker("curves"):
-        yield
-        return
-    from matplotlib.figure import Figure
-
-    class Plots:
-        curves = staticmethod(lambda history, best_epoch: Figure(figsize=(0.2, 0.1)))
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(plots, name)
-
-    plots = pictures.plots
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "plots", Plots())
-        yield
-
-
 # ---------------------------------------------------------------------- which tests run, and in which order
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process more than there are cores: for a fifth of their time tests wait, for clusters, locks and kills."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

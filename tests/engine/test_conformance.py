@@ -319,7 +319,7 @@ def fit(name, folder, **settings):
     make, arrays = TASKS[name]
     settings = {"max_steps": STEPS, "max_epochs": 7, "patience": None, "steps_per_call": 75, **settings}
     settings["callbacks"] = [kind() for kind in CALLBACKS.get(name, [])]
-    runner = lk.Runner(run_dir=folder, progress=False, preflight=name == "Gan", **settings)
+    runner = lk.Runner(run_dir=folder, progress=False, pictures=False, preflight=name == "Gan", **settings)
     validation = lk.data.ArrayFeed(arrays, BATCH) if "validate_every" in settings else None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The preflight")

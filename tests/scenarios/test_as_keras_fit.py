@@ -75,7 +75,7 @@ def test_weights_and_optimizers_end_as_those_of_keras(name, policy, tmp_path):
     policy(dtypes)
     expected, history = fitted_by_keras(make_optimizer, 3)
     task = SupervisedTask(model(), loss=CLASS, optimizer=make_optimizer(), metrics=["accuracy"])
-    settings = {"max_epochs": 3, "patience": None, "progress": False}
+    settings = {"max_epochs": 3, "patience": None, "progress": False, "pictures": False}
     result = Runner(run_dir=tmp_path / "run", preflight=False, **settings).fit(task, ArrayFeed((X, Y), 16))
     tolerance = 1e-6 if dtypes == "float32" else 2e-3
     np.testing.assert_allclose(result.history["train/loss"], history["loss"], rtol=tolerance)
@@ -136,7 +136,13 @@ def test_small_batches_gathered_are_one_large_batch(steps_per_call, clipped, tmp
         keras.utils.set_random_seed(3)
         net = keras.Sequential([keras.Input((2,)), layers.Dense(8, "tanh"), layers.Dense(2)])
         optimizer = keras.optimizers.SGD(0.1, momentum=0.9, gradient_accumulation_steps=gathered, **clipped)
-        run = Runner(max_epochs=2, run_dir=tmp_path / str(batch_size), progress=False, steps_per_call=steps_per_call)
+        run = Runner(
+            max_epochs=2,
+            run_dir=tmp_path / str(batch_size),
+            progress=False,
+            pictures=False,
+            steps_per_call=steps_per_call,
+        )
         result = run.fit(SupervisedTask(net, loss=CLASS, optimizer=optimizer), ArrayFeed((X[:96], Y[:96]), batch_size))
         return net.get_weights(), result
 

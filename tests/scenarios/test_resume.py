@@ -304,7 +304,11 @@ def fit(case, run_dir, **settings):
         keras.config.set_dtype_policy("float32")
     callbacks = case.callbacks()
     resume = settings.pop("resume", True)
-    given = {"max_epochs": 4, "progress": False, "preflight": False, "callbacks": callbacks} | case.settings | settings
+    given = (
+        {"max_epochs": 4, "progress": False, "pictures": False, "preflight": False, "callbacks": callbacks}
+        | case.settings
+        | settings
+    )
     result = Runner(run_dir=run_dir, **given).fit(task, **case.data(), resume=resume)
     return result, [_state_of(callback) for callback in callbacks]
 

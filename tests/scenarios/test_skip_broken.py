@@ -93,7 +93,14 @@ class Noisy(Poisoned):
 
 
 def fit(run_dir, task, source="arrays", **settings):
-    given = {"max_epochs": 3, "patience": None, "skip_broken": 9, "progress": False, "seed": 1} | settings
+    given = {
+        "max_epochs": 3,
+        "patience": None,
+        "skip_broken": 9,
+        "progress": False,
+        "pictures": False,
+        "seed": 1,
+    } | settings
     resume = given.pop("resume", False)
     given["callbacks"] = [keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.5)]
     keras.utils.set_random_seed(9)  # as in another process: an order of tf.data depends on the global seed, too

@@ -69,7 +69,14 @@ class Made:
 
 
 def fitted(run_dir, task, script, at="begin", *, resume=False, **settings):
-    settings = {"max_epochs": 6, "patience": None, "progress": False, "run_dir": run_dir, "profile": True} | settings
+    settings = {
+        "max_epochs": 6,
+        "patience": None,
+        "progress": False,
+        "pictures": False,
+        "run_dir": run_dir,
+        "profile": True,
+    } | settings
     runner = Runner(callbacks=[Stages(script, at)], **settings)
     return runner.fit(task, (X, Y), (X[:5], Y[:5]), batch_size=4, resume=resume)
 
@@ -108,7 +115,13 @@ def in_order(run_dir, task, script, **settings):
     from lightkeras.data.feed import ArrayFeed
 
     runner = Runner(
-        max_epochs=6, patience=None, progress=False, run_dir=run_dir, callbacks=[Stages(script)], **settings
+        max_epochs=6,
+        patience=None,
+        progress=False,
+        pictures=False,
+        run_dir=run_dir,
+        callbacks=[Stages(script)],
+        **settings,
     )
     result = runner.fit(task, ArrayFeed((X, Y), 4), (X[:5], Y[:5]))
     return np.array([result.history["train/loss"], result.history["val/loss"]])
@@ -126,7 +139,9 @@ def test_an_epoch_updates_what_is_trainable_when_it_begins(tmp_path, steps_per_c
             seen[epoch] = {name: ops.convert_to_numpy(self.model.get_layer(name).kernel).copy() for name in START}
 
     script = {1: {"base": False}, 3: {"base": True, "head": False}, 4: {"head": True}}
-    runner = Runner(max_epochs=5, patience=None, progress=False, run_dir=tmp_path, steps_per_call=steps_per_call)
+    runner = Runner(
+        max_epochs=5, patience=None, progress=False, pictures=False, run_dir=tmp_path, steps_per_call=steps_per_call
+    )
     runner = dataclasses.replace(runner, callbacks=[Stages(script), Watch()])
     runner.fit(task, (X, Y), batch_size=4)
     seen[-1] = START

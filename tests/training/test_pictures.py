@@ -21,7 +21,6 @@ from lightkeras.system import random_states
 from lightkeras.system.variables import read_variables
 from lightkeras.testing import TwoMoons, two_moons
 
-pytestmark = pytest.mark.curves
 TRAIN, VALIDATION, TEST = two_moons(64), two_moons(40, seed=1), two_moons(24, seed=2)
 
 

@@ -69,7 +69,13 @@ def by_runner(folder, callbacks, hooks, model=None, **settings):
     model, optimizer, arguments = model or build()
     task = SupervisedTask(model, optimizer=optimizer, **arguments)
     recorded = recorder(hooks)
-    settings = {"max_epochs": EPOCHS, "patience": None, "run_dir": folder / "run", "progress": False} | settings
+    settings = {
+        "max_epochs": EPOCHS,
+        "patience": None,
+        "run_dir": folder / "run",
+        "progress": False,
+        "pictures": False,
+    } | settings
     runner = Runner(callbacks=[*callbacks(folder), recorded], **settings)
     runner.fit(task, ArrayFeed(TRAIN, BATCH), ArrayFeed(VALIDATION, BATCH))
     return recorded.calls, model, model.history.history
