@@ -570,7 +570,7 @@ class SupervisedTask(Task):
         self.optimizer = self.model.optimizer
 
     def loss(self, batch: Structure, training: bool) -> Tensor:
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        x, y, sample_weight = _unpacked(batch)
         _check_real(self.model, x)
         y_pred = self.model(x, training=training)
         # As Keras calls them: a `compute_loss` written for Keras before 3.3 has no `training`.
@@ -582,7 +582,7 @@ class SupervisedTask(Task):
         return value
 
     def check_data(self, arrays: Structure, split: str) -> None:
-        _, labels, _ = keras.utils.unpack_x_y_sample_weight(arrays)
+        _, labels, _ = _unpacked(arrays)
         check_labels(self._compile_arguments["loss"], labels, outputs_by_name(self.model), split)
 
     numbers_metrics = True
@@ -609,6 +609,17 @@ class SupervisedTask(Task):
                 f"would not be logged. Keep a keras.metrics.Metric with name={lost[0]!r} as an attribute of the model, "
                 "and update it in compute_metrics."
             )
+
+
+def _unpacked(batch: Structure) -> tuple[Structure, Structure, Structure]:
+    """Takes a batch apart as Keras does, into `(x, y, sample_weight)`; `None` for what it lacks."""
+    if isinstance(batch, (tuple, list)) and len(batch) > 3:
+        raise ValueError(
+            f"SupervisedTask takes `x`, `(x, y)` or `(x, y, sample_weight)`, got {len(batch)} parts. If these are "
+            "examples, make them one array with `np.stack`. If they are inputs of the model, give them as one part: "
+            "`(inputs,)` or `(inputs, y)`."
+        )
+    return keras.utils.unpack_x_y_sample_weight(batch)  # type: ignore[no-any-return]
 
 
 def _check_steps(model: keras.Model) -> None:

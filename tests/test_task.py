@@ -541,3 +541,9 @@ def test_complex_inputs_of_a_real_model_are_refused_with_what_to_give(runner, wa
         runner.fit(task, data if way == "arrays" else lambda: iter([data]))
     with pytest.raises(ValueError, match="inputs are complex numbers"):
         runner.predict(task, x)
+
+
+def test_examples_in_a_list_are_explained():
+    task = SupervisedTask(keras.Sequential([keras.Input((2,)), layers.Dense(1)]), loss="mse")
+    with pytest.raises(ValueError, match=r"takes `x`, `\(x, y\)` .*, got 20 parts. If .* `np.stack`"):
+        Runner().check(task, [np.zeros(2, "float32") for _ in range(20)])

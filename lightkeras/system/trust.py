@@ -86,7 +86,7 @@ def check_trusted(handle: str, action: str, own: Sequence[Path] = ()) -> None:
         raise UntrustedRunError(
             f"This would {action} {handle}, which only {Path(_current.run_dir) / 'config.json'} names. A run directory "
             f"may come from somebody else, and this could {action} anything with your rights. If you trust it, add "
-            "--trust_run (trust_run=True), give the hyperparameter or --data_dir on the command line, or set "
+            "--trust_run, give the hyperparameter or --data_dir on the command line, or set "
             "LIGHTKERAS_DATA_DIR to the folder that has it."
         )
 

@@ -198,7 +198,7 @@ def make_fit(settings: Settings, ready: Ready, ledger: TimeLedger | None = None)
     _warn_of_settings(fit)
     check_directory(ready.directory, needed_bytes=5 * fit.state_bytes)
     if settings.preflight:
-        preflight.run(task, engine, trace, train_stepper, validation_stepper)
+        preflight.run(task, engine, trace, train_stepper, validation_stepper, settings.skip_broken > 0)
     return fit
 
 

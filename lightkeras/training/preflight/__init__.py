@@ -27,8 +27,15 @@ from lightkeras.training.preflight.trial import try_steps
 from lightkeras.training.stepper import Stepper
 
 
-def run(task: Task, engine: Engine, trace: Trace, train_stepper: Stepper, validation_stepper: Stepper | None) -> None:
-    """Runs the checks that can be switched off, cheap ones first.
+def run(
+    task: Task,
+    engine: Engine,
+    trace: Trace,
+    train_stepper: Stepper,
+    validation_stepper: Stepper | None,
+    skips_broken: bool = False,
+) -> None:
+    """Runs the checks that can be switched off, cheap ones first; `skips_broken` as for `try_steps`.
 
     Raises:
         TaskError: A step of the task does not work.
@@ -41,4 +48,4 @@ def run(task: Task, engine: Engine, trace: Trace, train_stepper: Stepper, valida
         warn_of_shared_examples(train_stepper.feed, validation_stepper.feed)
     check_saved(task)
     warn_of_missing_config(task)
-    try_steps(task, engine, trace, train_stepper, validation_stepper)
+    try_steps(task, engine, trace, train_stepper, validation_stepper, skips_broken)

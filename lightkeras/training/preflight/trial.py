@@ -29,13 +29,23 @@ LOOKED_AT = 32
 """Maximum number of batches that are looked at if every gradient of the first is zero."""
 
 
+class NotFiniteError(TaskError):
+    """A loss, a gradient or a variable is not finite on the tried batch."""
+
+
 def try_steps(
-    task: Task, engine: Engine, trace: Trace, train_stepper: Stepper, validation_stepper: Stepper | None
+    task: Task,
+    engine: Engine,
+    trace: Trace,
+    train_stepper: Stepper,
+    validation_stepper: Stepper | None,
+    skips_broken: bool = False,
 ) -> None:
     """Runs the steps on the first batch of their split, and on the last batch if it is smaller.
 
     This finds what a trace cannot, such as a label out of range, and compiles the steps for the first epoch. Variables
-    and global random generators are restored. A stream is opened once, and only its first batch is read.
+    and global random generators are restored. A stream is opened once, and only its first batch is read. If the run
+    skips broken batches, values of the train step that are not finite are warned of.
 
     Raises:
         TaskError: A loss or a gradient is not finite, no variable would change, or the step changes the set of
@@ -44,20 +54,12 @@ def try_steps(
     """
     with restored(task, _others(task, trace)) as state:
         check_rates(task, trace)
-        first = _first_batch(engine, train_stepper, "train")
-        logs = _try(task, train_stepper, first, 0, "train_step")
-        check_same_state(task, forms(state.variables))
-        after = read_variables(state.variables)
-        _warn_of_others(task, state)
-        state.restore_variables()
-        sizes = engine.gradient_sizes(task.run_train_step, engine.open(first))
-        found, batches = sizes, 1
-        if _is_zero(sizes) and not _at_minimum(logs):  # as for a small batch and a relu
-            found, batches = _sizes_of_more(task, engine, train_stepper.feed, sizes)
-        check_gradients(task, trace, found, logs, batches)
-        check_learned(task, trace, sizes, state.arrays, after)
-        state.restore_variables()
-        _try_last(task, train_stepper, "train_step")
+        try:
+            _try_train(task, engine, trace, train_stepper, state)
+        except NotFiniteError as error:
+            if not skips_broken:
+                raise
+            warnings.warn(f"{error} Training skips such a batch, as `skip_broken` is set.", UserWarning, stacklevel=2)
         if validation_stepper is not None:
             state.restore_variables()
             _try(
@@ -69,6 +71,24 @@ def try_steps(
                 train_stepper.feed,
             )
             _try_last(task, validation_stepper, "evaluate_step")
+
+
+def _try_train(task: Task, engine: Engine, trace: Trace, stepper: Stepper, state: SavedState) -> None:
+    """Tries the train step; variables that it changed are restored by `state`."""
+    first = _first_batch(engine, stepper, "train")
+    logs = _try(task, stepper, first, 0, "train_step")
+    check_same_state(task, forms(state.variables))
+    after = read_variables(state.variables)
+    _warn_of_others(task, state)
+    state.restore_variables()
+    sizes = engine.gradient_sizes(task.run_train_step, engine.open(first))
+    found, batches = sizes, 1
+    if _is_zero(sizes) and not _at_minimum(logs):  # as for a small batch and a relu
+        found, batches = _sizes_of_more(task, engine, stepper.feed, sizes)
+    check_gradients(task, trace, found, logs, batches)
+    check_learned(task, trace, sizes, state.arrays, after)
+    state.restore_variables()
+    _try_last(task, stepper, "train_step")
 
 
 def check_rates(task: Task, trace: Trace) -> None:
@@ -101,7 +121,7 @@ def check_logs(task: Task, logs: StepLogs, method: str, batch: str) -> None:
             if batch == FIRST:  # do not repeat the warning for the last batch
                 warnings.warn(f"{found} Its mean over the split will not be finite.", UserWarning, stacklevel=2)
             continue
-        raise TaskError(
+        raise NotFiniteError(
             f"{found} Look for a logarithm or division of zero, inputs that are not finite, or a learning rate "
             "that is far too high."
         )
@@ -128,7 +148,7 @@ def check_gradients(
     where = "on the first batch" if batches == 1 else f"on the first {batches} batches"
     broken = [variable for variable, size in sizes if not math.isfinite(size) and id(variable) not in scaled]
     if broken:
-        raise TaskError(
+        raise NotFiniteError(
             f"{name}: {where} the gradient with respect to {paths(broken)} is not finite, though the loss "
             "is. Look for a root, a norm, a logarithm or a division at zero, also in branches that `where` discards."
         )
@@ -190,7 +210,7 @@ def check_learned(
             continue
         broken = [variable for variable in learned if not _finite(after[keys[id(variable)]])]
         if broken:
-            raise TaskError(
+            raise NotFiniteError(
                 f"{name}: after one step {paths(broken)} is not finite, though the gradient is. Look at the optimizer "
                 f"{optimizer.name!r} and its learning rate."
             )

@@ -182,6 +182,26 @@ def test_a_value_besides_the_loss_may_be_no_number_and_is_warned_of_once():
             check_logs(task, logs(**values), method, "last batch")
 
 
+class Rooted(Line):
+    """A loss that is no number where a target is below zero, on the train split alone."""
+
+    def loss(self, batch, training):
+        return super().loss(batch, training) + (ops.sum(ops.sqrt(batch[1])) if training else 0.0)
+
+
+def test_a_first_batch_that_training_would_skip_is_warned_of(tmp_path):
+    def data():
+        return iter([(X, -X), (X, 2 * X), (X, 2 * X)])
+
+    with pytest.raises(TaskError, match=r"train_step: loss is nan on the first batch"):
+        Runner().check(Rooted(keras.optimizers.SGD(0.01)), data)
+    runner = Runner(run_dir=tmp_path / "run", skip_broken=1, max_epochs=1, progress=False, pictures=False, export=False)
+    with pytest.warns(UserWarning, match=r"loss is nan on the first batch.* Training skips such a batch"):
+        result = runner.fit(Rooted(keras.optimizers.SGD(0.01)), data)
+    assert not result.diverged
+    assert np.isfinite(result.history["train/loss"]).all()
+
+
 # ---------------------------------------------------------------------- batches
 
 
