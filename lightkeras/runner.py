@@ -63,7 +63,8 @@ class Runner(Settings):
     """Fits, evaluates and predicts, in one run directory.
 
     Args:
-        max_epochs: Maximum number of epochs; `None` means 10, or no limit if `max_steps` is given.
+        max_epochs: Maximum number of epochs; `None` means 10, or no limit if `max_steps` or `max_time` is
+            given.
         max_steps: Maximum number of train steps over all epochs; `None` for no limit.
         max_time: Seconds after which training ends, counted from the call of `fit`; `None` for no limit.
         validate_every: Period of validations in epochs, as in `2` or `"2 epochs"`, or in train steps, as in

@@ -244,6 +244,7 @@ def test_a_limit_of_steps_alone_is_the_limit(run_dir):
     assert (result.steps, result.epochs, result.stop_reason) == (12, 12, "max_steps=12 reached")
     assert runner(run_dir, max_epochs=None).epoch_limit == 10
     assert runner(run_dir, max_epochs=3, max_steps=12).epoch_limit == 3
+    assert runner(run_dir, max_epochs=None, max_time=60).epoch_limit is None
 
 
 @pytest.mark.any_backend

@@ -15,7 +15,7 @@ from lightkeras.training import decisions
 from lightkeras.training.saver import Checkpoints
 
 DEFAULT_EPOCHS = 10
-"""Maximum number of epochs of a run that sets neither `max_epochs` nor `max_steps`."""
+"""Maximum number of epochs of a run that sets none of `max_epochs`, `max_steps` and `max_time`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +73,9 @@ class Stopping:
 
     @property
     def epoch_limit(self) -> int | None:
-        """Maximum number of epochs; `None` if `max_steps` alone limits the run."""
-        return DEFAULT_EPOCHS if self.max_epochs is None and self.max_steps is None else self.max_epochs
+        """Maximum number of epochs; `None` if `max_steps` or `max_time` alone limits the run."""
+        limits = (self.max_epochs, self.max_steps, self.max_time)
+        return DEFAULT_EPOCHS if limits == (None, None, None) else self.max_epochs
 
     @property
     def validation(self) -> decisions.Every:
