@@ -59,3 +59,39 @@ def test_arrays_that_do_not_belong_together() -> None:
     for splits in ([0, 2], [1, 3], []):
         with pytest.raises(ValueError, match="begin with 0 and end with the 3 entries"):
             Bags(np.zeros(3, np.int32), np.zeros(3, np.float32), np.array(splits))
+
+
+BAGS = Bags(np.int32([5, 6, 7]), np.float32([1, 2, 3]), np.array([0, 1, 1, 3]))
+
+
+def test_the_arrays_of_a_batch_are_padded_with_the_last_row_and_the_last_example() -> None:
+    assert {name: array.tolist() for name, array in BAGS.batch(5).items()} == {
+        "counts": [1, 0, 2],
+        "ids": [5, 6, 7, 7, 7],
+        "weights": [1, 2, 3, 0, 0],
+        "rows": [0, 2, 2, 2, 2],
+    }
+    dtypes = {"counts": "int32", "ids": "int32", "weights": "float32", "rows": "int32"}
+    assert {name: array.dtype.name for name, array in BAGS.batch(5).items()} == dtypes
+    assert {name: array.dtype.name for name, array in BAGS.batch().items()} == dtypes
+    assert BAGS.batch()["rows"].tolist() == [0, 2, 2]
+
+
+@pytest.mark.parametrize("examples", [0, 2])
+def test_bags_without_entries_are_padded_with_zeros(examples: int) -> None:
+    empty = Bags(np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(examples + 1, np.int64)).batch(2)
+    row = max(examples - 1, 0)
+    assert {name: array.tolist() for name, array in empty.items()} == {
+        "counts": [0] * examples,
+        "ids": [0, 0],
+        "weights": [0, 0],
+        "rows": [row, row],
+    }
+
+
+def test_the_first_bags_and_bags_of_lengths_are_those_of_the_splits() -> None:
+    assert [len(BAGS.first(count)) for count in range(4)] == [0, 1, 2, 3]
+    assert BAGS.first(2).ids.tolist() == [5]
+    assert np.shares_memory(BAGS.first(3).ids, BAGS.ids)
+    again = Bags.from_lengths(BAGS.ids, BAGS.weights, np.array([1, 0, 2], np.int8))
+    assert (again.splits.tolist(), again.splits.dtype) == ([0, 1, 1, 3], np.int64)

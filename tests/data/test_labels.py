@@ -88,3 +88,35 @@ def test_outputs_have_the_names_that_losses_refer_to():
             return x
 
     assert outputs_by_name(Subclassed()) == {}
+
+
+@pytest.mark.parametrize(
+    ("loss", "labels", "found"),
+    [
+        (ONE_HOT, np.zeros((2, 4, 3)), {"": keras.KerasTensor((None, 4, 3))}),
+        (ONE_HOT, np.zeros(2), {"": keras.KerasTensor((None,))}),
+        (CLASSES, np.zeros((2, 1), int), outputs()),
+        (CLASSES, np.zeros((2, 4), int), {"": keras.KerasTensor((None, 4, 3))}),
+        (BINARY, np.array([0, 1], bool), outputs(1)),
+        (keras.losses.BinaryCrossentropy(), np.array([1.0]), outputs(1)),
+        ({"a": BINARY}, np.array([7]), outputs(1)),  # left to Keras
+        (BINARY, {"a": np.array([7])}, outputs(1)),
+        ((BINARY,), np.array([7]), outputs(1)),
+        (None, np.array([7]), outputs(1)),
+    ],
+)
+def test_labels_at_the_border_pass(loss, labels, found):
+    check_labels(loss, labels, found, "train")
+
+
+def test_labels_just_beyond_the_border_are_refused():
+    for loss, labels, found, message in [
+        (ONE_HOT, np.zeros((2, 3)), {"": keras.KerasTensor((None, 4, 3))}, r"each of the model's 3 outputs"),
+        (CLASSES, np.zeros((2, 2), int), outputs(), r"are int64\[batch, 2\]; "),
+        (CLASSES, np.array([3]), outputs(), r"hold 3; .* from 0 to 2, one for each of the model's 3 outputs\. Count"),
+        (keras.losses.CategoricalCrossentropy(), np.array([1]), outputs(), r"takes a number for each"),
+        (keras.losses.SparseCategoricalCrossentropy(ignore_class=5), np.array([5, 4]), outputs(), r"hold 4; "),
+        (keras.losses.binary_crossentropy, np.array([1.01]), outputs(), r"hold 1\.01; "),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            check_labels(loss, labels, found, "train")

@@ -193,3 +193,12 @@ def test_losses_that_are_not_those_of_the_rates_are_refused():
     expected = r"^learning_rates: got 4 rates, 3 losses and 4 smoothed ones; expected the same number of each\.$"
     with pytest.raises(ValueError, match=expected):
         plots.learning_rates(RATES, LOSSES[:3], SMOOTHED)
+
+
+def test_the_looks_of_curves_are_the_recorded_ones(assert_look):
+    long = {"train/loss": [1.0] * 60, "val/loss": [2.0, None, 150.0]}
+    assert_look("curves", plots.curves({**HISTORY, **{f"train/m{number}": (0.0, 3.0) for number in range(3)}}, 2))
+    assert_look("curves, one panel", plots.curves(long))
+    assert_look("curves, nothing finite", plots.curves({"val/loss": [None], "val/auc": ()}, 1))
+    assert_look("overlay", plots.overlay({f"{'run ' * 12}{n}": {"val/loss": [n, n + 0.5]} for n in range(9)}))
+    assert_look("learning rates", plots.learning_rates(RATES, LOSSES, SMOOTHED, suggestion=0.123))

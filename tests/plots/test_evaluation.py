@@ -116,3 +116,19 @@ def test_as_many_predictions_as_true_values_are_expected():
     expected = r"^true_against_predicted: got 2 true, 1 predicted; expected the same number of each\.$"
     with pytest.raises(ValueError, match=expected):
         plots.true_against_predicted([1.0, 2.0], [1.0], "mpg")
+
+
+def test_the_looks_of_evaluations_are_the_recorded_ones(assert_look):
+    for size in (2, 6, 7, 20, 21):
+        classes = np.arange(size)
+        figure = plots.confusion_matrix([*classes, *[0] * 9, 1], [*classes, *[0] * 6, 1, 1, 1, 0], [*map(str, classes)])
+        assert_look(f"confusion matrix, {size} classes", figure)
+    assert_look("error histogram", plots.error_histogram([-1.0, 2.0, 2.0], "mpg"))
+    for count in (999, 1000):
+        figure = plots.true_against_predicted([0.0] * (count - 1) + [4.0], [1.0] * count, None)
+        assert_look(f"true against predicted, {count} examples", figure)
+
+
+def test_shares_of_three_tenths_are_black_and_larger_ones_white():
+    axes = plots.confusion_matrix([0] * 10, [0] * 3 + [1] * 7, ["cat", "dog"]).axes[0]
+    assert [text.get_color() for text in axes.texts] == ["black", "white", "#b0b4ba", "#b0b4ba"]

@@ -162,3 +162,50 @@ def test_of_many_classes_the_most_likely_and_the_true_one_are_shown():
 def test_values_that_are_not_probabilities_or_labels_are_refused(probabilities, labels, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         plots.prediction_bars(GREY_IMAGES[:1], probabilities, labels, NAMES)
+
+
+def test_the_looks_of_images_are_the_recorded_ones(assert_look):
+    for count in (2, 3, 6, 7):
+        titles = ["a title of thirty characters  x"] * count
+        assert_look(f"grid of {count}", plots.image_grid(np.full((count, 2, 3), 0.25), titles, columns=7))
+    assert_look("grid of tall images", plots.image_grid([np.zeros((9, 2)), np.ones((4, 2), bool)]))
+    assert_look(
+        "before and after", plots.before_after({"a title in four lines of sixteen " * 2: GREY_IMAGES, "b": GREY_IMAGES})
+    )
+    eleven = np.eye(11)[:2] * 0.9 + 0.1 / 11
+    names = [f"{number} class with a long name" for number in range(11)]
+    assert_look(
+        "ten bars",
+        plots.prediction_bars(
+            GREY_IMAGES[:2], eleven[:, :10] / eleven[:, :10].sum(1, keepdims=True), [0, 2], names[:10]
+        ),
+    )
+    assert_look("bars of eleven", plots.prediction_bars(GREY_IMAGES[:2], eleven, [0, 10], names, columns=1))
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 1, 1), (2, 2, 5), (2, 2, 2), (0, 2), (2, 0), (2, 0, 3), (2,)])
+def test_an_image_of_another_shape_is_refused(shape):
+    with pytest.raises(ValueError, match=r"^image_grid: image 1 has the shape "):
+        plots.image_grid([np.zeros((2, 2)), np.zeros(shape)])
+
+
+@pytest.mark.parametrize("value", [-0.0011, 1.0011, np.inf])
+def test_one_value_out_of_the_range_is_refused(value):
+    with pytest.raises(ValueError, match=r"^image_grid: image 0 has values "):
+        plots.image_grid([np.array([[0.5, value]])])
+
+
+@pytest.mark.parametrize("row", [[0.511, 0.5, 0.0], [0.5, 0.489, 0.0], [0.502, 0.5, -0.002]])
+def test_a_row_that_is_just_no_distribution_is_refused(row):
+    with pytest.raises(ValueError, match="these are not probabilities"):
+        plots.prediction_bars(GREY_IMAGES[:1], [row], [0], NAMES)
+    near = [[0.509, 0.5, 0.0], [0.5, 0.491, 0.0], [0.5005, 0.5, -0.0005]]
+    assert plots.prediction_bars(GREY_IMAGES, near, [0, 1, 2], NAMES)
+
+
+@pytest.mark.parametrize("probabilities", [[0.2, 0.3, 0.5], [["a", "b", "c"]]])
+def test_probabilities_are_rows_of_numbers(probabilities):
+    with pytest.raises(
+        ValueError, match=r"^prediction_bars\(probabilities=\.\.\.\): got .* expected \[n, 3\], one for each of"
+    ):
+        plots.prediction_bars(GREY_IMAGES[:1], probabilities, [0], NAMES)

@@ -46,3 +46,31 @@ def test_importance_is_drawn_with_the_largest_on_top():
 def test_nothing_to_draw_is_an_error(draw):
     with pytest.raises(ValueError, match="There are no "):
         draw()
+
+
+def test_the_looks_of_a_search_are_the_recorded_ones(assert_look):
+    statuses = ["pruned", "completed", "failed", "completed", "completed"]
+    assert_look("trials", plots.objective_over_trials([0.9, 0.5, None, 0.4, 0.7], statuses, "val/loss", "min"))
+    assert_look("trials, all failed", plots.objective_over_trials([None], ["failed"], "val/loss", "min"))
+    assert_look("importance", plots.importance({"a" * 31: 0.5, "b": 0.25}, {"b": 0.125}, "shuffled"))
+    hparams = {
+        "a": [1.0, 50.0, 2, 3, 4, 5],
+        "b": [1, 49.9, 2, 3, 4, 5],
+        "c": [0, 50, 1, 2, 3, 4],
+        "d": ["x"] * 6,
+        "e": [True, None, "a name of 15 ch", True, False, False],
+        "f": [None] * 6,
+    }
+    assert_look(
+        "hyperparameters", plots.objective_over_hyperparameters(hparams, [0.1, 0.3, 0.2, 0.5, 0.4, 0.6], "loss")
+    )
+    assert_look("a hyperparameter", plots.objective_over_hyperparameters({"a": [1.0]}, [0.1], "loss"))
+
+
+def test_lengths_that_differ_are_refused():
+    with pytest.raises(ValueError, match=r"^objective_over_trials: got 1 values, 2 statuses; expected the same number"):
+        plots.objective_over_trials([0.5], ["completed"] * 2, "loss", "min")
+    with pytest.raises(ValueError, match=r"^objective_over_hyperparameters: got 1 values, 2 a; expected the same"):
+        plots.objective_over_hyperparameters({"a": [1, 2]}, [0.5], "loss")
+    with pytest.raises(ValueError, match=r"^There are no trials to draw\.$"):
+        plots.objective_over_hyperparameters({"a": []}, [], "loss")

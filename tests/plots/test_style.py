@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 import subprocess
 import sys
 from xml.etree import ElementTree
@@ -12,7 +13,16 @@ import numpy as np
 import pytest
 
 from lightkeras import plots
-from lightkeras.plots.style import checked_numbers, escaped, short_names, shortened, with_unit
+from lightkeras.plots.style import (
+    check_same_length,
+    checked_labels,
+    checked_numbers,
+    escaped,
+    panels,
+    short_names,
+    shortened,
+    with_unit,
+)
 
 HISTORY = {"train/loss": (0.9, 0.6, 0.4)}
 
@@ -95,3 +105,35 @@ def test_a_column_is_taken_for_its_numbers():
 def test_numbers_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"^f\(errors=\.\.\.\): expected the shape \[n\] with n of at least 1, got "):
         checked_numbers(np.zeros(shape), "errors", "f")
+
+
+def test_text_of_the_largest_length_is_not_shortened():
+    assert (shortened("12345", 5), shortened("123456", 5)) == ("12345", "1234\N{HORIZONTAL ELLIPSIS}")
+    assert short_names(["12345", "123456"], 5) == ["12345", "12\N{HORIZONTAL ELLIPSIS}56"]
+
+
+def test_numbers_are_checked_by_their_kind_and_class_numbers_by_their_range():
+    for values in ([1, 2], [True], np.array([1], "uint8"), [1.0]):
+        assert checked_numbers(values, "x", "f").dtype == np.float64
+    assert checked_labels([0, 2.0], "x", "f", ["a", "b", "c"]).dtype == np.int64
+    with pytest.raises(ValueError, match=r"^f\(x=\.\.\.\): got the class 3, but the 3 class_names are for 0 to 2\.$"):
+        checked_labels([0, 3, 4], "x", "f", ["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"^f\(x=\.\.\.\): expected class numbers, got 0\.5\.$"):
+        checked_labels([0, 0.5, 1.5], "x", "f", ["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"^f\(x=\.\.\.\): 2 of 3 values are not finite\.$"):
+        checked_numbers([1.0, np.nan, np.inf], "x", "f")
+
+
+def test_panels_that_are_not_needed_are_removed():
+    figure, axes = panels(3, 2, (1.0, 2.0))
+    assert (len(axes), figure.axes) == (3, axes)
+    assert figure.get_size_inches().tolist() == [2.0, 4.0]
+    assert panels(2, 3, (1.0, 2.0))[0].get_size_inches().tolist() == [2.0, 2.0]
+
+
+def test_a_figure_is_drawn_with_130_dots_per_inch():
+    figure, _ = panels(1, 1, (1.0, 2.0))
+    assert struct.unpack(">II", plots.png(figure)[16:24]) == (130, 260)
+    check_same_length("f", a=[1], b=[2])
+    with pytest.raises(ValueError, match=r"^f: got 1 a, 2 b; expected the same number of each\.$"):
+        check_same_length("f", a=[1], b=[1, 2])

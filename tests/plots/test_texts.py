@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lightkeras import plots
+from lightkeras.plots import texts
 from lightkeras.plots.style import RIGHT, WRONG
 from lightkeras.plots.texts import MOST_LINES
 
@@ -56,3 +57,16 @@ def test_a_value_that_is_not_a_text_is_refused(entries, message):
 
 def test_an_empty_text_is_marked_as_empty():
     assert plots.text_panel([("title", "", True)]).axes[0].texts[1].get_text() == "(empty)"
+
+
+def test_the_looks_of_texts_are_the_recorded_ones(assert_look):
+    entries = [("right", "W" * 90, True), ("wrong", b"one\n\xff two", False), ("t" * 61, "word " * 200, True)]
+    assert_look("texts", plots.text_panel(entries))
+
+
+def test_a_text_is_read_up_to_a_thousand_characters(monkeypatch):
+    monkeypatch.setattr(texts, "_width", lambda text: len(text) / 100)  # room for 678 in a line
+    for count, shown in [(1000, "i" * 1000), (1001, "i" * 1000 + "\N{HORIZONTAL ELLIPSIS}")]:
+        lines = plots.text_panel([("t", "i" * count, True)]).axes[0].texts[1].get_text().split("\n")
+        assert "".join(lines) == shown
+        assert 670 < len(lines[0]) < 680

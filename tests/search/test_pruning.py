@@ -117,3 +117,35 @@ def test_better_is_lower_or_higher():
 def test_settings_out_of_their_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_rungs_and_places_at_their_border():
+    rule = Pruning("halving", first=2, factor=3)  # epochs 2, 6, 18
+    others = [[(epoch, 0.9) for epoch in range(1, 20)]] * 3
+    mine = [(n, 0.1) for n in range(1, 20)]
+    verdicts = [epoch for epoch in range(1, 20) if rule.verdict(mine[:epoch], others, [], "max") is not None]
+    assert verdicts == [2, 6, 18]
+    # A value that is equal to another one has its place: the two best of six continue, and three are equal.
+    six = [[(2, value)] for value in (0.5, 0.5, 0.4, 0.3, 0.2)]
+    assert rule.verdict([(2, 0.5)], six, [], "max") is None
+    assert rule.verdict([(2, 0.45)], six, [], "max") == (
+        "its value 0.45 at epoch 2 is place 3 of the 6 trials that reached it, of which the best 2 continue"
+    )
+    # One that has not reached the rung does not count; of five, one continues.
+    assert "place 2 of the 3 trials that reached it, of which the best 1 continue" in (
+        rule.verdict([(2, 0.3)], [[(1, 0.9)], [(2, 0.5)], [(2, 0.2)]], [], "max") or ""
+    )
+
+
+def test_the_median_takes_only_epochs_up_to_its_own_and_trials_that_have_some():
+    completed = [[(1, 0.5), (2, 0.9)], [(1, 0.5), (2, 0.9)], [(2, 0.9)]]
+    assert Pruning("median", trials=2).verdict([(1, 0.5)], [], completed, "max") is None
+    assert Pruning("median", trials=2).verdict([(1, 0.49)], [], completed, "max") is not None
+    assert Pruning("median", trials=3).verdict([(1, 0.49)], [], completed, "max") is None
+
+
+def test_the_defaults_are_those_of_the_documentation():
+    assert (Pruning().first, Pruning().trials, Pruning().factor, Chance().epochs) == (1, 3, 3, 3)
+    assert Pruning("median").verdict([], [], COMPLETED, "max") is None
+    assert Chance(0.5).verdict([], "a", "max") is None
+    assert Chance(0.5, epochs=1).verdict([(1, 0.6), (2, 0.4)], "a", "max") is None

@@ -155,3 +155,66 @@ def test_a_narrowed_range_whose_end_no_step_reaches_is_warned_of():
     ):
         warn_of_unreached_ends(space, ["units"])
     warn_of_unreached_ends(make_space(Declared, {}, {"units": Bounds(high=32)}), ["units"])
+
+
+def test_the_ends_of_a_range_may_be_given_and_the_step_be_a_fraction():
+    same = {"units": Bounds(low=8, high=64, step=8), "rate": Bounds(low=1e-3, high=1e-1), "epsilon": Bounds(step=0.1)}
+    ranges = make_space(Declared, {}, same).ranges
+    assert ranges["units"] == IntRange(8, 64, 8, log=False)
+    assert ranges["rate"] == FloatRange(1e-3, 1e-1, None, log=True)
+    assert ranges["epsilon"].count == 11
+    narrow = {"share": Bounds(low=0.2), "units": Bounds(low=9.0, high=33.0, step=3.0)}
+    ranges = make_space(Stepped, {}, narrow).ranges
+    assert ranges["share"] == FloatRange(0.2, 0.5, 0.1, log=False)
+    assert ranges["units"] == IntRange(9, 33, 3, log=False)
+    assert {type(value) for value in (ranges["units"].low, ranges["units"].high, ranges["units"].step)} == {int}
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ({"units": Bounds(low=7)}, r"'units' from 7 to 64 is wider than the declared range"),
+        ({"units": Bounds(step=2.5)}, r"expected whole numbers, got 2\.5"),
+        ({"units": Bounds(high=31.5)}, r"expected whole numbers, got 31\.5"),
+        ({"epsilon": Bounds(step=-0.1)}, r"step=-0\.1: expected a step above 0"),
+        ({"kind": Bounds(high=1)}, r"narrow it by values"),
+        ({"kind": Bounds(step=1)}, r"narrow it by values"),
+        ({"units": Bounds(low=8, values=[8])}, r"not by values"),
+    ],
+)
+def test_a_narrower_range_just_beyond_the_border_is_refused(bounds, message):
+    with pytest.raises(ValueError, match=message):
+        make_space(Declared, {}, bounds)
+
+
+def test_what_is_used_only_with_values_that_a_search_left_out_is_not_searched():
+    space = make_space(Declared, {}, {"kind": Bounds(values=["wide", "none"])})
+    assert list(space.ranges) == ["kind", "units", "depth", "rate"]
+    assert space.when["depth"] == {"kind": ("wide",)}
+    assert space.record()["depth"] == "1 to 4 in steps of 1, when kind is 'wide'"
+
+
+def test_values_of_one_kind_are_chosen_in_the_order_of_declaration_and_a_choice_of_one_is_fixed():
+    assert make_space(Declared, {}, {"norm": Bounds(values=[True])}).fixed == {"norm": True}
+    assert make_space(Declared, {}, {"kind": Bounds()}).ranges["kind"] == Choices(("wide", "deep", "none"))
+
+
+def test_a_logarithmic_range_of_whole_numbers_is_no_grid_and_is_narrowed_without_steps():
+    @dataclasses.dataclass(frozen=True)
+    class Logarithmic:
+        units: int = Int(16, low=8, high=64, log=True)
+
+    space = make_space(Logarithmic, {}, {"units": Bounds(low=9, high=63)})
+    assert space.ranges["units"] == IntRange(9, 63, 1, log=True)
+    with pytest.raises(ValueError, match=r"cannot try every value of units: 9 to 63, log scale\. Fix it, or use"):
+        check_oracle("grid", space)
+    check_oracle("bayesian", space)
+
+
+def test_no_choices_are_listed_where_none_is_declared():
+    @dataclasses.dataclass(frozen=True)
+    class Nothing:
+        units: int = 16
+
+    with pytest.raises(ValueError, match=r"Nothing declares the ranges none, of which none are fixed"):
+        make_space(Nothing, {}, {})

@@ -8,9 +8,11 @@ import pytest
 from by_hand import LINE, Line, assert_same, weights
 from keras import ops
 
-from lightkeras import Runner
+from lightkeras import LimitBatches, Runner
+from lightkeras.runs.directory import RunDirectory
 from lightkeras.system.variables import CheckpointError
 from lightkeras.testing import TwoMoons, two_moons
+from lightkeras.training.evaluation import _check_frozen
 
 
 @pytest.fixture
@@ -104,3 +106,59 @@ def test_weights_of_another_shape_are_refused(run_dir):
     task = TwoMoons(TwoMoons.HParams(hidden_units=8))
     with pytest.raises(CheckpointError, match=r"shape \(2, 8\), the saved value \(2, 16\)"):
         runner(run_dir).evaluate(task, weights="last")
+
+
+def test_a_split_that_is_no_split_of_evaluation_or_that_there_is_not_is_refused(run_dir):
+    with pytest.raises(ValueError, match=r"^split='train': expected 'validation' or 'test'\.$"):
+        runner(run_dir).evaluate(TwoMoons(), split="train")
+
+    class NoTest(TwoMoons):
+        def build_data(self):
+            data = super().build_data()
+            data.test = lambda: None
+            return data
+
+    with pytest.raises(ValueError, match=r"^There is no test split: \w+\.test\(\) returned None\.$"):
+        runner(run_dir).evaluate(NoTest())
+    assert not run_dir.exists()
+
+
+def test_each_split_has_its_own_limit_and_weights_at_hand_write_nothing(run_dir):
+    limits = LimitBatches(validation=1, test=2)
+    found = {
+        split: runner(run_dir, limit_batches=limits).evaluate(TwoMoons(), two_moons(30), split=split, batch_size=4)
+        for split in ("validation", "test")
+    }
+    assert {split: result.examples for split, result in found.items()} == {"validation": 4, "test": 8}
+    assert [result.split for result in found.values()] == ["validation", "test"]
+    assert found["test"].wall_s > 0
+    assert not run_dir.exists()
+
+
+def test_an_encoder_other_than_that_of_the_run_is_refused_and_its_own_is_not():
+    class Encoded(TwoMoons):
+        encoder = None
+
+        def frozen(self):
+            return self.encoder
+
+    task = Encoded()
+    task.set_up(0)
+    _check_frozen(task, {})
+    with pytest.raises(ValueError, match=r"an encoder with the fingerprint abc, and this task's is none: its weights"):
+        _check_frozen(task, {"encoder": {"fingerprint": "abc"}})
+    task.encoder = type("Known", (), {"fingerprint": "abc"})()
+    _check_frozen(task, {"encoder": {"fingerprint": "abc"}})
+    with pytest.raises(ValueError, match=r"an encoder with the fingerprint none, and this task's is abc: its weights"):
+        _check_frozen(task, {"encoder": {}})
+
+
+def test_a_result_that_cannot_be_written_is_a_warning_and_is_returned(run_dir, monkeypatch):
+    runner(run_dir, max_epochs=1).fit(TwoMoons())
+
+    def full(self, part):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(RunDirectory, "update_result", full)
+    with pytest.warns(UserWarning, match=r"The result was not written to .*run: No space left on device"):
+        assert runner(run_dir).evaluate(TwoMoons(), weights="last").examples == 100

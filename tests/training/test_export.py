@@ -1,11 +1,16 @@
 """The best weights become model.keras."""
 
+import time
+import zipfile
+
 import keras
+import numpy as np
 import pytest
 from fit_by_hand import end_epoch, make_fit, running, take_steps
 
 from lightkeras.encoders.base import JoinError
 from lightkeras.runs import checkpoint
+from lightkeras.training import export
 from lightkeras.training.export import export_best_model, write_model
 
 
@@ -76,3 +81,42 @@ def test_a_model_that_cannot_take_the_encoders_inputs_is_written_as_it_is_and_sa
     export_best_model(fit.task, fit.directory, lines.append)
     assert lines == [f"{fit.directory.model_file} takes features and not the encoder's inputs: it is subclassed"]
     assert keras.models.load_model(fit.directory.model_file).input_shape == (None, 2)
+
+
+class NoConfig(keras.Model):
+    def __init__(self, units):
+        super().__init__()
+        self.dense = keras.layers.Dense(units)
+
+    def call(self, x):
+        return self.dense(x)
+
+    def get_config(self):
+        raise NotImplementedError("no config,\n  " + "x" * 300)
+
+
+def test_a_model_that_cannot_be_written_is_a_warning_of_one_line(fit, monkeypatch):
+    with running(fit):
+        take_steps(fit, 1.0)
+        end_epoch(fit, {"val/loss": 1.0})
+        fit.finish()
+    model = NoConfig(1)
+    model(np.zeros((1, 2)))
+    monkeypatch.setattr(fit.task, "model_to_export", lambda: model)
+    with pytest.warns(UserWarning, match=r"model\.keras was not written: no config, x{189}$"):
+        export_best_model(fit.task, fit.directory, print)
+    assert [path.name for path in fit.directory.path.glob("*model*")] == []
+    monkeypatch.setattr(fit.task, "model_to_export", lambda: None)
+    export_best_model(fit.task, fit.directory, print)
+    assert not fit.directory.model_file.exists()
+
+
+@pytest.mark.parametrize(("year", "written"), [(1970, 1980), (1979, 1980), (1980, 1980), (2026, 2026)])
+def test_the_times_in_a_model_begin_in_1980(monkeypatch, tmp_path, year, written):
+    now = time.struct_time((year, 2, 3, 4, 5, 6, 0, 0, 0))
+    monkeypatch.setattr(time, "localtime", lambda *_: now)
+    with export._times_of_zip(), zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr(zipfile.ZipInfo("a", now[:6]) if year >= 1980 else zipfile.ZipInfo("a"), "text")
+    (found,) = zipfile.ZipFile(tmp_path / "a.zip").infolist()
+    assert found.date_time[0] == written
+    assert found.date_time[1:3] == ((1, 1) if year < 1980 else (2, 3))

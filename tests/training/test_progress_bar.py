@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -103,3 +104,23 @@ def test_an_error_passes_through_and_the_bar_is_taken_away():
     with pytest.raises(RuntimeError, match="inside"), ProgressBar(1, 10, console=screen):
         raise RuntimeError("inside")
     assert text(screen).endswith("\x1b[?25h\r\x1b[1A\x1b[2K")
+
+
+def test_a_resumed_bar_begins_at_the_steps_that_are_done():
+    screen = console()
+    with ProgressBar(2, 12, console=screen) as bar:
+        bar.resume_at(6)
+        bar.advance(1, 6, 2.0, {"loss": 0.5})
+        bar._bar.refresh()
+    done = "epoch 1/2 " + 12 * "\N{BOX DRAWINGS HEAVY HORIZONTAL}" + 13 * " "
+    assert re.search(done + r"12/24 loss 0\.5000  3 steps/s (--|\d\d):(--|\d\d) left", text(screen))
+
+
+def test_an_epoch_has_no_colours_but_the_one_of_the_mark(capsys):
+    file = io.StringIO()
+    screen = Console(file=file, force_terminal=True, width=30, color_system="standard", legacy_windows=False)
+    with ProgressBar(1, 10, console=screen) as bar:
+        bar.end_epoch(1, {"loss": 0.5}, best=True)
+    assert "epoch   1/1  loss 0.5000  \x1b[32mbest\x1b[0m\n" in file.getvalue()
+    bar.print_line("a line of more than 80 characters, " * 5)
+    assert capsys.readouterr().err == "a line of more than 80 characters, " * 5 + "\n"

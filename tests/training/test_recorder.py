@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from lightkeras.engine.base import StepLogs
-from lightkeras.runs.loggers import CsvLogger
+from lightkeras.runs.loggers import CsvLogger, Logger
+from lightkeras.runs.results import Best
 from lightkeras.training.decisions import Patience
 from lightkeras.training.progress_bar import ProgressBar
 from lightkeras.training.recorder import Recorder
@@ -85,3 +86,81 @@ def test_an_error_of_a_logger_that_closes_is_a_note_on_the_error_before(tmp_path
     assert caught.value.__notes__ == ["no space left"]
     with pytest.raises(OSError, match="no space left"), made.opened([Full(tmp_path / "other.csv")]):
         pass
+
+
+class Told(Logger):
+    """Notes its calls."""
+
+    def __init__(self):
+        self.calls = []
+
+    def open(self, names, position, step):
+        self.calls.append(("open", list(names), position, step))
+
+    def log_steps(self, epoch, step, values):
+        self.calls.append(("steps", epoch, step, values))
+
+    def log_validation(self, epoch, step, values):
+        self.calls.append(("validation", epoch, step, values))
+
+    def log_epoch(self, epoch, step, values):
+        self.calls.append(("epoch", epoch, step, values))
+
+    def log_best(self, step, values):
+        self.calls.append(("best", step, values))
+
+    def log_images(self, step, images):
+        self.calls.append(("images", step, images))
+
+    def flush(self):
+        self.calls.append("flush")
+
+    def position(self):
+        return {"told": len(self.calls)}
+
+    def sync(self):
+        self.calls.append("sync")
+
+    def close(self, failed=False):
+        self.calls.append(("close", failed))
+
+
+@pytest.mark.parametrize(
+    ("error", "diverged", "failed"), [(None, False, False), (None, True, True), (KeyError, False, True)]
+)
+def test_a_logger_gets_the_step_and_the_epoch_of_everything(error, diverged, failed):
+    state, told = RunState(Patience("min"), step=4, epochs=2), Told()
+    made = Recorder(["train/loss"], state, ProgressBar(3, 1, shown=False), TimeLedger())
+
+    def run():
+        with made.opened([told], {"a": 1}, 4):
+            made.log_validation()
+            state.validated = (4, {"val/loss": 0.5})
+            made.log_validation()
+            made.log_steps(StepLogs({"loss": np.float32([1.0, 2.0])}, np.array([4, 4])))
+            state.step, state.epochs, state.diverged = 6, 3, diverged
+            made.log_epoch({"train/loss": 1.5})
+            made.log_images({"a": b"png"})
+            made.log_best("train/loss")
+            state.best = Best(1, 2, 0.5, {"val/loss": 0.5, "train/loss": 0.25, "train/auc": 1.0})
+            made.log_best("train/loss")
+            made.log_best(None)
+            if error is not None:
+                raise error
+
+    if error is None:
+        run()
+    else:
+        with pytest.raises(error):
+            run()
+    assert [call for call in told.calls if call != "flush"] == [
+        ("open", ["train/loss"], {"a": 1}, 4),
+        ("validation", 3, 4, {"val/loss": 0.5}),
+        ("steps", 3, 5, {"train/loss": [1.0, 2.0]}),
+        ("epoch", 3, 6, {"train/loss": 1.5}),
+        ("images", 6, {"a": b"png"}),
+        ("best", 2, {"val/loss": 0.5, "train/loss": 0.25}),
+        ("best", 2, {"val/loss": 0.5}),
+        ("close", failed),
+    ]
+    assert state.history == {"train/loss": [1.5]}

@@ -226,3 +226,24 @@ def test_whatever_comes_last_and_best_and_all_they_refer_to_are_there(tmp_path_f
 def test_a_setting_out_of_its_range_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Checkpoints(**settings)
+
+
+def test_an_automatic_saver_has_no_interval_and_the_best_are_told_apart_by_their_mode(tmp_path):
+    assert Checkpoints().automatic
+    for setting in ({"every_steps": 1}, {"every_minutes": 1.0}, {"every_epochs": 1}):
+        assert not Checkpoints(**setting).automatic
+    for minutes in (0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="expected a number above 0"):
+            Checkpoints(every_minutes=minutes)
+    for mode, better, worse in (("min", 1.0, 3.0), ("max", 3.0, 1.0)):
+        saver = saver_of(tmp_path / mode, mode=mode, keep=2)
+        assert not saver.is_among_best(None)
+        assert saver.is_among_best(worse)
+        saver.rank("a", True, 2.0)
+        saver.rank("b", False, 2.0)
+        assert (saver.is_among_best(better), saver.is_among_best(2.0), saver.is_among_best(worse)) == (
+            True,
+            False,
+            False,
+        )
+        assert saver.kept() == {"a", "b"}

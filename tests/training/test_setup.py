@@ -232,3 +232,35 @@ def test_a_data_module_may_return_arrays_and_datasets(tmp_path):
     assert runner.fit(task, batch_size=16).steps == 3
     assert runner.evaluate(task).examples == 10
     assert runner.predict(task, task.data.predict(["0,1", "1,0", "1,1"])).shape == (3, 1)
+
+
+def test_labels_are_told_from_validation_data_by_their_number_and_their_form():
+    task, supervised = TwoMoons(), SupervisedTask(keras.Sequential([keras.Input((2,))]), loss="mse")
+    x, y = np.zeros((4, 2)), np.zeros((4, 1))
+    for given in [(x, np.zeros((3, 2))), (x, (y, y)), ((x, y), y), (np.zeros(()), np.zeros(())), (x, None)]:
+        setup.check_labels_given(supervised, *given)
+    setup.check_labels_given(task, x, np.zeros((4, 2)))  # two splits, for all that is known of the task
+    for kind, other in [(supervised, np.zeros((4, 2))), (task, y), (task, np.zeros(4))]:
+        with pytest.raises(
+            ValueError, match=r"^Received an array \[4, 2\] for train and an array \[4.*\] for validation"
+        ):
+            setup.check_labels_given(kind, x, other)
+
+
+def test_an_encoder_is_read_from_the_run_that_is_resumed_and_else_fitted_to_what_is_given(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    assert setup.learn_from(None, 8) is None
+    assert setup.learn_from(None, 8, run) is None  # which has not begun
+    seen = []
+
+    class Fitted:
+        def fit(self, batches):
+            seen.extend(len(labels) for _, labels in batches)
+
+    setup.learn_from(TRAIN, 12, run)(Fitted())
+    assert seen == [32]
+    begun(run.path)
+    assert setup.learn_from(TRAIN, 12, run) is not None
+    with pytest.raises(FileNotFoundError, match=r"what the run's encoder"):
+        setup.learn_from(TRAIN, 12, run)(Fitted())
+    assert seen == [32]

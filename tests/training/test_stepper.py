@@ -9,6 +9,7 @@ from lightkeras.data.arrays import as_feed
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.engine.base import StepLogs
 from lightkeras.task import Task
+from lightkeras.training.callbacks import CallbackBridge
 from lightkeras.training.stepper import Compilation, Stepper, bound_engine
 
 
@@ -133,3 +134,154 @@ def test_the_engine_of_a_task_is_made_once():
 def test_an_evaluation_step_without_a_loss_is_refused():
     with pytest.raises(NotImplementedError, match=r"Task needs a `loss\(batch, training\)`"):
         Task().evaluate_step((X, LABEL))
+
+
+def made(feed, **settings):
+    return Stepper(Values(), None, feed, Compiling(), **settings)
+
+
+def test_an_epoch_has_the_steps_of_the_split_or_of_the_limit():
+    arrays, stream = ArrayFeed((X, LABEL), 2), as_feed(lambda: iter([X]))
+    assert [made(arrays, limit=limit).steps for limit in (None, 2, 3, 4)] == [3, 2, 3, 3]
+    assert [made(stream, limit=limit).steps for limit in (None, 2)] == [None, 2]
+
+
+def test_only_a_stream_that_continues_is_continued_and_only_with_a_limit():
+    def endless():
+        while True:
+            yield X
+
+    stream, arrays = as_feed(endless), ArrayFeed(X, 2)
+    stream.continues = True
+    assert [
+        made(stream, limit=limit, continues=asked).continues for limit, asked in [(2, True), (None, True), (2, False)]
+    ] == [*(True, False, False)]
+    assert not made(arrays, limit=2, continues=True).continues
+    stream.continues = False
+    assert not made(stream, limit=2, continues=True).continues
+
+
+def test_a_split_is_identified_by_its_arrays_or_by_the_first_batch_of_a_stream():
+    arrays = ArrayFeed((X, LABEL), 2)
+    assert made(arrays).fingerprint() == arrays.fingerprint()
+    stepper = made(as_feed(lambda: iter([X])))
+    assert stepper.fingerprint() is None
+    stepper.note_first_batch((X, LABEL))
+    first = stepper.fingerprint()
+    stepper.note_first_batch((X + 1, LABEL))
+    assert first != stepper.first_batch
+    stepper.feed.raw = stepper.feed  # features: their last bits depend on the machine
+    stepper.note_first_batch((X, LABEL > 0))
+    encoded = stepper.first_batch
+    stepper.note_first_batch((X + 1, LABEL > 0))
+    assert stepper.first_batch == encoded
+    stepper.note_first_batch((X, LABEL > 1))
+    assert stepper.first_batch != encoded
+
+
+@pytest.mark.parametrize(("reordered", "expected"), [(True, True), (False, False)])
+def test_a_stream_is_reordered_if_two_epochs_begin_with_different_batches(reordered, expected):
+    passes = []
+
+    def batches():
+        passes.append(None)
+        yield X + (len(passes) if reordered else 0), LABEL
+
+    stepper = over(as_feed(batches))
+    before = np.random.get_state()[1].tolist()
+    assert stepper.is_reordered() == expected
+    assert np.random.get_state()[1].tolist() == before
+
+
+def test_an_evaluation_that_is_ended_early_has_no_values_and_closes_its_stream():
+    stepper, asked = over(ArrayFeed((X, LABEL), 1)), []
+
+    def stopped():
+        asked.append(stepper.examples)
+        return stepper.examples == 2
+
+    assert stepper.run(1, stopped=stopped) is None
+    assert (asked, stepper.stream) == ([1, 2], None)
+    stepper.limit = 4
+    assert stepper.run(3)["total"] == pytest.approx(1.3, rel=1e-6)  # 0.1, 0.2, 0.6 and 0.4
+    assert stepper.stream is None
+
+
+def test_a_split_without_a_batch_is_refused():
+    stepper = over(as_feed(lambda: iter([(X, LABEL)])))
+    stepper.feed.open_epoch = lambda epoch: iter([])
+    with pytest.raises(ValueError, match=r"^The split to evaluate on is empty; expected at least one batch\.$"):
+        stepper.run(None)
+
+
+class Hooks(keras.callbacks.Callback):
+    """Notes the hooks of an evaluation."""
+
+    def __init__(self, by_batch):
+        super().__init__()
+        self.calls = []
+        if by_batch:
+            self.on_test_batch_begin = lambda batch, logs=None: self.calls.append(("begin", batch))
+            self.on_test_batch_end = lambda batch, logs=None: self.calls.append((batch, round(logs["total"], 4)))
+
+    def on_test_begin(self, logs=None):
+        self.calls.append("begin")
+
+    def on_test_end(self, logs=None):
+        self.calls.append(sorted(logs))
+
+
+@pytest.mark.parametrize("by_batch", [True, False])
+def test_callbacks_get_the_hooks_of_an_evaluation_and_those_of_batches_if_they_have_some(by_batch):
+    stepper = over(ArrayFeed((X, LABEL), 2))
+    hooks = Hooks(by_batch)
+    stepper.task.model.optimizer = keras.optimizers.SGD(0.1)
+    stepper.run(8, CallbackBridge([hooks], stepper.task.model, 1, 3))
+    batches = [("begin", 0), (0, 0.3), ("begin", 1), (1, 1.3), ("begin", 2), (2, 2.2)]
+    assert hooks.calls == ["begin", *(batches if by_batch else []), ["auc", "loss", "total"]]
+
+
+def test_the_state_inside_an_epoch_is_where_another_pass_resumes():
+    feed = ArrayFeed((X, LABEL), 2, shuffle=True)
+    first, second = over(feed), over(feed)
+    stream = first.begin(3)
+    first.add(first.program.run(stream, 1), 1.0)
+    assert first.state() == {"examples": 2, "sums": {"loss": pytest.approx(2 * first.means()["loss"])}}
+    resumed = second.resume(3, 1, first.state(), stream.state())
+    second.add(second.program.run(resumed, 2), 1.0)
+    first.add(first.program.run(stream, 2), 1.0)
+    assert second.state() == first.state()
+    assert second.begin_anew(0) is None
+    second.close()
+    assert second.stream is None
+
+
+def test_a_stream_that_epochs_continue_is_opened_again_only_after_its_end():
+    opened = []
+
+    def batches():
+        opened.append(None)
+        for number in range(5):
+            yield np.full((2, 1), number / 10, "float32"), np.zeros((2, 1), "float32")
+
+    feed = as_feed(batches)
+    feed.continues = True
+    stepper = over(feed)
+    stepper.limit, stepper.continues = 3, True
+    opened.clear()
+
+    def epoch(number):
+        stream, found = stepper.begin(number), []
+        while len(found) < 3 and (logs := stepper.program.run(stream, 1)).steps:
+            found.append(round(10 * float(logs.values["loss"][0])))
+        stepper.end_epoch(len(found))
+        return found, stepper.state()["continued"]["batches"], stepper.state()["continued"]["openings"]
+
+    assert stepper.begin_anew(0) is None
+    assert [epoch(0), epoch(1)] == [([0, 1, 2], 3, 0), ([3, 4], 5, 0)]
+    assert len(opened) == 1
+    stream = stepper.begin_anew(2)
+    assert (stepper.state()["continued"]["batches"], stepper.state()["continued"]["openings"]) == (0, 1)
+    assert stepper.program.run(stream, 1).values["loss"].tolist() == [0.0]
+    assert len(opened) == 2
+    stepper.close()

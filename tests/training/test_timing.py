@@ -91,3 +91,15 @@ def test_shares_are_of_the_whole_and_steps_of_the_computing() -> None:
     assert summary["parts"]["compute"] == {"seconds": 3, "share": 0.75}
     assert list(summary["parts"]) == list(PARTS)
     assert TimeLedger(clock).summary(0)["compute_us_per_step"] is None
+
+
+def test_a_summary_is_rounded_to_microseconds() -> None:
+    clock = Clock()
+    ledger = TimeLedger(clock)
+    assert ledger.summary(1)["parts"]["other"] == {"seconds": 0, "share": 0.0}
+    with ledger.part("compute"):
+        clock.now += 1.12345678
+    clock.now += 2
+    summary = ledger.summary(2)
+    assert (summary["wall_s"], summary["steps"]) == (3.123457, 2)
+    assert summary["parts"]["compute"] == {"seconds": 1.123457, "share": 0.359684}

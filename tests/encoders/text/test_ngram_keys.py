@@ -108,3 +108,60 @@ def test_what_was_learned_comes_back_from_its_arrays_and_from_nothing_else():
             Ngrams.from_arrays({**grams.arrays(), **wrong}, 2, True, True)
     with pytest.raises(ValueError, match="no n-grams of 1 to 1 of them"):
         Ngrams.from_arrays(grams.arrays(), 1, True, True)
+
+
+def test_two_texts_have_the_bags_that_are_written_out():
+    """Words x = 1, y = 2; keys x, y, x y, x y x; counted and not, normalized and not."""
+    keys = np.array([1, 2, key(1, 2), key(1, 2, 1)])
+    texts = [b"x y x", b"", b"z y z"]
+    expected = {
+        (True, False): [2.0 * 1, 3, 5, 7, 3],
+        (False, False): [1.0, 3, 5, 7, 3],
+        (True, True): [*(np.array([2, 3, 5, 7]) / np.sqrt(87)), 1.0],
+    }
+    for (counted, normalized), weights in expected.items():
+        grams = Ngrams(3, [b"x", b"y"], keys, np.float32([1, 3, 5, 7]), counted, normalized)
+        bags = grams.bags(texts)
+        assert bags.splits.tolist() == [0, 4, 4, 5]
+        assert bags.ids.tolist() == [0, 1, 2, 3, 1]
+        np.testing.assert_allclose(bags.weights, weights, rtol=1e-6)
+        assert (bags.ids.dtype, bags.weights.dtype) == (np.int32, np.float32)
+    assert grams.texts() == ["x", "y", "x y", "x y x"]
+
+
+def test_ngrams_are_kept_from_the_least_number_of_texts_on():
+    ids, lengths = concatenated([[1, 2, 1, 2], [1, 2], [2]])
+    for least, expected in [(1, [1, 2, key(1, 2), key(2, 1)]), (2, [1, 2, key(1, 2)]), (3, [2]), (4, [])]:
+        keys, counts = count_ngrams(ids, lengths, 2, least)
+        assert keys.tolist() == expected
+        assert counts.shape == (3, len(expected))
+    keys, counts = count_ngrams(ids, lengths, 2, 2)
+    assert counts.toarray().tolist() == [[2, 2, 2], [1, 1, 1], [0, 1, 0]]
+    assert counts.dtype == np.float32
+
+
+def test_the_last_word_numbers_and_the_longest_keys_fit():
+    words = 2**BITS - 1
+    assert (BITS, words) == (21, 2_097_151)
+    keys, _ = ngram_keys(np.array([words] * 3), np.array([3]), 3)
+    assert keys.tolist() == [2**63 - 1]
+    used = Ngrams(3, [b"a"] * words, keys, np.ones(1, np.float32), False, False).with_used_words()
+    assert (used.words, used.keys.tolist()) == ([b"a"], [key(1, 1, 1)])
+
+
+def test_arrays_of_ngrams_are_checked_one_by_one():
+    grams = Ngrams(1, [b"a", b"b"], np.array([1, 2]), np.ones(2, np.float32), True, True)
+    fine = grams.arrays()
+    for wrong in (
+        {"keys": np.array([2, 2])},
+        {"keys": np.array([1, 2**BITS])},
+        {"weights": np.ones(2)},
+        {"keys": np.zeros(0, np.int64), "weights": np.zeros(0, np.float32)},
+        {"words": Ngrams(1, [b"a", b""], grams.keys, grams.weights, True, True).arrays()["words"]},
+    ):
+        with pytest.raises(ValueError, match=r"^it holds 2 words and \w+\(\d,\) keys that are no n-grams of 1 to 1"):
+            Ngrams.from_arrays({**fine, **wrong}, 1, True, True)
+    with pytest.raises(ValueError, match=r"^it holds nothing: expected words, keys and weights\.$"):
+        Ngrams.from_arrays({}, 1, True, True)
+    found = Ngrams.from_arrays({**fine, "keys": np.array([1, 2**BITS - 1])}, 1, False, True)
+    assert (found.longest, found.counted, found.normalized) == (1, False, True)

@@ -8,6 +8,7 @@ import pytest
 from sklearn.feature_selection import f_classif
 
 import lightkeras as lk
+from lightkeras.encoders.text.ngrams import _classes, _labels_of, _renumbered
 
 TEXTS = np.array([b"good film", b"good good one", b"bad film", b"bad one a", b"a bad one"], dtype=object)
 LABELS = np.array([1, 1, 0, 0, 0], np.int32)
@@ -148,3 +149,58 @@ def test_embed_is_a_dense_layer_over_all_ngrams():
     found = keras.ops.convert_to_numpy(model(encoder.encode(TEXTS).batch()))
     np.testing.assert_allclose(found, dense(encoder, TEXTS) @ table, atol=1e-6)
     assert float(sum(model.losses)) == pytest.approx(0.5 * (table**2).sum(), rel=1e-5)
+
+
+def test_words_are_numbered_by_the_texts_that_hold_them_and_rare_or_broken_ones_are_left_out():
+    words = [b"rare", b"most", b"caf\xe9", b"some", b"also"]
+    ids, lengths = np.array([0, 1, 1, 2, 2, 1, 3, 4, 1, 3, 4, 2]), np.array([5, 3, 4])
+    kept, numbers = _renumbered(words, ids, lengths, 2)
+    assert kept == [b"most", b"some", b"also"]  # in 3, 2 and 2 texts; the second and the third as they came
+    assert numbers.tolist() == [0, 1, 1, 0, 0, 1, 2, 3, 1, 2, 3, 0]
+    assert _renumbered([], np.zeros(0, int), np.array([0]), 1)[0] == []
+
+
+def test_counts_of_texts_are_those_of_texts_and_not_of_words():
+    texts = np.array([b"a a a", b"b", b"b"], object)
+    encoder = lk.NgramVectorizer(1, 1, select="frequency", weights="count", min_texts=1, normalize=False)
+    encoder.fit([texts])
+    assert encoder.vocabulary == ("b",)
+    naive = lk.NgramVectorizer(1, None, weights="naive_bayes", min_texts=1)
+    naive.fit([(texts, np.array([1, 0, 0]))])
+    # Of class 1, a is in 1 text and b in none, with 1 more each 2 + 1; of class 0, 1 + 3.
+    assert weights_of(naive) == pytest.approx({"b": np.log((1 / 3) / (3 / 4)), "a": np.log((2 / 3) / (1 / 4))})
+
+
+def test_all_are_kept_where_there_are_no_more_than_asked_for_and_labels_are_not_needed_without_a_choice():
+    assert len(fitted(1, 5).vocabulary) == len(fitted(1, None).vocabulary) == 5
+    assert len(fitted(1, 4).vocabulary) == 4
+    encoder = lk.NgramVectorizer(1, None)
+    encoder.fit([TEXTS])
+    assert encoder.vocabulary_size == 5
+
+
+@pytest.mark.parametrize(
+    ("labels", "got"),
+    [
+        (None, "nothing beside the texts where"),
+        (np.zeros((5, 2)), r"float64\(5, 2\) where"),
+        (np.array(["a"] * 5), r"<U1\(5,\) where"),
+        (np.zeros(4, "int32"), r"int32\(4,\) where"),
+        ({"a": 1}, "dict where"),
+    ],
+)
+def test_labels_of_another_form_are_named(labels, got):
+    batch = (TEXTS,) if labels is None else (TEXTS, labels)
+    with pytest.raises(ValueError, match=f"the train split has {got} they should be: expected batches"):
+        _labels_of(batch, 5)
+
+
+def test_the_first_five_classes_are_listed():
+    for count, listed in [(5, "0, 0.5, 1, 1.5, 2:"), (6, "0, 0.5, 1, 1.5, 2, ...:")]:
+        with pytest.raises(ValueError, match=rf"those of the train split are {listed} expected whole numbers"):
+            _classes(np.arange(count) / 2, two=False)
+    assert _classes(np.array([0.0, 3.0]), two=False).dtype == np.int64
+    assert _classes(np.array([1.0, 0.0]), two=True).tolist() == [1, 0]
+    for labels in ([0.0, np.inf], [0.0, np.nan]):
+        with pytest.raises(ValueError, match="expected whole numbers of at least two classes"):
+            _classes(np.array(labels), two=False)

@@ -10,9 +10,13 @@ import pytest
 import tensorflow as tf
 
 from lightkeras.data.arrays import as_feed
+from lightkeras.data.bags import Bags
 from lightkeras.data.feed import ArrayFeed
+from lightkeras.data.structure import ArraySpec
+from lightkeras.task import Task
 from lightkeras.training.preflight import splits
 from lightkeras.training.preflight.splits import (
+    check_feed,
     check_finite,
     shared_examples,
     warn_of_other_inputs,
@@ -173,3 +177,59 @@ def test_mnist_shares_nothing_with_its_test_split_and_all_with_itself():
         train, test = data["x_train"], data["x_test"]
     assert shared_examples(feed(train), feed(test)) == (0, 1000)
     assert shared_examples(feed(train), feed(train[-500:])) == (500, 500)
+
+
+# ---------------------------------------------------------------------- ends
+
+
+class Checked(Task):
+    def check_data(self, arrays, split):
+        self.checked = (arrays, split)
+
+
+def test_arrays_are_given_to_the_check_of_the_task_and_a_stream_without_an_end_needs_a_limit():
+    task, arrays = Checked(), feed(rows(9))
+    check_feed(task, arrays, "test")
+    assert (task.checked[0] is arrays.arrays, task.checked[1]) == (True, "test")
+    endless = as_feed(tf.data.Dataset.from_tensors(rows(9)).repeat())
+    for split, where in [("train", "each epoch continues where the last one ended"), ("test", "each starts anew")]:
+        message = rf"The {split} split is endless: .*LimitBatches\({split}=1000\)\): {where}\.$"
+        with pytest.raises(ValueError, match=message):
+            check_feed(task, endless, split)
+    check_feed(task, endless, "train", 3)
+    check_feed(task, as_feed(tf.data.Dataset.from_tensors(rows(9))), "train")
+
+
+def test_the_weights_of_bags_and_the_arrays_before_an_encoder_are_looked_at_too():
+    bags = Bags(np.int32([0, 1]), np.float32([1, np.inf]), np.array([0, 1, 2]))
+    with pytest.raises(ValueError, match=r"Array bag of test holds 1 of 2 numbers .* example 1: inf\."):
+        check_finite(feed({"bag": bags}), "test")
+    broken, fine = feed(np.float32([1, np.nan])), feed(np.float32([1, 2]))
+    broken.raw = feed(np.float32([1, 2]))
+    with pytest.raises(ValueError, match=r"Array 0 of test, after its encoder, holds 1 of 2 numbers"):
+        check_finite(broken, "test")
+    fine.raw = feed(np.float32([np.nan, 2]))
+    with pytest.raises(ValueError, match=r"Array 0 of test holds 1 of 2 numbers"):
+        check_finite(fine, "test")
+
+
+def test_blocks_are_of_whole_rows_and_cover_an_array(monkeypatch):
+    array = np.arange(14, dtype="int32").reshape(7, 2)
+    for size, starts in [(1, range(7)), (8, range(7)), (16, (0, 2, 4, 6)), (24, (0, 3, 6)), (1 << 24, (0,))]:
+        monkeypatch.setattr(splits, "BLOCK_BYTES", size)
+        blocks = splits._blocks(array)
+        assert [start for start, _ in blocks] == list(starts)
+        np.testing.assert_array_equal(np.concatenate([block for _, block in blocks]), array)
+
+
+def test_texts_and_numbers_that_do_not_fill_words_of_eight_bytes_are_told_apart():
+    for dtype, count in (("uint8", 9), ("int16", 5), ("float32", 3)):
+        x = np.eye(count, dtype=dtype)
+        assert len(set(splits._hashes([x], 12345).tolist())) == count
+        assert shared_examples(feed(x), feed(x[:3])) == (3, 3)
+    left, right = np.eye(9, dtype="float32"), np.roll(np.eye(9, dtype="float32"), 1, axis=0)
+    both = {"a": left, "b": right}
+    assert shared_examples(feed(both), feed({"a": right, "b": left})) == (0, 9)
+    assert splits._hashes([np.zeros((3, 0), "float32")], 1).tolist() == [0, 0, 0]
+    assert splits._kind(ArraySpec((), "bfloat16")) == splits._kind(ArraySpec((), "float32")) == "float"
+    assert splits._kind(ArraySpec((), "uint8")) == splits._kind(ArraySpec((), "int64")) == "int"
