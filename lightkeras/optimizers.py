@@ -197,7 +197,7 @@ class LazyAdam(_RowOptimizer, _of_backend(keras.optimizers.Adam)):  # type: igno
         ValueError: `use_ema` or `gradient_accumulation_steps` is set, or a check of Keras fails.
         TypeError: `tables` is a string.
 
-    Example:
+    Examples:
 
     ```python
     import lightkeras as lk

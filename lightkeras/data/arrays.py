@@ -29,7 +29,7 @@ class ArrayData(DataModule):
             of `train`, a `batch_size` below 1 or a `seed` below 0.
         TypeError: A value that is not arrays.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> x, y = np.zeros((100, 3), "float32"), np.zeros(100, "int32")
         >>> data = ArrayData((x[:80], y[:80]), (x[80:], y[80:]), batch_size=32)
@@ -102,7 +102,7 @@ def as_feed(data: Batches, batch_size: int = 32, *, shuffle: bool = False, seed:
         ValueError: There are no batches, they differ in structure, or `shuffle` was given for something that is
             not arrays.
 
-    Example:
+    Examples:
         >>> feed = as_feed(([[1.0], [2.0], [3.0]], [0, 1, 1]), batch_size=2)
         >>> [str(spec) for spec in feed.spec], feed.steps
         (['float32[batch, 1]', 'int64[batch]'], 2)

@@ -27,7 +27,7 @@ class Batches(DataModule):
         TypeError: Another type, or arrays, which are for `ArrayData`.
         ValueError: There are no batches, or those of a split differ from those of `train` in dtype or number of axes.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> def batches():
         ...     for _ in range(10):

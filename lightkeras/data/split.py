@@ -41,7 +41,7 @@ def split(
             a `seed` below 0.
         TypeError: `validation` is not a number.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> x, y = np.arange(10), np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1])
         >>> (x_train, y_train), (x_val, y_val) = split((x, y), 0.5, stratify=y, shuffle=False)
@@ -87,7 +87,7 @@ def held_out(total: int, validation: float) -> int:
         ValueError: One of the two parts would be empty.
         TypeError: `validation` is not a number.
 
-    Example:
+    Examples:
         >>> held_out(60_000, 0.1), held_out(25, 0.1), held_out(25, 10)
         (6000, 3, 10)
     """

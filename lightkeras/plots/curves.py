@@ -42,7 +42,7 @@ def curves(history: History, best_epoch: int | None = None) -> Figure:
     Raises:
         ValueError: There are no epochs, or a name does not begin with `train/` or `val/`.
 
-    Example:
+    Examples:
         >>> figure = curves({"train/loss": [0.9, 0.5], "val/loss": [1.0, 0.7]}, best_epoch=2)
         >>> [axes.get_ylabel() for axes in figure.axes]
         ['loss']

@@ -39,7 +39,7 @@ def confusion_matrix(labels: Any, predicted: Any, class_names: Sequence[str]) ->
     Raises:
         ValueError: Lengths differ, or a class has no name.
 
-    Example:
+    Examples:
         >>> figure = confusion_matrix([0, 1, 1], [0, 1, 0], ["cat", "dog"])
         >>> [text.get_text() for text in figure.axes[0].texts]
         ['1', '0', '1', '1']

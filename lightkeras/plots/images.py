@@ -47,7 +47,7 @@ def image_grid(images: Images, titles: Sequence[str] | None = None, columns: int
     Raises:
         ValueError: No images, another shape or range, or another number of titles.
 
-    Example:
+    Examples:
         >>> figure = image_grid(np.zeros((7, 28, 28)), titles=list("abcdefg"))
         >>> len(figure.axes)
         7

@@ -34,10 +34,14 @@ class Document:
         return re.findall(r"^```bash\n(.*?)^```$", part, flags=re.MULTILINE | re.DOTALL)[0]
 
     def missing_links(self) -> list[str]:
-        """Files that it links to and that are not there. A document without links is an error of the test."""
+        """Files and folders that it links to and that do not exist."""
         paths = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", self.text)
-        assert paths
-        return [path for path in paths if not ((ROOT / self.path).parent / path).is_file()]
+        return [path for path in paths if not ((ROOT / self.path).parent / path).exists()]
+
+
+DOCUMENTS = [
+    Document(path.relative_to(ROOT).as_posix()) for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+]
 
 
 def run_block(block: str, folder: Path, name: str = "block.py") -> subprocess.CompletedProcess[str]:

@@ -52,7 +52,7 @@ class AutoMpg(DataModule):
     Raises:
         ValueError: `batch_size` is below 1 or `seed` below 0.
 
-    Example:
+    Examples:
         >>> from lightkeras.data.lookup import Lookup
         >>> data = AutoMpg()
         >>> data.prepare(Lookup(source="sample"))

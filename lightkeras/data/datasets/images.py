@@ -241,7 +241,7 @@ class Images(ImageData):
         ValueError: A number is out of range, or `test` is given beside a file.
         TypeError: `validation` is not a number, or `train` is neither a path nor two arrays.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from lightkeras.data.lookup import Lookup
         >>> shapes = Images((np.zeros((40, 8, 8, 3), "uint8"), ["disc", "ring"] * 20), validation=0.25)

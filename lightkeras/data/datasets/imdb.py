@@ -47,7 +47,7 @@ class ImdbReviews(DataModule):
     Raises:
         ValueError: `batch_size` is below 1, `seed` below 0, or `validation` is not such a share.
 
-    Example:
+    Examples:
         >>> from lightkeras.data.lookup import Lookup
         >>> reviews = ImdbReviews(batch_size=512)
         >>> reviews.prepare(Lookup(source="sample"))

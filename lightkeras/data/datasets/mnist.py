@@ -121,7 +121,7 @@ class Mnist(_KerasImages):
         ValueError: A number is out of range.
         TypeError: `validation` is not a number.
 
-    Example:
+    Examples:
         >>> from lightkeras.data.lookup import Lookup
         >>> mnist = Mnist(batch_size=50)
         >>> mnist.prepare(Lookup(source="sample"))
@@ -151,7 +151,7 @@ class FashionMnist(_KerasImages):
     The built-in sample is that of `Mnist`: digits, and `class_names` are theirs. Arguments, batches and errors are
     those of `Mnist`; `source` is `"fashion_mnist"` or `"sample"` once prepared.
 
-    Example:
+    Examples:
         >>> FashionMnist().class_names[:3]
         ('T-shirt/top', 'Trouser', 'Pullover')
     """

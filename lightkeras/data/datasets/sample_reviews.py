@@ -80,7 +80,7 @@ def sample_reviews(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: `count` is below 1 or `seed` below 0.
 
-    Example:
+    Examples:
         >>> texts, labels = sample_reviews(4, seed=0)
         >>> labels.tolist()
         [0, 1, 0, 1]

@@ -106,7 +106,7 @@ class Table(DataModule):
     Raises:
         ValueError: A setting out of its range, or a feature that occurs twice or is the target.
 
-    Example:
+    Examples:
         >>> from lightkeras.data.lookup import Lookup
         >>> cars = {"weight": [3504, 3693, None, 2372], "origin": [1, 1, 3, 3], "mpg": [18.0, 15.0, 27.0, 24.0]}
         >>> origin = OneHot("origin", {1: "USA", 3: "Japan"})

@@ -49,7 +49,7 @@ class Tfds(DataModule):
     Raises:
         ValueError: A setting out of its range.
 
-    Example:
+    Examples:
         >>> data = Tfds("mnist", train="train[:90%]", validation="train[90%:]", batch_size=64)
     """
 

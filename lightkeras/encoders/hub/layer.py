@@ -56,7 +56,7 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
         ValueError: The folder is not a complete, callable TF2 SavedModel.
         ConnectionError: The URL cannot be downloaded.
 
-    Example:
+    Examples:
 
     ```python
     import keras

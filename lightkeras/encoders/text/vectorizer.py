@@ -63,7 +63,7 @@ class TextVectorizer(Encoder):
     Raises:
         ValueError: A number out of its range, or an unknown `standardize` or `keep`.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> words = TextVectorizer(max_tokens=10, length=4)
         >>> words.fit([np.array(["a good film", "a dull film!"], dtype=object)])

@@ -1,0 +1,67 @@
+"""The Python blocks of the README and of every page in `docs/` are run as a reader would run them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from documents import DOCUMENTS, ROOT, Document, run_block
+
+# test_tutorial.py runs the blocks of the tutorial.
+BLOCKS = {
+    f"{page.path} {number}": block
+    for page in DOCUMENTS
+    if page.path != "docs/tutorial.md"
+    for number, block in enumerate(page.blocks("python"))
+}
+
+
+def searches(block: str) -> bool:
+    return "search(" in block
+
+
+def trains(block: str) -> bool:
+    return "fit(" in block or "lk.cli(" in block or searches(block)
+
+
+def marked(name: str) -> object:
+    """A search starts processes; test_tuner.py and test_tutorial.py show the same."""
+    return pytest.param(name, marks=pytest.mark.long) if searches(BLOCKS[name]) else name
+
+
+@pytest.mark.parametrize("name", [marked(name) for name in BLOCKS])
+def test_a_python_block_runs_as_a_file_of_its_own(name: str, tmp_path: Path) -> None:
+    run_block(BLOCKS[name], tmp_path)
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in tmp_path.rglob("result.json")]
+    best = [result["fit"]["best"] for result in results if "fit" in result]
+    assert bool(best) == trains(BLOCKS[name])
+    if best:
+        assert max(found["epoch"] for found in best) > 1  # it learned: it got better after the first epoch
+
+
+def test_there_are_python_blocks_to_run() -> None:
+    pages = {name.split()[0] for name in BLOCKS}
+    assert {"README.md", "docs/index.md", "docs/runs.md", "docs/data.md", "docs/task.md"} <= pages
+    how_to = {page.path for page in DOCUMENTS if page.path.startswith("docs/how_to/")} - {"docs/how_to/index.md"}
+    assert how_to <= pages
+    assert sum(map(trains, BLOCKS.values())) >= 20
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.path)
+def test_the_files_that_a_page_links_to_exist(page: Document) -> None:
+    assert page.missing_links() == []
+
+
+def test_all_commands_are_those_of_an_activated_environment() -> None:
+    for page in [*DOCUMENTS, Document("CONTRIBUTING.md")]:
+        named = [line for line in page.text.splitlines() if "venv/bin" in line]
+        assert [line for line in named if "source .venv/bin/activate" not in line] == []
+
+
+def test_the_experiments_that_commands_name_exist() -> None:
+    for page in DOCUMENTS:
+        for block in page.blocks("bash"):
+            words = [word for line in block.splitlines() for word in line.split("#")[0].split()]
+            files = [word for word in words if word.startswith("experiments/")]
+            assert [file for file in files if not (ROOT / file.partition(":")[0]).is_file()] == []
