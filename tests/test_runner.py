@@ -242,6 +242,8 @@ def test_without_patience_it_runs_to_the_last_epoch(run_dir):
 def test_a_limit_of_steps_alone_is_the_limit(run_dir):
     result = runner(run_dir, max_epochs=None, max_steps=12, patience=None).fit(TwoMoons(), two_moons(32))
     assert (result.steps, result.epochs, result.stop_reason) == (12, 12, "max_steps=12 reached")
+    longer = runner(run_dir, max_epochs=None, max_steps=13, patience=None).fit(TwoMoons(), two_moons(32), resume=True)
+    assert (longer.steps, longer.stop_reason) == (13, "max_steps=13 reached")
     assert runner(run_dir, max_epochs=None).epoch_limit == 10
     assert runner(run_dir, max_epochs=3, max_steps=12).epoch_limit == 3
     assert runner(run_dir, max_epochs=None, max_time=60).epoch_limit is None

@@ -55,7 +55,7 @@ class FeatureSettings:
 class RunnerSettings:
     """Settings of the runner, of `config.json`."""
 
-    max_epochs: Positive = 10
+    max_epochs: Positive | None = 10
     max_steps: Positive | None = None
     max_time: float | None = None
     monitor: str | None = None

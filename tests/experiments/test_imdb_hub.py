@@ -102,9 +102,10 @@ def test_the_terminal_shows_the_result_and_where_the_run_is(finished: Finished) 
 
 
 def test_nothing_else_is_printed_without_a_terminal(finished: Finished) -> None:
-    """No start-up lines of TensorFlow, no bar, no colours: only that the sample stands in."""
+    """No start-up lines of TensorFlow, no bar, no colours: that the sample stands in, and a line for each epoch."""
     printed = finished.process.stderr.splitlines()
-    assert [line.split(":")[0] for line in printed] == ["lightkeras", "lightkeras"]
+    assert [line.split(":")[0] for line in printed[:2]] == ["lightkeras", "lightkeras"]
+    assert [line.split()[:2] for line in printed[2:]] == [["epoch", f"{1 + epoch}/{EPOCHS}"] for epoch in range(EPOCHS)]
     assert "using the built-in sample text module" in printed[0]
     assert "using the built-in sample of generated reviews" in printed[1]
     assert not {"\x1b", "\r"} & set(finished.process.stdout)

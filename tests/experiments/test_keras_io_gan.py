@@ -101,6 +101,7 @@ def equal(left: list[np.ndarray], right: list[np.ndarray]) -> list[bool]:
     return [np.array_equal(*pair) for pair in zip(left, right, strict=True)]
 
 
+@pytest.mark.filterwarnings("ignore:.*outside its declared range")
 @pytest.mark.parametrize(("still", "moving"), [("generator", "discriminator"), ("discriminator", "generator")])
 def test_each_network_moves_by_its_own_optimizer_alone(still: str, moving: str, tmp_path: Path) -> None:
     task = task_of(**{f"{still}_rate": 0.0})
@@ -111,6 +112,7 @@ def test_each_network_moves_by_its_own_optimizer_alone(still: str, moving: str, 
     assert not any(equal(before["student"], weights(task.student)))
 
 
+@pytest.mark.filterwarnings("ignore:.*outside its declared range")
 def test_the_student_learns_from_no_real_image(tmp_path: Path) -> None:
     found = {}
     for brightness in (0.2, 0.9):
@@ -121,6 +123,7 @@ def test_the_student_learns_from_no_real_image(tmp_path: Path) -> None:
     assert not all(equal(found[0.2][1], found[0.9][1]))
 
 
+@pytest.mark.filterwarnings("ignore:.*outside its declared range")
 def test_the_average_moves_towards_the_generator_by_what_it_does_not_remember(tmp_path: Path) -> None:
     task = task_of(memory=0.75)
     before = task.average.get_weights()

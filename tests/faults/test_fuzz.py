@@ -38,7 +38,7 @@ from lightkeras.runs.directory import RunDirectory, runs_below
 from lightkeras.runs.loggers import CsvLogger, TensorBoardLogger
 from lightkeras.runs.report import history_of
 from lightkeras.runs.resume import choose_checkpoint, compare_configs, read_run
-from lightkeras.search.journal import Journal
+from lightkeras.search.journal import Journal, explained_line
 from lightkeras.search.records import Records, check_event
 from lightkeras.system import locks, random_states
 from lightkeras.system.messages import raised_by_us
@@ -189,9 +189,10 @@ def replay(folder: Path) -> None:
 def read_journal(folder: Path) -> None:
     records = Records()
     with Journal(folder / "search" / "journal.jsonl") as journal:
-        for event in journal.events:
-            check_event(event)
-            records.apply(event)
+        for number, event in enumerate(journal.events, 1):
+            with explained_line(folder / "search" / "journal.jsonl", number):
+                check_event(event)
+                records.apply(event)
     records.ranked("min")
 
 

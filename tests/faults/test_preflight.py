@@ -134,6 +134,10 @@ class Twice(Fed):
         super().build()
         self.accuracy = keras.metrics.Mean("accuracy")
 
+    def loss(self, batch, training):
+        self.accuracy.update_state(1.0)
+        return super().loss(batch, training)
+
 
 class LayerInStep(Fed):
     def loss(self, batch, training):
@@ -494,6 +498,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
         subprocess.run(["umount", tmp_path / "small"], check=True)
 
 
+@pytest.mark.filterwarnings("ignore:.*outside its declared range")  # a model that is too large for the disk
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_fault_is_named_and_nothing_is_changed(fault: Fault, place: Path, named: set[str]) -> None:
     task = ready(fault.task())
@@ -642,7 +647,6 @@ STILL = {
     "a class that there is not",
     "inputs of another shape",
     "validation of another shape",
-    "a batch larger than the data",
 }
 PASSED_OVER = {
     "a log by the size of the batch",
