@@ -104,9 +104,10 @@ def experiment(name: str, result: str, time: str) -> str:
     code = (ROOT / "experiments" / f"{name}.py").read_text(encoding="utf-8")
     title, _, rest = (ast.get_docstring(ast.parse(code)) or "").partition("\n")
     paths = sorted((ROOT / "docs" / "gallery").glob(f"{name}-*.png")) or [ROOT / "docs" / "thumbnails" / f"{name}.png"]
-    pictures = [
-        f"![{path.stem.partition('-')[2].replace('_', ' ')}](../{path.parent.name}/{path.name})" for path in paths
-    ]
+    pictures = []
+    for path in sorted(paths, key=lambda path: not path.stem.endswith("curves")):  # the curves first
+        title = path.stem.partition("-")[2].replace("_", " ")
+        pictures.append(f"![{title}](../{path.parent.name}/{path.name})\n*{title}*")
     lines = [
         f"# {title.rstrip('.')}",
         rest,

@@ -59,7 +59,11 @@ PICTURES = {
         (0, 0, 2 / 3, 2 / 5),
         ("figures/curves.png", "figures/test/predictions.png", "figures/test/confusion.png"),
     ),
-    "imdb_integers": Pictures("figures/curves.png", LEFT_HALF),
+    "imdb_integers": Pictures(
+        "figures/curves.png",
+        LEFT_HALF,
+        ("figures/curves.png", "figures/test/reviews_as_the_model_sees_them.png"),
+    ),
     "imdb_hub": Pictures(
         "figures/test/most_confident_reviews.png",
         (0, 0, 0.6, 0.4),
