@@ -106,8 +106,8 @@ def experiment(name: str, result: str, time: str) -> str:
     paths = sorted((ROOT / "docs" / "gallery").glob(f"{name}-*.png")) or [ROOT / "docs" / "thumbnails" / f"{name}.png"]
     pictures = []
     for path in sorted(paths, key=lambda path: not path.stem.endswith("curves")):  # the curves first
-        title = path.stem.partition("-")[2].replace("_", " ")
-        pictures.append(f"![{title}](../{path.parent.name}/{path.name})\n*{title}*")
+        caption = path.stem.partition("-")[2].replace("_", " ")
+        pictures.append(f"![{caption}](../{path.parent.name}/{path.name})\n\n*{caption}*")
     lines = [
         f"# {title.rstrip('.')}",
         rest,
