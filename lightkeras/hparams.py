@@ -341,6 +341,12 @@ def check(hparams: Any) -> None:
     conditions(type(hparams))
 
 
+def active(hparams: Any) -> dict[str, Any]:
+    """The values that have a meaning beside the others, by name."""
+    unused = inactive(hparams)
+    return {name: value for name, value in to_dict(hparams).items() if name not in unused}
+
+
 def to_dict(hparams: Any) -> dict[str, Any]:
     """Values by name, ready for JSON."""
     return {field.name: getattr(hparams, field.name) for field in _fields(type(hparams))}

@@ -399,7 +399,6 @@ class _Loop:
         """Saves the final state and calls the callbacks' `on_train_end`."""
         self._fit.finish()
         self._judge_last()
-        self._fit.recorder.log_best(self._fit.monitor)
         self._fit.end_train()
 
     def conclude(self) -> FitResult:

@@ -26,7 +26,8 @@ from lightkeras import hparams
 from lightkeras.data.lookup import Lookup
 from lightkeras.runs import report
 from lightkeras.runs.directory import RunDirectory, check_directory, run_path, snake_case
-from lightkeras.runs.loggers.tensorboard import EventFile, config_summary, search_summary
+from lightkeras.runs.loggers.event_file import EventFile
+from lightkeras.runs.loggers.summaries import config_summary
 from lightkeras.runs.results import SearchResult, Trial
 from lightkeras.runs.resume import ChangedRunError, code_of, config_differences, data_differences
 from lightkeras.search import figures, loop, outputs, trial_run
@@ -197,7 +198,7 @@ class Tuner(TrialSettings):
             if pool is not None:
                 pool.begin()  # before the search starts: it fails if a node cannot see the directory
             if before is None:
-                self._begin(directory, config, objective)
+                self._begin(directory, config)
             with exclusive_lock(directory.path / "workers.lock", _announce_waiting):
                 pass  # workers of a killed search end shortly after it, and hold their runs until then
             journal = stack.enter_context(Journal(directory.path / "journal.jsonl"))
@@ -238,9 +239,8 @@ class Tuner(TrialSettings):
         mode = self.mode or (self.runner.mode if objective == self.runner.monitor else None)
         return found, objective, mode or decisions.infer_mode(objective)
 
-    def _begin(self, directory: RunDirectory, config: Mapping[str, Any], objective: str) -> None:
+    def _begin(self, directory: RunDirectory, config: Mapping[str, Any]) -> None:
         tab = EventFile(directory.path)
-        tab.add(search_summary(self.made_space().ranges, [f"best/{objective}", objective]))
         tab.add(config_summary(config))
         tab.close()
         directory.write_config(config)  # last, because it marks the directory as a search

@@ -564,7 +564,7 @@ def test_a_run_that_diverges_is_a_failure_in_the_hparams_tab(tmp_path):
 
     result = Runner(max_epochs=3, run_dir=tmp_path / "run").fit(Diverging())
     assert result.diverged
-    found = EventAccumulator(str(tmp_path / "run"))
+    found = EventAccumulator(str(tmp_path / "run" / "hparams"))
     found.Reload()
     content = found.SummaryMetadata("_hparams_/session_end_info").plugin_data.content
     end = plugin_data_pb2.HParamsPluginData.FromString(content).session_end_info

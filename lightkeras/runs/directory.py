@@ -19,7 +19,7 @@ from lightkeras.system import files
 _OURS = (  # names that a run, an experiment or a search writes
     *("config.json", "result.json", "metrics.csv", "encoder.safetensors", "run.lock", "report.html", "profile.json"),
     *("model.keras", "output.txt", "trials.csv", "journal.jsonl", "workers.lock"),
-    *("checkpoints", "figures", "broken", "profile", "trials", "seeds", "refit", "replays", "best"),
+    *("checkpoints", "figures", "hparams", "broken", "profile", "trials", "seeds", "refit", "replays", "best"),
 )
 
 
@@ -102,7 +102,8 @@ class RunDirectory:
         """
         for name in _OURS:
             files.check_no_link(self.path / name)
-        for path in [*self.path.glob("events.out.tfevents.*.lightkeras"), *self.figures.glob("*")]:
+        events = (path for folder in ("", "hparams/") for path in self.path.glob(f"{folder}events*.lightkeras"))
+        for path in [*events, *self.figures.glob("*")]:
             files.check_no_link(path)
 
     def sweep(self) -> None:
@@ -124,7 +125,7 @@ class RunDirectory:
     def check_not_inside(self) -> None:
         """Raises a FileExistsError if the directory is part of a run, such as its `checkpoints` folder."""
         path = self.path.absolute()
-        parts = ("checkpoints", "figures", "broken", "profile")
+        parts = ("checkpoints", "figures", "hparams", "broken", "profile")
         for folder in (path, *path.parents):
             if folder.name in parts and RunDirectory(folder.parent).config_file.exists():
                 raise FileExistsError(f"{self.path} is part of the run in {folder.parent}. Give another run_dir.")

@@ -7,12 +7,14 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lightkeras import hparams
 from lightkeras.data import DataModule, Feed
 from lightkeras.data.arrays import as_feed_once, held_out_of
 from lightkeras.encoders import hub
 from lightkeras.encoders.base import Encoder
 from lightkeras.encoders.features import encode_feed
 from lightkeras.runs import checkpoint
+from lightkeras.runs.loggers import write_tested
 from lightkeras.runs.results import EvalResult
 from lightkeras.system.locks import waiting_lock
 from lightkeras.system.variables import write_variables
@@ -49,6 +51,10 @@ def evaluate(settings: Settings, task: Task, data: Any, split: str, weights: str
             with waiting_lock(directory.lock_file, _WAIT_SECONDS):
                 directory.check_links()
                 directory.update_result({split: metrics})
+                if split == "test":
+                    step, _ = checkpoint.numbers(checkpoint.find(directory.checkpoints, weights))
+                    best = (directory.read_result().get("fit") or {}).get("best") or {}
+                    write_tested(directory.path, hparams.active(task.hp), best, step, metrics)
                 if settings.pictures:
                     draw_split(directory, SplitPictures(task, feed, split, limit), weights)
                     write_report(directory)

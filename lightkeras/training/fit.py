@@ -125,9 +125,8 @@ class Fit:
         """
         position = None if resumed is None else resumed.state["logs"]
         position = {} if position is None and restart else position
-        unused = hparams.inactive(self.task.hp)
-        shown = {name: value for name, value in self.facts["hparams"].items() if name not in unused}
-        loggers = [CsvLogger(self.directory.metrics_file), TensorBoardLogger(self.directory.path, shown, config)]
+        listed = TensorBoardLogger(self.directory.path, hparams.active(self.task.hp), config)
+        loggers = [CsvLogger(self.directory.metrics_file), listed]
         step = 0 if resumed is None else resumed.state["step"]
         with contextlib.ExitStack() as stack:
             stack.callback(self._leave_data)
@@ -160,6 +159,7 @@ class Fit:
                 self.bridge.begin_train()
             return
         self.checkpointer.restore(resumed)
+        self.recorder.log_best(self.monitor)
         self.recorder.bar.resume_at(self.state.step)
         for name, attributes in self.bridge.not_saved().items():
             self.recorder.bar.print_line(f"{name}: {', '.join(attributes)} could not be saved, and are reset.")
@@ -260,6 +260,7 @@ class Fit:
         state.not_finite = None if math.isfinite(value) else value
         if state.patience.waited == 0:
             state.best = Best(epoch, state.step, value, dict(values))
+            self.recorder.log_best(self.monitor)
         return state.patience.waited == 0 or self.checkpointer.best is None
 
     @counted("watch")

@@ -85,8 +85,9 @@ class Recorder:
             logger.log_epoch(self.state.epochs, self.state.step, values)
             logger.flush()
 
+    @counted("logging")
     def log_best(self, monitor: str | None) -> None:
-        """Logs the monitored value and the validation of the best epoch, after the last checkpoint of a run."""
+        """Logs the monitored value and the validation of the best epoch so far."""
         if (best := self.state.best) is not None:
             values = {name: value for name, value in best.logs.items() if name.startswith("val/") or name == monitor}
             for logger in self._loggers:

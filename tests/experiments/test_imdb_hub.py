@@ -60,6 +60,7 @@ def test_the_run_directory_holds_everything_about_the_run(finished: Finished) ->
         "metrics.csv",
         "checkpoints",
         "figures",
+        "hparams",
         "model.keras",
         "result.json",
         "report.html",
@@ -84,7 +85,12 @@ def test_tensorboards_own_reader_finds_the_scalars_and_the_hyperparameters(finis
     by_step = {event.step: event.value for event in events.Scalars("val/loss")}
     assert by_step[best["step"]] == pytest.approx(best["val/loss"], rel=1e-6)
 
-    contents = events.PluginTagToContent(hparams_metadata.PLUGIN_NAME)
+    listed = EventAccumulator(str(finished.run_dir / "hparams")).Reload()
+    assert set(listed.Tags()["scalars"]) == {
+        f"{part}/{name}" for part in ("best/val", "test") for name in ("loss", "accuracy")
+    }
+    assert listed.Scalars("test/accuracy")[-1].value == pytest.approx(finished.result["test"]["accuracy"])
+    contents = listed.PluginTagToContent(hparams_metadata.PLUGIN_NAME)
     start = plugin_data_pb2.HParamsPluginData.FromString(contents[hparams_metadata.SESSION_START_INFO_TAG])
     hparams = start.session_start_info.hparams
     assert hparams["hidden_units"].number_value == 16

@@ -117,6 +117,7 @@ def test_best_is_a_copy_that_shares_its_large_files_and_replaces_the_one_before(
     (source / "checkpoints" / "step-1" / "state.json").write_text("{}")
     for name in ("model.keras", "config.json", "run.lock", "events.out.tfevents.1", "output.txt"):
         (source / name).write_text(name)
+    (source / "hparams").mkdir()
     for again in (False, True):
         outputs.make_best(source, target)
         names = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}

@@ -73,7 +73,7 @@ def test_every_trial_is_listed_with_its_active_hyperparameters_and_its_objective
     groups = groups_of(server)
     assert len(groups) == len(search.trials)
     for trial in search.trials:
-        group = groups[f"trials/{trial.name}"]
+        group = groups[f"trials/{trial.name}/hparams"]
         expected = {name: value for name, value in trial.hparams.items() if name not in trial.inactive}
         assert group["hparams"] == expected
         assert ("depth" in group["hparams"]) == (trial.hparams["kind"] == "deep")
@@ -84,7 +84,7 @@ def test_every_trial_is_listed_with_its_active_hyperparameters_and_its_objective
 
 @pytest.mark.skipif(browser.CHROMIUM is None, reason="there is no Chromium")
 def test_a_browser_shows_the_trials_in_the_hparams_tab(server, search, tmp_path: Path):
-    wanted = {f"trials/{trial.name}" for trial in search.trials}
+    wanted = {f"trials/{trial.name}/hparams" for trial in search.trials}
     with browser.Browser(tmp_path / "profile") as page:
         page.open(f"{server}/#hparams")
         text = ""

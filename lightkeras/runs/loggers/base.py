@@ -39,7 +39,7 @@ class Logger(abc.ABC):
 
     @abc.abstractmethod
     def log_best(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs values of the best epoch, such as `val/loss`, at the run's end; `step` is that of the epoch's end."""
+        """Logs values of the best epoch so far, such as `val/loss`; `step` is that of the epoch's end."""
 
     @abc.abstractmethod
     def log_images(self, step: int, images: Mapping[str, bytes]) -> None:

@@ -1,7 +1,8 @@
-"""A real TensorBoard server over a search: what its tabs would show."""
+"""A real TensorBoard server over runs and searches: what its tabs would show."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -9,9 +10,11 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import matplotlib.colors
@@ -43,6 +46,14 @@ class Moons(TwoMoons):
         kind: str = lk.Choice("relu", ["relu", "tanh"])
 
 
+class Other(TwoMoons):
+    @dataclasses.dataclass(frozen=True)
+    class HParams(TwoMoons.HParams):
+        """Hyperparameters that no other task has."""
+
+        margin: float = lk.Float(0.5, low=0.0, high=1.0)
+
+
 @pytest.fixture(scope="module")
 def searches(tmp_path_factory) -> list[lk.SearchResult]:
     """Two searches side by side, whose trials have the same names."""
@@ -57,11 +68,30 @@ def searches(tmp_path_factory) -> list[lk.SearchResult]:
 
 
 @pytest.fixture(scope="module")
-def server(searches) -> Iterator[str]:
-    folder = searches[0].run_dir.parent
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--port", "0"]
+def tested(searches) -> dict[str, dict[str, float]]:
+    """Metrics of the test split, of a run of another task beside the searches, and of the best trial of the first."""
+    runner = lk.Runner(max_epochs=2, progress=False, pictures=False, run_dir=searches[0].run_dir.parent / "single")
+    runner.fit(Other())
+    best = lk.Runner(run_dir=searches[0].best_dir, pictures=False)
+    split = {"data": TwoMoons().build_data().validation(), "weights": "best"}
+    hp = Moons.HParams(**searches[0].best.hparams)
+    return {
+        "single/hparams": dict(runner.evaluate(Other(), **split).metrics),
+        "first/best/hparams": dict(best.evaluate(Moons(hp), **split).metrics),
+    }
+
+
+@pytest.fixture(scope="module")
+def server(searches, tested) -> Iterator[str]:
     # With its reader in Python and no reloading, all data is read before the address is printed.
-    command += ["--load_fast", "false", "--reload_interval", "0", "--reload_multifile", "true"]
+    flags = ("--load_fast", "false", "--reload_interval", "0", "--reload_multifile", "true")
+    with serving(searches[0].run_dir.parent, *flags) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *flags: str) -> Iterator[str]:
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--port", "0", *flags]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             for line in process.stderr:
@@ -89,10 +119,10 @@ def trials(searches) -> dict[str, Any]:
 
 def test_every_trial_is_a_run_with_its_scalars(server, searches):
     names = [f"{prefix}{name}" for prefix in ("train/", "val/") for name in ("accuracy", "loss")]
-    expected = {*names, *(f"epoch/{name}" for name in names), "best/val/accuracy", "best/val/loss"}
     tags = ask(server, "plugin/scalars/tags")
-    assert set(tags) == set(trials(searches))
-    assert all(set(found) == expected for found in tags.values())
+    for name in trials(searches):
+        assert set(tags[name]) == {*names, *(f"epoch/{name}" for name in names)}
+        assert set(tags[f"{name}/hparams"]) == {"best/val/accuracy", "best/val/loss"}
 
 
 def test_the_curves_hold_every_step_and_epoch(server, searches):
@@ -103,34 +133,70 @@ def test_the_curves_hold_every_step_and_epoch(server, searches):
     assert [step for _, step, _ in epochs] == [1, 2, 3]
 
 
-def test_the_hparams_tab_has_a_row_per_trial_with_hyperparameters_and_the_best_value(server, searches):
-    # Of two searches under one directory TensorBoard takes the columns of the first.
+def columns_of(server: str) -> tuple[set[str], set[str]]:
+    """Hyperparameters and metrics that the HParams tab has a column for."""
     experiment = ask(server, "plugin/hparams/experiment", {"experimentName": ""})
-    infos = {info["name"]: info["type"] for info in experiment["hparamInfos"]}
-    assert infos == {
-        "hidden_units": "DATA_TYPE_FLOAT64",
-        "learning_rate": "DATA_TYPE_FLOAT64",
-        "wide": "DATA_TYPE_BOOL",
-        "kind": "DATA_TYPE_STRING",
-    }
-    assert [info["name"]["tag"] for info in experiment["metricInfos"]] == ["best/val/accuracy", "val/accuracy"]
+    assert {info["name"].get("group", "") for info in experiment["metricInfos"]} == {""}
+    hyperparameters = {info["name"] for info in experiment["hparamInfos"]}
+    return hyperparameters, {info["name"]["tag"] for info in experiment["metricInfos"]}
+
+
+def rows_of(server: str) -> dict[str, tuple[dict[str, Any], dict[str, float]]]:
+    """Hyperparameters and metrics of each row of the HParams tab."""
     statuses = [f"STATUS_{status}" for status in ("UNKNOWN", "SUCCESS", "FAILURE", "RUNNING")]
     query = {
         "experimentName": "",
         "allowedStatuses": statuses,
-        "colParams": [{"hparam": "wide"}],
+        "colParams": [{"hparam": "hidden_units"}],
         "startIndex": 0,
         "sliceSize": 100,
     }
-    groups = {group["name"]: group for group in ask(server, "plugin/hparams/session_groups", query)["sessionGroups"]}
-    assert set(groups) == set(trials(searches))
+    groups = ask(server, "plugin/hparams/session_groups", query)["sessionGroups"]
+    assert all(len(group["sessions"]) == 1 for group in groups)
+    return {
+        group["name"]: (
+            group["hparams"],
+            {metric["name"]["tag"]: metric["value"] for metric in group.get("metricValues", ())},
+        )
+        for group in groups
+    }
+
+
+OF_MOONS = {"hidden_units", "learning_rate", "wide", "kind", "batch_size"}
+BEST, TEST = {"best/val/accuracy", "best/val/loss"}, {"test/accuracy", "test/loss"}
+
+
+def test_the_hparams_tab_of_runs_and_searches_has_every_hyperparameter_and_the_results_alone(server, searches, tested):
+    assert columns_of(server) == (OF_MOONS | {"margin"}, BEST | TEST)
+    rows = rows_of(server)
+    assert set(rows) == {f"{name}/hparams" for name in trials(searches)} | set(tested)
     for name, trial in trials(searches).items():
-        shown = groups[name]["hparams"]
+        shown, values = rows[f"{name}/hparams"]
         assert shown == {**trial.hparams, "batch_size": 32}
         assert isinstance(shown["wide"], bool)
-        values = {metric["name"]["tag"]: metric["value"] for metric in groups[name]["metricValues"]}
+        assert set(values) == BEST
         assert values["best/val/accuracy"] == pytest.approx(trial.objective)
-        assert len(groups[name]["sessions"]) == 1
+    for name, metrics in tested.items():
+        shown, values = rows[name]
+        assert set(shown) == (OF_MOONS if name.startswith("first") else set(Other.HParams.__dataclass_fields__))
+        assert set(values) == BEST | TEST
+        assert {plain: values[f"test/{plain}"] for plain in metrics} == pytest.approx(metrics)
+
+
+@pytest.mark.parametrize("kind", ["run", "search"])
+def test_the_command_that_is_printed_shows_all_of_a_run_and_of_a_search(kind, searches, tested):
+    folder = searches[0].run_dir if kind == "search" else searches[0].run_dir.parent / "single"
+    names = [f"trials/{trial.name}/hparams" for trial in searches[0].trials]
+    expected = {*names, "best/hparams"} if kind == "search" else {"hparams"}
+    with serving(folder) as server:
+        deadline = time.monotonic() + 120
+        while not set(ask(server, "plugin/scalars/tags")) >= expected:  # its reader runs beside the server
+            assert time.monotonic() < deadline
+        assert columns_of(server)[1] == BEST | TEST
+        rows = rows_of(server)
+    assert set(rows) == expected
+    assert all(set(values) >= BEST for _, values in rows.values())
+    assert set(rows["best/hparams" if kind == "search" else "hparams"][1]) == BEST | TEST
 
 
 def test_train_and_validation_share_a_chart(server, searches):
@@ -147,7 +213,7 @@ def test_train_and_validation_share_a_chart(server, searches):
 
 def test_the_text_tab_shows_the_configuration_of_searches_and_trials(server, searches):
     tags = ask(server, "plugin/text/tags")
-    assert set(tags) == {*trials(searches), "first", "second"}
+    assert set(tags) == {*trials(searches), "first", "second", "single"}
     assert all(found == ["config"] for found in tags.values())
     (shown,) = ask(server, "plugin/text/text", run="first", tag="config")
     assert "<code" in shown["text"]
