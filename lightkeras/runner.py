@@ -91,6 +91,10 @@ class Runner(Settings):
             the end.
         profile: Whether to write the time by part to `profile.json`, and the backend's own trace of the second call to
             `profile/`.
+        log_gradients: `"norm"` logs the norm of all gradients together as `gradient_norm`, at every step and before an
+            optimizer clips them; of several optimizers as `gradient_norm/<attribute>`. `"histogram"` also writes
+            histograms of the weights, and of the gradients of the first train batch, to TensorBoard at every epoch.
+            `None` logs none.
 
         callbacks: Keras callbacks.
         seed: Seed of the initial weights, of the order of examples and of dropout.

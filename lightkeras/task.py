@@ -33,6 +33,10 @@ KerasObject = Any
 """An instance of one of `KERAS_OBJECTS`."""
 
 
+GRADIENT_NORM = "gradient_norm"
+"""Name of the value that `log_gradients` logs."""
+
+
 class Predict(Protocol):
     """The argument of `Task.draw`: returns examples of a split, and the outputs of `predict_step` for them."""
 
@@ -54,6 +58,16 @@ class Predict(Protocol):
         Raises:
             ValueError: `count` is below 1, or arrays of different batches cannot be joined.
         """
+
+
+class MediaLogger(Protocol):
+    """Where a task logs texts and images while a fit runs."""
+
+    def log_text(self, name: str, text: str) -> None:
+        """See `Task.log_text`."""
+
+    def log_image(self, name: str, image: Any) -> None:
+        """See `Task.log_image`."""
 
 
 class KerasState:
@@ -102,6 +116,19 @@ class KerasState:
         return _variables({path: found for path, found in self.tracked().items() if isinstance(found, keras.Layer)})
 
     @final
+    def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
+        """Each optimizer among the task's attributes once, by path."""
+        found = {id(o): (path, o) for path, o in self.tracked().items() if isinstance(o, keras.optimizers.Optimizer)}
+        return dict(found.values())
+
+    @final
+    def named_of(self, optimizer: keras.optimizers.Optimizer, name: str) -> str:
+        """The name of a value of one optimizer: `name`, and with several optimizers `name/path`."""
+        found = self.optimizers()
+        path = next((path for path, other in found.items() if other is optimizer), optimizer.name)
+        return name if len(found) < 2 else f"{name}/{path}"
+
+    @final
     def model_of_callbacks(self, optimizer: keras.optimizers.Optimizer) -> keras.Model:
         """Returns the `self.model` of callbacks: the task's `self.model`, else its first model.
 
@@ -125,6 +152,7 @@ class StepMethods(KerasState):
         self._engine: Engine | None = None
         self._logs: dict[str, Tensor] | None = None
         self._numbers: dict[str, float] = {}  # logged as Python numbers: constants of a compiled step
+        self.logs_gradient_norms = False
 
     def minimize(
         self,
@@ -203,6 +231,31 @@ class StepMethods(KerasState):
         finally:
             self._logs = None
 
+    @contextlib.contextmanager
+    def _gradient_norms(self, logs: dict[str, Tensor]) -> Iterator[None]:
+        """Logs the gradient norm of each optimizer of the step inside, if the runner wants them; else nothing."""
+        engine = self._engine
+        if not self.logs_gradient_norms or engine is None:
+            yield
+            return
+        found: dict[int, tuple[keras.optimizers.Optimizer, Tensor]] = {}
+
+        def watch(
+            optimizer: keras.optimizers.Optimizer, loss: Tensor, variables: Sequence[Any], gradients: Sequence[Tensor]
+        ) -> None:
+            found[id(optimizer)] = (optimizer, engine.gradient_norm(optimizer, loss, gradients))
+
+        with engine.gradients_watched(watch):
+            yield
+        for optimizer, norm in found.values():
+            name = self.named_of(optimizer, GRADIENT_NORM)
+            if name in logs:
+                raise ValueError(
+                    f"log({name!r}): the name is taken by log_gradients. Give the value another name, or set "
+                    "log_gradients=None."
+                )
+            self.log(name, norm)
+
     def _log_loss(self, loss: Tensor | None) -> None:
         if loss is not None:
             self.log("loss", loss)
@@ -251,6 +304,7 @@ class Task(StepMethods):
         self.lookup = lookup or Lookup()
         self.data: DataModule | None = None
         self._is_set_up = False
+        self._media: MediaLogger | None = None
 
     # ------------------------------------------------------------------ what a subclass defines
 
@@ -323,6 +377,37 @@ class Task(StepMethods):
         """
         return {}
 
+    @final
+    def log_text(self, name: str, text: str) -> None:
+        """Logs a text to TensorBoard at the current train step, from a callback or between two steps.
+
+        Args:
+            name: Name in the Text tab, such as `"samples"`.
+            text: Text in Markdown.
+
+        Raises:
+            RuntimeError: No fit of the task is running, or it is called inside a step, which is compiled.
+            ValueError: The name is taken: by a value of the run, by an image, or by a text of the same train step.
+            TypeError: `text` is not a `str`.
+        """
+        self._media_logger("log_text").log_text(name, text)
+
+    @final
+    def log_image(self, name: str, image: Any) -> None:
+        """Logs an image to TensorBoard at the current train step, from a callback or between two steps.
+
+        Args:
+            name: Name in the Images tab, such as `"samples"`.
+            image: A matplotlib figure, or an array `[height, width]`, `[height, width, 1]`, `[height, width, 3]` or
+                `[height, width, 4]`: uint8, or floats from 0 to 1.
+
+        Raises:
+            RuntimeError: No fit of the task is running, or it is called inside a step, which is compiled.
+            ValueError: The name is taken: by a value of the run, by a text, or by an image of the same train step; or
+                the array is not an image.
+        """
+        self._media_logger("log_image").log_image(name, image)
+
     def check_data(self, arrays: Structure, split: str) -> None:
         """Checks a split in memory before training.
 
@@ -335,6 +420,30 @@ class Task(StepMethods):
         """
 
     # ------------------------------------------------------------------ for the runner
+
+    @final
+    @contextlib.contextmanager
+    def media_logged(self, media: MediaLogger) -> Iterator[None]:
+        """Lets `log_text` and `log_image` log to `media` inside."""
+        self._media = media
+        try:
+            yield
+        finally:
+            self._media = None
+
+    def _media_logger(self, method: str) -> MediaLogger:
+        name = f"{type(self).__name__}.{method}"
+        if self._logs is not None:
+            raise RuntimeError(
+                f"{name} was called inside a step, whose Python code runs once, when it is compiled. Call it from a "
+                "callback, such as on_epoch_end of one that build_callbacks returns."
+            )
+        if self._media is None:
+            raise RuntimeError(
+                f"{name} was called while no fit of the task is running: call it from a callback. The pictures of a "
+                "finished run are those that `draw` returns."
+            )
+        return self._media
 
     @final
     def set_up(self, seed: int, fit_encoder: Callable[[Encoder], None] | None = None) -> None:
@@ -401,7 +510,7 @@ class Task(StepMethods):
     @final
     def run_train_step(self, batch: Structure) -> Mapping[str, Tensor]:
         """Runs `train_step`, and returns the values that it logged."""
-        with self._recording() as logs:
+        with self._recording() as logs, self._gradient_norms(logs):
             self._log_loss(self.train_step(batch))
         return logs
 

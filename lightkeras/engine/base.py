@@ -16,9 +16,10 @@ compiled so that one call runs `count` steps; a stream is a feed opened at a pos
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 Tensor = Any
 Step = Callable[[Structure], Mapping[str, Tensor]]
+Watch = Callable[[keras.optimizers.Optimizer, Tensor, Sequence[keras.Variable], Sequence[Tensor]], None]
+"""Called in each `minimize` with its optimizer, the loss, the variables and their gradients, before the update."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +151,7 @@ class Engine(abc.ABC):
     def __init__(self) -> None:
         self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
         self._observations: list[Observation] | None = None  # a list in `run_eagerly`, else None
+        self._watches: list[tuple[Watch, object]] = []  # each with the place of its step
         self._datasets_opened: Datasets | None = None
 
     @abc.abstractmethod
@@ -310,9 +314,50 @@ class Engine(abc.ABC):
             The loss before the update.
         """
 
+    @contextlib.contextmanager
+    def gradients_watched(self, watch: Watch) -> Iterator[None]:
+        """Calls `watch` in each `minimize` of the step that runs inside, with no gradients while models are built.
+
+        Raises:
+            ValueError: A `minimize` is in a branch, such as `keras.ops.cond`: its values cannot leave it.
+        """
+        self._watches.append((watch, self._place()))
+        try:
+            yield
+        finally:
+            self._watches.pop()
+
+    @abc.abstractmethod
+    def _place(self) -> object:
+        """The function that is being traced; another object inside a branch."""
+
     @final
-    def _observe(self, loss: Tensor, variables: Sequence[keras.Variable], gradients: Sequence[Tensor]) -> None:
-        """Records a loss and its gradients in `run_eagerly`."""
+    def gradient_norm(self, optimizer: keras.optimizers.Optimizer, loss: Tensor, gradients: Sequence[Tensor]) -> Tensor:
+        """Returns the norm of all gradients together, a float32 scalar. The optimizer's loss scale is divided out."""
+        one = keras.ops.ones_like(loss)
+        scale, norm = optimizer.scale_loss(one), self._global_norm(gradients)
+        return norm if scale is one else norm / keras.ops.cast(scale, "float32")
+
+    @abc.abstractmethod
+    def _global_norm(self, gradients: Sequence[Tensor | None]) -> Tensor:
+        """Root of the sum of the squares of all values, float32; of none it is 0."""
+
+    @final
+    def _observe(
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        loss: Tensor,
+        variables: Sequence[keras.Variable],
+        gradients: Sequence[Tensor],
+    ) -> None:
+        """Calls the watches, and in `run_eagerly` records the loss and its gradients."""
+        for watch, place in self._watches:
+            if self._place() is not place:
+                raise ValueError(
+                    "log_gradients: a minimize is called inside a branch, such as keras.ops.cond, so that not every "
+                    "step has its gradients. Call minimize outside of the branch, or set log_gradients=None."
+                )
+            watch(optimizer, loss, variables, gradients)
         if self._observations is not None:
             self._observations.append(observation("loss", "loss", [loss], self.numbers))
             pairs = zip(variables, gradients, strict=True)
@@ -344,6 +389,10 @@ class Engine(abc.ABC):
         Raises:
             RuntimeError: On entry: the profiler is already running.
         """
+
+    @abc.abstractmethod
+    def device_memory(self) -> int | None:
+        """Bytes that tensors take on the accelerator; `None` on a CPU."""
 
     @abc.abstractmethod
     def is_out_of_memory(self, error: BaseException) -> bool:

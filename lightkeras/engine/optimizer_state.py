@@ -52,6 +52,11 @@ def unwrapped(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Op
     return list(getattr(optimizer, "optimizers", None) or [optimizer])
 
 
+def learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
+    """Returns the current learning rate; of a schedule, that of the next step."""
+    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+
+
 def make_slots(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]) -> None:
     """Builds an optimizer for variables; rebuilds it if it lacks some of them or has another order.
 

@@ -76,6 +76,7 @@ class RunnerSettings:
     export: bool = True
     preflight: bool = True
     profile: bool = False
+    log_gradients: Literal["norm", "histogram"] | None = None
 
 
 @dataclasses.dataclass
@@ -210,6 +211,7 @@ class Config:
     resumed: list[Resumed] = dataclasses.field(default_factory=list)
     experiment: Any = None
     search: Search | None = None
+    tried: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 # ---------------------------------------------------------------------- result.json and profile.json
@@ -236,6 +238,7 @@ class BestTrial:
 
     trial: str
     value: float | None = None
+    hparams: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -243,6 +246,7 @@ class SearchSummary:
     """The `search` part of `result.json`."""
 
     best: BestTrial | None = None
+    stop_reason: str | None = None
 
 
 @dataclasses.dataclass
@@ -457,4 +461,5 @@ class BrokenState(State):
     lookup: Places = dataclasses.field(default_factory=Places)
     batch: dict[str, Any] | None = None
     shapes: list[list[Count | None]] | None = None
+    gradient_norms: bool = False
     frozen: FrozenState | None = None

@@ -26,9 +26,11 @@ from lightkeras.system.signals import StopSignals
 from lightkeras.training import decisions
 from lightkeras.training.callbacks import CallbackBridge
 from lightkeras.training.checkpointer import Checkpointer
+from lightkeras.training.diagnostics import Diagnostics
 from lightkeras.training.divergence.recovery import Recovery
 from lightkeras.training.divergence.watchdog import Alarm
 from lightkeras.training.freezing import TracedSteps
+from lightkeras.training.media import Media
 from lightkeras.training.pictures import Pictures, SplitPictures
 from lightkeras.training.profiler import Profiler
 from lightkeras.training.progress_bar import ProgressBar
@@ -90,6 +92,7 @@ class Fit:
             split, drawn = "train", self.train_stepper
         drawing = SplitPictures(task, drawn.feed, split, drawn.limit) if settings.pictures else None
         self.pictures = Pictures(drawing, directory, self.recorder)
+        self.diagnostics = Diagnostics(traced, self.recorder, settings.log_gradients == "histogram", clock)
         self.profiler = Profiler(traced, self.recorder, directory, settings.profile)
         keep = settings.checkpoints
         keep_mode = keep.keep_mode or (decisions.infer_mode(keep.keep_by) if keep.keep_by else mode)
@@ -132,6 +135,7 @@ class Fit:
             stack.callback(self._leave_data)
             stack.callback(self.checkpointer.close)
             stack.enter_context(self.recorder.opened(loggers, position, step))
+            stack.enter_context(self.task.media_logged(Media(self.recorder, type(self.task).__name__)))
             stack.enter_context(self.signals)
             yield
 
@@ -228,6 +232,7 @@ class Fit:
         self.state.batches_done += logs.steps
         with self.ledger.part("logging"):
             stepper = self.train_stepper
+            self.diagnostics.count(logs, stepper.seconds)
             self.recorder.bar.advance(self.state.epochs + 1, logs.steps, stepper.seconds, stepper.means())
 
     def add_validation(self, found: Mapping[str, float]) -> None:
@@ -241,6 +246,8 @@ class Fit:
         self.train_stepper.end_epoch(self.state.batches_done)
         self.state.epochs, self.state.batches_done = self.state.epochs + 1, 0
         self.recorder.log_epoch(values)
+        with self.ledger.part("logging"):
+            self.diagnostics.end_epoch()
 
     def values(self) -> dict[str, float]:
         """Means of the epoch so far, with the values of the validation if the current weights were validated."""

@@ -138,7 +138,7 @@ class TracedSteps:
     ) -> None:
         self.task, self.names = task, names
         self.train_stepper, self.validation_stepper = train_stepper, validation_stepper
-        self.optimizers = trace.optimizers()
+        self.trace, self.optimizers = trace, trace.optimizers()
         self._flags = flags_of(task)
 
     def change(self) -> str | None:
@@ -172,7 +172,7 @@ class TracedSteps:
                 f"{type(task).__name__} logs {sorted(found)} since {cause}, and logged {sorted(self.names)} before. "
                 "Log every name in every step, whatever is trainable."
             )
-        self.optimizers = trace.optimizers()
+        self.trace, self.optimizers = trace, trace.optimizers()
         self._flags = flags_of(task)
 
     def record(self) -> dict[str, Any]:

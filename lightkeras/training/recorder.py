@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, final
 
 from lightkeras.engine.base import StepLogs
 from lightkeras.runs.loggers import CsvLogger, Logger
+from lightkeras.runs.loggers.summaries import Histogram
 from lightkeras.training.progress_bar import ProgressBar
 from lightkeras.training.run_state import RunState
 from lightkeras.training.timing import TimeLedger, counted
@@ -38,6 +39,7 @@ class Recorder:
         self._loggers: list[Logger] = []
         self._marked: dict[str, int] = {}  # positions of the loggers at the last mark
         self._since_mark: list[tuple[int, int, dict[str, list[float]]]] = []  # epoch, first step, values
+        self._others: list[tuple[int, Callable[[Logger, int], None]]] = []  # since the mark too: step, what logs it
 
     @contextlib.contextmanager
     def opened(
@@ -96,19 +98,40 @@ class Recorder:
 
     def log_images(self, images: Mapping[str, bytes]) -> None:
         """Logs PNG images by tag."""
+        self._log(lambda logger, step: logger.log_images(step, images))
+
+    def log_text(self, name: str, text: str) -> None:
+        """Logs a text in Markdown."""
+        self._log(lambda logger, step: logger.log_text(step, name, text))
+
+    def log_diagnostics(self, values: Mapping[str, float]) -> None:
+        """Logs values by tag on the axis of train steps, which depend on the time that something took."""
+        self._log(lambda logger, step: logger.log_diagnostics(step, values))
+
+    def log_histograms(self, histograms: Mapping[str, Histogram]) -> None:
+        """Logs histograms by tag."""
+        self._log(lambda logger, step: logger.log_histograms(step, histograms))
+
+    @counted("logging")
+    def _log(self, log: Callable[[Logger, int], None]) -> None:
+        """Logs at the current step, and again if `log_again` removes it."""
+        step = self.state.step
         for logger in self._loggers:
-            logger.log_images(self.state.step, images)
+            log(logger, step)
             logger.flush()
+        if self._keeps_rows:
+            self._others.append((step, log))
 
     def mark(self) -> None:
         """Records the positions of the loggers; the state must be finite."""
         if self._keeps_rows:
-            self._marked, self._since_mark = self.positions(), []
+            self._marked, self._since_mark, self._others = self.positions(), [], []
 
     def log_again(self, step: int, last: Mapping[str, float]) -> None:
         """Removes the rows from a step on, and logs that step with other values, by plain name."""
         values = {f"train/{name}": [value] for name, value in last.items()}
         rows = [(epoch, first, columns) for epoch, first, columns in self._since_mark if first < step]
+        others = [(at, log) for at, log in self._others if at < step]
         for logger in self._loggers:
             logger.close()
             logger.open(self.names, self._marked, rows[0][1] - 1 if rows else step - 1)
@@ -116,7 +139,9 @@ class Recorder:
                 count = step - first
                 logger.log_steps(epoch, first, {name: column[:count] for name, column in columns.items()})
             logger.log_steps(self.state.epochs + 1, step, values)
-        self._since_mark = [*rows, (self.state.epochs + 1, step, values)]
+            for at, log in others:
+                log(logger, at)
+        self._since_mark, self._others = [*rows, (self.state.epochs + 1, step, values)], others
 
     def positions(self) -> dict[str, int]:
         """Sizes of the log files, by name: where a resume cuts them."""

@@ -12,6 +12,7 @@ import numpy as np
 from keras.src.backend.common import global_state  # no public name reaches Keras's own seed generator
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 
+from lightkeras.engine.base import Trace
 from lightkeras.system import random_states
 from lightkeras.system.variables import read_variables, write_variables
 from lightkeras.task import Task
@@ -30,6 +31,13 @@ class SavedState:
         write_variables(self.variables, self.arrays)
         for variable, value in self.others:
             variable.assign(value)
+
+
+def others_of(task: Task, trace: Trace) -> list[Any]:
+    """Variables that a traced step uses but that are not part of the task."""
+    # A trace contains Keras variables, or the backend's variables inside them.
+    own = {id(found) for variable in task.variables().values() for found in (variable, variable.value)}
+    return [found for found in trace.variables if id(found) not in own]
 
 
 @contextlib.contextmanager

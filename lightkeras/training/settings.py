@@ -17,6 +17,8 @@ from lightkeras.training.saver import Checkpoints
 DEFAULT_EPOCHS = 10
 """Maximum number of epochs of a run that sets none of `max_epochs`, `max_steps` and `max_time`."""
 
+LOG_GRADIENTS = ("norm", "histogram")
+
 
 @dataclasses.dataclass(frozen=True)
 class LimitBatches:
@@ -105,10 +107,13 @@ class Settings(Stopping):
     export: bool = True
     preflight: bool = True
     profile: bool = False
+    log_gradients: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         owner = type(self).__name__
+        if self.log_gradients not in (None, *LOG_GRADIENTS):
+            raise ValueError(f"{owner}(log_gradients={self.log_gradients!r}): expected 'norm', 'histogram' or None.")
         check_whole(owner, "seed", self.seed, 0)
         check_whole(owner, "skip_broken", self.skip_broken, 0)
         check_whole(owner, "steps_per_call", self.steps_per_call, 1, optional=True)

@@ -182,6 +182,7 @@ def make_fit(settings: Settings, ready: Ready, ledger: TimeLedger | None = None)
     check_feed(task, train, "train", settings.limit_batches.train)
     train = encode_feed(train, task.frozen(), settings.features)
     engine = bound_engine(task)
+    task.logs_gradient_norms = settings.log_gradients is not None
     trace = trace_train(task, engine, train)
     limits, seed = settings.limit_batches, settings.seed
     train_stepper = stepper_over(train, task, task.run_train_step, trace, limits.train, seed, continues=True)

@@ -68,6 +68,7 @@ class Stepper:
         random: States of the global random generators when the epoch began, see `random_states.read`.
         left_out: Metrics that the step does not update, see `metric_values.not_updated`.
         first_batch: Digest of a stream's first batch; `None` until the preflight read it.
+        keeps_first: Whether to keep that batch as `first`.
     """
 
     def __init__(
@@ -88,6 +89,8 @@ class Stepper:
         self.random: dict[str, Any] = {}
         self.left_out: Sequence[keras.metrics.Metric] = ()
         self.first_batch: str | None = None
+        self.keeps_first = False
+        self.first: Structure | None = None
         self.examples = 0
         self.seconds = 0.0
         self.seconds_per_step: float | None = None
@@ -114,6 +117,7 @@ class Stepper:
             batch: NumPy arrays.
         """
         self.first_batch = self._digest(batch)
+        self.first = batch if self.keeps_first else None
 
     def is_reordered(self) -> bool:
         """Whether two epochs of a stream begin with different batches, so that one of them does not identify it."""

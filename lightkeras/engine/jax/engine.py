@@ -17,7 +17,7 @@ from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.base import Predictor, Program, Step, Tensor, Update
 from lightkeras.engine.jax.cache import enable_compilation_cache
-from lightkeras.engine.jax.finite import all_finite, largest, numbers, on_gradient, sums_finite
+from lightkeras.engine.jax.finite import all_finite, global_norm, largest, numbers, on_gradient, sums_finite
 from lightkeras.engine.jax.programs import JaxPredictor, JaxProgram, TracingEngine, by_id
 from lightkeras.engine.jax.scope import Values, is_eager, keras_patched
 from lightkeras.engine.jax.steps import abstract, form
@@ -118,6 +118,7 @@ class JaxEngine(TracingEngine):
         record = None if scope.is_rehearsed else self._record
         if self._record is not None and self._record.building:
             loss = self._check_scalar(jnp.asarray(loss_fn()))  # builds models that build on their first call
+            self._observe(optimizer, loss, (), ())
             if record is not None:
                 record.updates.append(Update(tuple(variables()), optimizer, ()))
             return loss
@@ -133,7 +134,7 @@ class JaxEngine(TracingEngine):
                 return optimizer.scale_loss(loss), loss
 
         (_, loss), gradients = jax.value_and_grad(scaled_loss, has_aux=True)([v.value for v in learned])
-        self._observe(loss, learned, gradients)
+        self._observe(optimizer, loss, learned, gradients)
         if record is not None:
             unreached = tuple(variable for variable in learned if id(variable) not in reached)
             record.updates.append(update := Update(learned, optimizer, unreached))
@@ -165,12 +166,23 @@ class JaxEngine(TracingEngine):
             raise ValueError(f"gradients: the value does not depend on {', '.join(lost)}.")
         return found
 
+    def _place(self) -> object:
+        scope = Values.current()
+        return scope is not None and scope.in_branch
+
+    def _global_norm(self, gradients: Sequence[Tensor | None]) -> Tensor:
+        return global_norm(gradients)
+
     # ------------------------------------------------------------------ inspection
 
     @contextlib.contextmanager
     def traced(self, folder: Path) -> Iterator[None]:
         with jax.profiler.trace(str(folder)):
             yield
+
+    def device_memory(self) -> int | None:
+        found = jax.local_devices()[0].memory_stats()
+        return None if found is None else int(found["bytes_in_use"])
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         exhausted = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)

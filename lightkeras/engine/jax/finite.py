@@ -28,6 +28,12 @@ def largest(gradient: Tensor) -> Tensor:
     return jnp.where(jnp.isfinite(size), size, jnp.inf)
 
 
+def global_norm(gradients: Sequence[Tensor | None]) -> Tensor:
+    """Root of the sum of the squares of all values, float32."""
+    found = [gradient.astype("float32") for gradient in gradients if gradient is not None]
+    return jnp.sqrt(sum((jnp.sum(jnp.square(gradient)) for gradient in found), jnp.zeros(())))
+
+
 def on_gradient(note: Callable[[], object]) -> Callable[[Tensor], Tensor]:
     """Returns an identity that calls `note` when its gradient is traced.
 

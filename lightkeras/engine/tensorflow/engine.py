@@ -20,7 +20,7 @@ from lightkeras.engine.base import Engine, Predictor, Program, Step, Tensor, Tra
 from lightkeras.engine.layer_calls import Observation, observe_layer_calls
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream
-from lightkeras.engine.tensorflow.finite import finite_checks, largest, numbers
+from lightkeras.engine.tensorflow.finite import finite_checks, global_norm, largest, numbers
 from lightkeras.engine.tensorflow.programs import TensorFlowPredictor, TensorFlowProgram
 from lightkeras.engine.tensorflow.sparse_rows import rows_summed
 from lightkeras.engine.tensorflow.streams import (
@@ -208,7 +208,7 @@ class TensorFlowEngine(Engine):
             scaled = optimizer.scale_loss(loss)
         self._check_scalar(loss)
         gradients = [rows_summed(gradient) for gradient in tape.gradient(scaled, values)]
-        self._observe(loss, learned, gradients)
+        self._observe(optimizer, loss, learned, gradients)
         if self._tracing is None:
             optimizer.apply(gradients, learned)
         else:
@@ -219,6 +219,12 @@ class TensorFlowEngine(Engine):
             sizes = [largest(gradient) for gradient in gradients] or tf.zeros([0])
             self._tracing.sizes.append(tf.stack(sizes) / scale)
         return loss
+
+    def _place(self) -> object:
+        return tf.compat.v1.get_default_graph()
+
+    def _global_norm(self, gradients: Sequence[Tensor | None]) -> Tensor:
+        return global_norm(gradients)
 
     def gradients(self, fn: Callable[[Structure], Tensor], inputs: Structure) -> Structure:
         inputs = map_structure(tf.convert_to_tensor, inputs)
@@ -242,6 +248,11 @@ class TensorFlowEngine(Engine):
             yield
         finally:
             tf.profiler.experimental.stop()
+
+    def device_memory(self) -> int | None:
+        if not tf.config.list_logical_devices("GPU"):
+            return None
+        return int(tf.config.experimental.get_memory_info("GPU:0")["current"])
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         return isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError))

@@ -48,3 +48,11 @@ def largest(gradient: Tensor | tf.IndexedSlices | None) -> Tensor:
     # TensorFlow's maximum ignores NaN, and is minus infinity for an empty tensor.
     finite = tf.reduce_all(tf.math.is_finite(values))
     return tf.where(finite, tf.maximum(size, 0.0), np.inf)
+
+
+def global_norm(gradients: Sequence[Tensor | tf.IndexedSlices | None]) -> Tensor:
+    """Root of the sum of the squares of all values, float32. Rows of a table must be there once."""
+    found = [g.values if isinstance(g, tf.IndexedSlices) else g for g in gradients if g is not None]
+    # `l2_loss` is one operation for half the sum of the squares: a third of the time of a square and a sum.
+    halves = [tf.nn.l2_loss(tf.cast(gradient, tf.float32)) for gradient in found]
+    return tf.sqrt(2.0 * tf.add_n(halves)) if halves else tf.zeros([])

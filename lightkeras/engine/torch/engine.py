@@ -19,7 +19,7 @@ from lightkeras.engine.layer_calls import Observation, observe_layer_calls
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream, batches_in_memory, holds_bags
 from lightkeras.engine.torch.dropout import seeded_dropout
-from lightkeras.engine.torch.finite import all_finite, largest, numbers
+from lightkeras.engine.torch.finite import all_finite, global_norm, largest, numbers
 from lightkeras.engine.torch.programs import TorchPredictor, TorchProgram
 from lightkeras.engine.torch.streams import TensorStream, resident, tensors_of
 from lightkeras.engine.torch.tracing import batch_of, check_no_text, traced
@@ -144,9 +144,9 @@ class TorchEngine(Engine):
         self, loss_fn: Callable[[], Tensor], variables: Variables, optimizer: keras.optimizers.Optimizer
     ) -> Tensor:
         if self._tracing is not None and self._tracing.building:
-            return self._check_scalar(
-                keras.ops.convert_to_tensor(loss_fn())
-            )  # builds models that build on their first call
+            loss = self._check_scalar(keras.ops.convert_to_tensor(loss_fn()))  # builds models
+            self._observe(optimizer, loss, (), ())
+            return loss
         learned = self._variables_of(variables)
         with torch.enable_grad(), _differentiable(learned.values):
             loss = self._check_scalar(keras.ops.convert_to_tensor(loss_fn()))
@@ -154,7 +154,7 @@ class TorchEngine(Engine):
             gradients = _gradients(scaled, learned.values)
         loss = loss.detach()
         pairs = list(zip(learned.variables, gradients, strict=True))
-        self._observe(loss, learned.variables, gradients)
+        self._observe(optimizer, loss, learned.variables, gradients)
         if self._tracing is not None:
             unreached = tuple(variable for variable, gradient in pairs if gradient is None)
             self._tracing.updates.append(Update(learned.variables, optimizer, unreached))
@@ -164,6 +164,12 @@ class TorchEngine(Engine):
         else:
             optimizer.apply(gradients, learned.variables)
         return loss
+
+    def _place(self) -> object:
+        return None  # a branch runs as the Python function that it is
+
+    def _global_norm(self, gradients: Sequence[Tensor | None]) -> Tensor:
+        return global_norm(gradients)
 
     def gradients(self, fn: Callable[[Structure], Tensor], inputs: Structure) -> Structure:
         inside = torch.is_grad_enabled()  # inside a loss, which is differentiated again
@@ -186,6 +192,9 @@ class TorchEngine(Engine):
         written = torch.profiler.tensorboard_trace_handler(str(folder))
         with torch.profiler.profile(on_trace_ready=written):
             yield
+
+    def device_memory(self) -> int | None:
+        return torch.cuda.memory_allocated() if torch.cuda.is_available() else None
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)):

@@ -26,6 +26,14 @@ def largest(gradient: torch.Tensor | None, device: torch.device) -> torch.Tensor
     return gradient.abs().max().float()
 
 
+def global_norm(gradients: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    """Root of the sum of the squares of all values, float32."""
+    found = [gradient.detach() for gradient in gradients if gradient is not None]
+    if not found:
+        return keras.ops.zeros(())
+    return torch.linalg.vector_norm(torch.stack([norm.float() for norm in torch._foreach_norm(found)]))
+
+
 def all_finite(variables: Sequence[keras.Variable]) -> np.ndarray:
     """Whether all values of each variable are finite: bool `[variables]`."""
     sizes = [largest(variable.value.detach(), variable.value.device) for variable in variables]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 
+from lightkeras.runs.loggers.summaries import Histogram
+
 
 class Logger(abc.ABC):
     """Writes the values of a run. Steps and epochs are counted from 1."""
@@ -44,6 +46,18 @@ class Logger(abc.ABC):
     @abc.abstractmethod
     def log_images(self, step: int, images: Mapping[str, bytes]) -> None:
         """Logs PNG images by tag, such as `validation/confusion`; loggers of numbers ignore them."""
+
+    @abc.abstractmethod
+    def log_text(self, step: int, name: str, text: str) -> None:
+        """Logs a text in Markdown; loggers of numbers ignore it."""
+
+    @abc.abstractmethod
+    def log_diagnostics(self, step: int, values: Mapping[str, float]) -> None:
+        """Logs values that do not belong to a step or an epoch, such as `run/learning_rate`."""
+
+    @abc.abstractmethod
+    def log_histograms(self, step: int, histograms: Mapping[str, Histogram]) -> None:
+        """Logs histograms by tag, such as `weights/dense/kernel`; loggers of numbers ignore them."""
 
     @abc.abstractmethod
     def flush(self) -> None:

@@ -14,6 +14,7 @@ from typing import IO, final
 import google_crc32c
 
 from lightkeras.runs.loggers.base import Logger
+from lightkeras.runs.loggers.summaries import Histogram
 from lightkeras.system import files
 
 _COUNTERS = ("kind", "epoch", "step")
@@ -72,6 +73,15 @@ class CsvLogger(Logger):
 
     def log_images(self, step: int, images: Mapping[str, bytes]) -> None:
         """The table has no images."""
+
+    def log_text(self, step: int, name: str, text: str) -> None:
+        """The table has no texts."""
+
+    def log_diagnostics(self, step: int, values: Mapping[str, float]) -> None:
+        """The table has no values that depend on the time that something took."""
+
+    def log_histograms(self, step: int, histograms: Mapping[str, Histogram]) -> None:
+        """The table has no histograms."""
 
     def flush(self) -> None:
         if self._file is not None:
@@ -164,7 +174,8 @@ def merged_header(path: Path, expected: list[str]) -> list[str]:
     differs = [f"it has {', '.join(gone)}"] * bool(gone) + [f"it lacks {', '.join(new)}"] * bool(new)
     raise ValueError(
         f"{path} has other columns than this run logs: {' and '.join(differs) or 'the same in another order'}. "
-        "Resume with the task and the data that the run was started with, or give another run directory."
+        "Resume with the task, the data and the log_gradients that the run was started with, or give another run "
+        "directory."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import struct
@@ -9,13 +10,17 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from tensorboard.compat.proto import summary_pb2
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as custom_scalar_metadata
+from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.util import tensor_util
+
+BINS = 30
 
 
 def scalars(values: Mapping[str, float]) -> summary_pb2.Summary:
@@ -23,6 +28,37 @@ def scalars(values: Mapping[str, float]) -> summary_pb2.Summary:
     return summary_pb2.Summary(
         value=[summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Histogram:
+    """How many values there are in bins of equal width.
+
+    Args:
+        edges: float64 `[bins + 1]`.
+        counts: int64 `[bins]`.
+    """
+
+    edges: np.ndarray
+    counts: np.ndarray
+
+
+def histogram_of(values: np.ndarray) -> Histogram:
+    """A histogram of the finite values of an array, of any shape."""
+    flat = np.asarray(values, np.float64).reshape(-1)
+    counts, edges = np.histogram(flat[np.isfinite(flat)], BINS)
+    return Histogram(edges, counts)
+
+
+def histograms_summary(histograms: Mapping[str, Histogram]) -> summary_pb2.Summary:
+    """A summary of histograms by tag."""
+    values = []
+    for tag, found in histograms.items():
+        rows = np.stack([found.edges[:-1], found.edges[1:], found.counts], axis=1)
+        metadata = histogram_metadata.create_summary_metadata(None, None)
+        tensor = tensor_util.make_tensor_proto(rows.astype(np.float64))
+        values.append(summary_pb2.Summary.Value(tag=tag, tensor=tensor, metadata=metadata))
+    return summary_pb2.Summary(value=values)
 
 
 def images_summary(images: Mapping[str, bytes]) -> summary_pb2.Summary:

@@ -5,7 +5,10 @@ Tags:
     train/<name>           at every train step
     val/<name>             at every epoch and every validation inside an epoch, on the axis of train steps
     epoch/<split>/<name>   means over each epoch, on an axis of epochs
+    run/<name>             learning rates, speed and memory, at epochs and every 10 s
+    weights/, gradients/   histograms of each variable, at epochs, if the run logs them
     <split>/<picture>      figures of the task, at the train step of their weights
+    (any other)            texts and images of `Task.log_text` and `Task.log_image`
     config                 the configuration, as text
 
 and in `hparams/` what the HParams tab lists, see `hparams_run`.
@@ -30,7 +33,15 @@ from tensorboard.compat.proto import event_pb2
 from lightkeras.runs.loggers.base import Logger
 from lightkeras.runs.loggers.event_file import SUFFIX, EventFile, is_ours, remove, replaced
 from lightkeras.runs.loggers.hparams_run import HParamsRun
-from lightkeras.runs.loggers.summaries import config_summary, images_summary, scalars, train_beside_validation
+from lightkeras.runs.loggers.summaries import (
+    Histogram,
+    config_summary,
+    histograms_summary,
+    images_summary,
+    scalars,
+    text_summary,
+    train_beside_validation,
+)
 from lightkeras.runs.loggers.tfrecord import whole_records
 from lightkeras.system import files
 
@@ -91,6 +102,15 @@ class TensorBoardLogger(Logger):
     def log_images(self, step: int, images: Mapping[str, bytes]) -> None:
         if images:
             self._opened().add(images_summary(images), step)
+
+    def log_text(self, step: int, name: str, text: str) -> None:
+        self._opened().add(text_summary(name, text), step)
+
+    def log_diagnostics(self, step: int, values: Mapping[str, float]) -> None:
+        self._opened().add(scalars(values), step)
+
+    def log_histograms(self, step: int, histograms: Mapping[str, Histogram]) -> None:
+        self._opened().add(histograms_summary(histograms), step)
 
     def flush(self) -> None:
         if self._file is not None:

@@ -95,6 +95,7 @@ def write_bundle(folder: Path, task: Task, located: LocatedStep, *, seed: int, s
         "frozen": freezing.record(task, freezing.flags_of(task)),
         "batch": None if located.batch is None else _structure_of(located.batch, ""),
         "shapes": located.shapes,
+        "gradient_norms": task.logs_gradient_norms,
         "environment": _environment(),
         "at": environment.now(),
     }
@@ -144,6 +145,7 @@ def replay(folder: str | Path, task: Task) -> Replay:
 
     task.set_up(state["seed"], fit_encoder)
     engine = bound_engine(task)
+    task.logs_gradient_norms = state.get("gradient_norms", False)
     feed = feed_of(batch, map_structure(spec_of, batch))
     trace = trace_train(task, engine, feed)
     if freezing.restore(task, state.get("frozen")):

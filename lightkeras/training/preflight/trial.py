@@ -6,19 +6,18 @@ import contextlib
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import keras
 import numpy as np
 
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.engine.base import Engine, StepLogs, Trace
-from lightkeras.engine.optimizer_state import unwrapped
+from lightkeras.engine.optimizer_state import learning_rate, unwrapped
 from lightkeras.system.tensorflow import tensorflow_left_out
 from lightkeras.system.variables import read_variables
 from lightkeras.task import Task
 from lightkeras.training.preflight.saved import check_same_state, forms, same_bits
-from lightkeras.training.restoring import SavedState, restored, value_of
+from lightkeras.training.restoring import SavedState, others_of, restored, value_of
 from lightkeras.training.step_errors import TaskError, explained, paths
 from lightkeras.training.stepper import Stepper
 from lightkeras.training.tracing import feed_of, take_first
@@ -52,7 +51,7 @@ def try_steps(
             variables.
         ValueError: A split has no batch, or the names of the logs depend on the size of the batch.
     """
-    with restored(task, _others(task, trace)) as state:
+    with restored(task, others_of(task, trace)) as state:
         check_rates(task, trace)
         try:
             _try_train(task, engine, trace, train_stepper, state)
@@ -98,7 +97,7 @@ def check_rates(task: Task, trace: Trace) -> None:
         TaskError: One is negative or not finite.
     """
     for optimizer in [part for given, _ in trace.optimizers() for part in unwrapped(given)]:
-        rate = _rate(optimizer)
+        rate = learning_rate(optimizer)
         if not 0 <= rate < math.inf:
             raise TaskError(
                 f"{type(task).__name__}: the optimizer {optimizer.name!r} has a learning rate of {rate}; "
@@ -216,7 +215,7 @@ def check_learned(
             )
         moved = [variable for variable in learned if id(variable) in pushed]
         if moved and all(same_bits(before[keys[id(v)]], after[keys[id(v)]]) for v in moved):
-            rates = ", ".join(f"{_rate(part):g}" for part in unwrapped(optimizer))
+            rates = ", ".join(f"{learning_rate(part):g}" for part in unwrapped(optimizer))
             raise TaskError(
                 f"{name}: one step of the optimizer {optimizer.name!r} changed none of its variables "
                 f"({paths(moved)}), though they have gradients; its learning rate is {rates}. Raise it, or check the "
@@ -254,13 +253,6 @@ def _first_batch(engine: Engine, stepper: Stepper, split: str) -> Feed:
     return feed_of(batch, feed.spec)
 
 
-def _others(task: Task, trace: Trace) -> list[Any]:
-    """Variables that the step uses but that are not part of the task."""
-    # A trace contains Keras variables, or the backend's variables inside them.
-    own = {id(found) for variable in task.variables().values() for found in (variable, variable.value)}
-    return [found for found in trace.variables if id(found) not in own]
-
-
 def _warn_of_others(task: Task, state: SavedState) -> None:
     changed = [variable for variable, value in state.others if not same_bits(value_of(variable), value)]
     if changed:
@@ -282,11 +274,7 @@ def _may_skip(optimizer: keras.optimizers.Optimizer) -> bool:
     # A schedule may warm up from zero; the config of a constant rate is a float.
     with tensorflow_left_out():
         parts = [(part, part.get_config().get("learning_rate")) for part in unwrapped(optimizer)]
-    return any(not isinstance(rate, float) and not _rate(part) for part, rate in parts)
-
-
-def _rate(optimizer: keras.optimizers.Optimizer) -> float:
-    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+    return any(not isinstance(rate, float) and not learning_rate(part) for part, rate in parts)
 
 
 def _finite(array: np.ndarray) -> bool:
