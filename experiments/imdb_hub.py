@@ -84,10 +84,10 @@ class ImdbHub(lk.Task):
         right = (logit > 0) == (labels == 1)
         by_confidence = np.argsort(-abs(logit), kind="stable")
         entries = []
-        for name, wanted in (("right", True), ("wrong", False)):
+        for name, wanted in (("correct", True), ("wrong", False)):
             for n in by_confidence[right[by_confidence] == wanted][:3]:
-                title = f"{name}: {positive[n]:.1%} positive, and it is {'positive' if labels[n] else 'negative'}"
-                entries.append((title, texts[n], bool(right[n])))
+                guess, share = ("positive", positive[n]) if logit[n] > 0 else ("negative", 1 - positive[n])
+                entries.append((f"predicted {guess} with {100 * share:.0f} %: {name}", texts[n], wanted))
         return {"most_confident_reviews": lk.plots.text_panel(entries)}
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -282,8 +283,10 @@ class Tuner(TrialSettings):
 
         extended = before is not None and before["search"].get("trials") != self.trials
         coordinator = Coordinator(plan, journal, oracle, ended, extended)
-        if before is not None and extended:
-            directory.write_config({**before, "search": {**before["search"], "trials": self.trials}})
+        if before is not None:
+            resumed = [*before.get("resumed", []), {"at": environment.now(), "argv": sys.argv}]
+            search = {**before["search"], "trials": self.trials if extended else before["search"].get("trials")}
+            directory.write_config({**before, "search": search, "resumed": resumed})
         if self.oracle == "grid" and self.trials is not None and (count := space.count() or 0) > self.trials:
             announce(
                 f"the grid has {count} combinations, and trials={self.trials} ends the search after as many: set it to "
@@ -386,6 +389,7 @@ def _config_of(
         },
         "code": code_of(tuner.task),
         "versions": environment.versions(),
+        "argv": sys.argv,
         "started": environment.now(),
     }
 

@@ -1,5 +1,7 @@
 """The console command `lightkeras`, for run directories of any experiment.
 
+lightkeras list runs/                             # runs below a folder; --by val/loss sorts them, --page writes a page
+lightkeras compare RUN RUN                        # runs side by side: results, hyperparameters, code
 lightkeras report DIR                             # rewrites report.html of a run, an experiment or a search
 lightkeras replay DIR                             # prints the command to type; runs no code of the user
 lightkeras replay DIR --task experiment.py:Class  # reruns the broken step
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonargparse
 
+from lightkeras.command_line import list_runs
 from lightkeras.runs import formats, report
 from lightkeras.runs.directory import find_broken
 from lightkeras.system import files
@@ -31,14 +34,23 @@ if TYPE_CHECKING:
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command with `args`, by default `sys.argv[1:]`, and returns its exit status.
 
-    It is 0 if a report was written or a step was reproduced to the bit, 1 if a step was not reproduced, 2 for a wrong
-    argument or a missing `--task`.
+    It is 0 if a table was printed, a report was written or a step was reproduced to the bit, 1 if a step was not
+    reproduced, 2 for a wrong argument or a missing `--task`.
     """
     settings = _parser().parse_args(list(sys.argv[1:] if args is None else args))
     try:
         if settings.subcommand == "report":
             with closed_output_ignored():
                 print(report.write(settings.report.dir))
+            return 0
+        if settings.subcommand in ("list", "compare"):
+            given = settings[settings.subcommand]
+            page = None if given.page is None else Path(given.page)
+            with closed_output_ignored():
+                if settings.subcommand == "list":
+                    list_runs.list_runs(Path(given.dir), given.by, page)
+                else:
+                    list_runs.compare([Path(path) for path in given.dirs], given.by, page)
             return 0
         given = settings.replay
         folder = find_broken(Path(given.dir))
@@ -124,6 +136,24 @@ def _parser() -> jsonargparse.ArgumentParser:
     )
     page.add_argument("dir", type=str, help="Directory of a run, an experiment or a search.")
     commands = parser.add_subcommands()
+    listing = jsonargparse.ArgumentParser(description="Lists the runs below a folder, or the trials of a search.")
+    listing.add_argument("dir", type=str, help="Folder of runs, such as runs/, or the directory of a search.")
+    comparison = jsonargparse.ArgumentParser(
+        description="Shows runs side by side: results, and what differs in hyperparameters, code, data and versions."
+    )
+    comparison.add_argument(
+        "dirs",
+        type=str,
+        nargs="+",
+        help="Run directories. A search stands for its best trial, an experiment for its runs.",
+    )
+    for command in (listing, comparison):
+        command.add_argument(
+            "--by", type=str | None, default=None, help="Value to sort by, the best first, such as test/accuracy."
+        )
+        command.add_argument("--page", type=str | None, default=None, help="HTML file to write, with the curves too.")
+    commands.add_subcommand("list", listing, help="list runs")
+    commands.add_subcommand("compare", comparison, help="show runs side by side")
     commands.add_subcommand("report", page, help="rewrite report.html")
     commands.add_subcommand("replay", replay, help="rerun the step that broke a run")
     return parser

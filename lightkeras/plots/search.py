@@ -47,7 +47,7 @@ def objective_over_trials(values: Sequence[float | None], statuses: Sequence[str
     from matplotlib.ticker import MaxNLocator
 
     figure, (axes,) = panels(1, 1, (7.0, 4.0))
-    numbers = np.arange(1, len(values) + 1)
+    numbers = np.arange(len(values))  # as the trials are named
     found = np.array([math.nan if value is None else value for value in values])
     done = np.array([status == "completed" for status in statuses])
     pruned = np.array([status == "pruned" for status in statuses])
@@ -97,20 +97,21 @@ def importance(shares: Mapping[str, float], spreads: Mapping[str, float], method
 
 
 def objective_over_hyperparameters(
-    hparams: Mapping[str, Sequence[Any]], values: Sequence[float], objective: str
+    hparams: Mapping[str, Sequence[Any]], values: Sequence[float], objective: str, log: Mapping[str, bool] | None = None
 ) -> Figure:
     """One panel per hyperparameter: its value in each trial, against the objective.
 
-    An axis is logarithmic if all values are above 0 and the largest is at least 50 times the least. Values that are
-    not numbers are drawn side by side.
+    Values that are not numbers are drawn side by side.
 
     Args:
         hparams: Values of each hyperparameter, by name; `None` for an inactive one, which is not drawn.
         values: Objective of each trial.
         objective: Its name.
+        log: Whether the axis of a hyperparameter is logarithmic, as it was declared. Of one that is not named it is if
+            all values are above 0 and the largest is at least 50 times the least; `None` names none.
 
     Raises:
-        ValueError: There are no trials, or lengths differ.
+        ValueError: There are no trials, lengths differ, or a value on a logarithmic axis is not above 0.
     """
     if not hparams or not len(values):
         raise ValueError("There are no trials to draw.")
@@ -118,7 +119,10 @@ def objective_over_hyperparameters(
     for (name, chosen), axes in zip(hparams.items(), all_axes, strict=True):
         check_same_length("objective_over_hyperparameters", **{"values": values, name: chosen})
         pairs = [(x, y) for x, y in zip(chosen, values, strict=True) if x is not None]
-        _points(axes, [x for x, _ in pairs], [y for _, y in pairs])
+        is_log = (log or {}).get(name)
+        if is_log and (wrong := [x for x, _ in pairs if not x > 0]):
+            raise ValueError(f"objective_over_hyperparameters(log=...): {name} has the value {wrong[0]}, not above 0.")
+        _points(axes, [x for x, _ in pairs], [y for _, y in pairs], is_log)
         axes.set_xlabel(escaped(name))
         set_grid(axes)
     for number, axes in enumerate(all_axes):
@@ -127,10 +131,10 @@ def objective_over_hyperparameters(
     return figure
 
 
-def _points(axes: Axes, x: Sequence[Any], y: Sequence[float]) -> None:
+def _points(axes: Axes, x: Sequence[Any], y: Sequence[float], log: bool | None) -> None:
     if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in x):
         axes.plot(x, y, "o", color=BLUE, markersize=5, alpha=0.7)
-        if x and min(x) > 0 and max(x) >= _RATIO * min(x):
+        if log or (log is None and x and min(x) > 0 and max(x) >= _RATIO * min(x)):
             axes.set_xscale("log")
         return
     names = sorted({str(value) for value in x})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,13 +18,14 @@ _MOST = 1000  # characters that are read: more do not fit
 _SIZE = 8.5  # of the letters, in points
 _WIDTH, _LINE, _PAD = 7.4, 0.165, 0.14  # inches
 _LEFT = 0.15
+_LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)  # as reviews from web pages have them
 _ROOM = 0.95 * _WIDTH - _LEFT - 0.1  # for a line; letters are rounded to pixels
 
 
 def text_panel(entries: Sequence[tuple[str, str | bytes, bool]]) -> Figure:
     """Texts with titles, one below the other: right ones blue with a check mark, wrong ones red with a cross.
 
-    Long texts are truncated.
+    Long texts are truncated, and the line breaks of HTML (`<br />`) are spaces.
 
     Args:
         entries: `(title, text, right)`; `bytes` are read as UTF-8.
@@ -60,6 +62,7 @@ def text_panel(entries: Sequence[tuple[str, str | bytes, bool]]) -> Figure:
 def _lines(text: str | bytes) -> list[str]:
     """The beginning of a text, in lines that fit by their width in the font (a line of W and M is wider than most)."""
     read = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    read = _LINE_BREAK.sub(" ", read)
     words = " ".join(read.split())[:_MOST].split(" ")
     lines, rest = [""], [part for word in words for part in _parts(word)]
     while rest:

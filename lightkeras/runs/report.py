@@ -1,18 +1,15 @@
-"""`report.html`: one run, or the runs of an experiment side by side, as a self-contained page.
+"""`report.html`: a run, a search, an experiment, or runs side by side, as a self-contained page.
 
-This module collects what the page shows from the files of the run directory: `config.json`, `result.json`,
-`metrics.csv` and `figures/`. `report.html.jinja` lays it out, and escapes all of it. The page contains its figures and
-its style; it loads nothing and runs no script.
+This module collects what the page of a run shows from the files of its directory: `config.json`, `result.json`,
+`metrics.csv` and `figures/`; `comparison.py` what that of several runs shows. `report.html.jinja` lays it out, and
+escapes all of it. The page contains its figures and its style; it loads nothing and runs no script.
 """
 
 from __future__ import annotations
 
 import base64
-import csv
 import functools
-import io
 import math
-import os
 import shlex
 import struct
 import urllib.parse
@@ -21,7 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightkeras import plots
-from lightkeras.runs.directory import RunDirectory, runs_below
+from lightkeras.runs import comparison
+from lightkeras.runs.directory import RunDirectory
+from lightkeras.runs.overview import Overview, history_of
 from lightkeras.system import files
 from lightkeras.system.messages import printable
 
@@ -34,9 +33,13 @@ _FILES = ("config.json", "result.json", "metrics.csv", "model.keras", "profile.j
 _FOLDERS = ("checkpoints/", "figures/", "broken/", "profile/")
 _CAPTIONS = {
     "curves": "Values over the epochs: train dashed, validation solid.",
-    "overlay": "Values of all runs over the epochs: train dashed, validation solid.",
+    "overlay": "Values of the runs over the epochs: train dashed, validation solid.",
     "learning_rate": "Loss over the learning rate, in a range test.",
+    "objective": "The objective of each trial, in the order in which they were chosen.",
+    "hyperparameters": "Each hyperparameter of the completed trials against the objective.",
+    "importance": "How much each hyperparameter matters for the objective.",
 }
+_ORDER = ("objective", "hyperparameters", "importance")
 
 
 def write(run_dir: str | Path) -> Path:
@@ -55,29 +58,62 @@ def write(run_dir: str | Path) -> Path:
     """
     directory = RunDirectory(Path(run_dir))
     config, result = directory.read_config(), directory.read_result()
-    several = "experiment" in config or "search" in config
-    content = _content_of_several(directory, config, result) if several else _content_of_run(directory, config, result)
-    page = _environment().get_template("report.html.jinja").render(content)
-    files.write_bytes(directory.report_file, page.encode())
+    content: dict[str, Any] = {"started": config.get("started"), **_background(directory, config, result)}
+    if "search" in config:
+        content |= comparison.content_of_search(directory, config, result)
+    elif "experiment" in config:
+        content |= comparison.content_of_experiment(directory, config, result)
+    else:
+        content |= _content_of_run(directory, result)
+    files.write_bytes(directory.report_file, page(content))
     return directory.report_file
 
 
-def history_of(directory: RunDirectory) -> dict[str, list[float]]:
-    """Reads `FitResult.history` from `metrics.csv`, without names that have no values; a ValueError if damaged."""
-    if not os.path.lexists(directory.metrics_file):
-        return {}
-    try:
-        with io.TextIOWrapper(files.open_to_read(directory.metrics_file), encoding="utf-8", newline="") as file:
-            header = next(csv.reader([file.readline()]), [])
-            # Nearly all of the rows, which may be millions, are of steps.
-            rows = list(csv.reader(line for line in file if line.startswith("epoch,")))
-        columns = {name: [float(row[i] or "nan") for row in rows] for i, name in enumerate(header) if "/" in name}
-    except files.DamagedFileError:
-        raise
-    except (ValueError, IndexError, csv.Error) as error:
-        raise files.DamagedFileError(f"{directory.metrics_file} is damaged: {error}.") from error
-    known = {name: values for name, values in columns.items() if name.startswith(("train/", "val/"))}
-    return {name: values for name, values in known.items() if any(map(math.isfinite, values))}
+def write_comparison(path: str | Path, overviews: list[Overview], by: tuple[str, str] | None) -> Path:
+    """Writes a page with runs side by side.
+
+    Args:
+        path: The page.
+        overviews: The runs, in their order on the page.
+        by: Name of the value that they are sorted by, and its mode; `None` if by none.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: The `metrics.csv` of a run is damaged.
+        OSError: The page cannot be written.
+    """
+    path = Path(path)
+    files.write_bytes(path, page(comparison.content_of_runs(overviews, path, by)))
+    return path
+
+
+def page(content: Mapping[str, Any]) -> bytes:
+    """Lays out a page. What the content leaves out is left out of the page."""
+    shown = {**content, "curves": figure("overlay", content["overlay"])} if content.get("overlay") else content
+    return _environment().get_template("report.html.jinja").render(_EMPTY | dict(shown)).encode()
+
+
+_EMPTY: dict[str, Any] = {
+    "title": "",
+    "folder": "",
+    "started": None,
+    "source": None,
+    "warnings": [],
+    "headlines": [],
+    "metrics": None,
+    "summary": {},
+    "runs": None,
+    "differences": {},
+    "curves": None,
+    "has_curves": False,
+    "figures": {},
+    "panels": {},
+    "commands": {},
+    "files": [],
+    "tensorboard": None,
+}
 
 
 @functools.cache
@@ -99,15 +135,15 @@ def _environment() -> jinja2.Environment:
 # ---------------------------------------------------------------------- one run
 
 
-def _content_of_run(directory: RunDirectory, config: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+def _content_of_run(directory: RunDirectory, result: Mapping[str, Any]) -> dict[str, Any]:
     fit = result.get("fit") or {}
     return {
-        **_background(directory, config, result.get("source", config.get("source"))),
         "warnings": _warnings(fit),
+        "headlines": comparison.headlines(result.get("test"), fit.get("best"), fit.get("monitor")),
         "metrics": _metrics(fit, result),
         "summary": _summary(fit),
-        "runs": None,
         "curves": _curves(directory),
+        "has_curves": True,
     }
 
 
@@ -126,15 +162,16 @@ def _warnings(fit: Mapping[str, Any]) -> list[str]:
 
 def _metrics(fit: Mapping[str, Any], result: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
-    for name, value in (fit.get("best") or {}).items():
-        split, _, plain = name.partition("/")
-        if plain:
-            title = {"train": "train, best epoch", "val": "validation, best epoch"}.get(split, split)
-            rows.setdefault(title, {})[plain] = value
-    for split in ("validation", "test"):
-        if isinstance(result.get(split), Mapping):
-            rows[split] = dict(result[split])
-    return [{"title": title, "path": None, "values": values} for title, values in rows.items()]
+    if isinstance(result.get("test"), Mapping):
+        rows["test"] = dict(result["test"])
+    if isinstance(result.get("validation"), Mapping):
+        rows["validation"] = dict(result["validation"])
+    best = fit.get("best") or {}
+    for split, title in (("val", "validation, best epoch"), ("train", "train, best epoch")):
+        values = {name.partition("/")[2]: value for name, value in best.items() if name.partition("/")[0] == split}
+        if values := {name: value for name, value in values.items() if name}:
+            rows[title] = values
+    return [{"title": title, "path": None, "best": False, "values": values} for title, values in rows.items()]
 
 
 def _summary(fit: Mapping[str, Any]) -> dict[str, str]:
@@ -150,35 +187,56 @@ def _summary(fit: Mapping[str, Any]) -> dict[str, str]:
 
 def _curves(directory: RunDirectory) -> dict[str, Any] | None:
     if (png := _png(directory.figures / "curves.png")) is not None:
-        return _figure("curves", png)
+        return figure("curves", png)
     history = history_of(directory)
-    return _figure("curves", plots.png(plots.curves(history))) if history else None
+    return figure("curves", plots.png(plots.curves(history))) if history else None
 
 
-def _background(directory: RunDirectory, config: Mapping[str, Any], source: str | None) -> dict[str, Any]:
-    """What the page shows of any run directory: its data, settings, environment, figures and files."""
-    lookup = config.get("lookup") or {}
+# ---------------------------------------------------------------------- any run directory
+
+
+def _background(directory: RunDirectory, config: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page shows of any run directory: its data, settings, environment, commands, figures and files."""
+    lookup, path = config.get("lookup") or {}, directory.path.resolve()
     data = {**(config.get("data") or {}), "requested": lookup.get("source"), "data_dir": lookup.get("data_dir")}
-    path = directory.path.resolve()
+    source = result.get("source", config.get("source"))
+    environment = {**(config.get("machine") or {}), **(config.get("versions") or {})}
     return {
-        "task": config.get("task"),
+        "title": config.get("task"),
         "folder": path.name,
-        "started": config.get("started"),
         "source": source,
         "figures": dict(_figures(directory)),
-        "hparams": config.get("hparams") or {},
-        "data": {"source": config.get("source", source), **_known(data)},
-        "environment": {
-            "backend": config.get("backend"),
-            **(config.get("machine") or {}),
-            **(config.get("versions") or {}),
+        "panels": {
+            "Hyperparameters": config.get("hparams") or {},
+            "Data": _labelled({"source": config.get("source", source), **data}),
+            "Environment": {"backend": config.get("backend"), **{_label(k): v for k, v in environment.items()}},
+            "Settings": _labelled({"seed": config.get("seed"), **(config.get("runner") or {})}),
         },
-        "settings": _known(_flat({"seed": config.get("seed"), **(config.get("runner") or {})})),
-        "command": shlex.join(["python", *map(str, config.get("argv", []))]),
-        "resumed": [f"{item.get('at')}, after step {item.get('step', 0)}" for item in config.get("resumed", [])],
+        "commands": _commands(directory, config),
         "files": [name for name in (*_FILES, *_FOLDERS) if (path / name).exists()],
         "tensorboard": shlex.join(["tensorboard", "--logdir", str(path)]),
     }
+
+
+def _commands(directory: RunDirectory, config: Mapping[str, Any]) -> dict[str, str]:
+    """The commands that the run was started and resumed with, by their title; of a trial, the one that repeats it."""
+    search = RunDirectory(directory.path.resolve().parent.parent)
+    if directory.path.resolve().parent.name == "trials" and search.config_file.is_file():
+        argv = search.read_config().get("argv") or []
+        repeat = ["python", *argv[:1], "tune", "--run_dir", str(search.path), "--replay", directory.path.resolve().name]
+        return {"Repeat the trial": shlex.join(repeat)} if argv else {}
+    above = RunDirectory(directory.path.resolve().parent)
+    if directory.path.name == "best" and above.config_file.is_file() and "search" in above.read_config():
+        best = ((above.read_result().get("search") or {}).get("best") or {}).get("trial")
+        argv = above.read_config().get("argv") or []
+        repeat = ["python", *argv[:1], "tune", "--run_dir", str(above.path), "--replay", str(best)]
+        return {"Repeat the trial": shlex.join(repeat)} if argv and best is not None else {}
+    commands = {"Started": shlex.join(["python", *config["argv"]])} if config.get("argv") else {}
+    for number, resumed in enumerate(config.get("resumed", []), 1):
+        title = f"Resumed after step {resumed.get('step', 0):,}" if "step" in resumed else "Resumed"
+        title = f"{number}. {title}" if len(config["resumed"]) > 1 else title
+        commands[f"{title}, {resumed.get('at')}"] = shlex.join(["python", *resumed.get("argv", [])])
+    return commands
 
 
 def _figures(directory: RunDirectory) -> Iterable[tuple[str, list[dict[str, Any]]]]:
@@ -188,10 +246,12 @@ def _figures(directory: RunDirectory) -> Iterable[tuple[str, list[dict[str, Any]
     found = [path for path in directory.figures.glob("*") if files.is_folder(path)]
     order = {name: number for number, name in enumerate(SPLITS)}
     for folder in sorted(found, key=lambda path: (order.get(path.name, len(order)), path.name)):
-        if shown := [_figure(name, png, folder.name) for name, png in _pngs(folder)]:
+        if shown := [figure(name, png, folder.name) for name, png in _pngs(folder)]:
             yield f"Figures: {SPLITS.get(folder.name, folder.name)}", shown
-    if others := [_figure(name, png) for name, png in _pngs(directory.figures) if name != "curves"]:
-        yield "Further figures", others
+    others = [(name, png) for name, png in _pngs(directory.figures) if name != "curves"]
+    others.sort(key=lambda item: _ORDER.index(item[0]) if item[0] in _ORDER else len(_ORDER))
+    if others:
+        yield "Figures", [figure(name, png) for name, png in others]
 
 
 def _pngs(folder: Path) -> Iterable[tuple[str, bytes]]:
@@ -206,62 +266,17 @@ def _png(path: Path) -> bytes | None:
         return None
 
 
-# ---------------------------------------------------------------------- several runs
-
-
-def _content_of_several(
-    directory: RunDirectory, config: Mapping[str, Any], result: Mapping[str, Any]
-) -> dict[str, Any]:
-    runs = {}
-    for path in runs_below(directory):
-        name = path.relative_to(directory.path).as_posix()
-        if not ("search" in config and name.split("/")[0] in ("best", "replays")):  # copies of trials
-            runs[name] = RunDirectory(path)
-    configs = {name: run.read_config() for name, run in runs.items()}
-    histories = {name: history for name, run in runs.items() if (history := history_of(run))}
-    known = {"task", "source", "backend", "hparams", "versions", "runs"}
-    return {
-        **_background(directory, config, result.get("source") or _source_of(configs.values())),
-        "warnings": [],
-        "metrics": None,
-        "summary": _flat({name: value for name, value in result.items() if name not in known}),
-        "runs": _comparison(runs, configs),
-        "curves": _figure("overlay", plots.png(plots.overlay(histories))) if histories else None,
-    }
-
-
-def _comparison(runs: Mapping[str, RunDirectory], configs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    hparams = {name: config.get("hparams") or {} for name, config in configs.items()}
-    names = next(iter(hparams.values()), {})
-    varied = [name for name in names if len({str(found.get(name)) for found in hparams.values()}) > 1]
-    rows = []
-    for name, run in runs.items():
-        result = run.read_result()
-        fit = result.get("fit") or {}
-        values = {each: hparams[name].get(each) for each in varied} | {"epochs": fit.get("epochs")}
-        values |= {f"best {key}": value for key, value in (fit.get("best") or {}).items() if key.startswith("val/")}
-        values |= {f"test/{key}": value for key, value in (result.get("test") or {}).items()}
-        values["stopped"] = fit.get("stop_reason", "not finished")
-        path = f"{name}/{run.report_file.name}" if run.report_file.exists() else name
-        rows.append({"title": name, "path": path, "values": values})
-    return rows
-
-
-def _source_of(configs: Iterable[Mapping[str, Any]]) -> str | None:
-    sources = list(dict.fromkeys(str(config["source"]) for config in configs if config.get("source")))
-    return "sample" if "sample" in sources else ", ".join(sources) or None
-
-
 # ---------------------------------------------------------------------- figures and values
 
 
-def _figure(name: str, png: bytes, split: str | None = None) -> dict[str, Any]:
+def figure(name: str, png: bytes, split: str | None = None) -> dict[str, Any]:
+    """A figure of the page."""
     plain = name.replace("_", " ")
     of = f" ({SPLITS[split].lower()} split)" if split in SPLITS else ""
     return {
         "base64": base64.b64encode(png).decode(),
         "alt": f"{plain}{of}",
-        "caption": f"{_CAPTIONS.get(name, plain)}{of}",
+        "caption": f"{_CAPTIONS.get(name, f'{plain[:1].upper()}{plain[1:]}')}{of}",
         "size": _size(png),
     }
 
@@ -280,7 +295,8 @@ def _url(path: str) -> str:
 
 
 def _kind(value: Any) -> str:
-    return "number" if isinstance(value, (int, float)) and not isinstance(value, bool) else "text"
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return "number" if is_number or value is None else "text"
 
 
 def _cell(value: Any) -> str:
@@ -294,7 +310,7 @@ def _plain(value: Any) -> str:
     if value is None:
         return "\N{EN DASH}"
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.6g}" if math.isfinite(value) else str(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
@@ -302,13 +318,11 @@ def _plain(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _known(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
+def _labelled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values that are known, by plain words in place of their keys."""
+    return {_label(name): value for name, value in comparison.flat(values).items() if value is not None}
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
+def _label(key: str) -> str:
+    """`checkpoints.keep_by` as `checkpoints: keep by`."""
+    return key.replace("_", " ").replace(".", ": ")

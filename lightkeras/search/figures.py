@@ -33,7 +33,8 @@ def write(result: SearchResult, space: Space, folder: Path) -> list[Path]:
     if done:
         columns = _columns(done, space)
         heights = [trial.objective for trial in done if trial.objective is not None]
-        save("hyperparameters", plots.objective_over_hyperparameters(columns, heights, result.objective))
+        log = {name: found.log for name, found in space.ranges.items() if not isinstance(found, Choices)}
+        save("hyperparameters", plots.objective_over_hyperparameters(columns, heights, result.objective, log))
     if len(done) >= LEAST_TRIALS:
         found = importance(done, space)
         method = (

@@ -36,7 +36,7 @@ from lightkeras.encoders.hub import module_files, sample_text_module
 from lightkeras.runs import checkpoint
 from lightkeras.runs.directory import RunDirectory, runs_below
 from lightkeras.runs.loggers import CsvLogger, TensorBoardLogger
-from lightkeras.runs.report import history_of
+from lightkeras.runs.overview import history_of
 from lightkeras.runs.resume import choose_checkpoint, compare_configs, read_run
 from lightkeras.search.journal import Journal, explained_line
 from lightkeras.search.records import Records, check_event

@@ -15,7 +15,7 @@ def test_the_objective_over_trials_has_the_best_so_far_as_a_line():
     lines = {line.get_label(): line for line in axes.lines}
     assert set(lines) == {"completed (3)", "pruned (1)", "failed (1)", "best so far"}
     assert lines["best so far"].get_ydata().tolist() == [0.5, 0.5, 0.5, 0.5, 0.7]
-    assert lines["pruned (1)"].get_xdata().tolist() == [2]
+    assert lines["pruned (1)"].get_xdata().tolist() == [1]  # trials are named from 0
 
 
 def test_each_hyperparameter_has_a_panel():
@@ -74,3 +74,14 @@ def test_lengths_that_differ_are_refused():
         plots.objective_over_hyperparameters({"a": [1, 2]}, [0.5], "loss")
     with pytest.raises(ValueError, match=r"^There are no trials to draw\.$"):
         plots.objective_over_hyperparameters({"a": []}, [], "loss")
+
+
+def test_an_axis_is_logarithmic_where_the_hyperparameter_was_declared_so():
+    columns = {"rate": [1.0, 2.0], "units": [1.0, 100.0], "depth": [1.0, 100.0]}
+    figure = plots.objective_over_hyperparameters(columns, [0.5, 0.25], "val/loss", {"rate": True, "units": False})
+    assert [axes.get_xscale() for axes in figure.axes[:3]] == ["log", "linear", "log"]
+
+
+def test_a_value_that_a_logarithmic_axis_cannot_show_is_refused():
+    with pytest.raises(ValueError, match=r"rate has the value 0\.0, not above 0"):
+        plots.objective_over_hyperparameters({"rate": [1.0, 0.0]}, [0.5, 0.25], "val/loss", {"rate": True})

@@ -13,13 +13,13 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
+import matplotlib.image
 import pytest
 from matplotlib.figure import Figure
 
 from lightkeras import plots
 from lightkeras.command_line.entry_point import main
 from lightkeras.runs import report
-from lightkeras.runs.directory import RunDirectory
 
 SCRIPT = "<script>document.title='run'</script>"
 # Two by one pixels.
@@ -138,8 +138,8 @@ def test_it_shows_configuration_and_results(tmp_path):
         ["backend", "jax"],
         ["processor", "A Fast One"],
         ["keras", "3.15.1"],
-        ["max_epochs", "2"],
-        ["checkpoints.keep", "1"],
+        ["max epochs", "2"],
+        ["checkpoints: keep", "1"],
         ["seed", "7"],
         ["fingerprint", "abc"],
     ):
@@ -166,7 +166,6 @@ def test_it_loads_nothing_and_runs_no_script(tmp_path):
 
 def test_the_curves_are_drawn_from_the_epochs_of_metrics_csv_unless_there_is_a_figure(tmp_path):
     run = make_run(tmp_path / "run")
-    assert report.history_of(RunDirectory(run)) == {"train/loss": [1.5, 0.75], "val/loss": [1.25, 1.0]}
     (image,) = read(run).images
     assert image["alt"] == "curves"
     assert decoded(image).startswith(b"\x89PNG")
@@ -321,14 +320,14 @@ def make_experiment(path: Path) -> Path:
 
 def test_several_runs_are_compared_by_what_differs_with_links_to_their_reports(tmp_path):
     page = read(make_experiment(tmp_path / "all"))
-    head = page.rows.index(["run", "units", "epochs", "best val/loss", "stopped"])
+    head = page.rows.index(["run", "val/loss", "units", "epochs", "stopped"])
     assert page.rows[head + 1 : head + 3] == [  # in the order in which they were started
-        ["tiny", "2", "2", "1.0000", "max_epochs=2 reached"],
-        ["a large one", "512", "2", "1.0000", "max_epochs=2 reached"],
+        ["tiny", " ", "best", "1.0000", "2", "2", "max_epochs=2 reached"],
+        ["a large one", "1.0000", "512", "2", "max_epochs=2 reached"],
     ]
     assert page.links[:2] == ["./tiny/report.html", "./a%20large%20one"]
     assert [image["alt"] for image in page.images] == ["overlay"]
-    assert ["test.accuracy", "0.875"] in page.rows
+    assert ["test: accuracy", "0.875"] in page.rows
     assert ["overfit", "a large one"] in page.rows
 
 
@@ -344,10 +343,83 @@ def test_an_experiment_without_runs_has_a_report(tmp_path):
     assert "No runs yet." in read(tmp_path).text
 
 
-def test_the_trials_of_a_search_are_compared_too(tmp_path):
-    path = make_experiment(tmp_path / "all")
-    write(path / "config.json", {"task": "Moons", "search": {"objective": "val/loss"}})
-    assert ["tiny", "2", "2", "1.0000", "max_epochs=2 reached"] in read(path).rows
+def make_search(path: Path) -> Path:
+    """Three trials, of which one was pruned."""
+    for number, (units, loss) in enumerate([(2, 1.0), (4, 0.5), (8, 2.0)]):
+        trial = make_run(path / "trials" / f"{number:04d}", hparams={"units": units, "rate": 0.01})
+        result = json.loads((trial / "result.json").read_text())
+        result["fit"]["best"] |= {"val/loss": loss}
+        write(trial / "result.json", result)
+        report.write(trial)
+    write(
+        path / "config.json",
+        {
+            "task": "Moons",
+            "search": {"objective": "val/loss", "mode": "min", "oracle": "random"},
+            "tried": {"units": "2 to 8 in steps of 2", "rate": "fixed to 0.01"},
+            "argv": ["moons.py", "tune", "--tuner.trials", "3"],
+            "resumed": [{"at": "2026-11-27", "argv": ["moons.py", "tune", "--resume"]}],
+        },
+    )
+    rows = "trial,status,val/loss,units,rate,epochs,wall_s,reason\n0000,completed,1,2,0.01,2,3,max_epochs=2 reached\n"
+    rows += "0001,completed,0.5,4,0.01,2,3,max_epochs=2 reached\n0002,pruned,2,8,0.01,1,3,worse than others\n"
+    write(path / "trials.csv", rows)
+    best = {"trial": "0001", "run_dir": "x", "value": 0.5, "hparams": {"units": 4, "rate": 0.01}}
+    counts = {"completed": 2, "pruned": 1, "failed": 0}
+    seeds = [{"trial": "0001", "values": [0.5, 0.7], "mean": 0.6, "spread": 0.125}]
+    search = {"objective": "val/loss", "mode": "min", "trials": 3, **counts, "stop_reason": "trials=3 reached"}
+    write(path / "result.json", {"task": "Moons", "search": {**search, "best": best, "seeds": seeds}})
+    return path
+
+
+def test_the_best_trial_of_a_search_is_first_and_marked_with_the_ranges_that_were_searched(tmp_path):
+    page = read(make_search(tmp_path / "search"))
+    head = page.rows.index(["trial", "val/loss", "status", "units", "epochs", "stopped"])
+    assert page.rows[head + 1 : head + 4] == [
+        ["0001", " ", "best", "0.5000", "finished", "4", "2", "max_epochs=2 reached"],
+        ["0000", "1.0000", "finished", "2", "2", "max_epochs=2 reached"],
+        ["0002", "2.0000", "pruned", "8", "2", "worse than others"],
+    ]
+    assert page.links[:3] == [f"./trials/{name}/report.html" for name in ("0001", "0000", "0002")]
+    assert "0.5000 val/loss of trial 0001, lower is better" in page.text
+    for row in (
+        ["units", "2 to 8 in steps of 2"],
+        ["trials", "2 completed, 1 pruned"],
+        ["trial 0001", "0.6000 \N{PLUS-MINUS SIGN} 0.1250"],
+    ):
+        assert row in page.rows
+    assert "python moons.py tune --tuner.trials 3" in page.text
+    assert "Resumed, 2026-11-27" in page.text
+    assert "python moons.py tune --resume" in page.text
+
+
+def test_a_trial_shows_the_command_that_repeats_it(tmp_path):
+    path = make_search(tmp_path / "search")
+    page = read(path / "trials" / "0002")
+    assert f"python moons.py tune --run_dir {path} --replay 0002" in page.text
+    (path / "trials" / "0001").rename(path / "best")
+    assert f"python moons.py tune --run_dir {path} --replay 0001" in read(path / "best").text
+
+
+def test_a_search_that_is_not_finished_has_a_report(tmp_path):
+    path = make_search(tmp_path / "search")
+    write(path / "result.json", {})
+    page = read(path)
+    assert "The search has not finished." in page.text
+    assert [row[0] for row in page.rows if row[0].startswith("000")] == ["0001", "0000", "0002"]
+
+
+def test_the_result_comes_first_and_all_commands_are_shown(tmp_path):
+    resumed = [{"at": "2026-11-27", "step": 4, "argv": ["moons.py", "--resume", "--run_dir", "a b"]}]
+    run = make_run(tmp_path / "run", resumed=resumed)
+    result = json.loads((run / "result.json").read_text())
+    write(run / "result.json", {**result, "test": {"accuracy": 0.875}})
+    page = read(run)
+    order = ["0.8750", "test accuracy", "best val/loss, epoch 2", "Result", "Curves", "Commands", "Hyperparameters"]
+    places = [page.text.index(text) for text in order]
+    assert places == sorted(places)
+    assert "Resumed after step 4, 2026-11-27" in page.text
+    assert "python moons.py --resume --run_dir 'a b'" in page.text
 
 
 # ---------------------------------------------------------------------- a real browser
@@ -379,6 +451,18 @@ def test_a_browser_shows_it_from_the_disk_with_all_its_figures_and_runs_no_scrip
     picture = tmp_path / "shown.png"
     browse(tmp_path / "profile", "--window-size=600,1200", f"--screenshot={picture}", address)
     assert struct.unpack_from(">II", picture.read_bytes(), 16) == (600, 1200)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on PATH")
+@pytest.mark.parametrize(("scheme", "background"), [(0, (0x14, 0x17, 0x1B)), (1, (255, 255, 255))])
+def test_the_page_follows_the_color_scheme_of_the_reader(tmp_path, scheme, background):
+    run = make_run(tmp_path / "run")
+    report.write(run)
+    picture = tmp_path / "shown.png"
+    flags = (f"--blink-settings=preferredColorScheme={scheme}", "--window-size=500,600", f"--screenshot={picture}")
+    browse(tmp_path / "profile", *flags, (run / "report.html").as_uri())
+    corner = matplotlib.image.imread(picture)[2, 2, :3]
+    assert tuple((255 * corner).round()) == background
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on PATH")
