@@ -25,6 +25,12 @@ X = np.array([[1.0, 2.0], [3.0, -1.0], [0.5, 0.0], [-2.0, 1.0]], np.float32)
 Y = np.array([[1.0], [0.0], [2.0], [-1.0]], np.float32)
 
 
+@pytest.fixture(autouse=True)
+def at_epochs_alone(monkeypatch):
+    """However slow the machine is."""
+    monkeypatch.setattr(diagnostics, "PERIOD", float("inf"))
+
+
 class Line(lk.Task):
     """A linear model whose gradients are worked out by hand; its table is looked up, for sparse gradients."""
 
