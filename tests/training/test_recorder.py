@@ -112,6 +112,15 @@ class Told(Logger):
     def log_images(self, step, images):
         self.calls.append(("images", step, images))
 
+    def log_text(self, step, name, text):
+        self.calls.append(("text", step, name, text))
+
+    def log_diagnostics(self, step, values):
+        self.calls.append(("diagnostics", step, values))
+
+    def log_histograms(self, step, histograms):
+        self.calls.append(("histograms", step, histograms))
+
     def flush(self):
         self.calls.append("flush")
 
@@ -141,6 +150,9 @@ def test_a_logger_gets_the_step_and_the_epoch_of_everything(error, diverged, fai
             state.step, state.epochs, state.diverged = 6, 3, diverged
             made.log_epoch({"train/loss": 1.5})
             made.log_images({"a": b"png"})
+            made.log_text("notes", "a text")
+            made.log_diagnostics({"run/memory_gb": 1.0})
+            made.log_histograms({})
             made.log_best("train/loss")
             state.best = Best(1, 2, 0.5, {"val/loss": 0.5, "train/loss": 0.25, "train/auc": 1.0})
             made.log_best("train/loss")
@@ -159,6 +171,9 @@ def test_a_logger_gets_the_step_and_the_epoch_of_everything(error, diverged, fai
         ("steps", 3, 5, {"train/loss": [1.0, 2.0]}),
         ("epoch", 3, 6, {"train/loss": 1.5}),
         ("images", 6, {"a": b"png"}),
+        ("text", 6, "notes", "a text"),
+        ("diagnostics", 6, {"run/memory_gb": 1.0}),
+        ("histograms", 6, {}),
         ("best", 2, {"val/loss": 0.5, "train/loss": 0.25}),
         ("best", 2, {"val/loss": 0.5}),
         ("close", failed),

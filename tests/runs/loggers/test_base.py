@@ -10,9 +10,12 @@ METHODS = [
     "close",
     "flush",
     "log_best",
+    "log_diagnostics",
     "log_epoch",
+    "log_histograms",
     "log_images",
     "log_steps",
+    "log_text",
     "log_validation",
     "open",
     "position",
@@ -25,7 +28,7 @@ def test_a_logger_that_lacks_a_method_cannot_be_made():
         def open(self, names):
             """Nothing to open."""
 
-    with pytest.raises(TypeError, match=r"abstract methods? '?close'?, '?flush'?, '?log_best'?, '?log_epoch"):
+    with pytest.raises(TypeError, match=r"abstract methods? '?close'?, '?flush'?, '?log_best'?, '?log_diagnostics"):
         Half()
 
 
