@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from lightkeras.hparams import Bool, Float
@@ -12,8 +13,8 @@ from lightkeras.runner import Runner
 from lightkeras.search.coordinator import Coordinator, Plan
 from lightkeras.search.journal import Journal
 from lightkeras.search.oracles import Oracle
-from lightkeras.search.progress_table import ProgressTable
-from lightkeras.search.records import COMPLETED, FAILED, Outcome
+from lightkeras.search.progress_table import ProgressTable, _duration
+from lightkeras.search.records import COMPLETED, FAILED, PRUNED, Outcome
 from lightkeras.search.space import make_space
 
 
@@ -86,3 +87,40 @@ def test_on_a_terminal_it_is_shown_at_most_twice_a_second(tmp_path):
                 view.show()
                 counts.append(out.file.getvalue().count("trials ended"))
     assert counts == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0 s"), (59.4, "59 s"), (59.5, "1 min 00 s"), (61, "1 min 01 s"), (3599, "59 min 59 s"), (3660, "1 h 01 min")],
+)
+def test_a_duration_is_shown_in_two_units(seconds, shown):
+    assert _duration(seconds) == shown
+
+
+def test_only_trials_that_ended_here_tell_how_long_the_others_take(tmp_path):
+    now = [10.0]
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        coordinator = search(tmp_path, journal)
+        coordinator.end(coordinator.next(0).name, Outcome(PRUNED, "worse", 0.25, 1, 5, 1))
+        view = ProgressTable(coordinator, 3, True, console(), lambda: now[0])
+        job = coordinator.next(0)
+        assert view._row(coordinator.records.runs[job.name])[1:4] == ["0/9", "-", "-"]
+        assert view._counted() + view._left() == "1 of 3 trials ended (1 pruned)"
+        coordinator.end(job.name, Outcome(COMPLETED, "done", 0.75, 3, 30, 9))
+        now[0] = 40.0
+        assert view._counted() + view._left() == "2 of 3 trials ended (1 completed, 1 pruned), about 30 s left"
+        endless = ProgressTable(coordinator, None, True, console(), lambda: now[0])
+        assert endless._counted() + endless._left() == "2 trials ended (1 completed, 1 pruned)"
+        over = ProgressTable(coordinator, 1, True, console(), lambda: now[0])
+        over._ended_before, over._began = 0, 0.0
+        assert over._left() == ", about 0 s left"
+
+
+def test_a_table_that_is_not_wanted_is_not_shown_on_a_terminal(tmp_path):
+    out = console()
+    with (
+        Journal(tmp_path / "journal.jsonl") as journal,
+        ProgressTable(search(tmp_path, journal), 5, False, out) as view,
+    ):
+        view.show()
+    assert out.file.getvalue() == ""
