@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -38,8 +39,6 @@ def read(path: str | Path) -> Any:
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory) -> tuple[Path, str]:
     """A run directory, and what was printed when it was made."""
-    import contextlib
-
     printed, path = io.StringIO(), tmp_path_factory.mktemp("cli") / "run"
     with contextlib.redirect_stdout(printed):
         lk.cli(TwoMoons, args=["--hp.hidden_units", "8", *QUICK, "--run_dir", str(path)])
@@ -424,12 +423,19 @@ SAVED = [
 ]
 
 
-@pytest.fixture
-def begun(folder) -> Path:
-    """A run of one epoch of three."""
+@pytest.fixture(scope="module")
+def one_of_three(tmp_path_factory) -> Path:
     words = ["--hp.hidden_units", "8", "--runner.seed", "3", "--runner.max_epochs", "3", "--runner.max_steps", "5"]
-    assert run("fit", *words, *SAVED, "--run_dir", "a") == 0
+    folder = tmp_path_factory.mktemp("begun")
+    with contextlib.chdir(folder):
+        assert run("fit", *words, *SAVED, "--run_dir", "a") == 0
     return folder / "a"
+
+
+@pytest.fixture
+def begun(one_of_three, folder) -> Path:
+    """A run of one epoch of three."""
+    return shutil.copytree(one_of_three, folder / "a", symlinks=True)
 
 
 def test_a_resume_takes_the_settings_of_the_run_unless_they_are_given(begun):

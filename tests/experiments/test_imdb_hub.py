@@ -166,6 +166,7 @@ print(json.dumps(model.predict(tf.constant(sys.argv[2:]), verbose=0)[:, 0].tolis
     assert json.loads(done.stdout) == pytest.approx([row["logit"] for row in predicted], abs=1e-6)
 
 
+@pytest.mark.long
 def test_tune_runs_trials_and_names_the_best(machine: Machine, tmp_path: Path) -> None:
     search = tmp_path / "search"
     done = machine.run(

@@ -52,7 +52,10 @@ REGISTERED = f"print([keras.saving.get_registered_object('lightkeras>' + n).__na
 
 @pytest.mark.parametrize(
     "imports",
-    ["import lightkeras, keras", "import keras, lightkeras", "import lightkeras.encoders.hub.layer, keras"],
+    [
+        pytest.param("import lightkeras, keras", marks=pytest.mark.long),
+        *("import keras, lightkeras", "import lightkeras.encoders.hub.layer, keras"),
+    ],
 )
 def test_our_classes_are_registered_whichever_is_imported_first(imports):
     assert said(f"{imports}\n{REGISTERED}") == str(list(CLASSES))
