@@ -29,6 +29,8 @@ from typing import Any, Never, final
 
 from lightkeras.runs.checkpoint import Checkpoint
 from lightkeras.runs.results import BatchSizes, EvalResult, FitResult, LearningRates
+from lightkeras.system import display
+from lightkeras.system.display import phase
 from lightkeras.system.locks import run_lock
 from lightkeras.system.messages import explain_unknown_keywords, explains_unknown_keywords
 from lightkeras.system.signals import exit_status
@@ -141,7 +143,7 @@ class Runner(Settings):
             OSError: The run directory cannot be written to.
             Interrupted: SIGTERM or SIGINT (Ctrl-C) was received; the state was saved.
         """
-        with FoldedTraceback():
+        with FoldedTraceback(), display.showing(self.progress):
             if unknown:
                 explain_unknown_keywords("Runner.fit", unknown, FIT_ARGUMENTS, keywords.FIT)
             ledger = TimeLedger()
@@ -185,7 +187,7 @@ class Runner(Settings):
         Returns:
             Names of the values that each epoch will log.
         """
-        with FoldedTraceback():
+        with FoldedTraceback(), display.showing(self.progress):
             ready = setup.get_ready(self, task, train, validation, batch_size, resume, accept_changes)
             fit = setup.make_fit(self, ready)
             if ready.resume and ready.directory.config_file.exists():
@@ -217,7 +219,7 @@ class Runner(Settings):
             ValueError: The split is unknown or does not exist, or `weights` needs a run directory.
             CheckpointError: The checkpoint is damaged or does not fit the task.
         """
-        with FoldedTraceback():
+        with FoldedTraceback(), display.showing(self.progress):
             return evaluation.evaluate(self, task, data, split, weights, batch_size)
 
     def predict(self, task: Task, data: Any, *, weights: str | None = None, batch_size: int = 256) -> Any:
@@ -239,7 +241,7 @@ class Runner(Settings):
                 `weights` needs a run directory.
             CheckpointError: The checkpoint is damaged or does not fit the task.
         """
-        with FoldedTraceback():
+        with FoldedTraceback(), display.showing(self.progress):
             return prediction.predict(self, task, data, weights, batch_size)
 
     def find_learning_rate(
@@ -279,7 +281,7 @@ class Runner(Settings):
             ValueError: Settings, data or task are invalid, or the optimizer follows a schedule.
             OSError: The figure cannot be written.
         """
-        with FoldedTraceback():
+        with FoldedTraceback(), display.showing(self.progress):
             test = finders.RangeTest(low, high, steps, optimizer, loss)
             return finders.find_learning_rate(self, task, train, batch_size, test)
 
@@ -314,7 +316,7 @@ class Runner(Settings):
             ValueError: Settings, data or task are invalid, or the batch size of a stream cannot be varied.
             OSError: The system is not Linux, so the memory of a process is unknown.
         """
-        with FoldedTraceback():
+        with FoldedTraceback(), display.showing(self.progress):
             return finders.find_batch_size(self, task, train, finders.SizeSearch(low, high, steps, memory_bytes))
 
 
@@ -407,10 +409,11 @@ class _Loop:
         fit, settings = self._fit, self._settings
         complete = not fit.interrupted
         if settings.export and complete:
-            with fit.ledger.part("checkpoint"):
+            with fit.ledger.part("checkpoint"), phase("saving model.keras"):
                 export_best_model(fit.task, fit.directory, fit.recorder.bar.print_line)
         result = fit.result()
         fit.directory.update_result({**fit.facts, "fit": result.summary()})
+        display.current().show_result(result.splits())
         if settings.pictures and complete:
             fit.pictures.draw_best()
         if settings.profile:
@@ -468,7 +471,7 @@ class _Loop:
         fit = self._fit
         if fit.validation_stepper is None:
             return True
-        with fit.ledger.part("validation"):
+        with fit.ledger.part("validation"), phase("validating"):
             found = fit.validation_stepper.run(
                 self._settings.steps_per_call, fit.bridge, lambda: fit.interrupted is not None
             )

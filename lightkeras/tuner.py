@@ -39,7 +39,8 @@ from lightkeras.search.settings import TrialSettings
 from lightkeras.search.space import Bounds
 from lightkeras.search.workers.launch import Cluster, make_pool
 from lightkeras.search.workers.pool import Pool, WorkerLimits
-from lightkeras.system import environment
+from lightkeras.system import display, environment
+from lightkeras.system.display import phase
 from lightkeras.system.locks import check_free, exclusive_lock, run_lock
 from lightkeras.system.messages import announce, check_whole, did_you_mean, explains_unknown_keywords
 from lightkeras.system.signals import StopSignals
@@ -182,13 +183,15 @@ class Tuner(TrialSettings):
         directory = RunDirectory(self._path(resume))
         before = self._place(directory, resume)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(display.showing(self.runner.progress))
             pool = None
             if self.workers:
                 using = directory.path / "workers.lock"
                 cluster = Cluster(self.address, self.gpus) if self.pool == "ray" else None
                 made = make_pool(self.task, self.lookup, self.workers, self.limits, using, cluster=cluster)
                 pool = stack.enter_context(made)
-            found, objective, mode = self._summarize_task(pool)
+            with phase("starting and checking the task"):
+                found, objective, mode = self._summarize_task(pool)
             config = _config_of(self, directory, objective, mode, found)
             if before is not None:
                 _check_same(before, config)
@@ -289,11 +292,12 @@ class Tuner(TrialSettings):
                 f"the grid has {count} combinations, and trials={self.trials} ends the search after as many: set it to "
                 "None (--tuner.trials null) to try all"
             )
-        with ProgressTable(coordinator, self.trials, self.runner.progress) as view:
-            if pool is None:
-                loop.run_in_process(coordinator, self.task, self.lookup, signals, view.show)
-            else:
-                loop.run_on_workers(coordinator, pool, signals, view.show)
+        view = ProgressTable(coordinator, self.trials, display.current())
+        if pool is None:
+            loop.run_in_process(coordinator, self.task, self.lookup, signals, view.update)
+        else:
+            loop.run_on_workers(coordinator, pool, signals, view.update)
+        view.update(ended=True)
         return self._finish(directory, coordinator, pool, time.perf_counter() - started)
 
     def _tell(self, directory: RunDirectory, coordinator: Coordinator, run: Record) -> None:
@@ -318,14 +322,16 @@ class Tuner(TrialSettings):
         best = coordinator.best()
         if best is not None and result.best is not None:
             if not RunDirectory(result.refit or result.best.run_dir).model_file.exists():
-                self._export(coordinator, best, pool)
+                with phase("saving model.keras and the pictures of the best trial"):
+                    self._export(coordinator, best, pool)
             outputs.make_best(result.refit or result.best.run_dir, result.best_dir)
         directory.update_result(outputs.summary(result, self.task.__name__, coordinator.repeats(), failed))
         if self.runner.pictures:
-            figures.write(result, coordinator.plan.space, directory.figures)
-            report.write(directory.path)
-            if result.best is not None:
-                report.write(result.best_dir)
+            with phase("drawing the search"):
+                figures.write(result, coordinator.plan.space, directory.figures)
+                report.write(directory.path)
+                if result.best is not None:
+                    report.write(result.best_dir)
         return result
 
     def _export(self, coordinator: Coordinator, best: Record, pool: Pool | None) -> None:

@@ -129,7 +129,7 @@ def test_test_repeats_the_test_of_the_fit(machine: Machine, finished: Finished, 
     shutil.copytree(finished.run_dir, copy)
     done = machine.run("imdb_hub", "test", "--run_dir", copy)
     assert done.returncode == 0, done.stderr
-    assert "best weights, 2,000 examples" in done.stdout
+    assert "   examples  2,000, " in done.stdout
     assert read_json(copy / "result.json")["test"] == pytest.approx(finished.result["test"], rel=1e-6)
 
 
