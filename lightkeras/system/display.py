@@ -29,6 +29,7 @@ from lightkeras.system.messages import announce, printable
 _NOTEBOOK_EVERY = 0.25
 """Seconds between two updates of a notebook's cell: each is a message to the browser, with the whole view."""
 _PHASE_EVERY = 0.05
+_CONSOLES = {"jupyter-console", "jupyter-qtconsole"}
 
 
 class View(Protocol):
@@ -158,7 +159,7 @@ class Terminal(Display):
 
         text = Text(printable(line))
         if mark:
-            text.append(f"  {mark}", style="green")
+            text.append("  ").append(mark, style="green")
         self._console.print(text, soft_wrap=True)
 
     def message(self, line: str) -> None:
@@ -308,9 +309,9 @@ def _not_live() -> str | None:
     if "spyder_kernels" in sys.modules:
         return "Spyder's console cannot show live output"
     try:
-        started_by = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
+        started_by = Path(f"/proc/{os.getppid()}/cmdline").read_text(errors="replace").split("\0")
     except OSError:
         return None
-    if b"console" in started_by:
+    if _CONSOLES & {word.rpartition("/")[2] for word in started_by}:
         return "a Jupyter console cannot show live output"
     return None

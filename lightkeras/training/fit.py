@@ -81,7 +81,9 @@ class Fit:
         self.bridge.check_rates()
         self.bridge.warn_of_patience(settings.patience, self.monitor)
         self.state = RunState(decisions.Patience(mode))
-        bar, keeps_rows = ProgressBar(epochs, steps, display.current()), settings.skip_broken > 0
+        limited = settings.epoch_limit is not None or settings.max_steps is not None  # and not by time alone
+        bar = ProgressBar(epochs if limited else None, steps, display.current())
+        keeps_rows = settings.skip_broken > 0
         self.recorder = Recorder(traced.names, self.state, bar, ledger, keeps_rows)
         self.recovery = Recovery(
             self.train_stepper, self.recorder, directory.broken, str(facts["source"]), settings.skip_broken, clock

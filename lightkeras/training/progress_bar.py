@@ -27,17 +27,18 @@ class ProgressBar:
     """The progress of a fit, as a view of a display.
 
     Args:
-        epochs: Maximum number of epochs.
+        epochs: Maximum number of epochs; `None` if unknown.
         steps: Steps per epoch; `None` if unknown.
         display: Where to show it.
         clock: Returns monotonic time in seconds.
     """
 
     def __init__(
-        self, epochs: int, steps: int | None, display: Display, clock: Callable[[], float] = time.monotonic
+        self, epochs: int | None, steps: int | None, display: Display, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._display, self._clock, self._epochs = display, clock, epochs
-        self._total = steps and steps * epochs
+        self._display, self._clock = display, clock
+        self._of = f"/{epochs}" if epochs else ""
+        self._total = steps * epochs if steps and epochs else None
         self._done = self._resumed_at = 0
         self._began = clock()
         self._speed = 0.0
@@ -74,14 +75,14 @@ class ProgressBar:
         now = steps / max(seconds, 1e-9)
         self._speed = now if not self._speed else 0.8 * self._speed + 0.2 * now
         self._done += steps
-        self._at = f"epoch {epoch}/{self._epochs}"
+        self._at = f"epoch {epoch}{self._of}"
         self._values = printable(f"{_text(values)}  {self._speed:,.0f} steps/s".strip())
         self._display.refresh()
 
     def end_epoch(self, epoch: int, values: Mapping[str, float], best: bool) -> None:
         """Shows the values of a finished epoch: in a line, or in the table of a notebook."""
         if self._display.keeps_lines:
-            self._display.print(f"epoch {epoch:>3}/{self._epochs}  {_text(values)}", "best" if best else "")
+            self._display.print(f"epoch {epoch:>3}{self._of}  {_text(values)}", "best" if best else "")
             return
         self._best = epoch if best else self._best
         self._finished[epoch] = dict(values)
@@ -110,7 +111,7 @@ class ProgressBar:
         if self._finished:
             names = list(dict.fromkeys(name for values in self._finished.values() for name in values))
             rows = [
-                [f"{epoch}/{self._epochs}", *(f"{values[n]:.4f}" if n in values else "" for n in names), mark]
+                [f"{epoch}{self._of}", *(f"{values[n]:.4f}" if n in values else "" for n in names), mark]
                 for epoch, values in self._finished.items()
                 for mark in ("best" if epoch == self._best else "",)
             ]

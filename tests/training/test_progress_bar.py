@@ -101,6 +101,14 @@ def test_an_unknown_number_of_steps_is_fine():
         assert "<progress  style" in bar._repr_html_()
 
 
+def test_an_unknown_number_of_epochs_is_left_out():
+    with ProgressBar(None, 10, Kept()) as bar:
+        bar.advance(2, 7, 1.0, {"loss": 1.0})
+        bar.end_epoch(2, {"train/loss": 1.0}, best=False)
+        assert drawn(bar).startswith("epoch 2 ")
+        assert ">2</th>" in bar._repr_html_()
+
+
 @pytest.mark.parametrize("made", [Silent, Lines])
 def test_without_a_live_area_a_call_shows_nothing(made, capsys):
     with ProgressBar(3, 10, made()) as bar:
