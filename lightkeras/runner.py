@@ -332,6 +332,8 @@ class _Loop:
         self._fit.begin(resumed)
         if not self._fit.leaves_epoch:
             self._state.stop_reason = self._reason_to_stop()
+        if resumed is not None and self._state.stop_reason is not None:
+            self._fit.recorder.bar.print_line(decisions.finished(self._state.stop_reason))
 
     def continues(self) -> bool:
         """Whether there is an epoch left to train."""

@@ -27,7 +27,7 @@ from lightkeras.data.lookup import Lookup
 from lightkeras.runs import report
 from lightkeras.runs.directory import RunDirectory, check_directory, run_path, snake_case
 from lightkeras.runs.loggers.tensorboard import EventFile, config_summary, search_summary
-from lightkeras.runs.results import SearchResult, Trial
+from lightkeras.runs.results import SearchResult, Trial, counted
 from lightkeras.runs.resume import ChangedRunError, code_of, config_differences, data_differences
 from lightkeras.search import figures, loop, outputs, trial_run
 from lightkeras.search.coordinator import Coordinator, Plan
@@ -177,7 +177,7 @@ class Tuner(TrialSettings):
         """
         if self.pool == "local" and self.workers > (cores := len(os.sched_getaffinity(0))):
             warnings.warn(
-                f"Tuner(workers={self.workers}): this machine has only {cores} cores, which they will share.",
+                f"Tuner(workers={self.workers}): this machine has only {counted(cores, 'core')} for them to share.",
                 stacklevel=2,
             )
         directory = RunDirectory(self._path(resume))
@@ -312,7 +312,9 @@ class Tuner(TrialSettings):
     ) -> SearchResult:
         result = outputs.result_of(coordinator, wall_s)
         if len(result.trials) != self.trials and self.trials is not None:
-            announce(f"the search ended after {len(result.trials)} of {self.trials} trials: {result.stop_reason}")
+            announce(
+                f"the search ended after {len(result.trials)} of {counted(self.trials, 'trial')}: {result.stop_reason}"
+            )
         refit = next(reversed(coordinator.records.refits()), None)
         failed = refit.outcome.reason if refit is not None and result.refit is None and refit.outcome else None
         if failed is not None:

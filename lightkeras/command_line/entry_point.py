@@ -1,5 +1,6 @@
 """The console command `lightkeras`, for run directories of any experiment.
 
+lightkeras                                        # shows the commands; --version shows the version
 lightkeras report DIR                             # rewrites report.html of a run, an experiment or a search
 lightkeras replay DIR                             # prints the command to type; runs no code of the user
 lightkeras replay DIR --task experiment.py:Class  # reruns the broken step
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonargparse
 
+import lightkeras
 from lightkeras.runs import formats, report
 from lightkeras.runs.directory import find_broken
 from lightkeras.system import files
@@ -34,7 +36,12 @@ def main(args: Sequence[str] | None = None) -> int:
     It is 0 if a report was written or a step was reproduced to the bit, 1 if a step was not reproduced, 2 for a wrong
     argument or a missing `--task`.
     """
-    settings = _parser().parse_args(list(sys.argv[1:] if args is None else args))
+    words = list(sys.argv[1:] if args is None else args)
+    parser = _parser()
+    if not words:
+        parser.print_help()
+        return 0
+    settings = parser.parse_args(words)
     try:
         if settings.subcommand == "report":
             with closed_output_ignored():
@@ -117,7 +124,9 @@ def _parser() -> jsonargparse.ArgumentParser:
         "--trust_run", action="store_true", help="Run and download modules that only the files in dir name."
     )
     parser = jsonargparse.ArgumentParser(
-        prog="lightkeras", description="Commands on run directories of any experiment."
+        prog="lightkeras",
+        description="Commands on run directories of any experiment. Those of one experiment: python FILE.py --help.",
+        version=lightkeras.__version__,
     )
     page = jsonargparse.ArgumentParser(
         description="Writes report.html from the files of a run, an experiment or a search."

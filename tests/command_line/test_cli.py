@@ -526,7 +526,7 @@ RESUMES: dict[tuple[str, ...], str] = {
     ("--run_dir", "short"): r"^error: short/config\.json is damaged: hparams, runner, data, seed are missing",
     ("--run_dir", "file"): r"^error: file is a file; expected a directory",
     ("a",): r"unrecognized arguments: a\n'a' is a run directory: give it as --run_dir a\.\n$",
-    ("--run_dir", "a", "--runner.max_step", "3"): r"unrecognized arguments: .*\nDid you mean '--runner\.max_steps'\?",
+    ("--run_dir", "a", "--runner.max_step", "3"): r"unrecognized arguments: .*\nDid you mean '--runner\.max_steps', ",
 }
 
 
