@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Never, final
 
@@ -36,7 +37,16 @@ from lightkeras.system.messages import explain_unknown_keywords, explains_unknow
 from lightkeras.system.signals import exit_status
 from lightkeras.system.tracebacks import FoldedTraceback
 from lightkeras.task import Task
-from lightkeras.training import decisions, evaluation, finders, keywords, prediction, run_config, setup
+from lightkeras.training import (
+    decisions,
+    evaluation,
+    finders,
+    keywords,
+    model_summary,
+    prediction,
+    run_config,
+    setup,
+)
 from lightkeras.training.divergence.watchdog import Alarm, first_not_finite
 from lightkeras.training.export import export_best_model
 from lightkeras.training.fit import Fit
@@ -158,7 +168,7 @@ class Runner(Settings):
                 resumed, restart, write_config = run_config.begin(fit, config, ready)
                 loop = _Loop(fit)
                 with fit.opened(config, resumed, restart):
-                    loop.begin(resumed)
+                    loop.begin(resumed, config["models"])
                     write_config()
                     while loop.continues():
                         if not loop.train_epoch():
@@ -327,8 +337,10 @@ class _Loop:
     def __init__(self, fit: Fit) -> None:
         self._settings, self._fit, self._state = fit.settings, fit, fit.state
 
-    def begin(self, resumed: Checkpoint | None) -> None:
-        """Begins or resumes; a resumed run may have come to its end already."""
+    def begin(self, resumed: Checkpoint | None, models: Mapping[str, dict[str, Any]]) -> None:
+        """Begins and shows the models, or resumes; a resumed run may have come to its end already."""
+        for path, model in models.items() if resumed is None else ():
+            display.current().print_table(model_summary.line_of(path, model), model_summary.table_of(model))
         self._fit.begin(resumed)
         if not self._fit.leaves_epoch:
             self._state.stop_reason = self._reason_to_stop()

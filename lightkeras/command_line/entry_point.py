@@ -10,6 +10,7 @@ A file of the user runs only if it is named on the command line: a run directory
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import shlex
 import sys
@@ -19,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 import jsonargparse
 
-import lightkeras
 from lightkeras.runs import formats, report
 from lightkeras.runs.directory import find_broken
 from lightkeras.system import files
@@ -126,7 +126,7 @@ def _parser() -> jsonargparse.ArgumentParser:
     parser = jsonargparse.ArgumentParser(
         prog="lightkeras",
         description="Commands on run directories of any experiment. Those of one experiment: python FILE.py --help.",
-        version=lightkeras.__version__,
+        version=importlib.metadata.version("lightkeras"),
     )
     page = jsonargparse.ArgumentParser(
         description="Writes report.html from the files of a run, an experiment or a search."

@@ -167,6 +167,7 @@ def _background(directory: RunDirectory, config: Mapping[str, Any], source: str 
         "source": source,
         "figures": dict(_figures(directory)),
         "hparams": config.get("hparams") or {},
+        "models": config.get("models") or {},
         "data": {"source": config.get("source", source), **_known(data)},
         "environment": {
             "backend": config.get("backend"),

@@ -25,6 +25,7 @@ from typing import Any, Protocol, final
 
 from lightkeras.system import tables
 from lightkeras.system.messages import announce, printable
+from lightkeras.system.tables import Table
 
 _NOTEBOOK_EVERY = 0.25
 """Seconds between two updates of a notebook's cell: each is a message to the browser, with the whole view."""
@@ -88,6 +89,10 @@ class Display(abc.ABC):
     def message(self, line: str) -> None:
         """Prints a line about the run, which goes to standard error if that is a file."""
         self.print(line)
+
+    def print_table(self, line: str, table: Table) -> None:
+        """Prints a line and, where there is a live area, a table below it."""
+        self.message(line)
 
     def close(self) -> None:
         """Ends the live area."""
@@ -168,6 +173,10 @@ class Terminal(Display):
         else:
             _print_error(line)
 
+    def print_table(self, line: str, table: Table) -> None:
+        self.print(line)
+        self._console.print(table)
+
     def close(self) -> None:
         super().close()
         self._view, self._splits = _Empty(), {}
@@ -200,6 +209,7 @@ class Notebook(Display):
     def __init__(self) -> None:
         super().__init__()
         self._lines: list[str] = []
+        self._tables: list[str] = []
         self._handle: Any = None
         self._drawn_at = float("-inf")
 
@@ -212,6 +222,11 @@ class Notebook(Display):
         self._lines.append(f"{line}  {mark}" if mark else line)
         self.refresh()
 
+    def print_table(self, line: str, table: Table) -> None:
+        summary = f"<summary>{html.escape(printable(line))}</summary>"
+        self._tables.append(f"<details>{summary}{table._repr_html_()}</details>")
+        self.refresh(_PHASE_EVERY)
+
     def close(self) -> None:
         super().close()
         if self._handle is not None or self._lines:
@@ -223,7 +238,7 @@ class Notebook(Display):
         text = self._phase_text()
         phase = f'<div style="opacity:.65">{html.escape(text)}&nbsp;&hellip;</div>' if text else ""
         shown = {
-            "text/html": f"<div>{lines}{self._view._repr_html_()}{phase}</div>",
+            "text/html": f"<div>{''.join(self._tables)}{lines}{self._view._repr_html_()}{phase}</div>",
             "text/plain": "\n".join([*self._lines, text]),
         }
         if self._handle is None:

@@ -102,12 +102,13 @@ def test_the_terminal_shows_the_result_and_where_the_run_is(finished: Finished) 
 
 
 def test_nothing_else_is_printed_without_a_terminal(finished: Finished) -> None:
-    """No start-up lines of TensorFlow, no bar, no colours: that the sample stands in, and a line for each epoch."""
+    """No start-up lines of TensorFlow, no bar, no colours: the sample, the model, and a line for each epoch."""
     printed = finished.process.stderr.splitlines()
     assert [line.split(":")[0] for line in printed[:2]] == ["lightkeras", "lightkeras"]
-    assert [line.split()[:2] for line in printed[2:]] == [["epoch", f"{1 + epoch}/{EPOCHS}"] for epoch in range(EPOCHS)]
+    assert [line.split()[:2] for line in printed[3:]] == [["epoch", f"{1 + epoch}/{EPOCHS}"] for epoch in range(EPOCHS)]
     assert "using the built-in sample text module" in printed[0]
     assert "using the built-in sample of generated reviews" in printed[1]
+    assert printed[2].startswith("model: ")
     assert not {"\x1b", "\r"} & set(finished.process.stdout)
     assert "epoch 1/" not in finished.process.stdout
 
