@@ -109,7 +109,7 @@ def test_only_trials_that_ended_here_tell_how_long_the_others_take(tmp_path):
         coordinator.end(coordinator.next(0).name, Outcome(PRUNED, "worse", 0.25, 1, 5, 1))
         view = ProgressTable(coordinator, 3, Kept(), lambda: now[0])
         job = coordinator.next(0)
-        assert view._row(coordinator.records.runs[job.name])[1:4] == ["0/9", "-", "-"]
+        assert view._row(coordinator.records.runs[job.name], [])[1:4] == ["0/9", "-", "-"]
         assert view._counted() + view._left() == "1 of 3 trials ended (1 pruned)"
         coordinator.end(job.name, Outcome(COMPLETED, "done", 0.75, 3, 30, 9))
         now[0] = 40.0

@@ -147,7 +147,8 @@ def test_the_table_of_a_long_fit_holds_the_last_epochs_and_the_best_one():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (3720, "1 h 02 min")]
+    ("seconds", "text"),
+    [(0, "0 s"), (59.4, "59 s"), (59.5, "1 min 00 s"), (61, "1 min 01 s"), (3599, "59 min 59 s"), (3660, "1 h 01 min")],
 )
 def test_durations_are_short(seconds, text):
     assert duration(seconds) == text
