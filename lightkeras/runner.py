@@ -24,17 +24,29 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Never, final
 
 from lightkeras.runs.checkpoint import Checkpoint
 from lightkeras.runs.results import BatchSizes, EvalResult, FitResult, LearningRates
+from lightkeras.system import display
+from lightkeras.system.display import phase
 from lightkeras.system.locks import run_lock
 from lightkeras.system.messages import explain_unknown_keywords, explains_unknown_keywords
 from lightkeras.system.signals import exit_status
 from lightkeras.system.tracebacks import FoldedTraceback
 from lightkeras.task import Task
-from lightkeras.training import decisions, evaluation, finders, keywords, prediction, run_config, setup
+from lightkeras.training import (
+    decisions,
+    evaluation,
+    finders,
+    keywords,
+    model_summary,
+    prediction,
+    run_config,
+    setup,
+)
 from lightkeras.training.divergence.watchdog import Alarm, first_not_finite
 from lightkeras.training.export import export_best_model
 from lightkeras.training.fit import Fit
@@ -145,7 +157,7 @@ class Runner(Settings):
             OSError: The run directory cannot be written to.
             Interrupted: SIGTERM or SIGINT (Ctrl-C) was received; the state was saved.
         """
-        with FoldedTraceback():
+        with FoldedTraceback(), display.showing(self.progress):
             if unknown:
                 explain_unknown_keywords("Runner.fit", unknown, FIT_ARGUMENTS, keywords.FIT)
             ledger = TimeLedger()
@@ -160,7 +172,7 @@ class Runner(Settings):
                 resumed, restart, write_config = run_config.begin(fit, config, ready)
                 loop = _Loop(fit)
                 with fit.opened(config, resumed, restart):
-                    loop.begin(resumed)
+                    loop.begin(resumed, config["models"])
                     write_config()
                     while loop.continues():
                         if not loop.train_epoch():
@@ -189,7 +201,7 @@ class Runner(Settings):
         Returns:
             Names of the values that each epoch will log.
         """
-        with FoldedTraceback():
+        with FoldedTraceback(), display.showing(self.progress):
             ready = setup.get_ready(self, task, train, validation, batch_size, resume, accept_changes)
             fit = setup.make_fit(self, ready)
             if ready.resume and ready.directory.config_file.exists():
@@ -221,7 +233,7 @@ class Runner(Settings):
             ValueError: The split is unknown or does not exist, or `weights` needs a run directory.
             CheckpointError: The checkpoint is damaged or does not fit the task.
         """
-        with FoldedTraceback():
+        with FoldedTraceback(), display.showing(self.progress):
             return evaluation.evaluate(self, task, data, split, weights, batch_size)
 
     def predict(self, task: Task, data: Any, *, weights: str | None = None, batch_size: int = 256) -> Any:
@@ -243,7 +255,7 @@ class Runner(Settings):
                 `weights` needs a run directory.
             CheckpointError: The checkpoint is damaged or does not fit the task.
         """
-        with FoldedTraceback():
+        with FoldedTraceback(), display.showing(self.progress):
             return prediction.predict(self, task, data, weights, batch_size)
 
     def find_learning_rate(
@@ -283,7 +295,7 @@ class Runner(Settings):
             ValueError: Settings, data or task are invalid, or the optimizer follows a schedule.
             OSError: The figure cannot be written.
         """
-        with FoldedTraceback():
+        with FoldedTraceback(), display.showing(self.progress):
             test = finders.RangeTest(low, high, steps, optimizer, loss)
             return finders.find_learning_rate(self, task, train, batch_size, test)
 
@@ -318,7 +330,7 @@ class Runner(Settings):
             ValueError: Settings, data or task are invalid, or the batch size of a stream cannot be varied.
             OSError: The system is not Linux, so the memory of a process is unknown.
         """
-        with FoldedTraceback():
+        with FoldedTraceback(), display.showing(self.progress):
             return finders.find_batch_size(self, task, train, finders.SizeSearch(low, high, steps, memory_bytes))
 
 
@@ -329,11 +341,15 @@ class _Loop:
     def __init__(self, fit: Fit) -> None:
         self._settings, self._fit, self._state = fit.settings, fit, fit.state
 
-    def begin(self, resumed: Checkpoint | None) -> None:
-        """Begins or resumes; a resumed run may have come to its end already."""
+    def begin(self, resumed: Checkpoint | None, models: Mapping[str, dict[str, Any]]) -> None:
+        """Begins and shows the models, or resumes; a resumed run may have come to its end already."""
+        for path, model in models.items() if resumed is None else ():
+            display.current().print_table(model_summary.line_of(path, model), model_summary.table_of(model))
         self._fit.begin(resumed)
         if not self._fit.leaves_epoch:
             self._state.stop_reason = self._reason_to_stop()
+        if resumed is not None and self._state.stop_reason is not None:
+            self._fit.recorder.bar.print_line(decisions.finished(self._state.stop_reason))
 
     def continues(self) -> bool:
         """Whether there is an epoch left to train."""
@@ -410,10 +426,11 @@ class _Loop:
         fit, settings = self._fit, self._settings
         complete = not fit.interrupted
         if settings.export and complete:
-            with fit.ledger.part("checkpoint"):
+            with fit.ledger.part("checkpoint"), phase("saving model.keras"):
                 export_best_model(fit.task, fit.directory, fit.recorder.bar.print_line)
         result = fit.result()
         fit.directory.update_result({**fit.facts, "fit": result.summary()})
+        display.current().show_result(result.splits())
         if settings.pictures and complete:
             fit.pictures.draw_best()
         if settings.profile:
@@ -471,7 +488,7 @@ class _Loop:
         fit = self._fit
         if fit.validation_stepper is None:
             return True
-        with fit.ledger.part("validation"):
+        with fit.ledger.part("validation"), phase("validating"):
             found = fit.validation_stepper.run(
                 self._settings.steps_per_call, fit.bridge, lambda: fit.interrupted is not None
             )

@@ -29,7 +29,7 @@ from lightkeras.runs import report
 from lightkeras.runs.directory import RunDirectory, check_directory, run_path, snake_case
 from lightkeras.runs.loggers.event_file import EventFile
 from lightkeras.runs.loggers.summaries import config_summary
-from lightkeras.runs.results import SearchResult, Trial
+from lightkeras.runs.results import SearchResult, Trial, counted
 from lightkeras.runs.resume import ChangedRunError, code_of, config_differences, data_differences
 from lightkeras.search import figures, loop, outputs, trial_run
 from lightkeras.search.coordinator import Coordinator, Plan
@@ -41,7 +41,8 @@ from lightkeras.search.settings import TrialSettings
 from lightkeras.search.space import Bounds
 from lightkeras.search.workers.launch import Cluster, make_pool
 from lightkeras.search.workers.pool import Pool, WorkerLimits
-from lightkeras.system import environment
+from lightkeras.system import display, environment
+from lightkeras.system.display import phase
 from lightkeras.system.locks import check_free, exclusive_lock, run_lock
 from lightkeras.system.messages import announce, check_whole, did_you_mean, explains_unknown_keywords
 from lightkeras.system.signals import StopSignals
@@ -178,19 +179,21 @@ class Tuner(TrialSettings):
         """
         if self.pool == "local" and self.workers > (cores := len(os.sched_getaffinity(0))):
             warnings.warn(
-                f"Tuner(workers={self.workers}): this machine has only {cores} cores, which they will share.",
+                f"Tuner(workers={self.workers}): this machine has only {counted(cores, 'core')} for them to share.",
                 stacklevel=2,
             )
         directory = RunDirectory(self._path(resume))
         before = self._place(directory, resume)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(display.showing(self.runner.progress))
             pool = None
             if self.workers:
                 using = directory.path / "workers.lock"
                 cluster = Cluster(self.address, self.gpus) if self.pool == "ray" else None
                 made = make_pool(self.task, self.lookup, self.workers, self.limits, using, cluster=cluster)
                 pool = stack.enter_context(made)
-            found, objective, mode = self._summarize_task(pool)
+            with phase("starting and checking the task"):
+                found, objective, mode = self._summarize_task(pool)
             config = _config_of(self, directory, objective, mode, found)
             if before is not None:
                 _check_same(before, config)
@@ -292,11 +295,12 @@ class Tuner(TrialSettings):
                 f"the grid has {count} combinations, and trials={self.trials} ends the search after as many: set it to "
                 "None (--tuner.trials null) to try all"
             )
-        with ProgressTable(coordinator, self.trials, self.runner.progress) as view:
-            if pool is None:
-                loop.run_in_process(coordinator, self.task, self.lookup, signals, view.show)
-            else:
-                loop.run_on_workers(coordinator, pool, signals, view.show)
+        view = ProgressTable(coordinator, self.trials, display.current())
+        if pool is None:
+            loop.run_in_process(coordinator, self.task, self.lookup, signals, view.update)
+        else:
+            loop.run_on_workers(coordinator, pool, signals, view.update)
+        view.update(ended=True)
         return self._finish(directory, coordinator, pool, time.perf_counter() - started)
 
     def _tell(self, directory: RunDirectory, coordinator: Coordinator, run: Record) -> None:
@@ -311,7 +315,9 @@ class Tuner(TrialSettings):
     ) -> SearchResult:
         result = outputs.result_of(coordinator, wall_s)
         if len(result.trials) != self.trials and self.trials is not None:
-            announce(f"the search ended after {len(result.trials)} of {self.trials} trials: {result.stop_reason}")
+            announce(
+                f"the search ended after {len(result.trials)} of {counted(self.trials, 'trial')}: {result.stop_reason}"
+            )
         refit = next(reversed(coordinator.records.refits()), None)
         failed = refit.outcome.reason if refit is not None and result.refit is None and refit.outcome else None
         if failed is not None:
@@ -321,14 +327,16 @@ class Tuner(TrialSettings):
         best = coordinator.best()
         if best is not None and result.best is not None:
             if not RunDirectory(result.refit or result.best.run_dir).model_file.exists():
-                self._export(coordinator, best, pool)
+                with phase("saving model.keras and the pictures of the best trial"):
+                    self._export(coordinator, best, pool)
             outputs.make_best(result.refit or result.best.run_dir, result.best_dir)
         directory.update_result(outputs.summary(result, self.task.__name__, coordinator.repeats(), failed))
         if self.runner.pictures:
-            figures.write(result, coordinator.plan.space, directory.figures)
-            report.write(directory.path)
-            if result.best is not None:
-                report.write(result.best_dir)
+            with phase("drawing the search"):
+                figures.write(result, coordinator.plan.space, directory.figures)
+                report.write(directory.path)
+                if result.best is not None:
+                    report.write(result.best_dir)
         return result
 
     def _export(self, coordinator: Coordinator, best: Record, pool: Pool | None) -> None:

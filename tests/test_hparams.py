@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import typing
 import warnings
 from typing import Literal
 
@@ -272,3 +273,51 @@ def test_a_range_in_decimal_steps_ends_at_the_decimal_number_that_was_declared(l
 def test_an_upper_end_that_no_step_reaches_is_warned_of(declare, message):
     with pytest.warns(UserWarning, match=message):
         declare()
+
+
+def test_whole_numbers_have_an_index_and_the_nearest_is_found_inside_the_range():
+    found = IntRange(4, 13, 3, log=False)
+    assert (found.count, [found.value(index) for index in range(4)]) == (4, [4, 7, 10, 13])
+    assert [found.index(value) for value in (-9, 4, 8, 9, 13, 99)] == [0, 0, 1, 2, 3, 3]
+    assert [found.holds(value) for value in (3, 4, 13, 14)] == [False, True, True, False]
+    assert IntRange(4, 12, 3, log=False).count == 3
+    assert str(IntRange(1, 8, 1, log=True)) == "1 to 8, log scale"
+
+
+def test_numbers_have_an_index_where_they_have_steps_and_the_nearest_is_found_inside_the_range():
+    found = FloatRange(0.5, 2.0, 0.5, log=False)
+    assert [found.index(value) for value in (-1.0, 0.5, 1.2, 1.3, 2.0, 9.0)] == [0, 0, 1, 2, 3, 3]
+    assert [found.holds(value) for value in (0.49, 0.5, 2.0, 2.01)] == [False, True, True, False]
+    assert FloatRange(0.5, 2.0, None, log=False).count is None
+    assert Choices(("a", "b")).index("b") == 1
+    assert [Choices(("a", "b")).count, Choices(("a", "b")).value(1), Choices(("a",)).holds("b")] == [2, "b", False]
+
+
+def test_a_range_may_be_one_value_and_a_default_may_be_an_end_of_it():
+    for default in (1, 2):
+        assert Int(default, low=1, high=2).default == default
+        assert Float(default, low=1, high=2).default == float(default)
+    assert Int(3, low=3, high=3, log=True).default == 3
+    assert type(Float(1, low=0, high=2).default) is float
+    assert Int(2, low=1, high=3, step=1, log=True).metadata["lightkeras.range"] == IntRange(1, 3, 1, log=True)
+    with pytest.raises(TypeError, match=r"Float\(high=True\): expected a number"):
+        Float(0.5, low=0, high=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "fits"),
+    [
+        (1, typing.Any, True),
+        (None, None, True),
+        (0, None, False),
+        ([1], list[int], True),
+        ((1,), list[int], False),
+        ("a", typing.Optional[str], True),  # noqa: UP045
+        (1.5, int | None, False),
+        (1, float | None, True),
+        (True, float | None, False),
+        ("b", Literal["a"] | None, False),
+    ],
+)
+def test_a_value_is_checked_against_its_annotation(value, hint, fits):
+    assert hparams._has_type(value, hint) == fits

@@ -350,7 +350,8 @@ def test_a_compiled_model_is_saved_and_continues_where_it_was(tmp_path):
 
 def fit(run_dir, optimizer, resume=False, **settings):
     task = SupervisedTask(model(), loss=CROSS_ENTROPY, optimizer=optimizer)
-    runner = Runner(run_dir=run_dir, max_epochs=3, patience=None, **settings)
+    quick = {"pictures": False, "export": False, "preflight": False}
+    runner = Runner(run_dir=run_dir, max_epochs=3, patience=None, **quick, **settings)
     runner.fit(task, (WORDS, LABELS), batch_size=16, resume=resume)
     return read_variables(task.variables())
 

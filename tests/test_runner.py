@@ -29,7 +29,8 @@ def run_dir(tmp_path):
 
 
 def runner(run_dir, **settings):
-    settings = {"max_epochs": 2, "progress": False, "run_dir": run_dir} | settings
+    quick = {"max_epochs": 2, "progress": False, "pictures": False, "export": False}
+    settings = quick | {"run_dir": run_dir} | settings
     return Runner(**settings)
 
 
@@ -272,7 +273,7 @@ def test_without_validation_the_train_loss_is_monitored(run_dir):
 @pytest.mark.any_backend
 def test_best_and_last_are_checkpoints_of_their_own_epochs(run_dir):
     task = Scripted()
-    runner(run_dir, max_epochs=8, patience=2, checkpoints=Checkpoints(every_epochs=1)).fit(task)
+    runner(run_dir, max_epochs=8, patience=2, checkpoints=Checkpoints(every_epochs=1), export=True).fit(task)
     weight = {
         name: checkpoint.load(checkpoint.find(run_dir / "checkpoints", name)).arrays["model.0000"].item()
         for name in ("best", "last")
@@ -344,7 +345,7 @@ def test_a_loss_that_is_nan_ends_the_run_and_is_reported(run_dir):
 
 @pytest.mark.any_backend
 def test_a_run_that_breaks_in_its_first_epoch_still_leaves_a_result(run_dir):
-    result = runner(run_dir, max_epochs=8).fit(Exploding())
+    result = runner(run_dir, max_epochs=8, export=True, pictures=True).fit(Exploding())
     assert (result.epochs, result.best) == (0, None)
     assert result.stop_reason.startswith("train/loss became nan at step 3 (epoch 1, batch 3): ")
     assert (run_dir / "broken" / "step-00000003").is_dir()

@@ -16,7 +16,8 @@ from lightkeras.testing import TwoMoons, two_moons
 
 @pytest.fixture
 def runner(tmp_path):
-    return Runner(max_epochs=3, patience=None, progress=False, run_dir=tmp_path / "run")
+    quick = {"progress": False, "pictures": False, "export": False}
+    return Runner(max_epochs=3, patience=None, run_dir=tmp_path / "run", **quick)
 
 
 # ---------------------------------------------------------------------- hyperparameters

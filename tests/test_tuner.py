@@ -23,6 +23,7 @@ from lightkeras.system.locks import run_lock
 from lightkeras.testing import TwoMoons
 
 QUICK = lk.Runner(max_epochs=2, progress=False)
+BARE = lk.Runner(max_epochs=2, progress=False, pictures=False, export=False)
 
 
 def tuner(folder: Path, task: type[lk.Task] = TwoMoons, **settings: Any) -> lk.Tuner:
@@ -160,7 +161,7 @@ def test_every_trial_can_be_evaluated_later_with_the_number_it_reported(searched
 
 
 def test_the_same_seed_gives_the_same_trials_and_values(searched, tmp_path):
-    again = tuner(tmp_path, trials=2).search()
+    again = tuner(tmp_path, trials=2, runner=BARE).search()
     assert [(trial.hparams, trial.objective) for trial in again.trials] == [
         (trial.hparams, trial.objective) for trial in searched[0].trials[:2]
     ]
@@ -179,7 +180,9 @@ def test_a_directory_that_holds_a_run_is_refused(searched):
         tuner(searched[0].run_dir, run_dir=searched[0].trials[0].run_dir).search()
 
 
-@pytest.mark.parametrize("objective", ["val_loss", "val/los", "test/loss"])
+@pytest.mark.parametrize(
+    "objective", ["val/los", *(pytest.param(name, marks=pytest.mark.long) for name in ("val_loss", "test/loss"))]
+)
 def test_a_misspelled_objective_is_refused_before_anything_is_written(tmp_path, objective):
     with pytest.raises(ValueError, match=rf"objective='{objective}': no epoch logs that\. Did you mean '\w+/loss'\?"):
         tuner(tmp_path, objective=objective).search()
@@ -195,18 +198,19 @@ def test_an_objective_whose_name_tells_no_direction_needs_one(tmp_path):
     with pytest.raises(ValueError, match=r"'val/score' does not show whether lower or higher is better: .*mode='max'"):
         tuner(tmp_path, Named, objective="val/score").search()
     assert list(tmp_path.iterdir()) == []
-    assert tuner(tmp_path, Named, objective="val/score", mode="max", trials=1).search().mode == "max"
+    assert tuner(tmp_path, Named, objective="val/score", mode="max", trials=1, runner=BARE).search().mode == "max"
 
 
 def test_an_accuracy_is_searched_upwards_by_the_oracle_that_was_named(tmp_path):
-    result = tuner(tmp_path, objective="val/accuracy", oracle="bayesian", trials=3).search()
+    result = tuner(tmp_path, objective="val/accuracy", oracle="bayesian", trials=3, runner=BARE).search()
     assert result.mode == "max"
     assert result.best.objective == max(trial.objective for trial in result.trials)
     assert len({trial.objective for trial in result.trials}) > 1
 
 
+@pytest.mark.long
 def test_what_is_fixed_is_not_searched(tmp_path):
-    result = tuner(tmp_path, fixed={"hidden_units": 5, "batch_size": 160}).search()
+    result = tuner(tmp_path, runner=BARE, fixed={"hidden_units": 5, "batch_size": 160}).search()
     assert [(t.hparams["hidden_units"], t.hparams["batch_size"]) for t in result.trials] == [(5, 160)] * 2
     assert len({trial.hparams["learning_rate"] for trial in result.trials}) == 2
 
@@ -225,7 +229,7 @@ def test_an_empty_space_is_refused_before_anything_is_written(tmp_path):
 
 
 def test_trials_that_go_wrong_are_failed_with_their_reason_and_never_best(tmp_path, capfd):
-    result = tuner(tmp_path, Fragile, oracle="grid", trials=None).search()
+    result = tuner(tmp_path, Fragile, oracle="grid", trials=None, runner=BARE).search()
     assert capfd.readouterr().out == ""  # keras-tuner would say a lot
     found = {trial.hparams["fate"]: trial for trial in result.trials}
     assert len(result.trials) == 5
@@ -254,7 +258,7 @@ def test_a_search_without_a_success_has_no_best(tmp_path):
             return TwoMoons.build_optimizer(self)
 
     Hopeless.HParams = HParams
-    result = tuner(tmp_path, Hopeless).search()
+    result = tuner(tmp_path, Hopeless, runner=BARE).search()
     assert result.best is None
     assert [trial.reason for trial in result.trials] == ["RuntimeError: never"] * 2
     assert not result.best_dir.exists()
@@ -282,6 +286,7 @@ def test_hyperband_grants_each_trial_its_epochs(tmp_path):
     }
 
 
+@pytest.mark.long
 def test_yes_or_no_keeps_its_type(tmp_path):
     class Typed(TwoMoons):
         @dataclasses.dataclass(frozen=True)
@@ -303,7 +308,7 @@ def test_the_trials_that_were_finished_before_an_interruption_are_kept(tmp_path)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tuner(tmp_path, trials=5, runner=lk.Runner(max_epochs=1, progress=False), on_trial=interrupt).search()
+        tuner(tmp_path, trials=5, runner=dataclasses.replace(BARE, max_epochs=1), on_trial=interrupt).search()
     rows = (tmp_path / "search" / "trials.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["trial", "0000", "0001"]
 
@@ -323,7 +328,7 @@ def test_tasks_of_earlier_trials_are_released(tmp_path):
         gc.collect()
         most = max(most, len(alive))
 
-    tuner(tmp_path, Counted, trials=4, runner=lk.Runner(max_epochs=1, progress=False), on_trial=count).search()
+    tuner(tmp_path, Counted, trials=3, runner=dataclasses.replace(BARE, max_epochs=1), on_trial=count).search()
     assert most <= 2
 
 
@@ -365,6 +370,11 @@ def test_a_search_that_has_ended_resumes_to_the_same_end(searched):
     assert (result.run_dir / "trials.csv").read_bytes() == before
 
 
+def repeated(*values: Any) -> Any:
+    """Settings that are compared as the others are."""
+    return pytest.param(*values, marks=pytest.mark.long)
+
+
 @pytest.mark.parametrize(
     ("settings", "change"),
     [
@@ -372,9 +382,11 @@ def test_a_search_that_has_ended_resumes_to_the_same_end(searched):
             {"space": {"hidden_units": {"low": 8}}},
             r"tried\.hidden_units was '4 to 32 in steps of 4' and is '8 to 32 in",
         ),
-        ({"fixed": {"hidden_units": 8}}, r"tried\.hidden_units was '4 to 32 in steps of 4' and is 'fixed to 8'"),
-        ({"objective": "train/loss"}, r"search\.objective was 'val/loss' and is 'train/loss'"),
-        ({"seed": 1}, r"search\.seed was 0 and is 1"),
+        repeated(
+            {"fixed": {"hidden_units": 8}}, r"tried\.hidden_units was '4 to 32 in steps of 4' and is 'fixed to 8'"
+        ),
+        repeated({"objective": "train/loss"}, r"search\.objective was 'val/loss' and is 'train/loss'"),
+        repeated({"seed": 1}, r"search\.seed was 0 and is 1"),
         ({"runner": lk.Runner(max_epochs=3, progress=False)}, r"runner\.max_epochs was 2 and is 3"),
     ],
 )
@@ -411,9 +423,9 @@ def test_a_full_disk_ends_the_search_which_can_be_resumed_when_there_is_room(sea
 
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(OSError, match=r"could not write .*: No space left on device"):
-        tuner(tmp_path, trials=3).search()
+        tuner(tmp_path, trials=3, runner=BARE).search()
     monkeypatch.undo()
-    again = tuner(tmp_path, trials=3).search(resume=True)
+    again = tuner(tmp_path, trials=3, runner=BARE).search(resume=True)
     assert [(trial.hparams, trial.objective) for trial in again.trials] == [
         (trial.hparams, trial.objective) for trial in result.trials
     ]
@@ -462,7 +474,7 @@ def test_more_workers_than_cores_are_warned_of(tmp_path):
 
 def test_a_search_that_ends_before_its_trials_says_why(tmp_path, capfd):
     space = {"hidden_units": {"low": 4, "high": 8}}
-    result = tuner(tmp_path, fixed={"learning_rate": 0.01}, space=space, trials=5).search()
+    result = tuner(tmp_path, fixed={"learning_rate": 0.01}, space=space, trials=5, runner=BARE).search()
     reason = "the space is exhausted: all its 2 combinations were tried"
     assert (len(result.trials), result.stop_reason) == (2, reason)
     assert f"lightkeras: the search ended after 2 of 5 trials: {reason}\n" in capfd.readouterr().err
@@ -470,7 +482,7 @@ def test_a_search_that_ends_before_its_trials_says_why(tmp_path, capfd):
 
 
 def test_a_search_is_extended_after_its_end_and_a_grid_cut_by_its_trials_says_so(tmp_path, capfd):
-    runner = lk.Runner(max_epochs=1, progress=False)
+    runner = dataclasses.replace(BARE, max_epochs=1)
     settings = {"fixed": {"learning_rate": 0.01}, "space": {"hidden_units": {"high": 16}}, "runner": runner}
     first = tuner(tmp_path, oracle="grid", trials=2, **settings).search()
     cut = "the grid has 4 combinations, and trials=2 ends the search after as many"

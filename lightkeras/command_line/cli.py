@@ -32,11 +32,10 @@ from lightkeras.command_line import tune
 from lightkeras.command_line.console import (
     print_error,
     print_lines,
+    print_result,
     report_experiment,
     report_fit,
     report_profile,
-    table,
-    table_of_sizes,
 )
 from lightkeras.command_line.experiment import Experiment, Main
 from lightkeras.command_line.flags import COMMANDS, check_hparams, lookup_of, make_parser, settings_of
@@ -46,8 +45,9 @@ from lightkeras.runs import report
 from lightkeras.runs.directory import RunDirectory, holds_several, run_path, runs_below, snake_case
 from lightkeras.runs.resume import read_run, run_and_checkpoint
 from lightkeras.runs.untrusted import untrusted_in
-from lightkeras.system import trust
+from lightkeras.system import display, trust
 from lightkeras.system.console import Console, closed_output_ignored
+from lightkeras.system.display import in_notebook
 from lightkeras.system.messages import raised_by_us
 from lightkeras.task import Task
 from lightkeras.training import setup
@@ -69,13 +69,16 @@ def cli(
             directory with `dataclasses.replace(runner, run_dir=runner.run_dir / "small").fit(task, resume=True)`:
             `--resume` calls `main` again, and its runs resume. `main` returns `None` or a mapping of plain values,
             which becomes part of `result.json`. `None` fits and tests.
-        args: The arguments; `None` takes `sys.argv[1:]`.
+        args: The arguments; `None` takes `sys.argv[1:]`. A notebook has none: there, only an explanation is printed.
         **runner_defaults: Settings of `Runner` whose defaults this experiment changes.
 
     Raises:
         SystemExit: Status 2 for a wrong argument; 1 for a run that diverged, a search without a completed trial, or a
             finder without a suggestion.
     """
+    if args is None and in_notebook():
+        print(_IN_A_NOTEBOOK.format(task=task_class.__name__))
+        return
     Runner(**runner_defaults)  # raises here: a wrong default is a mistake in the experiment's file
     arguments = list(sys.argv[1:] if args is None else args)
     command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else None
@@ -109,6 +112,15 @@ def cli(
         raise SystemExit(status)
 
 
+_IN_A_NOTEBOOK = """\
+lk.cli reads the command line of a script, and a notebook has none. In a notebook, call the runner:
+
+    task = {task}()                            # hyperparameters: {task}({task}.HParams(...))
+    result = lk.Runner(max_epochs=3).fit(task)
+
+Or give the arguments yourself: lk.cli({task}, args=["--runner.max_epochs", "3"])"""
+
+
 # ---------------------------------------------------------------------- commands
 
 
@@ -133,12 +145,15 @@ def _fit(
     task = task_class(hparams.from_dict(task_class.HParams, hp), lookup)
     if settings.dry_run:
         return _print_checks(made.check(task, resume=resume, accept_changes=settings.accept_changes))
+    tested = None
     try:
-        fitted = made.fit(task, resume=resume, accept_changes=settings.accept_changes)
+        with display.showing(made.progress):  # shows the values of the fit until those of the test are known too
+            fitted = made.fit(task, resume=resume, accept_changes=settings.accept_changes)
+            if then_test and fitted.best is not None and _has_test(task):
+                tested = made.evaluate(task, weights="best")
     except Interrupted as stop:
         report_fit(stop.result, None)
         raise
-    tested = made.evaluate(task, weights="best") if then_test and fitted.best is not None and _has_test(task) else None
     report_fit(fitted, tested)
     if made.profile:
         report_profile(fitted.run_dir)
@@ -223,10 +238,8 @@ def _print_checks(names: Sequence[str]) -> int:
 
 def _test(task_class: type[Task], settings: jsonargparse.Namespace, given: jsonargparse.Namespace) -> int:
     task, runner = _load_run(task_class, settings, given)
-    result = runner.evaluate(task, weights=settings.weights)
-    console = Console()
-    console.print(table({"test": result.metrics}))
-    console.print(f"{settings.weights} weights, {result.examples:,} examples, {result.wall_s:.1f} s", highlight=False)
+    print_result(runner.evaluate(task, weights=settings.weights))
+    print_lines(Console(), {"weights": settings.weights})
     return 0
 
 
@@ -251,9 +264,10 @@ def _predict(task_class: type[Task], settings: jsonargparse.Namespace, given: js
             f"{type(task.data).__name__}.predict returned {examples} examples for {len(inputs)} inputs: expected "
             "one for each. Make its `expand(inputs, lookup)` return one input for each example."
         )
+    ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
     for number, text in enumerate(inputs):
         row = {name: column[number].tolist() for name, column in columns.items()}
-        print(json.dumps({"input": text, **row}, ensure_ascii=False))
+        print(json.dumps({"input": text, **row}, ensure_ascii=ascii_only))
     return 0
 
 
@@ -272,9 +286,7 @@ def _find_learning_rate(
     runner = Runner(**{**runner_defaults, **settings_of(settings.runner), "run_dir": path})
     task = task_class(hparams.from_dict(task_class.HParams, vars(settings.hp)), lookup_of(settings))
     found = runner.find_learning_rate(task, **vars(settings.find))
-    lines = {"suggestion": "none" if found.suggestion is None else f"{found.suggestion:.2g}"}
-    lines |= {"reason": found.reason, "took": f"{found.wall_s:.1f} s", "figure": str(found.figure)}
-    print_lines(Console(), lines)
+    print_result(found)
     return 1 if found.suggestion is None else 0
 
 
@@ -282,10 +294,7 @@ def _find_batch_size(task_class: type[Task], settings: jsonargparse.Namespace, r
     runner = Runner(**{**runner_defaults, **settings_of(settings.runner)})
     task = task_class(hparams.from_dict(task_class.HParams, vars(settings.hp)), lookup_of(settings))
     found = runner.find_batch_size(task, **vars(settings.find))
-    console = Console()
-    console.print(table_of_sizes(found))
-    lines = {"suggestion": "none" if found.suggestion is None else str(found.suggestion)}
-    print_lines(console, lines | {"reason": found.reason, "took": f"{found.wall_s:.1f} s"})
+    print_result(found)
     return 1 if found.suggestion is None else 0
 
 

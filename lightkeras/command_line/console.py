@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +12,24 @@ from rich.table import Table
 
 from lightkeras.runs import formats
 from lightkeras.runs.directory import RunDirectory, runs_below
-from lightkeras.runs.results import BatchSizes, Best, EvalResult, FitResult, SearchResult
+from lightkeras.runs.results import EvalResult, FitResult, SearchResult, counted, short
 from lightkeras.system import files
 from lightkeras.system.console import Console
+from lightkeras.system.tables import Tabular, of_splits
 from lightkeras.training.timing import PARTS
 
 
 def report_fit(fitted: FitResult, tested: EvalResult | None) -> None:
     """Prints the closing screen of a run: the best epoch, the test, why it stopped, and where its files are."""
     console = Console()
-    splits: dict[str, Any] = {}
-    for name, value in (fitted.best.logs if fitted.best is not None else {}).items():
-        split, plain = name.split("/", 1)
-        splits.setdefault(split, {})[plain] = value
+    splits = fitted.splits()
     if tested is not None:
-        splits["test"] = tested.metrics
+        splits["test"] = dict(tested.metrics)
     if fitted.best is not None:
-        console.print(table(splits))
-    best = fitted.best
-    lines = {} if best is None else {"best": f"{_epoch_of(best, fitted.epochs)}, by {fitted.monitor}"}
+        console.print(of_splits(splits))
     page = RunDirectory(fitted.run_dir).report_file
-    lines |= {
-        "stopped": f"{fitted.stop_reason} ({fitted.epochs} epochs, {fitted.steps:,} steps, {fitted.wall_s:.1f} s)",
+    lines = {
+        **fitted.lines(),
         **({"report": str(page)} if page.exists() else {}),
         "run_dir": str(fitted.run_dir),
         "tensorboard": f"tensorboard --logdir {fitted.run_dir}",
@@ -54,7 +50,7 @@ def report_experiment(directory: RunDirectory) -> None:
         values |= {f"test/{name}": value for name, value in (result.get("test") or {}).items() if value is not None}
         rows[path.relative_to(directory.path).as_posix()] = values
     if any(rows.values()):
-        console.print(table(rows))
+        console.print(of_splits(rows))
     page = {"report": str(directory.report_file)} if directory.report_file.exists() else {}
     lines = {**page, "run_dir": str(directory.path), "tensorboard": f"tensorboard --logdir {directory.path}"}
     print_lines(console, lines)
@@ -64,7 +60,7 @@ def report_profile(run_dir: Path) -> None:
     """Prints `profile.json`, the largest part first, without parts that took less than 1 ms."""
     directory = RunDirectory(run_dir)
     profile = files.read_json(directory.profile_file, formats.Profile)
-    table = Table(title=f"time: {profile['wall_s']:.1f} s, {profile['steps']:,} steps")
+    table = Table(title=f"time: {profile['wall_s']:.1f} s, {counted(profile['steps'], 'step')}")
     table.add_column("")
     table.add_column("share", justify="right")
     table.add_column("s", justify="right")
@@ -85,19 +81,14 @@ def report_profile(run_dir: Path) -> None:
     print_lines(console, lines)
 
 
-def _epoch_of(best: Best, epochs: int) -> str:
-    return f"epoch {best.epoch} of {epochs}" if best.epoch <= epochs else f"step {best.step:,}, in epoch {best.epoch}"
-
-
 def report_search(result: SearchResult) -> None:
-    """Prints the closing screen of a search: the best trial, its repeats, and where its files are."""
+    """Prints the closing screen of a search: the best trials, their repeats, and where the files are."""
     console = Console()
-    statuses = [trial.status for trial in result.trials]
-    counted = [f"{statuses.count(status)} {status}" for status in ("completed", "pruned", "failed")]
-    lines = {"trials": f"{', '.join(counted)}, {result.wall_s:.1f} s", "stopped": result.stop_reason}
+    lines = result.lines()
     if result.best is None:
         lines["best"] = f"none: no trial was completed; the last one failed: {result.trials[-1].reason}"
     else:
+        console.print(result.ranked())
         values = ", ".join(f"{name}={short(value)}" for name, value in result.best.hparams.items())
         lines["best"] = f"{result.objective} {result.best.objective:.4f} with {values}"
         for name, repeated in result.repeats.items():
@@ -116,37 +107,18 @@ def _spread(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):.4f}{spread}"
 
 
-def print_lines(console: Console, lines: dict[str, str]) -> None:
+def print_result(result: Tabular) -> None:
+    """Prints the table of a result and the lines below it."""
+    console, table = Console(), result.table()
+    if table.rows:
+        console.print(table)
+    print_lines(console, table.lines)
+
+
+def print_lines(console: Console, lines: Mapping[str, str]) -> None:
     """Prints a label and a text per line, the labels flush right."""
     for name, text in lines.items():
         console.print(f"{name:>11}  {text}", highlight=False, markup=False, soft_wrap=True)
-
-
-def table(splits: dict[str, Any]) -> Table:
-    table = Table()
-    table.add_column("")
-    names = list(dict.fromkeys(name for values in splits.values() for name in values))
-    for name in names:
-        table.add_column(name, justify="right")
-    for split, values in splits.items():
-        table.add_row(split, *(f"{values[name]:.4f}" if name in values else "" for name in names))
-    return table
-
-
-def table_of_sizes(found: BatchSizes) -> Table:
-    table = Table()
-    for name in ("batch size", "fits", "ms per step", "examples per s", "memory, MB"):
-        table.add_column(name, justify="right")
-    for tried in found.tried:
-        time = "" if tried.seconds_per_step is None else f"{1000 * tried.seconds_per_step:,.2f}"
-        speed = "" if tried.examples_per_second is None else f"{tried.examples_per_second:,.0f}"
-        memory = "" if tried.memory_bytes is None else f"{tried.memory_bytes / 1e6:,.0f}"
-        table.add_row(str(tried.size), "yes" if tried.fits else "no", time, speed, memory)
-    return table
-
-
-def short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def print_error(error: BaseException) -> None:

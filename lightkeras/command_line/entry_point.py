@@ -1,5 +1,6 @@
 """The console command `lightkeras`, for run directories of any experiment.
 
+lightkeras                                        # shows the commands; --version shows the version
 lightkeras list runs/                             # runs below a folder; --by val/loss sorts them, --page writes a page
 lightkeras compare RUN RUN                        # runs side by side: results, hyperparameters, code
 lightkeras report DIR                             # rewrites report.html of a run, an experiment or a search
@@ -11,6 +12,7 @@ A file of the user runs only if it is named on the command line: a run directory
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import shlex
 import sys
@@ -37,7 +39,12 @@ def main(args: Sequence[str] | None = None) -> int:
     It is 0 if a table was printed, a report was written or a step was reproduced to the bit, 1 if a step was not
     reproduced, 2 for a wrong argument or a missing `--task`.
     """
-    settings = _parser().parse_args(list(sys.argv[1:] if args is None else args))
+    words = list(sys.argv[1:] if args is None else args)
+    parser = _parser()
+    if not words:
+        parser.print_help()
+        return 0
+    settings = parser.parse_args(words)
     try:
         if settings.subcommand == "report":
             with closed_output_ignored():
@@ -129,7 +136,9 @@ def _parser() -> jsonargparse.ArgumentParser:
         "--trust_run", action="store_true", help="Run and download modules that only the files in dir name."
     )
     parser = jsonargparse.ArgumentParser(
-        prog="lightkeras", description="Commands on run directories of any experiment."
+        prog="lightkeras",
+        description="Commands on run directories of any experiment. Those of one experiment: python FILE.py --help.",
+        version=importlib.metadata.version("lightkeras"),
     )
     page = jsonargparse.ArgumentParser(
         description="Writes report.html from the files of a run, an experiment or a search."

@@ -47,6 +47,7 @@ USAGES = {
     "find_batch_size": "[flags]",
 }
 _CONFIG_BYTES, _CONFIG_VALUES, _CONFIG_DEPTH, _LONGEST_PATH = 2**20, 100_000, 30, 4096
+_MOST_NAMES = 8  # that an error lists
 SourceName = Literal["auto", "real", "sample"]
 
 
@@ -91,7 +92,7 @@ class Parser(jsonargparse.ArgumentParser):
         if found := re.fullmatch(r"Group '(\w+)' does not accept option '(\w+)'", message):
             group = f"--{found[1]}."
             names = [flag.removeprefix(group) for flag in flags if flag.startswith(group)]
-            return f"{found[1]} has no {found[2]!r}. {did_you_mean(found[2], names)}"
+            return f"{found[1]} has no {found[2]!r}. {did_you_mean(found[2], names, _MOST_NAMES)}"
         if not message.startswith("unrecognized arguments"):
             return message
         words = [word.split("=")[0] for word in message.split()[2:]]
@@ -105,8 +106,10 @@ class Parser(jsonargparse.ArgumentParser):
         if wrong.startswith("--find."):
             return f"{message}\nFlags that begin with --find. belong to find_learning_rate and find_batch_size."
         group = wrong.rpartition(".")[0]
+        if not wrong.startswith("--"):
+            return f"{message}\n{did_you_mean(wrong, COMMANDS)}"
         beside = [flag for flag in flags if group and flag.rpartition(".")[0] == group]
-        return f"{message}\n{did_you_mean(wrong, (beside or flags) if wrong.startswith('--') else COMMANDS)}"
+        return f"{message}\n{did_you_mean(wrong, beside or flags, _MOST_NAMES)} {self.prog} --help lists all flags."
 
     def _flag_of(self, name: str) -> str:
         return next((flag for action in self._actions if action.dest == name for flag in action.option_strings), name)

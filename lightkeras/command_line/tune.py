@@ -11,12 +11,12 @@ from typing import Any
 
 import jsonargparse
 
-from lightkeras.command_line.console import print_lines, report_search, short
+from lightkeras.command_line.console import print_lines, report_search
 from lightkeras.command_line.flags import lookup_of, settings_of
 from lightkeras.data.lookup import Lookup
 from lightkeras.runner import Runner
 from lightkeras.runs.directory import RunDirectory, run_path, snake_case
-from lightkeras.runs.results import Trial
+from lightkeras.runs.results import Trial, short
 from lightkeras.runs.untrusted import untrusted_in
 from lightkeras.search import repeat_trial
 from lightkeras.search.loop import SearchInterrupted

@@ -22,6 +22,7 @@ from lightkeras.data.structure import ArraySpec, Structure, digest_of, first_exa
 from lightkeras.encoders.base import Encoder, inputs_of, with_inputs
 from lightkeras.encoders.cache import ArrayCache, Columns, read_columns
 from lightkeras.system import files, heartbeat
+from lightkeras.system.display import phase
 from lightkeras.system.files import cache_dir
 from lightkeras.system.messages import announce
 
@@ -69,7 +70,8 @@ def encode_feed(feed: Feed, encoder: Encoder | None, cache: FeatureCache) -> Fee
     if not isinstance(feed, ArrayFeed):
         raise TypeError(f"Expected an ArrayFeed or a StreamFeed, got {type(feed).__name__}.")
     if encoder.fingerprint not in feed.encoded:
-        features, release = _features(inputs_of(feed.arrays), encoder, cache)
+        with phase(f"encoding {feed.examples:,} examples"):
+            features, release = _features(inputs_of(feed.arrays), encoder, cache)
         arrays = with_inputs(feed.arrays, features)
         made = ArrayFeed(arrays, feed.batch_size, shuffle=feed.shuffle, seed=feed.seed, raw=feed)
         weakref.finalize(made, release)

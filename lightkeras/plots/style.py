@@ -61,11 +61,11 @@ def _drawn(figure: Figure, form: str) -> bytes:
 
 def panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
     """Creates a figure with at most `columns` panels in a row, each of `size` (width, height) in inches."""
-    from matplotlib.figure import Figure
+    from lightkeras.plots.figure import ShownFigure
 
     columns = min(columns, count)
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    figure = ShownFigure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for unused in axes[count:]:
         unused.remove()

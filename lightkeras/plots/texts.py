@@ -33,7 +33,7 @@ def text_panel(entries: Sequence[tuple[str, str | bytes, bool]]) -> Figure:
     Raises:
         ValueError: No entries, or one that is not `(title, text, right)`.
     """
-    from matplotlib.figure import Figure
+    from lightkeras.plots.figure import ShownFigure
 
     if not len(entries):
         raise ValueError("text_panel: got no entries; expected (title, text, right) at least once.")
@@ -43,7 +43,7 @@ def text_panel(entries: Sequence[tuple[str, str | bytes, bool]]) -> Figure:
     blocks = [_lines(text) for _, text, _ in entries]
     heights = [_LINE * (len(lines) + 1) + 2 * _PAD for lines in blocks]
     total = sum(heights)
-    figure = Figure(figsize=(_WIDTH, total))
+    figure = ShownFigure(figsize=(_WIDTH, total))
     top = total
     for (title, _, right), lines, height in zip(entries, blocks, heights, strict=True):
         top -= height

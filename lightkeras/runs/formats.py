@@ -122,6 +122,25 @@ class Monitor:
 
 
 @dataclasses.dataclass
+class Layer:
+    """A layer of a model, of `config.json`; see `training.model_summary`."""
+
+    name: str
+    output: str
+    parameters: Count
+    trained: Count
+
+
+@dataclasses.dataclass
+class ModelRecord:
+    """A model of the task, of `config.json`."""
+
+    parameters: Count
+    trained: Count
+    layers: list[Layer] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
 class EncoderRecord:
     """The encoder of the task."""
 
@@ -203,6 +222,7 @@ class Config:
     code: dict[str, str] = dataclasses.field(default_factory=dict)
     lookup: Places = dataclasses.field(default_factory=Places)
     modules: list[Module] = dataclasses.field(default_factory=list)
+    models: dict[str, ModelRecord] = dataclasses.field(default_factory=dict)
     encoder: EncoderRecord = dataclasses.field(default_factory=EncoderRecord)
     machine: dict[str, Scalar] = dataclasses.field(default_factory=dict)
     seed: Count = 0

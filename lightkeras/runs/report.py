@@ -109,6 +109,7 @@ _EMPTY: dict[str, Any] = {
     "curves": None,
     "has_curves": False,
     "figures": {},
+    "models": {},
     "panels": {},
     "commands": {},
     "files": [],
@@ -206,6 +207,7 @@ def _background(directory: RunDirectory, config: Mapping[str, Any], result: Mapp
         "folder": path.name,
         "source": source,
         "figures": dict(_figures(directory)),
+        "models": config.get("models") or {},
         "panels": {
             "Hyperparameters": config.get("hparams") or {},
             "Data": _labelled({"source": config.get("source", source), **data}),

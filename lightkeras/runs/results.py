@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from lightkeras.system.tables import Table, Tabular, of_splits
+
+_BEST_TRIALS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +29,8 @@ class Best:
     logs: Mapping[str, float]
 
 
-@dataclasses.dataclass(frozen=True)
-class FitResult:
+@dataclasses.dataclass(frozen=True, repr=False)
+class FitResult(Tabular):
     """Result of a fit.
 
     Args:
@@ -55,6 +59,28 @@ class FitResult:
     interrupted: str | None = None
     skipped: tuple[int, ...] = ()
 
+    def table(self) -> Table:
+        """The values of the best epoch, when that was, and why the run stopped."""
+        return of_splits(self.splits(), lines={**self.lines(), "run_dir": str(self.run_dir)})
+
+    def splits(self) -> dict[str, dict[str, float]]:
+        """The values of the best epoch by split and plain name: `{"train": {"loss": 0.3}, "val": {"loss": 0.4}}`."""
+        splits: dict[str, dict[str, float]] = {}
+        for name, value in (self.best.logs if self.best is not None else {}).items():
+            split, _, plain = name.partition("/")
+            splits.setdefault(split, {})[plain] = value
+        return splits
+
+    def lines(self) -> dict[str, str]:
+        """When the best epoch was, and why the run stopped, by label."""
+        best, done = self.best, f"{counted(self.epochs, 'epoch')}, {counted(self.steps, 'step')}"
+        lines = {}
+        if best is not None:
+            inside = f"step {best.step:,}, in epoch {best.epoch}"
+            at = f"epoch {best.epoch} of {self.epochs}" if best.epoch <= self.epochs else inside
+            lines["best"] = f"{at}, by {self.monitor}"
+        return {**lines, "stopped": f"{self.stop_reason} ({done}, {self.wall_s:.1f} s)"}
+
     def summary(self) -> dict[str, Any]:
         """The `fit` part of `result.json`."""
         best: dict[str, Any] | None = None
@@ -73,8 +99,8 @@ class FitResult:
         }
 
 
-@dataclasses.dataclass(frozen=True)
-class EvalResult:
+@dataclasses.dataclass(frozen=True, repr=False)
+class EvalResult(Tabular):
     """Means over one split.
 
     Args:
@@ -91,6 +117,11 @@ class EvalResult:
 
     def __getitem__(self, name: str) -> float:
         return self.metrics[name]
+
+    def table(self) -> Table:
+        """The values, and over how many examples they are means."""
+        lines = {"examples": f"{self.examples:,}, {self.wall_s:.1f} s"}
+        return of_splits({self.split: self.metrics}, lines=lines)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +151,8 @@ class Trial:
     wall_s: float = 0.0
 
 
-@dataclasses.dataclass(frozen=True)
-class SearchResult:
+@dataclasses.dataclass(frozen=True, repr=False)
+class SearchResult(Tabular):
     """Result of a search.
 
     Args:
@@ -147,14 +178,60 @@ class SearchResult:
     refit: Path | None = None
     stop_reason: str = ""
 
+    def table(self) -> Table:
+        """The best trials, and why the search stopped."""
+        return dataclasses.replace(self.ranked(), lines={**self.lines(), "run_dir": str(self.run_dir)})
+
+    def ranked(self, count: int = _BEST_TRIALS) -> Table:
+        """A table of the best `count` completed trials with their hyperparameters, the best first."""
+        completed = [trial for trial in self.trials if trial.status == "completed" and trial.objective is not None]
+        completed.sort(key=lambda trial: trial.objective or 0.0, reverse=self.mode == "max")
+        if self.best in completed:  # by the mean over other seeds it may be another than the first
+            completed.remove(self.best)
+            completed.insert(0, self.best)
+        return ranked_trials(completed[:count], self.objective)
+
+    def lines(self) -> dict[str, str]:
+        """How many trials there were, and why the search stopped, by label."""
+        statuses = [trial.status for trial in self.trials]
+        found = [f"{statuses.count(status)} {status}" for status in ("completed", "pruned", "failed")]
+        return {"trials": f"{', '.join(found)}, {self.wall_s:.1f} s", "stopped": self.stop_reason}
+
     @property
     def best_dir(self) -> Path:
         """Run directory of the best trial or of the refit, ready to test, predict and export."""
         return self.run_dir / "best"
 
 
-@dataclasses.dataclass(frozen=True)
-class LearningRates:
+def ranked_trials(trials: Sequence[Trial], objective: str) -> Table:
+    """Returns a table of trials in their order, with the hyperparameters in which they differ from one another."""
+    names = list(dict.fromkeys(name for trial in trials for name in trial.hparams))
+    varied = [name for name in names if len({str(trial.hparams.get(name)) for trial in trials}) > 1]
+    shown = varied or names
+    rows = [
+        [
+            trial.name,
+            short(trial.objective),
+            *("" if name in trial.inactive else short(trial.hparams.get(name)) for name in shown),
+            str(trial.epochs),
+        ]
+        for trial in trials
+    ]
+    return Table(["trial", objective, *shown, "epochs"], rows, marked=[0])
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns `"1 epoch"` or `"1,200 epochs"`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def short(value: Any) -> str:
+    """Returns a value for a table: a float with 4 digits."""
+    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class LearningRates(Tabular):
     """Result of a learning-rate range test.
 
     Args:
@@ -174,6 +251,12 @@ class LearningRates:
     reason: str
     figure: Path | None
     wall_s: float
+
+    def table(self) -> Table:
+        """The suggestion and its reason."""
+        found = "none" if self.suggestion is None else f"{self.suggestion:.2g}"
+        lines = {"suggestion": found, "reason": self.reason, "took": f"{self.wall_s:.1f} s"}
+        return Table([], [], lines if self.figure is None else {**lines, "figure": str(self.figure)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,8 +280,8 @@ class BatchSize:
     examples_per_second: float | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class BatchSizes:
+@dataclasses.dataclass(frozen=True, repr=False)
+class BatchSizes(Tabular):
     """Result of a search for the largest batch that fits into memory.
 
     Args:
@@ -212,3 +295,19 @@ class BatchSizes:
     suggestion: int | None
     reason: str
     wall_s: float
+
+    def table(self) -> Table:
+        """The sizes with their speed, and the suggestion with its reason."""
+        rows = [
+            [
+                str(tried.size),
+                "yes" if tried.fits else "no",
+                "" if tried.seconds_per_step is None else f"{1000 * tried.seconds_per_step:,.2f}",
+                "" if tried.examples_per_second is None else f"{tried.examples_per_second:,.0f}",
+                "" if tried.memory_bytes is None else f"{tried.memory_bytes / 1e6:,.0f}",
+            ]
+            for tried in self.tried
+        ]
+        found = "none" if self.suggestion is None else str(self.suggestion)
+        lines = {"suggestion": found, "reason": self.reason, "took": f"{self.wall_s:.1f} s"}
+        return Table(["batch size", "fits", "ms per step", "examples per s", "memory, MB"], rows, lines)

@@ -1,87 +1,93 @@
-"""Table of running trials on the terminal, with the best trial and the remaining time."""
+"""The running trials of a search, with the best ones and the remaining time, as a view of a display."""
 
 from __future__ import annotations
 
+import html
 import time
-from collections.abc import Callable
-from types import TracebackType
-from typing import Self, final
+from collections.abc import Callable, Iterable
+from typing import Any, final
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
+from lightkeras.runs.results import ranked_trials, short
+from lightkeras.search import outputs
 from lightkeras.search.coordinator import Coordinator
 from lightkeras.search.pruning import is_better
 from lightkeras.search.records import Record
+from lightkeras.system.display import Display
+from lightkeras.system.messages import printable
+from lightkeras.system.tables import Table
+from lightkeras.training.progress_bar import duration
 
 EVERY = 0.5  # seconds between two updates
+_BEST_SHOWN = 5
 
 
 @final
 class ProgressTable:
-    """Context manager that shows a table during a search; shows nothing unless stdout is a terminal.
+    """The progress of a search.
 
-    `clock` returns monotonic time in seconds.
+    Args:
+        coordinator: The coordinator of the search.
+        trials: Maximum number of trials; `None` if unknown.
+        display: Where to show it.
+        clock: Returns monotonic time in seconds.
     """
 
     def __init__(
         self,
         coordinator: Coordinator,
         trials: int | None,
-        enabled: bool,
-        console: Console | None = None,
+        display: Display,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._coordinator, self._trials, self._clock = coordinator, trials, clock
-        self._console = console or Console()
-        self._live = Live(console=self._console, auto_refresh=False, transient=True)
-        self._enabled = enabled and self._console.is_terminal
-        self._began, self._shown = clock(), float("-inf")
+        self._coordinator, self._trials, self._display, self._clock = coordinator, trials, display, clock
+        self._began, self._updated = clock(), float("-inf")
         self._ended_before = self._ended()
+        self._shown = self._parts()  # what a terminal draws from its own thread
+        display.show(self)
 
-    def __enter__(self) -> Self:
-        if self._enabled:
-            self._live.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._enabled:
-            self._live.__exit__(kind, error, trace)
-
-    def show(self) -> None:
-        """Updates the table if the last update is old enough."""
+    def update(self, ended: bool = False) -> None:
+        """Shows the runs as they are now, if the last update is old enough or the search has `ended`."""
         now = self._clock()
-        if self._enabled and now - self._shown >= EVERY:
-            self._shown = now
-            self._live.update(self.render(), refresh=True)
+        if self._display.live and (ended or now - self._updated >= EVERY):
+            self._updated, self._shown = now, self._parts()
+            self._display.refresh()
 
-    def render(self) -> RenderableType:
-        """Returns the table."""
+    def __rich_console__(self, console: Any, options: Any) -> Iterable[Any]:
+        running, best, lines = self._shown
+        if running.rows or best.rows:
+            yield running if running.rows else best
+        for line in lines:
+            yield Text(printable(line), overflow="fold")
+
+    def _repr_html_(self) -> str:
+        running, best, lines = self._shown
+        shown = [table._repr_html_() for table in (best, running) if table.rows]
+        return "".join([*shown, *(f"<div>{html.escape(printable(line))}</div>" for line in lines)])
+
+    def _parts(self) -> tuple[Table, Table, list[str]]:
+        """The running runs, the best trials so far, and how many trials ended."""
         plan, records = self._coordinator.plan, self._coordinator.records
-        table = Table(box=None, pad_edge=False)
-        for heading in ("run", "epoch", plan.objective, "best", "hyperparameters"):
-            table.add_column(heading, justify="left" if heading in ("run", "hyperparameters") else "right")
-        for run in records.working():
-            table.add_row(*self._row(run))
+        names = list(plan.space.ranges)
+        columns = ["running", "epoch", plan.objective, "best", *names]
+        running = Table(columns, [self._row(run, names) for run in records.working()])
+        ranked = [outputs.trial_of(plan, run) for run in records.ranked(plan.mode)[:_BEST_SHOWN]]
+        lines = [f"{self._counted()}{self._left()}"]
         best = self._coordinator.best()
-        parts: list[RenderableType] = [table, Text(f"{self._counted()}{self._left()}")]
         if best is not None and best.outcome is not None:
-            parts.append(Text(f"best so far: {best.number}, {plan.objective} {_short(best.outcome.value)}"))
-        return Group(*parts)
+            lines.append(f"best so far: {best.number}, {plan.objective} {short(best.outcome.value)}")
+        return running, ranked_trials(ranked, plan.objective), lines
 
-    def _row(self, run: Record) -> list[str]:
+    def _row(self, run: Record, names: list[str]) -> list[str]:
         mode, values = self._coordinator.plan.mode, [value for _, value in run.reports]
         best = None
         for value in values:
             best = value if best is None or is_better(value, best, mode) else best
         epochs = run.epochs or self._coordinator.plan.runner.epoch_limit or "?"
-        chosen = "  ".join(f"{name} {_short(value)}" for name, value in run.values.items())
         epoch = f"{run.reports[-1][0] if run.reports else 0}/{epochs}"
-        return [run.name, epoch, _short(values[-1] if values else None), _short(best), chosen]
+        chosen = [short(run.values[name]) if name in run.values else "" for name in names]
+        return [run.name, epoch, short(values[-1] if values else None), short(best), *chosen]
 
     def _counted(self) -> str:
         trials = self._coordinator.records.trials()
@@ -96,19 +102,7 @@ class ProgressTable:
         if self._trials is None or not here:
             return ""
         seconds = (self._clock() - self._began) / here * max(0, self._trials - self._ended())
-        return f", about {_duration(seconds)} left"
+        return f", about {duration(seconds)} left"
 
     def _ended(self) -> int:
         return sum(run.outcome is not None for run in self._coordinator.records.trials())
-
-
-def _short(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import select
 import sys
@@ -20,8 +21,14 @@ class Console(rich.console.Console):
     """A rich console that escapes control characters, and that outlives its reader.
 
     What is printed may come from a run directory of somebody else. A pipe whose reader has ended, as in `| head`, must
-    not end a training run.
+    not end a training run. Characters that the encoding of the output lacks are printed as `?`. In a notebook it
+    prints text: rich would print HTML, also in place of what goes to standard error.
     """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(force_jupyter=False, **settings)
+        if isinstance(self.file, io.TextIOWrapper) and not self.encoding.startswith("utf"):
+            self.file.reconfigure(errors="replace")
 
     def render_str(self, text: str, **settings: Any) -> Text:
         return super().render_str(printable(text), **settings)

@@ -6,6 +6,7 @@
 * TensorFlow 2.21 writes lines to standard error while it loads, before it reads `TF_CPP_MIN_LOG_LEVEL`
   (tensorflow/tensorflow issue 100442). They are captured, and printed only if the import fails. For this lightkeras
   must be imported before Keras.
+* While Keras is imported, which takes seconds, a terminal shows that.
 * Keras's error for a backend that is not installed is only its name. Here the error names the extra to install, and
   the valid backends if the name is misspelled.
 
@@ -80,14 +81,31 @@ class _Loader(importlib.abc.Loader):
             ):  # a run that began without TensorFlow has set the seeds
                 sys.modules["lightkeras.system.random_states"].seed_late(module)
             return
-        with explained_missing_backend():
-            self._loader.exec_module(module)
-        _register()
+        with shown_on_terminal("importing Keras and its backend ..."):
+            with explained_missing_backend():
+                self._loader.exec_module(module)
+            _register()
 
 
 def _register() -> None:
     for name in _WITH_CLASSES:
         importlib.import_module(name)
+
+
+@contextlib.contextmanager
+def shown_on_terminal(text: str) -> Iterator[None]:
+    """Shows a text on the terminal while the block runs; nothing if standard error is a file."""
+    stream = sys.stderr
+    if stream is None or not stream.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+        yield
+        return
+    stream.write(text)
+    stream.flush()
+    try:
+        yield
+    finally:
+        stream.write("\r\x1b[2K")
+        stream.flush()
 
 
 @contextlib.contextmanager

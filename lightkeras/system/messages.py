@@ -15,11 +15,17 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """A sentence such as `"Did you mean 'val/loss'? Valid names: train/loss, val/loss."`, to end an error."""
+def did_you_mean(name: str, valid: Iterable[str], most: int | None = None) -> str:
+    """A sentence such as `"Did you mean 'val/loss'? Valid names: train/loss, val/loss."`, to end an error.
+
+    Of more valid names than `most`, only the three nearest are named.
+    """
     names = sorted(valid)
     if not names:
         return "There are no valid names."
+    if most is not None and len(names) > most:
+        first, second, third = map(repr, difflib.get_close_matches(name, names, n=3, cutoff=0.0))
+        return f"Did you mean {first}, {second} or {third}?"
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"Did you mean {nearest[0]!r}? " if nearest else ""
     return f"{hint}Valid names: {', '.join(names)}."

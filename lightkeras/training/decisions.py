@@ -71,6 +71,14 @@ def expected_epochs(limit: int | None, most_steps: int | None, steps: int | None
     return limit if limit is not None else -(-(most_steps or 1) // (steps or 1))
 
 
+def finished(stop_reason: str) -> str:
+    """Returns a sentence that a run is finished, and how it would train longer if a setting ended it."""
+    name = stop_reason.partition("=")[0] if stop_reason.startswith("max_") else ""
+    name = "patience" if " got no better for " in stop_reason else name
+    advice = f" To train longer, resume it with a higher {name} (--runner.{name})." if name else ""
+    return f"The run is finished: {stop_reason}.{advice}"
+
+
 def is_multiple(number: int, every: int | None) -> bool:
     """Whether a number is a multiple of `every`; false for `None`."""
     return every is not None and number % every == 0

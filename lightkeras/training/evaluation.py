@@ -16,6 +16,8 @@ from lightkeras.encoders.features import encode_feed
 from lightkeras.runs import checkpoint
 from lightkeras.runs.loggers import write_tested
 from lightkeras.runs.results import EvalResult
+from lightkeras.system import display
+from lightkeras.system.display import phase
 from lightkeras.system.locks import waiting_lock
 from lightkeras.system.variables import write_variables
 from lightkeras.task import Task
@@ -39,11 +41,13 @@ def evaluate(settings: Settings, task: Task, data: Any, split: str, weights: str
     limit = settings.limit_batches.test if split == "test" else settings.limit_batches.validation
     check_feed(task, feed, split, limit)
     feed = encode_feed(feed, task.frozen(), settings.features)
-    trace = trace_evaluate(task, bound_engine(task), feed)
-    epoch_names(task, trace, split)
-    load_weights(settings, task, weights)
-    stepper = setup.stepper_over(feed, task, task.run_evaluate_step, trace, limit, settings.seed)
-    metrics = stepper.run(settings.steps_per_call) or {}
+    with phase({"test": "testing", "validation": "validating"}[split]):
+        trace = trace_evaluate(task, bound_engine(task), feed)
+        epoch_names(task, trace, split)
+        load_weights(settings, task, weights)
+        stepper = setup.stepper_over(feed, task, task.run_evaluate_step, trace, limit, settings.seed)
+        metrics = stepper.run(settings.steps_per_call) or {}
+    display.current().show_result({split: metrics})
     result = EvalResult(split, metrics, stepper.examples, time.perf_counter() - started)
     if weights is not None:
         directory = setup.directory_of(settings)

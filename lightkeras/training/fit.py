@@ -21,7 +21,8 @@ from lightkeras.runs.directory import RunDirectory
 from lightkeras.runs.loggers import CsvLogger, TensorBoardLogger
 from lightkeras.runs.loggers.csv import header_of, merged_header, warn_if_changed
 from lightkeras.runs.results import Best, FitResult
-from lightkeras.system import files, random_states
+from lightkeras.system import display, files, random_states
+from lightkeras.system.display import phase
 from lightkeras.system.signals import StopSignals
 from lightkeras.training import decisions
 from lightkeras.training.callbacks import CallbackBridge
@@ -82,7 +83,9 @@ class Fit:
         self.bridge.check_rates()
         self.bridge.warn_of_patience(settings.patience, self.monitor)
         self.state = RunState(decisions.Patience(mode))
-        bar, keeps_rows = ProgressBar(epochs, steps, settings.progress), settings.skip_broken > 0
+        limited = settings.epoch_limit is not None or settings.max_steps is not None  # and not by time alone
+        bar = ProgressBar(epochs if limited else None, steps, display.current())
+        keeps_rows = settings.skip_broken > 0
         self.recorder = Recorder(traced.names, self.state, bar, ledger, keeps_rows)
         self.recovery = Recovery(
             self.train_stepper, self.recorder, directory.broken, str(facts["source"]), settings.skip_broken, clock
@@ -162,7 +165,8 @@ class Fit:
             with self.ledger.part("callbacks"):
                 self.bridge.begin_train()
             return
-        self.checkpointer.restore(resumed)
+        with phase("restoring the checkpoint"):
+            self.checkpointer.restore(resumed)
         self.recorder.log_best(self.monitor)
         self.recorder.bar.resume_at(self.state.step)
         for name, attributes in self.bridge.not_saved().items():
@@ -200,7 +204,7 @@ class Fit:
         if change is None:
             return
         cause = f"{change} before epoch {self.state.epochs + 1}"
-        with self.ledger.part("compilation"):
+        with self.ledger.part("compilation"), phase("tracing the steps again"):
             self.traced.trace_anew(cause)
         self.recovery.forget()
         self.recorder.bar.print_line(
@@ -210,11 +214,12 @@ class Fit:
     @counted("checkpoint")
     def finish(self) -> None:
         """Saves the final state, unless it is saved already or not finite, and waits for the disk."""
-        if not self.state.diverged and not self.checkpointer.is_saved:
-            alarm = self.recovery.check()
-            if alarm is None or self.recovery.recover(alarm) is not None:
-                self.checkpointer.save(always=True)
-        self.checkpointer.finish()
+        with phase("saving the last checkpoint"):
+            if not self.state.diverged and not self.checkpointer.is_saved:
+                alarm = self.recovery.check()
+                if alarm is None or self.recovery.recover(alarm) is not None:
+                    self.checkpointer.save(always=True)
+            self.checkpointer.finish()
 
     @counted("callbacks")
     def end_train(self) -> None:

@@ -29,6 +29,7 @@ from lightkeras.runs import checkpoint, report
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.runs.loggers import write_images
 from lightkeras.system import files
+from lightkeras.system.display import phase
 from lightkeras.system.messages import announce, check_whole
 from lightkeras.system.variables import CheckpointError, write_variables
 from lightkeras.task import Task
@@ -79,7 +80,7 @@ class SplitPictures:
         """
         if not has_pictures(self.task):
             return {}
-        with restored(self.task):
+        with phase(f"drawing the {self.split} split"), restored(self.task):
             if weights is not None:
                 write_variables(self.task.model_variables(), weights)
             try:
@@ -257,9 +258,10 @@ def write_report(
         OSError: A file cannot be written.
     """
     try:
-        if history and any(history.values()):
-            plots.save(plots.curves(history, best_epoch), directory.figures / "curves.png")
-        report.write(directory.path)
+        with phase("writing report.html"):
+            if history and any(history.values()):
+                plots.save(plots.curves(history, best_epoch), directory.figures / "curves.png")
+            report.write(directory.path)
     except OSError:  # a full disk is an error of the run
         raise
     except Exception as error:  # a rendering error must not fail the run

@@ -19,6 +19,7 @@ from lightkeras.data.structure import Structure, as_arrays
 from lightkeras.encoders.features import FeatureCache, encode_feed
 from lightkeras.engine.base import Predictor
 from lightkeras.engine.stream import Stream
+from lightkeras.system.display import phase
 from lightkeras.task import Task
 from lightkeras.training import setup
 from lightkeras.training.evaluation import encoder_reader, load_weights
@@ -34,7 +35,7 @@ def predict(settings: Settings, task: Task, data: Any, weights: str | None, batc
     forms[0].begin_pass()
     completed = False
     try:
-        with _first_outputs(settings, task, forms, weights) as (predictor, stream, parts):
+        with phase("predicting"), _first_outputs(settings, task, forms, weights) as (predictor, stream, parts):
             stream.allow(None)
             while (part := predictor.run(stream, settings.steps_per_call or 8)) is not None:
                 parts.append(part)

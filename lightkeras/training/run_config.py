@@ -23,6 +23,7 @@ from lightkeras.runs.resume import (
 from lightkeras.system import environment
 from lightkeras.task import Task
 from lightkeras.training.fit import Fit
+from lightkeras.training.model_summary import models_of
 from lightkeras.training.setup import Ready
 from lightkeras.training.stepper import Stepper
 
@@ -44,6 +45,7 @@ def config_of(fit: Fit) -> dict[str, Any]:
         "code": code_of(type(fit.task)),
         "lookup": fit.task.lookup.record(),
         "modules": hub.modules_in(parts_of(fit.task)),
+        "models": models_of(fit.task),
         **({} if encoder is None else {"encoder": encoder.record()}),
         "machine": environment.machine(),
         "seed": fit.settings.seed,

@@ -24,6 +24,7 @@ from lightkeras.engine.base import Step, Trace
 from lightkeras.runs.directory import RunDirectory, check_directory, run_path, snake_case
 from lightkeras.runs.resume import read_run, run_and_checkpoint
 from lightkeras.system import environment
+from lightkeras.system.display import phase
 from lightkeras.system.locks import check_free
 from lightkeras.task import SupervisedTask, Task
 from lightkeras.training import preflight
@@ -77,7 +78,8 @@ def get_ready(
     learn = learn_from(train, batch_size, directory if resume else None)
     check_labels_given(task, train, validation)
     data = build_task(task, settings.seed, given=train is not None, fit_encoder=learn)
-    feeds = feeds_of(data, train, validation, batch_size)
+    with phase("reading data"):
+        feeds = feeds_of(data, train, validation, batch_size)
     return Ready(task, data, *feeds, directory, bool(resume), accept_changes, wanted)
 
 
@@ -99,7 +101,8 @@ def build_task(
     Raises:
         ValueError: There is no data.
     """
-    task.set_up(seed, fit_encoder)
+    with phase("building the task"):
+        task.set_up(seed, fit_encoder)
     data = task.data
     if data is None and not given:
         raise ValueError(
@@ -107,7 +110,8 @@ def build_task(
             "Give the data to the runner, or return a DataModule."
         )
     if data is not None and not given:
-        data.prepare(task.lookup)
+        with phase("reading data"):
+            data.prepare(task.lookup)
     return None if given else data
 
 
@@ -183,7 +187,8 @@ def make_fit(settings: Settings, ready: Ready, ledger: TimeLedger | None = None)
     train = encode_feed(train, task.frozen(), settings.features)
     engine = bound_engine(task)
     task.logs_gradient_norms = settings.log_gradients is not None
-    trace = trace_train(task, engine, train)
+    with phase("tracing the train step"):
+        trace = trace_train(task, engine, train)
     limits, seed = settings.limit_batches, settings.seed
     train_stepper = stepper_over(train, task, task.run_train_step, trace, limits.train, seed, continues=True)
     names = epoch_names(task, trace, "train")
@@ -191,7 +196,8 @@ def make_fit(settings: Settings, ready: Ready, ledger: TimeLedger | None = None)
     if validation is not None:
         check_feed(task, validation, "validation", settings.limit_batches.validation)
         validation = encode_feed(validation, task.frozen(), settings.features)
-        evaluation = trace_evaluate(task, engine, validation, train)
+        with phase("tracing the validation step"):
+            evaluation = trace_evaluate(task, engine, validation, train)
         names += epoch_names(task, evaluation, "val")
         validation_stepper = stepper_over(validation, task, task.run_evaluate_step, evaluation, limits.validation, seed)
     traced = TracedSteps(task, trace, train_stepper, validation_stepper, names)
@@ -199,7 +205,8 @@ def make_fit(settings: Settings, ready: Ready, ledger: TimeLedger | None = None)
     _warn_of_settings(fit)
     check_directory(ready.directory, needed_bytes=5 * fit.state_bytes)
     if settings.preflight:
-        preflight.run(task, engine, trace, train_stepper, validation_stepper, settings.skip_broken > 0)
+        with phase("compiling and checking the steps"):
+            preflight.run(task, engine, trace, train_stepper, validation_stepper, settings.skip_broken > 0)
     return fit
 
 

@@ -3,9 +3,7 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from rich.console import Console
 
 from lightkeras.command_line import console
 from lightkeras.runs.directory import RunDirectory
@@ -64,7 +62,10 @@ def searched(**changed):
 
 def test_a_search_ends_with_its_best_trial_and_its_repeats(capsys):
     console.report_search(searched(repeats={"0002": (0.2, 0.4), "0000": (0.5,), "0003": ()}))
-    assert capsys.readouterr().out.splitlines() == [
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert rows == [["0002", "0.25", "8", "0.01235", "0"], ["0000", "0.5", "8", "0.01235", "0"]]
+    assert lines[-9:] == [
         "     trials  2 completed, 1 pruned, 1 failed, 3.2 s",
         "    stopped  trials=4 reached",
         "       best  val/loss 0.2500 with units=8, rate=0.01235",
@@ -136,18 +137,13 @@ def test_an_experiment_lists_the_values_of_its_runs(capsys):
     assert "     report  all/report.html\n" in capsys.readouterr().out
 
 
-def test_sizes_are_listed_with_what_was_measured(capsys):
+def test_a_result_is_its_table_with_its_lines_below(capsys):
     tried = (BatchSize(8, True, 12_400_000, 0.0015, 5333.3), BatchSize(16, False))
-    Console().print(console.table_of_sizes(BatchSizes(tried, 8, "", 1.0)))
+    console.print_result(BatchSizes(tried, 8, "16 ran out of memory", 1.0))
     lines = capsys.readouterr().out.splitlines()
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
     assert rows == [["8", "yes", "1.50", "5,333", "12"], ["16", "no", "", "", ""]]
-
-
-def test_numbers_are_short_and_other_values_as_they_are():
-    assert [console.short(value) for value in (0.123456, 12, "text", True, np.float64(2.0))] == [
-        *("0.1235", "12", "text", "True", "2")
-    ]
+    assert lines[-3:] == [" suggestion  8", "     reason  16 ran out of memory", "       took  1.0 s"]
 
 
 def test_a_mistake_is_printed_with_its_notes(capsys):

@@ -129,3 +129,13 @@ def test_an_error_in_the_users_file_is_raised_unchanged(bundle, tmp_path):
         main(["replay", str(bundle), "--task", f"{tmp_path / 'wrong.py'}:Mine"])
     sys.modules.pop("task_of_wrong")
     sys.path.remove(str(tmp_path))
+
+
+def test_alone_it_shows_its_commands_and_its_version_if_that_is_asked_for(capsys):
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert "rewrite report.html" in shown
+    assert "rerun the step that broke a run" in shown
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"lightkeras {lightkeras.__version__}\n")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightkeras.data.feed import ArrayFeed, StreamFeed
+from lightkeras.data.feed import ArrayFeed, StreamFeed, raw_feed
 from lightkeras.data.structure import ArraySpec
 
 
@@ -139,3 +139,91 @@ def test_a_stream_keeps_its_arguments():
 def test_a_stream_without_batches_is_an_error():
     with pytest.raises(ValueError, match="steps=0: the feed is empty"):
         StreamFeed(lambda epoch: iter([]), ArraySpec((), "int64"), steps=0)
+
+
+def test_a_batch_size_and_a_seed_may_be_of_numpy():
+    feed = ArrayFeed(np.zeros(50), np.int64(2), shuffle=True, seed=np.uint8(7))
+    assert (feed.batch_size, type(feed.batch_size)) == (2, int)
+    assert feed.order(3).tolist() == ArrayFeed(np.zeros(50), 2, shuffle=True, seed=7).order(3).tolist()
+    assert feed.order(3, run_seed=1).tolist() != feed.order(3).tolist()
+    assert ArrayFeed(np.zeros(5), 2).order(3, run_seed=1).dtype == np.int32
+
+
+def test_of_many_lengths_the_first_and_the_last_are_named():
+    def named(count):
+        with pytest.raises(ValueError, match="Arrays differ in their number of examples") as caught:
+            ArrayFeed({f"a{number}": np.zeros(9 - number) for number in range(count)}, 1)
+        return str(caught.value).partition(": ")[2].partition(". Axis")[0].split(", ")
+
+    assert named(6) == [f"array a{number} has {9 - number}" for number in range(6)]
+    assert named(7) == [*(f"array a{number} has {9 - number}" for number in range(4)), "...", "array a6 has 3"]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "advice"),
+    [
+        (
+            ([np.zeros(3)] * 2, np.zeros(2)),
+            "A list of 2 arrays is read as 2 inputs: make it one array with",
+        ),
+        (([np.zeros(3), np.zeros(4)], np.zeros(2)), "2 inputs: pad them to one shape and make them one array with"),
+        (([np.zeros(3)], np.zeros(2)), None),
+        ((np.zeros(3), np.zeros(2)), None),
+        ({"a": [np.zeros(3), np.zeros(3)], "b": np.zeros(2)}, None),
+    ],
+)
+def test_a_list_of_examples_is_advised_to_be_stacked(arrays, advice):
+    with pytest.raises(ValueError, match=r"Axis 0 must agree\.") as caught:
+        ArrayFeed(arrays, 1)
+    assert ("np.stack" in str(caught.value)) == (advice is not None)
+    assert advice is None or advice in str(caught.value)
+
+
+def test_the_feed_before_an_encoder_identifies_the_data_and_is_found():
+    raw = ArrayFeed(np.arange(4), 2)
+    encoded = ArrayFeed(np.zeros((4, 3)), 2, raw=raw)
+    assert encoded.fingerprint() == raw.fingerprint()
+    assert (raw_feed(encoded), raw_feed(raw)) == (raw, raw)
+    assert not raw.holds_bags
+    stream = StreamFeed(lambda epoch: iter([]), ArraySpec((), "int64"))
+    stream.note_first((np.zeros((5, 2)), np.zeros(5)))
+    again = StreamFeed(lambda epoch: iter([]), ArraySpec((), "int64"), raw=stream)
+    assert (stream.first_size, again.first_size, raw_feed(again)) == (5, 5, stream)
+
+
+def test_a_stream_without_an_end_continues_and_others_if_they_are_told_to():
+    def made(**settings):
+        return StreamFeed(lambda epoch: iter([]), ArraySpec((), "int64"), **settings)
+
+    assert [made(**given).continues for given in ({}, {"endless": True}, {"continues": True})] == [False, True, True]
+
+
+class Hooks:
+    """Notes its calls."""
+
+    def __init__(self):
+        self.calls = []
+
+    def on_epoch_begin(self):
+        self.calls.append("begin")
+
+    def on_epoch_end(self):
+        self.calls.append("end")
+
+
+def test_the_hooks_of_a_source_are_called_by_its_outermost_pass_if_that_comes_to_its_end():
+    hooks, other = Hooks(), Hooks()
+    feeds = [StreamFeed(lambda epoch: iter([]), ArraySpec((), "int64"), hooks=found) for found in (hooks, hooks, other)]
+    feeds[0].begin_pass()
+    feeds[1].begin_pass()  # such as a validation on the train split
+    feeds[2].begin_pass()
+    feeds[2].end_pass()
+    feeds[1].end_pass()
+    assert (hooks.calls, other.calls) == (["begin"], ["begin", "end"])
+    feeds[0].end_pass()
+    feeds[0].end_pass()  # which has ended
+    assert hooks.calls == ["begin", "end"]
+    feeds[0].begin_pass()
+    feeds[0].end_pass(completed=False)
+    assert hooks.calls == ["begin", "end", "begin"]
+    StreamFeed(lambda epoch: iter([]), ArraySpec((), "int64")).begin_pass()

@@ -161,3 +161,9 @@ def test_numbers_are_not_classes():
 def test_a_seed_that_is_none_is_refused(seed):
     with pytest.raises(ValueError, match=f"seed={seed}: expected a whole number of at least 0"):
         split(np.arange(3), 1, seed=seed)
+
+
+def test_a_seed_may_be_of_numpy_and_is_checked():
+    assert split(np.arange(9), 3, seed=np.int64(4))[1].tolist() == split(np.arange(9), 3, seed=4)[1].tolist()
+    with pytest.raises(ValueError, match=r"^seed=-1: expected a whole number of at least 0\.$"):
+        split(np.arange(9), 3, seed=-1)

@@ -3,9 +3,20 @@
 import collections
 
 import numpy as np
+import pytest
 
 from lightkeras.data.bags import Bags
-from lightkeras.data.structure import ArraySpec, as_arrays, digest_of, first_examples, flatten, map_structure, spec_of
+from lightkeras.data.structure import (
+    ALIGNMENT,
+    ArraySpec,
+    as_arrays,
+    digest_of,
+    first_examples,
+    flatten,
+    map_structure,
+    owned,
+    spec_of,
+)
 
 
 def test_lists_of_plain_values_are_arrays_and_others_are_structures():
@@ -69,3 +80,47 @@ def test_bags_have_the_form_of_their_batches_and_their_first_examples_are_bags()
     assert first_examples(bags, 1).ids.tolist() == [3]
     assert first_examples(np.arange(5), 2).tolist() == [0, 1]
     assert as_arrays((bags,)) == (bags,)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (None, ValueError, r"^Received None where an array was expected: leave it out"),
+        (np.float32(3), ValueError, r"^Received the scalar .*3\.0.*: expected an array with one row per ex"),
+        ([[1, 2], [3]], ValueError, r"^Cannot convert to an array: .* Pad rows of different lengths to one length\.$"),
+        (np.array(["2026-01-01"], "M8[D]"), TypeError, r"^Received an array of datetime64\[D\]: expected numbers"),
+        (np.array([1], "m8[D]"), TypeError, r"^Received an array of timedelta64\[D\]: expected numbers or text"),
+        (np.array(["a", 1], object), TypeError, r"^An array of dtype object holds int; expected text"),
+    ],
+)
+def test_a_value_that_is_not_an_array_is_refused_with_a_remedy(given, error, message):
+    with pytest.raises(error, match=message):
+        as_arrays(given)
+
+
+def test_an_owned_batch_is_an_aligned_copy():
+    batch = {"x": np.arange(6, dtype="int16").reshape(2, 3)[:, ::2], "text": np.array(["a", "b"], object)}
+    for _ in range(5):
+        found = owned(batch)
+        assert found["x"].tolist() == [[0, 2], [3, 5]]
+        assert found["text"].tolist() == ["a", "b"]
+        assert found["x"].ctypes.data % ALIGNMENT == 0
+    batch["x"][0, 0], batch["text"][0] = 9, "z"
+    assert (found["x"][0, 0], found["text"][0]) == (0, "a")
+    assert owned(np.zeros((0, 3))).shape == (0, 3)
+    assert ALIGNMENT == 64
+
+
+def test_the_form_of_an_array_is_named_without_its_batch():
+    assert spec_of(np.zeros((4, 2, 3), "float16")) == ArraySpec((2, 3), "float16")
+    assert spec_of(np.array(["a"], object)) == ArraySpec((), "string")
+    assert (str(ArraySpec((None, 3), "int32")), str(ArraySpec((), "string"))) == (
+        "int32[batch, None, 3]",
+        "string[batch]",
+    )
+
+
+def test_texts_are_told_apart_by_where_they_end():
+    one, other = (np.array(texts, object) for texts in (["a", "bc"], ["ab", "c"]))
+    assert digest_of(one) != digest_of(other)
+    assert digest_of(one) == digest_of(np.array([b"a", b"bc"], object))

@@ -52,7 +52,9 @@ def test_the_picture_shows_the_rule_of_imports() -> None:
 def test_the_files_that_it_names_exist() -> None:
     """Paths from the root or from `lightkeras/`; `NAME` and `BACKEND` stand for a name of the reader's."""
     paths = {
-        path for path in re.findall(r"`([\w./]+/[\w./]*|\w+\.(?:py|md))`", TEXT) if not path.startswith(("..", ".venv"))
+        path
+        for path in re.findall(r"`([\w./]+/[\w./]*|\w+\.(?:py|md))`", TEXT)
+        if not path.startswith(("..", ".venv", "build/"))
     }
     assert {"runs/loggers/base.py", "tests/on_backends/"} <= paths
     named = {path for path in paths if "NAME" not in path and "BACKEND" not in path}

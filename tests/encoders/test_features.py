@@ -66,7 +66,8 @@ class Counted(lk.Encoder):
 
 def runner(folder, **settings):
     features = FeatureCache(folder=str(folder.parent / "features"))
-    return lk.Runner(**{"run_dir": folder, "progress": False, "max_epochs": 3, "features": features, **settings})
+    quick = {"max_epochs": 3, "progress": False, "pictures": False, "export": False}
+    return lk.Runner(**{"run_dir": folder, "features": features, **quick, **settings})
 
 
 def steps_of(folder):
@@ -99,7 +100,7 @@ def test_it_learns_as_with_the_part_inside(kind, on_disk, tmp_path):
 
 def test_what_is_exported_and_predicts_takes_the_raw_inputs(tmp_path):
     task = Ahead()
-    made = runner(tmp_path / "run")
+    made = runner(tmp_path / "run", export=True)
     result = made.fit(task, TRAIN, VALIDATION)
     predicted = made.predict(task, VALIDATION[0], weights="best")
     exported = keras.models.load_model(result.run_dir / "model.keras")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from documents import DOCUMENTS, ROOT, Document, run_block
+
+import lightkeras as lk
 
 # test_tutorial.py runs the blocks of the tutorial.
 BLOCKS = {
@@ -65,3 +70,24 @@ def test_the_experiments_that_commands_name_exist() -> None:
             words = [word for line in block.splitlines() for word in line.split("#")[0].split()]
             files = [word for word in words if word.startswith("experiments/")]
             assert [file for file in files if not (ROOT / file.partition(":")[0]).is_file()] == []
+
+
+def settings_of(kind: Any, prefix: str = "") -> set[str]:
+    """Dotted names of the fields of a dataclass of settings, also of those inside."""
+    names = set()
+    for field in dataclasses.fields(kind):
+        names.add(prefix + field.name)
+        if dataclasses.is_dataclass(field.default_factory):
+            names |= settings_of(field.default_factory, f"{prefix}{field.name}.")
+    return names
+
+
+@pytest.mark.parametrize(("flag", "kind"), [("runner", lk.Runner), ("tuner", lk.Tuner)])
+def test_the_settings_that_pages_name_exist(flag: str, kind: Any) -> None:
+    """`--runner.patience` in a command or in the text, and `Runner(patience=3)` in the text or a table."""
+    known = settings_of(kind)
+    for page in DOCUMENTS:
+        flags = re.findall(rf"--{flag}\.([\w.]*\w)", page.text)
+        calls = re.findall(rf"\b{flag.capitalize()}\(([^()]*)=[^=]", page.text)
+        arguments = [name for call in calls for name in re.findall(r"\b([a-z_]+)=", f"{call}=")]
+        assert sorted({*flags, *arguments} - known) == [], page.path

@@ -301,12 +301,11 @@ TASKS = {
     ),
 }
 CALLBACKS = {"FineTuned": [Stages]}
-BEGUN = ("Classifier", "Gan", "Convolutional", "FineTuned")  # the last one is saved after its first half was unfrozen
+BEGUN = ("Gan", "Convolutional", "FineTuned")  # the last one is saved after its first half was unfrozen
 AS_FIT = ("Supervised", "TwoInTwoOut")
-FUSED = ("Classifier", "Gan")
+FUSED = ("Gan",)
 CUTS = {  # all other fits: 75 steps a call
     "1 step a call": {"steps_per_call": 1},
-    "7 steps a call": {"steps_per_call": 7},
     "cut by validations": {"steps_per_call": 75, "validate_every": 5},
 }
 

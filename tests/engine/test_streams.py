@@ -9,6 +9,7 @@ import pytest
 from lightkeras.data.bags import Bags
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.engine.streams import (
+    PREFETCH,
     ArrayStream,
     Prefetcher,
     batch_of,
@@ -80,3 +81,25 @@ def test_batches_in_memory_begin_at_a_step_and_end_with_the_smaller_one():
     order = FEED.order(1, 3)
     found = [batch[0].tolist() for batch in batches_in_memory(FEED, epoch=1, step=1, seed=3)]
     assert found == [order[4:8].tolist(), order[8:].tolist()]
+
+
+def test_a_prefetcher_reads_eight_ahead_and_drops_them_when_it_is_closed():
+    made = []
+
+    def numbers():
+        for number in range(100):
+            made.append(number)
+            yield number
+
+    items = Prefetcher(numbers())
+    assert items.take() == 0
+    while len(made) < 1 + PREFETCH + 1:  # taken, prefetched, and the one that waits for its place
+        threading.Event().wait(0.001)
+    items.close()
+    assert not items._thread.is_alive()
+    assert items._items.maxsize == PREFETCH == 8
+    assert items.take() is None
+
+
+def test_a_prefetcher_is_an_iterator_of_its_items():
+    assert list(Prefetcher(iter("abc"))) == ["a", "b", "c"]

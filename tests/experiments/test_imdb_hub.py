@@ -108,12 +108,13 @@ def test_the_terminal_shows_the_result_and_where_the_run_is(finished: Finished) 
 
 
 def test_nothing_else_is_printed_without_a_terminal(finished: Finished) -> None:
-    """No start-up lines of TensorFlow, no bar, no colours: that the sample stands in, and a line for each epoch."""
+    """No start-up lines of TensorFlow, no bar, no colours: the sample, the model, and a line for each epoch."""
     printed = finished.process.stderr.splitlines()
     assert [line.split(":")[0] for line in printed[:2]] == ["lightkeras", "lightkeras"]
-    assert [line.split()[:2] for line in printed[2:]] == [["epoch", f"{1 + epoch}/{EPOCHS}"] for epoch in range(EPOCHS)]
+    assert [line.split()[:2] for line in printed[3:]] == [["epoch", f"{1 + epoch}/{EPOCHS}"] for epoch in range(EPOCHS)]
     assert "using the built-in sample text module" in printed[0]
     assert "using the built-in sample of generated reviews" in printed[1]
+    assert printed[2].startswith("model: ")
     assert not {"\x1b", "\r"} & set(finished.process.stdout)
     assert "epoch 1/" not in finished.process.stdout
 
@@ -135,7 +136,7 @@ def test_test_repeats_the_test_of_the_fit(machine: Machine, finished: Finished, 
     shutil.copytree(finished.run_dir, copy)
     done = machine.run("imdb_hub", "test", "--run_dir", copy)
     assert done.returncode == 0, done.stderr
-    assert "best weights, 2,000 examples" in done.stdout
+    assert "   examples  2,000, " in done.stdout
     assert read_json(copy / "result.json")["test"] == pytest.approx(finished.result["test"], rel=1e-6)
 
 
@@ -172,6 +173,7 @@ print(json.dumps(model.predict(tf.constant(sys.argv[2:]), verbose=0)[:, 0].tolis
     assert json.loads(done.stdout) == pytest.approx([row["logit"] for row in predicted], abs=1e-6)
 
 
+@pytest.mark.long
 def test_tune_runs_trials_and_names_the_best(machine: Machine, tmp_path: Path) -> None:
     search = tmp_path / "search"
     done = machine.run(

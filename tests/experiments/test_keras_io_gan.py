@@ -70,7 +70,8 @@ def test_an_image_is_classified_by_its_digit_and_whether_it_is_real(finished: Fi
     assert ((outputs["real"] > 0) & (outputs["real"] < 1)).all()
 
 
-@pytest.mark.parametrize("backend", ["torch", pytest.param("jax", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_it_runs_on(experiment: Experiment, backend: str) -> None:
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")

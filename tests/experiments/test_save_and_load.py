@@ -51,6 +51,7 @@ def test_every_way_is_in_the_table(finished: Finished) -> None:
     assert all(row.rstrip().endswith(" 0") for row in rows[1:])
 
 
+@pytest.mark.long
 def test_a_difference_is_printed_and_ends_with_status_1(machine: Machine) -> None:
     """The same file, but for a whole model that is changed before it is saved."""
     text = (EXPERIMENTS / "save_and_load.py").read_text(encoding="utf-8")

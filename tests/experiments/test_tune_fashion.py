@@ -58,6 +58,7 @@ def test_its_predictions_are_drawn(finished: Finished) -> None:
         assert (finished.run_dir / folder / "predictions.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 def test_a_resume_of_a_finished_search_trains_nothing_and_prints_the_same(finished: Finished, machine: Machine) -> None:
     before, trials = finished.result, trials_of(finished)
     process = machine.run("tune_fashion", "--resume", "--run_dir", finished.run_dir)

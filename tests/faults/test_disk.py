@@ -22,7 +22,7 @@ from disk import KINDS, Disk
 import lightkeras as lk
 from lightkeras.runs import checkpoint
 
-STRIDE = 10  # of the calls that write, each tenth fails in a run of its own; the long tests fail those between
+STRIDE = 15  # of the calls that write, each fifteenth fails in a run of its own; the long tests fail those between
 RARE: dict[str, Any] = {"checkpoints": lk.Checkpoints(every_epochs=1), "max_epochs": 2}
 
 

@@ -68,14 +68,14 @@ COMPUTED_BY_KERAS = ("clipped by norm", "clipped by value", "decayed", "accumula
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.any_backend] if name in COMPUTED_BY_KERAS else []) for name in OPTIMIZERS],
+    [pytest.param(name, marks=[pytest.mark.long] if name in COMPUTED_BY_KERAS else []) for name in OPTIMIZERS],
 )
 def test_weights_and_optimizers_end_as_those_of_keras(name, policy, tmp_path):
     make_optimizer, dtypes = OPTIMIZERS[name]
     policy(dtypes)
     expected, history = fitted_by_keras(make_optimizer, 3)
     task = SupervisedTask(model(), loss=CLASS, optimizer=make_optimizer(), metrics=["accuracy"])
-    settings = {"max_epochs": 3, "patience": None, "progress": False, "pictures": False}
+    settings = {"max_epochs": 3, "patience": None, "progress": False, "pictures": False, "export": False}
     result = Runner(run_dir=tmp_path / "run", preflight=False, **settings).fit(task, ArrayFeed((X, Y), 16))
     tolerance = 1e-6 if dtypes == "float32" else 2e-3
     np.testing.assert_allclose(result.history["train/loss"], history["loss"], rtol=tolerance)
@@ -118,8 +118,8 @@ def test_a_task_in_float16_scales_its_loss_as_keras_does(make_optimizer, policy,
     policy("mixed_float16")
     expected, history = fitted_by_keras(make_optimizer, 3)
     task = Classifier(make_optimizer())
-    runner = Runner(max_epochs=3, patience=None, progress=False, run_dir=tmp_path / "run")
-    result = runner.fit(task, ArrayFeed((X, Y), 16))
+    settings = {"max_epochs": 3, "patience": None, "progress": False, "pictures": False, "export": False}
+    result = Runner(**settings, run_dir=tmp_path / "run").fit(task, ArrayFeed((X, Y), 16))
     np.testing.assert_allclose(result.history["train/loss"], history["loss"], rtol=2e-3)
     for one, other in zip(task.model.weights, expected.weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=0.04, atol=0.01, err_msg=other.path)
@@ -128,8 +128,17 @@ def test_a_task_in_float16_scales_its_loss_as_keras_does(make_optimizer, policy,
     assert float(task.optimizer.learning_rate) == pytest.approx(float(expected.optimizer.learning_rate), rel=0.15)
 
 
-@pytest.mark.parametrize("steps_per_call", [1, 5, None])
-@pytest.mark.parametrize("clipped", [{}, {"global_clipnorm": 0.05}])
+CLIPPED = {"global_clipnorm": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("steps_per_call", "clipped"),
+    [
+        (5, CLIPPED),
+        (None, {}),
+        *(pytest.param(*given, marks=pytest.mark.long) for given in [(1, {}), (1, CLIPPED), (5, {}), (None, CLIPPED)]),
+    ],
+)
 def test_small_batches_gathered_are_one_large_batch(steps_per_call, clipped, tmp_path):
     def weights(batch_size, gathered):
         # Without normalisation, which is over a batch; and 96 of the examples, so that all batches are equally large.
@@ -141,6 +150,8 @@ def test_small_batches_gathered_are_one_large_batch(steps_per_call, clipped, tmp
             run_dir=tmp_path / str(batch_size),
             progress=False,
             pictures=False,
+            preflight=False,
+            export=False,
             steps_per_call=steps_per_call,
         )
         result = run.fit(SupervisedTask(net, loss=CLASS, optimizer=optimizer), ArrayFeed((X[:96], Y[:96]), batch_size))

@@ -288,6 +288,11 @@ SAME_STEPS = (
     *("tf.data of unknown length", "generator of an epoch", "PyDataset"),
     *("limited", "without validation", "saved by steps"),
 )
+# What is saved and restored of these is what it is for another case: a stream or its end, variables of an optimizer.
+REPEATED = (
+    *("tf.data of unknown length", "endless PyDataset, limited", "generator that ends inside an epoch, limited"),
+    *("accumulated", "scaled by the task", "bfloat16", "an optimizer for each part"),
+)
 if hasattr(keras.optimizers, "MultiOptimizer"):  # newer than the oldest Keras that is allowed
     CASES["an optimizer for each part"] = Case(one_for_each_part)
 if keras.backend.backend() == "torch":  # the others do not need PyTorch
@@ -355,10 +360,12 @@ def assert_same_end(found, expected):
 # ---------------------------------------------------------------------- to the bit
 
 
+def marks_of(name):
+    return pytest.mark.long if name in REPEATED else pytest.mark.any_backend if name in SAME_STEPS else ()
+
+
 @pytest.mark.parametrize("cuts", ["inside an epoch", pytest.param("three times", marks=pytest.mark.long)])
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.any_backend] if name in SAME_STEPS else []) for name in CASES]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks_of(name)) for name in CASES])
 def test_a_run_cut_anywhere_ends_as_one_that_never_stopped(name, cuts, whole, tmp_path):
     expected, rng = whole(name), random.Random(name)
     steps = expected.end.fit["steps"]
@@ -406,7 +413,13 @@ def test_a_finished_run_that_is_resumed_is_not_changed(whole, tmp_path):
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("name", ["tf.data", "generator of an epoch", "averaged and clipped", "random without a seed"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("generator of an epoch", "averaged and clipped"),
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("tf.data", "random without a seed")),
+    ],
+)
 def test_a_finished_run_with_more_epochs_becomes_the_longer_one(name, whole, tmp_path):
     for epochs in (1, 3):
         result, _ = fit(CASES[name], tmp_path / "run", max_epochs=epochs)
@@ -505,7 +518,9 @@ def test_the_time_limit_counts_anew_in_each_call(tmp_path, monkeypatch):
 # ---------------------------------------------------------------------- counts
 
 
-@pytest.mark.parametrize("steps_per_call", [1, 4, 100, None])
+@pytest.mark.parametrize(
+    "steps_per_call", [4, *(pytest.param(steps, marks=pytest.mark.long) for steps in (1, 100, None))]
+)
 def test_validations_and_limits_come_at_their_steps_with_any_number_of_steps_a_call(steps_per_call, tmp_path):
     case = Case(settings={"validate_every": "7 steps", "patience": None, "steps_per_call": steps_per_call})
     result, _ = fit(case, tmp_path / "run", max_steps=33)
@@ -548,10 +563,16 @@ def test_limited_batches_are_the_first_of_each_epochs_order(tmp_path):
 # ---------------------------------------------------------------------- changes that are refused
 
 
+@pytest.fixture(scope="module")
+def one_epoch(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("one_epoch") / "run"
+    runner(run_dir, max_epochs=1).fit(TwoMoons())
+    return run_dir
+
+
 @pytest.fixture
-def begun(tmp_path):
-    runner(tmp_path / "run", max_epochs=1).fit(TwoMoons())
-    return tmp_path / "run"
+def begun(one_epoch, tmp_path):
+    return shutil.copytree(one_epoch, tmp_path / "run", symlinks=True)
 
 
 def runner(run_dir, **settings):
@@ -571,10 +592,13 @@ class Renamed(TwoMoons):
     ("task", "settings", "data", "what"),
     [
         (lambda: TwoMoons(HP(learning_rate=0.05)), {}, {}, r"hparams\.learning_rate was 0\.01 and is 0\.05"),
-        (TwoMoons, {"seed": 4}, {}, "seed was 0 and is 4"),
-        (TwoMoons, {"monitor": "val/accuracy"}, {}, "monitor.name was 'val/loss' and is 'val/accuracy'"),
+        pytest.param(TwoMoons, {"seed": 4}, {}, "seed was 0 and is 4", marks=pytest.mark.long),
+        pytest.param(
+            *(TwoMoons, {"monitor": "val/accuracy"}, {}, "monitor.name was 'val/loss' and is 'val/accuracy'"),
+            marks=pytest.mark.long,
+        ),
         (TwoMoons, {}, {"train": OTHER, "validation": OTHER}, r"data\.train\.fingerprint was '\w+' and is '\w+'"),
-        (Renamed, {}, {}, "task was 'TwoMoons' and is 'Renamed'"),
+        pytest.param(Renamed, {}, {}, "task was 'TwoMoons' and is 'Renamed'", marks=pytest.mark.long),
     ],
     ids=["hyperparameters", "seed", "monitor", "data", "task"],
 )
@@ -618,9 +642,11 @@ FLIPPED = (VALIDATION[0], 1 - VALIDATION[1])
 HALVED = tuple(part[:25] for part in VALIDATION)
 
 
-@pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("split", ["train", "validation"])
-def test_a_changed_split_is_refused_by_its_name(tmp_path, source, split):
+@pytest.mark.parametrize(
+    "source",
+    ["arrays", "tf.data", *(pytest.param(name, marks=pytest.mark.long) for name in ("generator", "PyDataset"))],
+)
+def test_a_changed_split_is_refused_by_its_name(tmp_path, source):
     made, quick = SOURCES[source], {"export": False, "pictures": False, "preflight": True}
     given = {"train": TRAIN, "validation": VALIDATION}
     other = {"train": (TRAIN[0], 1 - TRAIN[1]), "validation": FLIPPED}
@@ -630,8 +656,9 @@ def test_a_changed_split_is_refused_by_its_name(tmp_path, source, split):
         return runner(tmp_path / "run", **quick, **settings).fit(classifier(), **data, resume=True)
 
     fit(max_epochs=1)
-    with pytest.raises(ChangedRunError, match=rf"data\.{split}\.fingerprint was '\w+' and is '\w+'"):
-        fit([split])
+    for split in given:
+        with pytest.raises(ChangedRunError, match=rf"data\.{split}\.fingerprint was '\w+' and is '\w+'"):
+            fit([split])
     assert fit().epochs == 2
 
 

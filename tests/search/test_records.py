@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from lightkeras.search.records import COMPLETED, FAILED, Outcome, Record, Records, Stop
+from lightkeras.search.records import COMPLETED, FAILED, Outcome, Record, Records, Stop, check_event
 
 
 def asked(trial="a", status="RUNNING", **more):
@@ -89,3 +89,54 @@ def test_an_event_of_a_later_version_is_refused_and_a_correction_changes_nothing
     assert after({"event": "corrected"}) == Records()
     with pytest.raises(ValueError, match="The journal has an event 'mended', which this version does not know"):
         after({"event": "mended"})
+
+
+def test_a_search_that_was_extended_asks_and_plans_anew():
+    records = after(asked(), {"event": "planned", "stage": "seeds", "runs": []}, asked(status="STOPPED"))
+    assert (records.exhausted, records.planned) == (True, {"seeds"})
+    records.apply(asked(status="IDLE"))
+    records.apply({"event": "extended"})
+    assert (records.exhausted, records.idle, records.planned) == (False, False, set())
+
+
+def test_a_planned_run_has_what_is_given_and_defaults_and_a_joined_one_is_a_refit():
+    run = {"name": "seeds/0000-1", "values": {"x": 2}, "epochs": 4, "seed": 7, "later": 1}
+    records = after(
+        {"event": "planned", "stage": "seeds", "runs": [run, {"name": "refit", "values": {}, "joined": True}]}
+    )
+    assert records.runs["seeds/0000-1"] == Record("seeds/0000-1", {"x": 2}, epochs=4, seed=7)
+    assert records.refits() == [records.runs["refit"]]
+    assert records.trials() == []
+    outcome = {**dataclasses.asdict(Outcome(FAILED, "nan")), "of a later version": 1}
+    records.apply({"event": "ended", "run": "refit", "outcome": outcome})
+    assert records.runs["refit"].outcome == Outcome(FAILED, "nan")
+
+
+@pytest.mark.parametrize(
+    ("event", "message"),
+    [
+        (
+            {"event": "lost", "run": "trials/0009", "reason": ""},
+            r"an event of the run 'trials/0009', which was not",
+        ),
+        (asked("c", parent="z"), r"^The journal has a trial 'c' that continues the unknown ''\.$"),
+        (asked(None), r"^The journal has a trial None that continues the unknown None\.$"),
+    ],
+)
+def test_an_event_that_does_not_follow_is_refused(event, message):
+    with pytest.raises(ValueError, match=message):
+        after(asked("a"), event)
+
+
+def test_the_form_of_an_event_is_checked():
+    check_event(asked())
+    check_event({"event": "of a later version", "whatever": 1})
+    check_event({"event": "reported", "run": "a", "epoch": 0, "value": None})
+    for event, problem in [
+        ({"event": "reported", "run": "a", "epoch": -1, "value": 1.0}, "epoch"),
+        ({"event": "stopped", "run": "a", "epoch": 1, "status": "completed", "reason": ""}, "status"),
+        ({"event": "planned", "stage": "refit", "runs": [{"name": "../x", "values": {}}]}, "name"),
+        ({"event": "lost", "run": "a"}, "reason"),
+    ]:
+        with pytest.raises(ValueError, match=rf"^an event '{event['event']}': .*{problem}.*\.$"):
+            check_event(event)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from lightkeras.system import import_hook
 
 
 def run(code: str, *flags: str, **settings) -> subprocess.CompletedProcess[str]:
@@ -52,7 +55,10 @@ REGISTERED = f"print([keras.saving.get_registered_object('lightkeras>' + n).__na
 
 @pytest.mark.parametrize(
     "imports",
-    ["import lightkeras, keras", "import keras, lightkeras", "import lightkeras.encoders.hub.layer, keras"],
+    [
+        pytest.param("import lightkeras, keras", marks=pytest.mark.long),
+        *("import keras, lightkeras", "import lightkeras.encoders.hub.layer, keras"),
+    ],
 )
 def test_our_classes_are_registered_whichever_is_imported_first(imports):
     assert said(f"{imports}\n{REGISTERED}") == str(list(CLASSES))
@@ -209,3 +215,25 @@ def test_a_backend_whose_name_is_misspelled_is_reported_as_unknown(monkeypatch):
         "Did you mean 'tensorflow'? Valid names: jax, tensorflow, torch."
     )
     assert done.stderr.count("Error: ") == 1
+
+
+class Stream(io.StringIO):
+    def __init__(self, terminal):
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self):
+        return self.terminal
+
+
+@pytest.mark.parametrize(
+    ("terminal", "kind", "expected"),
+    [(True, "xterm", "importing ...\r\x1b[2K"), (True, "dumb", ""), (False, "xterm", "")],
+)
+def test_on_a_terminal_an_import_is_shown_while_it_lasts(monkeypatch, terminal, kind, expected):
+    stream = Stream(terminal)
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", kind)
+    with import_hook.shown_on_terminal("importing ..."):
+        assert stream.getvalue() == expected[:13]
+    assert stream.getvalue() == expected

@@ -29,6 +29,12 @@ def test_valid_names_are_listed_in_order_and_the_nearest_is_suggested(name, vali
     assert did_you_mean(name, valid) == expected
 
 
+def test_of_many_names_the_three_nearest_are_suggested():
+    many = [*"abcdefgh", "--hp.units", "--hp.unit_norm", "--hp.rate"]
+    assert did_you_mean("--hp.unts", many, most=10) == "Did you mean '--hp.units', '--hp.unit_norm' or '--hp.rate'?"
+    assert did_you_mean("--hp.unts", many[:10], most=10).startswith("Did you mean '--hp.units'? Valid names: --hp.")
+
+
 def test_an_error_of_ours_is_distinguished_from_one_of_the_user():
     with pytest.raises(ValueError, match="whether lower or higher is better") as ours:
         infer_mode("something")

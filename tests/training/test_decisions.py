@@ -230,3 +230,23 @@ def test_how_often_is_read_as_epochs_or_steps(given_, expected):
 def test_how_often_that_cannot_be_read_is_refused(wrong):
     with pytest.raises(ValueError, match=r"expected a number of epochs, such as 2 or '2 epochs', or '500 steps'"):
         decisions.parse_every(wrong)
+
+
+LONGER = " To train longer, resume it with a higher patience (--runner.patience)."
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        ("max_epochs=3 reached", " To train longer, resume it with a higher max_epochs (--runner.max_epochs)."),
+        ("max_time=60 s reached", " To train longer, resume it with a higher max_time (--runner.max_time)."),
+        (
+            "val/loss got no better for 2 epochs",
+            " To train longer, resume it with a higher patience (--runner.patience).",
+        ),
+        ("a callback asked to stop", ""),
+        ("val/loss is nan, which is not finite", ""),
+    ],
+)
+def test_a_finished_run_names_the_setting_that_ended_it(reason, advice):
+    assert decisions.finished(reason) == f"The run is finished: {reason}.{advice}"

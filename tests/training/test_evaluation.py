@@ -21,7 +21,8 @@ def run_dir(tmp_path):
 
 
 def runner(run_dir, **settings):
-    settings = {"max_epochs": 2, "progress": False, "run_dir": run_dir} | settings
+    quick = {"max_epochs": 2, "progress": False, "pictures": False, "export": False}
+    settings = quick | {"run_dir": run_dir} | settings
     return Runner(**settings)
 
 
@@ -29,7 +30,8 @@ def runner(run_dir, **settings):
 def test_evaluation_of_arrays_or_of_a_split(run_dir):
     task = TwoMoons()
     runner(run_dir).fit(task)
-    split = runner(run_dir).evaluate(task, weights="last")
+    split = runner(run_dir, pictures=True).evaluate(task, weights="last")
+    assert (run_dir / "report.html").is_file()
     given = runner(run_dir).evaluate(task, two_moons(100, seed=2), batch_size=7)
     assert (split.split, split.examples, given.examples) == ("test", 100, 100)
     assert split["accuracy"] == pytest.approx(given["accuracy"])
@@ -108,6 +110,7 @@ def test_weights_of_another_shape_are_refused(run_dir):
         runner(run_dir).evaluate(task, weights="last")
 
 
+@pytest.mark.any_backend
 def test_a_split_that_is_no_split_of_evaluation_or_that_there_is_not_is_refused(run_dir):
     with pytest.raises(ValueError, match=r"^split='train': expected 'validation' or 'test'\.$"):
         runner(run_dir).evaluate(TwoMoons(), split="train")
@@ -123,6 +126,7 @@ def test_a_split_that_is_no_split_of_evaluation_or_that_there_is_not_is_refused(
     assert not run_dir.exists()
 
 
+@pytest.mark.any_backend
 def test_each_split_has_its_own_limit_and_weights_at_hand_write_nothing(run_dir):
     limits = LimitBatches(validation=1, test=2)
     found = {
@@ -135,6 +139,7 @@ def test_each_split_has_its_own_limit_and_weights_at_hand_write_nothing(run_dir)
     assert not run_dir.exists()
 
 
+@pytest.mark.any_backend
 def test_an_encoder_other_than_that_of_the_run_is_refused_and_its_own_is_not():
     class Encoded(TwoMoons):
         encoder = None
@@ -153,6 +158,7 @@ def test_an_encoder_other_than_that_of_the_run_is_refused_and_its_own_is_not():
         _check_frozen(task, {"encoder": {}})
 
 
+@pytest.mark.any_backend
 def test_a_result_that_cannot_be_written_is_a_warning_and_is_returned(run_dir, monkeypatch):
     runner(run_dir, max_epochs=1).fit(TwoMoons())
 

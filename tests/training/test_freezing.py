@@ -75,7 +75,8 @@ def fitted(run_dir, task, script, at="begin", *, resume=False, **settings):
         "progress": False,
         "pictures": False,
         "run_dir": run_dir,
-        "profile": True,
+        "export": False,
+        "preflight": False,
     } | settings
     runner = Runner(callbacks=[Stages(script, at)], **settings)
     return runner.fit(task, (X, Y), (X[:5], Y[:5]), batch_size=4, resume=resume)
@@ -119,6 +120,8 @@ def in_order(run_dir, task, script, **settings):
         patience=None,
         progress=False,
         pictures=False,
+        export=False,
+        preflight=False,
         run_dir=run_dir,
         callbacks=[Stages(script)],
         **settings,
@@ -130,7 +133,7 @@ def in_order(run_dir, task, script, **settings):
 # ---------------------------------------------------------------------- what is learned
 
 
-@pytest.mark.parametrize("steps_per_call", [1, 7])
+@pytest.mark.parametrize("steps_per_call", [pytest.param(1, marks=pytest.mark.long), 7])
 def test_an_epoch_updates_what_is_trainable_when_it_begins(tmp_path, steps_per_call):
     task, seen = Made()(), {}
 
@@ -149,7 +152,9 @@ def test_an_epoch_updates_what_is_trainable_when_it_begins(tmp_path, steps_per_c
     assert moved == {0: {"base", "head"}, 1: {"head"}, 2: {"head"}, 3: {"base"}, 4: {"base", "head"}}
 
 
-@pytest.mark.parametrize("normalized", [False, True], ids=["dense", "with batch normalization"])
+@pytest.mark.parametrize(
+    "normalized", [pytest.param(False, marks=pytest.mark.long), True], ids=["dense", "with batch normalization"]
+)
 def test_losses_are_those_of_keras_fit_recompiled_by_hand(tmp_path, normalized):
     made = Made(keras.optimizers.SGD, normalized=normalized)
     script = {2: {"base": False} | ({"norm": False} if normalized else {}), 4: {"base": True}}
@@ -161,10 +166,12 @@ def test_losses_are_those_of_keras_fit_recompiled_by_hand(tmp_path, normalized):
 @pytest.mark.parametrize(
     "made",
     [
-        Made(keras.optimizers.Adam),
+        pytest.param(Made(keras.optimizers.Adam), marks=pytest.mark.long),
         Made(keras.optimizers.SGD, settings={"momentum": 0.9}),
         Made(keras.optimizers.Adam, frozen=("base",)),
-        Made(keras.optimizers.RMSprop, frozen=("base",), settings={"momentum": 0.5}),
+        pytest.param(
+            Made(keras.optimizers.RMSprop, frozen=("base",), settings={"momentum": 0.5}), marks=pytest.mark.long
+        ),
     ],
     ids=["adam", "momentum", "adam, frozen first", "rmsprop, frozen first"],
 )
@@ -226,7 +233,8 @@ def test_averages_of_an_unfrozen_layer_begin_at_its_weights_and_a_frozen_one_sta
 @pytest.mark.any_backend
 def test_a_change_is_printed_in_one_line_and_listed_as_a_cause_of_compilations(tmp_path, capsys):
     script = {1: {"base": True}, 2: {"head": False}}
-    fitted(tmp_path, Made(frozen=("base",))(), script, max_epochs=3, progress=True)
+    settings = {"max_epochs": 3, "progress": True, "profile": True, "preflight": True}
+    fitted(tmp_path, Made(frozen=("base",))(), script, **settings)
     printed = [line for line in capsys.readouterr().err.splitlines() if "before epoch" in line]
     assert printed == [
         "model/base was unfrozen before epoch 2: 2 variables learn now; the steps are traced again.",
@@ -297,10 +305,8 @@ SCRIPT = {1: {"base": True}, 2: {"head": False}, 3: {"head": True, "base": False
     [
         (4, "begin"),
         (8, "end"),
-        *(
-            pytest.param(stop, at, marks=pytest.mark.any_backend)
-            for stop, at in [(2, "begin"), (3, "begin"), (3, "end"), (9, "begin"), (11, "begin")]
-        ),
+        *(pytest.param(stop, at, marks=pytest.mark.any_backend) for stop, at in [(3, "begin"), (3, "end")]),
+        *(pytest.param(stop, "begin", marks=pytest.mark.long) for stop in (2, 9, 11)),
     ],
 )
 def test_a_run_that_was_frozen_in_between_resumes_to_the_bit(tmp_path, stop, at):
@@ -339,7 +345,7 @@ def test_the_best_model_is_exported_with_the_slots_and_flags_of_its_own_epoch(tm
 
 def test_an_exported_model_has_its_optimizer_in_the_order_of_its_variables(tmp_path):
     task = MADE()
-    fitted(tmp_path, task, {1: {"base": True}}, max_epochs=2, monitor="train/loss")
+    fitted(tmp_path, task, {1: {"base": True}}, max_epochs=2, monitor="train/loss", export=True)
     model = keras.models.load_model(tmp_path / "model.keras")
     best = checkpoint.load(checkpoint.find(tmp_path / "checkpoints", "best"))
     expected = [best.arrays[f"optimizer.{number:04d}"] for number in range(len(model.optimizer.variables))]

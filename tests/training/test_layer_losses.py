@@ -65,7 +65,7 @@ class Plain(Task):
 
 
 def fit(run_dir, task, **settings):
-    settings = {"max_epochs": 2, "patience": None, "progress": False, "pictures": False, **settings}
+    settings = {"max_epochs": 2, "patience": None, "progress": False, "pictures": False, "export": False, **settings}
     return Runner(run_dir=run_dir, **settings).fit(task, ArrayFeed((X, Y), 8))
 
 

@@ -18,7 +18,7 @@ CLASSES = np.eye(3, dtype="float32")[np.arange(60) % 3]
 
 @pytest.fixture
 def runner(tmp_path):
-    return Runner(max_epochs=2, patience=None, progress=False, pictures=False, run_dir=tmp_path / "run")
+    return Runner(max_epochs=2, patience=None, progress=False, pictures=False, export=False, run_dir=tmp_path / "run")
 
 
 def test_metrics_that_hold_several_values_give_them_all():

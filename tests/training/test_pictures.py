@@ -63,7 +63,8 @@ class Few(Drawn):
 
 
 def settings(folder: Path, **given) -> lk.Runner:
-    return lk.Runner(**{"max_epochs": 2, "run_dir": folder / "run", "progress": False, "patience": None, **given})
+    quick = {"max_epochs": 2, "progress": False, "patience": None, "preflight": False, "export": False}
+    return lk.Runner(**{**quick, "run_dir": folder / "run", **given})
 
 
 def images(folder: Path) -> dict[str, list[int]]:
@@ -314,9 +315,15 @@ def test_how_often_is_drawn_may_change_in_a_resumed_run(tmp_path):
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        (None, r"TypeError: Wrong\.draw returned NoneType: expected a dict of names and matplotlib figures\."),
+        pytest.param(
+            *(None, r"TypeError: Wrong\.draw returned NoneType: expected a dict of names and matplotlib figures\."),
+            marks=pytest.mark.long,
+        ),
         ({"a/b": figure()}, r"ValueError: Wrong\.draw named a picture 'a/b': expected letters, digits, spaces and"),
-        ({"a": "text"}, r"TypeError: Wrong\.draw: 'a' is str; expected a matplotlib\.figure\.Figure\."),
+        pytest.param(
+            *({"a": "text"}, r"TypeError: Wrong\.draw: 'a' is str; expected a matplotlib\.figure\.Figure\."),
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_value_that_is_not_a_picture_is_reported_and_the_run_finishes(tmp_path, capsys, returned, message):
@@ -352,7 +359,7 @@ def test_an_error_is_printed_in_one_line_with_its_place_each_time_and_the_run_co
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("count", [0, True, 2.5])
+@pytest.mark.parametrize("count", [True, *(pytest.param(count, marks=pytest.mark.long) for count in (0, 2.5))])
 def test_a_count_that_is_none_is_refused(tmp_path, capsys, count):
     class Miscounted(Drawn):
         def draw(self, predict):
@@ -443,7 +450,7 @@ def test_a_value_that_is_not_a_callback_is_refused_before_anything_is_written(tm
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.any_backend
+@pytest.mark.long
 def test_trials_of_a_search_have_them_too(tmp_path):
     made = []
 

@@ -1,126 +1,154 @@
-"""What a person sees, drawn on a terminal that is a string."""
+"""The progress of a fit, on a terminal that is a string, as HTML and as lines."""
 
 from __future__ import annotations
 
 import io
-import re
+from typing import Any
 
 import pytest
-from rich.console import Console
 
-from lightkeras.training.progress_bar import ProgressBar
-
-
-def console(terminal: bool = True, width: int = 100) -> Console:
-    return Console(file=io.StringIO(), force_terminal=terminal, width=width, color_system=None, legacy_windows=False)
+from lightkeras.system.console import Console
+from lightkeras.system.display import Display, Lines, Silent, Terminal
+from lightkeras.training.progress_bar import ProgressBar, duration
 
 
-def text(console: Console) -> str:
-    return console.file.getvalue()
+class Kept(Display):
+    """A live display that keeps what it is given, as a notebook does."""
+
+    live, keeps_lines = True, False
+
+    def refresh(self, every: float | None = None) -> None:
+        return
+
+    def print(self, line: str, mark: str = "") -> None:
+        raise AssertionError(line)
 
 
-def test_a_bar_shows_epoch_steps_values_and_speed():
-    screen = console()
-    with ProgressBar(3, 10, console=screen) as bar:
+def console(width: int = 100, **more: Any) -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None, **more)
+
+
+def drawn(bar: ProgressBar, width: int = 100) -> str:
+    """The view as it stands in a terminal of that width."""
+    screen = console(width)
+    screen.print(bar)
+    return screen.file.getvalue()
+
+
+def test_a_bar_shows_epoch_steps_values_speed_and_the_time_that_is_left():
+    now = [0.0]
+    with ProgressBar(3, 10, Kept(), lambda: now[0]) as bar:
+        assert "starting" in drawn(bar)
+        now[0] = 2.0
         bar.advance(1, 5, 0.25, {"loss": 0.12345, "accuracy": 0.5})
-        bar._bar.refresh()
-        assert "epoch 1/3" in text(screen)
-        assert "5/30" in text(screen)
-        assert "loss 0.1235  accuracy 0.5000  20 steps/s" in text(screen)
+        shown = drawn(bar)
+    assert shown.startswith(
+        "epoch 1/3 ━━━━                     5/30 loss 0.1235  accuracy 0.5000  20 steps/s 10 s left"
+    )
+
+
+def test_the_time_that_is_left_counts_from_where_a_run_was_resumed():
+    now = [0.0]
+    with ProgressBar(1, 100, Kept(), lambda: now[0]) as bar:
+        bar.resume_at(60)
+        now[0] = 4.0
+        bar.advance(1, 20, 1.0, {})  # 20 steps in 4 s, 20 are left
+        assert "80/100 20 steps/s 4 s left" in drawn(bar)
 
 
 def test_the_speed_follows_slowly():
-    screen = console()
-    with ProgressBar(1, 100, console=screen) as bar:
+    with ProgressBar(1, 100, Kept()) as bar:
         bar.advance(1, 10, 1.0, {})
         bar.advance(1, 10, 0.5, {})  # 0.8 * 10 + 0.2 * 20
-        bar._bar.refresh()
-    assert "12 steps/s" in text(screen)
+        assert "12 steps/s" in drawn(bar)
 
 
 def test_a_call_that_took_no_time_does_not_divide_by_zero():
-    with ProgressBar(1, 100, console=console()) as bar:
+    with ProgressBar(1, 100, Kept()) as bar:
         bar.advance(1, 10, 0.0, {})
 
 
-def test_an_epoch_leaves_a_line_and_the_best_is_marked():
-    screen = console()
-    with ProgressBar(12, 10, console=screen) as bar:
-        bar.end_epoch(1, {"train/loss": 0.5, "val/loss": 0.25}, best=True)
-        bar.end_epoch(2, {"train/loss": 0.25, "val/loss": 0.5}, best=False)
-    lines = [line.split("\r")[-1].split("\x1b[2K")[-1].rstrip() for line in text(screen).splitlines()]
-    assert "epoch   1/12  train/loss 0.5000  val/loss 0.2500  best" in lines
-    assert "epoch   2/12  train/loss 0.2500  val/loss 0.5000" in lines
+def test_on_a_narrow_terminal_it_is_one_line_without_the_bar_and_the_remaining_time():
+    with ProgressBar(3, 1000, Kept()) as bar:
+        bar.advance(1, 500, 0.25, {"loss": 0.12345, "accuracy": 0.5, "precision": 0.25})
+        assert [line.rstrip() for line in drawn(bar, 40).splitlines()] == ["epoch 1/3 500/3,000 loss 0.1235  accura…"]
+
+
+def test_without_unicode_the_bar_is_of_ascii_characters():
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    screen = Console(file=file, force_terminal=True, width=100, color_system=None)
+    with ProgressBar(3, 10, Kept()) as bar:
+        bar.advance(1, 15, 0.25, {"längd": 0.5})
+        screen.print(bar)
+    file.flush()
+    assert file.buffer.getvalue().startswith(b"epoch 1/3 ------------             15/30 l?ngd 0.5000")
 
 
 def test_names_with_brackets_are_shown_as_they_are():
     screen = console()
-    with ProgressBar(1, 10, console=screen) as bar:
+    with ProgressBar(1, 10, Terminal(screen)) as bar:
         bar.advance(1, 1, 1.0, {"[bold]f1": 0.5})
-        bar._bar.refresh()
+        assert "[bold]f1 0.5000" in drawn(bar)
         bar.end_epoch(1, {"train/[red]f1": 0.5}, best=True)
-    assert "[bold]f1 0.5000" in text(screen)
-    assert "train/[red]f1 0.5000" in text(screen)
+    assert "epoch   1/1  train/[red]f1 0.5000  best\n" in screen.file.getvalue()
 
 
 def test_an_unknown_number_of_steps_is_fine():
-    screen = console()
-    with ProgressBar(3, None, console=screen) as bar:
+    with ProgressBar(3, None, Kept()) as bar:
         bar.advance(2, 7, 1.0, {"loss": 1.0})
-        bar._bar.refresh()
-    assert "epoch 2/3" in text(screen)
-    assert "7/?" in text(screen)
+        assert "epoch 2/3" in drawn(bar)
+        assert " 7 loss 1.0000" in drawn(bar)
+        assert "<progress  style" in bar._repr_html_()
 
 
-@pytest.mark.parametrize("terminal", [True, False])
-def test_nothing_is_written_if_nothing_is_to_be_shown(terminal, capsys):
-    screen = console(terminal)
-    with ProgressBar(3, 10, shown=False, console=screen) as bar:
+def test_an_unknown_number_of_epochs_is_left_out():
+    with ProgressBar(None, 10, Kept()) as bar:
+        bar.advance(2, 7, 1.0, {"loss": 1.0})
+        bar.end_epoch(2, {"train/loss": 1.0}, best=False)
+        assert drawn(bar).startswith("epoch 2 ")
+        assert ">2</th>" in bar._repr_html_()
+
+
+@pytest.mark.parametrize("made", [Silent, Lines])
+def test_without_a_live_area_a_call_shows_nothing(made, capsys):
+    with ProgressBar(3, 10, made()) as bar:
         bar.advance(1, 5, 0.25, {"loss": 0.5})
-        bar.end_epoch(1, {"train/loss": 0.5}, best=True)
-    assert text(screen) == ""
     assert capsys.readouterr() == ("", "")
 
 
-def test_without_a_terminal_an_epoch_is_a_line_on_standard_error(capsys):
-    screen = console(terminal=False)
-    with ProgressBar(3, 10, console=screen) as bar:
-        bar.advance(1, 5, 0.25, {"loss": 0.5})
+def test_without_a_terminal_an_epoch_is_a_line_on_standard_error_at_once(capsys):
+    with ProgressBar(3, 10, Lines()) as bar:
         bar.end_epoch(1, {"train/[red]f1": 0.5}, best=True)
-        assert capsys.readouterr() == ("", "epoch   1/3  train/[red]f1 0.5000  best\n")  # at once, not at the end
+        assert capsys.readouterr() == ("", "epoch   1/3  train/[red]f1 0.5000  best\n")
         bar.end_epoch(2, {"train/[red]f1": 0.25}, best=False)
         assert capsys.readouterr().err == "epoch   2/3  train/[red]f1 0.2500\n"
-    assert text(screen) == ""
 
 
-def test_a_line_goes_to_standard_error_as_it_is_unless_nothing_is_shown(capsys):
-    for shown in (True, False):
-        ProgressBar(1, 10, shown=shown, console=console(terminal=False)).print_line(f"[a] line, {shown}")
-    assert capsys.readouterr() == ("", "[a] line, True\n")
+def test_a_finished_bar_is_gone_and_the_table_of_the_epochs_stays():
+    with ProgressBar(2, 10, Kept()) as bar:
+        bar.advance(1, 10, 1.0, {"loss": 0.5})
+        bar.end_epoch(1, {"train/loss": 0.5}, best=True)
+        bar.end_epoch(2, {"train/loss": 0.75}, best=False)
+        assert '<progress value="10" max="20"' in bar._repr_html_()
+    assert drawn(bar) == ""
+    assert "<progress" not in bar._repr_html_()
+    assert [part.partition("<")[0] for part in bar._repr_html_().split('">') if part[0].isalnum()] == [
+        *("epoch", "train/loss", "1/2", "0.5000", "best", "2/2", "0.7500")
+    ]
 
 
-def test_an_error_passes_through_and_the_bar_is_taken_away():
-    screen = console()
-    with pytest.raises(RuntimeError, match="inside"), ProgressBar(1, 10, console=screen):
-        raise RuntimeError("inside")
-    assert text(screen).endswith("\x1b[?25h\r\x1b[1A\x1b[2K")
+def test_the_table_of_a_long_fit_holds_the_last_epochs_and_the_best_one():
+    with ProgressBar(100, 1, Kept()) as bar:
+        for epoch in range(1, 101):
+            bar.end_epoch(epoch, {"train/<loss>": 0.5}, best=epoch == 3)
+    page = bar._repr_html_()
+    assert [f">{epoch}/100<" in page for epoch in (2, 3, 4, 88, 89, 100)] == [False, True, False, False, True, True]
+    assert "train/&lt;loss&gt;" in page
 
 
-def test_a_resumed_bar_begins_at_the_steps_that_are_done():
-    screen = console()
-    with ProgressBar(2, 12, console=screen) as bar:
-        bar.resume_at(6)
-        bar.advance(1, 6, 2.0, {"loss": 0.5})
-        bar._bar.refresh()
-    done = "epoch 1/2 " + 12 * "\N{BOX DRAWINGS HEAVY HORIZONTAL}" + 13 * " "
-    assert re.search(done + r"12/24 loss 0\.5000  3 steps/s (--|\d\d):(--|\d\d) left", text(screen))
-
-
-def test_an_epoch_has_no_colours_but_the_one_of_the_mark(capsys):
-    file = io.StringIO()
-    screen = Console(file=file, force_terminal=True, width=30, color_system="standard", legacy_windows=False)
-    with ProgressBar(1, 10, console=screen) as bar:
-        bar.end_epoch(1, {"loss": 0.5}, best=True)
-    assert "epoch   1/1  loss 0.5000  \x1b[32mbest\x1b[0m\n" in file.getvalue()
-    bar.print_line("a line of more than 80 characters, " * 5)
-    assert capsys.readouterr().err == "a line of more than 80 characters, " * 5 + "\n"
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59.4, "59 s"), (59.5, "1 min 00 s"), (61, "1 min 01 s"), (3599, "59 min 59 s"), (3660, "1 h 01 min")],
+)
+def test_durations_are_short(seconds, text):
+    assert duration(seconds) == text

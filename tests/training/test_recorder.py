@@ -9,6 +9,7 @@ import pytest
 from lightkeras.engine.base import StepLogs
 from lightkeras.runs.loggers import CsvLogger, Logger
 from lightkeras.runs.results import Best
+from lightkeras.system.display import Silent
 from lightkeras.training.decisions import Patience
 from lightkeras.training.progress_bar import ProgressBar
 from lightkeras.training.recorder import Recorder
@@ -21,7 +22,7 @@ def recorder(tmp_path):
     made = Recorder(
         ["train/loss", "val/loss"],
         RunState(Patience("min")),
-        ProgressBar(2, 10, shown=False),
+        ProgressBar(2, 10, Silent()),
         TimeLedger(),
         keeps_rows=True,
     )
@@ -68,7 +69,7 @@ def test_an_epoch_is_logged_and_is_in_the_history_with_nan_for_a_value_it_lacks(
 
 
 def test_without_rows_to_keep_nothing_is_remembered():
-    made = Recorder(["train/loss"], RunState(Patience("min")), ProgressBar(1, 1, shown=False), TimeLedger())
+    made = Recorder(["train/loss"], RunState(Patience("min")), ProgressBar(1, 1, Silent()), TimeLedger())
     made.mark()
     made.log_steps(StepLogs({"loss": np.float32([1.0])}, np.array([4])))
     assert (made._marked, made._since_mark) == ({}, [])
@@ -80,7 +81,7 @@ def test_an_error_of_a_logger_that_closes_is_a_note_on_the_error_before(tmp_path
             super().close(failed)
             raise OSError("no space left")
 
-    made = Recorder(["train/loss"], RunState(Patience("min")), ProgressBar(1, 1, shown=False), TimeLedger())
+    made = Recorder(["train/loss"], RunState(Patience("min")), ProgressBar(1, 1, Silent()), TimeLedger())
     with pytest.raises(ValueError, match="in a step") as caught, made.opened([Full(tmp_path / "metrics.csv")]):
         raise ValueError("in a step")
     assert caught.value.__notes__ == ["no space left"]
@@ -139,7 +140,7 @@ class Told(Logger):
 )
 def test_a_logger_gets_the_step_and_the_epoch_of_everything(error, diverged, failed):
     state, told = RunState(Patience("min"), step=4, epochs=2), Told()
-    made = Recorder(["train/loss"], state, ProgressBar(3, 1, shown=False), TimeLedger())
+    made = Recorder(["train/loss"], state, ProgressBar(3, 1, Silent()), TimeLedger())
 
     def run():
         with made.opened([told], {"a": 1}, 4):

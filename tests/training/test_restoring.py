@@ -54,6 +54,7 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
         np.testing.assert_array_equal(found[key], expected[key])
 
 
+BARE = {"progress": False, "pictures": False, "export": False, "preflight": False}
 FINDERS = [
     pytest.param(lambda runner, task: runner.find_learning_rate(task, steps=25), id="find_learning_rate"),
     pytest.param(lambda runner, task: runner.find_batch_size(task, high=32, steps=2), id="find_batch_size"),
@@ -62,7 +63,7 @@ FINDERS = [
 
 @pytest.mark.parametrize("find", FINDERS)
 def test_a_task_that_was_trained_keeps_all_its_state_to_the_bit(tmp_path, find):
-    task, runner = Noisy(), lk.Runner(max_epochs=1, progress=False, run_dir=tmp_path / "run")
+    task, runner = Noisy(), lk.Runner(max_epochs=1, **BARE, run_dir=tmp_path / "run")
     runner.fit(task)
     keras.utils.set_random_seed(3)
     _, second = draw(), draw()  # of Keras's own generator
@@ -76,11 +77,13 @@ def test_a_task_that_was_trained_keeps_all_its_state_to_the_bit(tmp_path, find):
     assert draw() == second
 
 
-@pytest.mark.parametrize("find", FINDERS)
+@pytest.mark.parametrize(
+    "find", [FINDERS[0], pytest.param(*FINDERS[1].values, id=FINDERS[1].id, marks=pytest.mark.long)]
+)
 def test_a_fit_ends_with_the_same_weights_whether_or_not_a_finder_ran_before(tmp_path, find):
     ends = []
     for name in ("with", "without"):
-        task, runner = Noisy(), lk.Runner(max_epochs=2, progress=False, run_dir=tmp_path / name)
+        task, runner = Noisy(), lk.Runner(max_epochs=2, **BARE, run_dir=tmp_path / name)
         if name == "with":
             find(runner, task)
         runner.fit(task)

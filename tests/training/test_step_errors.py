@@ -6,8 +6,9 @@ import pytest
 from keras import layers, ops
 
 from lightkeras import Runner
+from lightkeras.data.structure import ArraySpec
 from lightkeras.task import Task
-from lightkeras.training.step_errors import TaskError
+from lightkeras.training.step_errors import TaskError, _fits, _mismatch, difference, paths
 
 BACKEND = keras.backend.backend()
 TEXTS = np.array(["a b", "b c", "c", "a"] * 4, object)
@@ -187,3 +188,63 @@ def test_other_batches_of_validation_are_not_blamed_for_a_misspelled_name(tmp_pa
         TaskError, match=r"a batch of validation has the arrays .* The error was: TypeError: .*argument"
     ):
         fit(lambda task, x, y: squared(task, x[:, :4], y))
+
+
+@pytest.mark.any_backend
+def test_the_first_four_variables_are_named_and_the_others_counted():
+    variables = [keras.Variable(0.0, name=f"v{number}") for number in range(6)]
+    assert paths(variables[:4]) == "v0, v1, v2, v3"
+    assert paths(variables) == "v0, v1, v2, v3 and 2 more"
+
+
+@pytest.mark.any_backend
+def test_the_difference_of_two_batches_is_their_structure_or_the_first_array():
+    x, y = ArraySpec((3,), "float32"), ArraySpec((), "int32")
+    assert difference((x, y), (x, y)) is None
+    assert difference({"a": x}, {"b": x}) == (
+        "a batch of validation has the arrays ['a'], but one of train ['b']. Give both the same structure."
+    )
+    assert difference((x, x), (x, y)) == (
+        "array 1 of validation is float32[batch, 3], but int32[batch] in train. Prepare both in the same way."
+    )
+    assert difference(y, x).startswith("array 0 of validation is int32[batch]")
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("wanted", "found", "fits"),
+    [
+        (((3,), "float32"), ((3,), "int32"), True),
+        (((3,), "float32"), ((4,), "float32"), False),
+        (((None,), "float32"), ((4,), "float32"), True),
+        (((4,), "float32"), ((None,), "float32"), True),
+        (((3, 1), "float32"), ((3,), "float32"), True),
+        (((3, 2), "float32"), ((3,), "float32"), False),
+        (((3,), "float32"), ((3, 1), "float32"), True),
+        (((3,), "float32"), ((3, 2), "float32"), False),
+        (((), "string"), ((), "string"), True),
+        (((), "string"), ((), "int32"), False),
+        (((), "int32"), ((), "string"), False),
+        (((3, 4), "float32"), ((3, 5), "float32"), False),
+    ],
+)
+def test_inputs_fit_by_their_sizes_and_whether_they_are_text(wanted, found, fits):
+    assert _fits(keras.KerasTensor((None, *wanted[0]), wanted[1]), ArraySpec(*found)) == fits
+
+
+@pytest.mark.any_backend
+def test_inputs_of_another_number_are_counted_and_alike_ones_advised_to_be_stacked():
+    one = keras.Model(a := keras.Input((2,), name="a"), layers.Dense(1)(a))
+    spec, other = ArraySpec((2,), "float32"), ArraySpec((3,), "float32")
+    assert _mismatch("the model", one, spec) is None
+    assert _mismatch("the model", one, (spec, spec)) == (
+        "the model takes 1 inputs ['a'], but the batch has 2. If these are 2 examples, make them one array with "
+        "`np.stack`."
+    )
+    assert _mismatch("self.x", one, (spec, other)) == "self.x takes 1 inputs ['a'], but the batch has 2."
+    assert _mismatch("self.x", one, {"b": spec}) == "self.x takes the inputs ['a'], but the batch has ['b']."
+    assert _mismatch("self.x", one, {"a": spec, "b": other}) is None
+    assert _mismatch("self.x", one, {"a": other}).startswith(
+        "self.x's input 'a' takes float32[batch, 2], but the batch"
+    )
+    assert _mismatch("self.x", one, {"a": None}) is None

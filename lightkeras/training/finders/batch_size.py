@@ -26,6 +26,7 @@ from lightkeras.engine.base import Engine, Trace
 from lightkeras.engine.stream import Stream
 from lightkeras.runs.results import BatchSize, BatchSizes
 from lightkeras.system import memory
+from lightkeras.system.display import phase
 from lightkeras.system.messages import check_whole
 from lightkeras.task import Task
 from lightkeras.training import setup
@@ -108,7 +109,8 @@ def _find(task: Task, feed: Feed, given: bool, search: SizeSearch, seed: int) ->
         for size in sizes:
             gc.collect()  # reference cycles hold the graphs and data of the previous size
             try:
-                found, why_no_more = bench.try_size(size, tried)
+                with phase(f"trying batches of {size:,} examples"):
+                    found, why_no_more = bench.try_size(size, tried)
             finally:
                 state.restore_variables()
             tried += [] if found is None else [found]

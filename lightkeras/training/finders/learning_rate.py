@@ -24,6 +24,7 @@ from lightkeras.data.feed import Feed
 from lightkeras.engine.base import Engine, Trace
 from lightkeras.runs.results import LearningRates
 from lightkeras.system import files
+from lightkeras.system.display import phase
 from lightkeras.system.messages import check_whole, did_you_mean
 from lightkeras.task import Task
 from lightkeras.training import setup
@@ -89,7 +90,10 @@ def find_learning_rate(settings: Settings, task: Task, train: Any, batch_size: i
     """Runs a learning-rate range test, and restores all state; see `Runner.find_learning_rate`."""
     feed = setup.train_split(settings, task, train, batch_size)
     figure = None if settings.run_dir is None else setup.directory_of(settings).figures / "learning_rate.png"
-    with restored(task):  # tracing also draws from the random generators
+    with (
+        phase(f"trying learning rates from {test.low:g} to {test.high:g}"),
+        restored(task),
+    ):  # tracing also draws from the random generators
         return _find(task, feed, test, settings.seed, figure)
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import forked
 import hunted
 import pytest
 
@@ -94,7 +94,7 @@ def test_a_worker_without_a_heartbeat_is_killed_and_its_trial_tried_again(hunted
     assert config["resumed"][0]["step"] == 2  # it resumed after its first epoch
 
 
-@pytest.mark.parametrize(("kills", "retries"), [(1, 1), (1, 0)])
+@pytest.mark.parametrize(("kills", "retries"), [(1, 1), pytest.param(1, 0, marks=pytest.mark.long)])
 def test_a_worker_killed_while_it_checks_the_task_is_replaced(hunted_in, monkeypatch, capfd, kills, retries):
     monkeypatch.setenv("LIGHTKERAS_KILLS", str(kills))
     runner = lk.Runner(max_epochs=1, progress=False, pictures=False, export=False)
@@ -121,31 +121,34 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> lk.SearchResult:
         ).search()
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PROGRAM.parent), *sys.path])}
-    command = [sys.executable, str(PROGRAM), str(folder / "search"), "2"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(PROGRAM.parent), *sys.path])}
 
 
-def wait_for(condition: Any, process: subprocess.Popen[str] | None = None) -> None:
+def start(folder: Path) -> forked.Process:
+    with open(folder / "printed.txt", "w") as printed:  # nobody reads while the search is at work
+        arguments = [PROGRAM, folder / "search", "2"]
+        return forked.Process(arguments, env=environment(), stdout=printed.fileno(), stderr=printed.fileno())
+
+
+def wait_for(condition: Any, process: forked.Process | None = None) -> None:
     """Waits for other processes."""
     while not condition():
-        assert process is None or process.poll() is None, process.communicate()[0]
+        assert process is None or process.poll() is None, process.returncode
         threading.Event().wait(0.02)
 
 
 def both_are_in_their_second_epoch(folder: Path) -> bool:
-    journal = folder / "search" / "journal.jsonl"
-    return journal.exists() and sum(event["event"] == "reported" for event in events(folder / "search")) == 2
+    """Both reported their first epoch, and its checkpoint, which a thread writes, is on the disk."""
+    search = folder / "search"
+    if len(list(search.glob("trials/*/checkpoints/last"))) < 2:
+        return False
+    return sum(event["event"] == "reported" for event in events(search)) == 2
 
 
-def same(folder: Path, whole: lk.SearchResult) -> None:
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), str(folder / "search"), "1"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PROGRAM.parent), *sys.path])},
-        capture_output=True,
-        text=True,
-    )
+def same(folder: Path, whole: lk.SearchResult, workers: str) -> None:
+    """Resumes the search with a number of workers, 0 for its own process."""
+    done = forked.run([PROGRAM, folder / "search", workers], env=environment())
     assert done.returncode == 0, done.stderr
     found = json.loads((folder / "search" / "result.json").read_text())["search"]
     assert (found["trials"], found["completed"]) == (3, 3)
@@ -165,10 +168,10 @@ def test_a_search_killed_with_its_workers_at_work_resumes_inside_their_runs(hunt
     workers = [int(path.stem) for path in hunted_in.glob("*.here")]
     assert len(workers) == 2
     process.kill()
-    process.communicate()
+    process.wait()
     wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))  # they end with their parent
     (hunted_in / "continue").touch()
-    same(hunted_in, whole)
+    same(hunted_in, whole, "1")
     resumed = [
         json.loads(path.read_text()).get("resumed") for path in sorted(hunted_in.glob("search/trials/*/config.json"))
     ]
@@ -180,10 +183,9 @@ def test_a_terminated_search_saves_its_runs_and_exits_with_the_status_of_the_sig
     wait_for(lambda: both_are_in_their_second_epoch(hunted_in), process)
     process.send_signal(signal.SIGTERM)
     (hunted_in / "continue").touch()
-    process.communicate()
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.wait() == 128 + signal.SIGTERM
     assert not any(event["event"] in ("ended", "lost") for event in events(hunted_in / "search"))
-    same(hunted_in, whole)
+    same(hunted_in, whole, "0")
 
 
 @pytest.mark.parametrize(

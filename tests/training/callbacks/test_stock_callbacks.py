@@ -75,6 +75,8 @@ def by_runner(folder, callbacks, hooks, model=None, **settings):
         "run_dir": folder / "run",
         "progress": False,
         "pictures": False,
+        "export": False,
+        "preflight": False,
     } | settings
     runner = Runner(callbacks=[*callbacks(folder), recorded], **settings)
     runner.fit(task, ArrayFeed(TRAIN, BATCH), ArrayFeed(VALIDATION, BATCH))
@@ -285,6 +287,7 @@ def test_early_stopping(tmp_path):
     assert result["fit"]["epochs"] == 3
 
 
+@pytest.mark.long
 def test_reduce_lr_on_plateau(tmp_path):
     def callbacks(folder):
         return [keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=1, min_delta=0.5)]
@@ -292,6 +295,7 @@ def test_reduce_lr_on_plateau(tmp_path):
     both(tmp_path, callbacks)  # the hooks see the rate in the logs
 
 
+@pytest.mark.long
 def test_learning_rate_scheduler(tmp_path):
     both(tmp_path, lambda folder: [keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.5)])
 
@@ -460,19 +464,26 @@ def both_of(tmp_path, capsys, make_callback, hooks=EPOCH_HOOKS):
     return made["ours"], made["keras"]
 
 
+def repeated(*values):
+    """Arguments that only Keras's callback reads: the hooks that it gets are those of the other ones."""
+    return pytest.param(*values, marks=pytest.mark.long)
+
+
 @pytest.mark.parametrize(
     ("arguments", "stopped_after"),
     [
         # The loss of validation falls in every epoch: as a value to be high it is best in the first.
         ({"monitor": "val_loss"}, None),
-        ({"monitor": "val_loss", "mode": "max", "patience": 1}, 2),
-        ({"monitor": "val_loss", "mode": "max", "patience": 2, "verbose": 1}, 3),
-        ({"monitor": "val_loss", "min_delta": 0.5, "patience": 1, "mode": "min"}, 2),
+        repeated({"monitor": "val_loss", "mode": "max", "patience": 1}, 2),
+        repeated({"monitor": "val_loss", "mode": "max", "patience": 2, "verbose": 1}, 3),
+        repeated({"monitor": "val_loss", "min_delta": 0.5, "patience": 1, "mode": "min"}, 2),
         ({"monitor": "val_loss", "mode": "max", "patience": 1, "start_from_epoch": 1}, 3),
-        ({"monitor": "val_loss", "mode": "max", "baseline": 10.0, "patience": 2}, 2),
-        ({"monitor": "val_loss", "mode": "max", "baseline": 0.1, "patience": 2}, 3),
+        repeated({"monitor": "val_loss", "mode": "max", "baseline": 10.0, "patience": 2}, 2),
+        repeated({"monitor": "val_loss", "mode": "max", "baseline": 0.1, "patience": 2}, 3),
         ({"monitor": "loss", "mode": "max", "patience": 2, "restore_best_weights": True, "verbose": 1}, 3),
-        ({"monitor": "val_loss", "mode": "max", "baseline": 9.0, "patience": 3, "restore_best_weights": True}, 3),
+        repeated(
+            {"monitor": "val_loss", "mode": "max", "baseline": 9.0, "patience": 3, "restore_best_weights": True}, 3
+        ),
     ],
     ids=str,
 )
@@ -492,13 +503,13 @@ def test_early_stopping_with_each_argument(tmp_path, capsys, arguments, stopped_
     ("name", "arguments", "saved"),
     [
         ("{epoch:02d}-{val_loss:.1f}.keras", {}, 4),
-        ("model.keras", {"verbose": 1}, 1),
-        ("{epoch}.weights.h5", {"save_weights_only": True, "verbose": 1}, 4),
-        ("{epoch}.keras", {"save_best_only": True}, 4),
+        repeated("model.keras", {"verbose": 1}, 1),
+        repeated("{epoch}.weights.h5", {"save_weights_only": True, "verbose": 1}, 4),
+        repeated("{epoch}.keras", {"save_best_only": True}, 4),
         ("{epoch}.keras", {"save_best_only": True, "mode": "max", "verbose": 1}, 1),
-        ("{epoch}.keras", {"save_best_only": True, "initial_value_threshold": 0.0, "verbose": 1}, 0),
-        ("{epoch}.keras", {"save_best_only": True, "mode": "max", "initial_value_threshold": 0.0}, 1),
-        ("{epoch}.keras", {"monitor": "accuracy", "save_best_only": True, "initial_value_threshold": 2.0}, 0),
+        repeated("{epoch}.keras", {"save_best_only": True, "initial_value_threshold": 0.0, "verbose": 1}, 0),
+        repeated("{epoch}.keras", {"save_best_only": True, "mode": "max", "initial_value_threshold": 0.0}, 1),
+        repeated("{epoch}.keras", {"monitor": "accuracy", "save_best_only": True, "initial_value_threshold": 2.0}, 0),
     ],
     ids=str,
 )
@@ -538,12 +549,12 @@ def test_learning_rate_scheduler_with_each_kind_of_schedule(tmp_path, capsys, sc
 @pytest.mark.parametrize(
     ("arguments", "rates"),
     [
-        ({}, [0.05, 0.05, 0.05, 0.05]),
-        ({"mode": "max", "patience": 1, "factor": 0.5}, [0.05, 0.05, 0.025, 0.0125]),
+        repeated({}, [0.05, 0.05, 0.05, 0.05]),
+        repeated({"mode": "max", "patience": 1, "factor": 0.5}, [0.05, 0.05, 0.025, 0.0125]),
         ({"mode": "max", "patience": 2, "factor": 0.5, "verbose": 1}, [0.05, 0.05, 0.05, 0.025]),
-        ({"mode": "max", "patience": 1, "cooldown": 2, "factor": 0.1}, [0.05, 0.05, 0.005, 0.005]),
-        ({"mode": "max", "patience": 1, "min_lr": 0.03, "verbose": 1}, [0.05, 0.05, 0.03, 0.03]),
-        ({"mode": "min", "patience": 1, "min_delta": 0.5, "factor": 0.5}, [0.05, 0.05, 0.025, 0.0125]),
+        repeated({"mode": "max", "patience": 1, "cooldown": 2, "factor": 0.1}, [0.05, 0.05, 0.005, 0.005]),
+        repeated({"mode": "max", "patience": 1, "min_lr": 0.03, "verbose": 1}, [0.05, 0.05, 0.03, 0.03]),
+        repeated({"mode": "min", "patience": 1, "min_delta": 0.5, "factor": 0.5}, [0.05, 0.05, 0.025, 0.0125]),
         ({"monitor": "loss", "mode": "max", "patience": 1, "factor": 0.5}, [0.05, 0.05, 0.025, 0.0125]),
     ],
     ids=str,
@@ -570,6 +581,7 @@ def test_csv_logger_with_a_separator_appends_to_the_rows_that_are_there(tmp_path
         assert parsed_output(one, tmp_path)[1] == pytest.approx(parsed_output(other, tmp_path)[1], rel=1e-4)
 
 
+@pytest.mark.long
 def test_csv_logger_that_does_not_append_begins_the_file_anew(tmp_path, capsys):
     def logger(folder):
         (folder / "log.csv").write_text("old")
@@ -650,13 +662,13 @@ def stops_in(hook, at):
 @pytest.mark.parametrize(
     ("hook", "at", "epochs", "steps"),
     [
-        ("on_epoch_end", 2, 2, 14),
+        repeated("on_epoch_end", 2, 2, 14),  # as EarlyStopping does
         ("on_epoch_begin", 2, 2, 8),
         ("on_train_batch_end", 10, 2, 10),
-        ("on_train_batch_begin", 10, 2, 10),
-        ("on_train_batch_end", 14, 2, 14),
+        repeated("on_train_batch_begin", 10, 2, 10),
+        repeated("on_train_batch_end", 14, 2, 14),
         ("on_test_end", 2, 2, 14),
-        ("on_test_batch_end", 4, 2, 14),
+        repeated("on_test_batch_end", 4, 2, 14),
     ],
 )
 def test_a_callback_of_a_user_stops_training_where_it_does_in_fit(tmp_path, capsys, hook, at, epochs, steps):
@@ -672,7 +684,7 @@ def test_a_run_that_a_callback_stopped_inside_an_epoch_ends_the_epoch_after_a_re
         seen = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: ends.append((epoch, dict(logs))))
         return [stops_in("on_train_batch_end", 10), seen]
 
-    settings = {"checkpoints": Checkpoints(every_steps=5), "preflight": False}
+    settings = {"checkpoints": Checkpoints(every_steps=5), "preflight": False, "export": False}
     by_runner(tmp_path / "x", callbacks, (), **settings)
     run = tmp_path / "x" / "run"
     metrics = (run / "metrics.csv").read_text()

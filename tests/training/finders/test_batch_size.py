@@ -238,3 +238,38 @@ def test_a_stream_that_is_given_cannot_be_varied():
 def test_sizes_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         find_size(TwoMoons(), **settings)
+
+
+def sizes(low, high, examples):
+    return batch_size.SizeSearch(low, high, 1, None).sizes(examples)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "examples", "expected"),
+    [
+        (1, None, 1, [1]),
+        (4, None, 8, [4, 8]),
+        (4, None, 9, [4, 8]),
+        (4, 8, None, [4, 8]),
+        (4, 7, 100, [4]),
+        (8, 8, 8, [8]),
+        (2, 100, 5, [2, 4]),
+    ],
+)
+def test_the_sizes_are_the_powers_of_two_up_to_the_smaller_bound(low, high, examples, expected):
+    assert sizes(low, high, examples) == expected
+
+
+def test_without_a_bound_sizes_end_at_two_to_the_thirtieth():
+    assert sizes(1 << 29, None, None) == [1 << 29, 1 << 30]
+    with pytest.raises(ValueError, match=r"^low=8: the train split has 7 examples\. Lower low to at most that\.$"):
+        sizes(8, None, 7)
+    with pytest.raises(ValueError, match=r"^low=6: expected a power of two, such as 4\.$"):
+        sizes(6, None, None)
+
+
+def test_the_memory_of_the_next_size_at_the_border():
+    assert batch_size.memory_next([100, 400], 7) == 1600  # four times: a loss that compares all pairs
+    assert batch_size.memory_next([100, 401], 7) == 809  # more: memory that was kept
+    assert batch_size.memory_next([5, 100, 150], 7) == 300
+    assert batch_size._gb(1_234_000_000) == "1.23 GB"

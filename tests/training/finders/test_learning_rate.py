@@ -262,3 +262,35 @@ def test_a_loss_that_does_not_fall_gives_no_suggestion_and_the_reason(losses, wh
     found, reason = learning_rate.suggest(np.logspace(-6, 0, 40), losses, learning_rate.smoothed(losses, 0.9, 8.0), 0.9)
     assert found is None
     assert reason.startswith(why)
+
+
+def test_the_rates_are_the_given_ones_at_both_ends_and_the_average_is_over_a_tenth():
+    test = learning_rate.RangeTest(1e-3, 1.0, 31, None, "loss")
+    assert (test.rate(0), test.rate(15), test.rate(30)) == (1e-3, pytest.approx(1e-3**0.5), 1.0)
+    assert test.beta == pytest.approx(1 - 10 / 31)
+    assert learning_rate.RangeTest(1, 2, 10, None, "loss").beta == 0
+    for low, high in [(1.0, 1.0), (True, 2.0), (-1.0, 1.0), ("1", 2.0), (math.nan, 1.0)]:
+        with pytest.raises(ValueError, match=r"expected a learning rate|Swap them"):
+            learning_rate.RangeTest(low, high, 10, None, "loss")
+
+
+def test_a_descent_needs_three_losses_and_more_than_its_noise():
+    rates = [1e-3, 1e-2, 1e-1, 1.0]
+    found, why = learning_rate.suggest(rates, [3.0, 2.0, 3.0, 4.0], [3.0, 2.0, 3.0, 4.0], 0.0)
+    assert (found, why.partition(":")[0]) == (None, "the loss did not fall")
+    found, why = learning_rate.suggest(rates, [3.0, 3.0, 3.0, 3.0], [9.0, 8.0, 1.0, 2.0], 0.0)
+    assert (found, why) == (1e-1, "the loss fell fastest at 0.1")
+    # Differences of 1 spread by 1 / 0.954 = 1.05: six times that is 6.29.
+    for fell, suggested in [(6.28, False), (6.3, True)]:
+        raw = [0.0, 1.0, 2.0, 3.0]
+        found, why = learning_rate.suggest(rates, raw, [fell, fell / 2, 0.0, 1.0], 0.0)
+        assert (found is not None) == suggested
+        assert suggested or why.startswith("the loss did not fall beyond its noise (by 6.3, with a spread of 1 from")
+    assert learning_rate.suggest(rates, [math.nan] * 4, [math.nan] * 4, 0.0)[1].startswith("the first loss is not fin")
+
+
+def test_a_running_average_that_is_equal_is_not_less_and_one_at_the_ceiling_has_not_diverged():
+    running = learning_rate.RunningLoss(0.0).after(1.0)
+    assert (running.after(1.0).least_at, running.after(0.5).least_at) == (1, 2)
+    assert running.ceiling == 4.0
+    assert [running.after(loss).diverged for loss in (4.0, 4.01, math.inf)] == [False, True, True]
