@@ -472,6 +472,18 @@ def test_in_a_resume_a_file_overrides_the_run_and_flags_override_the_file(begun)
     assert read("a/result.json")["fit"]["steps"] == 10
 
 
+def test_resuming_a_finished_run_tells_how_it_would_train_longer(folder, capsys):
+    assert run("fit", *QUICK, "--run_dir", "a") == 0
+    capsys.readouterr()
+    assert run("fit", "--resume", "--run_dir", "a") == 0
+    assert capsys.readouterr().err == (
+        "Resuming after step 10.\nThe run is finished: max_epochs=1 reached. To train longer, resume it with a higher "
+        "max_epochs (--runner.max_epochs).\n"
+    )
+    assert run("fit", "--resume", "--run_dir", "a", "--runner.max_epochs", "2") == 0
+    assert read("a/result.json")["fit"]["epochs"] == 2
+
+
 def test_a_resume_looks_for_data_where_the_run_did_unless_flags_are_given(folder):
     Path("data").mkdir()
     assert run("fit", *QUICK, "--run_dir", "a", "--source", "sample", "--data_dir", "data") == 0

@@ -191,8 +191,8 @@ def renamed(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def half_removed(function: Callable[..., Any]) -> Callable[..., Any]:
-    def dies(path: Path, *arguments: Any, **named: Any) -> None:
-        for file in sorted(path.glob("*"))[:1]:
+    def dies(path: str | Path, *arguments: Any, **named: Any) -> None:
+        for file in sorted(Path(path).glob("*"))[:1]:
             file.unlink()
         die()
 

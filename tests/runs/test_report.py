@@ -149,6 +149,21 @@ def test_it_shows_configuration_and_results(tmp_path):
     assert "Sample data" not in page.text
 
 
+def test_it_lists_the_layers_of_each_model(tmp_path):
+    layers = [
+        {"name": "<dense>", "class": "Dense", "output": "- x 16", "parameters": 1048, "trained": 0},
+        {"name": "head", "class": "Dense", "output": "", "parameters": 17, "trained": 17},
+    ]
+    model = {"class": "Sequential", "parameters": 1065, "trained": 17, "layers": layers}
+    empty = {"class": "Gate", "parameters": 0, "trained": 0, "layers": []}
+    page = read(make_run(tmp_path / "run", models={"generator": model, "gate": empty}))
+    assert ["layer", "class", "output", "parameters", "trained"] in page.rows
+    assert ["<dense>", "Dense", "- x 16", "1,048", "0"] in page.rows
+    assert "Model: generator" in page.text
+    assert "1,065 parameters, 17 of them trained." in page.text
+    assert "Model: gate" in page.text
+
+
 def test_it_loads_nothing_and_runs_no_script(tmp_path):
     run = make_run(tmp_path / "run")
     add_figure(run, "test/confusion.png")

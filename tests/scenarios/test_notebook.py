@@ -62,6 +62,7 @@ def test_a_fit_shows_its_phases_its_bar_and_its_epochs_in_one_output(executed):
     (output,) = outputs["fit"]
     assert output.output_type == "display_data"
     assert [f">{epoch}/3</th>" in output.data["text/html"] for epoch in (1, 2, 3)] == [True] * 3
+    assert "<summary>model: 2 layers, 65 parameters, all trained</summary>" in output.data["text/html"]
     assert "<progress" not in output.data["text/html"]
     assert "hellip" not in output.data["text/html"]
     pages = shown["fit"]

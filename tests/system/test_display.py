@@ -11,6 +11,7 @@ import pytest
 from lightkeras.system import display
 from lightkeras.system.console import Console
 from lightkeras.system.display import Lines, Notebook, Silent, Terminal
+from lightkeras.system.tables import Table
 
 
 class View:
@@ -180,6 +181,21 @@ def test_messages_go_to_standard_error_where_that_is_a_file_and_above_the_view_w
     terminal.message("Resuming after step 50.")
     assert capsys.readouterr().err == ""
     assert text(screen) == "Resuming after step 50.\n"
+
+
+def test_a_table_is_printed_on_a_terminal_folded_in_a_notebook_and_a_line_elsewhere(cell, capsys):
+    table = Table(["layer"], [["<dense>"]])
+    screen = console()
+    Terminal(screen).print_table("model: 1 layer", table)
+    assert text(screen).startswith("model: 1 layer\n┏")
+    assert "│ <dense> │" in text(screen)
+    notebook = Notebook()
+    notebook.print_table("model: <1> layer", table)
+    notebook.close()
+    assert cell[-1][1].startswith("<div><details><summary>model: &lt;1&gt; layer</summary><div")
+    assert "&lt;dense&gt;" in cell[-1][1]
+    Lines().print_table("model: 1 layer", table)
+    assert capsys.readouterr() == ("", "model: 1 layer\n")
 
 
 # ---------------------------------------------------------------------- notebook

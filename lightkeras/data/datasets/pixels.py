@@ -92,23 +92,18 @@ def read_file(path: Path, shape: Shape) -> np.ndarray:
 def _decoded(path: Path, shape: Shape) -> np.ndarray:
     from PIL import Image
 
+    height, width = shape[:2]
+    wanted = _MODES[shape[-1] if len(shape) == 3 else 1]
     try:
         with Image.open(path) as image:
-            if image.size != (shape[1], shape[0]):
-                raise ValueError(
-                    f"{path} is {image.size[0]} x {image.size[1]} pixels (width x height): expected {shape[1]} x "
-                    f"{shape[0]}. Crop and scale it first: what it shows should fill it as in the training images."
-                )
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"{path} has more than 8 bits per channel (mode {image.mode}): save it with 8.")
-            wanted = _MODES[shape[-1] if len(shape) == 3 else 1]
-            if wanted != "RGBA" and image.has_transparency_data and not _opaque(image):
-                raise ValueError(f"{path} is transparent in places: put it on a background of one colour first.")
-            return np.asarray(image.convert(wanted))
+            is_deep = image.mode.startswith(("I", "F"))
+            if image.size == (width, height) and not is_deep:  # a larger one is not decoded
+                pixels, shows_all = np.asarray(image.convert(wanted)), _opaque(image)
     except (
         OSError,
         SyntaxError,
         EOFError,
+        ValueError,
         struct.error,
         OverflowError,
         Image.DecompressionBombError,
@@ -116,6 +111,16 @@ def _decoded(path: Path, shape: Shape) -> np.ndarray:
         # What Pillow raises for broken files; for PNG a SyntaxError.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} cannot be read as an image ({reason}): expected a PNG or .npy file.") from error
+    if image.size != (width, height):
+        raise ValueError(
+            f"{path} is {image.size[0]} x {image.size[1]} pixels (width x height): expected {width} x {height}. "
+            "Crop and scale it first: what it shows should fill it as in the training images."
+        )
+    if is_deep:
+        raise ValueError(f"{path} has more than 8 bits per channel (mode {image.mode}): save it with 8.")
+    if wanted != "RGBA" and not shows_all:
+        raise ValueError(f"{path} is transparent in places: put it on a background of one colour first.")
+    return pixels
 
 
 def _joined(shape: Shape) -> str:
@@ -123,4 +128,4 @@ def _joined(shape: Shape) -> str:
 
 
 def _opaque(image: Any) -> bool:
-    return image.convert("RGBA").getchannel("A").getextrema() == (255, 255)  # type: ignore[no-any-return]
+    return not image.has_transparency_data or image.convert("RGBA").getchannel("A").getextrema() == (255, 255)

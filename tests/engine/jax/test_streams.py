@@ -159,3 +159,81 @@ def test_a_block_has_a_row_for_each_batch(capacity):
     assert first.tolist() == [[number] * 2 for number in range(capacity)]
     assert (second.shape, second.dtype) == ((capacity, 2, 1), "int32")
     assert second[-1].tolist() == [[1 - capacity]] * 2
+
+
+def numbered(count, size=2):
+    return [(np.full((size, 1), number, "float32"),) for number in range(count)]
+
+
+def left_in_blocks(stream, most):
+    found = []
+    while blocks := stream.next_blocks(most):
+        found += [np.asarray(block.arrays[0])[block.start + n, 0, 0] for block in blocks for n in range(block.count)]
+    return [int(number) for number in found]
+
+
+@pytest.mark.parametrize("most", [1, 3, 16, 40])
+def test_blocks_hold_all_batches_in_their_order(most):
+    assert left_in_blocks(streams.PrefetchedStream(iter(numbered(35))), most) == list(range(35))
+    source = streams.PrefetchedStream(iter(numbered(35)))
+    assert left_in_blocks(streams.OnDemandStream(source), most) == list(range(35))
+
+
+def test_a_block_has_up_to_sixteen_batches_of_one_shape(monkeypatch):
+    monkeypatch.setattr(streams, "BLOCK_SECONDS", 60.0)
+    found = [len(batches) for batches, _ in streams._blocks(iter(numbered(33)))]
+    assert found == [16, 16, 1]
+    mixed = [*numbered(3), *numbered(2, size=4), *numbered(1)]
+    assert [len(batches) for batches, _ in streams._blocks(iter(mixed))] == [3, 2, 1]
+    monkeypatch.setattr(streams, "BLOCK_SECONDS", -1.0)  # a slow source: each batch is used as it comes
+    assert [len(batches) for batches, _ in streams._blocks(iter(numbered(3)))] == [1, 1, 1]
+    source = streams.OnDemandStream(streams.PrefetchedStream(iter(mixed)))
+    assert [(block.start, block.count, block.size) for block in source.next_blocks(9)] == [
+        (0, 3, 2),
+        (0, 2, 4),
+        (0, 1, 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "capacity"), [(1 << 22, 1), (1 << 21, 2), ((1 << 21) + 4, 1), (1 << 18, 16), (8, 16)]
+)
+def test_a_block_has_at_most_four_megabytes(nbytes, capacity):
+    assert streams._capacity({"x": np.zeros(nbytes // 4, "float32")}) == capacity
+
+
+def test_single_batches_and_blocks_of_a_stream_may_be_mixed(monkeypatch):
+    monkeypatch.setattr(streams, "BLOCK_SECONDS", 60.0)
+    stream = streams.PrefetchedStream(iter(numbered(4)))
+    assert stream.next_batch()[0][0, 0] == 0
+    (block,) = stream.next_blocks(2)
+    assert (block.start, block.count) == (1, 2)
+    assert [int(batch[0][0, 0]) for batch in iter(stream.next_batch, None)] == [3]
+    assert (stream.next_batch(), stream.next_blocks(3)) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"), [(2**31 - 1, True), (2**31, False), (-(2**31), True), (-(2**31) - 1, False)]
+)
+def test_whole_numbers_at_the_border_of_32_bits(value, fits):
+    array = np.array([0, value])
+    if fits:
+        found = streams.narrowed({"x": array})["x"]
+        assert (found.tolist(), found.dtype) == ([0, value], np.int32)
+    else:
+        with pytest.raises(ValueError, match=rf"^Array x is int64 and holds {value}, which JAX would cut to int32\."):
+            streams.narrowed({"x": array})
+    assert streams.narrowed(np.zeros(0, "int64")).dtype == np.int32
+    assert streams.narrowed(np.float64([1.5])).dtype == np.float32
+
+
+def test_almost_all_batches_fit_the_common_length():
+    even = Bags(np.zeros(12, "int32"), np.zeros(12, "float32"), np.arange(0, 13, 3))
+    assert streams._common_length(even, 2) == 6  # each bag has three: no batch is longer
+    assert streams._common_length(Bags.from_lengths(even.ids, even.weights, np.array([12, 0, 0, 0])), 2) == 12
+    lengths = np.array([0, 2] * 50)  # a mean of 1 and a deviation of 1: 16 + 4 * 4
+    spread = Bags.from_lengths(np.zeros(100, "int32"), np.zeros(100, "float32"), lengths)
+    assert streams._common_length(spread, 16) == 32
+    assert streams._common_length(spread, 25) == 45
+    nothing = Bags.from_lengths(np.zeros(0, "int32"), np.zeros(0, "float32"), np.zeros(3, int))
+    assert streams._common_length(nothing, 2) == 1

@@ -4,9 +4,11 @@ import keras
 import numpy as np
 import torch
 from keras import layers, ops
+from keras.src.backend.torch import random as keras_random
 
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.engine import make_engine
+from lightkeras.engine.torch.dropout import _mixed, seeded_dropout
 from lightkeras.task import Task
 
 
@@ -77,3 +79,30 @@ def test_a_generator_that_draws_other_numbers_too_counts_both():
         assert task.layer.seed_generator.state.numpy()[1] == 8
     assert found[0] == found[1]
     assert len(set(found[0][0])) == 4
+
+
+def test_the_seed_of_a_draw_is_the_finalizer_of_splitmix64():
+    """The first two numbers of the generator with the seed 1234567, as its authors publish them."""
+    first = (1234567 >> 32, 1234567 & 0xFFFFFFFF)
+    assert _mixed(*first) == 6457827717110365317
+    state = (1234567 + 0x9E3779B97F4A7C15) & (2**64 - 1)
+    assert _mixed(state >> 32, state & 0xFFFFFFFF) == 3203168211198807973
+    assert _mixed(-1, -1) == _mixed(0xFFFFFFFF, 0xFFFFFFFF)  # the state is kept as int32
+    assert len({_mixed(seed, count) for seed in range(9) for count in range(9)}) == 81
+
+
+def test_dropout_with_a_seed_a_shape_of_its_noise_or_a_rate_at_the_border_is_that_of_keras():
+    ones = torch.ones((8, 8))
+    before = keras_random.dropout
+    with seeded_dropout():
+        assert keras_random.dropout is not before
+        for rate, expected in [(0.0, 1.0), (1.0, 0.0)]:
+            assert float(keras.random.dropout(ones, rate, seed=keras.random.SeedGenerator()).mean()) == expected
+        one, other = (keras.random.dropout(ones, 0.5, seed=7) for _ in range(2))
+        assert torch.equal(one, other)
+        rows = keras.random.dropout(ones, 0.5, noise_shape=(8, 1), seed=keras.random.SeedGenerator())
+        assert torch.equal(rows, rows[:, :1].expand(8, 8))
+        generator = keras.random.SeedGenerator()
+        keras.random.dropout(ones, 0.5, seed=generator)
+        assert generator.state.numpy()[1] == 1
+    assert keras_random.dropout is before
