@@ -240,3 +240,22 @@ def test_what_earlier_epochs_drew_is_drawn_again_and_the_random_state_of_the_epo
     random_states.write(began)
     again = StreamReader(feed, 1, step=1, state=whole.state(), continued=Continued(3, 0, opened))
     assert [batch.tolist() for batch in again.batches(2)] == expected[4:]
+
+
+def test_a_reader_that_two_others_interrupted_continues_when_both_are_closed() -> None:
+    def source() -> Iterator[np.ndarray]:
+        return iter([np.full(2, number, np.float32) for number in range(4)])
+
+    train = StreamReader(as_feed(source), 0)
+    assert [batch[0] for batch in train.batches(1)] == [0]
+    validation = StreamReader(as_feed(source), 0)
+    pictures = StreamReader(as_feed(source), 0)  # inside the validation
+    taken: list[Any] = []
+    reading = threading.Thread(target=lambda: taken.extend(batch[0] for batch in train.batches()), daemon=True)
+    reading.start()
+    pictures.close()
+    reading.join(0.05)
+    assert reading.is_alive()
+    validation.close()
+    reading.join(30)
+    assert taken == [1, 2, 3]
