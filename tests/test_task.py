@@ -548,3 +548,29 @@ def test_examples_in_a_list_are_explained():
     task = SupervisedTask(keras.Sequential([keras.Input((2,)), layers.Dense(1)]), loss="mse")
     with pytest.raises(ValueError, match=r"takes `x`, `\(x, y\)` .*, got 20 parts. If .* `np.stack`"):
         Runner().check(task, [np.zeros(2, "float32") for _ in range(20)])
+
+
+@pytest.mark.any_backend
+def test_numbers_that_are_logged_in_place_of_tensors_are_remembered_with_their_first_value():
+    class Logs(Task):
+        def evaluate_step(self, batch):
+            for name, value in [("float", 1.5), ("float", 2.5), ("bool", True), ("numpy", np.float32(3)), ("int", 4)]:
+                self.log(name, value)
+            self.log("array", np.array(5))
+            self.log("tensor", ops.convert_to_tensor(6.0))
+            self.log("variable", keras.Variable(7.0))
+
+    task = Logs()
+    assert {name: float(value) for name, value in task.run_evaluate_step(None).items()} == {
+        "float": 2.5,
+        "bool": 1,
+        "numpy": 3,
+        "int": 4,
+        "array": 5,
+        "tensor": 6,
+        "variable": 7,
+    }
+    assert task.numbers_logged() == {"float": 1.5, "bool": 1, "numpy": 3, "int": 4, "array": 5}
+    with task._recording(), pytest.raises(ValueError, match=r"^log\('wide'\): the value has shape \(2,\); expected a"):
+        task.log("wide", np.zeros(2))
+    assert "wide" not in task.numbers_logged()

@@ -30,7 +30,7 @@ class Continued:
 
 
 PATIENCE = 5.0
-"""Seconds that the end of a run waits for a source that does not return its batch."""
+"""Seconds that the end of a run, or another source, waits for a source that does not return its batch."""
 
 _open: weakref.WeakSet[StreamReader] = weakref.WeakSet()
 
@@ -40,8 +40,10 @@ class StreamReader:
     """A stream that was opened: its only reader, which owns the batches that it returns.
 
     The source may write to the memory of a batch again as soon as it is asked for the next one, so each batch is
-    copied, once. A reader of the same feed that is still open is closed. A reader of another feed with the same source
-    waits until this one is closed: no source is read by two threads at once.
+    copied, once. A reader of the same feed that is still open is closed. Readers of other feeds wait until this one is
+    closed, so that no source is read by two threads at once: two generators may share a file or a random generator,
+    which nothing shows. A reader whose source makes no batch for `PATIENCE` is not waited for, unless it has the same
+    source.
 
     A generator or a `DataLoader` has no position: the batches before `step`, and those that earlier epochs took of a
     stream that they continue, are read and discarded. Whether they are the same batches as in the run before cannot be
@@ -110,22 +112,28 @@ class StreamReader:
             finally:
                 self._reading.release()
         finally:
-            while self._held:
-                self._held.pop()._release()
+            self._release_others()
+
+    def __del__(self) -> None:
+        self._release_others()  # of a stream that was read to its end, or left
 
     def _take_turn(self) -> None:
         for other in list(_open):
             if raw_feed(other._feed) is raw_feed(self._feed):
                 other.close(patience=-1)
-            elif _same_source(other._feed.origin, self._feed.origin):
-                other._hold()
+            elif other._hold(-1 if _same_source(other._feed.origin, self._feed.origin) else PATIENCE):
                 self._held.append(other)
         _open.add(self)
 
-    def _hold(self) -> None:
-        if not self._holds:
-            self._reading.acquire()
+    def _hold(self, patience: float) -> bool:
+        if not self._holds and not self._reading.acquire(timeout=patience):
+            return False
         self._holds += 1
+        return True
+
+    def _release_others(self) -> None:
+        while self._held:
+            self._held.pop()._release()
 
     def _release(self) -> None:
         if self._holds:
@@ -159,6 +167,7 @@ class StreamReader:
         source, self._source = self._source, None
         if isinstance(source, Generator):
             source.close()
+        self._release_others()
 
     def _skip(self, count: int, expected: str | None) -> None:
         """Reads and discards batches up to the first `count`."""

@@ -94,6 +94,19 @@ def owned(structure: Structure) -> Structure:
     return map_structure(_owned, structure)
 
 
+def may_change(array: np.ndarray) -> bool:
+    """Whether somebody can write to the memory of an array, so that an engine must not use it as it is.
+
+    A file that is mapped for reading cannot change that way, and need not be read into memory.
+    """
+    part: Any = array
+    while isinstance(part, np.ndarray):
+        if part.flags.writeable:
+            return True
+        part = part.base
+    return False
+
+
 def spec_of(array: np.ndarray | Bags) -> Structure:
     """Shape, without axis 0, and dtype of one array; of `Bags`, of each array that `Bags.batch` returns."""
     if isinstance(array, Bags):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,9 +24,8 @@ def metric_values(metric: keras.metrics.Metric) -> dict[str, float]:
     Raises:
         ValueError: It has more than `MOST_VALUES` values.
     """
-    result = metric.result()
     found: dict[str, float] = {}
-    for name, value in (result if isinstance(result, Mapping) else {metric.name: result}).items():
+    for name, value in _named(metric.name, metric.result()):
         array = np.asarray(keras.ops.convert_to_numpy(value), np.float64)
         if array.size > MOST_VALUES:
             raise ValueError(
@@ -39,6 +39,15 @@ def metric_values(metric: keras.metrics.Metric) -> dict[str, float]:
     return found
 
 
+def _named(name: str, result: Any) -> Iterator[tuple[str, Any]]:
+    """The values of a result by name. Keras's own list of compiled metrics has a dict of dicts, if one has a dict."""
+    if not isinstance(result, Mapping):
+        yield name, result
+        return
+    for key, value in result.items():
+        yield from _named(key, value)
+
+
 def values_of(task: Task, left_out: Sequence[keras.metrics.Metric] = ()) -> list[tuple[str, float]]:
     """Current values of the metrics of a task, with names that may occur twice.
 
@@ -46,11 +55,15 @@ def values_of(task: Task, left_out: Sequence[keras.metrics.Metric] = ()) -> list
         task: The task.
         left_out: Metrics whose values are left out.
     """
-    metrics = task.metrics()
-    found = [(metric, name, value) for metric in metrics for name, value in metric_values(metric).items()]
+    skipped = set(map(id, left_out))
+    found = [
+        (metric, name, value)
+        for metric in task.metrics()
+        # One that was never updated may have no result yet; its name counts for the numbers of the others.
+        for name, value in ({metric.name: 0.0} if id(metric) in skipped else metric_values(metric)).items()
+    ]
     names = [name for _, name, _ in found]
     names = numbered(names) if task.numbers_metrics else names
-    skipped = set(map(id, left_out))
     return [(new, value) for new, (metric, _, value) in zip(names, found, strict=True) if id(metric) not in skipped]
 
 
@@ -71,7 +84,7 @@ def not_updated(task: Task, trace: Trace) -> list[keras.metrics.Metric]:
     # A trace contains Keras variables, or the backend's variables inside them.
     used = {id(found) for found in trace.variables}
     return [
-        metric
+        metric  # one without variables is built by its first update
         for metric in task.metrics()
-        if metric.variables and not any(id(v) in used or id(v.value) in used for v in metric.variables)
+        if not any(id(v) in used or id(v.value) in used for v in metric.variables)
     ]

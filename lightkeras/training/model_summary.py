@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -34,6 +34,18 @@ def models_of(task: Task) -> dict[str, dict[str, Any]]:
                 "layers": [_layer(layer) for layer in layers],
             }
     return found
+
+
+def are_alike(models: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
+    """Whether summaries differ in the names of layers at most: Keras numbers them through the whole process."""
+
+    def unnamed(found: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            path: {**model, "layers": [{**layer, "name": ""} for layer in model["layers"]]}
+            for path, model in found.items()
+        }
+
+    return unnamed(models) == unnamed(others)
 
 
 def line_of(path: str, model: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from lightkeras.runs.resume import (
 from lightkeras.system import environment
 from lightkeras.task import Task
 from lightkeras.training.fit import Fit
-from lightkeras.training.model_summary import models_of
+from lightkeras.training.model_summary import are_alike, models_of
 from lightkeras.training.setup import Ready
 from lightkeras.training.stepper import Stepper
 
@@ -101,6 +101,8 @@ def begin(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[Checkpoint
     data = with_fingerprints(config["data"], before["data"])
     kept: dict[str, Any] = {name: before[name] for name in ("started", "argv") if name in before}
     kept |= {"data": data, "resumed": resumed}
+    if are_alike(before.get("models", {}), config["models"]):
+        kept["models"] = before.get("models", {})
     bar.print_line(f"Resuming after step {step:,}." if found else "The run has no checkpoint: starting again.")
     return (
         found,

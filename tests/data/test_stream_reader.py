@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightkeras.data import as_feed
+from lightkeras.data import as_feed, stream_reader
 from lightkeras.data.stream_reader import Continued, StreamReader
 from lightkeras.system import random_states
 
@@ -188,12 +188,20 @@ def test_the_end_of_a_run_does_not_wait_for_a_source_that_returns_no_batch() -> 
     reading.join()
 
 
-@pytest.mark.parametrize("bound", [False, True])
-def test_two_splits_of_one_source_take_turns(bound: bool) -> None:
+@pytest.mark.parametrize(
+    "splits",
+    [
+        lambda source: (source, source),
+        lambda source: (source.train, source.validation),
+        lambda source: (lambda: source.train(), lambda: source.validation()),
+    ],
+    ids=["object", "methods", "functions"],
+)
+def test_two_splits_of_one_source_take_turns(splits: Any) -> None:
     source = Slow()
     for _ in range(2):
         source.may.release()
-    feeds = [as_feed(source.train), as_feed(source.validation)] if bound else [as_feed(source), as_feed(source)]
+    feeds = [as_feed(split) for split in splits(source)]
     train = StreamReader(feeds[0], 0)
     source.entered.clear()
     taken: list[Any] = []
@@ -211,6 +219,32 @@ def test_two_splits_of_one_source_take_turns(bound: bool) -> None:
     assert len(taken) == 2
     assert not source.overlapped
     train.close()
+
+
+def test_a_reader_that_came_to_its_end_lets_the_others_read_again() -> None:
+    train = StreamReader(as_feed(lambda: numbers(9)), 0)
+    assert values(StreamReader(as_feed(lambda: numbers(2)), 0)) == [0.0, 1.0]
+    kept = StreamReader(as_feed(lambda: numbers(2)), 0)
+    assert values(kept) == [0.0, 1.0]
+    assert len(values(train)) == 9
+    left = StreamReader(as_feed(lambda: numbers(2)), 0)
+    again = StreamReader(as_feed(lambda: numbers(1)), 0)
+    del again
+    assert values(left) == [0.0, 1.0]
+
+
+def test_a_source_that_makes_no_batch_is_not_waited_for_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_reader, "PATIENCE", 0.01)
+    source = Slow()
+    stuck = StreamReader(as_feed(source), 0)
+    source.entered.clear()
+    reading = threading.Thread(target=lambda: list(stuck.batches(1)))
+    reading.start()
+    source.entered.wait()
+    assert values(StreamReader(as_feed(lambda: numbers(2)), 0)) == [0.0, 1.0]
+    source.may.release()
+    reading.join()
+    stuck.close()
 
 
 # ---------------------------------------------------------------------- epochs that continue one another
@@ -240,3 +274,22 @@ def test_what_earlier_epochs_drew_is_drawn_again_and_the_random_state_of_the_epo
     random_states.write(began)
     again = StreamReader(feed, 1, step=1, state=whole.state(), continued=Continued(3, 0, opened))
     assert [batch.tolist() for batch in again.batches(2)] == expected[4:]
+
+
+def test_a_reader_that_two_others_interrupted_continues_when_both_are_closed() -> None:
+    def source() -> Iterator[np.ndarray]:
+        return iter([np.full(2, number, np.float32) for number in range(4)])
+
+    train = StreamReader(as_feed(source), 0)
+    assert [batch[0] for batch in train.batches(1)] == [0]
+    validation = StreamReader(as_feed(source), 0)
+    pictures = StreamReader(as_feed(source), 0)  # inside the validation
+    taken: list[Any] = []
+    reading = threading.Thread(target=lambda: taken.extend(batch[0] for batch in train.batches()), daemon=True)
+    reading.start()
+    pictures.close()
+    reading.join(0.05)
+    assert reading.is_alive()
+    validation.close()
+    reading.join(30)
+    assert taken == [1, 2, 3]

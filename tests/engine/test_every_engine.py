@@ -149,6 +149,16 @@ def test_numbers_beyond_float32_stay_whole_in_integers():
     assert learn(Identity(), ArrayFeed((np.int64([[2**53 + 1]]), LINE[1][:1]), 1))["odd"].tolist() == [1.0]
 
 
+def test_arrays_that_their_owner_writes_to_during_an_epoch_are_trained_on_as_they_were():
+    arrays = [np.array(array, np.float32) for array in LINE]
+    engine, _trace, program = prepared(Line(), feed := ArrayFeed(tuple(arrays), 2))
+    stream = engine.open(feed)
+    for array in arrays:
+        array[:] = 7.0
+    logs = program.run(stream, 1), program.run(stream, 1)
+    assert [log.values["loss"].item() for log in logs] == LINE_LOSSES
+
+
 def test_dicts_tuples_and_lists_keep_their_form():
     class Nested(Line):
         def loss(self, batch, training):

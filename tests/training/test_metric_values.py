@@ -32,6 +32,41 @@ def test_metrics_that_hold_several_values_give_them_all():
     assert metric_values(mean) == {"m": 3.0}
 
 
+def test_a_metric_of_a_dict_is_logged_by_its_keys_as_keras_does(runner):
+    class Counted(keras.metrics.Metric):
+        def __init__(self):
+            super().__init__(name="counted")
+            self.count = self.add_weight(initializer="zeros", name="count")
+
+        def update_state(self, y_true, y_pred, sample_weight=None):
+            self.count.assign_add(1.0)
+
+        def result(self):
+            return {"batches": self.count * 1.0, "twice": self.count * 2.0}
+
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(3)])
+    history = runner.fit(SupervisedTask(model, loss="mse", metrics=[Counted()]), (X, CLASSES)).history
+    assert history["train/batches"] == (2.0, 2.0)
+    assert history["train/twice"] == (4.0, 4.0)
+
+
+def test_a_metric_that_only_validation_builds_is_not_read_in_training(runner):
+    class Scored(Task):
+        def build(self):
+            self.model = keras.Sequential([keras.Input((2,)), layers.Dense(3, "softmax")])
+            self.optimizer, self.score = keras.optimizers.SGD(0.1), keras.metrics.F1Score(name="f1_score")
+
+        def loss(self, batch, training):
+            outputs = self.model(batch[0])
+            if not training:
+                self.score.update_state(batch[1], outputs)
+            return ops.mean(ops.square(outputs - batch[1]))
+
+    history = runner.fit(Scored(), (X, CLASSES), (-X, CLASSES)).history
+    names = {name for name in history if "f1_score" in name}
+    assert names == {"val/f1_score", "val/f1_score/0", "val/f1_score/1", "val/f1_score/2"}
+
+
 class Fixed(keras.metrics.Metric):
     """A metric with a given result."""
 

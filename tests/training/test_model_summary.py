@@ -7,7 +7,7 @@ import pytest
 from keras import layers
 
 import lightkeras as lk
-from lightkeras.training.model_summary import line_of, models_of, table_of
+from lightkeras.training.model_summary import are_alike, line_of, models_of, table_of
 
 pytestmark = pytest.mark.any_backend
 
@@ -77,3 +77,13 @@ def test_of_a_long_model_both_ends_are_shown():
     names = [row[0] for row in table_of(long).rows]
     assert names == [*map(str, range(10)), "(3 more layers)", *map(str, range(13, 23))]
     assert len(table_of({"layers": long["layers"][:21]}).rows) == 21
+
+
+def test_models_of_another_process_are_alike_but_for_the_names_of_their_layers():
+    def summary(name, parameters):
+        layer = {"name": name, "class": "Dense", "output": "", "parameters": parameters, "trained": 1}
+        return {"model": {"class": "Sequential", "parameters": 1, "trained": 1, "layers": [layer]}}
+
+    assert are_alike(summary("dense", 1), summary("dense_7", 1))
+    assert not are_alike(summary("dense", 1), summary("dense", 2))
+    assert not are_alike({}, summary("dense", 1))

@@ -11,10 +11,11 @@ from typing import final
 import jax
 import jax.numpy as jnp
 import keras
+import numpy as np
 
 from lightkeras.data.feed import ArrayFeed, StreamFeed
 from lightkeras.data.stream_reader import StreamReader
-from lightkeras.data.structure import Structure, flatten, map_structure
+from lightkeras.data.structure import Structure, flatten, map_structure, may_change, owned
 from lightkeras.engine.base import Predictor, Program, Step, Tensor, Update
 from lightkeras.engine.jax.cache import enable_compilation_cache
 from lightkeras.engine.jax.finite import all_finite, global_norm, largest, numbers, on_gradient, sums_finite
@@ -92,7 +93,11 @@ class JaxEngine(TracingEngine):
         return PrefetchedStream(iter([batch]))
 
     def _copied_to_device(self, arrays: Structure) -> Structure:
-        return map_structure(jax.device_put, narrowed(arrays))
+        def copied(array: np.ndarray) -> jax.Array:
+            # JAX uses NumPy's memory on the CPU, also with `may_alias=False`.
+            return jax.device_put(owned(array) if may_change(array) else array)
+
+        return map_structure(copied, narrowed(arrays))
 
     # ------------------------------------------------------------------ programs
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from lightkeras.data.stream_reader import StreamReader
-from lightkeras.data.structure import Structure, flatten, map_structure
+from lightkeras.data.structure import Structure, flatten, map_structure, may_change
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream, Prefetcher
 
@@ -81,7 +81,7 @@ def device_in_use() -> torch.device:
 
 
 def resident(arrays: Structure) -> Structure:
-    """Converts arrays to tensors on the device; on the CPU they share memory."""
+    """Copies arrays to the device; on the CPU, those that nobody can write to are used as they are."""
     return map_structure(_resident, arrays)
 
 
@@ -144,4 +144,5 @@ def _resident(array: np.ndarray) -> torch.Tensor:
     with warnings.catch_warnings():
         # The array may be read-only, such as a memory-mapped file; it is only read here.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device_in_use())
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        return tensor.to(device_in_use(), copy=may_change(array))

@@ -56,6 +56,11 @@ class CallbackBridge:
         self.watches_train_batches = any(watches(callback, TRAIN_BATCH_HOOKS) for callback in callbacks)
         self.watches_test_batches = any(watches(callback, TEST_BATCH_HOOKS) for callback in callbacks)
 
+    @property
+    def has_callbacks(self) -> bool:
+        """Whether there are callbacks of the user."""
+        return bool(self._callbacks)
+
     def check_monitors(self, names: Iterable[str]) -> None:
         """Checks that the epochs will log the values that callbacks monitor; `names` are as in `train/loss`.
 

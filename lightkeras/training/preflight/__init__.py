@@ -8,7 +8,7 @@ Always, because nothing can be compiled without them:
     check_monitor       the monitored value is logged
 
 With `Runner(preflight=True)`, the default, also `run` (0.7 s for a dense MNIST network on two cores):
-    check_finite        numbers of the splits in memory are finite
+    check_finite        numbers of the splits in memory are finite, unless the step takes those that are not
     warn_of_...         the splits share no examples, and have the same kinds of numbers
     check_saved         a checkpoint restores every variable to the bit
     warn_of_missing_config  the model can be written to model.keras at the end
@@ -19,11 +19,18 @@ An error is raised for what nobody intends, a warning for what may be intended. 
 nothing is written.
 """
 
+import warnings
+
 from lightkeras.engine.base import Engine, Trace
 from lightkeras.task import Task
 from lightkeras.training.preflight.saved import check_saved, warn_of_missing_config
-from lightkeras.training.preflight.splits import check_finite, warn_of_other_inputs, warn_of_shared_examples
-from lightkeras.training.preflight.trial import try_steps
+from lightkeras.training.preflight.splits import (
+    NotFiniteDataError,
+    check_finite,
+    warn_of_other_inputs,
+    warn_of_shared_examples,
+)
+from lightkeras.training.preflight.trial import takes_example, try_steps
 from lightkeras.training.stepper import Stepper
 
 
@@ -34,18 +41,33 @@ def run(
     train_stepper: Stepper,
     validation_stepper: Stepper | None,
     skips_broken: bool = False,
+    has_callbacks: bool = False,
 ) -> None:
-    """Runs the checks that can be switched off, cheap ones first; `skips_broken` as for `try_steps`.
+    """Runs the checks that can be switched off, cheap ones first; the flags are those of `try_steps`.
 
     Raises:
         TaskError: A step of the task does not work.
         ValueError: The data of a split cannot be used.
     """
-    check_finite(train_stepper.feed, "train")
+    _check_finite(task, engine, trace, train_stepper, "train")
     if validation_stepper is not None:
-        check_finite(validation_stepper.feed, "validation")
+        _check_finite(task, engine, trace, validation_stepper, "validation")
         warn_of_other_inputs(train_stepper.feed, validation_stepper.feed)
         warn_of_shared_examples(train_stepper.feed, validation_stepper.feed)
     check_saved(task)
     warn_of_missing_config(task)
-    try_steps(task, engine, trace, train_stepper, validation_stepper, skips_broken)
+    try_steps(task, engine, trace, train_stepper, validation_stepper, skips_broken, has_callbacks)
+
+
+def _check_finite(task: Task, engine: Engine, trace: Trace, stepper: Stepper, split: str) -> None:
+    """Checks that the numbers of a split are finite, or that the step takes others, such as a label that is missing."""
+    try:
+        check_finite(stepper.feed, split)
+    except NotFiniteDataError as error:
+        if not takes_example(task, engine, trace, stepper, error.example, split == "train"):
+            raise
+        warnings.warn(
+            f"{error} {type(task).__name__} computes finite values from that example, so it is used.",
+            UserWarning,
+            stacklevel=2,
+        )

@@ -25,6 +25,16 @@ LEAST_SHARED = 10
 """Number of shared examples from which on there is a warning, if they are also 1 % of the sample."""
 
 
+class NotFiniteDataError(ValueError):
+    """An array of a split holds a NaN or an infinity.
+
+    Attributes:
+        example: Number of the first example that does; `None` for bags.
+    """
+
+    example: int | None = None
+
+
 def check_feed(task: Task, feed: Feed, split: str, limit: int | None = None) -> None:
     """Checks that a split has an end, and calls `Task.check_data` with its arrays.
 
@@ -52,7 +62,7 @@ def check_finite(feed: Feed, split: str) -> None:
     """Checks that all numbers of a split in memory are finite. A stream is not read.
 
     Raises:
-        ValueError: An array contains NaN or infinity; the message gives their number and the first position.
+        NotFiniteDataError: An array contains NaN or infinity; the message gives their number and the first position.
     """
     if not isinstance(feed, ArrayFeed):
         return
@@ -68,10 +78,12 @@ def check_finite(feed: Feed, split: str) -> None:
             start, block = broken[0]
             count = sum(int(np.count_nonzero(~np.isfinite(found))) for _, found in broken)
             first = tuple(np.argwhere(~np.isfinite(block))[0])
-            raise ValueError(
+            error = NotFiniteDataError(
                 f"Array {path or '0'} of {split} holds {count:,} of {array.size:,} numbers that are not finite, the "
                 f"first in example {start + int(first[0])}: {block[first]}. Replace them, or remove their examples."
             )
+            error.example = None if isinstance(leaf, Bags) else start + int(first[0])
+            raise error
 
 
 def warn_of_other_inputs(train: Feed, validation: Feed) -> None:

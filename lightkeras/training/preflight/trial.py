@@ -13,6 +13,7 @@ import numpy as np
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.engine.base import Engine, StepLogs, Trace
 from lightkeras.engine.optimizer_state import learning_rate, unwrapped
+from lightkeras.engine.streams import batch_of
 from lightkeras.system.tensorflow import tensorflow_left_out
 from lightkeras.system.variables import read_variables
 from lightkeras.task import Task
@@ -39,12 +40,14 @@ def try_steps(
     train_stepper: Stepper,
     validation_stepper: Stepper | None,
     skips_broken: bool = False,
+    has_callbacks: bool = False,
 ) -> None:
     """Runs the steps on the first batch of their split, and on the last batch if it is smaller.
 
     This finds what a trace cannot, such as a label out of range, and compiles the steps for the first epoch. Variables
     and global random generators are restored. A stream is opened once, and only its first batch is read. If the run
-    skips broken batches, values of the train step that are not finite are warned of.
+    skips broken batches, values of the train step that are not finite are warned of. If it has callbacks, one of them
+    may set a learning rate that is 0.
 
     Raises:
         TaskError: A loss or a gradient is not finite, no variable would change, or the step changes the set of
@@ -54,7 +57,7 @@ def try_steps(
     with restored(task, others_of(task, trace)) as state:
         check_rates(task, trace)
         try:
-            _try_train(task, engine, trace, train_stepper, state)
+            _try_train(task, engine, trace, train_stepper, state, has_callbacks)
         except NotFiniteError as error:
             if not skips_broken:
                 raise
@@ -72,7 +75,37 @@ def try_steps(
             _try_last(task, validation_stepper, "evaluate_step")
 
 
-def _try_train(task: Task, engine: Engine, trace: Trace, stepper: Stepper, state: SavedState) -> None:
+def takes_example(
+    task: Task, engine: Engine, trace: Trace, stepper: Stepper, example: int | None, trains: bool
+) -> bool:
+    """Whether the loss and the gradients of a batch with one example of a split in memory are finite.
+
+    Args:
+        task: The task.
+        engine: Its engine.
+        trace: The trace of the train step.
+        stepper: Runs the step over the split.
+        example: Number of the example; `None` returns False.
+        trains: Whether it is the train step.
+    """
+    feed = stepper.feed
+    if example is None or not isinstance(feed, ArrayFeed) or feed.holds_bags:
+        return False
+    size = min(feed.batch_size, feed.examples)
+    start = min(example, feed.examples - size)
+    one = feed_of(batch_of(feed.arrays, np.arange(start, start + size)), feed.spec)
+    with restored(task, others_of(task, trace)):
+        try:
+            check_logs(task, stepper.try_one(one), "step", "batch of that example")
+        except NotFiniteError:
+            return False
+        sizes = engine.gradient_sizes(task.run_train_step, engine.open(one)) if trains else []
+        return all(math.isfinite(size) for _, size in sizes)
+
+
+def _try_train(
+    task: Task, engine: Engine, trace: Trace, stepper: Stepper, state: SavedState, has_callbacks: bool
+) -> None:
     """Tries the train step; variables that it changed are restored by `state`."""
     first = _first_batch(engine, stepper, "train")
     logs = _try(task, stepper, first, 0, "train_step")
@@ -85,7 +118,7 @@ def _try_train(task: Task, engine: Engine, trace: Trace, stepper: Stepper, state
     if _is_zero(sizes) and not _at_minimum(logs):  # as for a small batch and a relu
         found, batches = _sizes_of_more(task, engine, stepper.feed, sizes)
     check_gradients(task, trace, found, logs, batches)
-    check_learned(task, trace, sizes, state.arrays, after)
+    check_learned(task, trace, sizes, state.arrays, after, has_callbacks)
     state.restore_variables()
     _try_last(task, stepper, "train_step")
 
@@ -194,9 +227,16 @@ def _sizes_of_more(
 
 
 def check_learned(
-    task: Task, trace: Trace, sizes: Sequence[tuple[keras.Variable, float]], before: Arrays, after: Arrays
+    task: Task,
+    trace: Trace,
+    sizes: Sequence[tuple[keras.Variable, float]],
+    before: Arrays,
+    after: Arrays,
+    has_callbacks: bool = False,
 ) -> None:
     """Checks that one step of each optimizer changed its variables, and that they are finite; arrays are by key.
+
+    A rate of 0 is warned of where a callback may set it.
 
     Raises:
         TaskError: A variable is not finite after the step, or an optimizer changed no variable.
@@ -216,6 +256,14 @@ def check_learned(
         moved = [variable for variable in learned if id(variable) in pushed]
         if moved and all(same_bits(before[keys[id(v)]], after[keys[id(v)]]) for v in moved):
             rates = ", ".join(f"{learning_rate(part):g}" for part in unwrapped(optimizer))
+            if has_callbacks and not any(map(learning_rate, unwrapped(optimizer))):
+                warnings.warn(
+                    f"{name}: the optimizer {optimizer.name!r} has a learning rate of 0, so nothing is learned until a "
+                    "callback sets it.",
+                    UserWarning,
+                    stacklevel=2,
+                )
+                continue
             raise TaskError(
                 f"{name}: one step of the optimizer {optimizer.name!r} changed none of its variables "
                 f"({paths(moved)}), though they have gradients; its learning rate is {rates}. Raise it, or check the "

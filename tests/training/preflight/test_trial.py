@@ -247,3 +247,33 @@ def test_a_sound_task_is_not_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         Runner().check(TwoMoons())
+
+
+def test_a_rate_of_zero_is_warned_of_where_a_callback_may_set_it():
+    with pytest.raises(TaskError, match="its learning rate is 0"):
+        checked(keras.optimizers.SGD(0.0))
+    warm_up = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 * (epoch + 1))
+    with pytest.warns(UserWarning, match=r"'sgd' has a learning rate of 0, so nothing is learned until a callback"):
+        Runner(callbacks=[warm_up]).check(Line(keras.optimizers.SGD(0.0, name="sgd")), (X, 2 * X), batch_size=4)
+
+
+class Masked(Line):
+    """Targets that are missing, as NaN, do not count."""
+
+    def loss(self, batch, training):
+        known = ops.logical_not(ops.isnan(batch[1]))
+        errors = self.model(batch[0]) - ops.where(known, batch[1], 0.0)
+        return ops.mean(ops.where(known, ops.square(errors), 0.0))
+
+
+def test_numbers_that_are_not_finite_are_used_where_the_step_takes_them():
+    y = np.float32([[2], [4], [6], [np.nan]])
+    with pytest.raises(ValueError, match=r"Array 1 of train holds 1 of 4 numbers that are not finite.* example 3: nan"):
+        Runner().check(Line(keras.optimizers.SGD(0.1)), (X, y), batch_size=2)
+    task = Masked(keras.optimizers.SGD(0.1))
+    with (
+        pytest.warns(UserWarning, match="of train holds 1 of 4"),
+        pytest.warns(UserWarning, match="of validation holds 1 of 4"),
+    ):
+        Runner().check(task, (X, y), (X[::-1] / 3, y), batch_size=2)
+    assert task.model.get_weights()[0].item() == 1.0  # as before
