@@ -1,9 +1,13 @@
 """Tests of the engine interface."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
 
+from lightkeras.data.arrays import as_feed
+from lightkeras.data.feed import ArrayFeed
 from lightkeras.engine import make_engine
 from lightkeras.engine.base import RowsError, StepLogs, Trace, Update, check_names, check_rows
 
@@ -69,3 +73,10 @@ def test_a_scalar_is_no_output():
 def test_what_is_no_feed_is_not_opened():
     with pytest.raises(TypeError, match=r"^Expected an ArrayFeed or a StreamFeed, got list\.$"):
         make_engine().open([1, 2])
+
+
+def test_arrays_and_other_streams_are_opened_each_in_its_way():
+    batches = [np.full((2, 1), number, "float32") for number in range(3)]
+    for feed in (ArrayFeed(np.concatenate(batches), 2), as_feed(lambda: iter(batches))):
+        with contextlib.closing(make_engine().open(feed, step=1)) as stream:
+            assert stream.next_batch().tolist() == [[1.0], [1.0]]
