@@ -14,6 +14,7 @@ from lightkeras.runs import checkpoint, formats
 from lightkeras.runs.checkpoint import Checkpoint
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.system.digest import Digest
+from lightkeras.system.messages import printable
 from lightkeras.system.variables import CheckpointError
 
 
@@ -272,7 +273,7 @@ def config_differences(name: str, before: Any, now: Any) -> list[str]:
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         keys = dict.fromkeys([*before, *now])
         return [line for key in keys for line in config_differences(f"{name}.{key}", before.get(key), now.get(key))]
-    return [] if _plain(before) == _plain(now) else [f"{name} was {before!r} and is {now!r}"]
+    return [] if _plain(before) == _plain(now) else [f"{printable(name)} was {before!r} and is {now!r}"]
 
 
 def _plain(value: Any) -> Any:

@@ -103,6 +103,7 @@ def changed(**parts):
         (changed(data={"fingerprint": "cd", "batch_size": 32}), "data.train.fingerprint was 'ab' and is 'cd'"),
         (changed(data={"fingerprint": "ab", "batch_size": 16}), "data.train.batch_size was 32 and is 16"),
         (changed(seed=1), "seed was 0 and is 1"),
+        (changed(hparams={"rate": 0.1, "units": 8, "\x1b[2J": 1}), r"hparams.\x1b[2J was None and is 1"),
         (changed(monitor={"name": "val/loss", "mode": "max"}), "monitor.mode was 'min' and is 'max'"),
     ],
 )

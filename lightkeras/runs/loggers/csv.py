@@ -16,6 +16,7 @@ import google_crc32c
 from lightkeras.runs.loggers.base import Logger
 from lightkeras.runs.loggers.summaries import Histogram
 from lightkeras.system import files
+from lightkeras.system.messages import printable
 
 _COUNTERS = ("kind", "epoch", "step")
 _LINE_BYTES = 1 << 20
@@ -169,7 +170,7 @@ def merged_header(path: Path, expected: list[str]) -> list[str]:
     splits = {name.split("/")[0] for name in expected}
     if [name for name in found if name in expected] == expected and {name.split("/")[0] for name in found} == splits:
         return found
-    gone = [name for name in found if name not in expected]
+    gone = [printable(name) for name in found if name not in expected]  # the file may come from somebody else
     new = [name for name in expected if name not in found]
     differs = [f"it has {', '.join(gone)}"] * bool(gone) + [f"it lacks {', '.join(new)}"] * bool(new)
     raise ValueError(

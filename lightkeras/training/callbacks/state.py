@@ -19,6 +19,7 @@ from typing import Any, Protocol, final, runtime_checkable
 import keras
 import numpy as np
 
+from lightkeras.system.messages import printable
 from lightkeras.system.plain_values import Encoder, NotPlainError, decode, fingerprint
 from lightkeras.system.variables import CheckpointError
 
@@ -132,7 +133,7 @@ class CallbackStates:
         known = {number for number, _ in matched}
         new = [type(callback).__name__ for number, callback in enumerate(self._callbacks) if number not in known]
         taken = [id(record) for _, record in matched]
-        gone = [record["class"] for record in records if id(record) not in taken]
+        gone = [printable(record["class"]) for record in records if id(record) not in taken]
         if new or gone:
             warnings.warn(
                 "The callbacks differ from those that the run was saved with: "

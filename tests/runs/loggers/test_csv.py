@@ -214,6 +214,12 @@ def test_rows_of_other_names_are_not_mixed_in(path, names, differs):
     assert path.read_bytes() == before
 
 
+def test_a_column_of_a_foreign_file_cannot_control_the_terminal(path):
+    path.write_text("step,\x1b[2J\n")
+    with pytest.raises(ValueError, match=r"it has \\x1b\[2J and it lacks"):
+        CsvLogger(path).open(["train/loss"], {path.name: 10})
+
+
 def test_a_file_that_was_cut_short_loses_the_rows_after_and_the_broken_one(path):
     position = interrupted(path, [1, 2], [])
     lines = path.read_text().splitlines(keepends=True)

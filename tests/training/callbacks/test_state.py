@@ -434,6 +434,13 @@ def test_callbacks_that_are_new_or_gone_are_announced():
         Run([c.TerminateOnNaN(), Counts(), Counts()], run.saved())
 
 
+def test_the_class_of_a_saved_state_cannot_control_the_terminal():
+    state, *others = Run([Counts(1)]).train(1).saved()
+    state["callbacks"][0]["class"] = "\x1b[2J"
+    with pytest.warns(UserWarning, match=r"the state of \\x1b\[2J is dropped"):
+        Run([], (state, *others))
+
+
 def test_a_callback_that_has_get_state_only_since_then_begins_anew():
     class Later(c.Callback):
         """Without a word on its state."""
