@@ -92,7 +92,8 @@ def write_comparison(path: str | Path, overviews: list[Overview], by: tuple[str,
 def page(content: Mapping[str, Any]) -> bytes:
     """Lays out a page. What the content leaves out is left out of the page."""
     shown = {**content, "curves": figure("overlay", content["overlay"])} if content.get("overlay") else content
-    return _environment().get_template("report.html.jinja").render(_EMPTY | dict(shown)).encode()
+    text: str = _environment().get_template("report.html.jinja").render(_EMPTY | dict(shown))
+    return text.encode()
 
 
 _EMPTY: dict[str, Any] = {
