@@ -116,17 +116,10 @@ class KerasState:
         return _variables({path: found for path, found in self.tracked().items() if isinstance(found, keras.Layer)})
 
     @final
-    def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
-        """Each optimizer among the task's attributes once, by path."""
-        found = {id(o): (path, o) for path, o in self.tracked().items() if isinstance(o, keras.optimizers.Optimizer)}
-        return dict(found.values())
-
-    @final
     def named_of(self, optimizer: keras.optimizers.Optimizer, name: str) -> str:
         """The name of a value of one optimizer: `name`, and with several optimizers `name/path`."""
-        found = self.optimizers()
-        path = next((path for path, other in found.items() if other is optimizer), optimizer.name)
-        return name if len(found) < 2 else f"{name}/{path}"
+        found = {id(o): path for path, o in self.tracked().items() if isinstance(o, keras.optimizers.Optimizer)}
+        return name if len(found) < 2 else f"{name}/{found.get(id(optimizer), optimizer.name)}"
 
     @final
     def model_of_callbacks(self, optimizer: keras.optimizers.Optimizer) -> keras.Model:

@@ -19,7 +19,19 @@ from lightkeras.system import files
 _OURS = (  # names that a run, an experiment or a search writes
     *("config.json", "result.json", "metrics.csv", "encoder.safetensors", "run.lock", "report.html", "profile.json"),
     *("model.keras", "output.txt", "trials.csv", "journal.jsonl", "workers.lock"),
-    *("checkpoints", "figures", "hparams", "broken", "profile", "trials", "seeds", "refit", "replays", "best"),
+    *(
+        "checkpoints",
+        "figures",
+        "hparams",
+        "machine",
+        "broken",
+        "profile",
+        "trials",
+        "seeds",
+        "refit",
+        "replays",
+        "best",
+    ),
 )
 
 
@@ -125,7 +137,7 @@ class RunDirectory:
     def check_not_inside(self) -> None:
         """Raises a FileExistsError if the directory is part of a run, such as its `checkpoints` folder."""
         path = self.path.absolute()
-        parts = ("checkpoints", "figures", "hparams", "broken", "profile")
+        parts = ("checkpoints", "figures", "hparams", "machine", "broken", "profile")
         for folder in (path, *path.parents):
             if folder.name in parts and RunDirectory(folder.parent).config_file.exists():
                 raise FileExistsError(f"{self.path} is part of the run in {folder.parent}. Give another run_dir.")

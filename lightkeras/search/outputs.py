@@ -20,7 +20,7 @@ from lightkeras.search.records import Record
 from lightkeras.system import files
 
 _SHARED = ("checkpoints", "model.keras")  # never changed in place
-_LEFT_OUT = ("events.out.tfevents.*", "hparams", "run.lock", "output.txt", "profile", "broken")
+_LEFT_OUT = ("events.out.tfevents.*", "hparams", "machine", "run.lock", "output.txt", "profile", "broken")
 
 
 def trial_of(plan: Plan, run: Record) -> Trial:

@@ -1,7 +1,8 @@
 """Diagnostics: learning rates, speed, memory, and histograms of weights and gradients, for TensorBoard.
 
-run/learning_rate, run/examples_per_second, run/memory_gb, run/device_memory_gb    # at most every 10 s, and epochs
-weights/<path>, gradients/<path>                                                   # histograms, at epochs
+run/learning_rate                                              # at epochs
+run/examples_per_second, run/memory_gb, run/device_memory_gb   # at epochs, and every 10 s
+weights/<path>, gradients/<path>                               # histograms, at epochs
 """
 
 from __future__ import annotations
@@ -57,20 +58,21 @@ class Diagnostics:
             self._log()
 
     def end_epoch(self) -> None:
-        """Logs a point, and histograms if they are wanted."""
+        """Logs learning rates, a point of each measurement, and histograms if they are wanted."""
+        self._recorder.log_diagnostics(dict(self._rates()))
         self._log()
         if self._histograms:
             self._recorder.log_histograms(dict(self._of_weights()) | dict(self._of_gradients()))
 
     def _log(self) -> None:
-        values = dict(self._rates())
+        values: dict[str, float] = {}
         if self._seconds:
             values["run/examples_per_second"] = self._examples / self._seconds
         with contextlib.suppress(OSError):  # not known on systems other than Linux
             values["run/memory_gb"] = memory.resident_bytes() / 1e9
         if (used := bound_engine(self._task).device_memory()) is not None:
             values["run/device_memory_gb"] = used / 1e9
-        self._recorder.log_diagnostics(values)
+        self._recorder.log_measurements(values)
         self._examples, self._seconds, self._logged = 0, 0.0, self._clock()
 
     def _rates(self) -> Iterator[tuple[str, float]]:

@@ -105,8 +105,12 @@ class Recorder:
         self._log(lambda logger, step: logger.log_text(step, name, text))
 
     def log_diagnostics(self, values: Mapping[str, float]) -> None:
-        """Logs values by tag on the axis of train steps, which depend on the time that something took."""
+        """Logs values of the training by tag."""
         self._log(lambda logger, step: logger.log_diagnostics(step, values))
+
+    def log_measurements(self, values: Mapping[str, float]) -> None:
+        """Logs values by tag that depend on the machine and on when they were taken."""
+        self._log(lambda logger, step: logger.log_measurements(step, values))
 
     def log_histograms(self, histograms: Mapping[str, Histogram]) -> None:
         """Logs histograms by tag."""

@@ -61,6 +61,7 @@ def test_the_run_directory_holds_everything_about_the_run(finished: Finished) ->
         "checkpoints",
         "figures",
         "hparams",
+        "machine",
         "model.keras",
         "result.json",
         "report.html",

@@ -156,16 +156,23 @@ def test_histograms_of_weights_and_gradients_are_written_at_each_epoch(tmp_path)
 
 def test_speed_and_memory_are_points_at_each_epoch(tmp_path):
     runner(tmp_path / "run", max_epochs=2).fit(TwoMoons())
-    assert [step for step, _ in points(tmp_path / "run", "run/examples_per_second")] == [10, 20]
-    assert all(value > 0 for _, value in points(tmp_path / "run", "run/examples_per_second"))
-    assert all(0.01 < value < 1000 for _, value in points(tmp_path / "run", "run/memory_gb"))
+    machine = tmp_path / "run" / "machine"
+    assert [step for step, _ in points(machine, "run/examples_per_second")] == [10, 20]
+    assert all(value > 0 for _, value in points(machine, "run/examples_per_second"))
+    assert all(0.01 < value < 1000 for _, value in points(machine, "run/memory_gb"))
     assert points(tmp_path / "run", "run/learning_rate") == [(10, pytest.approx(0.01)), (20, pytest.approx(0.01))]
 
 
 def test_a_long_epoch_has_points_inside(tmp_path, monkeypatch):
     monkeypatch.setattr(diagnostics, "PERIOD", 0.0)
     runner(tmp_path / "run", max_epochs=1, steps_per_call=5).fit(TwoMoons())
-    assert [step for step, _ in points(tmp_path / "run", "run/learning_rate")] == [5, 10, 10]
+    assert [step for step, _ in points(tmp_path / "run" / "machine", "run/memory_gb")] == [5, 10, 10]
+
+
+def test_a_resumed_run_has_no_measurement_twice(tmp_path):
+    runner(tmp_path / "run", max_epochs=2).fit(TwoMoons())
+    runner(tmp_path / "run", max_epochs=3).fit(TwoMoons(), resume=True)
+    assert [step for step, _ in points(tmp_path / "run" / "machine", "run/memory_gb")] == [10, 20, 30]
 
 
 def test_a_stream_has_histograms_of_its_first_batch_and_is_read_no_further(tmp_path):

@@ -119,6 +119,9 @@ class Told(Logger):
     def log_diagnostics(self, step, values):
         self.calls.append(("diagnostics", step, values))
 
+    def log_measurements(self, step, values):
+        self.calls.append(("measurements", step, values))
+
     def log_histograms(self, step, histograms):
         self.calls.append(("histograms", step, histograms))
 
@@ -152,7 +155,8 @@ def test_a_logger_gets_the_step_and_the_epoch_of_everything(error, diverged, fai
             made.log_epoch({"train/loss": 1.5})
             made.log_images({"a": b"png"})
             made.log_text("notes", "a text")
-            made.log_diagnostics({"run/memory_gb": 1.0})
+            made.log_diagnostics({"run/learning_rate": 0.5})
+            made.log_measurements({"run/memory_gb": 1.0})
             made.log_histograms({})
             made.log_best("train/loss")
             state.best = Best(1, 2, 0.5, {"val/loss": 0.5, "train/loss": 0.25, "train/auc": 1.0})
@@ -173,7 +177,8 @@ def test_a_logger_gets_the_step_and_the_epoch_of_everything(error, diverged, fai
         ("epoch", 3, 6, {"train/loss": 1.5}),
         ("images", 6, {"a": b"png"}),
         ("text", 6, "notes", "a text"),
-        ("diagnostics", 6, {"run/memory_gb": 1.0}),
+        ("diagnostics", 6, {"run/learning_rate": 0.5}),
+        ("measurements", 6, {"run/memory_gb": 1.0}),
         ("histograms", 6, {}),
         ("best", 2, {"val/loss": 0.5, "train/loss": 0.25}),
         ("best", 2, {"val/loss": 0.5}),

@@ -53,7 +53,11 @@ class Logger(abc.ABC):
 
     @abc.abstractmethod
     def log_diagnostics(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs values that do not belong to a step or an epoch, such as `run/learning_rate`."""
+        """Logs values of the training by tag, such as `run/learning_rate`."""
+
+    @abc.abstractmethod
+    def log_measurements(self, step: int, values: Mapping[str, float]) -> None:
+        """Logs values that depend on the machine and on when they were taken, such as `run/memory_gb`."""
 
     @abc.abstractmethod
     def log_histograms(self, step: int, histograms: Mapping[str, Histogram]) -> None:

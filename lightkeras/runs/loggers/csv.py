@@ -79,7 +79,10 @@ class CsvLogger(Logger):
         """The table has no texts."""
 
     def log_diagnostics(self, step: int, values: Mapping[str, float]) -> None:
-        """The table has no values that depend on the time that something took."""
+        """The table has no diagnostics."""
+
+    def log_measurements(self, step: int, values: Mapping[str, float]) -> None:
+        """The table has no measurements."""
 
     def log_histograms(self, step: int, histograms: Mapping[str, Histogram]) -> None:
         """The table has no histograms."""

@@ -45,6 +45,9 @@ from lightkeras.runs.loggers.summaries import (
 from lightkeras.runs.loggers.tfrecord import whole_records
 from lightkeras.system import files
 
+MACHINE = "machine"
+"""Folder of the event files with speed and memory."""
+
 
 @final
 class TensorBoardLogger(Logger):
@@ -55,6 +58,8 @@ class TensorBoardLogger(Logger):
         self._listed = HParamsRun(folder, hparams)
         self._earlier: dict[str, int] = {}
         self._file: EventFile | None = None
+        self._machine: EventFile | None = None
+        self._opened_at = 0
         self._written: Path | None = None
 
     def open(self, names: Sequence[str], position: Mapping[str, int] | None = None, step: int = 0) -> None:
@@ -71,6 +76,7 @@ class TensorBoardLogger(Logger):
             self._file.add(config_summary(self._config))
             self._file.add(train_beside_validation(names))
         self._file.flush()
+        self._opened_at = step
         self._listed.open()
 
     def log_steps(self, epoch: int, first_step: int, values: Mapping[str, Sequence[float]]) -> None:
@@ -109,12 +115,23 @@ class TensorBoardLogger(Logger):
     def log_diagnostics(self, step: int, values: Mapping[str, float]) -> None:
         self._opened().add(scalars(values), step)
 
+    def log_measurements(self, step: int, values: Mapping[str, float]) -> None:
+        # Apart from the points of the run, which are the same however often it was resumed.
+        if self._machine is None:
+            folder = self._folder / MACHINE
+            with files.explained(folder):
+                files.make_folder(folder)
+            self._machine = EventFile(folder, self._opened_at)
+        self._machine.add(scalars(values), step)
+
     def log_histograms(self, step: int, histograms: Mapping[str, Histogram]) -> None:
         self._opened().add(histograms_summary(histograms), step)
 
     def flush(self) -> None:
         if self._file is not None:
             self._file.flush()
+        if self._machine is not None:
+            self._machine.flush()
         self._listed.flush()
 
     def position(self) -> dict[str, int]:
@@ -132,6 +149,9 @@ class TensorBoardLogger(Logger):
         if self._file is not None:
             self._file.close()
             self._file = None
+        if self._machine is not None:
+            self._machine.close()
+            self._machine = None
         self._listed.close(failed)
 
     def _opened(self) -> EventFile:

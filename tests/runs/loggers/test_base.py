@@ -14,6 +14,7 @@ METHODS = [
     "log_epoch",
     "log_histograms",
     "log_images",
+    "log_measurements",
     "log_steps",
     "log_text",
     "log_validation",

@@ -29,7 +29,7 @@ from lightkeras.runs.loggers import write_images
 from lightkeras.testing import TwoMoons
 
 COLOR = "#cc79a7"
-DIAGNOSTICS = ("run/learning_rate", "run/examples_per_second", "run/memory_gb")
+MEASUREMENTS = {"run/examples_per_second", "run/memory_gb"}
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -122,7 +122,8 @@ def test_every_trial_is_a_run_with_its_scalars(server, searches):
     names = [f"{prefix}{name}" for prefix in ("train/", "val/") for name in ("accuracy", "loss")]
     tags = ask(server, "plugin/scalars/tags")
     for name in trials(searches):
-        assert set(tags[name]) == {*names, *(f"epoch/{name}" for name in names), *DIAGNOSTICS}
+        assert set(tags[name]) == {*names, *(f"epoch/{name}" for name in names), "run/learning_rate"}
+        assert set(tags[f"{name}/machine"]) == MEASUREMENTS
         assert set(tags[f"{name}/hparams"]) == {"best/val/accuracy", "best/val/loss"}
 
 
