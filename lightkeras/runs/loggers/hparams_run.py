@@ -8,6 +8,7 @@ A list of columns, which TensorBoard also reads, would be taken from one run, al
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
@@ -45,10 +46,10 @@ class HParamsRun:
 
     def close(self, failed: bool) -> None:
         """Ends the run in the tab."""
-        if self._file is not None:
-            self._file.add(session_end(failed))
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.closing(file):
+                file.add(session_end(failed))
 
     def _write_best(self) -> None:
         if self._file is not None and self._best is not None:

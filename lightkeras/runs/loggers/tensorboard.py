@@ -21,6 +21,7 @@ needs one too, because the first start that a reader sees drops nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import warnings
@@ -146,13 +147,11 @@ class TensorBoardLogger(Logger):
                 files.sync(self._folder)  # for the name of a new file
 
     def close(self, failed: bool = False) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        if self._machine is not None:
-            self._machine.close()
-            self._machine = None
-        self._listed.close(failed)
+        with contextlib.ExitStack() as stack:  # each, also on a full disk
+            stack.callback(self._listed.close, failed)
+            for file in filter(None, (self._machine, self._file)):
+                stack.callback(file.close)
+            self._machine = self._file = None
 
     def _opened(self) -> EventFile:
         if self._file is None:
