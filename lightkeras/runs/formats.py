@@ -13,6 +13,9 @@ from lightkeras.system.schema import Count, at_least, matches
 CHECKPOINT = r"step-(\d{8,18})(?:-(\d{1,9}))?"
 """Name of a checkpoint, or of a broken step."""
 
+ABSENT: Any = None
+"""Default of a key that may be absent, and is not null where it is there."""
+
 Scalar = int | float | str | bool | None
 CheckpointName = Annotated[str, matches(CHECKPOINT)]
 Positive = Annotated[int, at_least(1)]
@@ -230,7 +233,7 @@ class Config:
     started: str | None = None
     resumed: list[Resumed] = dataclasses.field(default_factory=list)
     experiment: Any = None
-    search: Search | None = None
+    search: Search = ABSENT
     tried: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -277,7 +280,7 @@ class Result:
     fit: FitSummary | None = None
     validation: dict[str, float | None] | None = None
     test: dict[str, float | None] | None = None
-    search: SearchSummary | None = None
+    search: SearchSummary = ABSENT
 
 
 @dataclasses.dataclass

@@ -188,3 +188,10 @@ def test_only_the_directory_of_an_experiment_holds_several_runs(directory):
     assert not holds_several(directory)
     directory.write_config({"task": "A", "experiment": []})
     assert holds_several(directory)
+
+
+def test_the_search_of_a_configuration_is_not_null(tmp_path):
+    directory = RunDirectory(tmp_path)
+    directory.config_file.write_text('{"search": null}')
+    with pytest.raises(ValueError, match=r"config\.json is damaged: search: expected .*, got None"):
+        directory.read_config()

@@ -33,12 +33,16 @@ def test_files_of_earlier_versions_fit(pattern, kind):
         files.read_json(path, kind, files.decode_float)
 
 
+ABSENT = {(formats.Config, "search"), (formats.Result, "search")}  # have no default in the file
+
+
 def test_the_defaults_of_each_form_fit_it():
     kinds = [kind for kind in vars(formats).values() if dataclasses.is_dataclass(kind)]
     complete = [kind for kind in kinds if isinstance(kind, type) and not _required(kind)]
     assert formats.Config in complete
     for kind in complete:
         plain = json.loads(json.dumps(dataclasses.asdict(kind())))
+        plain = {name: value for name, value in plain.items() if (kind, name) not in ABSENT}
         assert find_problem(plain, kind) is None, kind
 
 
