@@ -95,4 +95,4 @@ def test_the_last_of_the_values_is_the_best_of_the_run_also_after_a_resume(tmp_p
         for name in ("val/loss", "val/accuracy")
     }
     beside = EventAccumulator(str(tmp_path / "run")).Reload().Tags()["scalars"]
-    assert [tag for tag in beside if tag.startswith("best/")] == []
+    assert {tag for tag in beside if tag.startswith("best/")} == set(found)  # for readers of the run alone

@@ -122,7 +122,13 @@ def test_every_trial_is_a_run_with_its_scalars(server, searches):
     names = [f"{prefix}{name}" for prefix in ("train/", "val/") for name in ("accuracy", "loss")]
     tags = ask(server, "plugin/scalars/tags")
     for name in trials(searches):
-        assert set(tags[name]) == {*names, *(f"epoch/{name}" for name in names), "run/learning_rate"}
+        assert set(tags[name]) == {
+            *names,
+            *(f"epoch/{name}" for name in names),
+            "run/learning_rate",
+            "best/val/accuracy",
+            "best/val/loss",
+        }
         assert set(tags[f"{name}/machine"]) == MEASUREMENTS
         assert set(tags[f"{name}/hparams"]) == {"best/val/accuracy", "best/val/loss"}
 
