@@ -87,14 +87,11 @@ class Recorder:
             logger.log_epoch(self.state.epochs, self.state.step, values)
             logger.flush()
 
-    @counted("logging")
     def log_best(self, monitor: str | None) -> None:
         """Logs the monitored value and the validation of the best epoch so far."""
         if (best := self.state.best) is not None:
             values = {name: value for name, value in best.logs.items() if name.startswith("val/") or name == monitor}
-            for logger in self._loggers:
-                logger.log_best(best.step, values)
-                logger.flush()
+            self._log(lambda logger, _: logger.log_best(best.step, values))
 
     def log_images(self, images: Mapping[str, bytes]) -> None:
         """Logs PNG images by tag."""

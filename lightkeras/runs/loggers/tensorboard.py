@@ -104,7 +104,8 @@ class TensorBoardLogger(Logger):
         self._opened().add(scalars({f"epoch/{name}": value for name, value in values.items()}), epoch)
 
     def log_best(self, step: int, values: Mapping[str, float]) -> None:
-        self._opened().add(scalars({f"best/{name}": value for name, value in values.items()}), step)
+        if step > self._opened_at:  # a resumed run has it already
+            self._opened().add(scalars({f"best/{name}": value for name, value in values.items()}), step)
         self._listed.log_best(step, values)
 
     def log_images(self, step: int, images: Mapping[str, bytes]) -> None:
