@@ -25,7 +25,7 @@ def list_runs(folder: Path, by: str | None, page: Path | None) -> None:
     """Prints the runs below a folder: sorted by a value with the best first, else in the order of their start.
 
     Raises:
-        FileNotFoundError: There is no such folder.
+        FileNotFoundError: The folder does not exist.
         ValueError: No run has the value, or its name does not show whether lower or higher is better.
         OSError: The page cannot be written.
     """

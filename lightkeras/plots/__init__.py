@@ -8,8 +8,8 @@ a symbol besides.
 from lightkeras.plots.curves import curves, learning_rates, overlay
 from lightkeras.plots.evaluation import confusion_matrix, error_histogram, true_against_predicted
 from lightkeras.plots.images import before_after, image_grid, prediction_bars
+from lightkeras.plots.saving import DPI, png, save
 from lightkeras.plots.search import importance, objective_over_hyperparameters, objective_over_trials
-from lightkeras.plots.style import DPI, png, save
 from lightkeras.plots.texts import text_panel
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from lightkeras.plots.style import png
+from lightkeras.plots.saving import png
 
 
 class ShownFigure(Figure):  # type: ignore[misc]  # matplotlib has no types here

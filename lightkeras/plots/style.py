@@ -1,17 +1,12 @@
-"""Shared by all figures: colours, panels, text, checks of arguments, and saving."""
+"""Shared by all figures: colours, panels, text, and checks of arguments."""
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from lightkeras.system import files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,39 +19,6 @@ MANY = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)  # their yellow is 
 GREY = "#8a8f98"  # for neutral parts
 RIGHT, WRONG = BLUE, VERMILLION
 RIGHT_MARK, WRONG_MARK = "\N{CHECK MARK}", "\N{BALLOT X}"
-DPI = 130
-
-
-def png(figure: Figure) -> bytes:
-    """Renders a figure as a PNG image."""
-    return _drawn(figure, "png")
-
-
-def save(figure: Figure, path: str | Path) -> None:
-    """Writes a figure atomically.
-
-    Args:
-        figure: The figure.
-        path: The file, with a suffix that matplotlib knows, such as `.png`, `.svg` or `.pdf`; folders are created.
-
-    Raises:
-        ValueError: matplotlib does not know the suffix.
-        OSError: The file could not be written.
-    """
-    path = Path(path)
-    drawn = _drawn(figure, path.suffix.removeprefix(".") or "png")
-    with files.explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_bytes(path, drawn)
-
-
-def _drawn(figure: Figure, form: str) -> bytes:
-    drawn = io.BytesIO()
-    with warnings.catch_warnings():
-        # Texts of users may have any character; one that the font lacks is drawn as a box.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(drawn, format=form, dpi=DPI)
-    return drawn.getvalue()
 
 
 def panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:

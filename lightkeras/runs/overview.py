@@ -76,7 +76,7 @@ def found(top: Path) -> list[Path]:
     experiment its runs.
 
     Raises:
-        FileNotFoundError: There is no such folder.
+        FileNotFoundError: The folder does not exist.
     """
     if not top.is_dir():
         raise FileNotFoundError(f"{top} does not exist, or is not a folder. Give a folder of runs, such as runs/.")
@@ -109,7 +109,7 @@ def read_below(top: Path) -> list[Overview]:
     """Reads all runs that `found` returns, named by their path below the folder; a trial by its number alone.
 
     Raises:
-        FileNotFoundError: There is no such folder.
+        FileNotFoundError: The folder does not exist.
     """
     is_search = "search" in _config_of(top)
     ended = trials_of(top) if is_search else {}

@@ -199,7 +199,7 @@ class Terminal(Display):
 class Notebook(Display):
     """The output of a notebook's cell: one block of HTML, which is replaced again and again.
 
-    The last view and the messages remain when it is closed. There is no thread that draws: messages of another thread
+    The last view and the messages remain when it is closed. No thread draws it: messages of another thread
     may get into another cell.
     """
 

@@ -183,7 +183,7 @@ def test_a_value_besides_the_loss_may_be_no_number_and_is_warned_of_once():
 
 
 class Rooted(Line):
-    """A loss that is no number where a target is below zero, on the train split alone."""
+    """A loss that is NaN where a target is below zero, on the train split alone."""
 
     def loss(self, batch, training):
         return super().loss(batch, training) + (ops.sum(ops.sqrt(batch[1])) if training else 0.0)
