@@ -75,12 +75,10 @@ class Runner(Settings):
     """Fits, evaluates and predicts, in one run directory.
 
     Args:
-        max_epochs: Maximum number of epochs; `None` means 10, or no limit if `max_steps` or `max_time` is
-            given.
+        max_epochs: Maximum number of epochs; `None` means 10, or no limit with `max_steps` or `max_time`.
         max_steps: Maximum number of train steps over all epochs; `None` for no limit.
         max_time: Seconds after which training ends, counted from the call of `fit`; `None` for no limit.
-        validate_every: Period of validations in epochs, as in `2` or `"2 epochs"`, or in train steps, as in
-            `"500 steps"`.
+        validate_every: Period of validations in epochs (`2` or `"2 epochs"`) or in train steps (`"500 steps"`).
         limit_batches: Maximum number of batches of each split.
         steps_per_call: Train steps per compiled call; `None` fills about 75 ms. Results do not depend on it.
 
@@ -89,8 +87,7 @@ class Runner(Settings):
         mode: Whether a lower (`"min"`) or higher (`"max"`) monitored value is better; `None` infers it from the name.
         patience: Validations (epochs, for a value of the train split) without improvement before training stops;
             `None` never stops early.
-        skip_broken: Number of batches that may be skipped because a loss or a variable is not finite after them; 0
-            stops at the first.
+        skip_broken: Batches that may be skipped after which a loss or a variable is not finite; 0 stops at the first.
 
         run_dir: The run directory; `None` makes a new one below `runs/`.
         checkpoints: When to save, and which checkpoints to keep.
@@ -99,14 +96,12 @@ class Runner(Settings):
 
         progress: Whether to show a progress bar; without a terminal, one line per epoch goes to standard error.
         pictures: Whether to draw the curves, the pictures of the task, and `report.html`.
-        draw_every: Epochs between drawings of the task's pictures with the current weights; `None` draws them only at
-            the end.
+        draw_every: Epochs between drawings of the task's pictures during training; `None` draws them at the end alone.
         profile: Whether to write the time by part to `profile.json`, and the backend's own trace of the second call to
             `profile/`.
         log_gradients: `"norm"` logs the norm of all gradients together as `gradient_norm`, at every step and before an
             optimizer clips them; of several optimizers as `gradient_norm/<attribute>`. `"histogram"` also writes
-            histograms of the weights, and of the gradients of the first train batch, to TensorBoard at every epoch.
-            `None` logs none.
+            histograms of weights, and of the gradients of the first train batch, at every epoch. `None` logs none.
 
         callbacks: Keras callbacks.
         seed: Seed of the initial weights, of the order of examples and of dropout.
@@ -209,13 +204,7 @@ class Runner(Settings):
             return fit.recorder.names
 
     def evaluate(
-        self,
-        task: Task,
-        data: Any = None,
-        *,
-        split: str = "test",
-        weights: str | None = None,
-        batch_size: int = 32,
+        self, task: Task, data: Any = None, *, split: str = "test", weights: str | None = None, batch_size: int = 32
     ) -> EvalResult:
         """Evaluates a task on one split.
 
@@ -311,9 +300,9 @@ class Runner(Settings):
     ) -> BatchSizes:
         """Suggests the largest power of two as batch size that fits into memory.
 
-        Each size runs a few train steps, whose changes are restored. On an accelerator a size does not fit if its
-        steps run out of memory. On a CPU the kernel would kill the process, so the next size is tried only if, by the
-        memory measured so far, it leaves a fifth of what the machine and its control groups have available.
+        Each size runs a few train steps, whose changes are restored. On an accelerator a size does not fit if they run
+        out of memory. On a CPU the kernel would kill the process, so the next size is tried only if, by the memory
+        measured so far, it leaves a fifth of what the machine has available.
 
         Args:
             task: As in `fit`. For a stream, its `build_data` must use a hyperparameter `batch_size`.
@@ -446,7 +435,7 @@ class _Loop:
         every = (settings.validation.steps, settings.checkpoints.every_steps)
         event = decisions.steps_to_event(state.step, left, settings.max_steps, every)
         fixed = 1 if bridge.watches_train_batches or bridge.asked_to_stop else settings.steps_per_call
-        return decisions.steps_next(event, stepper.seconds_per_step, fixed)
+        return decisions.steps_next(event, stepper.calls.seconds_per_step, fixed)
 
     def _check(self, ended: bool) -> Alarm | None:
         """Checks the variables if that is due, and always before a validation, a checkpoint or the epoch's end."""

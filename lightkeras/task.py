@@ -20,7 +20,7 @@ from lightkeras.data.labels import check_labels, outputs_by_name
 from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.encoders.base import Encoder, batches_of
 from lightkeras.encoders.keras_model import KerasEncoder
-from lightkeras.engine.base import Engine, Tensor
+from lightkeras.engine.base import Engine, Tensor, gradient_norm
 from lightkeras.engine.optimizer_state import trained_variables
 from lightkeras.system import random_states
 from lightkeras.system.messages import explains_unknown_keywords
@@ -236,9 +236,9 @@ class StepMethods(KerasState):
         def watch(
             optimizer: keras.optimizers.Optimizer, loss: Tensor, variables: Sequence[Any], gradients: Sequence[Tensor]
         ) -> None:
-            found[id(optimizer)] = (optimizer, engine.gradient_norm(optimizer, loss, gradients))
+            found[id(optimizer)] = (optimizer, gradient_norm(engine, optimizer, loss, gradients))
 
-        with engine.gradients_watched(watch):
+        with engine.watches.added(watch):
             yield
         for optimizer, norm in found.values():
             name = self.named_of(optimizer, GRADIENT_NORM)
@@ -460,29 +460,8 @@ class Task(StepMethods):
                 if not self.encoder.is_fitted:
                     (fit_encoder or self._fit_encoder)(self.encoder)
             self.build()
-            self._scale_losses()
+            _scale_losses(self)
             self._is_set_up = True
-
-    def _scale_losses(self) -> None:
-        """Wraps the optimizers for dynamic loss scaling if a model computes in float16, as `compile` does.
-
-        An optimizer with a `loss_scale_factor` of its own keeps it.
-        """
-        parts = list(self.tracked().values())
-        if not any(isinstance(part, keras.Layer) and part.dtype_policy.name == "mixed_float16" for part in parts):
-            return
-        wrapped: dict[int, keras.optimizers.Optimizer] = {}
-        for part in parts:
-            scales = isinstance(part, keras.optimizers.LossScaleOptimizer) or not isinstance(
-                part, keras.optimizers.Optimizer
-            )
-            if not scales and part.loss_scale_factor is None:
-                wrapped[id(part)] = keras.optimizers.LossScaleOptimizer(part, name="loss_scale_optimizer")
-                if part.built:
-                    wrapped[id(part)].build(list(trained_variables(part)))
-        for name, value in list(vars(self).items()):
-            if any(id(found) in wrapped for _, found in _keras_objects(value, "")):
-                setattr(self, name, map_structure(lambda found: wrapped.get(id(found), found), value))
 
     def _fit_encoder(self, encoder: Encoder) -> None:
         if self.data is None:
@@ -528,6 +507,28 @@ class Task(StepMethods):
         """
         model, encoder = vars(self).get("model"), self.frozen()
         return model if model is None or encoder is None else encoder.join(model)
+
+
+def _scale_losses(task: Task) -> None:
+    """Wraps the optimizers for dynamic loss scaling if a model computes in float16, as `compile` does.
+
+    An optimizer with a `loss_scale_factor` of its own keeps it.
+    """
+    parts = list(task.tracked().values())
+    if not any(isinstance(part, keras.Layer) and part.dtype_policy.name == "mixed_float16" for part in parts):
+        return
+    wrapped: dict[int, keras.optimizers.Optimizer] = {}
+    for part in parts:
+        scales = isinstance(part, keras.optimizers.LossScaleOptimizer) or not isinstance(
+            part, keras.optimizers.Optimizer
+        )
+        if not scales and part.loss_scale_factor is None:
+            wrapped[id(part)] = keras.optimizers.LossScaleOptimizer(part, name="loss_scale_optimizer")
+            if part.built:
+                wrapped[id(part)].build(list(trained_variables(part)))
+    for name, value in list(vars(task).items()):
+        if any(id(found) in wrapped for _, found in _keras_objects(value, "")):
+            setattr(task, name, map_structure(lambda found: wrapped.get(id(found), found), value))
 
 
 def _check_real(model: keras.Model, inputs: Structure) -> None:

@@ -183,7 +183,7 @@ class Tuner(TrialSettings):
                 stacklevel=2,
             )
         directory = RunDirectory(self._path(resume))
-        before = self._place(directory, resume)
+        before = _place(directory, resume)
         with contextlib.ExitStack() as stack:
             stack.enter_context(display.showing(self.runner.progress))
             pool = None
@@ -202,7 +202,7 @@ class Tuner(TrialSettings):
             if pool is not None:
                 pool.begin()  # before the search starts: it fails if a node cannot see the directory
             if before is None:
-                self._begin(directory, config)
+                _begin(directory, config)
             with exclusive_lock(directory.path / "workers.lock", _announce_waiting):
                 pass  # workers of a killed search end shortly after it, and hold their runs until then
             journal = stack.enter_context(Journal(directory.path / "journal.jsonl"))
@@ -215,18 +215,6 @@ class Tuner(TrialSettings):
         if resume and self.run_dir is None:
             raise ValueError("resume=True (--resume) needs the run_dir of the search.")
         return run_path(self.run_dir, f"{snake_case(self.task.__name__)}_search")
-
-    def _place(self, directory: RunDirectory, resume: bool) -> dict[str, Any] | None:
-        """Returns the configuration of the search to resume; `None` starts one."""
-        check_free(directory.lock_file)
-        if not resume or not directory.config_file.exists():
-            directory.check_unused()
-            check_directory(directory, needed_bytes=0)
-            return None
-        before = directory.read_config()
-        if "search" not in before:
-            raise ValueError(f"{directory.path} holds a run, not a search: give another run_dir.")
-        return before
 
     def _summarize_task(self, pool: Pool | None) -> tuple[trial_run.TaskSummary, str, str]:
         """Checks the task. Returns its summary, the objective, which an epoch must log, and the mode."""
@@ -242,12 +230,6 @@ class Tuner(TrialSettings):
             raise ValueError(f"objective={objective!r}: no epoch logs that. {did_you_mean(objective, found.names)}")
         mode = self.mode or (self.runner.mode if objective == self.runner.monitor else None)
         return found, objective, mode or decisions.infer_mode(objective)
-
-    def _begin(self, directory: RunDirectory, config: Mapping[str, Any]) -> None:
-        tab = EventFile(directory.path)
-        tab.add(config_summary(config))
-        tab.close()
-        directory.write_config(config)  # last, because it marks the directory as a search
 
     # ------------------------------------------------------------------ the search
 
@@ -344,6 +326,26 @@ class Tuner(TrialSettings):
         problem = loop.export(coordinator.export(best), pool, self.task, self.lookup, self.retries)
         if problem is not None:
             warnings.warn(f"The model of the best trial, {best.number}, was not written: {problem}", stacklevel=4)
+
+
+def _place(directory: RunDirectory, resume: bool) -> dict[str, Any] | None:
+    """Returns the configuration of the search to resume; `None` starts one."""
+    check_free(directory.lock_file)
+    if not resume or not directory.config_file.exists():
+        directory.check_unused()
+        check_directory(directory, needed_bytes=0)
+        return None
+    before = directory.read_config()
+    if "search" not in before:
+        raise ValueError(f"{directory.path} holds a run, not a search: give another run_dir.")
+    return before
+
+
+def _begin(directory: RunDirectory, config: Mapping[str, Any]) -> None:
+    tab = EventFile(directory.path)
+    tab.add(config_summary(config))
+    tab.close()
+    directory.write_config(config)  # last, because it marks the directory as a search
 
 
 _SAME = ("task", "tried")  # and the data

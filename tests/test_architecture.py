@@ -243,3 +243,13 @@ def test_a_folder_of_tests_that_mirrors_one_of_modules_holds_no_other_test_files
 
 def test_there_are_experiments_to_look_at() -> None:
     assert {"imdb_hub"} <= {path.stem for path in EXPERIMENTS}
+
+
+def test_no_class_has_more_than_250_lines() -> None:
+    long = [
+        f"{path}: {node.name}, {node.end_lineno - node.lineno + 1} lines"
+        for path in sorted((ROOT / "lightkeras").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and node.end_lineno is not None and node.end_lineno - node.lineno >= 250
+    ]
+    assert long == []

@@ -16,10 +16,9 @@ compiled so that one call runs `count` steps; a stream is a feed opened at a pos
 from __future__ import annotations
 
 import abc
-import contextlib
 import dataclasses
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -30,6 +29,7 @@ import numpy as np
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.data.stream_reader import Continued, StreamReader
 from lightkeras.data.structure import Structure, flatten
+from lightkeras.engine.gradient_watches import GradientWatches
 from lightkeras.engine.layer_calls import Numbers, Observation, observation
 from lightkeras.engine.stream import Stream
 
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 Tensor = Any
 Step = Callable[[Structure], Mapping[str, Tensor]]
-Watch = Callable[[keras.optimizers.Optimizer, Tensor, Sequence[keras.Variable], Sequence[Tensor]], None]
-"""Called in each `minimize` with its optimizer, the loss, the variables and their gradients, before the update."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +140,8 @@ class Engine(abc.ABC):
     """Whether a step is traced for batches of any size; if not, `trace` should be given sizes that occur."""
     numbers: Numbers
     """Reads the values of the backend's tensors."""
+    global_norm: Callable[[Sequence[Tensor | None]], Tensor]
+    """Returns the root of the sum of the squares of all values, float32; of none it is 0."""
     _CREATES_VARIABLES = (
         "The step creates new variables in each run, as `keras.layers.Dense(1)(x)` does: they would not be trained. "
         "Create layers, metrics and seed generators in `build`, as attributes of the task."
@@ -151,7 +151,7 @@ class Engine(abc.ABC):
     def __init__(self) -> None:
         self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
         self._observations: list[Observation] | None = None  # a list in `run_eagerly`, else None
-        self._watches: list[tuple[Watch, object]] = []  # each with the place of its step
+        self.watches = GradientWatches(self._place)
         self._datasets_opened: Datasets | None = None
 
     @abc.abstractmethod
@@ -314,33 +314,10 @@ class Engine(abc.ABC):
             The loss before the update.
         """
 
-    @contextlib.contextmanager
-    def gradients_watched(self, watch: Watch) -> Iterator[None]:
-        """Calls `watch` in each `minimize` of the step that runs inside, with no gradients while models are built.
-
-        Raises:
-            ValueError: A `minimize` is in a branch, such as `keras.ops.cond`: its values cannot leave it.
-        """
-        self._watches.append((watch, self._place()))
-        try:
-            yield
-        finally:
-            self._watches.pop()
-
+    @staticmethod
     @abc.abstractmethod
-    def _place(self) -> object:
+    def _place() -> object:
         """The function that is being traced; another object inside a branch."""
-
-    @final
-    def gradient_norm(self, optimizer: keras.optimizers.Optimizer, loss: Tensor, gradients: Sequence[Tensor]) -> Tensor:
-        """Returns the norm of all gradients together, a float32 scalar. The optimizer's loss scale is divided out."""
-        one = keras.ops.ones_like(loss)
-        scale, norm = optimizer.scale_loss(one), self._global_norm(gradients)
-        return norm if scale is one else norm / keras.ops.cast(scale, "float32")
-
-    @abc.abstractmethod
-    def _global_norm(self, gradients: Sequence[Tensor | None]) -> Tensor:
-        """Root of the sum of the squares of all values, float32; of none it is 0."""
 
     @final
     def _observe(
@@ -351,32 +328,11 @@ class Engine(abc.ABC):
         gradients: Sequence[Tensor],
     ) -> None:
         """Calls the watches, and in `run_eagerly` records the loss and its gradients."""
-        for watch, place in self._watches:
-            if self._place() is not place:
-                raise ValueError(
-                    "log_gradients: a minimize is called inside a branch, such as keras.ops.cond, so that not every "
-                    "step has its gradients. Call minimize outside of the branch, or set log_gradients=None."
-                )
-            watch(optimizer, loss, variables, gradients)
+        self.watches.call(optimizer, loss, variables, gradients)
         if self._observations is not None:
             self._observations.append(observation("loss", "loss", [loss], self.numbers))
             pairs = zip(variables, gradients, strict=True)
             self._observations.extend(observation("gradient", v.path, [g], self.numbers) for v, g in pairs)
-
-    @staticmethod
-    def _check_scalar(loss: Tensor) -> Tensor:
-        """Returns the loss of a `minimize`, checked to be a scalar."""
-        shape = tuple(loss.shape)
-        if shape:
-            raise ValueError(f"minimize: the loss has shape {shape}; expected a scalar. Take its mean over the batch.")
-        return loss
-
-    @staticmethod
-    def _batch_to_measure(stream: Stream) -> Structure:
-        batch = stream.next_batch()
-        if batch is None:
-            raise ValueError("gradient_sizes: the stream has no batch left; expected one.")
-        return batch
 
     @abc.abstractmethod
     def gradients(self, fn: Callable[[Structure], Tensor], inputs: Structure) -> Structure:
@@ -418,6 +374,31 @@ class Engine(abc.ABC):
 
         One compiled call, compiled once per set of variables, reads back one number per variable.
         """
+
+
+def gradient_norm(
+    engine: Engine, optimizer: keras.optimizers.Optimizer, loss: Tensor, gradients: Sequence[Tensor]
+) -> Tensor:
+    """Returns the norm of all gradients together, a float32 scalar. The optimizer's loss scale is divided out."""
+    one = keras.ops.ones_like(loss)
+    scale, norm = optimizer.scale_loss(one), engine.global_norm(gradients)
+    return norm if scale is one else norm / keras.ops.cast(scale, "float32")
+
+
+def check_scalar(loss: Tensor) -> Tensor:
+    """Returns the loss of a `minimize`, checked to be a scalar."""
+    shape = tuple(loss.shape)
+    if shape:
+        raise ValueError(f"minimize: the loss has shape {shape}; expected a scalar. Take its mean over the batch.")
+    return loss
+
+
+def batch_to_measure(stream: Stream) -> Structure:
+    """Returns the next batch of a stream, for `Engine.gradient_sizes`."""
+    batch = stream.next_batch()
+    if batch is None:
+        raise ValueError("gradient_sizes: the stream has no batch left; expected one.")
+    return batch
 
 
 def check_rows(outputs: Structure, batch: Structure, strict: bool = False) -> None:

@@ -102,7 +102,7 @@ class Diagnostics:
                 if (values := engine.numbers(gradient)) is not None:
                     learned[id(variable)], found[id(variable)] = variable, values / scale
 
-        with restored(self._task, others_of(self._task, self._traced.trace)), engine.gradients_watched(watch):
+        with restored(self._task, others_of(self._task, self._traced.trace)), engine.watches.added(watch):
             engine.run_eagerly(self._task.run_train_step, batch)
         for name, variable in _named("gradients", list(learned.values())).items():
             yield name, histogram_of(found[id(variable)])

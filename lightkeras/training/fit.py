@@ -85,14 +85,12 @@ class Fit:
         self.state = RunState(decisions.Patience(mode))
         limited = settings.epoch_limit is not None or settings.max_steps is not None  # and not by time alone
         bar = ProgressBar(epochs if limited else None, steps, display.current())
-        keeps_rows = settings.skip_broken > 0
-        self.recorder = Recorder(traced.names, self.state, bar, ledger, keeps_rows)
+        self.recorder = Recorder(traced.names, self.state, bar, ledger, keeps_rows=settings.skip_broken > 0)
         self.recovery = Recovery(
             self.train_stepper, self.recorder, directory.broken, str(facts["source"]), settings.skip_broken, clock
         )
-        split, drawn = "validation", self.validation_stepper
-        if drawn is None:
-            split, drawn = "train", self.train_stepper
+        split, drawn = "train" if self.validation_stepper is None else "validation", self.validation_stepper
+        drawn = drawn or self.train_stepper
         drawing = SplitPictures(task, drawn.feed, split, drawn.limit) if settings.pictures else None
         self.pictures = Pictures(drawing, directory, self.recorder)
         self.diagnostics = Diagnostics(traced, self.recorder, settings.log_gradients == "histogram", clock)

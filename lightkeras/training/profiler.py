@@ -26,8 +26,8 @@ class Profiler:
 
     def begin(self) -> None:
         """Counts from here: the preflight compiled before, which is part of the start."""
-        self._compiled = len(self._train.compiled)
-        self._compiled_to_validate = 0 if self._validation is None else len(self._validation.compiled)
+        self._compiled = len(self._train.calls.compiled)
+        self._compiled_to_validate = 0 if self._validation is None else len(self._validation.calls.compiled)
 
     @contextlib.contextmanager
     def one_call(self) -> Iterator[None]:
@@ -46,14 +46,14 @@ class Profiler:
         """Moves the time that the last call waited for data, or all of it if it compiled, to those parts."""
         self._steps += logs.steps
         self.ledger.move(logs.waited, "compute", "data")
-        if len(self._train.compiled) > self._compiled:
-            self._compiled = len(self._train.compiled)
+        if len(self._train.calls.compiled) > self._compiled:
+            self._compiled = len(self._train.calls.compiled)
             self.ledger.move(self._train.seconds - logs.waited, "compute", "compilation")
 
     def count_validation(self) -> None:
         """Moves the time of compilations in the last validation to that part."""
         if self._validation is not None:
-            compiled = self._validation.compiled[self._compiled_to_validate :]
+            compiled = self._validation.calls.compiled[self._compiled_to_validate :]
             self._compiled_to_validate += len(compiled)
             self.ledger.move(sum(found.seconds for found in compiled), "validation", "compilation")
 
@@ -63,7 +63,7 @@ class Profiler:
         compilations = [
             {"step": name, "form": found.form, "seconds": round(found.seconds, 6), "cause": found.cause}
             for name, stepper in steppers.items()
-            for found in stepper.compiled
+            for found in stepper.calls.compiled
         ]
         trace = str(self._directory.profile) if self._directory.profile.exists() else None
         summary = self.ledger.summary(self._steps)

@@ -205,9 +205,8 @@ def make_fit(settings: Settings, ready: Ready, ledger: TimeLedger | None = None)
     _warn_of_settings(fit)
     check_directory(ready.directory, needed_bytes=5 * fit.state_bytes)
     if settings.preflight:
-        skips, has_callbacks = settings.skip_broken > 0, fit.bridge.has_callbacks
         with phase("compiling and checking the steps"):
-            preflight.run(task, engine, trace, train_stepper, validation_stepper, skips, has_callbacks)
+            preflight.run(traced, settings.skip_broken > 0, fit.bridge.has_callbacks)
     return fit
 
 

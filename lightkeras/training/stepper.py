@@ -51,6 +51,39 @@ class Compilation:
 
 
 @final
+class CallTimes:
+    """What calls of a program compiled, and the time of a step in the last call that compiled nothing.
+
+    Attributes:
+        compiled: Every compilation so far.
+        seconds_per_step: Time of a step; `None` before it is measured.
+    """
+
+    def __init__(self) -> None:
+        self.compiled: list[Compilation] = []
+        self.seconds_per_step: float | None = None
+        self.begin(FIRST_BATCH)
+
+    def begin(self, cause: str) -> None:
+        """Begins with a new program, which was made for a `cause`."""
+        self._cause, self._noted = cause, 0  # forms of the program that are listed in `compiled`
+        self._sizes: set[int] = set()
+
+    def add(self, forms: Sequence[str], logs: StepLogs, seconds: float, measures: bool = True) -> None:
+        """Adds a call of `seconds`, after which the program has `forms`; with `measures` it may measure a step."""
+        heartbeat.beat()
+        for number, form in enumerate(forms[self._noted :], start=self._noted):
+            cause = f"a batch of another form than {forms[0]}" if number else self._cause
+            self.compiled.append(Compilation(form, seconds, cause))
+        self._noted = len(forms)
+        if logs.steps:
+            size = int(logs.examples[-1])
+            if measures and size in self._sizes:  # the first call for a size compiles: its time does not count
+                self.seconds_per_step = seconds / logs.steps
+            self._sizes.add(size)
+
+
+@final
 class Stepper:
     """Runs a step over a split, epoch by epoch.
 
@@ -93,12 +126,8 @@ class Stepper:
         self.first: Structure | None = None
         self.examples = 0
         self.seconds = 0.0
-        self.seconds_per_step: float | None = None
-        self.compiled: list[Compilation] = []
-        self._noted = 0  # forms of the program that are listed in `compiled`
-        self._cause = FIRST_BATCH
+        self.calls = CallTimes()
         self._sums: dict[str, float] = {}
-        self._compiled_for: set[int] = set()
 
     @property
     def steps(self) -> int | None:
@@ -138,8 +167,8 @@ class Stepper:
 
     def replace_program(self, program: Program, cause: str) -> None:
         """Replaces the compiled step, for streams that are opened from now on."""
-        self.program, self._cause = program, cause
-        self._noted, self._compiled_for = 0, set()
+        self.program = program
+        self.calls.begin(cause)
 
     def reset(self) -> None:
         """Resets means and metrics."""
@@ -219,11 +248,7 @@ class Stepper:
     def add(self, logs: StepLogs, seconds: float) -> None:
         """Adds the logs of one call of at least one step to the means, and measures the time of a step."""
         self.seconds = seconds
-        self._note_compiled(seconds)
-        size = int(logs.examples[-1])
-        if size in self._compiled_for:  # the first call for a size compiles: its time does not count
-            self.seconds_per_step = seconds / logs.steps
-        self._compiled_for.add(size)
+        self.calls.add(self.program.forms, logs, seconds)
         self.examples += int(logs.examples.sum())
         for name, values in logs.values.items():
             # Summed step by step in float64: the bits must not depend on how many steps a call runs, which timing sets.
@@ -244,17 +269,8 @@ class Stepper:
         began = time.perf_counter()
         with contextlib.closing(stream):
             logs = self.program.run(stream, 1)
-        self._note_compiled(time.perf_counter() - began)
-        if logs.steps:
-            self._compiled_for.add(int(logs.examples[-1]))
+        self.calls.add(self.program.forms, logs, time.perf_counter() - began, measures=False)
         return logs
-
-    def _note_compiled(self, seconds: float) -> None:
-        heartbeat.beat()
-        for number, form in enumerate(self.program.forms[self._noted :], start=self._noted):
-            cause = f"a batch of another form than {self.program.forms[0]}" if number else self._cause
-            self.compiled.append(Compilation(form, seconds, cause))
-        self._noted = len(self.program.forms)
 
     def run(
         self,
@@ -300,7 +316,7 @@ class Stepper:
                 bridge.hooks.on_test_batch_begin(done)
             left = None if steps is None else steps - done
             began = time.perf_counter()
-            logs = self.program.run(stream, decisions.steps_next(left, self.seconds_per_step, fixed))
+            logs = self.program.run(stream, decisions.steps_next(left, self.calls.seconds_per_step, fixed))
             if not logs.steps:
                 break
             self.add(logs, time.perf_counter() - began)

@@ -103,9 +103,9 @@ def test_the_time_of_a_step_is_measured_without_the_call_that_compiles():
     for sizes, seconds in [([4], 11.0), ([4, 4], 2.0), ([3], 12.0), ([3], 0.5)]:
         program.forms = program.forms if str(sizes[0]) in program.forms else [*program.forms, str(sizes[0])]
         train_stepper.add(StepLogs({"loss": np.ones(len(sizes), "float32")}, np.array(sizes, "int64")), seconds)
-        found.append((train_stepper.seconds, train_stepper.seconds_per_step))
+        found.append((train_stepper.seconds, train_stepper.calls.seconds_per_step))
     assert found == [(11.0, None), (2.0, 1.0), (12.0, 1.0), (0.5, 0.5)]
-    assert train_stepper.compiled == [
+    assert train_stepper.calls.compiled == [
         Compilation("4", 11.0, "the first batch"),
         Compilation("3", 12.0, "a batch of another form than 4"),
     ]
@@ -119,11 +119,11 @@ def test_another_program_of_the_step_is_listed_with_its_cause_and_its_first_call
             train_stepper.replace_program(program, "a was frozen before epoch 2")
         program.forms = ["4"]
         train_stepper.add(StepLogs({"loss": np.ones(1, "float32")}, np.array([4], "int64")), seconds)
-    assert train_stepper.compiled == [
+    assert train_stepper.calls.compiled == [
         Compilation("4", 5.0, "the first batch"),
         Compilation("4", 7.0, "a was frozen before epoch 2"),
     ]
-    assert train_stepper.seconds_per_step == 2.0
+    assert train_stepper.calls.seconds_per_step == 2.0
 
 
 def test_the_engine_of_a_task_is_made_once():

@@ -16,7 +16,7 @@ import numpy as np
 from lightkeras.data.feed import ArrayFeed, StreamFeed
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure, may_change, owned
-from lightkeras.engine.base import Predictor, Program, Step, Tensor, Update
+from lightkeras.engine.base import Predictor, Program, Step, Tensor, Update, batch_to_measure, check_scalar
 from lightkeras.engine.jax.cache import enable_compilation_cache
 from lightkeras.engine.jax.finite import all_finite, global_norm, largest, numbers, on_gradient, sums_finite
 from lightkeras.engine.jax.programs import JaxPredictor, JaxProgram, TracingEngine, by_id
@@ -34,6 +34,7 @@ class JaxEngine(TracingEngine):
 
     backend = "jax"
     numbers = staticmethod(numbers)
+    global_norm = staticmethod(global_norm)
 
     def __init__(self) -> None:
         enable_compilation_cache()
@@ -46,7 +47,7 @@ class JaxEngine(TracingEngine):
         measure = self._measure
         if measure is None or measure.step != step:
             raise ValueError(self._NOT_TRACED)
-        batch = narrowed(self._batch_to_measure(stream))
+        batch = narrowed(batch_to_measure(stream))
         traced, record = measure.traced, measure.record
         if form(batch) != form(measure.batch):
             traced, record = self._traced(step, abstract(batch), logs=True)
@@ -122,7 +123,7 @@ class JaxEngine(TracingEngine):
             raise RuntimeError("minimize was called outside a step.")
         record = None if scope.is_rehearsed else self._record
         if self._record is not None and self._record.building:
-            loss = self._check_scalar(jnp.asarray(loss_fn()))  # builds models that build on their first call
+            loss = check_scalar(jnp.asarray(loss_fn()))  # builds models that build on their first call
             self._observe(optimizer, loss, (), ())
             if record is not None:
                 record.updates.append(Update(tuple(variables()), optimizer, ()))
@@ -135,7 +136,7 @@ class JaxEngine(TracingEngine):
                 on_gradient(functools.partial(reached.add, id(v)))(x) for v, x in zip(learned, values, strict=True)
             ]
             with Values(learned, hooked, parent=scope):
-                loss = self._check_scalar(jnp.asarray(loss_fn()))
+                loss = check_scalar(jnp.asarray(loss_fn()))
                 return optimizer.scale_loss(loss), loss
 
         (_, loss), gradients = jax.value_and_grad(scaled_loss, has_aux=True)([v.value for v in learned])
@@ -171,12 +172,10 @@ class JaxEngine(TracingEngine):
             raise ValueError(f"gradients: the value does not depend on {', '.join(lost)}.")
         return found
 
-    def _place(self) -> object:
+    @staticmethod
+    def _place() -> object:
         scope = Values.current()
         return scope is not None and scope.in_branch
-
-    def _global_norm(self, gradients: Sequence[Tensor | None]) -> Tensor:
-        return global_norm(gradients)
 
     # ------------------------------------------------------------------ inspection
 

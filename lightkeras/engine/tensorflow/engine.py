@@ -16,7 +16,17 @@ from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.data.precompute import RecordingScope
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
-from lightkeras.engine.base import Engine, Predictor, Program, Step, Tensor, Trace, Update
+from lightkeras.engine.base import (
+    Engine,
+    Predictor,
+    Program,
+    Step,
+    Tensor,
+    Trace,
+    Update,
+    batch_to_measure,
+    check_scalar,
+)
 from lightkeras.engine.layer_calls import Observation, observe_layer_calls
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream
@@ -71,6 +81,7 @@ class TensorFlowEngine(Engine):
     traces_any_size = True
 
     numbers = staticmethod(numbers)
+    global_norm = staticmethod(global_norm)
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,7 +150,7 @@ class TensorFlowEngine(Engine):
         traced = self._learning
         if traced is None or traced.step != step:
             raise ValueError(self._NOT_TRACED)
-        batch = self._batch_to_measure(stream)
+        batch = batch_to_measure(stream)
         sizes = [column.numpy().tolist() for column in traced.run(map_structure(tf.convert_to_tensor, batch))]
         return [
             pair
@@ -206,7 +217,7 @@ class TensorFlowEngine(Engine):
             tape.watch(values)
             loss = tf.convert_to_tensor(loss_fn())
             scaled = optimizer.scale_loss(loss)
-        self._check_scalar(loss)
+        check_scalar(loss)
         gradients = [rows_summed(gradient) for gradient in tape.gradient(scaled, values)]
         self._observe(optimizer, loss, learned, gradients)
         if self._tracing is None:
@@ -220,11 +231,9 @@ class TensorFlowEngine(Engine):
             self._tracing.sizes.append(tf.stack(sizes) / scale)
         return loss
 
-    def _place(self) -> object:
+    @staticmethod
+    def _place() -> object:
         return tf.compat.v1.get_default_graph()
-
-    def _global_norm(self, gradients: Sequence[Tensor | None]) -> Tensor:
-        return global_norm(gradients)
 
     def gradients(self, fn: Callable[[Structure], Tensor], inputs: Structure) -> Structure:
         inputs = map_structure(tf.convert_to_tensor, inputs)

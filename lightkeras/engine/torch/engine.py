@@ -14,7 +14,17 @@ import torch
 from lightkeras.data.feed import ArrayFeed, StreamFeed
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
-from lightkeras.engine.base import Engine, Predictor, Program, Step, Tensor, Trace, Update
+from lightkeras.engine.base import (
+    Engine,
+    Predictor,
+    Program,
+    Step,
+    Tensor,
+    Trace,
+    Update,
+    batch_to_measure,
+    check_scalar,
+)
 from lightkeras.engine.layer_calls import Observation, observe_layer_calls
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream, batches_in_memory, holds_bags
@@ -60,6 +70,7 @@ class TorchEngine(Engine):
     compiles = False
 
     numbers = staticmethod(numbers)
+    global_norm = staticmethod(global_norm)
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +109,7 @@ class TorchEngine(Engine):
     def gradient_sizes(self, step: Step, stream: Stream) -> list[tuple[keras.Variable, float]]:
         if self._traced != step:
             raise ValueError(self._NOT_TRACED)
-        batch = self._batch_to_measure(stream)
+        batch = batch_to_measure(stream)
         found = self._sizes = []
         try:
             with self._running() as begin_step:
@@ -144,12 +155,12 @@ class TorchEngine(Engine):
         self, loss_fn: Callable[[], Tensor], variables: Variables, optimizer: keras.optimizers.Optimizer
     ) -> Tensor:
         if self._tracing is not None and self._tracing.building:
-            loss = self._check_scalar(keras.ops.convert_to_tensor(loss_fn()))  # builds models
+            loss = check_scalar(keras.ops.convert_to_tensor(loss_fn()))  # builds models
             self._observe(optimizer, loss, (), ())
             return loss
         learned = self._variables_of(variables)
         with torch.enable_grad(), _differentiable(learned.values):
-            loss = self._check_scalar(keras.ops.convert_to_tensor(loss_fn()))
+            loss = check_scalar(keras.ops.convert_to_tensor(loss_fn()))
             scaled = optimizer.scale_loss(loss)
             gradients = _gradients(scaled, learned.values)
         loss = loss.detach()
@@ -165,11 +176,9 @@ class TorchEngine(Engine):
             optimizer.apply(gradients, learned.variables)
         return loss
 
-    def _place(self) -> object:
+    @staticmethod
+    def _place() -> object:
         return None  # a branch runs as the Python function that it is
-
-    def _global_norm(self, gradients: Sequence[Tensor | None]) -> Tensor:
-        return global_norm(gradients)
 
     def gradients(self, fn: Callable[[Structure], Tensor], inputs: Structure) -> Structure:
         inside = torch.is_grad_enabled()  # inside a loss, which is differentiated again

@@ -21,8 +21,7 @@ nothing is written.
 
 import warnings
 
-from lightkeras.engine.base import Engine, Trace
-from lightkeras.task import Task
+from lightkeras.training.freezing import TracedSteps
 from lightkeras.training.preflight.saved import check_saved, warn_of_missing_config
 from lightkeras.training.preflight.splits import (
     NotFiniteDataError,
@@ -34,40 +33,33 @@ from lightkeras.training.preflight.trial import takes_example, try_steps
 from lightkeras.training.stepper import Stepper
 
 
-def run(
-    task: Task,
-    engine: Engine,
-    trace: Trace,
-    train_stepper: Stepper,
-    validation_stepper: Stepper | None,
-    skips_broken: bool = False,
-    has_callbacks: bool = False,
-) -> None:
+def run(traced: TracedSteps, skips_broken: bool = False, has_callbacks: bool = False) -> None:
     """Runs the checks that can be switched off, cheap ones first; the flags are those of `try_steps`.
 
     Raises:
         TaskError: A step of the task does not work.
         ValueError: The data of a split cannot be used.
     """
-    _check_finite(task, engine, trace, train_stepper, "train")
-    if validation_stepper is not None:
-        _check_finite(task, engine, trace, validation_stepper, "validation")
-        warn_of_other_inputs(train_stepper.feed, validation_stepper.feed)
-        warn_of_shared_examples(train_stepper.feed, validation_stepper.feed)
-    check_saved(task)
-    warn_of_missing_config(task)
-    try_steps(task, engine, trace, train_stepper, validation_stepper, skips_broken, has_callbacks)
+    train, validation = traced.train_stepper, traced.validation_stepper
+    _check_finite(traced, train, "train")
+    if validation is not None:
+        _check_finite(traced, validation, "validation")
+        warn_of_other_inputs(train.feed, validation.feed)
+        warn_of_shared_examples(train.feed, validation.feed)
+    check_saved(traced.task)
+    warn_of_missing_config(traced.task)
+    try_steps(traced, skips_broken, has_callbacks)
 
 
-def _check_finite(task: Task, engine: Engine, trace: Trace, stepper: Stepper, split: str) -> None:
+def _check_finite(traced: TracedSteps, stepper: Stepper, split: str) -> None:
     """Checks that the numbers of a split are finite, or that the step takes others, such as a label that is missing."""
     try:
         check_finite(stepper.feed, split)
     except NotFiniteDataError as error:
-        if not takes_example(task, engine, trace, stepper, error.example, split == "train"):
+        if not takes_example(traced, stepper, error.example):
             raise
         warnings.warn(
-            f"{error} {type(task).__name__} computes finite values from that example, so it is used.",
+            f"{error} {type(traced.task).__name__} computes finite values from that example, so it is used.",
             UserWarning,
             stacklevel=2,
         )

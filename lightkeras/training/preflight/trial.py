@@ -17,10 +17,11 @@ from lightkeras.engine.streams import batch_of
 from lightkeras.system.tensorflow import tensorflow_left_out
 from lightkeras.system.variables import read_variables
 from lightkeras.task import Task
+from lightkeras.training.freezing import TracedSteps
 from lightkeras.training.preflight.saved import check_same_state, forms, same_bits
 from lightkeras.training.restoring import SavedState, others_of, restored, value_of
 from lightkeras.training.step_errors import TaskError, explained, paths
-from lightkeras.training.stepper import Stepper
+from lightkeras.training.stepper import Stepper, bound_engine
 from lightkeras.training.tracing import feed_of, take_first
 
 Arrays = Mapping[str, np.ndarray]
@@ -33,15 +34,7 @@ class NotFiniteError(TaskError):
     """A loss, a gradient or a variable is not finite on the tried batch."""
 
 
-def try_steps(
-    task: Task,
-    engine: Engine,
-    trace: Trace,
-    train_stepper: Stepper,
-    validation_stepper: Stepper | None,
-    skips_broken: bool = False,
-    has_callbacks: bool = False,
-) -> None:
+def try_steps(traced: TracedSteps, skips_broken: bool = False, has_callbacks: bool = False) -> None:
     """Runs the steps on the first batch of their split, and on the last batch if it is smaller.
 
     This finds what a trace cannot, such as a label out of range, and compiles the steps for the first epoch. Variables
@@ -54,39 +47,29 @@ def try_steps(
             variables.
         ValueError: A split has no batch, or the names of the logs depend on the size of the batch.
     """
-    with restored(task, others_of(task, trace)) as state:
-        check_rates(task, trace)
+    task, stepper, engine = traced.task, traced.validation_stepper, bound_engine(traced.task)
+    with restored(task, others_of(task, traced.trace)) as state:
+        check_rates(task, traced.trace)
         try:
-            _try_train(task, engine, trace, train_stepper, state, has_callbacks)
+            _try_train(traced, engine, state, has_callbacks)
         except NotFiniteError as error:
             if not skips_broken:
                 raise
             warnings.warn(f"{error} Training skips such a batch, as `skip_broken` is set.", UserWarning, stacklevel=2)
-        if validation_stepper is not None:
+        if stepper is not None:
             state.restore_variables()
-            _try(
-                task,
-                validation_stepper,
-                _first_batch(engine, validation_stepper, "validation"),
-                0,
-                "evaluate_step",
-                train_stepper.feed,
-            )
-            _try_last(task, validation_stepper, "evaluate_step")
+            first = _first_batch(engine, stepper, "validation")
+            _try(task, stepper, first, 0, "evaluate_step", traced.train_stepper.feed)
+            _try_last(task, stepper, "evaluate_step")
 
 
-def takes_example(
-    task: Task, engine: Engine, trace: Trace, stepper: Stepper, example: int | None, trains: bool
-) -> bool:
+def takes_example(traced: TracedSteps, stepper: Stepper, example: int | None) -> bool:
     """Whether the loss and the gradients of a batch with one example of a split in memory are finite.
 
     Args:
-        task: The task.
-        engine: Its engine.
-        trace: The trace of the train step.
-        stepper: Runs the step over the split.
+        traced: The traced steps.
+        stepper: The one of them over the split.
         example: Number of the example; `None` returns False.
-        trains: Whether it is the train step.
     """
     feed = stepper.feed
     if example is None or not isinstance(feed, ArrayFeed) or feed.holds_bags:
@@ -94,19 +77,20 @@ def takes_example(
     size = min(feed.batch_size, feed.examples)
     start = min(example, feed.examples - size)
     one = feed_of(batch_of(feed.arrays, np.arange(start, start + size)), feed.spec)
-    with restored(task, others_of(task, trace)):
+    task, engine = traced.task, bound_engine(traced.task)
+    with restored(task, others_of(task, traced.trace)):
         try:
             check_logs(task, stepper.try_one(one), "step", "batch of that example")
         except NotFiniteError:
             return False
+        trains = stepper is traced.train_stepper
         sizes = engine.gradient_sizes(task.run_train_step, engine.open(one)) if trains else []
         return all(math.isfinite(size) for _, size in sizes)
 
 
-def _try_train(
-    task: Task, engine: Engine, trace: Trace, stepper: Stepper, state: SavedState, has_callbacks: bool
-) -> None:
+def _try_train(traced: TracedSteps, engine: Engine, state: SavedState, has_callbacks: bool) -> None:
     """Tries the train step; variables that it changed are restored by `state`."""
+    task, trace, stepper = traced.task, traced.trace, traced.train_stepper
     first = _first_batch(engine, stepper, "train")
     logs = _try(task, stepper, first, 0, "train_step")
     check_same_state(task, forms(state.variables))
