@@ -13,6 +13,7 @@ from rich.text import Text
 from lightkeras.runs import overview, report
 from lightkeras.runs.directory import RunDirectory, holds_several
 from lightkeras.runs.overview import Overview
+from lightkeras.runs.results import short
 from lightkeras.system.console import Console
 from lightkeras.system.messages import printable
 from lightkeras.training.decisions import infer_mode
@@ -164,6 +165,4 @@ def _print_page(console: Console, page: Path, shown: list[Overview], order: tupl
 
 
 def _short(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "" if value is None else short(value)

@@ -156,7 +156,7 @@ def _warnings(fit: Mapping[str, Any]) -> list[str]:
     if fit.get("interrupted"):
         lines.append(f"The run was interrupted by {fit['interrupted']}; it can be resumed.")
     if fit.get("skipped"):
-        lines.append(f"{fit['skipped']} batches were skipped, because their train step was not finite.")
+        lines.append(f"Batches skipped, because their train step was not finite: {fit['skipped']}.")
     if not fit:
         lines.append("The run has not finished.")
     return lines

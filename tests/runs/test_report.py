@@ -243,7 +243,7 @@ def test_the_page_warns_of_sample_data(tmp_path):
             "The run diverged. train/loss is nan at step 3",
         ),
         ({"interrupted": "SIGTERM"}, "The run was interrupted by SIGTERM; it can be resumed."),
-        ({"skipped": 2}, "2 batches were skipped, because their train step was not finite."),
+        ({"skipped": 2}, "Batches skipped, because their train step was not finite: 2."),
         (None, "The run has not finished."),
     ],
 )
