@@ -540,7 +540,7 @@ def test_a_disk_with_too_little_room_is_refused_before_the_first_epoch(disk):
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("size", [28, 60, 120])
+@pytest.mark.parametrize("size", [28, 80, 140])
 def test_a_disk_that_fills_up_loses_nothing_that_was_good(disk, size):
     folder = disk(f"size={size}k")
     with pytest.raises(OSError, match=rf"could not write {folder}/run/.*(No space left|Existing files are)"):

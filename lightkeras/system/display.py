@@ -13,9 +13,11 @@ none: phases and views are left out, lines are printed at once.
 from __future__ import annotations
 
 import abc
+import collections
 import contextlib
 import html
 import importlib
+import math
 import os
 import sys
 import time
@@ -29,7 +31,8 @@ from lightkeras.system.tables import Table
 
 _NOTEBOOK_EVERY = 0.25
 """Seconds between two updates of a notebook's cell: each is a message to the browser, with the whole view."""
-_PHASE_EVERY = 0.05
+_BURST = 10
+"""Updates within 0.5 s that phases and new views may cause: many of those follow each other at once in a start."""
 _CONSOLES = {"jupyter-console", "jupyter-qtconsole"}
 
 
@@ -63,7 +66,7 @@ class Display(abc.ABC):
     def phase(self, text: str) -> Iterator[None]:
         """Shows in the live area what happens inside the block."""
         self._phases.append((text, time.monotonic()))
-        self.refresh(_PHASE_EVERY)
+        self.refresh(soon=True)
         try:
             yield
         finally:
@@ -72,15 +75,15 @@ class Display(abc.ABC):
     def show(self, view: View) -> None:
         """Shows a view in the live area, which calls it whenever it is drawn again."""
         self._view = view
-        self.refresh(_PHASE_EVERY)
+        self.refresh(soon=True)
 
     def show_result(self, splits: Mapping[str, Mapping[str, float]]) -> None:
         """Shows the values of splits in the live area of a terminal, until it ends: before pictures are drawn."""
         self._splits = {**self._splits, **splits}
 
     @abc.abstractmethod
-    def refresh(self, every: float | None = None) -> None:
-        """Draws the live area again; in a notebook not before `every` seconds after the last time."""
+    def refresh(self, soon: bool = False) -> None:
+        """Draws the live area again; in a notebook not more often than every 0.25 s, or 0.05 s on average if `soon`."""
 
     @abc.abstractmethod
     def print(self, line: str, mark: str = "") -> None:
@@ -109,7 +112,7 @@ class Display(abc.ABC):
 class Silent(Display):
     """Shows nothing."""
 
-    def refresh(self, every: float | None = None) -> None:
+    def refresh(self, soon: bool = False) -> None:
         return
 
     def print(self, line: str, mark: str = "") -> None:
@@ -120,7 +123,7 @@ class Silent(Display):
 class Lines(Display):
     """Prints lines to standard error."""
 
-    def refresh(self, every: float | None = None) -> None:
+    def refresh(self, soon: bool = False) -> None:
         return
 
     def print(self, line: str, mark: str = "") -> None:
@@ -155,7 +158,7 @@ class Terminal(Display):
             redirect_stderr=self._errors_beside,
         )
 
-    def refresh(self, every: float | None = None) -> None:
+    def refresh(self, soon: bool = False) -> None:
         if not self._live.is_started:
             self._live.start(refresh=True)  # not before there is something to show: it hides the cursor
 
@@ -211,11 +214,11 @@ class Notebook(Display):
         self._lines: list[str] = []
         self._tables: list[str] = []
         self._handle: Any = None
-        self._drawn_at = float("-inf")
+        self._drawn_at = collections.deque([-math.inf] * _BURST, maxlen=_BURST)
 
-    def refresh(self, every: float | None = None) -> None:
-        every = _NOTEBOOK_EVERY if every is None else every
-        if time.monotonic() - self._drawn_at >= every:
+    def refresh(self, soon: bool = False) -> None:
+        now = time.monotonic()
+        if now - self._drawn_at[0] >= 0.5 if soon else now - self._drawn_at[-1] >= _NOTEBOOK_EVERY:
             self._draw()
 
     def print(self, line: str, mark: str = "") -> None:
@@ -225,7 +228,7 @@ class Notebook(Display):
     def print_table(self, line: str, table: Table) -> None:
         summary = f"<summary>{html.escape(printable(line))}</summary>"
         self._tables.append(f"<details>{summary}{table._repr_html_()}</details>")
-        self.refresh(_PHASE_EVERY)
+        self.refresh(soon=True)
 
     def close(self) -> None:
         super().close()
@@ -245,7 +248,7 @@ class Notebook(Display):
             self._handle = display.display(shown, raw=True, display_id=True)
         else:
             self._handle.update(shown, raw=True)
-        self._drawn_at = time.monotonic()
+        self._drawn_at.append(time.monotonic())
 
 
 @final

@@ -165,7 +165,7 @@ class Fit:
             return
         with phase("restoring the checkpoint"):
             self.checkpointer.restore(resumed)
-        self.recorder.log_best(self.monitor)
+        self.recorder.log_best(self.monitor, again=True)
         self.recorder.bar.resume_at(self.state.step)
         for name, attributes in self.bridge.not_saved().items():
             self.recorder.bar.print_line(f"{name}: {', '.join(attributes)} could not be saved, and are reset.")

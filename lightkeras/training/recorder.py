@@ -87,11 +87,11 @@ class Recorder:
             logger.log_epoch(self.state.epochs, self.state.step, values)
             logger.flush()
 
-    def log_best(self, monitor: str | None) -> None:
-        """Logs the monitored value and the validation of the best epoch so far."""
+    def log_best(self, monitor: str | None, again: bool = False) -> None:
+        """Logs the monitored value and the validation of the best epoch so far; `again` after a resume."""
         if (best := self.state.best) is not None:
             values = {name: value for name, value in best.logs.items() if name.startswith("val/") or name == monitor}
-            self._log(lambda logger, _: logger.log_best(best.step, values))
+            self._log(lambda logger, _: logger.log_best(best.step, values, again))
 
     def log_images(self, images: Mapping[str, bytes]) -> None:
         """Logs PNG images by tag."""

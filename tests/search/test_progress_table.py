@@ -23,7 +23,7 @@ class Kept(Display):
     live = True
     refreshed = 0
 
-    def refresh(self, every: float | None = None) -> None:
+    def refresh(self, soon: bool = False) -> None:
         self.refreshed += 1
 
     def print(self, line: str, mark: str = "") -> None:

@@ -237,7 +237,8 @@ def test_lines_are_printed_at_once_and_views_and_phases_are_left_out(capsys):
     assert capsys.readouterr() == ("", "epoch 1/3  best\n[a] message\n")
 
 
-def test_a_line_has_no_colours_but_the_one_of_the_mark():
+def test_a_line_has_no_colours_but_the_one_of_the_mark(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
     file = io.StringIO()
     screen = Console(file=file, force_terminal=True, width=30, color_system="standard", legacy_windows=False)
     Terminal(screen).print("epoch   1/1  loss 0.5000", "best")

@@ -17,7 +17,7 @@ class Kept(Display):
 
     live, keeps_lines = True, False
 
-    def refresh(self, every: float | None = None) -> None:
+    def refresh(self, soon: bool = False) -> None:
         return
 
     def print(self, line: str, mark: str = "") -> None:

@@ -107,7 +107,7 @@ class Told(Logger):
     def log_epoch(self, epoch, step, values):
         self.calls.append(("epoch", epoch, step, values))
 
-    def log_best(self, step, values):
+    def log_best(self, step, values, again=False):
         self.calls.append(("best", step, values))
 
     def log_images(self, step, images):

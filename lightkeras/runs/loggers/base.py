@@ -40,8 +40,14 @@ class Logger(abc.ABC):
         """Logs values of a finished epoch; `step` counts over the whole run."""
 
     @abc.abstractmethod
-    def log_best(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs values of the best epoch so far, such as `val/loss`; `step` is that of the epoch's end."""
+    def log_best(self, step: int, values: Mapping[str, float], again: bool = False) -> None:
+        """Logs values of the best epoch so far, such as `val/loss`.
+
+        Args:
+            step: Train steps at the epoch's end.
+            values: The values by name.
+            again: Whether the run is resumed and has logged them before: they are in its files already.
+        """
 
     @abc.abstractmethod
     def log_images(self, step: int, images: Mapping[str, bytes]) -> None:

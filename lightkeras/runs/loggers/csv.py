@@ -69,7 +69,7 @@ class CsvLogger(Logger):
     def log_epoch(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
         self._write([["epoch", epoch, step, *self._means(values)]])
 
-    def log_best(self, step: int, values: Mapping[str, float]) -> None:
+    def log_best(self, step: int, values: Mapping[str, float], again: bool = False) -> None:
         """The table has these values in the row of the best epoch."""
 
     def log_images(self, step: int, images: Mapping[str, bytes]) -> None:

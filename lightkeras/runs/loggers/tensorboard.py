@@ -103,8 +103,8 @@ class TensorBoardLogger(Logger):
             self._opened().add(scalars(validation), step)
         self._opened().add(scalars({f"epoch/{name}": value for name, value in values.items()}), epoch)
 
-    def log_best(self, step: int, values: Mapping[str, float]) -> None:
-        if step > self._opened_at:  # a resumed run has it already
+    def log_best(self, step: int, values: Mapping[str, float], again: bool = False) -> None:
+        if not again:
             self._opened().add(scalars({f"best/{name}": value for name, value in values.items()}), step)
         self._listed.log_best(step, values)
 
