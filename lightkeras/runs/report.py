@@ -13,7 +13,7 @@ import math
 import shlex
 import struct
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -297,9 +297,11 @@ def _url(path: str) -> str:
     return f"./{urllib.parse.quote(path)}"
 
 
-def _kind(value: Any) -> str:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return "number" if is_number or value is None else "text"
+def _kind(rows: Sequence[Mapping[str, Any]], name: str) -> str:
+    """Whether a column of a table holds numbers alone, which are flush right with their heading."""
+    values = [value for row in rows if (value := row["values"].get(name)) is not None]
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    return "number" if numbers else "text"
 
 
 def _cell(value: Any) -> str:

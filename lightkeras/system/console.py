@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import select
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, final
 
 import rich.console
+from rich.segment import Segment
 from rich.text import Text
 
 from lightkeras.system.messages import printable
+
+_TRUNCATED = re.compile("(?:^|.{1,2})\N{HORIZONTAL ELLIPSIS}$")
 
 
 @final
@@ -21,20 +25,30 @@ class Console(rich.console.Console):
     """A rich console that escapes control characters, and that outlives its reader.
 
     What is printed may come from a run directory of somebody else. A pipe whose reader has ended, as in `| head`, must
-    not end a training run. Characters that the encoding of the output lacks are printed as `?`. In a notebook it
-    prints text: rich would print HTML, also in place of what goes to standard error.
+    not end a training run. Characters that the encoding of the output lacks are printed as `?`, and truncated lines
+    end in `...`. In a notebook it prints text: rich would print HTML, also in place of what goes to standard error.
     """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(force_jupyter=False, **settings)
-        if isinstance(self.file, io.TextIOWrapper) and not self.encoding.startswith("utf"):
+        self._has_unicode = self.encoding.startswith("utf")
+        if isinstance(self.file, io.TextIOWrapper) and not self._has_unicode:
             self.file.reconfigure(errors="replace")
+
+    def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+        segments = super().render(renderable, options)
+        return segments if self._has_unicode else map(_without_ellipsis, segments)
 
     def render_str(self, text: str, **settings: Any) -> Text:
         return super().render_str(printable(text), **settings)
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
+
+
+def _without_ellipsis(segment: Segment) -> Segment:
+    """A truncated text that ends in three points and is as wide, for an encoding without the ellipsis of rich."""
+    return segment._replace(text=_TRUNCATED.sub(lambda found: "..."[-len(found[0]) :], segment.text))
 
 
 @contextlib.contextmanager

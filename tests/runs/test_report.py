@@ -6,6 +6,7 @@ import base64
 import html.parser
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -356,6 +357,20 @@ def test_the_page_warns_of_sample_data_in_one_of_several_runs(tmp_path):
 def test_an_experiment_without_runs_has_a_report(tmp_path):
     write(tmp_path / "config.json", {"task": "Moons", "experiment": {"main": "main"}})
     assert "No runs yet." in read(tmp_path).text
+
+
+def test_headings_stand_where_their_cells_do(tmp_path):
+    """Flush left over texts, also where one cell of the column is a number, and flush right over numbers."""
+    runs = {"left": {"units": 8, "kind": "deep", "rate": 0.5}, "right": {"units": None, "kind": 1, "rate": 0.25}}
+    rows = [{"title": name, "path": None, "best": False, "values": values} for name, values in runs.items()]
+    text = report.page({"runs": {"title": "Runs", "rows": rows}}).decode()
+    (table,) = re.findall(r"<table>.*?</table>", text, re.DOTALL)
+    classes = re.findall(r'<(th|td)[^>]* ?class="(\w+)">([^<]*)<', table)
+    assert classes == [
+        *(("th", "number", "units"), ("th", "text", "kind"), ("th", "number", "rate")),
+        *(("td", "number", "8"), ("td", "text", "deep"), ("td", "number", "0.5000")),
+        *(("td", "number", "\N{EN DASH}"), ("td", "text", "1"), ("td", "number", "0.2500")),
+    ]
 
 
 def make_search(path: Path) -> Path:

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from rich.table import Table
+from rich.text import Text
 
 from lightkeras.system.console import Console
 
@@ -25,6 +26,26 @@ def test_control_characters_are_printed_as_escapes_wherever_they_stand():
     assert "\x1b" not in text.getvalue()
     assert "\x07" not in text.getvalue()
     assert text.getvalue().count(r"\x1b]0;owned\x07") == 3
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("ascii", "epoch ..."), ("utf-8", "epoch 1/\N{HORIZONTAL ELLIPSIS}")])
+def test_a_truncated_line_ends_in_points_that_the_encoding_has_and_is_as_wide(encoding, shown):
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    console = Console(file=file, width=9)
+    console.print(Text("epoch 1/30"), no_wrap=True, overflow="ellipsis")
+    grid = Table.grid()
+    grid.add_column(no_wrap=True, overflow="ellipsis", max_width=9)
+    grid.add_row(Text("epoch 1/30"))
+    console.print(grid)
+    file.flush()
+    assert file.buffer.getvalue().decode(encoding) == f"{shown}\n{shown}\n"
+
+
+@pytest.mark.parametrize(("width", "shown"), [(1, "."), (2, ".."), (3, "...")])
+def test_a_column_of_one_or_two_letters_has_as_many_points(width, shown):
+    console = Console(file=io.TextIOWrapper(io.BytesIO(), encoding="ascii"), width=width)
+    text = Text("epoch", no_wrap=True, overflow="ellipsis")
+    assert "".join(segment.text for segment in console.render(text)) == f"{shown}\n"
 
 
 PROGRAM = """
