@@ -8,15 +8,18 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import matplotlib.colors
 import matplotlib.image
 import numpy as np
@@ -205,6 +208,50 @@ def test_the_command_that_is_printed_shows_all_of_a_run_and_of_a_search(kind, se
     assert set(rows) == expected
     assert all(set(values) >= BEST for _, values in rows.values())
     assert set(rows["best/hparams" if kind == "search" else "hparams"][1]) == BEST | TEST
+
+
+PROGRAM = """
+import os, signal, sys
+import keras
+import lightkeras as lk
+from lightkeras.testing import TwoMoons
+
+class Kills(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        if sys.argv[2] == "killed" and epoch == 2:  # step 30 is in the logs, and in no checkpoint
+            os.kill(os.getpid(), signal.SIGKILL)
+
+lk.Runner(max_epochs=5, run_dir=sys.argv[1], callbacks=[Kills()], progress=False).fit(TwoMoons(), resume=True)
+"""
+
+
+def points_of(server: str, tag: str, until: int) -> list[tuple[int, float]]:
+    """Steps and values of a tag, once the server has read the step `until`."""
+    deadline = time.monotonic() + 120
+    while True:
+        with contextlib.suppress(urllib.error.HTTPError):  # not read yet
+            points = ask(server, "plugin/scalars/scalars", run=".", tag=tag)
+            if points[-1][1] == until:
+                return [(step, value) for _, step, value in points]
+        assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("reader", ["auto", "false"], ids=["the data server", "the reader in Python"])
+def test_a_server_that_runs_while_a_killed_run_is_resumed_shows_each_step_once(reader, tmp_path):
+    run = tmp_path / "run"
+    assert forked.run(["-c", PROGRAM, run, "killed"]).returncode == -signal.SIGKILL
+    with serving(run, "--load_fast", reader, "--reload_interval", "1") as server:
+        before = points_of(server, "train/loss", until=30)
+        assert forked.run(["-c", PROGRAM, run, "resumed"]).returncode == 0
+        after = points_of(server, "train/loss", until=50)
+        epochs = points_of(server, "epoch/val/loss", until=5)
+        validations = points_of(server, "val/loss", until=50)
+    assert [step for step, _ in before] == list(range(1, 31))
+    assert [step for step, _ in after] == list(range(1, 51))
+    assert after[:30] == before
+    assert [step for step, _ in validations] == [10, 20, 30, 40, 50]
+    if reader == "auto":  # the reader in Python drops points of all axes by a number of train steps
+        assert [step for step, _ in epochs] == [1, 2, 3, 4, 5]
 
 
 def test_train_and_validation_share_a_chart(server, searches):
