@@ -296,6 +296,7 @@ class Task(StepMethods):
         self.hp: Any = hp
         self.lookup = lookup or Lookup()
         self.data: DataModule | None = None
+        self._taken: DataModule | None = None
         self._is_set_up = False
         self._media: MediaLogger | None = None
 
@@ -453,7 +454,7 @@ class Task(StepMethods):
         """
         if not self._is_set_up:
             random_states.seed(seed)
-            self.data = reuse.reused_module(self.build_data())
+            self.data = reuse.reused_module(self.build_data() if self._taken is None else self._taken)
             encoder = self.build_encoder()
             if encoder is not None:
                 self.encoder: Any = encoder if isinstance(encoder, Encoder) else KerasEncoder(encoder)
@@ -472,6 +473,11 @@ class Task(StepMethods):
             )
         self.data.prepare(self.lookup)
         encoder.fit(batches_of(train_of(self.data)))
+
+    @final
+    def take_data(self, data: DataModule) -> None:
+        """Takes a data module in place of `build_data`'s, such as a fold of it; called before `set_up`."""
+        self._taken = data
 
     @final
     def frozen(self) -> Encoder | None:

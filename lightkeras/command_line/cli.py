@@ -37,9 +37,9 @@ from lightkeras.command_line.console import (
     report_fit,
     report_profile,
 )
-from lightkeras.command_line.experiment import Experiment, Main
 from lightkeras.command_line.flags import COMMANDS, check_hparams, lookup_of, make_parser, settings_of
 from lightkeras.data.lookup import Lookup
+from lightkeras.experiment import Experiment, Main
 from lightkeras.runner import Interrupted, Runner
 from lightkeras.runs import report
 from lightkeras.runs.directory import RunDirectory, holds_several, run_path, runs_below, snake_case

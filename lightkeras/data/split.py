@@ -57,8 +57,8 @@ def split(
     if stratify is None:
         chosen[order[total - count :]] = True
     else:
-        chosen[_last_of_each_class(order, _labels(stratify, total), count)] = True
-    return _part(arrays, ~chosen), _part(arrays, chosen)
+        chosen[_last_of_each_class(order, check_labels(stratify, total), count)] = True
+    return part_of(arrays, ~chosen), part_of(arrays, chosen)
 
 
 def check_validation(validation: float) -> None:
@@ -115,7 +115,8 @@ def _examples(arrays: Structure) -> int:
     return next(iter(lengths.values()))
 
 
-def _labels(stratify: np.ndarray, total: int) -> np.ndarray:
+def check_labels(stratify: np.ndarray, total: int) -> np.ndarray:
+    """Returns the labels to stratify by; a ValueError unless they are one class for each of `total` examples."""
     labels = np.asarray(stratify)
     if labels.shape != (total,):
         raise ValueError(
@@ -144,7 +145,8 @@ def _last_of_each_class(order: np.ndarray, labels: np.ndarray, count: int) -> np
     return np.concatenate([order[of_class == each][sizes[each] - shares[each] :] for each in range(len(classes))])
 
 
-def _part(arrays: Structure, chosen: np.ndarray) -> Structure:
+def part_of(arrays: Structure, chosen: np.ndarray) -> Structure:
+    """Returns the examples for which `chosen`, a bool array `[examples]`, is true."""
     indices = np.flatnonzero(chosen)
 
     def take(leaf: np.ndarray | Bags) -> np.ndarray | Bags:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import lightkeras as lk
-from lightkeras.command_line.experiment import Experiment
+from lightkeras.experiment import Experiment
 from lightkeras.runs.directory import RunDirectory, holds_several, runs_below
 from lightkeras.testing import TwoMoons
 
