@@ -92,6 +92,22 @@ def test_model_variables_are_those_of_layers_alone():
     assert {key.split(".")[0] for key in task.model_variables()} == {"model", "frozen"}
 
 
+def test_callbacks_get_the_attribute_model_else_the_first_model():
+    class Two(Task):
+        def build(self):
+            self.first, self.second = keras.Sequential(), keras.Sequential()
+
+    task = Two()
+    task.set_up(0)
+    optimizer = keras.optimizers.SGD()
+    assert task.model_of_callbacks(optimizer) is task.first
+    assert task.first.optimizer is optimizer
+    task.model = task.second
+    assert task.model_of_callbacks(optimizer) is task.second
+    del task.first, task.second, task.model
+    assert isinstance(task.model_of_callbacks(optimizer), keras.Sequential)
+
+
 def test_setting_up_again_changes_nothing():
     task = TwoMoons()
     task.set_up(0)

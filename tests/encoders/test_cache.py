@@ -179,6 +179,7 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path):
     worker.send_signal(signal.SIGKILL)
     worker.communicate()
     assert list((tmp_path / "store").glob(".key.*.part"))
+    (tmp_path / "store" / ".other.1.part").mkdir()  # of another key
     output, errors = start(tmp_path, 0.0).communicate(timeout=120)
     assert output.strip() == "6.0", errors
     assert not list((tmp_path / "store").glob(".*.part"))

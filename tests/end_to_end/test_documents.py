@@ -27,7 +27,7 @@ def searches(block: str) -> bool:
 
 
 def trains(block: str) -> bool:
-    return "fit(" in block or "lk.cli(" in block or searches(block)
+    return any(call in block for call in ("fit(", "lk.cli(", "cross_validate(")) or searches(block)
 
 
 def marked(name: str) -> object:

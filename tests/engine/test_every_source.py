@@ -79,7 +79,14 @@ def test_numbers_of_any_dtype_reach_the_step(kind, dtype):
     assert task.dtype == {"float64": "float32", **narrow}.get(dtype, dtype)  # as in Keras
 
 
-@pytest.mark.parametrize("kind", SOURCES)
+# The long ones are read as the others are.
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.long) if kind in ("tf.data of whole batches", "PyDataset") else kind
+        for kind in SOURCES
+    ],
+)
 def test_a_batch_at_hand_gives_what_it_gives_inside_its_feed_to_the_bit(kind):
     """Convolutions and matrix products: some are computed in another order with an unknown batch size, or if the memory
     is not aligned.

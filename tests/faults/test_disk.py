@@ -43,7 +43,9 @@ def assert_checkpoints_are_whole(run_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("first", [1, *(pytest.param(call, marks=pytest.mark.long) for call in range(2, STRIDE + 1))])
-@pytest.mark.parametrize("for_good", [False, True], ids=["once", "from then on"])
+@pytest.mark.parametrize(
+    "for_good", [pytest.param(False, id="once"), pytest.param(True, id="from then on", marks=pytest.mark.long)]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_whichever_call_fails_the_error_names_the_file_and_the_run_can_be_resumed(
     kind, for_good, first, tmp_path, whole, monkeypatch

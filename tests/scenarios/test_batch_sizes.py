@@ -82,8 +82,15 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("preflight", [True, False])
-@pytest.mark.parametrize("task", [Grouped, Fixed])
+# Both ways to need a size with each source, with and without a preflight; the other pairs repeat them.
+PAIRS = [
+    pytest.param(task, preflight, marks=pytest.mark.long if (task is Grouped) == preflight else ())
+    for task in (Grouped, Fixed)
+    for preflight in (True, False)
+]
+
+
+@pytest.mark.parametrize(("task", "preflight"), PAIRS)
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_step_that_needs_the_size_of_the_batch_runs_at_every_way_in(name, task, preflight, tmp_path):
     runner = lk.Runner(max_epochs=1, run_dir=tmp_path / "run", preflight=preflight, pictures=False, export=False)

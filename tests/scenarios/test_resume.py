@@ -284,14 +284,13 @@ CASES = {
 }
 # An engine runs the steps of these as those of another case; only where the batches come from, or when the run
 # validates and saves, is different.
-SAME_STEPS = (
-    *("tf.data of unknown length", "generator of an epoch", "PyDataset"),
-    *("limited", "without validation", "saved by steps"),
-)
+SAME_STEPS = ("generator of an epoch", "PyDataset", "saved by steps")
 # What is saved and restored of these is what it is for another case: a stream or its end, variables of an optimizer.
 REPEATED = (
     *("tf.data of unknown length", "endless PyDataset, limited", "generator that ends inside an epoch, limited"),
     *("accumulated", "scaled by the task", "bfloat16", "an optimizer for each part"),
+    *("limited", "without validation", "every batch watched"),
+    *("endless generator, limited", "tf.data that ends inside an epoch, limited"),
 )
 if hasattr(keras.optimizers, "MultiOptimizer"):  # newer than the oldest Keras that is allowed
     CASES["an optimizer for each part"] = Case(one_for_each_part)
@@ -416,8 +415,11 @@ def test_a_finished_run_that_is_resumed_is_not_changed(whole, tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        *("generator of an epoch", "averaged and clipped"),
-        *(pytest.param(name, marks=pytest.mark.long) for name in ("tf.data", "random without a seed")),
+        "averaged and clipped",
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("generator of an epoch", "tf.data", "random without a seed")
+        ),
     ],
 )
 def test_a_finished_run_with_more_epochs_becomes_the_longer_one(name, whole, tmp_path):
@@ -644,7 +646,7 @@ HALVED = tuple(part[:25] for part in VALIDATION)
 
 @pytest.mark.parametrize(
     "source",
-    ["arrays", "tf.data", *(pytest.param(name, marks=pytest.mark.long) for name in ("generator", "PyDataset"))],
+    ["tf.data", *(pytest.param(name, marks=pytest.mark.long) for name in ("arrays", "generator", "PyDataset"))],
 )
 def test_a_changed_split_is_refused_by_its_name(tmp_path, source):
     made, quick = SOURCES[source], {"export": False, "pictures": False, "preflight": True}

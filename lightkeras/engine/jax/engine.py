@@ -152,7 +152,7 @@ class JaxEngine(TracingEngine):
             # As on TensorFlow, variables that the loss does not depend on do not change, nor decay.
             pairs = [pair for pair in zip(gradients, learned, strict=True) if id(pair[1]) in reached]
             with Values(parent=scope) as updating:
-                optimizer.apply(*map(list, zip(*pairs, strict=True)))
+                optimizer.apply([gradient for gradient, _ in pairs], [variable for _, variable in pairs])
             if record is not None:
                 record.updated.update(updating.written)
         return loss

@@ -76,7 +76,7 @@ def test_without_what_was_learned_it_raises():
         layer.save_own_variables({})
 
 
-@pytest.mark.parametrize("backend", ["jax", "torch"])
+@pytest.mark.parametrize("backend", [pytest.param("jax", marks=pytest.mark.long), "torch"])
 @pytest.mark.backends("tensorflow", reason="the other backends are tried in processes of their own")
 def test_on_another_backend_both_encoders_join_the_same_model(backend, tmp_path):
     if importlib.util.find_spec(backend) is None:

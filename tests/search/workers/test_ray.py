@@ -156,6 +156,7 @@ def test_a_search_on_two_nodes_gives_the_bits_of_one_on_this_machine(cluster, at
     assert not ray.is_initialized()  # it was joined for the search, and left
 
 
+@pytest.mark.long  # test_pool.py terminates one on this machine, and the two nodes above give the same bits
 def test_a_terminated_search_saves_its_runs_and_resumes_exactly_here(cluster, at_work, whole):
     """The command line of a file; it is resumed without the cluster."""
     program = at_work / "program.py"
@@ -435,6 +436,7 @@ def test_without_ray_the_extra_is_named():
 # ---------------------------------------------------------------------- last: it takes a node away
 
 
+@pytest.mark.long  # a worker that is killed is lost in the same way
 def test_a_node_that_is_lost_in_mid_trial_is_one_lost_attempt(cluster, at_work):
     search = at_work / "search"
 
