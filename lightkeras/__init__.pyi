@@ -7,6 +7,7 @@ from . import testing as testing
 from .command_line.cli import cli as cli
 from .cross_validation import CrossValidation as CrossValidation
 from .cross_validation import cross_validate as cross_validate
+from .data.class_weights import class_weights as class_weights
 from .data.lookup import Lookup as Lookup
 from .data.module import DataModule as DataModule
 from .encoders import hub as hub

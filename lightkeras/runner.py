@@ -36,6 +36,7 @@ from lightkeras.system.locks import run_lock
 from lightkeras.system.messages import explain_unknown_keywords, explains_unknown_keywords
 from lightkeras.system.signals import exit_status
 from lightkeras.system.tracebacks import FoldedTraceback
+from lightkeras.system.value_names import within
 from lightkeras.task import Task
 from lightkeras.training import (
     decisions,
@@ -53,7 +54,7 @@ from lightkeras.training.fit import Fit
 from lightkeras.training.settings import Settings
 from lightkeras.training.timing import TimeLedger
 
-FIT_ARGUMENTS = ("task", "train", "validation", "batch_size", "resume", "accept_changes")
+FIT_ARGUMENTS = ("task", "train", "validation", "batch_size", "class_weight", "resume", "accept_changes")
 
 
 class Interrupted(SystemExit):
@@ -68,184 +69,9 @@ class Interrupted(SystemExit):
         self.result = result
 
 
-@final
-@explains_unknown_keywords(keywords.RUNNER)
 @dataclasses.dataclass(frozen=True)
-class Runner(Settings):
-    """Fits, evaluates and predicts, in one run directory.
-
-    Args:
-        max_epochs: Maximum number of epochs; `None` means 10, or no limit with `max_steps` or `max_time`.
-        max_steps: Maximum number of train steps over all epochs; `None` for no limit.
-        max_time: Seconds after which training ends, counted from the call of `fit`; `None` for no limit.
-        validate_every: Period of validations in epochs (`2` or `"2 epochs"`) or in train steps (`"500 steps"`).
-        limit_batches: Maximum number of batches of each split.
-        steps_per_call: Train steps per compiled call; `None` fills about 75 ms. Results do not depend on it.
-
-        monitor: Epoch value that determines the best epoch and early stopping; training ends if it is not finite.
-            `None` means `val/loss` with validation data, else `train/loss`.
-        mode: Whether a lower (`"min"`) or higher (`"max"`) monitored value is better; `None` infers it from the name.
-        patience: Validations (epochs, for a value of the train split) without improvement before training stops;
-            `None` never stops early.
-        skip_broken: Batches that may be skipped after which a loss or a variable is not finite; 0 stops at the first.
-
-        run_dir: The run directory; `None` makes a new one below `runs/`.
-        checkpoints: When to save, and which checkpoints to keep.
-        features: Where the features of an encoder are cached.
-        export: Whether to write `model.keras` with the best weights at the end of a run.
-
-        progress: Whether to show a progress bar; without a terminal, one line per epoch goes to standard error.
-        pictures: Whether to draw the curves, the pictures of the task, and `report.html`.
-        draw_every: Epochs between drawings of the task's pictures during training; `None` draws them at the end alone.
-        profile: Whether to write the time by part to `profile.json`, and the backend's own trace of the second call to
-            `profile/`.
-        log_gradients: `"norm"` logs the norm of all gradients together as `gradient_norm`, at every step and before an
-            optimizer clips them; of several optimizers as `gradient_norm/<attribute>`. `"histogram"` also writes
-            histograms of weights, and of the gradients of the first train batch, at every epoch. `None` logs none.
-
-        callbacks: Keras callbacks.
-        seed: Seed of the initial weights, of the order of examples and of dropout.
-        preflight: Whether to try the steps on one batch before the first epoch; `lightkeras.training.preflight` lists
-            the checks that always run.
-
-    Raises:
-        ValueError: A setting is out of its range.
-        TypeError: A setting does not exist; the message suggests a valid name.
-    """
-
-    def fit(
-        self,
-        task: Task,
-        train: Any = None,
-        validation: Any = None,
-        *,
-        batch_size: int = 32,
-        resume: bool | str | Path = False,
-        accept_changes: bool = False,
-        **unknown: Never,
-    ) -> FitResult:
-        """Trains a task.
-
-        Args:
-            task: The task. Afterwards its models hold the weights of the last step (their averages, with an
-                optimizer's `use_ema`, as in Keras); the best weights, as validated, are in the run directory.
-                Setting `trainable` of a layer during training takes effect at the next epoch.
-            train: Arrays such as `(x, y)`, a `tf.data.Dataset`, or anything `lk.data.as_feed` accepts;
-                `None` takes the task's data module.
-            validation: The same, for validation; `None` without `train` takes the task's data module.
-            batch_size: Examples per batch of arrays given here.
-            resume: `True` resumes the run in `run_dir` from its last checkpoint, and begins it if there is none. A
-                path names the run directory to resume, or one of its checkpoints.
-            accept_changes: Whether to resume although data or hyperparameters changed.
-            **unknown: Not accepted; for arguments of other libraries the error names the one to use.
-
-        Returns:
-            The result of the run. A run that diverged returns too, with `diverged=True`.
-
-        Raises:
-            ValueError: Settings, data or task are invalid; nothing was written.
-            FileExistsError: The run directory holds another run.
-            RunLockedError: Another process uses the run directory.
-            ChangedRunError: Data or hyperparameters changed since the run was started.
-            CheckpointError: All checkpoints of the run are damaged.
-            TypeError: An argument does not exist.
-            OSError: The run directory cannot be written to.
-            Interrupted: SIGTERM or SIGINT (Ctrl-C) was received; the state was saved.
-        """
-        with FoldedTraceback(), display.showing(self.progress):
-            if unknown:
-                explain_unknown_keywords("Runner.fit", unknown, FIT_ARGUMENTS, keywords.FIT)
-            ledger = TimeLedger()
-            with ledger.part("start"):
-                ready = setup.get_ready(self, task, train, validation, batch_size, resume, accept_changes)
-                fit = setup.make_fit(self, ready, ledger)
-                config = run_config.config_of(fit)
-            fit.directory.create(needed_bytes=5 * fit.state_bytes)
-            with run_lock(fit.directory.lock_file):
-                fit.directory.check_links()
-                fit.directory.sweep()
-                resumed, restart, write_config = run_config.begin(fit, config, ready)
-                loop = _Loop(fit)
-                with fit.opened(config, resumed, restart):
-                    loop.begin(resumed, config["models"])
-                    write_config()
-                    while loop.continues():
-                        if not loop.train_epoch():
-                            break
-                        loop.end_epoch()
-                    loop.end()
-                result = loop.conclude()
-        if fit.interrupted:
-            raise Interrupted(result)
-        return result
-
-    def check(
-        self,
-        task: Task,
-        train: Any = None,
-        validation: Any = None,
-        *,
-        batch_size: int = 32,
-        resume: bool | str | Path = False,
-        accept_changes: bool = False,
-    ) -> list[str]:
-        """Does everything that `fit` does before its first epoch, and writes nothing.
-
-        It takes the arguments of `fit` and raises what that raises. With `resume` it checks that the run can resume.
-
-        Returns:
-            Names of the values that each epoch will log.
-        """
-        with FoldedTraceback(), display.showing(self.progress):
-            ready = setup.get_ready(self, task, train, validation, batch_size, resume, accept_changes)
-            fit = setup.make_fit(self, ready)
-            if ready.resume and ready.directory.config_file.exists():
-                run_config.compared(fit, run_config.config_of(fit), ready)
-            return fit.recorder.names
-
-    def evaluate(
-        self, task: Task, data: Any = None, *, split: str = "test", weights: str | None = None, batch_size: int = 32
-    ) -> EvalResult:
-        """Evaluates a task on one split.
-
-        Args:
-            task: The task.
-            data: Arrays or anything else that `fit` accepts; `None` takes `split` of the task's data module.
-            split: `"validation"` or `"test"`.
-            weights: `"best"` or `"last"` of the run directory; `None` keeps the current weights of the task.
-            batch_size: Examples per batch of arrays given here.
-
-        Returns:
-            Means of the logged values. With weights of a run directory they are also written to its `result.json`.
-
-        Raises:
-            ValueError: The split is unknown or does not exist, or `weights` needs a run directory.
-            CheckpointError: The checkpoint is damaged or does not fit the task.
-        """
-        with FoldedTraceback(), display.showing(self.progress):
-            return evaluation.evaluate(self, task, data, split, weights, batch_size)
-
-    def predict(self, task: Task, data: Any, *, weights: str | None = None, batch_size: int = 256) -> Any:
-        """Returns the outputs of `predict_step`, in the order of the inputs.
-
-        Args:
-            task: The task.
-            data: Anything that `fit` accepts or Keras's `predict` takes: an array, a list or dict of the inputs of a
-                model, a `tf.data.Dataset`, a `PyDataset`, a generator. `predict_step` gets an array as it is, or in a
-                tuple of one, `(x,)`, if it takes only that; of batches such as `(x, y)`, it uses the inputs.
-            weights: `"best"` or `"last"` of the run directory; `None` keeps the current weights of the task.
-            batch_size: Examples per batch of arrays given here.
-
-        Returns:
-            NumPy arrays in the structure that `predict_step` returns; axis 0 counts inputs.
-
-        Raises:
-            ValueError: There are no inputs, or endlessly many; `predict_step` does not return one output for each; or
-                `weights` needs a run directory.
-            CheckpointError: The checkpoint is damaged or does not fit the task.
-        """
-        with FoldedTraceback(), display.showing(self.progress):
-            return prediction.predict(self, task, data, weights, batch_size)
+class Finders(Settings):
+    """Suggests a learning rate and a batch size, with the settings of a run."""
 
     def find_learning_rate(
         self,
@@ -321,6 +147,192 @@ class Runner(Settings):
         """
         with FoldedTraceback(), display.showing(self.progress):
             return finders.find_batch_size(self, task, train, finders.SizeSearch(low, high, steps, memory_bytes))
+
+
+@final
+@explains_unknown_keywords(keywords.RUNNER)
+@dataclasses.dataclass(frozen=True)
+class Runner(Finders):
+    """Fits, evaluates and predicts, in one run directory.
+
+    Args:
+        max_epochs: Maximum number of epochs; `None` means 10, or no limit with `max_steps` or `max_time`.
+        max_steps: Maximum number of train steps over all epochs; `None` for no limit.
+        max_time: Seconds after which training ends, counted from the call of `fit`; `None` for no limit.
+        validate_every: Period of validations in epochs (`2` or `"2 epochs"`) or in train steps (`"500 steps"`).
+        limit_batches: Maximum number of batches of each split.
+        steps_per_call: Train steps per compiled call; `None` fills about 75 ms. Results do not depend on it.
+
+        monitor: Epoch value that determines the best epoch and early stopping; training ends if it is not finite.
+            `None` means `val/loss` with validation data, or the loss of the first of several sets, else `train/loss`.
+        mode: Whether a lower (`"min"`) or higher (`"max"`) monitored value is better; `None` infers it from the name.
+        patience: Validations (epochs, for a value of the train split) without improvement before training stops;
+            `None` never stops early.
+        skip_broken: Batches that may be skipped after which a loss or a variable is not finite; 0 stops at the first.
+
+        run_dir: The run directory; `None` makes a new one below `runs/`.
+        checkpoints: When to save, and which checkpoints to keep.
+        features: Where the features of an encoder are cached.
+        export: Whether to write `model.keras` with the best weights at the end of a run.
+
+        progress: Whether to show a progress bar; without a terminal, one line per epoch goes to standard error.
+        pictures: Whether to draw the curves, the pictures of the task, and `report.html`.
+        draw_every: Epochs between drawings of the task's pictures during training; `None` draws them at the end alone.
+        profile: Whether to write the time by part to `profile.json`, and the backend's own trace of the second call to
+            `profile/`.
+        log_gradients: `"norm"` logs the norm of all gradients together as `gradient_norm`, at every step and before an
+            optimizer clips them; of several optimizers as `gradient_norm/<attribute>`. `"histogram"` also writes
+            histograms of weights, and of the gradients of the first train batch, at every epoch. `None` logs none.
+
+        callbacks: Keras callbacks.
+        seed: Seed of the initial weights, of the order of examples and of dropout.
+        preflight: Whether to try the steps on one batch before the first epoch; `lightkeras.training.preflight` lists
+            the checks that always run.
+
+    Raises:
+        ValueError: A setting is out of its range.
+        TypeError: A setting does not exist; the message suggests a valid name.
+    """
+
+    def fit(
+        self,
+        task: Task,
+        train: Any = None,
+        validation: Any = None,
+        *,
+        batch_size: int = 32,
+        class_weight: Mapping[int, float] | None = None,
+        resume: bool | str | Path = False,
+        accept_changes: bool = False,
+        **unknown: Never,
+    ) -> FitResult:
+        """Trains a task.
+
+        Args:
+            task: The task. Afterwards its models hold the weights of the last step (their averages, with an
+                optimizer's `use_ema`, as in Keras); the best weights, as validated, are in the run directory.
+                Setting `trainable` of a layer during training takes effect at the next epoch.
+            train: Arrays such as `(x, y)`, a `tf.data.Dataset`, or anything `lk.data.as_feed` accepts;
+                `None` takes the task's data module.
+            validation: The same, for validation, or a dict of several by name, whose values are logged as
+                `val/<name>/loss`; `None` without `train` takes the task's data module.
+            batch_size: Examples per batch of arrays given here.
+            class_weight: For a `SupervisedTask`, the weight of each class in training, by its number, as in Keras's
+                `fit`; `None` takes the task's own.
+            resume: `True` resumes the run in `run_dir` from its last checkpoint, and begins it if there is none. A
+                path names the run directory to resume, or one of its checkpoints.
+            accept_changes: Whether to resume although data or hyperparameters changed.
+            **unknown: Not accepted; for arguments of other libraries the error names the one to use.
+
+        Returns:
+            The result of the run. A run that diverged returns too, with `diverged=True`.
+
+        Raises:
+            ValueError: Settings, data or task are invalid; nothing was written.
+            FileExistsError: The run directory holds another run.
+            RunLockedError: Another process uses the run directory.
+            ChangedRunError: Data or hyperparameters changed since the run was started.
+            CheckpointError: All checkpoints of the run are damaged.
+            TypeError: An argument does not exist, or the task cannot use `class_weight`.
+            OSError: The run directory cannot be written to.
+            Interrupted: SIGTERM or SIGINT (Ctrl-C) was received; the state was saved.
+        """
+        with FoldedTraceback(), display.showing(self.progress):
+            if unknown:
+                explain_unknown_keywords("Runner.fit", unknown, FIT_ARGUMENTS, keywords.FIT)
+            ledger = TimeLedger()
+            with ledger.part("start"):
+                ready = setup.get_ready(self, task, train, validation, batch_size, class_weight, resume, accept_changes)
+                fit = setup.make_fit(self, ready, ledger)
+                config = run_config.config_of(fit)
+            fit.directory.create(needed_bytes=5 * fit.state_bytes)
+            with run_lock(fit.directory.lock_file):
+                fit.directory.check_links()
+                fit.directory.sweep()
+                resumed, restart, write_config = run_config.begin(fit, config, ready)
+                loop = _Loop(fit)
+                with fit.opened(config, resumed, restart):
+                    loop.begin(resumed, config["models"])
+                    write_config()
+                    while loop.continues():
+                        if not loop.train_epoch():
+                            break
+                        loop.end_epoch()
+                    loop.end()
+                result = loop.conclude()
+        if fit.interrupted:
+            raise Interrupted(result)
+        return result
+
+    def check(
+        self,
+        task: Task,
+        train: Any = None,
+        validation: Any = None,
+        *,
+        batch_size: int = 32,
+        class_weight: Mapping[int, float] | None = None,
+        resume: bool | str | Path = False,
+        accept_changes: bool = False,
+    ) -> list[str]:
+        """Does everything that `fit` does before its first epoch, and writes nothing.
+
+        It takes the arguments of `fit` and raises what that raises. With `resume` it checks that the run can resume.
+
+        Returns:
+            Names of the values that each epoch will log.
+        """
+        with FoldedTraceback(), display.showing(self.progress):
+            ready = setup.get_ready(self, task, train, validation, batch_size, class_weight, resume, accept_changes)
+            fit = setup.make_fit(self, ready)
+            if ready.resume and ready.directory.config_file.exists():
+                run_config.compared(fit, run_config.config_of(fit), ready)
+            return fit.recorder.names
+
+    def evaluate(
+        self, task: Task, data: Any = None, *, split: str = "test", weights: str | None = None, batch_size: int = 32
+    ) -> EvalResult:
+        """Evaluates a task on one split.
+
+        Args:
+            task: The task.
+            data: Arrays or anything else that `fit` accepts, or a dict of several sets by name (tuples or sources of
+                batches), whose values are `<name>/loss`; `None` takes `split` of the task's data module.
+            split: `"validation"` or `"test"`.
+            weights: `"best"` or `"last"` of the run directory; `None` keeps the current weights of the task.
+            batch_size: Examples per batch of arrays given here.
+
+        Returns:
+            Means of the logged values. With weights of a run directory they are also written to its `result.json`.
+
+        Raises:
+            ValueError: The split is unknown or does not exist, or `weights` needs a run directory.
+            CheckpointError: The checkpoint is damaged or does not fit the task.
+        """
+        with FoldedTraceback(), display.showing(self.progress):
+            return evaluation.evaluate(self, task, data, split, weights, batch_size)
+
+    def predict(self, task: Task, data: Any, *, weights: str | None = None, batch_size: int = 256) -> Any:
+        """Returns the outputs of `predict_step`, in the order of the inputs.
+
+        Args:
+            task: The task.
+            data: Anything that `fit` accepts or Keras's `predict` takes: an array, a list or dict of the inputs of a
+                model, a `tf.data.Dataset`, a `PyDataset`, a generator. `predict_step` gets an array as it is, or in a
+                tuple of one, `(x,)`, if it takes only that; of batches such as `(x, y)`, it uses the inputs.
+            weights: `"best"` or `"last"` of the run directory; `None` keeps the current weights of the task.
+            batch_size: Examples per batch of arrays given here.
+
+        Returns:
+            NumPy arrays in the structure that `predict_step` returns; axis 0 counts inputs.
+
+        Raises:
+            ValueError: There are no inputs, or endlessly many; `predict_step` does not return one output for each; or
+                `weights` needs a run directory.
+            CheckpointError: The checkpoint is damaged or does not fit the task.
+        """
+        with FoldedTraceback(), display.showing(self.progress):
+            return prediction.predict(self, task, data, weights, batch_size)
 
 
 @final
@@ -453,7 +465,7 @@ class _Loop:
             ended: Whether it was the last step of the epoch: a reason to stop then waits for the epoch's end.
         """
         fit, state = self._fit, self._state
-        due = fit.validation_stepper is not None and decisions.is_multiple(state.step, self._settings.validation.steps)
+        due = bool(fit.validation_steppers) and decisions.is_multiple(state.step, self._settings.validation.steps)
         if due and not state.validated_now:
             if not self._validate():
                 return True
@@ -473,24 +485,26 @@ class _Loop:
         return not self.continues()
 
     def _validate(self) -> bool:
-        """Validates, if there is a validation split. Returns whether it was not interrupted."""
-        fit = self._fit
-        if fit.validation_stepper is None:
+        """Validates on each validation set. Returns whether it was not interrupted: a resume begins with the first."""
+        fit, values = self._fit, dict[str, float]()
+        if not fit.validation_steppers:
             return True
-        with fit.ledger.part("validation"), phase("validating"):
-            found = fit.validation_stepper.run(
-                self._settings.steps_per_call, fit.bridge, lambda: fit.interrupted is not None
-            )
-        if found is not None:
-            fit.add_validation(found)
-        return found is not None
+        with fit.ledger.part("validation"):
+            for name, stepper in fit.validation_steppers.items():
+                with phase(f"validating on {name}" if name else "validating"):
+                    found = stepper.run(self._settings.steps_per_call, fit.bridge, lambda: fit.interrupted is not None)
+                if found is None:
+                    return False
+                values |= {f"{within('val', name)}/{plain}": value for plain, value in found.items()}
+        fit.add_validation(values)
+        return True
 
     def _judge_last(self) -> None:
         """Validates the last weights if they were not. A resume does not continue from this."""
         fit, state = self._fit, self._state
         if fit.interrupted or state.diverged or state.validated_now:
             return
-        if fit.validation_stepper is None and not state.batches_done:
+        if not fit.validation_steppers and not state.batches_done:
             return
         if not self._validate():
             return

@@ -16,7 +16,8 @@ from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from lightkeras import hparams as hparams_
 from lightkeras.data import DataModule, Lookup, reuse
 from lightkeras.data.arrays import train_of
-from lightkeras.data.labels import check_labels, outputs_by_name
+from lightkeras.data.class_weights import check_class_weight, checked, weighted_by_class
+from lightkeras.data.labels import check_labels, outputs_by_name, takes_class_numbers
 from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.encoders.base import Encoder, batches_of
 from lightkeras.encoders.keras_model import KerasEncoder
@@ -407,7 +408,7 @@ class Task(StepMethods):
 
         Args:
             arrays: The split's arrays, as in its batches before an encoder, with all examples on axis 0.
-            split: `"train"`, `"validation"` or `"test"`.
+            split: `"train"`, `"validation"` or `"test"`, of a set with a name `"validation/<name>"`.
 
         Raises:
             ValueError: The task cannot train on the arrays.
@@ -602,7 +603,6 @@ def steps_not_called(model: keras.Model) -> list[str]:
 _KNOWN_KEYWORDS = {
     "batch_size": "For arrays give it to fit: runner.fit(task, (x, y), batch_size=...).",
     "callbacks": "Give callbacks to the runner: Runner(callbacks=[...]).",
-    "class_weight": "Give batches of (x, y, sample_weight), with the weight of its class for each example.",
     "epochs": "Set the number of epochs on the runner: Runner(max_epochs=...).",
     "jit_compile": "The backend's engine compiles the step: with XLA on JAX, as a graph on TensorFlow.",
     "learning_rate": "Give it to the optimizer: optimizer=keras.optimizers.Adam(...).",
@@ -629,11 +629,14 @@ class SupervisedTask(Task):
         metrics: As in `model.compile`.
         loss_weights: As in `model.compile`.
         weighted_metrics: As in `model.compile`.
+        class_weight: As in Keras's `fit`: the weight of each class in training, by its number, for a model with one
+            output; see `lk.class_weights`. It is multiplied with a batch's `sample_weight`. `None` weighs no class,
+            unless weights are given to `Runner.fit`.
         data: The data module; `None` if data is given to the runner.
 
     Raises:
-        TypeError: `model` is not a `keras.Model`.
-        ValueError: Its class defines steps of its own, such as `train_step`.
+        TypeError: `model` is not a `keras.Model`, or `class_weight` is not a mapping of numbers to numbers.
+        ValueError: The model's class defines steps of its own, such as `train_step`, or a weight is negative.
     """
 
     def __init__(
@@ -645,6 +648,7 @@ class SupervisedTask(Task):
         metrics: Any = None,
         loss_weights: Any = None,
         weighted_metrics: Any = None,
+        class_weight: Mapping[int, float] | None = None,
         data: DataModule | None = None,
     ) -> None:
         super().__init__()
@@ -660,6 +664,7 @@ class SupervisedTask(Task):
             )
         self._data = data
         self._given = model
+        self._own_class_weight = self.class_weight = None if class_weight is None else checked(class_weight)
         self._compile_arguments = {
             "loss": loss,
             "optimizer": optimizer,
@@ -680,6 +685,8 @@ class SupervisedTask(Task):
 
     def loss(self, batch: Structure, training: bool) -> Tensor:
         x, y, sample_weight = _unpacked(batch)
+        if training and self.class_weight is not None:
+            sample_weight = self._weighted(y, sample_weight, self.class_weight)
         _check_real(self.model, x)
         y_pred = self.model(x, training=training)
         # As Keras calls them: a `compute_loss` written for Keras before 3.3 has no `training`.
@@ -692,7 +699,23 @@ class SupervisedTask(Task):
 
     def check_data(self, arrays: Structure, split: str) -> None:
         _, labels, _ = _unpacked(arrays)
-        check_labels(self._compile_arguments["loss"], labels, outputs_by_name(self.model), split)
+        loss = self._compile_arguments["loss"]
+        check_labels(loss, labels, outputs_by_name(self.model), split)
+        if split == "train" and self.class_weight is not None:
+            check_class_weight(self.class_weight, labels, split, getattr(loss, "ignore_class", None))
+
+    def use_class_weight(self, class_weight: Mapping[int, float] | None) -> None:
+        """Weighs classes in the next fit; `None` takes the task's own weights."""
+        self.class_weight = self._own_class_weight if class_weight is None else checked(class_weight)
+
+    def _weighted(self, y: Structure, sample_weight: Tensor, class_weight: Mapping[int, float]) -> Tensor:
+        several = not isinstance(y, (Mapping, tuple, list)) and y is not None and len(y.shape) > 1 and y.shape[-1] != 1
+        if several and takes_class_numbers(self._compile_arguments["loss"]):
+            raise ValueError(
+                f"class_weight: the labels have the shape {tuple(y.shape)}, whose last axis would be read as the "
+                "classes of a one-hot label, and the loss takes class numbers. Add an axis of 1: y[..., None]."
+            )
+        return weighted_by_class(y, sample_weight, class_weight)
 
     numbers_metrics = True
 
@@ -718,6 +741,27 @@ class SupervisedTask(Task):
                 f"would not be logged. Keep a keras.metrics.Metric with name={lost[0]!r} as an attribute of the model, "
                 "and update it in compute_metrics."
             )
+
+
+def use_class_weight(task: Task, class_weight: Mapping[int, float] | None) -> None:
+    """Weighs classes in the next fit of a task; `None` takes the task's own weights.
+
+    Raises:
+        TypeError: The task has a loss of its own, or `class_weight` is not a mapping of numbers to numbers.
+        ValueError: A weight is negative or not finite.
+    """
+    if isinstance(task, SupervisedTask):
+        task.use_class_weight(class_weight)
+    elif class_weight is not None:
+        raise TypeError(
+            f"class_weight is for a SupervisedTask, and {type(task).__name__} has a loss of its own: multiply with "
+            "lk.class_weights(labels, {...}) there, or give batches with a weight for each example."
+        )
+
+
+def class_weight_of(task: Task) -> Mapping[int, float] | None:
+    """Returns the weight of each class in training, by its number; `None` for none."""
+    return task.class_weight if isinstance(task, SupervisedTask) else None
 
 
 def _unpacked(batch: Structure) -> tuple[Structure, Structure, Structure]:

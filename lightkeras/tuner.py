@@ -30,7 +30,14 @@ from lightkeras.runs.directory import RunDirectory, check_directory, run_path, s
 from lightkeras.runs.loggers.event_file import EventFile
 from lightkeras.runs.loggers.summaries import config_summary
 from lightkeras.runs.results import SearchResult, Trial, counted
-from lightkeras.runs.resume import ChangedRunError, code_of, config_differences, data_differences
+from lightkeras.runs.resume import (
+    ChangedRunError,
+    code_of,
+    config_differences,
+    data_differences,
+    held_out_record,
+    splits_of,
+)
 from lightkeras.search import figures, loop, outputs, trial_run
 from lightkeras.search.coordinator import Coordinator, Plan
 from lightkeras.search.journal import Journal
@@ -395,7 +402,7 @@ def _config_of(
         "data": {
             "source": found.source,
             "fingerprint": found.data,
-            "validation": None if found.validation is None else {"fingerprint": found.validation},
+            "validation": held_out_record({name: {"fingerprint": one} for name, one in found.validation.items()}),
         },
         "code": code_of(tuner.task),
         "versions": environment.versions(),
@@ -407,7 +414,7 @@ def _config_of(
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises a ChangedRunError for other settings; warns of changes that may change the numbers."""
     lines = [line for name in _SAME for line in config_differences(name, before.get(name), now[name])]
-    for part in ("source", "train", "validation"):
+    for part in ("source", *splits_of(before.get("data"), now["data"])):
         lines += data_differences(before.get("data"), now["data"], part)
     parts = {"search": {name: name in _SAME_OF_SEARCH for name in now["search"]}}
     parts["runner"] = {name: name not in _FREE_OF_RUNNER for name in now["runner"]}

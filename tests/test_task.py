@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from lightkeras import Runner, SupervisedTask, Task
+from lightkeras import ChangedRunError, Runner, SupervisedTask, Task
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.engine import make_engine
 from lightkeras.testing import TwoMoons, two_moons
@@ -301,6 +301,116 @@ def test_a_dataset_gives_the_numbers_of_fit_too(runner):
     history = plain.fit(dataset, epochs=3, verbose=0, shuffle=False)
     task = SupervisedTask(binary(), optimizer="sgd", loss="binary_crossentropy")
     np.testing.assert_allclose(runner.fit(task, dataset).history["train/loss"], history.history["loss"], rtol=2e-5)
+
+
+# ---------------------------------------------------------------------- class weights
+
+CLASS_WEIGHT = {0: 0.5, 1: 4.0}
+CATEGORIES = {
+    "integers": (2, keras.losses.SparseCategoricalCrossentropy, lambda y: y),
+    "one-hot": (2, keras.losses.CategoricalCrossentropy, lambda y: np.eye(2, dtype="float32")[y]),
+    "binary": (1, keras.losses.BinaryCrossentropy, lambda y: y[:, None].astype("float32")),
+}
+
+
+def weighed(kind):
+    units, loss, form = CATEGORIES[kind]
+    model = keras.Sequential([keras.Input((2,)), dense(8, activation="tanh"), dense(units)])
+    compiled = {"loss": loss(from_logits=True), "optimizer": keras.optimizers.SGD(0.1, momentum=0.9)}
+    return model, compiled | {"weighted_metrics": ["accuracy"]}, form
+
+
+@pytest.mark.parametrize(
+    ("where", "kind"),
+    [("fit", "integers"), ("task", "one-hot"), ("fit over task", "binary"), ("stream", "integers")],
+)
+def test_class_weights_give_the_numbers_of_fit(runner, where, kind):
+    plain, compiled, form = weighed(kind)
+    (x, y), (x_val, y_val) = data(96, 0), data(48, 1)
+    y, y_val = form(y), form(y_val)
+    plain.compile(**compiled)
+    history = plain.fit(
+        x, y, BATCH, 3, 0, validation_data=(x_val, y_val), class_weight=CLASS_WEIGHT, shuffle=False
+    ).history
+
+    model, compiled, _ = weighed(kind)
+    own = {"task": CLASS_WEIGHT, "fit over task": {0: 9.0, 1: 9.0}}.get(where)
+    given = None if where == "task" else CLASS_WEIGHT
+    task = SupervisedTask(model, **compiled, class_weight=own)
+    train = ArrayFeed((x, y), BATCH)
+    if where == "stream":
+        train = [(x[start : start + BATCH], y[start : start + BATCH]) for start in range(0, 96, BATCH)].__iter__
+    result = runner.fit(task, train, ArrayFeed((x_val, y_val), BATCH), class_weight=given)
+    ours = {key.removeprefix("train/").replace("val/", "val_"): values for key, values in result.history.items()}
+    assert sorted(ours) == sorted(history)
+    for key, values in history.items():
+        np.testing.assert_allclose(ours[key], values, rtol=1e-6, err_msg=key)
+    for found, expected in zip(task.model.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_class_weights_are_multiplied_with_those_of_examples(runner):
+    x, y, weight = weighted(data(96, 0))
+    plain, compiled, _ = weighed("integers")
+    plain.compile(**compiled)
+    by_hand = weight * np.where(y == 1, 4.0, 0.5).astype("float32")
+    history = plain.fit(x, y, BATCH, 3, 0, sample_weight=by_hand, shuffle=False).history
+    model, compiled, _ = weighed("integers")
+    result = runner.fit(SupervisedTask(model, **compiled, class_weight=CLASS_WEIGHT), ArrayFeed((x, y, weight), BATCH))
+    np.testing.assert_allclose(result.history["train/loss"], history["loss"], rtol=1e-6)
+
+
+def test_the_next_fit_of_a_task_has_its_own_class_weights_again(tmp_path, runner):
+    (x, y), again = data(96, 0), dataclasses.replace(runner, run_dir=tmp_path / "again")
+    model, compiled, _ = weighed("integers")
+    first = model.get_weights()
+    task = SupervisedTask(model, **compiled)
+    weighted_once = runner.fit(task, (x, y), class_weight=CLASS_WEIGHT).history["train/loss"][0]
+    assert runner.evaluate(task, (x, y)).metrics["loss"] < 1.0  # means are not weighted outside of training
+    task.model.set_weights(first)
+    plain = again.fit(task, (x, y)).history["train/loss"][0]
+    assert weighted_once > 1.2 * plain  # the mean weight is 2.25
+
+
+@pytest.mark.any_backend
+def test_a_run_is_resumed_with_its_class_weights_alone(runner):
+    def fit(max_epochs, name="run", **arguments):
+        model, compiled, _ = weighed("integers")
+        longer = dataclasses.replace(runner, max_epochs=max_epochs, run_dir=runner.run_dir.with_name(name))
+        return longer.fit(SupervisedTask(model, **compiled), data(96, 0), **arguments)
+
+    fit(1, class_weight=CLASS_WEIGHT)
+    with pytest.raises(ChangedRunError, match=r"class_weight was \{'0': 0.5, '1': 4.0\} and is None"):
+        fit(2, resume=True)
+    with pytest.raises(ChangedRunError, match=r"class_weight\.0 was 0\.5 and is 1\.0"):
+        fit(2, resume=True, class_weight={0: 1.0, 1: 4.0})
+    resumed = fit(2, resume=True, class_weight=CLASS_WEIGHT)
+    assert resumed.history == fit(2, "straight", class_weight=CLASS_WEIGHT).history
+
+
+@pytest.mark.any_backend
+def test_classes_are_compared_with_the_labels_before_training(runner):
+    (x, y) = data(96, 0)
+    model, compiled, _ = weighed("integers")
+    with pytest.raises(ValueError, match="class_weight has a weight for class 2, and no label of train has that class"):
+        runner.fit(SupervisedTask(model, **compiled, class_weight={0: 1.0, 1: 1.0, 2: 1.0}), (x, y))
+    assert not runner.run_dir.exists()
+    with pytest.warns(UserWarning, match="class_weight has no weight for class 0, the label of 48 of 96 examples"):
+        runner.fit(SupervisedTask(model, **compiled), (x, y), class_weight={1: 2.0})
+
+
+@pytest.mark.any_backend
+def test_class_weights_that_a_batch_cannot_have_are_refused(runner):
+    x, y = data(96, 0)
+    with pytest.raises(TypeError, match=r"for a SupervisedTask, and TwoMoons has a loss of its own.*lk.class_weights"):
+        runner.fit(TwoMoons(), class_weight=CLASS_WEIGHT)
+    heads = SupervisedTask(two_headed(), loss={"side": CLASS, "height": "mse"}, class_weight=CLASS_WEIGHT)
+    with pytest.raises(ValueError, match="class_weight was given, and the batch has labels of several outputs"):
+        runner.fit(heads, as_heads((x, y)))
+    steps = SupervisedTask(sequence(), loss=CLASS, class_weight={0: 1.0})
+    with pytest.raises(ValueError, match=r"class_weight: the labels have the shape .*Add an axis of 1: y\[..., None\]"):
+        runner.fit(steps, (np.ones((32, 4, 2), "float32"), np.zeros((32, 4), "int32")))
+    runner.fit(steps, (np.ones((32, 4, 2), "float32"), np.zeros((32, 4, 1), "int32")))
 
 
 def test_a_supervised_task_takes_a_keras_model():

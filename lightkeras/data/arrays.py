@@ -140,12 +140,6 @@ def train_of(data: DataModule, batch_size: int = 32) -> Feed:
     return as_feed(found, batch_size, shuffle=holds_arrays(found))
 
 
-def held_out_of(data: DataModule, split: str, batch_size: int = 32) -> Feed | None:
-    """The feed of the `"validation"` or `"test"` split of a data module; `None` if it has none. See `train_of`."""
-    found = data.test() if split == "test" else data.validation()
-    return None if found is None else as_feed(found, batch_size)
-
-
 def _stream(data: Any) -> Feed:
     if isinstance(data, Feed):
         return data

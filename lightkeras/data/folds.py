@@ -6,8 +6,9 @@ from typing import Any, final
 
 import numpy as np
 
-from lightkeras.data.arrays import held_out_of, train_of
+from lightkeras.data.arrays import train_of
 from lightkeras.data.feed import ArrayFeed
+from lightkeras.data.held_out import held_out_of
 from lightkeras.data.join import join_feeds
 from lightkeras.data.lookup import Lookup
 from lightkeras.data.module import DataModule
@@ -87,7 +88,7 @@ class Fold(DataModule):
 
         Raises:
             TypeError: The module streams its batches.
-            ValueError: There are too few examples, or no labels to stratify by.
+            ValueError: There are too few examples, no labels to stratify by, or several validation sets.
         """
         if self._parts is None:
             self._data.prepare(lookup)
@@ -110,12 +111,17 @@ class Fold(DataModule):
 
     def _cut(self) -> tuple[ArrayFeed, ArrayFeed]:
         whole = train_of(self._data)
-        validation = held_out_of(self._data, "validation")
+        held_out = held_out_of(self._data, "validation")
         if not isinstance(whole, ArrayFeed):
             raise TypeError(
                 f"{type(self._data).__name__} streams its batches: folds need the examples in memory, as arrays."
             )
-        if validation is not None:
+        if len(held_out) > 1:  # one may be a copy of another, whose examples would be in two folds
+            raise ValueError(
+                f"{type(self._data).__name__} has several validation sets ({', '.join(held_out)}): folds need each "
+                "example once. Give the examples as data, or a module with one validation set."
+            )
+        for validation in held_out.values():
             whole = join_feeds(whole, validation)
         if not isinstance(whole, ArrayFeed):  # of two array feeds it is one
             raise TypeError(f"Expected an ArrayFeed, got {type(whole).__name__}.")

@@ -40,7 +40,7 @@ def check_labels(losses: Any, labels: Structure, outputs: Mapping[str, keras.Ker
         loss = keras.losses.get(losses) if isinstance(losses, str) else losses
         if _is(loss, keras.losses.CategoricalCrossentropy, keras.losses.categorical_crossentropy):
             _check_one_hot(labels, outputs.get(""), split)
-        elif _is(loss, keras.losses.SparseCategoricalCrossentropy, keras.losses.sparse_categorical_crossentropy):
+        elif takes_class_numbers(loss):
             _check_classes(labels, outputs.get(""), getattr(loss, "ignore_class", None), split)
         elif _is(loss, keras.losses.BinaryCrossentropy, keras.losses.binary_crossentropy):
             _check_numeric(labels, split)
@@ -51,6 +51,12 @@ def check_labels(losses: Any, labels: Structure, outputs: Mapping[str, keras.Ker
                     "from 0 to 1. Map the two classes to 0 and 1; more than two are for sparse categorical "
                     "cross entropy."
                 )
+
+
+def takes_class_numbers(loss: Any) -> bool:
+    """Whether a loss of `model.compile` takes the number of the class of each label, not one-hot labels."""
+    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+    return _is(loss, keras.losses.SparseCategoricalCrossentropy, keras.losses.sparse_categorical_crossentropy)
 
 
 def _check_one_hot(labels: np.ndarray, output: keras.KerasTensor | None, split: str) -> None:

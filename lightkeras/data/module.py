@@ -34,11 +34,14 @@ class DataModule(abc.ABC):
         """Batches to train on: a `Feed`, or anything else that `Runner.fit` accepts, such as `(x, y)`."""
 
     def validation(self) -> Any:
-        """Batches to validate on after each epoch, in the same forms; `None` for no such split."""
+        """Batches to validate on after each epoch, in the same forms; `None` for no such split.
+
+        A dict of these is several sets, whose values are logged by their names, such as `val/clean/loss`.
+        """
         return None
 
     def test(self) -> Any:
-        """Batches to test on once, at the end, in the same forms; `None` for no such split."""
+        """Batches to test on once, at the end, in the same forms; `None` for no such split, a dict for several sets."""
         return None
 
     def expand(self, inputs: Sequence[str], lookup: Lookup) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from lightkeras.plots.style import BLACK, BLUE, GREY, MANY, ORANGE, escaped, panels, set_grid, shortened
 from lightkeras.system.messages import did_you_mean
+from lightkeras.system.value_names import parted, validation_sets
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +24,6 @@ MOST_PANELS = 30
 """Values that one figure shows: more take minutes to lay out, and nobody reads them. `metrics.csv` has all."""
 
 _SPLITS = {"train": "train", "val": "validation"}
-_COLORS = {"train": ORANGE, "val": BLUE}
 _LINES: dict[str, Any] = {"train": (0, (4, 2)), "val": "-"}
 _MARKERS = ("", "o", "s", "D", "^", "v", "P", "X")  # of runs: the first ones differ only in colour
 _RATIO = 100.0  # largest to least value from which an axis is logarithmic: 100 times
@@ -49,13 +49,16 @@ def curves(history: History, best_epoch: int | None = None) -> Figure:
     """
     names, left_out = _shown(_names(history))
     figure, all_axes = panels(len(names), MOST_COLUMNS, (4.6, 3.3))
+    held_out = _held_out(history)
+    colors = [BLUE, *(color for color in MANY if color not in (BLUE, ORANGE))]
     for name, axes in zip(names, all_axes, strict=True):
         drawn = []
-        for split, word in _SPLITS.items():
+        for number, (split, word) in enumerate({"train": "train", **held_out}.items()):
             values = history.get(f"{split}/{name}", ())
             if len(values):
                 drawn.append(values)
-                _line(axes, values, color=_COLORS[split], linestyle=_LINES[split], label=word)
+                color = colors[(number - 1) % len(colors)] if number else ORANGE
+                _line(axes, values, color=color, linestyle=_LINES[split.partition("/")[0]], label=word)
         if best_epoch is not None:
             axes.axvline(best_epoch, color=BLACK, linestyle=":", linewidth=1.2, label=f"best epoch ({best_epoch})")
         _over_epochs(axes, name, drawn)
@@ -91,13 +94,14 @@ def overlay(histories: Mapping[str, History], name: str | None = None) -> Figure
         drawn = []
         for run, history in histories.items():
             color, marker = styles[run]
-            for split, word in _SPLITS.items():
+            for split, word in {"train": "train", **_held_out(history)}.items():
                 values = history.get(f"{split}/{value}", ())
                 if len(values):
                     drawn.append(values)
-                    splits[word] = Line2D([], [], color=GREY, linestyle=_LINES[split], label=word)
+                    line, whole = _LINES[split.partition("/")[0]], word.partition(",")[0]
+                    splits[whole] = Line2D([], [], color=GREY, linestyle=line, label=whole)
                     label = f"{escaped(shortened(run, 40))}, {word}"
-                    _line(axes, values, color=color, linestyle=_LINES[split], marker=marker, label=label)
+                    _line(axes, values, color=color, linestyle=line, marker=marker, label=label)
         _over_epochs(axes, value, drawn)
     runs = [
         Line2D([], [], color=color, marker=marker, markersize=4, label=escaped(shortened(run, 40)))
@@ -168,10 +172,16 @@ def _names(history: History) -> list[str]:
     wrong = [name for name in history if name.split("/", 1)[0] not in _SPLITS or "/" not in name]
     if wrong:
         raise ValueError(f"The history has {wrong[0]!r}: expected names such as 'train/loss' and 'val/loss'.")
-    names = list(dict.fromkeys(name.split("/", 1)[1] for name, values in history.items() if len(values)))
+    sets = validation_sets(history)
+    names = list(dict.fromkeys(parted(name, sets)[1] for name, values in history.items() if len(values)))
     if not names:
         raise ValueError("There are no epochs to draw: the history is empty.")
     return names
+
+
+def _held_out(history: History) -> dict[str, str]:
+    """The validation split, or its sets, each with its label."""
+    return {f"val/{name}": f"validation, {name}" for name in validation_sets(history)} or {"val": "validation"}
 
 
 def _line(axes: Axes, values: Sequence[float], *, color: str, linestyle: Any, label: str, marker: str = "o") -> None:

@@ -100,9 +100,10 @@ class Module:
 
 @dataclasses.dataclass
 class ValidationData:
-    """The validation split."""
+    """The validation split, or one of its sets."""
 
     fingerprint: str | None
+    sets: dict[str, ValidationData] | None = None
 
 
 @dataclasses.dataclass
@@ -227,6 +228,7 @@ class Config:
     modules: list[Module] = dataclasses.field(default_factory=list)
     models: dict[str, ModelRecord] = dataclasses.field(default_factory=dict)
     encoder: EncoderRecord = dataclasses.field(default_factory=EncoderRecord)
+    class_weight: dict[str, float] | None = None
     machine: dict[str, Scalar] = dataclasses.field(default_factory=dict)
     seed: Count = 0
     argv: list[str] = dataclasses.field(default_factory=list)
@@ -485,4 +487,5 @@ class BrokenState(State):
     batch: dict[str, Any] | None = None
     shapes: list[list[Count | None]] | None = None
     gradient_norms: bool = False
+    class_weight: dict[str, float] | None = None
     frozen: FrozenState | None = None

@@ -23,6 +23,7 @@ from lightkeras.runs.directory import RunDirectory
 from lightkeras.runs.overview import Overview, history_of
 from lightkeras.system import files
 from lightkeras.system.messages import printable
+from lightkeras.system.value_names import parted, validation_sets
 
 if TYPE_CHECKING:
     import jinja2
@@ -169,9 +170,11 @@ def _metrics(fit: Mapping[str, Any], result: Mapping[str, Any]) -> list[dict[str
     if isinstance(result.get("validation"), Mapping):
         rows["validation"] = dict(result["validation"])
     best = fit.get("best") or {}
-    for split, title in (("val", "validation, best epoch"), ("train", "train, best epoch")):
-        values = {name.partition("/")[2]: value for name, value in best.items() if name.partition("/")[0] == split}
-        if values := {name: value for name, value in values.items() if name}:
+    sets = validation_sets(best)
+    held_out = {f"val/{name}": f"validation, {name}, best epoch" for name in sets} or {"val": "validation, best epoch"}
+    for split, title in {**held_out, "train": "train, best epoch"}.items():
+        values = {name: best[key] for key in best for part, name in [parted(key, sets)] if part == split and name}
+        if values:
             rows[title] = values
     return [{"title": title, "path": None, "best": False, "values": values} for title, values in rows.items()]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightkeras.system.tables import Table, Tabular, of_splits
+from lightkeras.system.value_names import parted, validation_sets
 
 _BEST_TRIALS = 5
 
@@ -64,10 +65,14 @@ class FitResult(Tabular):
         return of_splits(self.splits(), lines={**self.lines(), "run_dir": str(self.run_dir)})
 
     def splits(self) -> dict[str, dict[str, float]]:
-        """The values of the best epoch by split and plain name: `{"train": {"loss": 0.3}, "val": {"loss": 0.4}}`."""
-        splits: dict[str, dict[str, float]] = {}
-        for name, value in (self.best.logs if self.best is not None else {}).items():
-            split, _, plain = name.partition("/")
+        """The values of the best epoch by split and plain name: `{"train": {"loss": 0.3}, "val": {"loss": 0.4}}`.
+
+        Several validation sets are splits of their own, such as `"val/clean"`.
+        """
+        logs = {} if self.best is None else self.best.logs
+        splits, sets = dict[str, dict[str, float]](), validation_sets(logs)
+        for name, value in logs.items():
+            split, plain = parted(name, sets)
             splits.setdefault(split, {})[plain] = value
         return splits
 
@@ -105,8 +110,8 @@ class EvalResult(Tabular):
 
     Args:
         split: `"validation"` or `"test"`.
-        metrics: Values by plain name: `{"loss": 0.35, "accuracy": 0.86}`.
-        examples: Number of examples.
+        metrics: Values by plain name, `{"loss": 0.35, "accuracy": 0.86}`; of several sets `{"clean/loss": 0.35, ...}`.
+        examples: Number of examples, of all sets.
         wall_s: Seconds it took.
     """
 

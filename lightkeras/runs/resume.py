@@ -15,6 +15,7 @@ from lightkeras.runs.checkpoint import Checkpoint
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.system.digest import Digest
 from lightkeras.system.messages import printable
+from lightkeras.system.value_names import within
 from lightkeras.system.variables import CheckpointError
 
 
@@ -38,7 +39,7 @@ class Changes:
         return [*self.refused, *self.warned]
 
 
-_REFUSED = ("task", "hparams", "encoder", "seed", "monitor")  # and the data
+_REFUSED = ("task", "hparams", "encoder", "seed", "monitor", "class_weight")  # and the data
 _WARNED = ("backend", "code", "modules", "preflight", "validate_every", "callbacks", "versions")
 
 
@@ -87,7 +88,7 @@ def compare_configs(before: Mapping[str, Any], now: Mapping[str, Any], reordered
 
     refused = [
         line
-        for part in ("source", "train", "validation")
+        for part in ("source", *splits_of(before.get("data"), now.get("data")))
         for line in data_differences(before.get("data"), now.get("data"), part, whole=part not in reordered)
     ]
     warned = [
@@ -103,7 +104,7 @@ def data_differences(before: Any, now: Any, part: str, whole: bool = True) -> li
     Args:
         before: The entry `data` of `config.json`.
         now: The same, now.
-        part: `"source"`, `"train"` or `"validation"`.
+        part: `"source"`, or one of `splits_of`.
         whole: Whether to compare fingerprints too.
     """
     one, other = _split(before, part), _split(now, part)
@@ -121,16 +122,40 @@ def changed_fingerprints(before: Mapping[str, Any], now: Mapping[str, Any]) -> l
     def line_count(part: str, whole: bool) -> int:
         return len(data_differences(before.get("data"), now.get("data"), part, whole))
 
-    return [part for part in ("train", "validation") if line_count(part, True) > line_count(part, False)]
+    splits = splits_of(before.get("data"), now.get("data"))
+    return [part for part in splits if line_count(part, True) > line_count(part, False)]
 
 
 def with_fingerprints(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """Returns recorded data with the fingerprints of an earlier record where it has none."""
-    found, validation, earlier = dict(now), now.get("validation"), before.get("validation")
-    found["fingerprint"] = now.get("fingerprint") or before.get("fingerprint")
-    if validation is not None and earlier is not None:
-        found["validation"] = {**validation, "fingerprint": validation["fingerprint"] or earlier["fingerprint"]}
-    return found
+    found = {**now, "fingerprint": now.get("fingerprint") or before.get("fingerprint")}
+    earlier = _held_out(before)
+    sets = {
+        name: {**one, "fingerprint": one["fingerprint"] or earlier.get(name, {}).get("fingerprint")}
+        for name, one in _held_out(now).items()
+    }
+    return {**found, "validation": held_out_record(sets)} if sets else found
+
+
+def held_out_record(sets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Returns the record of the validation split: that of its only set, without a name, or those of all by name."""
+    if not sets:
+        return None
+    return dict(sets[""]) if "" in sets else {"fingerprint": None, "sets": dict(sets)}
+
+
+def splits_of(before: Any, now: Any) -> list[str]:
+    """Returns the parts of recorded data that are compared: `"train"`, and `"validation"` or `"validation/<name>"`."""
+    names = dict.fromkeys([*_held_out(before), *_held_out(now)])
+    return ["train", *(within("validation", name) for name in names or [""])]
+
+
+def _held_out(data: Any) -> Mapping[str, Mapping[str, Any]]:
+    """The records of the validation sets by name."""
+    validation = data.get("validation") if isinstance(data, Mapping) else None
+    if validation is None:
+        return {}
+    return validation.get("sets") or {"": validation}
 
 
 _NOT_RECORDED = object()
@@ -143,7 +168,10 @@ def _split(data: Any, part: str) -> Any:
         return data
     if part == "train":
         return {name: data.get(name) for name in _OF_TRAIN}
-    return data.get(part, _NOT_RECORDED)
+    split, _, name = part.partition("/")
+    if split not in data:
+        return _NOT_RECORDED
+    return _held_out(data).get(name) if split == "validation" else data[split]
 
 
 def check_changes(changes: Changes, accepted: bool) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, final
 
@@ -15,7 +16,8 @@ import keras
 
 from lightkeras import hparams
 from lightkeras.data import join, reuse
-from lightkeras.data.arrays import held_out_of, train_of
+from lightkeras.data.arrays import train_of
+from lightkeras.data.held_out import held_out_of
 from lightkeras.data.lookup import Lookup
 from lightkeras.engine import make_engine
 from lightkeras.runner import Interrupted, Runner
@@ -70,14 +72,14 @@ class Job:
 class TaskSummary:
     """What a search needs to know of a task before the first run.
 
-    `names` are those of the values that each epoch will log; `data` and `validation` are fingerprints of splits, or
-    `None`.
+    `names` are those of the values that each epoch will log; `data` is the fingerprint of the train split, or `None`,
+    and `validation` those of the validation sets by name.
     """
 
     names: tuple[str, ...]
     source: str | None
     data: str | None
-    validation: str | None = None
+    validation: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
 
 
 def summarize_task(
@@ -90,13 +92,8 @@ def summarize_task(
     reuse.commit(ended_well=data is not None)
     if data is None:
         return TaskSummary(tuple(names), None, None)
-    held_out = held_out_of(data, "validation")
-    return TaskSummary(
-        tuple(names),
-        data.source,
-        train_of(data).fingerprint(),
-        None if held_out is None else held_out.fingerprint(),
-    )
+    held_out = {name: feed.fingerprint() for name, feed in held_out_of(data, "validation").items()}
+    return TaskSummary(tuple(names), data.source, train_of(data).fingerprint(), held_out)
 
 
 def run(job: Job, task_class: type[Task], lookup: Lookup | None, report: Report) -> Outcome:
@@ -180,10 +177,10 @@ def _fit(job: Job, task_class: type[Task], lookup: Lookup | None, runner: Runner
             f"{task_class.__name__} has no data module: expected one with train and validation splits to join."
         )
     task.data.prepare(task.lookup)
-    validation = held_out_of(task.data, "validation")
-    if validation is None:
+    sets = held_out_of(task.data, "validation")
+    if not sets:
         raise ValueError(f"{task_class.__name__}'s data has no validation split to join with train.")
-    return runner.fit(task, join.join_feeds(train_of(task.data), validation), resume=resume)
+    return runner.fit(task, functools.reduce(join.join_feeds, sets.values(), train_of(task.data)), resume=resume)
 
 
 def _outcome(fit: FitResult, job: Job, wall_s: float) -> Outcome:

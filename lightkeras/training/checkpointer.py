@@ -97,8 +97,9 @@ class Checkpointer:
         self._saver.restore(resumed.path.name, saved)
         self._saved = state.position
         stepper.skip_epochs(state.epochs, saved["means"])
-        if self._traced.validation_stepper is not None:
-            self._traced.validation_stepper.skip_epochs(state.validations + state.opened_to_draw)
+        drawn = state.opened_to_draw  # of the first set alone
+        for number, held_out in enumerate(self._traced.validation_steppers.values()):
+            held_out.skip_epochs(state.validations + (0 if number else drawn))
         stepper.random = saved["random"]
         with checkpoint.decoding(resumed.path):
             random_states.write(stepper.random)

@@ -9,7 +9,8 @@ from typing import Any
 
 from lightkeras import hparams
 from lightkeras.data import DataModule, Feed
-from lightkeras.data.arrays import as_feed_once, held_out_of
+from lightkeras.data.arrays import as_feed_once
+from lightkeras.data.held_out import held_out_of, named_feeds
 from lightkeras.encoders import hub
 from lightkeras.encoders.base import Encoder
 from lightkeras.encoders.features import encode_feed
@@ -19,14 +20,15 @@ from lightkeras.runs.results import EvalResult
 from lightkeras.system import display
 from lightkeras.system.display import phase
 from lightkeras.system.locks import waiting_lock
+from lightkeras.system.value_names import within
 from lightkeras.system.variables import write_variables
 from lightkeras.task import Task
 from lightkeras.training import run_config, setup
 from lightkeras.training.pictures import SplitPictures, draw_split, write_report
 from lightkeras.training.preflight.splits import check_feed
 from lightkeras.training.settings import Settings
-from lightkeras.training.stepper import bound_engine
-from lightkeras.training.tracing import epoch_names, trace_evaluate
+from lightkeras.training.stepper import Stepper, bound_engine
+from lightkeras.training.tracing import check_set_name, epoch_names, trace_evaluate
 
 _WAIT_SECONDS = 10.0  # for another process that uses the run directory
 
@@ -37,18 +39,25 @@ def evaluate(settings: Settings, task: Task, data: Any, split: str, weights: str
     if split not in ("validation", "test"):
         raise ValueError(f"split={split!r}: expected 'validation' or 'test'.")
     module = setup.build_task(task, settings.seed, data is not None, encoder_reader(settings, weights))
-    feed = as_feed_once(data, batch_size) if data is not None else _split_of(module, split, batch_size)
+    given = _sets_of(module, split, batch_size) if data is None else named_feeds(data, batch_size, read=as_feed_once)
     limit = settings.limit_batches.test if split == "test" else settings.limit_batches.validation
-    check_feed(task, feed, split, limit)
-    feed = encode_feed(feed, task.frozen(), settings.features)
+    for name, feed in given.items():
+        check_feed(task, feed, within(split, name), limit)
+    metrics, steppers = dict[str, float](), dict[str, Stepper]()
     with phase({"test": "testing", "validation": "validating"}[split]):
-        trace = trace_evaluate(task, bound_engine(task), feed)
-        epoch_names(task, trace, split)
-        load_weights(settings, task, weights)
-        stepper = setup.stepper_over(feed, task, task.run_evaluate_step, trace, limit, settings.seed)
-        metrics = stepper.run(settings.steps_per_call) or {}
+        for name, feed in given.items():
+            encoded = encode_feed(feed, task.frozen(), settings.features)
+            trace = trace_evaluate(task, bound_engine(task), encoded)
+            epoch_names(task, trace, split)
+            check_set_name(name, trace.names)
+            steppers[name] = setup.stepper_over(encoded, task, task.run_evaluate_step, trace, limit, settings.seed)
+        load_weights(settings, task, weights)  # of models that are built by now
+        for name, stepper in steppers.items():
+            found = stepper.run(settings.steps_per_call) or {}
+            metrics |= {f"{name}/{plain}" if name else plain: value for plain, value in found.items()}
+    examples = sum(stepper.examples for stepper in steppers.values())
     display.current().show_result({split: metrics})
-    result = EvalResult(split, metrics, stepper.examples, time.perf_counter() - started)
+    result = EvalResult(split, metrics, examples, time.perf_counter() - started)
     if weights is not None:
         directory = setup.directory_of(settings)
         try:
@@ -60,7 +69,8 @@ def evaluate(settings: Settings, task: Task, data: Any, split: str, weights: str
                     best = (directory.read_result().get("fit") or {}).get("best") or {}
                     write_tested(directory.path, hparams.active(task.hp), best, step, metrics)
                 if settings.pictures:
-                    draw_split(directory, SplitPictures(task, feed, split, limit), weights)
+                    drawn = next(iter(steppers.values()))
+                    draw_split(directory, SplitPictures(task, drawn.feed, split, limit), weights)
                     write_report(directory)
         except OSError as error:  # the values are known: they must not be lost with the place to write them
             warnings.warn(f"The result was not written to {directory.path}: {error}", stacklevel=3)
@@ -99,8 +109,8 @@ def _check_frozen(task: Task, config: Mapping[str, Any]) -> None:
         )
 
 
-def _split_of(data: DataModule | None, split: str, batch_size: int) -> Feed:
-    feed = None if data is None else held_out_of(data, split, batch_size)
-    if feed is None:
+def _sets_of(data: DataModule | None, split: str, batch_size: int) -> dict[str, Feed]:
+    feeds = {} if data is None else held_out_of(data, split, batch_size)
+    if not feeds:
         raise ValueError(f"There is no {split} split: {type(data).__name__}.{split}() returned None.")
-    return feed
+    return feeds

@@ -24,6 +24,7 @@ from lightkeras.runs.results import Best, FitResult
 from lightkeras.system import display, files, random_states
 from lightkeras.system.display import phase
 from lightkeras.system.signals import StopSignals
+from lightkeras.system.value_names import within
 from lightkeras.training import decisions
 from lightkeras.training.callbacks import CallbackBridge
 from lightkeras.training.checkpointer import Checkpointer
@@ -71,7 +72,7 @@ class Fit:
         self.task = task = traced.task
         self.settings, self.traced, self.ledger = settings, traced, ledger
         self.facts, self.directory = facts, directory
-        self.train_stepper, self.validation_stepper = traced.train_stepper, traced.validation_stepper
+        self.train_stepper, self.validation_steppers = traced.train_stepper, traced.validation_steppers
         self.clock, self.started = clock, clock()
         self.signals = StopSignals()
         self.monitor, mode = _monitor(settings, traced)
@@ -89,8 +90,8 @@ class Fit:
         self.recovery = Recovery(
             self.train_stepper, self.recorder, directory.broken, str(facts["source"]), settings.skip_broken, clock
         )
-        split, drawn = "train" if self.validation_stepper is None else "validation", self.validation_stepper
-        drawn = drawn or self.train_stepper
+        split = "validation" if self.validation_steppers else "train"
+        drawn = next(iter(self.validation_steppers.values()), self.train_stepper)
         drawing = SplitPictures(task, drawn.feed, split, drawn.limit) if settings.pictures else None
         self.pictures = Pictures(drawing, directory, self.recorder)
         self.diagnostics = Diagnostics(traced, self.recorder, settings.log_gradients == "histogram", clock)
@@ -239,10 +240,10 @@ class Fit:
             self.recorder.bar.advance(self.state.epochs + 1, logs.steps, stepper.seconds, stepper.means())
 
     def add_validation(self, found: Mapping[str, float]) -> None:
-        """Counts a validation and keeps its values, by plain name."""
+        """Counts a validation of all sets and keeps its values, such as `val/loss`."""
         self.profiler.count_validation()
         self.state.validations += 1
-        self.state.validated = (self.state.step, {f"val/{name}": value for name, value in found.items()})
+        self.state.validated = (self.state.step, dict(found))
 
     def add_epoch(self, values: Mapping[str, float]) -> None:
         """Counts an epoch that has ended, and logs its values."""
@@ -298,10 +299,11 @@ class Fit:
 
 def _monitor(settings: Settings, traced: TracedSteps) -> tuple[str | None, str]:
     """The monitored value, `None` without one, and whether lower (`"min"`) or higher (`"max"`) is better."""
-    names, held_out = traced.names, traced.validation_stepper
-    idle = {"train": traced.train_stepper.left_out, "val": () if held_out is None else held_out.left_out}
-    left_out = [f"{split}/{metric.name}" for split, metrics in idle.items() for metric in metrics]
-    monitor = settings.monitor or next((name for name in ("val/loss", "train/loss") if name in names), None)
+    names, held_out = traced.names, {within("val", name): found for name, found in traced.validation_steppers.items()}
+    steppers = {"train": traced.train_stepper, **held_out}
+    left_out = [f"{split}/{metric.name}" for split, found in steppers.items() for metric in found.left_out]
+    losses = [f"{split}/loss" for split in (*held_out, "train")]
+    monitor = settings.monitor or next((name for name in losses if name in names), None)
     if monitor is not None:
         check_monitor(monitor, names, left_out=left_out)
     if settings.checkpoints.keep_by is not None:

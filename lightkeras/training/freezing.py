@@ -19,6 +19,7 @@ import keras
 
 from lightkeras.engine.base import Trace
 from lightkeras.engine.optimizer_state import rebuild, trained_variables
+from lightkeras.system.value_names import within
 from lightkeras.system.variables import CheckpointError
 from lightkeras.task import Task
 from lightkeras.training.metric_values import not_updated
@@ -129,15 +130,20 @@ class TracedSteps:
         task: The task.
         trace: The trace of its train step.
         train_stepper: The train step over the train split.
-        validation_stepper: The evaluation step over the validation split; `None` without one.
+        validation_steppers: The evaluation step over each validation set, by its name.
         names: Names of all values of an epoch, which must not change.
     """
 
     def __init__(
-        self, task: Task, trace: Trace, train_stepper: Stepper, validation_stepper: Stepper | None, names: Sequence[str]
+        self,
+        task: Task,
+        trace: Trace,
+        train_stepper: Stepper,
+        validation_steppers: Mapping[str, Stepper],
+        names: Sequence[str],
     ) -> None:
         self.task, self.names = task, names
-        self.train_stepper, self.validation_stepper = train_stepper, validation_stepper
+        self.train_stepper, self.validation_steppers = train_stepper, validation_steppers
         self.trace, self.optimizers = trace, trace.optimizers()
         self._flags = flags_of(task)
 
@@ -162,11 +168,11 @@ class TracedSteps:
         self.train_stepper.replace_program(engine.program(task.run_train_step, trace.names), cause)
         self.train_stepper.left_out = not_updated(task, trace)
         found = epoch_names(task, trace, "train")
-        if self.validation_stepper is not None:
-            evaluation = trace_evaluate(task, engine, self.validation_stepper.feed)
-            self.validation_stepper.replace_program(engine.program(task.run_evaluate_step, evaluation.names), cause)
-            self.validation_stepper.left_out = not_updated(task, evaluation)
-            found += epoch_names(task, evaluation, "val")
+        for name, stepper in self.validation_steppers.items():
+            evaluation = trace_evaluate(task, engine, stepper.feed)
+            stepper.replace_program(engine.program(task.run_evaluate_step, evaluation.names), cause)
+            stepper.left_out = not_updated(task, evaluation)
+            found += epoch_names(task, evaluation, within("val", name))
         if set(found) != set(self.names):
             raise TaskError(
                 f"{type(task).__name__} logs {sorted(found)} since {cause}, and logged {sorted(self.names)} before. "

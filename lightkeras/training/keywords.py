@@ -2,7 +2,6 @@
 
 _BATCHES = "Limit the batches of an epoch: Runner(limit_batches=lk.LimitBatches(train=..., validation=...))."
 _VALIDATION = "Give the validation data as the third argument: runner.fit(task, train, validation)."
-_WEIGHTS = "Give batches of (x, y, sample_weight), with the weight of its class for each example."
 _CLIPPING = "The optimizer clips gradients: keras.optimizers.Adam(clipnorm=...), clipvalue or global_clipnorm."
 _EPOCHS = "Set the number of epochs on the runner: Runner(max_epochs=...)."
 _CALLBACKS = "Give callbacks to the runner: Runner(callbacks=[...])."
@@ -17,7 +16,7 @@ RUNNER = {
     "accumulate_grad_batches": "The optimizer accumulates gradients: Adam(gradient_accumulation_steps=...).",
     "batch_size": "For arrays give it to fit: runner.fit(task, arrays, batch_size=...); a data module has its own.",
     "check_val_every_n_epoch": _FREQUENCY,
-    "class_weight": _WEIGHTS,
+    "class_weight": "Give it to fit: runner.fit(task, train, class_weight={0: 1.0, 1: 5.0}).",
     "default_root_dir": "Name the run directory: Runner(run_dir=...).",
     "detect_anomaly": "Losses and variables are always checked; a broken step is kept for `lightkeras replay`.",
     "deterministic": "Set Runner(seed=...). On a CPU two runs with one seed are equal to the bit.",
@@ -59,7 +58,6 @@ RUNNER = {
 FIT = {
     "callbacks": _CALLBACKS,
     "ckpt_path": "Use resume: runner.fit(task, resume=PATH).",
-    "class_weight": _WEIGHTS,
     "data": "Use train: runner.fit(task, train).",
     "datamodule": "The task makes its data module: override build_data.",
     "epochs": _EPOCHS,

@@ -9,6 +9,7 @@ from typing import final
 from lightkeras.engine.base import StepLogs
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.system import files
+from lightkeras.system.value_names import within
 from lightkeras.training.freezing import TracedSteps
 from lightkeras.training.recorder import Recorder
 from lightkeras.training.stepper import bound_engine
@@ -19,15 +20,15 @@ class Profiler:
     """Times the calls of a fit, and lets the backend's profiler trace one if `traces`."""
 
     def __init__(self, traced: TracedSteps, recorder: Recorder, directory: RunDirectory, traces: bool) -> None:
-        self._task, self._train, self._validation = traced.task, traced.train_stepper, traced.validation_stepper
+        self._task, self._train, self._validation = traced.task, traced.train_stepper, traced.validation_steppers
         self.ledger, self._directory, self._bar, self._traces = recorder.ledger, directory, recorder.bar, traces
         self._calls = self._steps = 0
-        self._compiled = self._compiled_to_validate = 0
+        self._compiled, self._compiled_to_validate = 0, dict.fromkeys(self._validation, 0)
 
     def begin(self) -> None:
         """Counts from here: the preflight compiled before, which is part of the start."""
         self._compiled = len(self._train.calls.compiled)
-        self._compiled_to_validate = 0 if self._validation is None else len(self._validation.calls.compiled)
+        self._compiled_to_validate = {name: len(found.calls.compiled) for name, found in self._validation.items()}
 
     @contextlib.contextmanager
     def one_call(self) -> Iterator[None]:
@@ -52,14 +53,15 @@ class Profiler:
 
     def count_validation(self) -> None:
         """Moves the time of compilations in the last validation to that part."""
-        if self._validation is not None:
-            compiled = self._validation.calls.compiled[self._compiled_to_validate :]
-            self._compiled_to_validate += len(compiled)
+        for name, stepper in self._validation.items():
+            compiled = stepper.calls.compiled[self._compiled_to_validate[name] :]
+            self._compiled_to_validate[name] += len(compiled)
             self.ledger.move(sum(found.seconds for found in compiled), "validation", "compilation")
 
     def write(self) -> None:
         """Writes `profile.json`: the time by part, and every compilation with its cause."""
-        steppers = {"train": self._train} | ({} if self._validation is None else {"validation": self._validation})
+        held_out = {within("validation", name): stepper for name, stepper in self._validation.items()}
+        steppers = {"train": self._train, **held_out}
         compilations = [
             {"step": name, "form": found.form, "seconds": round(found.seconds, 6), "cause": found.cause}
             for name, stepper in steppers.items()

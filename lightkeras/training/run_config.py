@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lightkeras.data.class_weights import recorded
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.encoders import hub, saved_state
 from lightkeras.runs import checkpoint
@@ -17,11 +18,13 @@ from lightkeras.runs.resume import (
     choose_checkpoint,
     code_of,
     compare_configs,
+    held_out_record,
     read_run,
     with_fingerprints,
 )
 from lightkeras.system import environment
-from lightkeras.task import Task
+from lightkeras.system.value_names import within
+from lightkeras.task import Task, class_weight_of
 from lightkeras.training.fit import Fit
 from lightkeras.training.model_summary import are_alike, models_of
 from lightkeras.training.setup import Ready
@@ -39,7 +42,7 @@ def config_of(fit: Fit) -> dict[str, Any]:
             "fingerprint": fit.train_stepper.fingerprint(),
             "batch_size": fit.train_stepper.feed.batch_size,
             "batches": fit.train_stepper.steps,
-            "validation": _held_out(fit.validation_stepper),
+            "validation": held_out_record({name: _held_out(one) for name, one in fit.validation_steppers.items()}),
         },
         "monitor": {"name": fit.monitor, "mode": fit.state.patience.mode},
         "code": code_of(type(fit.task)),
@@ -47,6 +50,7 @@ def config_of(fit: Fit) -> dict[str, Any]:
         "modules": hub.modules_in(parts_of(fit.task)),
         "models": models_of(fit.task),
         **({} if encoder is None else {"encoder": encoder.record()}),
+        **({} if class_weight_of(fit.task) is None else {"class_weight": recorded(class_weight_of(fit.task))}),
         "machine": environment.machine(),
         "seed": fit.settings.seed,
         "argv": sys.argv,
@@ -54,10 +58,8 @@ def config_of(fit: Fit) -> dict[str, Any]:
     }
 
 
-def _held_out(stepper: Stepper | None) -> dict[str, Any] | None:
-    """The record of the validation split. Its batch size may change: the examples that are used may not."""
-    if stepper is None:
-        return None
+def _held_out(stepper: Stepper) -> dict[str, Any]:
+    """The record of a validation set. Its batch size may change: the examples that are used may not."""
     feed, steps = stepper.feed, stepper.steps
     if isinstance(feed, ArrayFeed):
         return {"fingerprint": stepper.fingerprint(), "examples": min(feed.examples, (steps or 0) * feed.batch_size)}
@@ -134,9 +136,9 @@ def compared(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[dict[st
 def _reordered(fit: Fit, before: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     """The splits whose first batch changed because their source orders each epoch anew."""
     changed = changed_fingerprints(before, config)
-    steppers = {"train": fit.train_stepper, "validation": fit.validation_stepper}
+    held_out = {within("validation", name): stepper for name, stepper in fit.validation_steppers.items()}
     return [
         name
-        for name, stepper in steppers.items()
-        if name in changed and stepper is not None and stepper.first_batch is not None and stepper.is_reordered()
+        for name, stepper in {"train": fit.train_stepper, **held_out}.items()
+        if name in changed and stepper.first_batch is not None and stepper.is_reordered()
     ]

@@ -7,7 +7,7 @@ fit = make_fit(settings, ready, ledger)                     # steps traced, comp
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import numpy as np
 
 from lightkeras import hparams
 from lightkeras.data import ArrayFeed, DataModule, Feed
-from lightkeras.data.arrays import as_feed, held_out_of, holds_arrays, is_one_array, train_of
+from lightkeras.data.arrays import as_feed, holds_arrays, is_one_array, train_of
+from lightkeras.data.held_out import held_out_of, named_feeds
 from lightkeras.encoders import saved_state
 from lightkeras.encoders.base import Encoder, batches_of
 from lightkeras.encoders.features import encode_feed
@@ -26,7 +27,8 @@ from lightkeras.runs.resume import read_run, run_and_checkpoint
 from lightkeras.system import environment
 from lightkeras.system.display import phase
 from lightkeras.system.locks import check_free
-from lightkeras.task import SupervisedTask, Task
+from lightkeras.system.value_names import within
+from lightkeras.task import SupervisedTask, Task, use_class_weight
 from lightkeras.training import preflight
 from lightkeras.training.fit import Fit
 from lightkeras.training.freezing import TracedSteps
@@ -36,7 +38,7 @@ from lightkeras.training.preflight.splits import check_feed
 from lightkeras.training.settings import Settings
 from lightkeras.training.stepper import Stepper, bound_engine
 from lightkeras.training.timing import TimeLedger
-from lightkeras.training.tracing import epoch_names, trace_evaluate, trace_train
+from lightkeras.training.tracing import check_set_name, epoch_names, trace_evaluate, trace_train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Ready:
         task: The task, built.
         data: Its prepared data module; `None` if data was given to the runner.
         train: The train split.
-        validation: The validation split; `None` without one.
+        validation: The validation sets by name, see `held_out.named_feeds`.
         directory: The run directory, which need not exist.
         resume: Whether to resume the run in it.
         accept_changes: Whether to resume although data or hyperparameters changed.
@@ -57,7 +59,7 @@ class Ready:
     task: Task
     data: DataModule | None
     train: Feed
-    validation: Feed | None
+    validation: Mapping[str, Feed]
     directory: RunDirectory
     resume: bool = False
     accept_changes: bool = False
@@ -70,10 +72,12 @@ def get_ready(
     train: Any,
     validation: Any,
     batch_size: int,
+    class_weight: Mapping[int, float] | None = None,
     resume: bool | str | Path = False,
     accept_changes: bool = False,
 ) -> Ready:
     """Finds the run directory, builds the task and prepares its data; see `Runner.fit` for the arguments."""
+    use_class_weight(task, class_weight)
     directory, wanted = place(settings, task, resume, accept_changes)
     learn = learn_from(train, batch_size, directory if resume else None)
     check_labels_given(task, train, validation)
@@ -182,7 +186,7 @@ def make_fit(settings: Settings, ready: Ready, ledger: TimeLedger | None = None)
     Raises:
         ValueError: The settings, the data or the task are invalid.
     """
-    task, train, validation = ready.task, ready.train, ready.validation
+    task, train = ready.task, ready.train
     check_feed(task, train, "train", settings.limit_batches.train)
     train = encode_feed(train, task.frozen(), settings.features)
     engine = bound_engine(task)
@@ -192,15 +196,16 @@ def make_fit(settings: Settings, ready: Ready, ledger: TimeLedger | None = None)
     limits, seed = settings.limit_batches, settings.seed
     train_stepper = stepper_over(train, task, task.run_train_step, trace, limits.train, seed, continues=True)
     names = epoch_names(task, trace, "train")
-    validation_stepper = None
-    if validation is not None:
-        check_feed(task, validation, "validation", settings.limit_batches.validation)
-        validation = encode_feed(validation, task.frozen(), settings.features)
+    held_out = {}
+    for name, given in ready.validation.items():
+        check_feed(task, given, within("validation", name), limits.validation)
+        validation = encode_feed(given, task.frozen(), settings.features)
         with phase("tracing the validation step"):
             evaluation = trace_evaluate(task, engine, validation, train)
-        names += epoch_names(task, evaluation, "val")
-        validation_stepper = stepper_over(validation, task, task.run_evaluate_step, evaluation, limits.validation, seed)
-    traced = TracedSteps(task, trace, train_stepper, validation_stepper, names)
+        check_set_name(name, evaluation.names)
+        names += epoch_names(task, evaluation, within("val", name))
+        held_out[name] = stepper_over(validation, task, task.run_evaluate_step, evaluation, limits.validation, seed)
+    traced = TracedSteps(task, trace, train_stepper, held_out, names)
     fit = Fit(settings, traced, ready.directory, _facts(ready, train), ledger or TimeLedger())
     _warn_of_settings(fit)
     check_directory(ready.directory, needed_bytes=5 * fit.state_bytes)
@@ -235,14 +240,12 @@ def directory_of(settings: Settings, task: Task | None = None) -> RunDirectory:
     return RunDirectory(run_path(None, snake_case(type(task).__name__)))
 
 
-def feeds_of(data: DataModule | None, train: Any, validation: Any, batch_size: int) -> tuple[Feed, Feed | None]:
-    """The train and validation splits that were given, else the splits of the data module."""
-    watched = None if validation is None else as_feed(validation, batch_size)
-    if data is None:
-        return as_feed(train, batch_size, shuffle=holds_arrays(train)), watched
-    if validation is None:
-        watched = held_out_of(data, "validation", batch_size)
-    return train_of(data, batch_size), watched
+def feeds_of(data: DataModule | None, train: Any, validation: Any, batch_size: int) -> tuple[Feed, Mapping[str, Feed]]:
+    """The train split and the validation sets that were given, else those of the data module."""
+    feed = as_feed(train, batch_size, shuffle=holds_arrays(train)) if data is None else train_of(data, batch_size)
+    if validation is None and data is not None:
+        return feed, held_out_of(data, "validation", batch_size)
+    return feed, named_feeds(validation, batch_size, feed.spec)
 
 
 def stepper_over(

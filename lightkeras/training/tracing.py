@@ -14,6 +14,7 @@ from lightkeras.data.structure import Structure, flatten
 from lightkeras.engine.base import Engine, Trace, check_rows
 from lightkeras.engine.optimizer_state import make_slots
 from lightkeras.system.messages import did_you_mean
+from lightkeras.system.value_names import parted, validation_sets, within
 from lightkeras.task import Task, steps_not_called
 from lightkeras.training import layer_losses
 from lightkeras.training.metric_values import not_updated, values_of
@@ -165,6 +166,23 @@ def epoch_names(task: Task, trace: Trace, prefix: str) -> list[str]:
     return [f"{prefix}/{name}" for name in names]
 
 
+def check_set_name(set_name: str, logged: Iterable[str]) -> None:
+    """Checks that a validation or test set is not named like a value that the evaluation step logs.
+
+    Args:
+        set_name: The name; empty for a set without one.
+        logged: Plain names of the values.
+
+    Raises:
+        ValueError: It hides a value: `val/loss` would be a set and a value.
+    """
+    if set_name in {name.partition("/")[0] for name in logged}:
+        raise ValueError(
+            f"A validation or test set is named {set_name!r}, and evaluate_step logs {set_name!r}: expected another "
+            f"name, because val/{set_name} is that value. Name the set after its data, such as 'clean'."
+        )
+
+
 def check_monitor(monitor: str, names: Iterable[str], setting: str = "monitor", left_out: Collection[str] = ()) -> None:
     """Checks that the monitored value is logged.
 
@@ -179,11 +197,18 @@ def check_monitor(monitor: str, names: Iterable[str], setting: str = "monitor", 
     """
     names = list(names)
     if monitor in left_out:
-        split, metric = monitor.split("/", 1)
+        split, metric = parted(monitor, validation_sets(names))
         step = "train_step" if split == "train" else "evaluate_step"
         raise ValueError(
             f"{setting}={monitor!r}: {step} does not update the metric {metric!r}, so its value would be that of no "
             f"example, and is not logged. Update it in {step}. {did_you_mean(monitor, names)}"
+        )
+    sets = [within("val", name) for name in validation_sets(names)]
+    plain = monitor.removeprefix("val/")
+    if plain != monitor and (candidates := [name for name in (f"{one}/{plain}" for one in sets) if name in names]):
+        raise ValueError(
+            f"{setting}={monitor!r}: there are several validation sets, each with a {plain} of its own. Name one of "
+            f"{', '.join(candidates)}."
         )
     if monitor not in names:
         raise ValueError(f"{setting}={monitor!r}: no epoch logs that. {did_you_mean(monitor, names)}")

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from lightkeras.data.arrays import ArrayData, as_feed, held_out_of, train_of
+from lightkeras.data.arrays import ArrayData, as_feed, train_of
 from lightkeras.data.feed import ArrayFeed
+from lightkeras.data.held_out import UNNAMED, held_out_of
 from lightkeras.data.lookup import Lookup
 from lightkeras.data.module import DataModule
 from lightkeras.data.structure import ArraySpec
@@ -149,10 +150,10 @@ class Own(DataModule):
 
 def test_a_data_module_may_return_what_fit_accepts():
     data = Own((X, Y), lambda: iter([(X, Y)]))
-    train, validation = train_of(data, 2), held_out_of(data, "validation")
+    train, validation = train_of(data, 2), held_out_of(data, "validation")[UNNAMED]
     assert (train.spec, train.batch_size, train.shuffle) == (SPEC, 2, True)
     assert (validation.spec, len(list(validation.open_epoch(0)))) == (SPEC, 1)
-    assert held_out_of(data, "test") is None
+    assert held_out_of(data, "test") == {}
     feed = ArrayFeed((X, Y), 2)
     assert train_of(Own(feed)) is feed
     with pytest.raises(ValueError, match=r"Own\.train\(\) returned None"):

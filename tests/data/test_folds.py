@@ -102,3 +102,16 @@ def test_streams_and_batches_without_labels_are_refused():
             fold(data.ArrayData(given))
     with pytest.raises(RuntimeError, match=r"prepare\(lookup\) must be called"):
         Fold(data.ArrayData(arrays()), 0, 3, stratified=True, shuffle=True, seed=0).train()
+
+
+def test_several_validation_sets_are_refused():
+    class Several(data.DataModule):
+        def train(self):
+            return np.zeros((8, 1)), np.zeros(8, int)
+
+        def validation(self):
+            return {"clean": self.train(), "noisy": self.train()}
+
+    fold = Fold(Several(), 0, 2, stratified=False, shuffle=True, seed=0)
+    with pytest.raises(ValueError, match=r"Several has several validation sets \(clean, noisy\): folds need each"):
+        fold.prepare(Lookup())

@@ -36,6 +36,8 @@ FILES = [
     "training/test_step_errors.py",
     "scenarios/test_batch_sizes.py",
     "encoders/test_keras_model.py",
+    "data/test_class_weights.py",
+    "scenarios/test_validation_sets.py",
 ]
 
 

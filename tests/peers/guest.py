@@ -81,7 +81,7 @@ def fit(
 ) -> keras.callbacks.History:
     """`model.fit`, by the Runner."""
     self._assert_compile_called("fit")
-    refuse(class_weight=class_weight, initial_epoch=initial_epoch, validation_batch_size=validation_batch_size)
+    refuse(initial_epoch=initial_epoch, validation_batch_size=validation_batch_size)
     train, validation = data_of(x, y, sample_weight), source_of(validation_data)
     if validation_split:
         train, validation = lk.data.split(train, validation_split, shuffle=False)
@@ -94,7 +94,8 @@ def fit(
         run_dir=Path(tempfile.mkdtemp(dir=FOLDER[0])) / "run",
         **QUIET,
     )
-    runner.fit(Compiled(self), train, validation, batch_size=batch_size or default_size(train))
+    size = batch_size or default_size(train)
+    runner.fit(Compiled(self), train, validation, batch_size=size, class_weight=class_weight)
     return self.history
 
 

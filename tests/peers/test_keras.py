@@ -56,7 +56,6 @@ CALLBACKS = {
 EACH_BATCH = "deliberate: hooks are called for each batch, however many are one compiled call"
 SPARSE = "deliberate: sparse and ragged arrays are refused; make them dense, or batches of a stream"
 OWN_STEP = "deliberate: a model's own train_step and test_step are refused; they belong in a Task"
-NO_CLASS_WEIGHT = "not offered: class_weight; a sample weight for each example does the same"
 
 TRAINER = {
     "TestTrainer.test_adds_loss_scaling_optimizer": LEARNS_NOTHING,
@@ -65,9 +64,6 @@ TRAINER = {
     "TestTrainer.test_evaluate_with_custom_test_step_*": OWN_STEP,
     "TestTrainer.test_fit_sparse_*": SPARSE,
     "TestTrainer.test_fit_with_custom_train_step": OWN_STEP,
-    "TestTrainer.test_fit_with_data_adapter_py_dataset_cw": NO_CLASS_WEIGHT,
-    "TestTrainer.test_fit_with_data_adapter_py_dataset_infinite_cw": NO_CLASS_WEIGHT,
-    "TestTrainer.test_fit_with_data_adapter_py_dataset_multithreading_cw": NO_CLASS_WEIGHT,
     "TestTrainer.test_fit_with_different_batch_size_same_loss": LEARNS_NOTHING,
     "TestTrainer.test_loss_scaling_prevents_underflow": "its model has an attribute `layers`; keras.Model has one too",
     "TestTrainer.test_max_epochs_and_steps": "not offered: keras.config.set_max_epochs; Runner(max_epochs=...)",

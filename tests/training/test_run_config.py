@@ -34,7 +34,7 @@ def test_the_configuration_says_what_the_run_is_made_of(tmp_path):
         "fingerprint": fit.train_stepper.feed.fingerprint(),
         "batch_size": 32,
         "batches": 10,
-        "validation": {"fingerprint": fit.validation_stepper.feed.fingerprint(), "examples": 100},
+        "validation": {"fingerprint": fit.validation_steppers[""].feed.fingerprint(), "examples": 100},
     }
     assert config["monitor"] == {"name": "val/loss", "mode": "min"}
     assert config["runner"]["validate_every"] == "5 steps"

@@ -55,11 +55,12 @@ def test_no_data_at_all_is_refused():
 
 
 def test_given_arrays_are_shuffled_and_what_is_watched_is_not():
-    train, validation = setup.feeds_of(None, TRAIN, OTHER, 8)
+    train, sets = setup.feeds_of(None, TRAIN, OTHER, 8)
+    validation = sets[""]
     assert isinstance(train, ArrayFeed)
     assert (train.shuffle, train.batch_size, train.examples) == (True, 8, 32)
     assert (validation.shuffle, validation.examples) == (False, 16)
-    assert setup.feeds_of(None, TRAIN, None, 8)[1] is None
+    assert setup.feeds_of(None, TRAIN, None, 8)[1] == {}
 
 
 def test_a_given_stream_keeps_its_order():
@@ -70,8 +71,9 @@ def test_a_given_stream_keeps_its_order():
 
 def test_validation_that_is_given_takes_the_place_of_the_modules():
     data = ArrayData(TRAIN, OTHER, batch_size=4)
-    assert setup.feeds_of(data, None, None, 8) == (data.train(), data.validation())
-    train, validation = setup.feeds_of(data, None, TRAIN, 8)
+    assert setup.feeds_of(data, None, None, 8) == (data.train(), {"": data.validation()})
+    train, sets = setup.feeds_of(data, None, TRAIN, 8)
+    validation = sets[""]
     assert train is data.train()
     assert (validation.examples, validation.batch_size) == (32, 8)
 
@@ -153,7 +155,7 @@ def test_a_directory_in_use_is_refused_and_its_lock_left_as_it_was(resume, tmp_p
 def test_the_monitored_value_is_that_of_validation_where_there_is_one(tmp_path):
     assert made(Settings(run_dir=tmp_path / "a")).monitor == "val/loss"
     fit = made(Settings(run_dir=tmp_path / "b"), train=TRAIN)
-    assert (fit.monitor, fit.validation_stepper, fit.state.patience.mode) == ("train/loss", None, "min")
+    assert (fit.monitor, fit.validation_steppers, fit.state.patience.mode) == ("train/loss", {}, "min")
     other = made(Settings(run_dir=tmp_path / "c", monitor="val/accuracy"))
     assert (other.monitor, other.state.patience.mode) == ("val/accuracy", "max")
     assert list(tmp_path.iterdir()) == []
@@ -167,7 +169,7 @@ def test_a_misspelled_monitor_is_refused_with_the_names_there_are(tmp_path):
 def test_limits_of_batches_are_those_of_their_splits(tmp_path):
     limits = LimitBatches(train=3, validation=2)
     fit = made(Settings(run_dir=tmp_path / "run", limit_batches=limits))
-    assert (fit.train_stepper.steps, fit.validation_stepper.steps) == (3, 2)
+    assert (fit.train_stepper.steps, fit.validation_steppers[""].steps) == (3, 2)
 
 
 def test_a_plateau_on_a_schedule_is_refused_before_anything_is_written(tmp_path):
@@ -198,7 +200,7 @@ def test_directory_of_nothing_is_refused():
 
 def test_as_feed_of_a_feed_is_that_feed():
     feed = as_feed(TRAIN)
-    assert setup.feeds_of(None, feed, feed, 8) == (feed, feed)
+    assert setup.feeds_of(None, feed, feed, 8) == (feed, {"": feed})
 
 
 @pytest.mark.parametrize("labels", [np.zeros(64, "int32"), np.zeros((64, 1), "float32"), np.zeros((64, 2), "float32")])

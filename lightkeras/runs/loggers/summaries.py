@@ -20,6 +20,8 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.util import tensor_util
 
+from lightkeras.system.value_names import parted, validation_sets
+
 BINS = 30
 
 
@@ -117,11 +119,13 @@ def text_summary(tag: str, text: str) -> summary_pb2.Summary:
 
 def train_beside_validation(names: Sequence[str]) -> summary_pb2.Summary:
     """A layout for the Custom Scalars tab: one chart per name with the epoch means of train and validation."""
-    plain = dict.fromkeys(name.split("/", 1)[1] for name in names)
+    sets = validation_sets(names)
+    plain = dict.fromkeys(parted(name, sets)[1] for name in names)
+    splits = "|".join(["train", *(re.escape(f"val/{name}") for name in sets)] if sets else ["train", "val"])
     charts = [
         layout_pb2.Chart(
             title=name,
-            multiline=layout_pb2.MultilineChartContent(tag=[f"^epoch/(train|val)/{re.escape(name)}$"]),
+            multiline=layout_pb2.MultilineChartContent(tag=[f"^epoch/({splits})/{re.escape(name)}$"]),
         )
         for name in plain
     ]

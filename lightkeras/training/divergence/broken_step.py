@@ -29,6 +29,7 @@ import numpy as np
 import safetensors.numpy
 
 from lightkeras import hparams
+from lightkeras.data import class_weights
 from lightkeras.data.structure import Structure, flatten, map_structure, spec_of
 from lightkeras.encoders import saved_state
 from lightkeras.encoders.base import Encoder
@@ -36,7 +37,7 @@ from lightkeras.runs import checkpoint, formats
 from lightkeras.runs.directory import find_broken
 from lightkeras.system import environment
 from lightkeras.system.variables import write_variables
-from lightkeras.task import Task
+from lightkeras.task import Task, class_weight_of, use_class_weight
 from lightkeras.training import freezing
 from lightkeras.training.divergence.explain import explain_step
 from lightkeras.training.divergence.locate import LocatedStep, digests_of
@@ -96,6 +97,7 @@ def write_bundle(folder: Path, task: Task, located: LocatedStep, *, seed: int, s
         "batch": None if located.batch is None else _structure_of(located.batch, ""),
         "shapes": located.shapes,
         "gradient_norms": task.logs_gradient_norms,
+        "class_weight": class_weights.recorded(class_weight_of(task)),
         "environment": _environment(),
         "at": environment.now(),
     }
@@ -146,6 +148,7 @@ def replay(folder: str | Path, task: Task) -> Replay:
     task.set_up(state["seed"], fit_encoder)
     engine = bound_engine(task)
     task.logs_gradient_norms = state.get("gradient_norms", False)
+    use_class_weight(task, class_weights.read(state.get("class_weight")))
     feed = feed_of(batch, map_structure(spec_of, batch))
     trace = trace_train(task, engine, feed)
     if freezing.restore(task, state.get("frozen")):

@@ -21,6 +21,7 @@ nothing is written.
 
 import warnings
 
+from lightkeras.system.value_names import within
 from lightkeras.training.freezing import TracedSteps
 from lightkeras.training.preflight.saved import check_saved, warn_of_missing_config
 from lightkeras.training.preflight.splits import (
@@ -40,12 +41,13 @@ def run(traced: TracedSteps, skips_broken: bool = False, has_callbacks: bool = F
         TaskError: A step of the task does not work.
         ValueError: The data of a split cannot be used.
     """
-    train, validation = traced.train_stepper, traced.validation_stepper
+    train = traced.train_stepper
     _check_finite(traced, train, "train")
-    if validation is not None:
-        _check_finite(traced, validation, "validation")
-        warn_of_other_inputs(train.feed, validation.feed)
-        warn_of_shared_examples(train.feed, validation.feed)
+    for name, validation in traced.validation_steppers.items():
+        split = within("validation", name)
+        _check_finite(traced, validation, split)
+        warn_of_other_inputs(train.feed, validation.feed, split)
+        warn_of_shared_examples(train.feed, validation.feed, split)
     check_saved(traced.task)
     warn_of_missing_config(traced.task)
     try_steps(traced, skips_broken, has_callbacks)

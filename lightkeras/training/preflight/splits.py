@@ -41,7 +41,7 @@ def check_feed(task: Task, feed: Feed, split: str, limit: int | None = None) -> 
     Args:
         task: The task.
         feed: The split.
-        split: `"train"`, `"validation"` or `"test"`.
+        split: `"train"`, `"validation"` or `"test"`, of a set with a name `"validation/<name>"`.
         limit: Maximum number of batches that are read of it; `None` for no limit.
 
     Raises:
@@ -54,7 +54,7 @@ def check_feed(task: Task, feed: Feed, split: str, limit: int | None = None) -> 
         where = "each epoch continues where the last one ended" if split == "train" else "each starts anew"
         raise ValueError(
             f"The {split} split is endless: expected an end, or a number of batches. Give the number to the runner, "
-            f"Runner(limit_batches=lk.LimitBatches({split}=1000)): {where}."
+            f"Runner(limit_batches=lk.LimitBatches({split.partition('/')[0]}=1000)): {where}."
         )
 
 
@@ -86,21 +86,21 @@ def check_finite(feed: Feed, split: str) -> None:
             raise error
 
 
-def warn_of_other_inputs(train: Feed, validation: Feed) -> None:
+def warn_of_other_inputs(train: Feed, validation: Feed, split: str = "validation") -> None:
     """Warns of validation inputs whose kind of number differs from train, such as 0 to 255 instead of 0.0 to 1.0."""
     expected = dict(flatten(inputs_of(raw_feed(train).spec)))
     for path, spec in flatten(inputs_of(raw_feed(validation).spec)):
         other = expected.get(path, spec)
         if _kind(spec) != _kind(other):
             warnings.warn(
-                f"Input {path or '0'} of validation is {spec}, but {other} in train: "
+                f"Input {path or '0'} of {split} is {spec}, but {other} in train: "
                 "one of them may lack a preprocessing step.",
                 UserWarning,
                 stacklevel=2,
             )
 
 
-def warn_of_shared_examples(train: Feed, validation: Feed) -> None:
+def warn_of_shared_examples(train: Feed, validation: Feed, split: str = "validation") -> None:
     """Warns of a validation split that is the train split, or shares examples with it.
 
     The warning starts at 1 % and ten examples because real data sets have a few duplicates: 0.4 % of IMDB's reviews.
@@ -109,7 +109,7 @@ def warn_of_shared_examples(train: Feed, validation: Feed) -> None:
     if isinstance(train, StreamFeed) and isinstance(validation, StreamFeed):
         if train is validation or (train.origin is not None and train.origin is validation.origin):
             warnings.warn(
-                "Train and validation are the same stream: validation would not show whether the model generalizes. "
+                f"Train and {split} are the same stream: validation would not show whether the model generalizes. "
                 "Hold examples back for it.",
                 UserWarning,
                 stacklevel=2,
@@ -120,7 +120,7 @@ def warn_of_shared_examples(train: Feed, validation: Feed) -> None:
     shared, sampled = shared_examples(train, validation)
     if shared >= max(LEAST_SHARED, sampled / 100):
         warnings.warn(
-            f"{shared:,} of {sampled:,} examples sampled from validation are in train too: validation would not show "
+            f"{shared:,} of {sampled:,} examples sampled from {split} are in train too: validation would not show "
             "whether the model generalizes. Hold other examples back for it, unless equal inputs are normal here.",
             UserWarning,
             stacklevel=2,

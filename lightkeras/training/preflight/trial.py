@@ -15,6 +15,7 @@ from lightkeras.engine.base import Engine, StepLogs, Trace
 from lightkeras.engine.optimizer_state import learning_rate, unwrapped
 from lightkeras.engine.streams import batch_of
 from lightkeras.system.tensorflow import tensorflow_left_out
+from lightkeras.system.value_names import within
 from lightkeras.system.variables import read_variables
 from lightkeras.task import Task
 from lightkeras.training.freezing import TracedSteps
@@ -47,7 +48,7 @@ def try_steps(traced: TracedSteps, skips_broken: bool = False, has_callbacks: bo
             variables.
         ValueError: A split has no batch, or the names of the logs depend on the size of the batch.
     """
-    task, stepper, engine = traced.task, traced.validation_stepper, bound_engine(traced.task)
+    task, engine = traced.task, bound_engine(traced.task)
     with restored(task, others_of(task, traced.trace)) as state:
         check_rates(task, traced.trace)
         try:
@@ -56,9 +57,9 @@ def try_steps(traced: TracedSteps, skips_broken: bool = False, has_callbacks: bo
             if not skips_broken:
                 raise
             warnings.warn(f"{error} Training skips such a batch, as `skip_broken` is set.", UserWarning, stacklevel=2)
-        if stepper is not None:
+        for name, stepper in traced.validation_steppers.items():
             state.restore_variables()
-            first = _first_batch(engine, stepper, "validation")
+            first = _first_batch(engine, stepper, within("validation", name))
             _try(task, stepper, first, 0, "evaluate_step", traced.train_stepper.feed)
             _try_last(task, stepper, "evaluate_step")
 

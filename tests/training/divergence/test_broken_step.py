@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+import lightkeras as lk
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.data.structure import flatten
 from lightkeras.runs import checkpoint
@@ -235,6 +236,22 @@ def test_another_task_other_hyperparameters_and_a_checkpoint_are_refused(made, t
     checkpoint.save(tmp_path / "step-00000001", 1, checkpoint.capture(task.variables()), {})
     with pytest.raises(ValueError, match="is a checkpoint, not a broken step: give a folder of RUN/broken"):
         replay(tmp_path / "step-00000001", task)
+
+
+def test_the_class_weights_of_a_fit_are_those_of_the_replay(tmp_path):
+    def task():
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        return lk.SupervisedTask(model, loss=keras.losses.BinaryCrossentropy(from_logits=True), optimizer="sgd")
+
+    x, y = lk.testing.two_moons(64)
+    weight = np.ones(64, "float32")
+    weight[40] = 3e38  # overflows by the weight of its class
+    runner = lk.Runner(run_dir=tmp_path, progress=False, pictures=False, export=False, preflight=False)
+    result = runner.fit(task(), lk.data.as_feed((x, y[:, None], weight), 16), class_weight={0: 8.0, 1: 2.0})
+    assert result.diverged
+    found = replay(tmp_path, task())
+    assert found.equal, found.differences
 
 
 def test_the_bundle_of_a_step_that_could_not_be_reproduced_cannot_be_replayed(tmp_path):

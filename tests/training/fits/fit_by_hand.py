@@ -32,7 +32,7 @@ def make_fit(run_dir, names=("train/loss", "val/loss")):
     engine, feed = bound_engine(task), task.data.train()
     trace = trace_train(task, engine, feed)
     train_stepper = stepper_over(feed, task, task.run_train_step, trace, None, 0)
-    traced = TracedSteps(task, trace, train_stepper, None, names)
+    traced = TracedSteps(task, trace, train_stepper, {}, names)
     facts = {"hparams": {}, "source": "arrays"}
     fit = Fit(Settings(progress=False), traced, RunDirectory(run_dir), facts, TimeLedger(), Clock())
     fit.directory.create(0)
