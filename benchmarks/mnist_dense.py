@@ -1,6 +1,7 @@
 """Time per train step of a small dense network: ours, hand-written loops, Keras's `fit`, PyTorch Lightning.
 
     LIGHTKERAS_DATA_DIR=../shared/data python benchmarks/mnist_dense.py [--rounds 5] [--backends tensorflow jax torch]
+        [--kinds ours norm]
 
 784-128-10 with dropout 0.2, batch 32, Adam, on MNIST (random pixels without `mnist.npz`). Every side runs in its own
 process, in turn (see `rounds.py`); the best epoch of a process counts. `--backends jax torch` leaves out Keras's `fit`
@@ -8,6 +9,7 @@ on TensorFlow. Lightning comes with the extra `benchmark`.
 
     ours-BACKEND   a task that logs its accuracy, in lightkeras.Runner with all its defaults: progress bar, per-step
                    TensorBoard and CSV, checkpoints
+    norm-BACKEND   the same with `log_gradients="norm"`
     compiled-BACKEND  the same in lightkeras.SupervisedTask, with Keras's stateful accuracy as `fit` has it
     loop-BACKEND   the same Keras layers and optimizer in a hand-written loop and nothing else: a tf.while_loop in a
                    tf.function or a jitted lax.scan, 75 steps a call; for torch a plain loop
@@ -27,6 +29,7 @@ import rounds
 
 SIDES = {
     **{f"ours-{backend}": backend for backend in ("tensorflow", "jax", "torch")},
+    **{f"norm-{backend}": backend for backend in ("tensorflow", "jax", "torch")},
     **{f"compiled-{backend}": backend for backend in ("tensorflow", "jax", "torch")},
     **{f"loop-{backend}": backend for backend in ("tensorflow", "jax", "torch")},
     **{f"fit-{backend}": backend for backend in ("tensorflow", "jax")},
@@ -36,6 +39,7 @@ WANTED = {  # ratio of the first side's time to the second's: at most
     ("ours-tensorflow", "loop-tensorflow"): 1.10,
     ("ours-jax", "loop-jax"): 1.10,
     ("ours-torch", "loop-torch"): 1.05,
+    **{(f"norm-{backend}", f"ours-{backend}"): 1.03 for backend in ("tensorflow", "jax", "torch")},
     ("ours-tensorflow", "fit-tensorflow"): 1 / 2.5,
     ("ours-jax", "fit-jax"): 1 / 1.8,
     ("ours-jax", "fit-tensorflow"): 1 / 6,
@@ -48,13 +52,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--backends", nargs="*", default=["tensorflow", "jax", "torch"])
+    parser.add_argument("--kinds", nargs="*", default=list(dict.fromkeys(side.split("-")[0] for side in SIDES)))
     parser.add_argument("--keep", default="mnist_dense", help="name of the file below results/")
     parser.add_argument("--side", choices=SIDES, help="run one side in this process and print its figure")
     arguments = parser.parse_args()
     if arguments.side:
         print(json.dumps(measure(arguments.side)))
         return
-    sides = {side: backend for side, backend in SIDES.items() if backend in arguments.backends}
+    sides = {
+        side: backend
+        for side, backend in SIDES.items()
+        if backend in arguments.backends and side.split("-")[0] in arguments.kinds
+    }
     found = rounds.interleave(__file__, sides, arguments.rounds)
     rounds.show(found, "us a step")
     pairs = {pair: limit for pair, limit in WANTED.items() if set(pair) <= set(sides)}
@@ -85,7 +94,7 @@ def measure(side: str) -> float:
         ]
     )
     kind, backend = side.split("-")
-    run = {"ours": ours, "compiled": compiled, "fit": keras_fit}.get(kind) or {
+    run = {"ours": ours, "norm": norm, "compiled": compiled, "fit": keras_fit}.get(kind) or {
         "tensorflow": loop_tensorflow,
         "jax": loop_jax,
         "torch": loop_torch,
@@ -103,7 +112,7 @@ def mnist(np):
     return rng.random((60_000, 784), dtype="float32"), rng.integers(0, 10, 60_000).astype("int32")
 
 
-def ours(model, images, labels, folder):
+def ours(model, images, labels, folder, **settings):
     import lightkeras as lk
 
     import keras
@@ -122,9 +131,13 @@ def ours(model, images, labels, folder):
             return cross_entropy(y, logits)
 
     clock = rounds.epoch_clock()
-    runner = lk.Runner(max_epochs=EPOCHS, run_dir=folder / "run", callbacks=[clock])
+    runner = lk.Runner(max_epochs=EPOCHS, run_dir=folder / "run", callbacks=[clock], **settings)
     runner.fit(Digits(), (images, labels), batch_size=BATCH)
     return clock.seconds()
+
+
+def norm(model, images, labels, folder):
+    return ours(model, images, labels, folder, log_gradients="norm")
 
 
 def compiled(model, images, labels, folder):

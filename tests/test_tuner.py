@@ -223,7 +223,7 @@ def test_an_empty_space_is_refused_before_anything_is_written(tmp_path):
     class Plain(lk.Task):
         """Declares nothing."""
 
-    with pytest.raises(ValueError, match=r"declares the ranges none, of which none are fixed"):
+    with pytest.raises(ValueError, match=r"NoHParams declares no ranges\. Declare a hyperparameter"):
         tuner(tmp_path, Plain).search()
     assert list(tmp_path.iterdir()) == []
 

@@ -37,7 +37,7 @@ from lightkeras.command_line.console import (
     report_fit,
     report_profile,
 )
-from lightkeras.command_line.flags import COMMANDS, check_hparams, lookup_of, make_parser, settings_of
+from lightkeras.command_line.flags import COMMANDS, check_hparams, hp_of, lookup_of, make_parser, settings_of
 from lightkeras.data.lookup import Lookup
 from lightkeras.experiment import Experiment, Main
 from lightkeras.runner import Interrupted, Runner
@@ -133,7 +133,7 @@ def _fit(
 ) -> int:
     path = run_path(settings.run_dir, snake_case(task_class.__name__))
     resume: bool | Path = settings.resume
-    runner, hp = {**runner_defaults, **settings_of(settings.runner)}, vars(settings.hp)
+    runner, hp = {**runner_defaults, **settings_of(settings.runner)}, hp_of(settings)
     lookup = lookup_of(settings)
     if resume:
         if settings.run_dir is None:
@@ -171,7 +171,7 @@ def _run(
     if main is None:
         return _fit(task_class, settings, runner_defaults, given, then_test=True)
     directory = RunDirectory(run_path(settings.run_dir, snake_case(task_class.__name__)))
-    runner, hp = {**runner_defaults, **settings_of(settings.runner)}, vars(settings.hp)
+    runner, hp = {**runner_defaults, **settings_of(settings.runner)}, hp_of(settings)
     lookup = lookup_of(settings)
     if settings.resume:
         if settings.run_dir is None:
@@ -212,7 +212,7 @@ def _with_recorded(
     places = {"source": lookup.source, "data_dir": lookup.data_dir}
     recorded_places = {name: config.get("lookup", {}).get(name, value) for name, value in places.items()}
     given_places = {name: value for name, value in places.items() if name in given}
-    given_hp = vars(given.hp) if "hp" in given else {}
+    given_hp = hp_of(given)
     if not given.get("trust_run", False):
         _distrust(task_class, directory.path, config, given_hp, given_places.get("data_dir"))
         # A folder that is written to, of the user's choice and not of the run directory's.
@@ -284,7 +284,7 @@ def _find_learning_rate(
 ) -> int:
     path = run_path(settings.run_dir, f"{snake_case(task_class.__name__)}_learning_rate")
     runner = Runner(**{**runner_defaults, **settings_of(settings.runner), "run_dir": path})
-    task = task_class(hparams.from_dict(task_class.HParams, vars(settings.hp)), lookup_of(settings))
+    task = task_class(hparams.from_dict(task_class.HParams, hp_of(settings)), lookup_of(settings))
     found = runner.find_learning_rate(task, **vars(settings.find))
     print_result(found)
     return 1 if found.suggestion is None else 0
@@ -292,7 +292,7 @@ def _find_learning_rate(
 
 def _find_batch_size(task_class: type[Task], settings: jsonargparse.Namespace, runner_defaults: dict[str, Any]) -> int:
     runner = Runner(**{**runner_defaults, **settings_of(settings.runner)})
-    task = task_class(hparams.from_dict(task_class.HParams, vars(settings.hp)), lookup_of(settings))
+    task = task_class(hparams.from_dict(task_class.HParams, hp_of(settings)), lookup_of(settings))
     found = runner.find_batch_size(task, **vars(settings.find))
     print_result(found)
     return 1 if found.suggestion is None else 0
@@ -319,7 +319,7 @@ def _load_run(
     recorded = config.get("lookup", {})
     source = "sample" if config.get("source") == "sample" else recorded.get("source", "auto")
     lookup = Lookup(settings.source or source, settings.data_dir or recorded.get("data_dir"))
-    given_hp = vars(given.hp) if "hp" in given else {}
+    given_hp = hp_of(given)
     if not settings.trust_run:
         _distrust(task_class, Path(settings.run_dir), config, given_hp, settings.data_dir)
     task = task_class(hparams.from_dict(task_class.HParams, {**config.get("hparams", {}), **given_hp}), lookup)

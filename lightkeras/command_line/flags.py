@@ -356,6 +356,11 @@ def settings_of(given: Any, before: dict[str, Any] | None = None) -> dict[str, A
     return settings
 
 
+def hp_of(settings: jsonargparse.Namespace) -> dict[str, Any]:
+    """Returns the hyperparameters by name; empty if the task has none, or none were given."""
+    return dict(vars(settings.hp)) if "hp" in settings else {}
+
+
 def lookup_of(settings: jsonargparse.Namespace) -> Lookup:
     """Returns where to look for data and modules. Raises `FileNotFoundError` if the data folder does not exist."""
     lookup = Lookup(settings.source, settings.data_dir)

@@ -12,7 +12,7 @@ from typing import Any
 import jsonargparse
 
 from lightkeras.command_line.console import print_lines, report_search
-from lightkeras.command_line.flags import lookup_of, settings_of
+from lightkeras.command_line.flags import hp_of, lookup_of, settings_of
 from lightkeras.data.lookup import Lookup
 from lightkeras.runner import Runner
 from lightkeras.runs.directory import RunDirectory, run_path, snake_case
@@ -69,7 +69,7 @@ def _tuner(
 ) -> Tuner:
     tuner = settings_of(settings.tuner)
     runner = {**runner_defaults, **settings_of(settings.runner)}
-    fixed = vars(given.hp) if "hp" in given else {}
+    fixed = hp_of(given)
     lookup = lookup_of(settings)
     if settings.resume:
         if settings.run_dir is None:

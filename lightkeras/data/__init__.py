@@ -4,6 +4,7 @@ from lightkeras.data.arrays import ArrayData, as_feed
 from lightkeras.data.batches import Batches
 from lightkeras.data.datasets.auto_mpg import AutoMpg
 from lightkeras.data.datasets.columns import TableFile
+from lightkeras.data.datasets.folders import ImageFolder, TextFolder
 from lightkeras.data.datasets.images import Images
 from lightkeras.data.datasets.imdb import ImdbReviews
 from lightkeras.data.datasets.mnist import FashionMnist, Mnist
@@ -24,6 +25,7 @@ __all__ = [
     "DataModule",
     "FashionMnist",
     "Feed",
+    "ImageFolder",
     "Images",
     "ImdbReviews",
     "Lookup",
@@ -32,6 +34,7 @@ __all__ = [
     "StreamFeed",
     "Table",
     "TableFile",
+    "TextFolder",
     "Tfds",
     "as_feed",
     "split",

@@ -124,10 +124,12 @@ def make_space(declaration: type, fixed: Mapping[str, Any], bounds: Mapping[str,
         if name not in settled and needed is not None:
             left[name], needs[name] = found, needed
     if not left:
+        found = f"{declaration.__qualname__} declares no ranges"
+        if declared:
+            found = f"all ranges of {declaration.__qualname__} are fixed: {', '.join(sorted(declared))}"
         raise ValueError(
-            f"There is nothing to search: {declaration.__qualname__} declares the ranges "
-            f"{sorted(declared) or 'none'}, of which {sorted(set(declared) & set(settled)) or 'none'} are fixed. "
-            "Declare a hyperparameter with lk.Int, lk.Float, lk.Choice or lk.Bool, or fix fewer."
+            f"There is nothing to search: {found}. Declare a hyperparameter in the task's HParams with lk.Int, "
+            "lk.Float, lk.Choice or lk.Bool, or fix fewer."
         )
     return Space(declaration, left, needs, settled)
 

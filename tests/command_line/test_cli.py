@@ -75,6 +75,37 @@ def test_without_a_command_it_fits_draws_tests_and_prints_paths(fitted):
     assert printed.endswith(f"    run_dir  {path}\ntensorboard  tensorboard --logdir {path}\n")
 
 
+class WithoutHparams(lk.Task):
+    """Has no hyperparameters."""
+
+    def build_data(self):
+        return lk.data.ArrayData(two_moons(40), two_moons(20, seed=1), two_moons(20, seed=2), batch_size=8)
+
+    def build_model(self):
+        return keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+
+    def loss(self, batch, training):
+        logits = self.model(batch[0], training=training)
+        return keras.ops.mean(keras.losses.sparse_categorical_crossentropy(batch[1], logits, from_logits=True))
+
+
+def test_every_command_runs_without_hyperparameters_except_a_search(folder, capsys):
+    assert run(*QUICK, "--run_dir", "a", task=WithoutHparams) == 0
+    assert read("a/config.json")["hparams"] == {}
+    for words in (
+        ["--resume", "--run_dir", "a"],
+        ["test", "--run_dir", "a"],
+        ["fit", *QUICK, "--dry_run"],
+        ["find_learning_rate"],
+        ["--help"],
+    ):
+        assert run(*words, task=WithoutHparams) == 0, words
+    capsys.readouterr()
+    assert run("tune", task=WithoutHparams) == 2
+    assert "NoHParams declares no ranges" in capsys.readouterr().err
+    assert run("--hp.units", "3", task=WithoutHparams) == 2
+
+
 def test_fit_does_not_test(folder):
     assert run("fit", *QUICK, "--run_dir", "a") == 0
     assert "test" not in read("a/result.json")

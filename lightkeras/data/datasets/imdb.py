@@ -11,6 +11,7 @@ import numpy as np
 from lightkeras.data import reuse
 from lightkeras.data.datasets import tfds_folders, tfds_reader
 from lightkeras.data.datasets.sample_reviews import sample_reviews
+from lightkeras.data.datasets.typed_texts import encoded
 from lightkeras.data.feed import ArrayFeed, check_batching
 from lightkeras.data.lookup import Lookup
 from lightkeras.data.module import DataModule
@@ -113,19 +114,7 @@ class ImdbReviews(DataModule):
             ValueError: There are no texts, or one is not UTF-8.
             TypeError: `inputs` is one string instead of a list, or holds a value that is not a string.
         """
-        if isinstance(inputs, str):
-            raise TypeError(f"Received the single string {inputs!r}: expected a list of texts, [{inputs!r}].")
-        if len(inputs) == 0:
-            raise ValueError("Received no texts to predict: expected at least one string.")
-        texts = np.empty(len(inputs), dtype=object)
-        for number, text in enumerate(inputs):
-            if not isinstance(text, str):
-                raise TypeError(f"Input {number} is {type(text).__name__} {text!r}: expected a string.")
-            try:
-                texts[number] = text.encode()
-            except UnicodeEncodeError as error:  # the terminal has another encoding than the input
-                raise ValueError(f"Input {number}, {text[:40]!r}, is not UTF-8: {error}.") from error
-        return ArrayFeed((texts,), self.batch_size)
+        return ArrayFeed((encoded(inputs),), self.batch_size)
 
     def _feed(self, split: str) -> ArrayFeed:
         if split not in self._feeds:

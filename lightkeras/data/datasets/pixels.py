@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lightkeras.data.datasets import npz
+from lightkeras.system.messages import check_whole
 
 Shape = tuple[int, ...]
 """Shape of one image: `(height, width)`, or `(height, width, channels)`."""
@@ -89,16 +92,67 @@ def read_file(path: Path, shape: Shape) -> np.ndarray:
     return as_floats(_decoded(path, shape).reshape(1, *shape), str(path))
 
 
-def _decoded(path: Path, shape: Shape) -> np.ndarray:
+def checked_shape(size: tuple[int, int], channels: int) -> tuple[int, int, int]:
+    """Returns the shape of an image; a ValueError unless the size is two numbers of pixels, and the channels are known.
+
+    Args:
+        size: Height and width.
+        channels: 1, 3 or 4.
+    """
+    if channels not in _MODES:
+        raise ValueError(f"channels={channels!r}: expected 1 (grey), 3 (colours) or 4 (with transparency).")
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
+        raise ValueError(f"size={size!r}: expected the height and the width in pixels, such as (180, 180).")
+    for pixels in size:
+        check_whole("", "size", pixels, 1, numpy=True)
+    return int(size[0]), int(size[1]), channels
+
+
+def problem_of(path: Path) -> str | None:
+    """Returns why a file cannot be read as an image, by its header alone; `None` if it can."""
+    try:
+        with _opened(path) as image:
+            return _deep(path, image) if _is_deep(image) else None
+    except ValueError as error:
+        return str(error)
+
+
+def read_resized(path: Path, shape: tuple[int, int, int], crop: bool = False) -> np.ndarray:
+    """Reads an image of any size: turned as its EXIF data says, converted and resized.
+
+    Args:
+        path: The file.
+        shape: Height, width and channels to make of it.
+        crop: Whether to cut the middle out of another aspect ratio; `False` stretches it.
+
+    Returns:
+        float32 `shape`, 0 to 1.
+
+    Raises:
+        ValueError: It cannot be read, or has more than 8 bits per channel.
+    """
+    from PIL import Image, ImageOps
+
+    height, width, channels = shape
+    with _opened(path) as image:
+        is_deep = _is_deep(image)
+        if not is_deep:
+            turned = ImageOps.exif_transpose(image).convert(_MODES[channels])
+            size, method = (width, height), Image.Resampling.BILINEAR
+            resized = ImageOps.fit(turned, size, method) if crop else turned.resize(size, method)
+    if is_deep:
+        raise ValueError(_deep(path, image))
+    return np.asarray(resized, np.float32).reshape(shape) / np.float32(255)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Opens an image; a ValueError that names the file if it cannot be opened or, inside, decoded."""
     from PIL import Image
 
-    height, width = shape[:2]
-    wanted = _MODES[shape[-1] if len(shape) == 3 else 1]
     try:
         with Image.open(path) as image:
-            is_deep = image.mode.startswith(("I", "F"))
-            if image.size == (width, height) and not is_deep:  # a larger one is not decoded
-                pixels, shows_all = np.asarray(image.convert(wanted)), _opaque(image)
+            yield image
     except (
         OSError,
         SyntaxError,
@@ -110,14 +164,31 @@ def _decoded(path: Path, shape: Shape) -> np.ndarray:
     ) as error:
         # What Pillow raises for broken files; for PNG a SyntaxError.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} cannot be read as an image ({reason}): expected a PNG or .npy file.") from error
+        raise ValueError(f"{path} cannot be read as an image ({reason}): expected a PNG file, for example.") from error
+
+
+def _is_deep(image: Any) -> bool:
+    return str(image.mode).startswith(("I", "F"))
+
+
+def _deep(path: Path, image: Any) -> str:
+    return f"{path} has more than 8 bits per channel (mode {image.mode}): save it with 8."
+
+
+def _decoded(path: Path, shape: Shape) -> np.ndarray:
+    height, width = shape[:2]
+    wanted = _MODES[shape[-1] if len(shape) == 3 else 1]
+    with _opened(path) as image:
+        is_deep = _is_deep(image)
+        if image.size == (width, height) and not is_deep:  # a larger one is not decoded
+            pixels, shows_all = np.asarray(image.convert(wanted)), _opaque(image)
     if image.size != (width, height):
         raise ValueError(
             f"{path} is {image.size[0]} x {image.size[1]} pixels (width x height): expected {width} x {height}. "
             "Crop and scale it first: what it shows should fill it as in the training images."
         )
     if is_deep:
-        raise ValueError(f"{path} has more than 8 bits per channel (mode {image.mode}): save it with 8.")
+        raise ValueError(_deep(path, image))
     if wanted != "RGBA" and not shows_all:
         raise ValueError(f"{path} is transparent in places: put it on a background of one colour first.")
     return pixels
