@@ -124,11 +124,11 @@ def make_space(declaration: type, fixed: Mapping[str, Any], bounds: Mapping[str,
         if name not in settled and needed is not None:
             left[name], needs[name] = found, needed
     if not left:
-        found = f"{declaration.__qualname__} declares no ranges"
+        why = f"{declaration.__qualname__} declares no ranges"
         if declared:
-            found = f"all ranges of {declaration.__qualname__} are fixed: {', '.join(sorted(declared))}"
+            why = f"all ranges of {declaration.__qualname__} are fixed: {', '.join(sorted(declared))}"
         raise ValueError(
-            f"There is nothing to search: {found}. Declare a hyperparameter in the task's HParams with lk.Int, "
+            f"There is nothing to search: {why}. Declare a hyperparameter in the task's HParams with lk.Int, "
             "lk.Float, lk.Choice or lk.Bool, or fix fewer."
         )
     return Space(declaration, left, needs, settled)
