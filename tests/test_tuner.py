@@ -217,7 +217,9 @@ def test_what_is_fixed_is_not_searched(tmp_path):
 
 def test_an_empty_space_is_refused_before_anything_is_written(tmp_path):
     fixed = {"hidden_units": 5, "learning_rate": 0.01}
-    with pytest.raises(ValueError, match=r"nothing to search: TwoMoons\.HParams declares .*'hidden_units'.* are fixed"):
+    with pytest.raises(
+        ValueError, match=r"nothing to search: of the ranges of TwoMoons\.HParams, hidden_units, .* are fixed\. Declare"
+    ):
         tuner(tmp_path, fixed=fixed).search()
 
     class Plain(lk.Task):

@@ -126,7 +126,9 @@ def make_space(declaration: type, fixed: Mapping[str, Any], bounds: Mapping[str,
     if not left:
         why = f"{declaration.__qualname__} declares no ranges"
         if declared:
-            why = f"all ranges of {declaration.__qualname__} are fixed: {', '.join(sorted(declared))}"
+            done = sorted(set(declared) & set(settled))
+            others = "" if len(done) == len(declared) else ", and with these the others have no effect"
+            why = f"of the ranges of {declaration.__qualname__}, {', '.join(done)} are fixed{others}"
         raise ValueError(
             f"There is nothing to search: {why}. Declare a hyperparameter in the task's HParams with lk.Int, "
             "lk.Float, lk.Choice or lk.Bool, or fix fewer."

@@ -112,7 +112,8 @@ def test_fixed_and_narrowed_contradict_each_other():
 def test_an_empty_space_is_refused():
     fixed = {"kind": "none", "units": 8}
     with pytest.raises(
-        ValueError, match=r"nothing to search: Declared declares .*of which \['kind', 'rate', 'units'\]"
+        ValueError,
+        match=r"nothing to search: of the ranges of Declared, kind, rate, units are fixed, and with these the others have",
     ):
         make_space(Declared, fixed, {"rate": Bounds(low=0.1)})
 
