@@ -113,7 +113,7 @@ def test_an_empty_space_is_refused():
     fixed = {"kind": "none", "units": 8}
     with pytest.raises(
         ValueError,
-        match=r"nothing to search: of the ranges of Declared, kind, rate, units are fixed, and with these the others have",
+        match=r"nothing to search: of the ranges of Declared, kind, rate, units are fixed, and with these the",
     ):
         make_space(Declared, fixed, {"rate": Bounds(low=0.1)})
 
