@@ -42,6 +42,7 @@ from .task import Task as Task
 from .training.divergence.broken_step import replay as replay
 from .training.saver import Checkpoints as Checkpoints
 from .training.settings import LimitBatches as LimitBatches
+from .training.settings import Stopping as Stopping
 from .training.step_errors import TaskError as TaskError
 from .tuner import Tuner as Tuner
 

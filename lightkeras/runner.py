@@ -168,6 +168,7 @@ class Runner(Finders):
         mode: Whether a lower (`"min"`) or higher (`"max"`) monitored value is better; `None` infers it from the name.
         patience: Validations (epochs, for a value of the train split) without improvement before training stops;
             `None` never stops early.
+        stopping: What else decides when a run stops early: the least improvement, the fewest epochs, a value to reach.
         skip_broken: Batches that may be skipped after which a loss or a variable is not finite; 0 stops at the first.
 
         run_dir: The run directory; `None` makes a new one below `runs/`.
@@ -475,8 +476,7 @@ class _Loop:
             if fit.monitor in values:
                 improved = fit.judge(state.epochs + 1, values)
             fit.checkpointer.save(improved=improved, values=values)
-            if state.not_finite is not None or state.patience.exhausted(self._settings.patience):
-                state.stop_reason = self._reason_to_stop()
+            state.stop_reason = self._reason_of_monitor()
         if ended:
             return False
         state.stop_reason = state.stop_reason or self._limit_reached()
@@ -518,15 +518,26 @@ class _Loop:
         fit, state, settings = self._fit, self._state, self._settings
         if fit.bridge.asked_to_stop:
             return f"{fit.bridge.asked_to_stop} asked to stop"
+        if (reason := self._reason_of_monitor()) is not None:
+            return reason
+        if settings.epoch_limit is not None and state.epochs >= settings.epoch_limit:
+            return f"max_epochs={settings.epoch_limit} reached"
+        return self._limit_reached()
+
+    def _reason_of_monitor(self) -> str | None:
+        """Why the monitored value ends training; `None` if it does not."""
+        fit, state, settings = self._fit, self._state, self._settings
         if state.not_finite is not None:
             return f"{fit.monitor} is {state.not_finite}, which is not finite"
+        if state.epochs < settings.stopping.min_epochs:
+            return None
+        if state.patience.reached(settings.stopping.stop_at):
+            return f"{fit.monitor} is {state.patience.best:.6g} and reached stop_at={settings.stopping.stop_at:g}"
         if state.patience.exhausted(settings.patience):
             by_epoch = settings.validation == decisions.Every(1, "epoch") or not (fit.monitor or "").startswith("val/")
             word, waited = "epoch" if by_epoch else "validation", state.patience.waited
             return f"{fit.monitor} got no better for {waited} {word}{'s' * (waited > 1)}"
-        if settings.epoch_limit is not None and state.epochs >= settings.epoch_limit:
-            return f"max_epochs={settings.epoch_limit} reached"
-        return self._limit_reached()
+        return None
 
     def _limit_reached(self) -> str | None:
         settings = self._settings

@@ -54,6 +54,7 @@ from lightkeras.system.locks import check_free, exclusive_lock, run_lock
 from lightkeras.system.messages import announce, check_whole, did_you_mean, explains_unknown_keywords
 from lightkeras.system.signals import StopSignals
 from lightkeras.training import decisions
+from lightkeras.training.settings import Settings
 
 POOLS = ("local", "ray")
 
@@ -418,9 +419,10 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         lines += data_differences(before.get("data"), now["data"], part)
     parts = {"search": {name: name in _SAME_OF_SEARCH for name in now["search"]}}
     parts["runner"] = {name: name not in _FREE_OF_RUNNER for name in now["runner"]}
+    earlier = {**before, "runner": {**Settings().record(), **before.get("runner", {})}}  # lacks settings that are newer
     for part, names in parts.items():
         for name in [name for name, compared in names.items() if compared]:
-            lines += config_differences(f"{part}.{name}", before.get(part, {}).get(name), now[part][name])
+            lines += config_differences(f"{part}.{name}", earlier.get(part, {}).get(name), now[part][name])
     first, more = before["search"].get("trials"), now["search"]["trials"]
     if more is not None and (first is None or more < first):  # a search may be extended
         lines += config_differences("search.trials", first, more)

@@ -14,7 +14,7 @@ import tensorflow as tf
 from by_hand import assert_same, weights
 from keras import layers, ops
 
-from lightkeras import Checkpoints, Runner
+from lightkeras import Checkpoints, Runner, Stopping
 from lightkeras.data.arrays import ArrayData
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.runs import checkpoint
@@ -234,6 +234,55 @@ def test_patience_counts_epochs_without_a_better_value(run_dir):
 
 
 @pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("stopping", "epochs", "reason"),
+    [  # of 3, 2, 2, 1, 4, 5, 6, 7
+        (Stopping(stop_at=2.0), 2, "val/loss is 2 and reached stop_at=2"),
+        (Stopping(stop_at=1.5), 4, "val/loss is 1 and reached stop_at=1.5"),
+        (Stopping(stop_at=1.5, min_epochs=6), 6, "val/loss is 1 and reached stop_at=1.5"),
+        (Stopping(min_delta=1.0), 3, "val/loss got no better for 2 epochs"),
+        (Stopping(min_delta=0.9), 6, "val/loss got no better for 2 epochs"),
+        (Stopping(min_epochs=7), 7, "val/loss got no better for 3 epochs"),
+        (Stopping(stop_at=0.5, min_epochs=100), 8, "max_epochs=8 reached"),
+    ],
+)
+def test_stopping_waits_for_epochs_and_improvements_and_ends_at_a_value(run_dir, stopping, epochs, reason):
+    settings = {"max_epochs": 8, "patience": 2, "stopping": stopping}
+    result = runner(run_dir, **settings).fit(Scripted())
+    assert (result.epochs, result.stop_reason) == (epochs, reason)
+    if stopping.min_delta == 1.0:
+        assert (result.best.epoch, result.best.value) == (2, 2.0)  # not an improvement by 1, and yet the best
+    again = runner(run_dir, **settings).fit(Scripted(), resume=True)
+    assert (again.epochs, again.stop_reason) == (epochs, reason)  # it has come to its end
+
+
+def test_a_run_that_was_stopped_waits_for_the_same_improvement_after_a_resume(run_dir):
+    stopping = Stopping(min_delta=1.5)  # 3 counts, 2 and 2 do not, and 1 does
+    runner(run_dir, max_epochs=3, patience=None, stopping=stopping).fit(Scripted())
+    saved = checkpoint.load(checkpoint.find(run_dir / "checkpoints", "last")).state["progress"]
+    assert saved == {"mode": "min", "best": 2.0, "waited": 2, "counted": 3.0}
+    result = runner(run_dir, max_epochs=8, patience=3, stopping=stopping).fit(Scripted(), resume=True)
+    assert (result.epochs, result.best.epoch) == (7, 4)
+
+
+def test_a_value_to_reach_inside_an_epoch_ends_the_run_there(run_dir):
+    settings = {"max_epochs": 9, "validate_every": "3 steps", "monitor": "val/accuracy", "patience": None}
+    result = runner(run_dir, stopping=Stopping(stop_at=0.0), **settings).fit(
+        TwoMoons(), two_moons(320), two_moons(50, 1)
+    )
+    assert (result.steps, result.epochs) == (3, 0)
+    assert result.stop_reason.endswith("reached stop_at=0")
+
+
+def test_a_value_to_reach_needs_a_monitored_value(run_dir):
+    class Logs(Line):
+        def train_step(self, batch):
+            self.log("error", self.minimize(lambda: self.loss(batch, True)))
+
+    with pytest.raises(ValueError, match=r"Stopping\(stop_at=1\): no value is monitored, .* one of train/error"):
+        runner(run_dir, stopping=Stopping(stop_at=1.0)).fit(Logs(), (X, Y))
+
+
 def test_without_patience_it_runs_to_the_last_epoch(run_dir):
     result = runner(run_dir, max_epochs=8, patience=None).fit(Scripted())
     assert (result.epochs, result.stop_reason) == (8, "max_epochs=8 reached")

@@ -16,7 +16,6 @@ import yaml
 
 from lightkeras import hparams
 from lightkeras.data.lookup import Lookup
-from lightkeras.encoders.features import FeatureCache
 from lightkeras.runner import Runner
 from lightkeras.search.pruning import Chance, Pruning
 from lightkeras.search.workers.pool import WorkerLimits
@@ -24,8 +23,7 @@ from lightkeras.system import files
 from lightkeras.system.console import Console
 from lightkeras.system.messages import did_you_mean
 from lightkeras.task import Task
-from lightkeras.training.saver import Checkpoints
-from lightkeras.training.settings import LimitBatches
+from lightkeras.training.settings import GROUPS
 
 COMMANDS = {
     "fit": "train and keep the best weights",
@@ -328,15 +326,13 @@ def _hide_groups(parser: Parser) -> None:
 
 _TITLES = {"hp": "Hyperparameters", "runner": "Runner", "tuner": "Search", "find": "Finder"}
 _GROUPS = {"hp", "runner", "tuner", "find"} | {
-    *("runner.limit_batches", "runner.checkpoints", "runner.features"),
+    *(f"runner.{name}" for name in GROUPS),
     *("tuner.limits", "tuner.pruning", "tuner.chance"),
 }
 
 
 _KINDS = {
-    "limit_batches": LimitBatches,
-    "checkpoints": Checkpoints,
-    "features": FeatureCache,
+    **GROUPS,
     "limits": WorkerLimits,
     "pruning": Pruning,
     "chance": Chance,

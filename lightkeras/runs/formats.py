@@ -55,6 +55,15 @@ class FeatureSettings:
 
 
 @dataclasses.dataclass
+class StoppingSettings:
+    """Settings of early stopping, of `config.json`."""
+
+    min_delta: float = 0.0
+    min_epochs: Count = 0
+    stop_at: float | None = None
+
+
+@dataclasses.dataclass
 class RunnerSettings:
     """Settings of the runner, of `config.json`."""
 
@@ -64,6 +73,7 @@ class RunnerSettings:
     monitor: str | None = None
     mode: Literal["min", "max"] | None = None
     patience: Positive | None = 3
+    stopping: StoppingSettings = dataclasses.field(default_factory=StoppingSettings)
     validate_every: int | str = 1
     limit_batches: Limits = dataclasses.field(default_factory=Limits)
     skip_broken: Count = 0
@@ -367,6 +377,7 @@ class PatienceState:
     mode: Literal["min", "max"]
     best: float | None = None
     waited: Count = 0
+    counted: float | None = None
 
 
 @dataclasses.dataclass

@@ -13,7 +13,6 @@ from typing import Any, final
 import numpy as np
 
 from lightkeras.data.lookup import Lookup
-from lightkeras.encoders.features import FeatureCache
 from lightkeras.runner import Runner
 from lightkeras.runs import checkpoint
 from lightkeras.runs.directory import RunDirectory
@@ -27,8 +26,7 @@ from lightkeras.search.workers.pool import WorkerLimits
 from lightkeras.system import files, trust
 from lightkeras.system.messages import did_you_mean
 from lightkeras.task import Task
-from lightkeras.training.saver import Checkpoints
-from lightkeras.training.settings import LimitBatches
+from lightkeras.training.settings import GROUPS
 
 _PLACES = {"source": "auto", "data_dir": None}
 
@@ -192,8 +190,7 @@ def _epochs(path: Path) -> list[dict[str, str]]:
 
 
 def _runner_of(recorded: Mapping[str, Any]) -> Runner:
-    kinds = {"limit_batches": LimitBatches, "checkpoints": Checkpoints, "features": FeatureCache}
-    settings = {name: kinds[name](**value) if name in kinds else value for name, value in recorded.items()}
+    settings = {name: GROUPS[name](**value) if name in GROUPS else value for name, value in recorded.items()}
     known = {field.name for field in dataclasses.fields(Runner)}
     return Runner(**{name: value for name, value in settings.items() if name in known} | {"callbacks": ()})
 

@@ -75,6 +75,8 @@ def finished(stop_reason: str) -> str:
     """Returns a sentence that a run is finished, and how it would train longer if a setting ended it."""
     name = stop_reason.partition("=")[0] if stop_reason.startswith("max_") else ""
     name = "patience" if " got no better for " in stop_reason else name
+    if " reached stop_at=" in stop_reason:
+        return f"The run is finished: {stop_reason}. To train longer, resume it with another --runner.stopping.stop_at."
     advice = f" To train longer, resume it with a higher {name} (--runner.{name})." if name else ""
     return f"The run is finished: {stop_reason}.{advice}"
 
@@ -154,22 +156,34 @@ class Patience:
     Args:
         mode: `"min"` or `"max"`.
         best: Best monitored value so far; `None` before the first.
-        waited: Epochs since the best value.
+        waited: Epochs since the last improvement of at least `min_delta`.
+        counted: The value of that improvement; `None` for the best value.
     """
 
     mode: str
     best: float | None = None
     waited: int = 0
+    counted: float | None = None
 
-    def after(self, value: float) -> Patience:
-        """Returns the state after one more epoch. NaN never improves."""
-        if is_better(value, self.best, self.mode):
-            return Patience(self.mode, value, 0)
-        return dataclasses.replace(self, waited=self.waited + 1)
+    def after(self, value: float, min_delta: float = 0.0) -> Patience:
+        """Returns the state after one more epoch, whose value improves if it is better by more than `min_delta`.
+
+        NaN never improves. A value that is better by less may still be the best.
+        """
+        best = value if is_better(value, self.best, self.mode) else self.best
+        counted = self.best if self.counted is None else self.counted
+        least = value + min_delta if self.mode == "min" else value - min_delta
+        if is_better(least, counted, self.mode):
+            return Patience(self.mode, best, 0, None if best == value else value)
+        return Patience(self.mode, best, self.waited + 1, None if counted == best else counted)
 
     def exhausted(self, patience: int | None) -> bool:
         """Whether the value did not improve for `patience` epochs; false for `None`."""
         return patience is not None and self.waited >= max(patience, 1)
+
+    def reached(self, stop_at: float | None) -> bool:
+        """Whether the best value is at least as good as `stop_at`; false for `None`."""
+        return stop_at is not None and self.best is not None and not is_better(stop_at, self.best, self.mode)
 
 
 def is_better(value: float, best: float | None, mode: str) -> bool:

@@ -267,12 +267,13 @@ class Fit:
         if self.monitor is None:
             return True
         state, value = self.state, values[self.monitor]
-        state.patience = state.patience.after(value)
+        improved = decisions.is_better(value, state.patience.best, state.patience.mode)
+        state.patience = state.patience.after(value, self.settings.stopping.min_delta)
         state.not_finite = None if math.isfinite(value) else value
-        if state.patience.waited == 0:
+        if improved:
             state.best = Best(epoch, state.step, value, dict(values))
             self.recorder.log_best(self.monitor)
-        return state.patience.waited == 0 or self.checkpointer.best is None
+        return improved or self.checkpointer.best is None
 
     @counted("watch")
     def watch(self, epoch_begins: bool = False) -> Alarm | None:
@@ -306,6 +307,11 @@ def _monitor(settings: Settings, traced: TracedSteps) -> tuple[str | None, str]:
     monitor = settings.monitor or next((name for name in losses if name in names), None)
     if monitor is not None:
         check_monitor(monitor, names, left_out=left_out)
+    elif settings.stopping.stop_at is not None:
+        raise ValueError(
+            f"Stopping(stop_at={settings.stopping.stop_at:g}): no value is monitored, because no loss is logged. Name "
+            f"one of {', '.join(names)} as Runner(monitor=...)."
+        )
     if settings.checkpoints.keep_by is not None:
         check_monitor(settings.checkpoints.keep_by, names, "Checkpoints.keep_by", left_out)
     return monitor, settings.mode or (decisions.infer_mode(monitor) if monitor is not None else "min")

@@ -45,6 +45,32 @@ class LimitBatches:
 
 @dataclasses.dataclass(frozen=True)
 class Stopping:
+    """When a run stops early, beside `monitor`, `mode` and `patience` of the runner.
+
+    Args:
+        min_delta: Least change of the monitored value that counts as an improvement for `patience`, compared with the
+            last one that did. The best epoch is the one with the best value all the same.
+        min_epochs: Finished epochs before which neither `patience` nor `stop_at` ends the run.
+        stop_at: Monitored value at which the run ends: it is reached if the best value is as good; `None` for none.
+
+    Raises:
+        ValueError: `min_delta` is negative, `min_epochs` is below 0, or a number is not finite.
+    """
+
+    min_delta: float = 0.0
+    min_epochs: int = 0
+    stop_at: float | None = None
+
+    def __post_init__(self) -> None:
+        check_whole("Stopping", "min_epochs", self.min_epochs, 0)
+        if not 0 <= self.min_delta < float("inf"):
+            raise ValueError(f"Stopping(min_delta={self.min_delta!r}): expected a number of at least 0.")
+        if self.stop_at is not None and not abs(self.stop_at) < float("inf"):
+            raise ValueError(f"Stopping(stop_at={self.stop_at!r}): expected a finite number or None.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Endings:
     """Settings that end training; see `Runner`.
 
     Raises:
@@ -57,6 +83,7 @@ class Stopping:
     monitor: str | None = None
     mode: str | None = None
     patience: int | None = 3
+    stopping: Stopping = dataclasses.field(default_factory=Stopping)
     validate_every: int | str = 1
 
     def __post_init__(self) -> None:
@@ -86,7 +113,7 @@ class Stopping:
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(Stopping):
+class Settings(Endings):
     """Settings of a run; see `Runner`.
 
     Raises:
@@ -124,8 +151,15 @@ class Settings(Stopping):
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         settings["max_epochs"] = self.epoch_limit
         settings["run_dir"] = None if self.run_dir is None else str(self.run_dir)
-        settings["limit_batches"] = dataclasses.asdict(self.limit_batches)
-        settings["checkpoints"] = dataclasses.asdict(self.checkpoints)
-        settings["features"] = dataclasses.asdict(self.features)
+        settings |= {name: dataclasses.asdict(settings[name]) for name in GROUPS}
         settings["callbacks"] = [type(callback).__name__ for callback in self.callbacks]
         return settings
+
+
+GROUPS: dict[str, type] = {
+    "stopping": Stopping,
+    "limit_batches": LimitBatches,
+    "checkpoints": Checkpoints,
+    "features": FeatureCache,
+}
+"""Settings of a runner that are groups of settings, each with its class."""

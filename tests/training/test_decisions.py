@@ -1,7 +1,10 @@
 """The decisions of a run, as pure functions."""
 
 import math
+import types
 
+import keras
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -96,6 +99,52 @@ def test_higher_is_better_where_the_mode_is_max():
     followed = follow("max", [0.5, 0.7, 0.6, 0.7, 0.8])
     assert [progress.best for progress in followed] == [0.5, 0.7, 0.7, 0.7, 0.8]
     assert [progress.waited for progress in followed] == [0, 0, 1, 2, 0]
+
+
+def keras_stops(values, **settings):
+    """The epoch, from 1, after which Keras's own EarlyStopping stops; `None` if it does not."""
+    stopping = keras.callbacks.EarlyStopping(monitor="value", **settings)
+    stopping.set_model(types.SimpleNamespace(stop_training=False))
+    stopping.on_train_begin()
+    for epoch, value in enumerate(values, 1):
+        stopping.on_epoch_end(epoch - 1, {"value": value})
+        if stopping.model.stop_training:
+            return epoch
+    return None
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("min_delta", [0.0, 0.05, 0.3])
+def test_patience_with_a_least_improvement_stops_where_keras_stops(mode, min_delta):
+    stops = []
+    for seed in range(50):
+        values = np.random.default_rng(seed).normal(0, 0.1, 40).cumsum()
+        progress, stopped = Patience(mode), None
+        for epoch, value in enumerate(values, 1):
+            progress = progress.after(value, min_delta)
+            assert progress.best == (min if mode == "min" else max)(values[:epoch])  # the best, however little better
+            if progress.exhausted(4) and stopped is None:
+                stopped = epoch
+        assert stopped == keras_stops(values, mode=mode, min_delta=min_delta, patience=4)
+        stops.append(stopped)
+    assert len(set(stops)) > 1
+
+
+def test_small_steps_add_up_to_an_improvement():
+    progress = [Patience("min")]
+    for value in [1.0, 0.95, 0.92, 0.88, 0.9]:
+        progress.append(progress[-1].after(value, 0.1))
+    assert [each.best for each in progress[1:]] == [1.0, 0.95, 0.92, 0.88, 0.88]
+    assert [each.waited for each in progress[1:]] == [0, 1, 2, 0, 1]
+    assert [each.counted for each in progress[1:]] == [None, 1.0, 1.0, None, None]
+
+
+@pytest.mark.parametrize(("mode", "values", "reached"), [("min", [3, 2, 4], [0, 1, 1]), ("max", [1, 2, 1], [0, 1, 1])])
+def test_a_value_is_reached_once_the_best_is_as_good(mode, values, reached):
+    followed = follow(mode, values)
+    assert [progress.reached(2.0) for progress in followed] == list(map(bool, reached))
+    assert not any(progress.reached(None) for progress in followed)
+    assert not Patience(mode).reached(2.0)
 
 
 def test_no_patience_is_never_exhausted():

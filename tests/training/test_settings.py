@@ -8,7 +8,7 @@ import pytest
 from lightkeras import LimitBatches, Runner
 from lightkeras.training.decisions import Every
 from lightkeras.training.saver import Checkpoints
-from lightkeras.training.settings import Settings
+from lightkeras.training.settings import Settings, Stopping
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,22 @@ from lightkeras.training.settings import Settings
 def test_a_setting_out_of_its_range_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Settings(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"min_delta": -0.1}, r"Stopping\(min_delta=-0\.1\): expected a number of at least 0\."),
+        ({"min_delta": float("nan")}, r"Stopping\(min_delta=nan\): expected a number"),
+        ({"min_epochs": -1}, r"Stopping\(min_epochs=-1\): expected a whole number of at least 0\."),
+        ({"min_epochs": 1.5}, r"Stopping\(min_epochs=1\.5\): expected a whole number"),
+        ({"stop_at": float("inf")}, r"Stopping\(stop_at=inf\): expected a finite number or None\."),
+        ({"stop_at": float("nan")}, r"Stopping\(stop_at=nan\): expected a finite number"),
+    ],
+)
+def test_a_setting_of_stopping_out_of_its_range_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Stopping(**settings)
 
 
 def test_the_message_names_what_the_user_wrote():
