@@ -308,9 +308,9 @@ def _kind(rows: Sequence[Mapping[str, Any]], name: str) -> str:
 
 
 def _cell(value: Any) -> str:
-    """A value in a table, whose columns have the same number of digits."""
-    if isinstance(value, float) and 1e-3 <= abs(value) < 1e4:
-        return f"{value:.4f}"
+    """A value in a table: with four decimals or, where these would be few digits, with four digits."""
+    if isinstance(value, float) and 0 < abs(value) < 1e4:
+        return f"{value:.4f}" if abs(value) >= 0.01 else f"{value:.4g}"
     return _plain(value)
 
 

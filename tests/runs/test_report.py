@@ -373,6 +373,15 @@ def test_headings_stand_where_their_cells_do(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.5, "0.5000"), (0.01, "0.0100"), (0.002093, "0.002093"), (-0.0009743541, "-0.0009744"), (0.0, "0"), (3, "3")],
+)
+def test_a_number_in_a_table_has_four_decimals_or_four_digits(value, shown):
+    rows = [{"title": "run", "path": None, "best": False, "values": {"rate": value}}]
+    assert f'class="number">{shown}</td>' in report.page({"runs": {"title": "Runs", "rows": rows}}).decode()
+
+
 def make_search(path: Path) -> Path:
     """Three trials, of which one was pruned."""
     for number, (units, loss) in enumerate([(2, 1.0), (4, 0.5), (8, 2.0)]):
