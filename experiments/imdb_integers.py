@@ -92,9 +92,10 @@ class ImdbIntegers(lk.Task):
         right = (positive > 0.5) == (labels == 1)
         by_confidence = np.argsort(-abs(positive - 0.5), kind="stable")
         entries = []
-        for name, wanted in (("right", True), ("wrong", False)):
+        for name, wanted in (("correct", True), ("wrong", False)):
             for n in by_confidence[right[by_confidence] == wanted][:3]:
-                title = f"{name}: {positive[n]:.1%} positive, and it is {'positive' if labels[n] else 'negative'}"
+                guess, share = ("positive", positive[n]) if positive[n] > 0.5 else ("negative", 1 - positive[n])
+                title = f"predicted {guess} with {100 * share:.0f} %: {name}"
                 seen = self.encoder.decode(self.encoder.encode(texts[n : n + 1])[0])
                 entries.append((title, seen, bool(right[n])))
         return {"reviews_as_the_model_sees_them": lk.plots.text_panel(entries)}
