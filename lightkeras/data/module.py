@@ -12,8 +12,8 @@ from lightkeras.data.lookup import Lookup
 class DataModule(abc.ABC):
     """Source of batches: prepared once, then one feed per split.
 
-    The constructor stores settings and touches no disk. `prepare` finds the data; the runner calls
-    it once, before anything else.
+    The constructor stores settings and touches no disk. `prepare` finds the data; the runner calls it when it has built
+    the task. A task whose `build_model` depends on the data calls it there.
     """
 
     source: str | None = None
