@@ -37,7 +37,7 @@ class Console(rich.console.Console):
 
     def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
         segments = super().render(renderable, options)
-        return segments if self._has_unicode else map(_without_ellipsis, segments)
+        return segments if self._has_unicode else map(_in_ascii, segments)
 
     def render_str(self, text: str, **settings: Any) -> Text:
         return super().render_str(printable(text), **settings)
@@ -46,9 +46,10 @@ class Console(rich.console.Console):
         self.quiet = True
 
 
-def _without_ellipsis(segment: Segment) -> Segment:
-    """A truncated text that ends in three points and is as wide, for an encoding without the ellipsis of rich."""
-    return segment._replace(text=_TRUNCATED.sub(lambda found: "..."[-len(found[0]) :], segment.text))
+def _in_ascii(segment: Segment) -> Segment:
+    """A text without the signs that are used here and by rich: a truncated one ends in three points, and is as wide."""
+    text = _TRUNCATED.sub(lambda found: "..."[-len(found[0]) :], segment.text)
+    return segment._replace(text=text.replace("\N{PLUS-MINUS SIGN}", "+-"))
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from documents import DOCUMENTS, ROOT, Document, run_block
 
 import lightkeras as lk
+from lightkeras.command_line.entry_point import main
 
 # test_tutorial.py runs the blocks of the tutorial.
 BLOCKS = {
@@ -43,6 +45,19 @@ def test_a_python_block_runs_as_a_file_of_its_own(name: str, tmp_path: Path) -> 
     assert bool(best) == trains(BLOCKS[name])
     if best:
         assert max(found["epoch"] for found in best) > 1  # it learned: it got better after the first epoch
+
+
+def test_the_commands_that_list_and_compare_runs_run_after_the_block_that_trains_them(tmp_path, monkeypatch, capsys):
+    page = Document("docs/how_to/compare.md")
+    (block,), (commands,) = page.blocks("python"), page.blocks("bash")
+    run_block(block, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for line in commands.splitlines():
+        program, *args = shlex.split(line, comments=True)
+        assert program == "lightkeras"
+        assert main(args) == 0
+        assert "small" in capsys.readouterr().out
+    assert (tmp_path / "comparison.html").is_file()
 
 
 def test_there_are_python_blocks_to_run() -> None:

@@ -72,16 +72,34 @@ class Browser:
         """Goes to a page."""
         self._ask("Page.navigate", session=self._session, url=url)
 
+    def emulate(self, size: tuple[int, int], scale: float = 1, dark: bool = False) -> None:
+        """Shows pages as on a screen of another size in CSS pixels, of `scale` pixels each, in a dark color scheme."""
+        phone = size[0] < 500
+        metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": scale, "mobile": phone}
+        self._ask("Emulation.setDeviceMetricsOverride", session=self._session, **metrics)
+        self._ask("Emulation.setScrollbarsHidden", session=self._session, hidden=True)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._ask("Emulation.setEmulatedMedia", session=self._session, features=[scheme])
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression."""
+        found = self._ask("Runtime.evaluate", session=self._session, expression=expression, returnByValue=True)
+        return found["result"].get("value")
+
     def text(self) -> str:
         """All that the page shows as text."""
-        found = self._ask("Runtime.evaluate", session=self._session, expression=TEXT, returnByValue=True)
-        return str(found["result"].get("value", ""))
+        return str(self.evaluate(TEXT) or "")
 
-    def picture(self, path: Path) -> None:
-        """Writes what is seen as PNG."""
+    def picture(self, path: Path, height: int | None = None) -> None:
+        """Writes what is seen as PNG: the screen, or the page from its top to a height in CSS pixels."""
         import base64
 
-        data = self._ask("Page.captureScreenshot", session=self._session, format="png")["data"]
+        clip = {}
+        if height is not None:
+            width = self.evaluate("document.documentElement.clientWidth")
+            area = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+            clip = {"clip": area, "captureBeyondViewport": True}
+        data = self._ask("Page.captureScreenshot", session=self._session, format="png", **clip)["data"]
         path.write_bytes(base64.b64decode(data))
 
     def _ask(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:

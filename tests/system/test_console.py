@@ -48,6 +48,13 @@ def test_a_column_of_one_or_two_letters_has_as_many_points(width, shown):
     assert "".join(segment.text for segment in console.render(text)) == f"{shown}\n"
 
 
+def test_a_spread_is_readable_without_unicode():
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    Console(file=file).print("val/loss 0.2500 \N{PLUS-MINUS SIGN} 0.0100", highlight=False)
+    file.flush()
+    assert file.buffer.getvalue() == b"val/loss 0.2500 +- 0.0100\n"
+
+
 PROGRAM = """
 import os, sys
 {prepare}
