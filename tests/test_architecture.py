@@ -30,7 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": {"data", "system"},
     "optimizers": {"engine", "system"},
     "task": {"engine", "encoders", "data", "hparams", "system"},
-    "testing": {"task", "engine", "data", "hparams"},
+    "testing": {"runner", "training", "task", "encoders", "engine", "data", "hparams", "system"},
+    "pytest_plugin": {"testing"},
     "runs": {"plots", "hparams", "system"},
     "training": {"task", "engine", "encoders", "data", "runs", "plots", "hparams", "system"},
     "runner": {"training", "task", "encoders", "data", "runs", "system"},
@@ -239,7 +240,13 @@ def mirrored(path: Path) -> Path:
 
 
 def test_every_module_of_more_than_40_lines_has_its_test_file() -> None:
-    long = {name: path for name, path in modules().items() if name and len(path.read_text().splitlines()) > 40}
+    def is_long(path: Path) -> bool:
+        text = path.read_text()
+        defines = any(isinstance(node, (ast.ClassDef, ast.FunctionDef)) for node in ast.parse(text).body)
+        return defines and len(text.splitlines()) > 40
+
+    long = {name: path for name, path in modules().items() if name and is_long(path)}
+    assert len(long) > 100
     assert [name for name, path in long.items() if not mirrored(path).exists()] == []
 
 

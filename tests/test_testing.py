@@ -1,11 +1,17 @@
 """Tiny tasks and data for tests."""
 
+import re
+import subprocess
+import sys
+
+import keras
 import numpy as np
 import pytest
 
+import lightkeras as lk
 from lightkeras import Runner
 from lightkeras.hparams import FloatRange, IntRange, search_space
-from lightkeras.testing import TwoMoons, two_moons
+from lightkeras.testing import TwoMoons, check_task, two_moons
 
 
 def test_two_moons_are_two_half_circles_and_the_same_every_time():
@@ -52,3 +58,108 @@ def test_the_points_of_the_moons_are_those_of_their_angles():
     angle = rng.uniform(0, np.pi, 2)
     expected = [[np.cos(angle[0]), np.sin(angle[0])], [1 - np.cos(angle[1]), 0.5 - np.sin(angle[1])]]
     np.testing.assert_allclose(two_moons(2, seed=5)[0], expected + rng.normal(0, 0.1, (2, 2)), rtol=1e-6)
+
+
+# ---------------------------------------------------------------------- check_task
+
+
+@pytest.mark.any_backend
+def test_a_task_that_is_right_passes_all_checks():
+    check_task(TwoMoons)
+
+
+@pytest.mark.any_backend
+def test_a_function_arrays_and_a_folder_can_be_given(tmp_path):
+    def make():
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        return lk.SupervisedTask(model, loss=loss, optimizer=keras.optimizers.Adam(0.05))
+
+    check_task(make, two_moons(64), two_moons(32), batch_size=16, overfit_to=0.9, run_dir=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export", "overfit", "resumed", "whole"]
+
+
+def test_a_task_that_does_not_learn_its_first_batch_fails():
+    with pytest.raises(AssertionError, match=r"3 steps, the loss fell from 0\.\d+ to 0\.\d+ only; expected"):
+        check_task(TwoMoons, overfit_steps=3, overfit_to=0.1)
+
+
+def test_a_task_without_a_loss_is_told_what_to_do():
+    class Silent(TwoMoons):
+        def train_step(self, batch):
+            super().train_step(batch)
+
+        def evaluate_step(self, batch):
+            self.log("error", super().evaluate_step(batch))
+
+    with pytest.raises(AssertionError, match=r"The task logs no loss: give overfit_to=None"):
+        check_task(Silent)
+    check_task(Silent, overfit_to=None)
+
+
+def test_data_that_depend_on_how_often_they_were_read_fail():
+    reads = []
+
+    def batches():
+        reads.append(len(reads))
+        for number in range(5):  # the first batch is always the same
+            yield two_moons(32, seed=len(reads) if number else 0)
+
+    with pytest.raises(AssertionError, match=r"stopped and resumed ended with other values of .*Does a step depend"):
+        check_task(TwoMoons, batches, overfit_to=None)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Forgetful(keras.layers.Layer):
+    """Scales its inputs, by a factor that is not saved."""
+
+    def __init__(self, factor=1.0, **settings):
+        super().__init__(**settings)
+        self.factor = factor
+
+    def call(self, inputs):
+        return self.factor * inputs
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+def test_a_model_that_is_another_one_once_loaded_fails():
+    class Scaled(TwoMoons):
+        def build_model(self):
+            return keras.Sequential([keras.Input((2,)), Forgetful(2.0), keras.layers.Dense(1)])
+
+    with pytest.raises(AssertionError, match=r"Output 0 of the saved model differs by up to \d"):
+        check_task(Scaled, overfit_to=None)
+
+
+def test_a_task_without_data_is_refused():
+    class Bare(TwoMoons):
+        def build_data(self):
+            return None
+
+    with pytest.raises(ValueError, match=re.escape("There is no data: Bare.build_data returns None.")):
+        check_task(Bare)
+
+
+def test_the_fixture_runs_in_the_folder_of_the_test(run_in_a_project):
+    done = run_in_a_project()
+    assert done.returncode == 1, done.stdout
+    assert "1 failed, 1 passed" in done.stdout
+    assert "the loss fell from" in done.stdout
+
+
+@pytest.fixture
+def run_in_a_project(tmp_path):
+    """Runs the tests of a project of a user."""
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["lightkeras.pytest_plugin"]\n')
+    (tmp_path / "test_mine.py").write_text(
+        "from lightkeras.testing import TwoMoons\n\n\n"
+        "def test_right(check_task, tmp_path):\n"
+        "    check_task(TwoMoons)\n"
+        "    assert (tmp_path / 'check_task' / 'whole').is_dir()\n\n\n"
+        "def test_wrong(check_task):\n"
+        "    check_task(TwoMoons, overfit_steps=2, overfit_to=0.01)\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    return lambda: subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
