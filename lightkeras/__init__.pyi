@@ -23,6 +23,7 @@ from .hparams import Float as Float
 from .hparams import Int as Int
 from .runner import Interrupted as Interrupted
 from .runner import Runner as Runner
+from .runs import loggers as loggers
 from .runs import report as report
 from .runs.results import BatchSizes as BatchSizes
 from .runs.results import EvalResult as EvalResult

@@ -22,6 +22,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping
@@ -186,6 +187,8 @@ class Runner(Finders):
             histograms of weights, and of the gradients of the first train batch, at every epoch. `None` logs none.
 
         callbacks: Keras callbacks.
+        loggers: Loggers such as `lk.loggers.MLflow()`, in addition to TensorBoard and `metrics.csv`, which every run
+            writes. One that raises is warned of once and left out from then on; the report has its error.
         seed: Seed of the initial weights, of the order of examples and of dropout.
         preflight: Whether to try the steps on one batch before the first epoch; `lightkeras.training.preflight` lists
             the checks that always run.
@@ -247,12 +250,12 @@ class Runner(Finders):
                 fit = setup.make_fit(self, ready, ledger)
                 config = run_config.config_of(fit)
             fit.directory.create(needed_bytes=5 * fit.state_bytes)
-            with run_lock(fit.directory.lock_file):
+            with run_lock(fit.directory.lock_file), contextlib.ExitStack() as until_concluded:
                 fit.directory.check_links()
                 fit.directory.sweep()
                 resumed, restart, write_config = run_config.begin(fit, config, ready)
                 loop = _Loop(fit)
-                with fit.opened(config, resumed, restart):
+                with fit.opened(config, resumed, restart, until_concluded):
                     loop.begin(resumed, config["models"])
                     write_config()
                     while loop.continues():
@@ -439,7 +442,19 @@ class _Loop:
             fit.profiler.write()
         if settings.pictures and complete:
             fit.pictures.report()
+        if settings.loggers:
+            self._close_loggers(result)
         return result
+
+    def _close_loggers(self, result: FitResult) -> None:
+        """Closes the loggers of the user, and adds their errors to the result and the report."""
+        fit = self._fit
+        with phase("closing the loggers"):
+            fit.recorder.close_added([] if fit.interrupted else fit.directory.outputs())
+        if problems := fit.recorder.problems:
+            fit.directory.update_result({"fit": {**result.summary(), "loggers": problems}})
+            if self._settings.pictures and not fit.interrupted:
+                fit.pictures.report()
 
     def _steps_next(self) -> int:
         """Number of train steps of the next call: up to the next event, and at most about 75 ms of them."""

@@ -367,6 +367,7 @@ _FREE_OF_RUNNER = (
     "features",
     "steps_per_call",
     "callbacks",
+    "loggers",
     "preflight",
     "pictures",
 )

@@ -37,7 +37,15 @@ from lightkeras.command_line.console import (
     report_fit,
     report_profile,
 )
-from lightkeras.command_line.flags import COMMANDS, check_hparams, hp_of, lookup_of, make_parser, settings_of
+from lightkeras.command_line.flags import (
+    COMMANDS,
+    check_hparams,
+    check_loggers,
+    hp_of,
+    lookup_of,
+    make_parser,
+    settings_of,
+)
 from lightkeras.data.lookup import Lookup
 from lightkeras.experiment import Experiment, Main
 from lightkeras.runner import Interrupted, Runner
@@ -208,7 +216,12 @@ def _with_recorded(
     if not directory.config_file.exists():
         return runner, hp, lookup
     config = directory.read_config() if holds_several(directory) else read_run(directory)
-    recorded = {name: value for name, value in config["runner"].items() if name in runner and name != "callbacks"}
+    check_loggers(directory.config_file, config["runner"], runner, given.get("runner", {}))
+    recorded = {
+        name: value
+        for name, value in config["runner"].items()
+        if name in runner and name not in ("callbacks", "loggers")
+    }
     places = {"source": lookup.source, "data_dir": lookup.data_dir}
     recorded_places = {name: config.get("lookup", {}).get(name, value) for name, value in places.items()}
     given_places = {name: value for name, value in places.items() if name in given}

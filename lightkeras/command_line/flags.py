@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
+import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -17,11 +18,12 @@ import yaml
 from lightkeras import hparams
 from lightkeras.data.lookup import Lookup
 from lightkeras.runner import Runner
+from lightkeras.runs.loggers import Logger
 from lightkeras.search.pruning import Chance, Pruning
 from lightkeras.search.workers.pool import WorkerLimits
 from lightkeras.system import files
 from lightkeras.system.console import Console
-from lightkeras.system.messages import did_you_mean
+from lightkeras.system.messages import did_you_mean, printable
 from lightkeras.task import Task
 from lightkeras.training.settings import GROUPS
 
@@ -204,7 +206,7 @@ def make_parser(
     parser.add_class_arguments(Runner, "runner", skip={"run_dir", "callbacks", "profile"})
     flags = {action.dest for action in parser._actions}
     defaults = dict(_flat_settings("runner", runner_defaults))
-    parser.set_defaults({name: value for name, value in defaults.items() if name in flags})
+    parser.set_defaults({name: value for name, value in defaults.items() if name in flags - {"runner.loggers"}})
     if command == "tune":
         from lightkeras.tuner import Tuner
 
@@ -342,14 +344,36 @@ _KINDS = {
 def settings_of(given: Any, before: dict[str, Any] | None = None) -> dict[str, Any]:
     """Returns settings of a runner or a tuner, with each group of settings as an object of its class.
 
-    `before` are recorded settings, which complete a group that is given in part.
+    `before` are recorded settings, which complete a group that is given in part. Without loggers, the entry is left
+    out: those of the experiment's file stay.
     """
     settings = dict(given if isinstance(given, dict) else vars(given))
     for name, kind in _KINDS.items():
         if name in settings and not isinstance(settings[name], kind):
             group = settings[name] if isinstance(settings[name], dict) else vars(settings[name])
             settings[name] = kind(**{**(before or {}).get(name, {}), **group})
-    return settings
+    loggers = [_made_logger(item) for item in settings.pop("loggers", None) or ()]
+    return {**settings, **({"loggers": loggers} if loggers else {})}
+
+
+def _made_logger(given: jsonargparse.Namespace) -> Logger:
+    """Makes a logger from the path of its class and its arguments, which the parser has checked."""
+    arguments = given.as_dict().get("init_args", {})
+    made: Logger = pkgutil.resolve_name(given.class_path)(**arguments)
+    return made
+
+
+def check_loggers(config_file: Path, recorded: Mapping[str, Any], runner: Mapping[str, Any], given: Any) -> None:
+    """Raises a ValueError if a run or a search had loggers, and is resumed without saying which.
+
+    A class that only `config.json` names is not imported: the directory may come from somebody else.
+    """
+    names = recorded.get("loggers", [])
+    if names and not runner.get("loggers") and "loggers" not in given:
+        raise ValueError(
+            f"{config_file} has the loggers {', '.join(map(printable, names))}, and none are given now. Give "
+            "--runner.loggers as before, or --runner.loggers [] to resume without them."
+        )
 
 
 def hp_of(settings: jsonargparse.Namespace) -> dict[str, Any]:

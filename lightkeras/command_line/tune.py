@@ -12,7 +12,7 @@ from typing import Any
 import jsonargparse
 
 from lightkeras.command_line.console import print_lines, report_search
-from lightkeras.command_line.flags import hp_of, lookup_of, settings_of
+from lightkeras.command_line.flags import check_loggers, hp_of, lookup_of, settings_of
 from lightkeras.data.lookup import Lookup
 from lightkeras.runner import Runner
 from lightkeras.runs.directory import RunDirectory, run_path, snake_case
@@ -85,7 +85,9 @@ def _tuner(
                 recorded = {name: value for name, value in recorded.items() if name not in ("address", "gpus")}
             tuner |= settings_of(recorded) | flags
             recorded = {name: value for name, value in config.get("runner", {}).items() if name in runner}
-            recorded.pop("callbacks", None)
+            check_loggers(directory.config_file, config.get("runner", {}), runner, given.get("runner", {}))
+            for name in ("callbacks", "loggers"):
+                recorded.pop(name, None)
             if not settings.trust_run:
                 recorded["features"] = {**recorded.get("features", {}), "folder": None}
             runner |= settings_of(recorded) | settings_of(given.get("runner", {}), recorded)

@@ -92,6 +92,11 @@ class RunDirectory:
     def model_file(self) -> Path:
         return self.path / "model.keras"
 
+    def outputs(self) -> list[Path]:
+        """Files and folders of a finished run that are worth keeping elsewhere, as far as they exist."""
+        found = (self.model_file, self.result_file, self.report_file, self.figures, self.metrics_file)
+        return [path for path in found if path.exists()]
+
     def create(self, needed_bytes: int) -> None:
         """Creates the directory if it does not exist.
 
@@ -211,6 +216,15 @@ def check_directory(directory: RunDirectory, needed_bytes: int) -> None:
 def holds_several(directory: RunDirectory) -> bool:
     """Returns True for the directory of an experiment of several runs."""
     return directory.config_file.exists() and "experiment" in directory.read_config()
+
+
+def search_of(path: Path) -> Path | None:
+    """Returns the directory of the search that a run in this directory is a part of; `None` for a run by itself."""
+    for folder in list(path.absolute().parents)[:2]:  # SEARCH/refit, SEARCH/trials/0000
+        above = RunDirectory(folder)
+        if above.config_file.exists():
+            return folder if "search" in above.read_config() else None
+    return None
 
 
 def runs_below(directory: RunDirectory) -> list[Path]:

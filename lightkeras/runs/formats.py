@@ -83,6 +83,7 @@ class RunnerSettings:
     steps_per_call: Positive | None = None
     run_dir: str | None = None
     callbacks: list[str] = dataclasses.field(default_factory=list)
+    loggers: list[str] = dataclasses.field(default_factory=list)
     progress: bool = True
     draw_every: Positive | None = None
     pictures: bool = True
@@ -265,6 +266,14 @@ class FitSummary:
     monitor: str | None = None
     wall_s: float | None = None
     best: dict[str, float | None] | None = None
+    loggers: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class RemoteRun:
+    """`NAME.run.json`: the run of a service that a logger sends values to."""
+
+    id: str
 
 
 @dataclasses.dataclass

@@ -158,6 +158,8 @@ def _warnings(fit: Mapping[str, Any]) -> list[str]:
         lines.append(f"The run was interrupted by {fit['interrupted']}; it can be resumed.")
     if fit.get("skipped"):
         lines.append(f"Batches skipped, because their train step was not finite: {fit['skipped']}.")
+    for name, problem in (fit.get("loggers") or {}).items():
+        lines.append(f"{name} does not have all values of the run: {problem}")
     if not fit:
         lines.append("The run has not finished.")
     return lines

@@ -191,8 +191,8 @@ def _epochs(path: Path) -> list[dict[str, str]]:
 
 def _runner_of(recorded: Mapping[str, Any]) -> Runner:
     settings = {name: GROUPS[name](**value) if name in GROUPS else value for name, value in recorded.items()}
-    known = {field.name for field in dataclasses.fields(Runner)}
-    return Runner(**{name: value for name, value in settings.items() if name in known} | {"callbacks": ()})
+    known = {field.name for field in dataclasses.fields(Runner)} - {"callbacks", "loggers"}
+    return Runner(**{name: value for name, value in settings.items() if name in known})
 
 
 def _unused(folder: Path, name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import errno
 import functools
@@ -105,7 +106,8 @@ def run(job: Job, task_class: type[Task], lookup: Lookup | None, report: Report)
     began = time.perf_counter()
     keras.backend.clear_session()  # drops the graphs of the previous run
     callbacks = [] if job.objective is None else [Reporter(job.objective, report)]
-    runner = dataclasses.replace(job.runner, callbacks=callbacks, progress=False)
+    loggers = copy.deepcopy(job.runner.loggers)  # in the process of the search, the trials must not share them
+    runner = dataclasses.replace(job.runner, callbacks=callbacks, loggers=loggers, progress=False)
     try:
         fit = _fit(job, task_class, lookup, runner)
         reuse.commit(ended_well=True)

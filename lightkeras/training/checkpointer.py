@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, final
@@ -178,7 +179,8 @@ class Checkpointer:
         extra = {} if feed is None else {FEED: feed}
         extra |= {CALLBACKS: safetensors.numpy.save(arrays)} if arrays else {}
         captured = checkpoint.capture(self._task.variables())
-        return Job(name, self._state.step, captured, state, extra, self._recorder.sync)
+        saved = functools.partial(self._recorder.saved, state["logs"])
+        return Job(name, self._state.step, captured, state, extra, self._recorder.sync, saved)
 
 
 def _differs(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from lightkeras.encoders import hub
 from lightkeras.encoders.base import Encoder
 from lightkeras.encoders.features import encode_feed
 from lightkeras.runs import checkpoint
-from lightkeras.runs.loggers import write_tested
+from lightkeras.runs.loggers.hparams_run import write_tested
 from lightkeras.runs.results import EvalResult
 from lightkeras.system import display
 from lightkeras.system.display import phase

@@ -10,6 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any, final
 
 from lightkeras import hparams
@@ -17,9 +18,10 @@ from lightkeras.engine.base import StepLogs
 from lightkeras.engine.optimizer_state import finalize
 from lightkeras.engine.stream import Stream
 from lightkeras.runs.checkpoint import Checkpoint
-from lightkeras.runs.directory import RunDirectory
-from lightkeras.runs.loggers import CsvLogger, TensorBoardLogger
-from lightkeras.runs.loggers.csv import header_of, merged_header, warn_if_changed
+from lightkeras.runs.directory import RunDirectory, search_of
+from lightkeras.runs.loggers import Run
+from lightkeras.runs.loggers.csv import CsvLogger, header_of, merged_header, warn_if_changed
+from lightkeras.runs.loggers.tensorboard import TensorBoardLogger
 from lightkeras.runs.results import Best, FitResult
 from lightkeras.system import display, files, random_states
 from lightkeras.system.display import phase
@@ -123,20 +125,19 @@ class Fit:
     # ------------------------------------------------------------------ begin and end
 
     @contextlib.contextmanager
-    def opened(self, config: Mapping[str, Any], resumed: Checkpoint | None, restart: bool) -> Iterator[None]:
+    def opened(
+        self, config: Mapping[str, Any], resumed: Checkpoint | None, restart: bool, until: ExitStack | None = None
+    ) -> Iterator[None]:
         """Opens the loggers, shows the progress bar, and handles signals between two calls.
 
-        `restart` is true if logs of a run without a checkpoint may exist: they are overwritten.
+        `restart` is true if logs of a run without a checkpoint may exist: they are overwritten. The loggers of the user
+        are closed by `until`.
         """
-        position = None if resumed is None else resumed.state["logs"]
-        position = {} if position is None and restart else position
-        listed = TensorBoardLogger(self.directory.path, hparams.active(self.task.hp), config)
-        loggers = [CsvLogger(self.directory.metrics_file), listed]
-        step = 0 if resumed is None else resumed.state["step"]
-        with contextlib.ExitStack() as stack:
+        run, own = _logged(self, config, resumed, restart), [CsvLogger(), TensorBoardLogger()]
+        with ExitStack() as stack:
             stack.callback(self._leave_data)
             stack.callback(self.checkpointer.close)
-            stack.enter_context(self.recorder.opened(loggers, position, step))
+            stack.enter_context(self.recorder.opened(own, run, self.settings.loggers, until))
             stack.enter_context(self.task.media_logged(Media(self.recorder, type(self.task).__name__)))
             stack.enter_context(self.signals)
             yield
@@ -296,6 +297,20 @@ class Fit:
             interrupted=self.interrupted,
             skipped=tuple(state.skipped),
         )
+
+
+def _logged(fit: Fit, config: Mapping[str, Any], resumed: Checkpoint | None, restart: bool) -> Run:
+    """The run, as its loggers see it."""
+    position = None if resumed is None else resumed.state["logs"]
+    return Run(
+        directory=fit.directory.path,
+        names=fit.recorder.names,
+        position={} if position is None and restart else position,
+        step=0 if resumed is None else resumed.state["step"],
+        hparams=hparams.active(fit.task.hp),
+        config=config,
+        search=search_of(fit.directory.path),
+    )
 
 
 def _monitor(settings: Settings, traced: TracedSteps) -> tuple[str | None, str]:

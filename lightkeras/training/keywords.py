@@ -9,7 +9,10 @@ _PROGRESS = "Set Runner(progress=False) to hide the progress bar."
 _DEVICE = "A run uses one device, the first of the Keras backend."
 _SPLIT = "Split the arrays first: train, validation = lk.data.split(arrays, ...)."
 _FREQUENCY = "Set how often to validate: Runner(validate_every=2), or in steps: validate_every='500 steps'."
-_LOGGERS = "Every run writes TensorBoard event files and metrics.csv into its run directory."
+_LOGGERS = (
+    "Every run writes TensorBoard event files and metrics.csv into its run directory. Add others with loggers: "
+    "Runner(loggers=[lk.loggers.MLflow()])."
+)
 
 RUNNER = {
     "accelerator": _DEVICE,
@@ -34,7 +37,6 @@ RUNNER = {
     "limit_val_batches": _BATCHES,
     "log_every_n_steps": "Every step is logged.",
     "logger": _LOGGERS,
-    "loggers": _LOGGERS,
     "max_trials": "A search is a Tuner: lk.Tuner(Task, trials=...).",
     "min_delta": "Give it to stopping: Runner(stopping=lk.Stopping(min_delta=...)).",
     "min_epochs": "Give it to stopping: Runner(stopping=lk.Stopping(min_epochs=...)).",

@@ -27,7 +27,7 @@ from lightkeras.encoders.features import encoded_batch
 from lightkeras.engine.base import Predictor
 from lightkeras.runs import checkpoint, report
 from lightkeras.runs.directory import RunDirectory
-from lightkeras.runs.loggers import write_images
+from lightkeras.runs.loggers.tensorboard import write_images
 from lightkeras.system import files
 from lightkeras.system.display import phase
 from lightkeras.system.messages import announce, check_whole
@@ -162,7 +162,7 @@ class Pictures:
 
     @counted("pictures")
     def draw_best(self) -> None:
-        """Draws with the best weights after the run, when its loggers are closed; the task keeps its own weights."""
+        """Draws with the best weights after the run, whose files are closed; the task keeps its own weights."""
         folder = self._directory.checkpoints
         if self._drawing is None or not has_pictures(self._drawing.task) or not (folder / "best").exists():
             return
@@ -177,6 +177,7 @@ class Pictures:
         shown = made if best.state["step"] not in self._state.drawn else {}
         images = tagged(self._drawing.split, shown)
         write_images(self._directory.path, self._drawing.split, best.state["step"], images)
+        self._recorder.log_images(images, at=best.state["step"])
 
     @counted("pictures")
     def report(self) -> None:

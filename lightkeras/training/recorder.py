@@ -6,13 +6,16 @@ It can remove the rows after a step: a skipped batch was logged together with th
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, final
 
 from lightkeras.engine.base import StepLogs
-from lightkeras.runs.loggers import CsvLogger, Logger
+from lightkeras.runs.loggers import Logger, Run
+from lightkeras.runs.loggers.guarded import Guarded
 from lightkeras.runs.loggers.summaries import Histogram
 from lightkeras.training.progress_bar import ProgressBar
 from lightkeras.training.run_state import RunState
@@ -36,30 +39,72 @@ class Recorder:
     ) -> None:
         self.names, self.bar, self.ledger = list(names), bar, ledger
         self.state, self._keeps_rows = state, keeps_rows
-        self._loggers: list[Logger] = []
+        self._loggers: list[Logger] = []  # that are open
+        self._written: list[Logger] = []  # also those that were closed meanwhile
+        self._added: list[Guarded] = []
+        self._run = Run(Path())
         self._marked: dict[str, int] = {}  # positions of the loggers at the last mark
         self._since_mark: list[tuple[int, int, dict[str, list[float]]]] = []  # epoch, first step, values
         self._others: list[tuple[int, Callable[[Logger, int], None]]] = []  # since the mark too: step, what logs it
 
     @contextlib.contextmanager
     def opened(
-        self, loggers: Sequence[Logger], position: Mapping[str, int] | None = None, step: int = 0
+        self,
+        loggers: Sequence[Logger],
+        run: Run,
+        added: Sequence[Logger] = (),
+        until: contextlib.ExitStack | None = None,
     ) -> Iterator[None]:
         """Opens the loggers and the progress bar, and closes them on exit.
 
         Args:
-            loggers: The loggers.
-            position: Result of `positions` at the checkpoint to resume from; `None` begins a run.
-            step: Train steps done at that checkpoint.
+            loggers: The loggers, whose errors end the run.
+            run: The run.
+            added: Loggers of the user, whose errors are collected in `problems` once they are open.
+            until: Where the loggers of the user are closed; `None` closes them on exit too.
+
+        Raises:
+            ValueError: Two loggers have a file of the same name.
         """
+        self._run = run
+        self._added = [Guarded(logger) for logger in added]
         with contextlib.ExitStack() as stack:
             for logger in loggers:
-                stack.push(functools.partial(self._close, logger))
-                with self.ledger.part("logging"):
-                    logger.open(self.names, position, step)
-                self._loggers.append(logger)
+                self._open(logger, stack)
+            for guarded in self._added:
+                self._open(guarded, until or stack)
+            self._check_names()
             stack.enter_context(self.bar)
             yield
+
+    def _open(self, logger: Logger, stack: contextlib.ExitStack) -> None:
+        stack.push(functools.partial(self._close, logger))
+        with self.ledger.part("logging"):
+            logger.open(self._run)
+        self._loggers.append(logger)
+        self._written.append(logger)
+
+    def _check_names(self) -> None:
+        owners: dict[str, str] = {}
+        for logger in self._loggers:
+            for name in logger.position():
+                if name in owners:
+                    raise ValueError(
+                        f"Runner(loggers=[...]): {owners[name]} and {logger} both have a file {name!r} in the run "
+                        "directory. Leave one of them out, or give it a file of another name."
+                    )
+                owners[name] = str(logger)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Errors of the loggers of the user, by the logger's name."""
+        return {str(logger): logger.problem for logger in self._added if logger.problem is not None}
+
+    def close_added(self, artifacts: Sequence[Path]) -> None:
+        """Gives the loggers of the user the files of the finished run, and closes them."""
+        for logger in self._added:
+            logger.log_artifacts(artifacts)
+            self._close(logger, None)
 
     @counted("logging")
     def log_steps(self, logs: StepLogs) -> None:
@@ -93,9 +138,9 @@ class Recorder:
             values = {name: value for name, value in best.logs.items() if name.startswith("val/") or name == monitor}
             self._log(lambda logger, _: logger.log_best(best.step, values, again))
 
-    def log_images(self, images: Mapping[str, bytes]) -> None:
-        """Logs PNG images by tag."""
-        self._log(lambda logger, step: logger.log_images(step, images))
+    def log_images(self, images: Mapping[str, bytes], at: int | None = None) -> None:
+        """Logs PNG images by tag; `at` is the train step of their weights, `None` for the current one."""
+        self._log(lambda logger, step: logger.log_images(step if at is None else at, images))
 
     def log_text(self, name: str, text: str) -> None:
         """Logs a text in Markdown."""
@@ -133,9 +178,9 @@ class Recorder:
         values = {f"train/{name}": [value] for name, value in last.items()}
         rows = [(epoch, first, columns) for epoch, first, columns in self._since_mark if first < step]
         others = [(at, log) for at, log in self._others if at < step]
+        first = rows[0][1] - 1 if rows else step - 1
         for logger in self._loggers:
-            logger.close()
-            logger.open(self.names, self._marked, rows[0][1] - 1 if rows else step - 1)
+            logger.rewind(dataclasses.replace(self._run, position=self._marked, step=first))
             for epoch, first, columns in rows:
                 count = step - first
                 logger.log_steps(epoch, first, {name: column[:count] for name, column in columns.items()})
@@ -149,19 +194,25 @@ class Recorder:
         return {name: size for logger in self._loggers for name, size in logger.position().items()}
 
     def checksums(self) -> dict[str, int]:
-        """CRC-32C of `metrics.csv` up to its position, by name. Event files hold checksums of their records."""
-        found = (logger for logger in self._loggers if isinstance(logger, CsvLogger))
-        return {name: logger.checksum for logger in found for name in logger.position()}
+        """CRC-32C of the log files up to their positions, by name."""
+        return {name: value for logger in self._loggers for name, value in logger.checksums().items()}
 
     def sync(self) -> None:
         """Waits until everything logged is on the disk."""
-        for logger in self._loggers:
+        for logger in self._written:
             logger.sync()
+
+    def saved(self, positions: Mapping[str, int]) -> None:
+        """Tells the loggers that a checkpoint with these positions is on the disk."""
+        for logger in self._written:
+            logger.saved(positions)
 
     @counted("logging")
     def _close(
         self, logger: Logger, kind: type[BaseException] | None, error: BaseException | None = None, *_: Any
     ) -> None:
+        if logger in self._loggers:
+            self._loggers.remove(logger)
         try:
             logger.close(failed=kind is not None or self.state.diverged)
         except OSError as second:

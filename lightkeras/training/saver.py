@@ -71,6 +71,7 @@ class Job:
         state: The rest of the run state.
         extra: Contents of further files by name.
         sync: Waits until the logs that it refers to are on the disk.
+        saved: Called when it is on the disk.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Job:
     state: Mapping[str, Any]
     extra: Mapping[str, bytes]
     sync: Callable[[], None]
+    saved: Callable[[], None] = lambda: None
 
 
 @final
@@ -242,6 +244,7 @@ class Saver:
             checkpoint.point(self._folder, "best", self._folder / best)
         if kept is not None:
             checkpoint.point(self._folder, "last", path)
+            job.saved()
             checkpoint.prune(self._folder, kept)
         return self._clock() - began
 

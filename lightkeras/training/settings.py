@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from lightkeras.encoders.features import FeatureCache
+from lightkeras.runs.loggers import Logger
 from lightkeras.system.messages import check_whole
 from lightkeras.training import decisions
 from lightkeras.training.saver import Checkpoints
@@ -118,6 +119,7 @@ class Settings(Endings):
 
     Raises:
         ValueError: A setting is out of its range.
+        TypeError: A logger is not a `Logger`.
     """
 
     limit_batches: LimitBatches = dataclasses.field(default_factory=LimitBatches)
@@ -128,6 +130,7 @@ class Settings(Endings):
     steps_per_call: int | None = None
     run_dir: str | Path | None = None
     callbacks: Sequence[keras.callbacks.Callback] = ()
+    loggers: Sequence[Logger] = ()
     progress: bool = True
     draw_every: int | None = None
     pictures: bool = True
@@ -141,6 +144,12 @@ class Settings(Endings):
         owner = type(self).__name__
         if self.log_gradients not in (None, *LOG_GRADIENTS):
             raise ValueError(f"{owner}(log_gradients={self.log_gradients!r}): expected 'norm', 'histogram' or None.")
+        for logger in self.loggers:
+            if not isinstance(logger, Logger):
+                raise TypeError(
+                    f"{owner}(loggers=...): expected loggers such as lk.loggers.MLflow(), got {logger!r}. A logger "
+                    "extends lk.loggers.Logger; Keras callbacks are given as callbacks=[...]."
+                )
         check_whole(owner, "seed", self.seed, 0)
         check_whole(owner, "skip_broken", self.skip_broken, 0)
         check_whole(owner, "steps_per_call", self.steps_per_call, 1, optional=True)
@@ -152,6 +161,7 @@ class Settings(Endings):
         settings["max_epochs"] = self.epoch_limit
         settings["run_dir"] = None if self.run_dir is None else str(self.run_dir)
         settings |= {name: dataclasses.asdict(settings[name]) for name in GROUPS}
+        settings["loggers"] = [str(logger) for logger in self.loggers]
         settings["callbacks"] = [type(callback).__name__ for callback in self.callbacks]
         return settings
 

@@ -35,7 +35,9 @@ from lightkeras.encoders import cache, saved_state
 from lightkeras.encoders.hub import module_files, sample_text_module
 from lightkeras.runs import checkpoint
 from lightkeras.runs.directory import RunDirectory, runs_below
-from lightkeras.runs.loggers import CsvLogger, TensorBoardLogger
+from lightkeras.runs.loggers import Run
+from lightkeras.runs.loggers.csv import CsvLogger
+from lightkeras.runs.loggers.tensorboard import TensorBoardLogger
 from lightkeras.runs.overview import history_of
 from lightkeras.runs.resume import choose_checkpoint, compare_configs, read_run
 from lightkeras.search.journal import Journal, explained_line
@@ -201,8 +203,8 @@ def log_again(folder: Path) -> None:
     history_of(directory)
     state = json.loads((directory.checkpoints / STEP / "state.json").read_text())
     names = list(state["history"])
-    for logger in (CsvLogger(directory.metrics_file), TensorBoardLogger(directory.path, {}, {})):
-        logger.open(names, state["logs"], state["step"])
+    for logger in (CsvLogger(), TensorBoardLogger()):
+        logger.open(Run(directory.path, names, state["logs"], state["step"]))
         logger.close()
 
 

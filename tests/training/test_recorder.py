@@ -1,5 +1,6 @@
 """Recorder: what reaches the loggers, and what is taken back."""
 
+import contextlib
 import csv
 import math
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 from lightkeras.engine.base import StepLogs
-from lightkeras.runs.loggers import CsvLogger, Logger
+from lightkeras.runs.loggers import Logger, Run
+from lightkeras.runs.loggers.csv import CsvLogger
 from lightkeras.runs.results import Best
 from lightkeras.system.display import Silent
 from lightkeras.training.decisions import Patience
@@ -15,6 +17,8 @@ from lightkeras.training.progress_bar import ProgressBar
 from lightkeras.training.recorder import Recorder
 from lightkeras.training.run_state import RunState
 from lightkeras.training.timing import TimeLedger
+
+NAMES = ["train/loss", "val/loss"]
 
 
 @pytest.fixture
@@ -26,7 +30,7 @@ def recorder(tmp_path):
         TimeLedger(),
         keeps_rows=True,
     )
-    with made.opened([CsvLogger(tmp_path / "metrics.csv")]):
+    with made.opened([CsvLogger()], Run(tmp_path, NAMES)):
         yield made
 
 
@@ -82,10 +86,11 @@ def test_an_error_of_a_logger_that_closes_is_a_note_on_the_error_before(tmp_path
             raise OSError("no space left")
 
     made = Recorder(["train/loss"], RunState(Patience("min")), ProgressBar(1, 1, Silent()), TimeLedger())
-    with pytest.raises(ValueError, match="in a step") as caught, made.opened([Full(tmp_path / "metrics.csv")]):
+    with pytest.raises(ValueError, match="in a step") as caught, made.opened([Full()], Run(tmp_path, NAMES)):
         raise ValueError("in a step")
     assert caught.value.__notes__ == ["no space left"]
-    with pytest.raises(OSError, match="no space left"), made.opened([Full(tmp_path / "other.csv")]):
+    (tmp_path / "metrics.csv").unlink()
+    with pytest.raises(OSError, match="no space left"), made.opened([Full()], Run(tmp_path, NAMES)):
         pass
 
 
@@ -95,8 +100,8 @@ class Told(Logger):
     def __init__(self):
         self.calls = []
 
-    def open(self, names, position, step):
-        self.calls.append(("open", list(names), position, step))
+    def open(self, run):
+        self.calls.append(("open", run.names, run.position, run.step))
 
     def log_steps(self, epoch, step, values):
         self.calls.append(("steps", epoch, step, values))
@@ -141,12 +146,12 @@ class Told(Logger):
 @pytest.mark.parametrize(
     ("error", "diverged", "failed"), [(None, False, False), (None, True, True), (KeyError, False, True)]
 )
-def test_a_logger_gets_the_step_and_the_epoch_of_everything(error, diverged, failed):
+def test_a_logger_gets_the_step_and_the_epoch_of_everything(error, diverged, failed, tmp_path):
     state, told = RunState(Patience("min"), step=4, epochs=2), Told()
     made = Recorder(["train/loss"], state, ProgressBar(3, 1, Silent()), TimeLedger())
 
     def run():
-        with made.opened([told], {"a": 1}, 4):
+        with made.opened([told], Run(tmp_path, NAMES, {"a": 1}, 4)):
             made.log_validation()
             state.validated = (4, {"val/loss": 0.5})
             made.log_validation()
@@ -171,7 +176,7 @@ def test_a_logger_gets_the_step_and_the_epoch_of_everything(error, diverged, fai
         with pytest.raises(error):
             run()
     assert [call for call in told.calls if call != "flush"] == [
-        ("open", ["train/loss"], {"a": 1}, 4),
+        ("open", NAMES, {"a": 1}, 4),
         ("validation", 3, 4, {"val/loss": 0.5}),
         ("steps", 3, 5, {"train/loss": [1.0, 2.0]}),
         ("epoch", 3, 6, {"train/loss": 1.5}),
@@ -185,3 +190,70 @@ def test_a_logger_gets_the_step_and_the_epoch_of_everything(error, diverged, fai
         ("close", failed),
     ]
     assert state.history == {"train/loss": [1.5]}
+
+
+class Rows(Logger):
+    """Keeps the steps that it gets, and what it is told at the end."""
+
+    def __init__(self, name="rows", broken=False):
+        self.name, self.broken, self.steps, self.told = name, broken, [], []
+
+    def open(self, run):
+        self.steps, self.told = [], [run.directory.name]
+
+    def log_steps(self, epoch, first_step, values):
+        if self.broken:
+            raise ValueError("cannot")
+        self.steps += values["train/loss"]
+
+    def log_epoch(self, epoch, step, values):
+        pass
+
+    def log_artifacts(self, paths):
+        self.told += paths
+
+    def position(self):
+        return {self.name: len(self.steps)}
+
+    def saved(self, position):
+        self.told.append(dict(position))
+
+    def close(self, failed=False):
+        self.told.append(failed)
+
+
+def made():
+    return Recorder(["train/loss"], RunState(Patience("min")), ProgressBar(1, 1, Silent()), TimeLedger())
+
+
+def test_a_logger_of_the_user_stays_open_after_the_files_of_the_run_are_closed(tmp_path):
+    recorder, rows = made(), Rows()
+    with contextlib.ExitStack() as until:
+        with recorder.opened([CsvLogger()], Run(tmp_path, NAMES), [rows], until):
+            log(recorder, 5.0, 4.0)
+            assert recorder.positions() == {"metrics.csv": 36 + 2 * 12, "rows": 2}
+            recorder.saved({"rows": 2})
+        recorder.log_images({"a": b"png"}, at=3)  # CsvLogger is closed, and would raise
+        recorder.close_added([tmp_path / "model.keras"])
+    assert rows.steps == [5.0, 4.0]
+    assert rows.told == [tmp_path.name, {"rows": 2}, tmp_path / "model.keras", False]
+    assert recorder.problems == {}
+
+
+def test_a_logger_of_the_user_that_raises_is_listed_and_the_others_get_everything(tmp_path):
+    recorder, rows = made(), Rows()
+    with recorder.opened([CsvLogger()], Run(tmp_path, NAMES), [Rows("others", broken=True), rows]):
+        with pytest.warns(UserWarning, match="Rows: log_steps raised ValueError: cannot"):
+            log(recorder, 5.0)
+        log(recorder, 4.0)
+    assert rows.steps == [5.0, 4.0]
+    assert recorder.problems == {"Rows": "log_steps raised ValueError: cannot"}
+
+
+def test_two_loggers_with_one_file_are_refused(tmp_path):
+    expected = r"Runner\(loggers=\[\.\.\.\]\): Rows and Rows both have a file 'rows' in the run directory"
+    with (
+        pytest.raises(ValueError, match=expected),
+        made().opened([CsvLogger()], Run(tmp_path, NAMES), [Rows(), Rows()]),
+    ):
+        pass

@@ -1,8 +1,11 @@
-"""Loggers write the values of a run while it trains."""
+"""Loggers write the values of a run while it trains.
 
-from lightkeras.runs.loggers.base import Logger
-from lightkeras.runs.loggers.csv import CsvLogger
-from lightkeras.runs.loggers.hparams_run import write_tested
-from lightkeras.runs.loggers.tensorboard import TensorBoardLogger, write_images
+Every run writes `metrics.csv` and event files for TensorBoard. `Runner(loggers=[...])` adds others: `MLflow`, `WandB`,
+or one of your own, a class that extends `Logger`.
+"""
 
-__all__ = ["CsvLogger", "Logger", "TensorBoardLogger", "write_images", "write_tested"]
+from lightkeras.runs.loggers.base import Logger, Run
+from lightkeras.runs.loggers.mlflow import MLflow
+from lightkeras.runs.loggers.wandb import WandB
+
+__all__ = ["Logger", "MLflow", "Run", "WandB"]

@@ -13,11 +13,11 @@ from typing import IO, final
 
 import google_crc32c
 
-from lightkeras.runs.loggers.base import Logger
-from lightkeras.runs.loggers.summaries import Histogram
+from lightkeras.runs.loggers.base import Logger, Run
 from lightkeras.system import files
 from lightkeras.system.messages import printable
 
+FILE = "metrics.csv"
 _COUNTERS = ("kind", "epoch", "step")
 _LINE_BYTES = 1 << 20
 
@@ -29,24 +29,22 @@ class CsvLogger(Logger):
     A step's row holds the values of that step, an epoch's row the means over the epoch, a validation's row the means
     over the validation split inside an epoch. Values that were not logged are empty. Values of steps have the 9 digits
     of a float32, the others all digits of a float64.
-
-    Args:
-        path: The file.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self) -> None:
+        self._path = Path(FILE)
         self._names: tuple[str, ...] = ()
         self._file: IO[str] | None = None
         self._checksum = 0  # CRC-32C of all that was written
         self._opened_once = False
 
-    def open(self, names: Sequence[str], position: Mapping[str, int] | None = None, step: int = 0) -> None:
-        header = header_of(names)
-        expected = None if position is None else position.get(self._path.name)
+    def open(self, run: Run) -> None:
+        self._path = run.directory / FILE
+        header = header_of(run.names)
+        expected = None if run.position is None else run.position.get(FILE)
         kept = 0 if expected is None else self._cut(header, expected)
         self._checksum = _checksum(self._path, kept) if kept else 0
-        flags = os.O_EXCL if position is None else 0 if kept else os.O_TRUNC
+        flags = os.O_EXCL if run.position is None else 0 if kept else os.O_TRUNC
         with files.explained(self._path):
             files.check_no_link(self._path)
             opened = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | flags, 0o644)
@@ -69,24 +67,6 @@ class CsvLogger(Logger):
     def log_epoch(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
         self._write([["epoch", epoch, step, *self._means(values)]])
 
-    def log_best(self, step: int, values: Mapping[str, float], again: bool = False) -> None:
-        """The table has these values in the row of the best epoch."""
-
-    def log_images(self, step: int, images: Mapping[str, bytes]) -> None:
-        """The table has no images."""
-
-    def log_text(self, step: int, name: str, text: str) -> None:
-        """The table has no texts."""
-
-    def log_diagnostics(self, step: int, values: Mapping[str, float]) -> None:
-        """The table has no diagnostics."""
-
-    def log_measurements(self, step: int, values: Mapping[str, float]) -> None:
-        """The table has no measurements."""
-
-    def log_histograms(self, step: int, histograms: Mapping[str, Histogram]) -> None:
-        """The table has no histograms."""
-
     def flush(self) -> None:
         if self._file is not None:
             with files.explained(self._path):
@@ -97,10 +77,8 @@ class CsvLogger(Logger):
         self.flush()
         return {self._path.name: os.fstat(file.fileno()).st_size}
 
-    @property
-    def checksum(self) -> int:
-        """CRC-32C of the content up to `position`."""
-        return self._checksum
+    def checksums(self) -> dict[str, int]:
+        return {self._path.name: self._checksum}
 
     def sync(self) -> None:
         if self._opened_once:  # by path: the logging thread may close the file meanwhile
@@ -116,7 +94,7 @@ class CsvLogger(Logger):
 
     def _opened(self) -> IO[str]:
         if self._file is None:
-            raise RuntimeError("CsvLogger: open(names) must be called before the first value.")
+            raise RuntimeError("CsvLogger: open(run) must be called before the first value.")
         return self._file
 
     def _write(self, rows: object) -> None:

@@ -27,11 +27,11 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 from tensorboard.compat.proto import event_pb2
 
-from lightkeras.runs.loggers.base import Logger
+from lightkeras.runs.loggers.base import Logger, Run
 from lightkeras.runs.loggers.event_file import SUFFIX, EventFile, is_ours, remove, replaced
 from lightkeras.runs.loggers.hparams_run import HParamsRun
 from lightkeras.runs.loggers.summaries import (
@@ -54,30 +54,33 @@ MACHINE = "machine"
 class TensorBoardLogger(Logger):
     """Writes event files that TensorBoard reads, with the hyperparameters and the configuration as text."""
 
-    def __init__(self, folder: Path, hparams: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-        self._folder, self._config = folder, config
-        self._listed = HParamsRun(folder, hparams)
+    def __init__(self) -> None:
+        self._folder = Path()
+        self._listed: HParamsRun | None = None
         self._earlier: dict[str, int] = {}
         self._file: EventFile | None = None
         self._machine: EventFile | None = None
         self._opened_at = 0
         self._written: Path | None = None
 
-    def open(self, names: Sequence[str], position: Mapping[str, int] | None = None, step: int = 0) -> None:
-        known = {name: size for name, size in (position or {}).items() if is_ours(name)}
+    def open(self, run: Run) -> None:
+        self._folder = run.directory
+        known = {name: size for name, size in (run.position or {}).items() if is_ours(name)}
         # Made first: its name must sort after all others, also after those removed next.
-        self._file = EventFile(self._folder, step)
+        self._file = EventFile(self._folder, run.step)
         self._written = self._file.path
         self._earlier = {}
-        if position is not None:
+        if run.position is not None:
             self._remove_all_but({*known, self._file.path.name})
             self._earlier = {name: kept for name, size in known.items() if (kept := self._cut(name, size)) is not None}
         first = min(known, default=None)
         if first is None or self._earlier.get(first) != known[first]:  # the first file begins with the configuration
-            self._file.add(config_summary(self._config))
-            self._file.add(train_beside_validation(names))
+            self._file.add(config_summary(run.config))
+            self._file.add(train_beside_validation(run.names))
         self._file.flush()
-        self._opened_at = step
+        self._opened_at = run.step
+        if self._listed is None:  # opened again, it keeps the values of the best epoch
+            self._listed = HParamsRun(self._folder, run.hparams)
         self._listed.open()
 
     def log_steps(self, epoch: int, first_step: int, values: Mapping[str, Sequence[float]]) -> None:
@@ -106,7 +109,8 @@ class TensorBoardLogger(Logger):
     def log_best(self, step: int, values: Mapping[str, float], again: bool = False) -> None:
         if not again:
             self._opened().add(scalars({f"best/{name}": value for name, value in values.items()}), step)
-        self._listed.log_best(step, values)
+        if self._listed is not None:
+            self._listed.log_best(step, values)
 
     def log_images(self, step: int, images: Mapping[str, bytes]) -> None:
         if images:
@@ -135,7 +139,8 @@ class TensorBoardLogger(Logger):
             self._file.flush()
         if self._machine is not None:
             self._machine.flush()
-        self._listed.flush()
+        if self._listed is not None:
+            self._listed.flush()
 
     def position(self) -> dict[str, int]:
         file = self._opened()
@@ -150,14 +155,15 @@ class TensorBoardLogger(Logger):
 
     def close(self, failed: bool = False) -> None:
         with contextlib.ExitStack() as stack:  # each, also on a full disk
-            stack.callback(self._listed.close, failed)
+            if self._listed is not None:
+                stack.callback(self._listed.close, failed)
             for file in filter(None, (self._machine, self._file)):
                 stack.callback(file.close)
             self._machine = self._file = None
 
     def _opened(self) -> EventFile:
         if self._file is None:
-            raise RuntimeError("TensorBoardLogger: open(names) must be called before the first value.")
+            raise RuntimeError("TensorBoardLogger: open(run) must be called before the first value.")
         return self._file
 
     def _remove_all_but(self, names: set[str]) -> None:

@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 
 import lightkeras as lk
 from lightkeras.plots import png
-from lightkeras.runs.loggers import write_images
+from lightkeras.runs.loggers.tensorboard import write_images
 from lightkeras.testing import TwoMoons
 
 COLOR = "#cc79a7"

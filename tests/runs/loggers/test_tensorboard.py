@@ -18,7 +18,8 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.util import tensor_util
 
 from lightkeras.plots import png
-from lightkeras.runs.loggers import TensorBoardLogger, write_images
+from lightkeras.runs.loggers import Run
+from lightkeras.runs.loggers.tensorboard import TensorBoardLogger, write_images
 from lightkeras.system import files
 
 HPARAMS = {"units": 16, "rate": 0.25, "fine_tune": True, "name": "nnlm", "nothing": None}
@@ -41,9 +42,13 @@ def points(found: EventAccumulator, tag: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in found.Scalars(tag)]
 
 
+def run_in(folder: Path, position=None, step: int = 0, **settings) -> Run:
+    return Run(folder, NAMES, position, step, **{"hparams": HPARAMS, "config": {"task": "A"}, **settings})
+
+
 def opened(folder: Path, **settings) -> TensorBoardLogger:
-    logger = TensorBoardLogger(folder, **{"hparams": HPARAMS, "config": {"task": "A"}, **settings})
-    logger.open(NAMES)
+    logger = TensorBoardLogger()
+    logger.open(run_in(folder, **settings))
     return logger
 
 
@@ -139,8 +144,8 @@ def test_a_record_that_was_cut_short_hides_nothing_before_it(tmp_path):
 
 
 def test_a_value_before_the_names_is_refused(tmp_path):
-    logger = TensorBoardLogger(tmp_path, {}, {})
-    with pytest.raises(RuntimeError, match=r"TensorBoardLogger: open\(names\) must be called before the first value"):
+    logger = TensorBoardLogger()
+    with pytest.raises(RuntimeError, match=r"TensorBoardLogger: open\(run\) must be called before the first value"):
         logger.log_epoch(1, 1, {"train/loss": 1.0})
     logger.flush()
     logger.close()
@@ -150,9 +155,12 @@ def test_a_value_before_the_names_is_refused(tmp_path):
 def test_writing_events_does_not_load_tensorflow_or_keras(tmp_path):
     script = """
 import pathlib, sys
-from lightkeras.runs.loggers import CsvLogger, TensorBoardLogger
-logger = TensorBoardLogger(pathlib.Path(sys.argv[1]), {"a": 1}, {"b": 2})
-logger.open(["train/loss"]); logger.log_steps(1, 1, {"train/loss": [1.0]}); logger.close()
+from lightkeras.runs.loggers import Run
+from lightkeras.runs.loggers.csv import CsvLogger
+from lightkeras.runs.loggers.tensorboard import TensorBoardLogger
+logger = TensorBoardLogger()
+logger.open(Run(pathlib.Path(sys.argv[1]), ["train/loss"], hparams={"a": 1}, config={"b": 2}))
+logger.log_steps(1, 1, {"train/loss": [1.0]}); logger.close()
 print(sorted({"tensorflow", "keras"} & set(sys.modules)))
 """
     done = subprocess.run(
@@ -177,8 +185,8 @@ def log(logger, epochs):
 
 def killed(folder, position, epochs, after):
     """A logger that logs epochs, is asked for its position, logs more and is never closed. Returns the position."""
-    logger = TensorBoardLogger(folder, HPARAMS, {"task": "A"})
-    logger.open(NAMES, position, 0 if position is None else 3 * (epochs[0] - 1))
+    logger = TensorBoardLogger()
+    logger.open(run_in(folder, position, 0 if position is None else 3 * (epochs[0] - 1)))
     log(logger, epochs)
     position = logger.position()
     log(logger, after)
@@ -188,8 +196,8 @@ def killed(folder, position, epochs, after):
 
 
 def went_on(folder, position, epochs):
-    logger = TensorBoardLogger(folder, HPARAMS, {"task": "A"})
-    logger.open(NAMES, position, 3 * (epochs[0] - 1))
+    logger = TensorBoardLogger()
+    logger.open(run_in(folder, position, 3 * (epochs[0] - 1)))
     log(logger, epochs)
     logger.close()
 
@@ -306,9 +314,9 @@ def test_a_file_that_is_gone_is_named_and_what_it_began_with_is_written_again(tm
     position = killed(tmp_path, None, [1], [])
     (name,) = position
     (tmp_path / name).unlink()
-    logger = TensorBoardLogger(tmp_path, HPARAMS, {"task": "A"})
+    logger = TensorBoardLogger()
     with pytest.warns(UserWarning, match=rf"{name} is missing, but .*: its points from byte 0 on are lost"):
-        logger.open(NAMES, position, 3)
+        logger.open(run_in(tmp_path, position, 3))
     assert list(logger.position()) == [path.name for path in event_files(tmp_path)]
     logger.close()
     tags = [tag for tag, _, _ in written(tmp_path)]
@@ -316,9 +324,9 @@ def test_a_file_that_is_gone_is_named_and_what_it_began_with_is_written_again(tm
 
 
 def test_another_thread_may_wait_for_the_disk_while_points_are_written_and_the_file_closed(tmp_path):
-    logger = TensorBoardLogger(tmp_path, HPARAMS, {})
+    logger = TensorBoardLogger()
     logger.sync()
-    logger.open(NAMES)
+    logger.open(run_in(tmp_path))
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         jobs = [pool.submit(logger.sync) for _ in range(50)]
         log(logger, range(1, 100))
@@ -331,9 +339,9 @@ def test_another_thread_may_wait_for_the_disk_while_points_are_written_and_the_f
 def test_what_is_not_on_the_disk_yet_when_the_file_is_closed_can_be_waited_for(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(files, "sync", synced.append)
-    logger = TensorBoardLogger(tmp_path, HPARAMS, {})
+    logger = TensorBoardLogger()
     logger.sync()
-    logger.open(NAMES)
+    logger.open(run_in(tmp_path))
     logger.close()
     logger.sync()
     assert synced == [*event_files(tmp_path), tmp_path]
@@ -365,8 +373,8 @@ def test_pictures_after_the_position_of_a_run_that_is_resumed_are_gone(tmp_path)
     logger.log_images(2, {"validation/a": picture})
     logger.close()
     write_images(tmp_path, "validation", 2, {"validation/a": picture})
-    again = TensorBoardLogger(tmp_path, HPARAMS, {"task": "A"})
-    again.open(NAMES, position, step=1)
+    again = TensorBoardLogger()
+    again.open(run_in(tmp_path, position, 1))
     again.close()
     assert [step for step, *_ in pictures(tmp_path, "validation/a")] == [1]
 
