@@ -17,6 +17,7 @@ SHOWN = re.findall(r"^::: (\S+)$", REFERENCE, flags=re.MULTILINE)
 MODULES = {
     "data": "data/__init__.py",
     "hub": "encoders/hub/__init__.py",
+    "loggers": "runs/loggers/__init__.py",
     "optimizers": "optimizers.py",
     "plots": "plots/__init__.py",
     "testing": "testing.py",

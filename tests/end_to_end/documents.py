@@ -55,6 +55,7 @@ def run_command(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
     program, *args = shlex.split(line)
     assert program == "python"
     kept = {name: value for name, value in os.environ.items() if name != "LIGHTKERAS_DATA_DIR"}
+    kept |= {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false"}
     environment = {**kept, "HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache")}
     done = forked.run(args, cwd=folder, env=environment)
     assert done.returncode == 0, done.stderr

@@ -13,6 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 Points = dict[str, list[tuple[int, float]]]
 
 # Neither sends anything to its makers; an address that does not answer is not tried for minutes.
@@ -89,8 +91,10 @@ def csv_points(run_dir: Path) -> Points:
         for row in csv.DictReader(file):
             kind, epoch, step = row.pop("kind"), int(row.pop("epoch")), int(row.pop("step"))
             for name, text in row.items():
+                if text and kind == "step":  # 9 digits of a float32
+                    points.setdefault(name, []).append((step, float(np.float32(text))))
                 if text and kind == "epoch":
                     points.setdefault(f"epoch/{name}", []).append((epoch, float(text)))
-                if text and (kind != "epoch" or name.startswith("val/")):
-                    points.setdefault(name, []).append((step, float(text)))
+                if text and name.startswith("val/") and (step, float(text)) not in points.get(name, []):
+                    points.setdefault(name, []).append((step, float(text)))  # once, if it was inside an epoch too
     return points
