@@ -14,6 +14,7 @@ from documents import DOCUMENTS, ROOT, Document, run_block
 
 import lightkeras as lk
 from lightkeras.command_line.entry_point import main
+from lightkeras.testing import TwoMoons
 
 # test_tutorial.py runs the blocks of the tutorial.
 BLOCKS = {
@@ -61,6 +62,23 @@ def test_the_commands_that_list_and_compare_runs_run_after_the_block_that_trains
         assert main(args) == 0
         assert "small" in capsys.readouterr().out
     assert (tmp_path / "comparison.html").is_file()
+
+
+def test_the_tags_that_the_page_on_tensorboard_names_are_those_that_a_run_writes(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    page = Document("docs/how_to/tensorboard.md")
+    task, runner = TwoMoons(), lk.Runner(max_epochs=2, run_dir=tmp_path, log_gradients="histogram", progress=False)
+    runner.fit(task)
+    runner.evaluate(task, weights="best")
+    found = {folder: EventAccumulator(str(tmp_path / folder)).Reload().Tags() for folder in (".", "hparams", "machine")}
+    curves = page.text.split("## Curves\n")[1].split("## Hyperparameters\n")[0]
+    named = {tag.replace("<name>", "loss") for tag in re.findall(r"`([a-z_]+/[a-z_/<>]+)`", curves)}
+    named -= {"run/learning_rate/<attribute>", "run/device_memory_gb"}  # of several optimizers, of an accelerator
+    written = {*found["."]["scalars"], *found["machine"]["scalars"]}
+    assert named == {tag for tag in written if not tag.endswith("accuracy")} - {"epoch/train/gradient_norm"}
+    assert set(found["hparams"]["scalars"]) == {"best/val/loss", "best/val/accuracy", "test/loss", "test/accuracy"}
+    assert {"weights", "gradients"} <= {tag.split("/")[0] for tag in found["."]["tensors"]}
 
 
 def test_there_are_python_blocks_to_run() -> None:
