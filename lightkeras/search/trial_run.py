@@ -36,7 +36,10 @@ Report = Callable[[int, float], "str | None"]
 LEFT_BEHIND = 60.0  # seconds to wait for a lost attempt to release the run directory: Ray may declare a node lost early
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_NOT_COPIED = ("run.lock", "output.txt", "result.json", "report.html", "model.keras", "figures", "profile", "broken")
+_NOT_COPIED = (
+    *("run.lock", "output.txt", "result.json", "report.html", "model.keras", "figures", "profile", "broken"),
+    *("*.run.json", "wandb"),  # runs of services, which are the parent's
+)
 
 
 class OutOfMemoryError(MemoryError):

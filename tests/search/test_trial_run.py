@@ -42,7 +42,15 @@ def test_a_run_that_continues_another_begins_with_a_copy_of_its_state(tmp_path):
     parent = tmp_path / "parent"
     (parent / "checkpoints").mkdir(parents=True)
     (parent / "figures").mkdir()
-    for name in ("config.json", "checkpoints/last", "figures/a.png", "result.json", "run.lock", "output.txt"):
+    for name in (
+        "config.json",
+        "checkpoints/last",
+        "figures/a.png",
+        "result.json",
+        "run.lock",
+        "output.txt",
+        "mlflow.run.json",
+    ):
         (parent / name).write_text(name)
     (tmp_path / ".run.part").mkdir()  # of an attempt that was killed
     trial_run.prepare(job(tmp_path, parent=parent))
