@@ -7,15 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
 from lightkeras.runs import overview, report
 from lightkeras.runs.directory import RunDirectory, holds_several
 from lightkeras.runs.overview import Overview
 from lightkeras.runs.results import short
 from lightkeras.system.console import Console
-from lightkeras.system.messages import printable
+from lightkeras.system.tables import Table
 from lightkeras.training.decisions import infer_mode
 
 SIDE_BY_SIDE = 4
@@ -102,15 +99,9 @@ def _rows(
     shown: Sequence[Overview], order: tuple[str, str] | None, varied: dict[str, list[Any]] | None = None
 ) -> Table:
     """One row for each run."""
-    table = Table()
-    table.add_column("run", overflow="fold")
-    table.add_column("task", overflow="fold")
-    table.add_column("status")
-    table.add_column("epochs", justify="right")
-    table.add_column("best" if order is None else order[0], justify="right", overflow="fold")
-    table.add_column("test", overflow="fold")
-    for name in varied or {}:
-        table.add_column(name, justify="right", overflow="fold")
+    varied = varied or {}
+    columns = ["run", "task", "status", "epochs", "best" if order is None else order[0], "test", *varied]
+    rows = []
     for number, found in enumerate(shown):
         if order is not None:
             result = _short(found.values.get(order[0]))
@@ -120,22 +111,19 @@ def _rows(
         epochs = f"{found.epochs} trials" if found.is_search else _short(found.epochs)
         tested = ", ".join(f"{name} {_short(value)}" for name, value in found.test.items())
         cells = [found.name, str(found.config.get("task", "")), found.status, epochs, result, tested]
-        cells += [_short(column[number]) for column in (varied or {}).values()]
-        table.add_row(*(Text(cell) for cell in map(printable, cells)))
-    return table
+        rows.append([*cells, *(_short(column[number]) for column in varied.values())])
+    return Table(columns, rows, texts=(1, 2, 5))
 
 
 def _columns(
     shown: Sequence[Overview], order: tuple[str, str] | None, differences: dict[str, dict[str, list[Any]]]
 ) -> Table:
     """One column for each run: results, then what differs."""
-    table = Table()
-    table.add_column("", overflow="fold")
-    for found in shown:
-        table.add_column(Text(printable(found.name)), justify="right", overflow="fold")
+    rows: list[list[str]] = []
+    titles: list[int] = []
 
     def add(name: str, values: Sequence[Any]) -> None:
-        table.add_row(Text(printable(name)), *(Text(printable(_short(value))) for value in values))
+        rows.append([name, *map(_short, values)])
 
     add("task", [found.config.get("task") for found in shown])
     add("status", [found.status for found in shown])
@@ -143,12 +131,12 @@ def _columns(
     names = dict.fromkeys(name for found in shown for name in found.values)
     for name in sorted(names, key=lambda name: order is None or name != order[0]):
         add(name if name.startswith("test/") else f"best {name}", [found.values.get(name) for found in shown])
-    for title, rows in differences.items():
-        table.add_section()
-        table.add_row(Text(title, style="bold"))
-        for name, values in rows.items():
+    for title, differing in differences.items():
+        titles.append(len(rows))
+        add(title, [None] * len(shown))
+        for name, values in differing.items():
             add(name, values)
-    return table
+    return Table(["", *(found.name for found in shown)], rows, marked=titles)
 
 
 def _print_notes(console: Console, shown: Sequence[Overview]) -> None:

@@ -10,6 +10,8 @@ from typing import Any, final
 
 from lightkeras.system.messages import printable
 
+_FOLDED = 16
+"""Least width to fold a column of text to, in a terminal where the whole text has no room."""
 _CELL = "padding:.2em .8em;border:0;border-bottom:1px solid rgba(128,128,128,.35);vertical-align:top"
 
 
@@ -33,17 +35,24 @@ class Table:
     texts: Collection[int] = ()
 
     def __rich_console__(self, console: Any, options: Any) -> Iterable[Any]:
-        """Renders the rows for `rich`: as a table, or as a list of values where that is wider than the terminal."""
+        """Renders the rows for `rich`: as a table, or as a list of values where that is wider than the terminal.
+
+        The columns of text are folded first.
+        """
         import rich.table  # not needed by processes that print nothing
         from rich.text import Text
 
         if self.rows:
-            if sum(self._widths()) + 3 * len(self.columns) + 1 > options.max_width:
+            least = [min(w, _FOLDED) if self._is_text(number) else w for number, w in enumerate(self._widths())]
+            if sum(least) + 3 * len(self.columns) + 1 > options.max_width:
                 yield Text(self._listed(), overflow="fold")
             else:
                 made = rich.table.Table()
                 for number, name in enumerate(self.columns):
-                    made.add_column(Text(printable(name)), justify="left" if self._is_text(number) else "right")
+                    text = self._is_text(number)
+                    made.add_column(
+                        Text(printable(name)), justify="left" if text else "right", no_wrap=not text, overflow="fold"
+                    )
                 for number, row in enumerate(self.rows):
                     cells = [Text(printable(cell)) for cell in row]
                     made.add_row(*cells, style="bold" if number in self.marked else None)

@@ -44,6 +44,20 @@ def rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line] for line in lines]
 
 
+def test_in_a_narrow_terminal_each_value_has_a_line(runs, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["list", str(runs)]) == 0
+    assert capsys.readouterr().out.splitlines()[:6] == [
+        *("a", "  task      Moons", "  status    finished", "  epochs    2", "  val/loss  0.5"),
+        "  test      accuracy 0.75",
+    ]
+    assert main(["compare", str(runs / "a"), str(runs / "b")]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 40
+    monkeypatch.setenv("COLUMNS", "30")
+    assert main(["compare", str(runs / "a"), str(runs / "b")]) == 0
+    assert capsys.readouterr().out.startswith("task\n  b  Moons\n  a  Moons\nstatus\n")
+
+
 def test_runs_are_listed_in_the_order_of_their_start_or_by_a_value(runs, capsys):
     assert main(["list", str(runs)]) == 0
     assert rows(capsys.readouterr().out) == [

@@ -36,6 +36,15 @@ def test_where_it_fits_it_is_a_table_and_where_it_does_not_a_list_of_values():
     ]
 
 
+def test_a_column_of_text_is_folded_where_the_whole_text_has_no_room_and_numbers_are_not():
+    table = Table(["trial", "val/loss", "why"], [["0001", "0.25", "worse than the others"]], texts=[2])
+    assert drawn(table, 39)[3:5] == [
+        "│ 0001  │     0.25 │ worse than the   │",
+        "│       │          │ others           │",
+    ]
+    assert drawn(table, 38)[:2] == ["0001", "  val/loss  0.25"]
+
+
 def test_html_and_control_characters_in_cells_are_shown_as_they_are():
     page = Table(["<b>"], [["\x1b[2J&"]], {"<i>": "<u>"})._repr_html_()
     assert "&lt;b&gt;" in page
