@@ -98,6 +98,7 @@ def cross_validate(
     """
     began, runner = time.perf_counter(), Runner() if runner is None else runner
     check_whole("cross_validate", "folds", folds, 2)
+    runner.check_keeps_runs("A cross-validation")
     if resume and runner.run_dir is None:
         raise ValueError("resume=True needs the run_dir of the cross-validation: runner=Runner(run_dir=...).")
     if runner.callbacks:

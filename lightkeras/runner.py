@@ -24,11 +24,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Never, final
 
+from lightkeras.data.first_batches import first_batches
 from lightkeras.runs.checkpoint import Checkpoint
 from lightkeras.runs.results import BatchSizes, EvalResult, FitResult, LearningRates
 from lightkeras.system import display
@@ -38,7 +40,7 @@ from lightkeras.system.messages import explain_unknown_keywords, explains_unknow
 from lightkeras.system.signals import exit_status
 from lightkeras.system.tracebacks import FoldedTraceback
 from lightkeras.system.value_names import within
-from lightkeras.task import Task
+from lightkeras.task import Task, predicts
 from lightkeras.training import (
     decisions,
     evaluation,
@@ -52,8 +54,12 @@ from lightkeras.training import (
 from lightkeras.training.divergence.watchdog import Alarm, first_not_finite
 from lightkeras.training.export import export_best_model
 from lightkeras.training.fit import Fit
-from lightkeras.training.settings import Settings
+from lightkeras.training.restoring import restored
+from lightkeras.training.settings import LimitBatches, Settings
 from lightkeras.training.timing import TimeLedger
+
+SMOKE = 2
+"""Batches of each split that `Runner(smoke=True)` uses."""
 
 FIT_ARGUMENTS = ("task", "train", "validation", "batch_size", "class_weight", "resume", "accept_changes")
 
@@ -186,6 +192,13 @@ class Runner(Finders):
             optimizer clips them; of several optimizers as `gradient_norm/<attribute>`. `"histogram"` also writes
             histograms of weights, and of the gradients of the first train batch, at every epoch. `None` logs none.
 
+        eager: Whether to call the steps of a task at every batch and not to compile them, so that breakpoints and
+            `print` in them see values; slow. The steps are traced once all the same, without values.
+        overfit_batches: Number of train batches to train and validate on, the first ones, in every epoch: a model that
+            cannot learn them by heart has a mistake. `None` uses the splits.
+        smoke: Whether `fit` tries everything on 2 batches of each split instead: train, validation, test, prediction,
+            pictures and export. Nothing is kept: files go to a temporary folder, and the task has its weights back.
+
         callbacks: Keras callbacks.
         loggers: Loggers such as `lk.loggers.MLflow()`, in addition to TensorBoard and `metrics.csv`, which every run
             writes. One that raises is warned of once and left out from then on; the report has its error.
@@ -244,6 +257,8 @@ class Runner(Finders):
         with FoldedTraceback(), display.showing(self.progress):
             if unknown:
                 explain_unknown_keywords("Runner.fit", unknown, FIT_ARGUMENTS, keywords.FIT)
+            if self.smoke:
+                return self._try_all(task, train, validation, batch_size, class_weight, bool(resume))
             ledger = TimeLedger()
             with ledger.part("start"):
                 ready = setup.get_ready(self, task, train, validation, batch_size, class_weight, resume, accept_changes)
@@ -292,6 +307,42 @@ class Runner(Finders):
             if ready.resume and ready.directory.config_file.exists():
                 run_config.compared(fit, run_config.config_of(fit), ready)
             return fit.recorder.names
+
+    def _try_all(
+        self,
+        task: Task,
+        train: Any,
+        validation: Any,
+        batch_size: int,
+        class_weight: Mapping[int, float] | None,
+        resumes: bool,
+    ) -> FitResult:
+        """Does what `smoke` promises: a fit of 2 steps in a folder that is removed, then test and prediction."""
+        if resumes:
+            raise ValueError("smoke=True tries a run of its own and cannot resume one: leave out one of the two.")
+        with tempfile.TemporaryDirectory(prefix="lightkeras-smoke-") as folder:
+            quick = dataclasses.replace(
+                self,
+                max_epochs=1,
+                max_steps=None,
+                max_time=None,
+                validate_every=1,
+                limit_batches=LimitBatches(SMOKE, SMOKE, SMOKE),
+                run_dir=Path(folder) / "run",
+                smoke=False,
+            )
+            # It builds everything that has variables, so that all of them are restored.
+            quick.check(task, train, validation, batch_size=batch_size, class_weight=class_weight)
+            with restored(task):
+                quick = dataclasses.replace(quick, preflight=False)
+                result = quick.fit(task, train, validation, batch_size=batch_size, class_weight=class_weight)
+                data = task.data if train is None else None
+                if data is not None and data.test() is not None:
+                    quick.evaluate(task, weights="best" if result.best is not None else None)
+                if predicts(task):
+                    feed, _ = setup.feeds_of(data, train, None, batch_size)
+                    quick.predict(task, first_batches(feed, SMOKE), batch_size=batch_size)
+        return result
 
     def evaluate(
         self, task: Task, data: Any = None, *, split: str = "test", weights: str | None = None, batch_size: int = 32

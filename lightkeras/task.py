@@ -607,7 +607,7 @@ _KNOWN_KEYWORDS = {
     "jit_compile": "The backend's engine compiles the step: with XLA on JAX, as a graph on TensorFlow.",
     "learning_rate": "Give it to the optimizer: optimizer=keras.optimizers.Adam(...).",
     "lr": "Give it to the optimizer: optimizer=keras.optimizers.Adam(...).",
-    "run_eagerly": "A step that breaks is run eagerly by `lightkeras replay`.",
+    "run_eagerly": "Set it on the runner: Runner(eager=True).",
     "steps_per_execution": "Set it on the runner: Runner(steps_per_call=...).",
     "train": "Give arrays to fit: runner.fit(task, train); a data module is the argument `data`.",
     "validation_data": "Give validation data to fit: runner.fit(task, train, validation).",
@@ -741,6 +741,11 @@ class SupervisedTask(Task):
                 f"would not be logged. Keep a keras.metrics.Metric with name={lost[0]!r} as an attribute of the model, "
                 "and update it in compute_metrics."
             )
+
+
+def predicts(task: Task) -> bool:
+    """Whether a task has what `predict_step` needs: a step of its own, or the model of the default one."""
+    return type(task).predict_step is not Task.predict_step or isinstance(vars(task).get("model"), keras.Model)
 
 
 def use_class_weight(task: Task, class_weight: Mapping[int, float] | None) -> None:

@@ -140,6 +140,7 @@ class Tuner(TrialSettings):
     on_trial: Callable[[Trial], None] | None = None
 
     def __post_init__(self) -> None:
+        self.runner.check_keeps_runs("A search")
         for name, least in {"workers": 0, "retries": 0, "seeds": 0, "top": 1}.items():
             check_whole("Tuner", name, getattr(self, name), least)
         self._check_pool()

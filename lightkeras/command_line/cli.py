@@ -51,6 +51,7 @@ from lightkeras.experiment import Experiment, Main
 from lightkeras.runner import Interrupted, Runner
 from lightkeras.runs import report
 from lightkeras.runs.directory import RunDirectory, holds_several, run_path, runs_below, snake_case
+from lightkeras.runs.results import FitResult
 from lightkeras.runs.resume import read_run, run_and_checkpoint
 from lightkeras.runs.untrusted import untrusted_in
 from lightkeras.system import display, trust
@@ -153,6 +154,8 @@ def _fit(
     task = task_class(hparams.from_dict(task_class.HParams, hp), lookup)
     if settings.dry_run:
         return _print_checks(made.check(task, resume=resume, accept_changes=settings.accept_changes))
+    if made.smoke:
+        return _print_smoke(made.fit(task, resume=resume, accept_changes=settings.accept_changes))
     tested = None
     try:
         with display.showing(made.progress):  # shows the values of the fit until those of the test are known too
@@ -187,6 +190,7 @@ def _run(
         runner, hp, lookup = _with_recorded(task_class, directory, runner, hp, lookup, given)
     made = Runner(**{**runner, "run_dir": directory.path, "profile": settings.profile or runner.get("profile", False)})
     task = task_class(hparams.from_dict(task_class.HParams, hp), lookup)
+    made.check_keeps_runs("An experiment of several runs")
     experiment = Experiment(main, task, made)
     if settings.dry_run:
         return _print_checks(experiment.check(settings.resume))
@@ -247,6 +251,12 @@ def _distrust(
 def _print_checks(names: Sequence[str]) -> int:
     Console().print(f"Checks passed. Logged every epoch: {', '.join(names)}.", highlight=False, soft_wrap=True)
     return 0
+
+
+def _print_smoke(result: FitResult) -> int:
+    values = ", ".join(f"{name} {values[-1]:.4g}" for name, values in result.history.items())
+    Console().print(f"Every phase ran 2 steps; nothing was kept. {values}.", highlight=False, soft_wrap=True)
+    return 1 if result.diverged else 0
 
 
 def _test(task_class: type[Task], settings: jsonargparse.Namespace, given: jsonargparse.Namespace) -> int:

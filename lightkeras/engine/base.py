@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -30,7 +31,7 @@ from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.data.stream_reader import Continued, StreamReader
 from lightkeras.data.structure import Structure, flatten
 from lightkeras.engine.gradient_watches import GradientWatches
-from lightkeras.engine.layer_calls import Numbers, Observation, observation
+from lightkeras.engine.layer_calls import Numbers, Observation, observation, observe_layer_calls
 from lightkeras.engine.stream import Stream
 
 if TYPE_CHECKING:
@@ -130,61 +131,65 @@ class Predictor(abc.ABC):
         """Outputs of the next `count` batches, concatenated along axis 0, as NumPy arrays; `None` at the end."""
 
 
-class Engine(abc.ABC):
-    """Tensors, gradients and compilation on one backend."""
+@final
+class EagerProgram(Program):
+    """A step that is called and not compiled, so that a breakpoint or `print` in it sees values.
 
-    backend: str
-    compiles: bool = True
-    """Whether Python code in a step runs only once, when the step is compiled."""
-    traces_any_size: bool = False
-    """Whether a step is traced for batches of any size; if not, `trace` should be given sizes that occur."""
-    numbers: Numbers
-    """Reads the values of the backend's tensors."""
-    global_norm: Callable[[Sequence[Tensor | None]], Tensor]
-    """Returns the root of the sum of the squares of all values, float32; of none it is 0."""
-    _CREATES_VARIABLES = (
-        "The step creates new variables in each run, as `keras.layers.Dense(1)(x)` does: they would not be trained. "
-        "Create layers, metrics and seed generators in `build`, as attributes of the task."
-    )
-    _NOT_TRACED = "gradient_sizes: this is not the last traced step that minimizes; call `trace` first."
+    Args:
+        call: Calls a function on a batch of NumPy arrays, see `Engine.call`.
+        step: The step.
+        names: The names of its logs.
+    """
+
+    def __init__(self, call: Callable[[Step, Structure], Structure], step: Step, names: Sequence[str]) -> None:
+        self._call, self._step, self._names = call, step, tuple(names)
+        self.forms = []
+
+    def run(self, stream: Stream, count: int) -> StepLogs:
+        rows: list[list[float]] = []
+        examples: list[int] = []
+        waited = 0.0
+        while len(rows) < count:
+            began = time.perf_counter()
+            batch = stream.next_batch()
+            waited += time.perf_counter() - began
+            if batch is None:
+                break
+            logs = self._call(self._step, batch)
+            check_names(list(logs), self._names)
+            rows.append([number_of(logs[name]) for name in self._names])
+            examples.append(len(flatten(batch)[0][1]))
+        table = np.array(rows, "float32").reshape(len(rows), len(self._names))
+        values = {name: np.ascontiguousarray(table[:, column]) for column, name in enumerate(self._names)}
+        return StepLogs(values, np.array(examples, "int64"), waited)
+
+
+@final
+class EagerPredictor(Predictor):
+    """A function that is called and not compiled; see `EagerProgram`."""
+
+    def __init__(
+        self,
+        call: Callable[[Callable[[Structure], Structure], Structure], Structure],
+        function: Callable[[Structure], Structure],
+    ) -> None:
+        self._call, self._function = call, function
+
+    def run(self, stream: Stream, count: int) -> Structure | None:
+        parts: list[Structure] = []
+        while len(parts) < count and (batch := stream.next_batch()) is not None:
+            outputs = keras.tree.map_structure(keras.ops.convert_to_numpy, self._call(self._function, batch))
+            check_rows(outputs, batch)
+            parts.append(outputs)
+        return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts) if parts else None
+
+
+class StreamOpener(abc.ABC):
+    """Opens feeds on one backend, and keeps arrays on its device."""
 
     def __init__(self) -> None:
         self._resident: weakref.WeakKeyDictionary[Feed, Structure] = weakref.WeakKeyDictionary()
-        self._observations: list[Observation] | None = None  # a list in `run_eagerly`, else None
-        self.watches = GradientWatches(self._place)
         self._datasets_opened: Datasets | None = None
-
-    @abc.abstractmethod
-    def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
-        """Runs a step abstractly on one batch of `spec`: no values are computed and no variable changes.
-
-        Layers and metrics that build on their first call are built, and so are optimizers on backends that compile
-        them with the step. A step may be traced again, for example after unfreezing; existing programs do not change.
-
-        Args:
-            step: Function from one batch to its logs.
-            spec: Dtypes and shapes of a batch.
-            batch_size: Batch size for engines that cannot trace a step for all sizes; `None` makes one up, which a
-                step or a layer with a fixed size may not take.
-
-        Raises:
-            ValueError: The step creates new variables in each run.
-        """
-
-    @abc.abstractmethod
-    def gradient_sizes(self, step: Step, stream: Stream) -> list[tuple[keras.Variable, float]]:
-        """Runs a step on the next batch, without its updates, and measures its gradients.
-
-        Other state (metrics, seeds, moving means) does change. A `minimize` inside a branch, such as
-        `keras.ops.cond`, is skipped: its gradients may never be computed.
-
-        Returns:
-            The variables of each `minimize`, in order, each with the largest absolute value of its gradient: 0.0 if
-            the loss does not depend on it, not finite if a value is not. The optimizer's loss scale is divided out.
-
-        Raises:
-            ValueError: The step was not traced, or the stream has no batch.
-        """
 
     def skip_epochs(self, feed: Feed, count: int) -> None:
         """Advances an unopened feed by `count` epochs, without reading data.
@@ -288,13 +293,83 @@ class Engine(abc.ABC):
             program: See `open`.
         """
 
-    @abc.abstractmethod
-    def program(self, step: Step, names: Sequence[str]) -> Program:
-        """Compiles a step from its last trace, which found the names."""
+
+class Engine(StreamOpener):
+    """Tensors, gradients and compilation on one backend."""
+
+    backend: str
+    compiles: bool = True
+    """Whether Python code in a step runs only once, when the step is compiled, unless `eager`."""
+    eager: bool = False
+    """Whether programs and predictors that are made from now on call their function at every step, uncompiled."""
+    traces_any_size: bool = False
+    """Whether a step is traced for batches of any size; if not, `trace` should be given sizes that occur."""
+    numbers: Numbers
+    """Reads the values of the backend's tensors."""
+    global_norm: Callable[[Sequence[Tensor | None]], Tensor]
+    """Returns the root of the sum of the squares of all values, float32; of none it is 0."""
+    is_eager: Callable[[], bool]
+    """Whether operations are computed at once, as opposed to traced."""
+    _CREATES_VARIABLES = (
+        "The step creates new variables in each run, as `keras.layers.Dense(1)(x)` does: they would not be trained. "
+        "Create layers, metrics and seed generators in `build`, as attributes of the task."
+    )
+    _NOT_TRACED = "gradient_sizes: this is not the last traced step that minimizes; call `trace` first."
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._observations: list[Observation] | None = None  # a list in `run_eagerly`, else None
+        self.watches = GradientWatches(self._place)
 
     @abc.abstractmethod
+    def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
+        """Runs a step abstractly on one batch of `spec`: no values are computed and no variable changes.
+
+        Layers and metrics that build on their first call are built, and so are optimizers on backends that compile
+        them with the step. A step may be traced again, for example after unfreezing; existing programs do not change.
+
+        Args:
+            step: Function from one batch to its logs.
+            spec: Dtypes and shapes of a batch.
+            batch_size: Batch size for engines that cannot trace a step for all sizes; `None` makes one up, which a
+                step or a layer with a fixed size may not take.
+
+        Raises:
+            ValueError: The step creates new variables in each run.
+        """
+
+    @abc.abstractmethod
+    def gradient_sizes(self, step: Step, stream: Stream) -> list[tuple[keras.Variable, float]]:
+        """Runs a step on the next batch, without its updates, and measures its gradients.
+
+        Other state (metrics, seeds, moving means) does change. A `minimize` inside a branch, such as
+        `keras.ops.cond`, is skipped: its gradients may never be computed.
+
+        Returns:
+            The variables of each `minimize`, in order, each with the largest absolute value of its gradient: 0.0 if
+            the loss does not depend on it, not finite if a value is not. The optimizer's loss scale is divided out.
+
+        Raises:
+            ValueError: The step was not traced, or the stream has no batch.
+        """
+
+    @final
+    def program(self, step: Step, names: Sequence[str]) -> Program:
+        """Compiles a step from its last trace, which found the names; if `eager`, it is called and not compiled."""
+        return EagerProgram(self.call, step, names) if self.eager else self._program(step, names)
+
+    @final
     def predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
-        """Compiles a function from a batch to outputs whose axis 0 counts examples."""
+        """Compiles a function from a batch to outputs whose axis 0 counts examples, unless `eager`."""
+        return EagerPredictor(self.call, function) if self.eager else self._predictor(function)
+
+    @abc.abstractmethod
+    def _program(self, step: Step, names: Sequence[str]) -> Program:
+        """See `program`."""
+
+    @abc.abstractmethod
+    def _predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
+        """See `predictor`."""
 
     @abc.abstractmethod
     def minimize(
@@ -358,15 +433,27 @@ class Engine(abc.ABC):
         """
 
     @abc.abstractmethod
-    def run_eagerly(self, step: Step, batch: Structure) -> tuple[dict[str, float], list[Observation]]:
-        """Runs a step uncompiled and observes its layer outputs, losses and gradients.
+    def call(self, function: Callable[[Structure], Structure], batch: Structure) -> Structure:
+        """Calls a step or another function of a batch, NumPy arrays, uncompiled, and returns its tensors.
 
         It is slow, and results may differ from the compiled step in the last digits.
+        """
+
+    @final
+    def run_eagerly(self, step: Step, batch: Structure) -> tuple[dict[str, float], list[Observation]]:
+        """Calls a step uncompiled and observes its layer outputs, losses and gradients.
 
         Returns:
             The step's logs, and the observations in order of execution: inner layers before the layers that call
             them. Calls inside a layer's own compiled function are not observed.
         """
+        self._observations = []
+        try:
+            with observe_layer_calls(self._observations, self.numbers, self.is_eager):
+                logs = self.call(step, batch)
+            return {name: number_of(value) for name, value in logs.items()}, self._observations
+        finally:
+            self._observations = None
 
     @abc.abstractmethod
     def not_finite(self, variables: Mapping[str, keras.Variable]) -> list[str]:
@@ -374,6 +461,11 @@ class Engine(abc.ABC):
 
         One compiled call, compiled once per set of variables, reads back one number per variable.
         """
+
+
+def number_of(value: Tensor) -> float:
+    """Returns a scalar tensor as a number."""
+    return float(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(value)))
 
 
 def gradient_norm(

@@ -91,6 +91,9 @@ class RunnerSettings:
     preflight: bool = True
     profile: bool = False
     log_gradients: Literal["norm", "histogram"] | None = None
+    eager: bool = False
+    overfit_batches: Positive | None = None
+    smoke: bool = False
 
 
 @dataclasses.dataclass

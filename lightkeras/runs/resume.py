@@ -40,7 +40,7 @@ class Changes:
 
 
 _REFUSED = ("task", "hparams", "encoder", "seed", "monitor", "class_weight")  # and the data
-_WARNED = ("backend", "code", "modules", "preflight", "validate_every", "callbacks", "versions")
+_WARNED = ("backend", "code", "modules", "preflight", "validate_every", "eager", "callbacks", "versions")
 
 
 def run_and_checkpoint(path: Path) -> tuple[RunDirectory, Path | None]:
@@ -291,6 +291,8 @@ def _warn_of_problems(problems: list[str], found: Checkpoint) -> None:
 def _part(config: Mapping[str, Any], name: str) -> Any:
     if name in ("preflight", "validate_every", "callbacks"):
         return config.get("runner", {}).get(name)
+    if name == "eager":  # which earlier versions did not have
+        return config.get("runner", {}).get(name, False)
     if name == "encoder":  # its path does not matter
         return config.get(name, {}).get("fingerprint")
     return config.get(name)

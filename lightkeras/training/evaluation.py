@@ -27,7 +27,7 @@ from lightkeras.training import run_config, setup
 from lightkeras.training.pictures import SplitPictures, draw_split, write_report
 from lightkeras.training.preflight.splits import check_feed
 from lightkeras.training.settings import Settings
-from lightkeras.training.stepper import Stepper, bound_engine
+from lightkeras.training.stepper import Stepper
 from lightkeras.training.tracing import check_set_name, epoch_names, trace_evaluate
 
 _WAIT_SECONDS = 10.0  # for another process that uses the run directory
@@ -41,13 +41,14 @@ def evaluate(settings: Settings, task: Task, data: Any, split: str, weights: str
     module = setup.build_task(task, settings.seed, data is not None, encoder_reader(settings, weights))
     given = _sets_of(module, split, batch_size) if data is None else named_feeds(data, batch_size, read=as_feed_once)
     limit = settings.limit_batches.test if split == "test" else settings.limit_batches.validation
+    engine = setup.engine_for(settings, task)
     for name, feed in given.items():
         check_feed(task, feed, within(split, name), limit)
     metrics, steppers = dict[str, float](), dict[str, Stepper]()
     with phase({"test": "testing", "validation": "validating"}[split]):
         for name, feed in given.items():
             encoded = encode_feed(feed, task.frozen(), settings.features)
-            trace = trace_evaluate(task, bound_engine(task), encoded)
+            trace = trace_evaluate(task, engine, encoded)
             epoch_names(task, trace, split)
             check_set_name(name, trace.names)
             steppers[name] = setup.stepper_over(encoded, task, task.run_evaluate_step, trace, limit, settings.seed)

@@ -24,7 +24,6 @@ from lightkeras.task import Task
 from lightkeras.training import setup
 from lightkeras.training.evaluation import encoder_reader, load_weights
 from lightkeras.training.settings import Settings
-from lightkeras.training.stepper import bound_engine
 from lightkeras.training.tracing import trace_predict
 
 
@@ -54,7 +53,7 @@ def _first_outputs(
     Raises:
         Exception: The error of the first form, if `predict_step` takes none.
     """
-    engine = bound_engine(task)
+    engine = setup.engine_for(settings, task)
     errors: list[Exception] = []
     # Strict first: a wrong form may give the right number of rows by chance. A layer of one batch size fails strictly.
     for strict in (True, False) if len(forms) > 1 else (False,):

@@ -138,6 +138,9 @@ class Settings(Endings):
     preflight: bool = True
     profile: bool = False
     log_gradients: str | None = None
+    eager: bool = False
+    overfit_batches: int | None = None
+    smoke: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -154,6 +157,19 @@ class Settings(Endings):
         check_whole(owner, "skip_broken", self.skip_broken, 0)
         check_whole(owner, "steps_per_call", self.steps_per_call, 1, optional=True)
         check_whole(owner, "draw_every", self.draw_every, 1, optional=True)
+        check_whole(owner, "overfit_batches", self.overfit_batches, 1, optional=True)
+
+    def check_keeps_runs(self, user: str) -> None:
+        """Refuses `smoke`, which keeps no run, for what reads its runs.
+
+        Raises:
+            ValueError: `smoke` is set; the message begins with `user`.
+        """
+        if self.smoke:
+            raise ValueError(
+                f"{user} needs the runs that it starts, and smoke=True keeps none: try one run first, by "
+                "Runner(smoke=True).fit(task)."
+            )
 
     def record(self) -> dict[str, Any]:
         """The settings as plain data."""

@@ -17,11 +17,12 @@ import numpy as np
 from lightkeras import hparams
 from lightkeras.data import ArrayFeed, DataModule, Feed
 from lightkeras.data.arrays import as_feed, holds_arrays, is_one_array, train_of
-from lightkeras.data.held_out import held_out_of, named_feeds
+from lightkeras.data.first_batches import first_batches
+from lightkeras.data.held_out import UNNAMED, held_out_of, named_feeds
 from lightkeras.encoders import saved_state
 from lightkeras.encoders.base import Encoder, batches_of
 from lightkeras.encoders.features import encode_feed
-from lightkeras.engine.base import Step, Trace
+from lightkeras.engine.base import Engine, Step, Trace
 from lightkeras.runs.directory import RunDirectory, check_directory, run_path, snake_case
 from lightkeras.runs.resume import read_run, run_and_checkpoint
 from lightkeras.system import environment
@@ -188,8 +189,9 @@ def make_fit(settings: Settings, ready: Ready, ledger: TimeLedger | None = None)
     """
     task, train = ready.task, ready.train
     check_feed(task, train, "train", settings.limit_batches.train)
-    train = encode_feed(train, task.frozen(), settings.features)
-    engine = bound_engine(task)
+    few = settings.overfit_batches
+    train = encode_feed(train if few is None else first_batches(train, few), task.frozen(), settings.features)
+    engine = engine_for(settings, task)
     task.logs_gradient_norms = settings.log_gradients is not None
     with phase("tracing the train step"):
         trace = trace_train(task, engine, train)
@@ -197,9 +199,9 @@ def make_fit(settings: Settings, ready: Ready, ledger: TimeLedger | None = None)
     train_stepper = stepper_over(train, task, task.run_train_step, trace, limits.train, seed, continues=True)
     names = epoch_names(task, trace, "train")
     held_out = {}
-    for name, given in ready.validation.items():
+    for name, given in ready.validation.items() if few is None else [(UNNAMED, train)]:
         check_feed(task, given, within("validation", name), limits.validation)
-        validation = encode_feed(given, task.frozen(), settings.features)
+        validation = given if given is train else encode_feed(given, task.frozen(), settings.features)
         with phase("tracing the validation step"):
             evaluation = trace_evaluate(task, engine, validation, train)
         check_set_name(name, evaluation.names)
@@ -211,14 +213,14 @@ def make_fit(settings: Settings, ready: Ready, ledger: TimeLedger | None = None)
     check_directory(ready.directory, needed_bytes=5 * fit.state_bytes)
     if settings.preflight:
         with phase("compiling and checking the steps"):
-            preflight.run(traced, settings.skip_broken > 0, fit.bridge.has_callbacks)
+            preflight.run(traced, settings.skip_broken > 0, fit.bridge.has_callbacks, overfits=few is not None)
     return fit
 
 
 def _warn_of_settings(fit: Fit) -> None:
     """Prints the settings and logs that will have no effect."""
-    task, bar, draw_every = fit.task, fit.recorder.bar, fit.settings.draw_every
-    for name, value in task.numbers_logged().items() if bound_engine(task).compiles else ():
+    task, bar, settings, draw_every = fit.task, fit.recorder.bar, fit.settings, fit.settings.draw_every
+    for name, value in task.numbers_logged().items() if bound_engine(task).compiles and not settings.eager else ():
         bar.print_line(
             f"log({name!r}) was given the number {value:g} and not a tensor: the step is compiled, so every step logs "
             "the number of the first. Log a tensor or a keras.Variable for a value that changes."
@@ -246,6 +248,13 @@ def feeds_of(data: DataModule | None, train: Any, validation: Any, batch_size: i
     if validation is None and data is not None:
         return feed, held_out_of(data, "validation", batch_size)
     return feed, named_feeds(validation, batch_size, feed.spec)
+
+
+def engine_for(settings: Settings, task: Task) -> Engine:
+    """The engine of a task, which compiles the programs that are made from now on unless the settings are `eager`."""
+    engine = bound_engine(task)
+    engine.eager = settings.eager
+    return engine
 
 
 def stepper_over(

@@ -38,6 +38,7 @@ FILES = [
     "encoders/test_keras_model.py",
     "data/test_class_weights.py",
     "scenarios/test_validation_sets.py",
+    "scenarios/test_trying.py",
 ]
 
 

@@ -23,7 +23,6 @@ from lightkeras.engine.jax.programs import JaxPredictor, JaxProgram, TracingEngi
 from lightkeras.engine.jax.scope import Values, is_eager, keras_patched
 from lightkeras.engine.jax.steps import abstract, form
 from lightkeras.engine.jax.streams import OnDemandStream, PrefetchedStream, narrowed, padded_batches
-from lightkeras.engine.layer_calls import Observation, observe_layer_calls
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream, holds_bags
 
@@ -35,6 +34,7 @@ class JaxEngine(TracingEngine):
     backend = "jax"
     numbers = staticmethod(numbers)
     global_norm = staticmethod(global_norm)
+    is_eager = staticmethod(is_eager)
 
     def __init__(self) -> None:
         enable_compilation_cache()
@@ -102,12 +102,12 @@ class JaxEngine(TracingEngine):
 
     # ------------------------------------------------------------------ programs
 
-    def program(self, step: Step, names: Sequence[str]) -> Program:
+    def _program(self, step: Step, names: Sequence[str]) -> Program:
         # The trace that found the names is reused; a program made later is traced again.
         traces = dict([self._traces.pop(step)] if step in self._traces else [])
         return JaxProgram(functools.partial(self._traced, step, logs=True), names, traces)
 
-    def predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
+    def _predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
         return JaxPredictor(functools.partial(self._traced, function))
 
     # ------------------------------------------------------------------ inside a step
@@ -192,16 +192,12 @@ class JaxEngine(TracingEngine):
         exhausted = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
         return exhausted or isinstance(error, MemoryError)
 
-    def run_eagerly(self, step: Step, batch: Structure) -> tuple[dict[str, float], list[Observation]]:
-        self._observations = []
-        try:
-            with keras_patched(), Values() as scope, observe_layer_calls(self._observations, numbers, is_eager):
-                logs = step(map_structure(jnp.asarray, narrowed(batch)))
-            for variable in scope.written.values():
-                variable.assign(scope.state_mapping[id(variable)])
-            return {name: float(value) for name, value in logs.items()}, self._observations
-        finally:
-            self._observations = None
+    def call(self, function: Callable[[Structure], Structure], batch: Structure) -> Structure:
+        with keras_patched(), Values() as scope:
+            returned = function(map_structure(jnp.asarray, narrowed(batch)))
+        for variable in scope.written.values():
+            variable.assign(scope.state_mapping[id(variable)])
+        return returned
 
     def not_finite(self, variables: Mapping[str, keras.Variable]) -> list[str]:
         floats = {key: v.value for key, v in variables.items() if keras.backend.is_float_dtype(v.dtype)}

@@ -27,7 +27,6 @@ from lightkeras.engine.base import (
     batch_to_measure,
     check_scalar,
 )
-from lightkeras.engine.layer_calls import Observation, observe_layer_calls
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream
 from lightkeras.engine.tensorflow.finite import finite_checks, global_norm, largest, numbers
@@ -82,6 +81,7 @@ class TensorFlowEngine(Engine):
 
     numbers = staticmethod(numbers)
     global_norm = staticmethod(global_norm)
+    is_eager = staticmethod(tf.executing_eagerly)
 
     def __init__(self) -> None:
         super().__init__()
@@ -193,14 +193,14 @@ class TensorFlowEngine(Engine):
         unconverted = tf.autograph.experimental.do_not_convert(stage)
         return PipelineStream(tf.data.Dataset.from_tensors(leaves).map(unconverted), batch, precomputed)
 
-    def program(self, step: Step, names: Sequence[str]) -> Program:
+    def _program(self, step: Step, names: Sequence[str]) -> Program:
         traced, precomputed = self._evaluating, self._precomputed.get(step, ())
         # The trace of a train step lacks the updates; a trace with functions to precompute contains them.
         if traced is None or traced.step != step or precomputed:
             return TensorFlowProgram(step, names, precomputed)
         return TensorFlowProgram(traced.run, names, any_size=True)
 
-    def predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
+    def _predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
         return TensorFlowPredictor(function)
 
     def minimize(
@@ -266,14 +266,8 @@ class TensorFlowEngine(Engine):
     def is_out_of_memory(self, error: BaseException) -> bool:
         return isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError))
 
-    def run_eagerly(self, step: Step, batch: Structure) -> tuple[dict[str, float], list[Observation]]:
-        self._observations = []
-        try:
-            with observe_layer_calls(self._observations, numbers, tf.executing_eagerly):
-                logs = step(map_structure(tf.convert_to_tensor, batch))
-            return {name: float(tf.convert_to_tensor(value)) for name, value in logs.items()}, self._observations
-        finally:
-            self._observations = None
+    def call(self, function: Callable[[Structure], Structure], batch: Structure) -> Structure:
+        return function(map_structure(tf.convert_to_tensor, batch))
 
     def not_finite(self, variables: Mapping[str, keras.Variable]) -> list[str]:
         floats = {key: v for key, v in variables.items() if keras.backend.is_float_dtype(v.dtype)}

@@ -25,7 +25,6 @@ from lightkeras.engine.base import (
     batch_to_measure,
     check_scalar,
 )
-from lightkeras.engine.layer_calls import Observation, observe_layer_calls
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream, batches_in_memory, holds_bags
 from lightkeras.engine.torch.dropout import seeded_dropout
@@ -71,6 +70,7 @@ class TorchEngine(Engine):
 
     numbers = staticmethod(numbers)
     global_norm = staticmethod(global_norm)
+    is_eager = staticmethod(lambda: True)
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,10 +145,10 @@ class TorchEngine(Engine):
     ) -> Stream:
         return TensorStream(iter([batch]))  # an eager step knows all sizes, so `shapes` is unused
 
-    def program(self, step: Step, names: Sequence[str]) -> Program:
+    def _program(self, step: Step, names: Sequence[str]) -> Program:
         return TorchProgram(step, names, self._running)
 
-    def predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
+    def _predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
         return TorchPredictor(function, self._running)
 
     def minimize(
@@ -210,15 +210,10 @@ class TorchEngine(Engine):
             return True
         return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
-    def run_eagerly(self, step: Step, batch: Structure) -> tuple[dict[str, float], list[Observation]]:
-        self._observations = []
-        try:
-            with self._running() as begin_step, observe_layer_calls(self._observations, numbers, lambda: True):
-                begin_step()
-                logs = step(tensors_of(batch))
-            return {name: float(keras.ops.convert_to_tensor(value)) for name, value in logs.items()}, self._observations
-        finally:
-            self._observations = None
+    def call(self, function: Callable[[Structure], Structure], batch: Structure) -> Structure:
+        with self._running() as begin_step:
+            begin_step()
+            return function(tensors_of(batch))
 
     def not_finite(self, variables: Mapping[str, keras.Variable]) -> list[str]:
         floats = {key: v for key, v in variables.items() if keras.backend.is_float_dtype(v.dtype)}

@@ -34,8 +34,10 @@ from lightkeras.training.preflight.trial import takes_example, try_steps
 from lightkeras.training.stepper import Stepper
 
 
-def run(traced: TracedSteps, skips_broken: bool = False, has_callbacks: bool = False) -> None:
+def run(traced: TracedSteps, skips_broken: bool = False, has_callbacks: bool = False, overfits: bool = False) -> None:
     """Runs the checks that can be switched off, cheap ones first; the flags are those of `try_steps`.
+
+    With `overfits`, validation is meant to be on train batches.
 
     Raises:
         TaskError: A step of the task does not work.
@@ -47,7 +49,8 @@ def run(traced: TracedSteps, skips_broken: bool = False, has_callbacks: bool = F
         split = within("validation", name)
         _check_finite(traced, validation, split)
         warn_of_other_inputs(train.feed, validation.feed, split)
-        warn_of_shared_examples(train.feed, validation.feed, split)
+        if not overfits:
+            warn_of_shared_examples(train.feed, validation.feed, split)
     check_saved(traced.task)
     warn_of_missing_config(traced.task)
     try_steps(traced, skips_broken, has_callbacks)
