@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import re
 import shlex
@@ -122,6 +123,8 @@ def settings_of(kind: Any, prefix: str = "") -> set[str]:
 def test_the_settings_that_pages_name_exist(flag: str, kind: Any) -> None:
     """`--runner.patience` in a command or in the text, and `Runner(patience=3)` in the text or a table."""
     known = settings_of(kind)
+    for logger in (lk.loggers.MLflow, lk.loggers.WandB):
+        known |= {f"loggers.{name}" for name in inspect.signature(logger).parameters}
     for page in DOCUMENTS:
         flags = re.findall(rf"--{flag}\.([\w.]*\w)", page.text)
         calls = re.findall(rf"\b{flag.capitalize()}\(([^()]*)=[^=]", page.text)

@@ -179,9 +179,9 @@ def test_a_store_that_cannot_be_reached_is_an_error_before_the_first_step(tmp_pa
 def test_logging_does_not_load_keras_or_a_backend(uri, tmp_path):
     script = """
 import pathlib, sys
-from lightkeras.runs.loggers import MLflow, Run
-logger = MLflow(sys.argv[1])
-logger.open(Run(pathlib.Path(sys.argv[2]), ["train/loss"]))
+import lightkeras as lk
+logger = lk.loggers.MLflow(sys.argv[1])
+logger.open(lk.loggers.Run(pathlib.Path(sys.argv[2]), ["train/loss"]))
 logger.log_steps(1, 1, {"train/loss": [1.0]})
 logger.close()
 print(sorted({"tensorflow", "keras", "jax", "torch"} & set(sys.modules)))

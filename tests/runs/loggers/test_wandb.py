@@ -150,9 +150,9 @@ def test_a_mode_that_does_not_exist_is_refused():
 def test_logging_does_not_load_keras_or_a_backend(tmp_path):
     script = """
 import pathlib, sys
-from lightkeras.runs.loggers import Run, WandB
-logger = WandB(mode="offline")
-logger.open(Run(pathlib.Path(sys.argv[1]), ["train/loss"]))
+import lightkeras as lk
+logger = lk.loggers.WandB(mode="offline")
+logger.open(lk.loggers.Run(pathlib.Path(sys.argv[1]), ["train/loss"]))
 logger.log_steps(1, 1, {"train/loss": [1.0]})
 logger.close()
 print(sorted({"tensorflow", "keras", "jax", "torch"} & set(sys.modules)))
