@@ -57,8 +57,8 @@ class EventFile:
         """Bytes written so far."""
         return self._file.tell()
 
-    def add(self, summary: summary_pb2.Summary, step: int = 0, wall_time: float | None = None) -> None:
-        self.write([event_pb2.Event(wall_time=wall_time or time.time(), step=step, summary=summary)])
+    def add(self, summary: summary_pb2.Summary, step: int = 0) -> None:
+        self.write([event_pb2.Event(wall_time=time.time(), step=step, summary=summary)])
 
     def flush(self) -> None:
         with files.explained(self.path):
