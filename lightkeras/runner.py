@@ -54,6 +54,7 @@ from lightkeras.training import (
 from lightkeras.training.divergence.watchdog import Alarm, first_not_finite
 from lightkeras.training.export import export_best_model
 from lightkeras.training.fit import Fit
+from lightkeras.training.prediction_writer import PredictionWriter
 from lightkeras.training.restoring import restored
 from lightkeras.training.settings import LimitBatches, Settings
 from lightkeras.training.timing import TimeLedger
@@ -367,7 +368,15 @@ class Runner(Finders):
         with FoldedTraceback(), display.showing(self.progress):
             return evaluation.evaluate(self, task, data, split, weights, batch_size)
 
-    def predict(self, task: Task, data: Any, *, weights: str | None = None, batch_size: int = 256) -> Any:
+    def predict(
+        self,
+        task: Task,
+        data: Any,
+        *,
+        weights: str | None = None,
+        batch_size: int = 256,
+        writer: PredictionWriter | None = None,
+    ) -> Any:
         """Returns the outputs of `predict_step`, in the order of the inputs.
 
         Args:
@@ -377,17 +386,21 @@ class Runner(Finders):
                 tuple of one, `(x,)`, if it takes only that; of batches such as `(x, y)`, it uses the inputs.
             weights: `"best"` or `"last"` of the run directory; `None` keeps the current weights of the task.
             batch_size: Examples per batch of arrays given here.
+            writer: Where to write the outputs while they are computed, for more of them than memory holds; `None`
+                returns them.
 
         Returns:
-            NumPy arrays in the structure that `predict_step` returns; axis 0 counts inputs.
+            NumPy arrays in the structure that `predict_step` returns; axis 0 counts inputs. With a writer, its folder.
 
         Raises:
             ValueError: There are no inputs, or endlessly many; `predict_step` does not return one output for each; or
-                `weights` needs a run directory.
+                `weights` needs a run directory; or the writer's folder holds other predictions.
+            FileExistsError: The writer's folder is not empty, and it does not resume.
+            OSError: A part cannot be written; those before it remain, and `resume=True` continues after them.
             CheckpointError: The checkpoint is damaged or does not fit the task.
         """
         with FoldedTraceback(), display.showing(self.progress):
-            return prediction.predict(self, task, data, weights, batch_size)
+            return prediction.predict(self, task, data, weights, batch_size, writer)
 
 
 @final

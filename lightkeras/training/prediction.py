@@ -7,7 +7,8 @@ tried in turn on the first batch, and the one that gives one output for each inp
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -15,40 +16,88 @@ import numpy as np
 
 from lightkeras.data.arrays import as_feed_once, holds_arrays
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
-from lightkeras.data.structure import Structure, as_arrays
+from lightkeras.data.structure import Structure, as_arrays, flatten
 from lightkeras.encoders.features import FeatureCache, encode_feed
-from lightkeras.engine.base import Predictor
+from lightkeras.engine.base import Engine, Predictor
 from lightkeras.engine.stream import Stream
+from lightkeras.runs import checkpoint
 from lightkeras.system.display import phase
 from lightkeras.task import Task
 from lightkeras.training import setup
 from lightkeras.training.evaluation import encoder_reader, load_weights
+from lightkeras.training.prediction_writer import PredictionWriter
 from lightkeras.training.settings import Settings
 from lightkeras.training.tracing import trace_predict
 
 
-def predict(settings: Settings, task: Task, data: Any, weights: str | None, batch_size: int) -> Any:
+def predict(
+    settings: Settings,
+    task: Task,
+    data: Any,
+    weights: str | None,
+    batch_size: int,
+    writer: PredictionWriter | None = None,
+) -> Any:
     """Predicts for inputs; see `Runner.predict`."""
     setup.build_task(task, settings.seed, True, encoder_reader(settings, weights))
     forms = forms_of(data, batch_size)
+    done = 0 if writer is None else writer.begin(_facts(settings, task, forms[0], weights))
+    if writer is not None and done < 0:
+        return Path(writer.folder)
     forms[0].begin_pass()
     completed = False
     try:
-        with phase("predicting"), _first_outputs(settings, task, forms, weights) as (predictor, stream, parts):
-            stream.allow(None)
-            while (part := predictor.run(stream, settings.steps_per_call or 8)) is not None:
-                parts.append(part)
+        with phase("predicting"), contextlib.closing(_outputs(settings, task, forms, weights, done)) as outputs:
+            if writer is not None:
+                found: Any = writer.write(outputs)
+            else:
+                found = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *outputs)
         completed = True
     finally:
         forms[0].end_pass(completed)
-    return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
+    return found
+
+
+def _outputs(
+    settings: Settings, task: Task, forms: list[Feed], weights: str | None, done: int
+) -> Generator[Structure, None, None]:
+    """The outputs call by call, after the first `done` examples."""
+    with _first_outputs(settings, task, forms, weights, done) as (predictor, stream, first):
+        if first is not None:
+            yield first
+        stream.allow(None)
+        while (part := predictor.run(stream, settings.steps_per_call or 8)) is not None:
+            yield part
+
+
+def _opened_after(engine: Engine, feed: Feed, done: int) -> Stream:
+    """Opens a feed after its first `done` examples, with which a batch ends; one more batch is allowed."""
+    if isinstance(feed, ArrayFeed):
+        return engine.open(feed, step=done // feed.batch_size, limit=1)
+    stream = engine.open(feed, limit=1)
+    while done > 0 and (batch := stream.next_batch()) is not None:
+        done -= len(flatten(batch)[0][1])
+        stream.allow(1)
+    if done:
+        stream.close()
+        raise ValueError("The data gives other batches than it did before: begin again, in another folder.")
+    return stream
+
+
+def _facts(settings: Settings, task: Task, feed: Feed, weights: str | None) -> dict[str, Any]:
+    """What is predicted with what."""
+    step = None
+    if weights is not None:
+        step, _ = checkpoint.numbers(checkpoint.find(setup.directory_of(settings).checkpoints, weights))
+    facts = {"task": type(task).__name__, "weights": weights, "step": step}
+    return {**facts, "inputs": feed.fingerprint(), "batch_size": feed.batch_size}
 
 
 @contextlib.contextmanager
 def _first_outputs(
-    settings: Settings, task: Task, forms: list[Feed], weights: str | None
-) -> Iterator[tuple[Predictor, Stream, list[Structure]]]:
-    """Opens the data in the first form that `predict_step` takes, and predicts for its first batch.
+    settings: Settings, task: Task, forms: list[Feed], weights: str | None, done: int
+) -> Iterator[tuple[Predictor, Stream, Structure | None]]:
+    """Opens the data in the first form that `predict_step` takes, and predicts for one batch, after `done` examples.
 
     Raises:
         Exception: The error of the first form, if `predict_step` takes none.
@@ -64,12 +113,12 @@ def _first_outputs(
                     trace_predict(task, engine, feed, strict)
                     load_weights(settings, task, weights)
                     predictor = engine.predictor(task.run_predict_step)
-                    stream = opened.enter_context(contextlib.closing(engine.open(feed, limit=1)))
+                    stream = opened.enter_context(contextlib.closing(_opened_after(engine, feed, done)))
                     first = predictor.run(stream, 1)
                 except Exception as error:
                     errors.append(error)
                     continue
-                yield predictor, stream, [] if first is None else [first]
+                yield predictor, stream, first
                 return
     raise errors[0]
 
