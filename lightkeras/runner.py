@@ -26,9 +26,11 @@ import contextlib
 import dataclasses
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Never, final
+
+import keras
 
 from lightkeras.data.first_batches import first_batches
 from lightkeras.runs.checkpoint import Checkpoint
@@ -200,7 +202,7 @@ class Runner(Finders):
         smoke: Whether `fit` tries everything on 2 batches of each split instead: train, validation, test, prediction,
             pictures and export. Nothing is kept: files go to a temporary folder, and the task has its weights back.
 
-        callbacks: Keras callbacks.
+        callbacks: Keras callbacks of a fit.
         loggers: Loggers such as `lk.loggers.MLflow()`, in addition to TensorBoard and `metrics.csv`, which every run
             writes. One that raises is warned of once and left out from then on; the report has its error.
         seed: Seed of the initial weights, of the order of examples and of dropout.
@@ -346,7 +348,14 @@ class Runner(Finders):
         return result
 
     def evaluate(
-        self, task: Task, data: Any = None, *, split: str = "test", weights: str | None = None, batch_size: int = 32
+        self,
+        task: Task,
+        data: Any = None,
+        *,
+        split: str = "test",
+        weights: str | None = None,
+        batch_size: int = 32,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> EvalResult:
         """Evaluates a task on one split.
 
@@ -357,6 +366,7 @@ class Runner(Finders):
             split: `"validation"` or `"test"`.
             weights: `"best"` or `"last"` of the run directory; `None` keeps the current weights of the task.
             batch_size: Examples per batch of arrays given here.
+            callbacks: Keras callbacks, whose `on_test_...` hooks are called; those of the runner belong to `fit`.
 
         Returns:
             Means of the logged values. With weights of a run directory they are also written to its `result.json`.
@@ -366,7 +376,7 @@ class Runner(Finders):
             CheckpointError: The checkpoint is damaged or does not fit the task.
         """
         with FoldedTraceback(), display.showing(self.progress):
-            return evaluation.evaluate(self, task, data, split, weights, batch_size)
+            return evaluation.evaluate(self, task, data, split, weights, batch_size, callbacks)
 
     def predict(
         self,
@@ -376,6 +386,7 @@ class Runner(Finders):
         weights: str | None = None,
         batch_size: int = 256,
         writer: PredictionWriter | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> Any:
         """Returns the outputs of `predict_step`, in the order of the inputs.
 
@@ -386,8 +397,8 @@ class Runner(Finders):
                 tuple of one, `(x,)`, if it takes only that; of batches such as `(x, y)`, it uses the inputs.
             weights: `"best"` or `"last"` of the run directory; `None` keeps the current weights of the task.
             batch_size: Examples per batch of arrays given here.
-            writer: Where to write the outputs while they are computed, for more of them than memory holds; `None`
-                returns them.
+            writer: Where to write the outputs while they are computed; `None` returns them.
+            callbacks: Keras callbacks, whose `on_predict_...` hooks are called.
 
         Returns:
             NumPy arrays in the structure that `predict_step` returns; axis 0 counts inputs. With a writer, its folder.
@@ -400,7 +411,7 @@ class Runner(Finders):
             CheckpointError: The checkpoint is damaged or does not fit the task.
         """
         with FoldedTraceback(), display.showing(self.progress):
-            return prediction.predict(self, task, data, weights, batch_size, writer)
+            return prediction.predict(self, task, data, weights, batch_size, writer, callbacks)
 
 
 @final

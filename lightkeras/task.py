@@ -123,16 +123,16 @@ class KerasState:
         return name if len(found) < 2 else f"{name}/{found.get(id(optimizer), optimizer.name)}"
 
     @final
-    def model_of_callbacks(self, optimizer: keras.optimizers.Optimizer) -> keras.Model:
+    def model_of_callbacks(self, optimizer: keras.optimizers.Optimizer | None) -> keras.Model:
         """Returns the `self.model` of callbacks: the task's `self.model`, else its first model.
 
         Args:
-            optimizer: The optimizer to set on the model, unless the model is compiled.
+            optimizer: The optimizer to set on the model, unless the model is compiled; `None` sets none.
         """
         models = [found for found in self.tracked().values() if isinstance(found, keras.Model)]
         model = next((found for found in models if found is vars(self).get("model")), None)
         model = model or (models[0] if models else keras.Sequential())
-        if not model.compiled:
+        if not model.compiled and optimizer is not None:
             model.optimizer = optimizer
         return model
 

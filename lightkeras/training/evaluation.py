@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import keras
 
 from lightkeras import hparams
 from lightkeras.data import DataModule, Feed
@@ -24,6 +26,7 @@ from lightkeras.system.value_names import within
 from lightkeras.system.variables import write_variables
 from lightkeras.task import Task
 from lightkeras.training import run_config, setup
+from lightkeras.training.callbacks.bridge import CallbackBridge
 from lightkeras.training.pictures import SplitPictures, draw_split, write_report
 from lightkeras.training.preflight.splits import check_feed
 from lightkeras.training.settings import Settings
@@ -33,7 +36,15 @@ from lightkeras.training.tracing import check_set_name, epoch_names, trace_evalu
 _WAIT_SECONDS = 10.0  # for another process that uses the run directory
 
 
-def evaluate(settings: Settings, task: Task, data: Any, split: str, weights: str | None, batch_size: int) -> EvalResult:
+def evaluate(
+    settings: Settings,
+    task: Task,
+    data: Any,
+    split: str,
+    weights: str | None,
+    batch_size: int,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> EvalResult:
     """Evaluates a task on one split; see `Runner.evaluate`."""
     started = time.perf_counter()
     if split not in ("validation", "test"):
@@ -54,7 +65,8 @@ def evaluate(settings: Settings, task: Task, data: Any, split: str, weights: str
             steppers[name] = setup.stepper_over(encoded, task, task.run_evaluate_step, trace, limit, settings.seed)
         load_weights(settings, task, weights)  # of models that are built by now
         for name, stepper in steppers.items():
-            found = stepper.run(settings.steps_per_call) or {}
+            bridge = CallbackBridge.outside_of_fit(task, callbacks, stepper.steps)
+            found = stepper.run(settings.steps_per_call, bridge) or {}
             metrics |= {f"{name}/{plain}" if name else plain: value for plain, value in found.items()}
     examples = sum(stepper.examples for stepper in steppers.values())
     display.current().show_result({split: metrics})

@@ -7,7 +7,7 @@ tried in turn on the first batch, and the one that gives one output for each inp
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from lightkeras.runs import checkpoint
 from lightkeras.system.display import phase
 from lightkeras.task import Task
 from lightkeras.training import setup
+from lightkeras.training.callbacks.bridge import CallbackBridge
 from lightkeras.training.evaluation import encoder_reader, load_weights
 from lightkeras.training.prediction_writer import PredictionWriter
 from lightkeras.training.settings import Settings
@@ -37,6 +38,7 @@ def predict(
     weights: str | None,
     batch_size: int,
     writer: PredictionWriter | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Any:
     """Predicts for inputs; see `Runner.predict`."""
     setup.build_task(task, settings.seed, True, encoder_reader(settings, weights))
@@ -47,7 +49,8 @@ def predict(
     forms[0].begin_pass()
     completed = False
     try:
-        with phase("predicting"), contextlib.closing(_outputs(settings, task, forms, weights, done)) as outputs:
+        made = _outputs(settings, task, forms, weights, done, callbacks)
+        with phase("predicting"), contextlib.closing(made) as outputs:
             if writer is not None:
                 found: Any = writer.write(outputs)
             else:
@@ -59,15 +62,30 @@ def predict(
 
 
 def _outputs(
-    settings: Settings, task: Task, forms: list[Feed], weights: str | None, done: int
+    settings: Settings,
+    task: Task,
+    forms: list[Feed],
+    weights: str | None,
+    done: int,
+    callbacks: Sequence[keras.callbacks.Callback],
 ) -> Generator[Structure, None, None]:
     """The outputs call by call, after the first `done` examples."""
     with _first_outputs(settings, task, forms, weights, done) as (predictor, stream, first):
-        if first is not None:
-            yield first
+        bridge = CallbackBridge.outside_of_fit(task, callbacks, forms[0].steps)
+        by_batch = bridge is not None and bridge.watches_predict_batches
+        count = 1 if by_batch else settings.steps_per_call or 8
+        if bridge is not None:
+            bridge.hooks.on_predict_begin()
+        part, number = first, 0
         stream.allow(None)
-        while (part := predictor.run(stream, settings.steps_per_call or 8)) is not None:
+        while part is not None:
+            if by_batch and bridge is not None:  # whether there is a batch is known once it was computed
+                bridge.hooks.on_predict_batch_begin(number)
+                bridge.hooks.on_predict_batch_end(number, {"outputs": part})
             yield part
+            part, number = predictor.run(stream, count), number + 1
+        if bridge is not None:
+            bridge.hooks.on_predict_end()
 
 
 def _opened_after(engine: Engine, feed: Feed, done: int) -> Stream:

@@ -8,7 +8,7 @@ import pytest
 from by_hand import LINE, Line, assert_same, weights
 from keras import ops
 
-from lightkeras import LimitBatches, Runner
+from lightkeras import LimitBatches, Runner, SupervisedTask
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.system.variables import CheckpointError
 from lightkeras.testing import TwoMoons, two_moons
@@ -168,3 +168,51 @@ def test_a_result_that_cannot_be_written_is_a_warning_and_is_returned(run_dir, m
     monkeypatch.setattr(RunDirectory, "update_result", full)
     with pytest.warns(UserWarning, match=r"The result was not written to .*run: No space left on device"):
         assert runner(run_dir).evaluate(TwoMoons(), weights="last").examples == 100
+
+
+class Told(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def on_test_begin(self, logs=None):
+        self.calls.append("begin")
+
+    def on_test_batch_begin(self, batch, logs=None):
+        self.calls.append(("batch begins", batch))
+
+    def on_test_batch_end(self, batch, logs=None):
+        self.calls.append(("batch", batch, sorted(logs)))
+
+    def on_test_end(self, logs=None):
+        self.calls.append(("end", {name: round(float(value), 4) for name, value in sorted(logs.items())}))
+
+    def on_predict_begin(self, logs=None):
+        self.calls.append("predict")
+
+    def on_predict_batch_begin(self, batch, logs=None):
+        self.calls.append(("batch begins", batch))
+
+    def on_predict_batch_end(self, batch, logs=None):
+        self.calls.append(("batch", batch, np.asarray(logs["outputs"]).shape))
+
+    def on_predict_end(self, logs=None):
+        self.calls.append("predicted")
+
+
+@pytest.mark.any_backend
+def test_callbacks_of_an_evaluation_and_of_a_prediction_are_called_as_keras_calls_them():
+    x = np.random.default_rng(0).normal(size=(70, 2)).astype("float32")
+    y = x.sum(axis=1, keepdims=True)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", metrics=["mae"])
+    expected, found = Told(), Told()
+    model.evaluate(x, y, batch_size=32, verbose=0, callbacks=[expected])
+    model.predict(x, batch_size=32, verbose=0, callbacks=[expected])
+    task, runner = SupervisedTask(model, loss="mse", metrics=["mae"]), Runner(progress=False)
+    runner.evaluate(task, (x, y), callbacks=[found])
+    runner.predict(task, x, batch_size=32, callbacks=[found])
+    assert found.calls == expected.calls
+    assert found.model is model
+    with pytest.raises(TypeError, match=r"A callback must be a keras\.callbacks\.Callback, got str"):
+        runner.evaluate(task, (x, y), callbacks=["told"])

@@ -14,10 +14,12 @@ import numpy as np
 
 from lightkeras.engine.optimizer_state import unwrapped
 from lightkeras.system.messages import did_you_mean
+from lightkeras.task import Task
 from lightkeras.training.callbacks.state import CallbackStates
 
 TRAIN_BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
 TEST_BATCH_HOOKS = ("on_test_batch_begin", "on_test_batch_end")
+PREDICT_BATCH_HOOKS = ("on_predict_batch_begin", "on_predict_batch_end")
 
 
 @final
@@ -55,6 +57,18 @@ class CallbackBridge:
         self._states = CallbackStates(self.hooks.callbacks)
         self.watches_train_batches = any(watches(callback, TRAIN_BATCH_HOOKS) for callback in callbacks)
         self.watches_test_batches = any(watches(callback, TEST_BATCH_HOOKS) for callback in callbacks)
+        self.watches_predict_batches = any(watches(callback, PREDICT_BATCH_HOOKS) for callback in callbacks)
+
+    @classmethod
+    def outside_of_fit(
+        cls, task: Task, callbacks: Sequence[keras.callbacks.Callback], steps: int | None
+    ) -> CallbackBridge | None:
+        """The callbacks of an evaluation or a prediction; `None` without any."""
+        if not callbacks:
+            return None
+        optimizers = [found for found in task.tracked().values() if isinstance(found, keras.optimizers.Optimizer)]
+        model = task.model_of_callbacks(optimizers[0] if optimizers else None)
+        return cls(callbacks, model, epochs=1, steps=steps)
 
     @property
     def has_callbacks(self) -> bool:
