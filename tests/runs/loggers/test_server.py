@@ -236,7 +236,14 @@ def points_of(server: str, tag: str, until: int) -> list[tuple[int, float]]:
         assert time.monotonic() < deadline
 
 
-@pytest.mark.parametrize("reader", ["auto", "false"], ids=["the data server", "the reader in Python"])
+@pytest.mark.parametrize(
+    "reader",
+    [
+        pytest.param("auto", id="the data server"),
+        # test_tensorboard.py shows the same of this reader without a server.
+        pytest.param("false", id="the reader in Python", marks=pytest.mark.long),
+    ],
+)
 def test_a_server_that_runs_while_a_killed_run_is_resumed_shows_each_step_once(reader, tmp_path):
     run = tmp_path / "run"
     assert forked.run(["-c", PROGRAM, run, "killed"]).returncode == -signal.SIGKILL
