@@ -64,7 +64,9 @@ from lightkeras.training.timing import TimeLedger
 SMOKE = 2
 """Batches of each split that `Runner(smoke=True)` uses."""
 
-FIT_ARGUMENTS = ("task", "train", "validation", "batch_size", "class_weight", "resume", "accept_changes")
+FIT_ARGUMENTS = (
+    *("task", "train", "validation", "batch_size", "class_weight", "init_from", "resume", "accept_changes"),
+)
 
 
 class Interrupted(SystemExit):
@@ -222,6 +224,7 @@ class Runner(Finders):
         *,
         batch_size: int = 32,
         class_weight: Mapping[int, float] | None = None,
+        init_from: str | Path | None = None,
         resume: bool | str | Path = False,
         accept_changes: bool = False,
         **unknown: Never,
@@ -239,6 +242,9 @@ class Runner(Finders):
             batch_size: Examples per batch of arrays given here.
             class_weight: For a `SupervisedTask`, the weight of each class in training, by its number, as in Keras's
                 `fit`; `None` takes the task's own.
+            init_from: Where the first weights of the models come from: a run directory (its best weights), one of its
+                checkpoints, a `.keras` file or a `.weights.h5` file, of which nothing is executed. A resumed run has
+                its own. `None` initializes them.
             resume: `True` resumes the run in `run_dir` from its last checkpoint, and begins it if there is none. A
                 path names the run directory to resume, or one of its checkpoints.
             accept_changes: Whether to resume although data or hyperparameters changed.
@@ -252,7 +258,8 @@ class Runner(Finders):
             FileExistsError: The run directory holds another run.
             RunLockedError: Another process uses the run directory.
             ChangedRunError: Data or hyperparameters changed since the run was started.
-            CheckpointError: All checkpoints of the run are damaged.
+            CheckpointError: All checkpoints of the run are damaged, or `init_from` does not fit the task; the message
+                lists names and shapes.
             TypeError: An argument does not exist, or the task cannot use `class_weight`.
             OSError: The run directory cannot be written to.
             Interrupted: SIGTERM or SIGINT (Ctrl-C) was received; the state was saved.
@@ -261,12 +268,15 @@ class Runner(Finders):
             if unknown:
                 explain_unknown_keywords("Runner.fit", unknown, FIT_ARGUMENTS, keywords.FIT)
             if self.smoke:
-                return self._try_all(task, train, validation, batch_size, class_weight, bool(resume))
+                given = {"batch_size": batch_size, "class_weight": class_weight, "init_from": init_from}
+                return _try_all(self, task, train, validation, given, bool(resume))
             ledger = TimeLedger()
             with ledger.part("start"):
-                ready = setup.get_ready(self, task, train, validation, batch_size, class_weight, resume, accept_changes)
+                ready = setup.get_ready(
+                    self, task, train, validation, batch_size, class_weight, init_from, resume, accept_changes
+                )
                 fit = setup.make_fit(self, ready, ledger)
-                config = run_config.config_of(fit)
+                config = run_config.config_of(fit, ready.init_from)
             fit.directory.create(needed_bytes=5 * fit.state_bytes)
             with run_lock(fit.directory.lock_file), contextlib.ExitStack() as until_concluded:
                 fit.directory.check_links()
@@ -294,6 +304,7 @@ class Runner(Finders):
         *,
         batch_size: int = 32,
         class_weight: Mapping[int, float] | None = None,
+        init_from: str | Path | None = None,
         resume: bool | str | Path = False,
         accept_changes: bool = False,
     ) -> list[str]:
@@ -305,47 +316,13 @@ class Runner(Finders):
             Names of the values that each epoch will log.
         """
         with FoldedTraceback(), display.showing(self.progress):
-            ready = setup.get_ready(self, task, train, validation, batch_size, class_weight, resume, accept_changes)
+            ready = setup.get_ready(
+                self, task, train, validation, batch_size, class_weight, init_from, resume, accept_changes
+            )
             fit = setup.make_fit(self, ready)
             if ready.resume and ready.directory.config_file.exists():
-                run_config.compared(fit, run_config.config_of(fit), ready)
+                run_config.compared(fit, run_config.config_of(fit, ready.init_from), ready)
             return fit.recorder.names
-
-    def _try_all(
-        self,
-        task: Task,
-        train: Any,
-        validation: Any,
-        batch_size: int,
-        class_weight: Mapping[int, float] | None,
-        resumes: bool,
-    ) -> FitResult:
-        """Does what `smoke` promises: a fit of 2 steps in a folder that is removed, then test and prediction."""
-        if resumes:
-            raise ValueError("smoke=True tries a run of its own and cannot resume one: leave out one of the two.")
-        with tempfile.TemporaryDirectory(prefix="lightkeras-smoke-") as folder:
-            quick = dataclasses.replace(
-                self,
-                max_epochs=1,
-                max_steps=None,
-                max_time=None,
-                validate_every=1,
-                limit_batches=LimitBatches(SMOKE, SMOKE, SMOKE),
-                run_dir=Path(folder) / "run",
-                smoke=False,
-            )
-            # It builds everything that has variables, so that all of them are restored.
-            quick.check(task, train, validation, batch_size=batch_size, class_weight=class_weight)
-            with restored(task):
-                quick = dataclasses.replace(quick, preflight=False)
-                result = quick.fit(task, train, validation, batch_size=batch_size, class_weight=class_weight)
-                data = task.data if train is None else None
-                if data is not None and data.test() is not None:
-                    quick.evaluate(task, weights="best" if result.best is not None else None)
-                if predicts(task):
-                    feed, _ = setup.feeds_of(data, train, None, batch_size)
-                    quick.predict(task, first_batches(feed, SMOKE), batch_size=batch_size)
-        return result
 
     def evaluate(
         self,
@@ -412,6 +389,41 @@ class Runner(Finders):
         """
         with FoldedTraceback(), display.showing(self.progress):
             return prediction.predict(self, task, data, weights, batch_size, writer, callbacks)
+
+
+def _try_all(
+    runner: Runner, task: Task, train: Any, validation: Any, given: Mapping[str, Any], resumes: bool
+) -> FitResult:
+    """Does what `smoke` promises: a fit of 2 steps in a folder that is removed, then test and prediction.
+
+    `given` are further arguments of `fit`.
+    """
+    if resumes:
+        raise ValueError("smoke=True tries a run of its own and cannot resume one: leave out one of the two.")
+    with tempfile.TemporaryDirectory(prefix="lightkeras-smoke-") as folder:
+        quick = dataclasses.replace(
+            runner,
+            max_epochs=1,
+            max_steps=None,
+            max_time=None,
+            validate_every=1,
+            limit_batches=LimitBatches(SMOKE, SMOKE, SMOKE),
+            run_dir=Path(folder) / "run",
+            loggers=(),  # they write to other places
+            smoke=False,
+        )
+        # It builds everything that has variables, so that all of them are restored.
+        quick.check(task, train, validation, **given)
+        with restored(task):
+            quick = dataclasses.replace(quick, preflight=False)
+            result = quick.fit(task, train, validation, **given)
+            data = task.data if train is None else None
+            if data is not None and data.test() is not None:
+                quick.evaluate(task, weights="best" if result.best is not None else None)
+            if predicts(task):
+                feed, _ = setup.feeds_of(data, train, None, given["batch_size"])
+                quick.predict(task, first_batches(feed, SMOKE))
+    return result
 
 
 @final

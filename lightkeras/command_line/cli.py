@@ -152,14 +152,15 @@ def _fit(
         runner, hp, lookup = _with_recorded(task_class, directory, runner, hp, lookup, given)
     made = Runner(**{**runner, "run_dir": path, "profile": settings.profile or runner.get("profile", False)})
     task = task_class(hparams.from_dict(task_class.HParams, hp), lookup)
+    start = {"init_from": settings.init_from, "resume": resume, "accept_changes": settings.accept_changes}
     if settings.dry_run:
-        return _print_checks(made.check(task, resume=resume, accept_changes=settings.accept_changes))
+        return _print_checks(made.check(task, **start))
     if made.smoke:
-        return _print_smoke(made.fit(task, resume=resume, accept_changes=settings.accept_changes))
+        return _print_smoke(made.fit(task, **start))
     tested = None
     try:
         with display.showing(made.progress):  # shows the values of the fit until those of the test are known too
-            fitted = made.fit(task, resume=resume, accept_changes=settings.accept_changes)
+            fitted = made.fit(task, **start)
             if then_test and fitted.best is not None and _has_test(task):
                 tested = made.evaluate(task, weights="best")
     except Interrupted as stop:

@@ -229,11 +229,13 @@ def make_parser(
         parser.add_argument("--resume", action="store_true", help=_RESUME)
         if command == "fit" or main is None:  # each run of a `main` decides for itself whether to accept changes
             parser.add_argument("--accept_changes", action="store_true", help=_ACCEPT_CHANGES)
+            parser.add_argument("--init_from", type=str | None, default=None, help=_INIT_FROM)
         parser.add_argument("--dry_run", action="store_true", help=_DRY_RUN)
         parser.add_argument("--profile", action="store_true", help=_PROFILE)
     parser.add_argument("--data_dir", type=str | None, default=None, help=_DATA_DIR)
     parser.add_argument("--source", type=SourceName, default="auto", help=_SOURCE)
     _add_ranges(parser, task_class)
+    _allow_bare_flags(parser)
     _write_null(parser)
     _hide_groups(parser)
     return parser
@@ -284,6 +286,7 @@ _RESUME_SEARCH = (
 )
 _REPLAY = "Rerun a trial of the search in --run_dir in a new process, and compare it bit for bit: its name, or best."
 _ACCEPT_CHANGES = "Resume even if data or hyperparameters have changed since the run was started."
+_INIT_FROM = "Run directory, .keras or .weights.h5 file that the first weights come from. Null: initialize them."
 _TRUST_RUN = "Run and download modules that only the files in --run_dir name. They are code."
 _DRY_RUN = "Run the checks before the first epoch, also those of a resume, and stop there."
 _PROFILE = "Print the time by part, write it to profile.json, and write a trace of the backend to profile/."
@@ -308,6 +311,13 @@ def _add_ranges(parser: Parser, task_class: type[Task]) -> None:
         for action in parser._actions:
             if action.dest == f"hp.{name}":
                 action.help = f"{action.help or ''} Searched: {found}."
+
+
+def _allow_bare_flags(parser: Parser) -> None:
+    """Lets `--runner.smoke` stand for `--runner.smoke true`, and so each flag of a bool that is off by default."""
+    for action in parser._actions:
+        if getattr(action, "_typehint", None) is bool and action.default is False:
+            action.nargs, action.const = "?", True
 
 
 def _write_null(parser: Parser) -> None:

@@ -243,6 +243,7 @@ class Config:
     models: dict[str, ModelRecord] = dataclasses.field(default_factory=dict)
     encoder: EncoderRecord = dataclasses.field(default_factory=EncoderRecord)
     class_weight: dict[str, float] | None = None
+    init_from: str | None = None
     machine: dict[str, Scalar] = dataclasses.field(default_factory=dict)
     seed: Count = 0
     argv: list[str] = dataclasses.field(default_factory=list)

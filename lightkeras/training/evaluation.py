@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -13,7 +13,6 @@ from lightkeras import hparams
 from lightkeras.data import DataModule, Feed
 from lightkeras.data.arrays import as_feed_once
 from lightkeras.data.held_out import held_out_of, named_feeds
-from lightkeras.encoders import hub
 from lightkeras.encoders.base import Encoder
 from lightkeras.encoders.features import encode_feed
 from lightkeras.runs import checkpoint
@@ -25,8 +24,9 @@ from lightkeras.system.locks import waiting_lock
 from lightkeras.system.value_names import within
 from lightkeras.system.variables import write_variables
 from lightkeras.task import Task
-from lightkeras.training import run_config, setup
+from lightkeras.training import setup
 from lightkeras.training.callbacks.bridge import CallbackBridge
+from lightkeras.training.initial_weights import check_frozen
 from lightkeras.training.pictures import SplitPictures, draw_split, write_report
 from lightkeras.training.preflight.splits import check_feed
 from lightkeras.training.settings import Settings
@@ -100,26 +100,10 @@ def load_weights(settings: Settings, task: Task, weights: str | None) -> None:
     if weights is None:
         return
     directory = setup.directory_of(settings)
-    _check_frozen(task, directory.read_config())
+    check_frozen(task, directory.read_config())
     saved = checkpoint.load(checkpoint.find(directory.checkpoints, weights))
     models = task.model_variables()
     write_variables(models, {key: saved.arrays[key] for key in models if key in saved.arrays})
-
-
-def _check_frozen(task: Task, config: Mapping[str, Any]) -> None:
-    """Checks that a task has the TF Hub modules and the encoder of the run whose weights it loads.
-
-    Raises:
-        ValueError: A module or the encoder differs.
-    """
-    hub.check_modules(run_config.parts_of(task), config.get("modules", []))
-    encoder, recorded = task.frozen(), config.get("encoder", {}).get("fingerprint")
-    found = None if encoder is None else encoder.fingerprint
-    if found != recorded:
-        raise ValueError(
-            f"The saved run used an encoder with the fingerprint {recorded or 'none'}, and this task's is "
-            f"{found or 'none'}: its weights are for other features. Use the build_encoder of the saved run."
-        )
 
 
 def _sets_of(data: DataModule | None, split: str, batch_size: int) -> dict[str, Feed]:

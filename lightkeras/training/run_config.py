@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from lightkeras.data.class_weights import recorded
@@ -24,14 +25,15 @@ from lightkeras.runs.resume import (
 )
 from lightkeras.system import environment
 from lightkeras.system.value_names import within
-from lightkeras.task import Task, class_weight_of
+from lightkeras.task import class_weight_of
 from lightkeras.training.fit import Fit
+from lightkeras.training.initial_weights import parts_of
 from lightkeras.training.model_summary import are_alike, models_of
 from lightkeras.training.setup import Ready
 from lightkeras.training.stepper import Stepper
 
 
-def config_of(fit: Fit) -> dict[str, Any]:
+def config_of(fit: Fit, init_from: Path | None = None) -> dict[str, Any]:
     """The entries of `config.json`."""
     encoder = fit.task.frozen()
     return {
@@ -52,6 +54,7 @@ def config_of(fit: Fit) -> dict[str, Any]:
         **({} if encoder is None else {"encoder": encoder.record()}),
         **({} if class_weight_of(fit.task) is None else {"class_weight": recorded(class_weight_of(fit.task))}),
         "machine": environment.machine(),
+        **({} if init_from is None else {"init_from": str(init_from)}),
         "seed": fit.settings.seed,
         "argv": sys.argv,
         "started": environment.now(),
@@ -64,12 +67,6 @@ def _held_out(stepper: Stepper) -> dict[str, Any]:
     if isinstance(feed, ArrayFeed):
         return {"fingerprint": stepper.fingerprint(), "examples": min(feed.examples, (steps or 0) * feed.batch_size)}
     return {"fingerprint": stepper.fingerprint(), "batches": steps}
-
-
-def parts_of(task: Task) -> list[Any]:
-    """Models, layers and the encoder: the objects that may contain a TF Hub module."""
-    encoder = task.frozen()
-    return [*task.tracked().values(), *([] if encoder is None else [encoder])]
 
 
 def begin(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[Checkpoint | None, bool, Callable[[], None]]:
@@ -101,7 +98,7 @@ def begin(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[Checkpoint
     record = {"step": step, "at": config["started"], "argv": config["argv"], "changed": changes.lines}
     resumed = [*before.get("resumed", []), record]
     data = with_fingerprints(config["data"], before["data"])
-    kept: dict[str, Any] = {name: before[name] for name in ("started", "argv") if name in before}
+    kept: dict[str, Any] = {name: before[name] for name in ("started", "argv", "init_from") if name in before}
     kept |= {"data": data, "resumed": resumed}
     if are_alike(before.get("models", {}), config["models"]):
         kept["models"] = before.get("models", {})

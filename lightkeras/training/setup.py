@@ -23,6 +23,7 @@ from lightkeras.encoders import saved_state
 from lightkeras.encoders.base import Encoder, batches_of
 from lightkeras.encoders.features import encode_feed
 from lightkeras.engine.base import Engine, Step, Trace
+from lightkeras.runs import checkpoint
 from lightkeras.runs.directory import RunDirectory, check_directory, run_path, snake_case
 from lightkeras.runs.resume import read_run, run_and_checkpoint
 from lightkeras.system import environment
@@ -33,6 +34,7 @@ from lightkeras.task import SupervisedTask, Task, use_class_weight
 from lightkeras.training import preflight
 from lightkeras.training.fit import Fit
 from lightkeras.training.freezing import TracedSteps
+from lightkeras.training.initial_weights import load_initial
 from lightkeras.training.metric_values import not_updated
 from lightkeras.training.pictures import has_pictures
 from lightkeras.training.preflight.splits import check_feed
@@ -55,6 +57,7 @@ class Ready:
         resume: Whether to resume the run in it.
         accept_changes: Whether to resume although data or hyperparameters changed.
         wanted: The checkpoint to resume from; `None` for the newest that is not damaged.
+        init_from: Where the first weights come from, see `initial_weights`; `None` keeps those of the task.
     """
 
     task: Task
@@ -65,6 +68,7 @@ class Ready:
     resume: bool = False
     accept_changes: bool = False
     wanted: Path | None = None
+    init_from: Path | None = None
 
 
 def get_ready(
@@ -74,6 +78,7 @@ def get_ready(
     validation: Any,
     batch_size: int,
     class_weight: Mapping[int, float] | None = None,
+    init_from: str | Path | None = None,
     resume: bool | str | Path = False,
     accept_changes: bool = False,
 ) -> Ready:
@@ -85,7 +90,8 @@ def get_ready(
     data = build_task(task, settings.seed, given=train is not None, fit_encoder=learn)
     with phase("reading data"):
         feeds = feeds_of(data, train, validation, batch_size)
-    return Ready(task, data, *feeds, directory, bool(resume), accept_changes, wanted)
+    first = None if init_from is None else Path(init_from)
+    return Ready(task, data, *feeds, directory, bool(resume), accept_changes, wanted, first)
 
 
 def train_split(settings: Settings, task: Task, train: Any, batch_size: int) -> Feed:
@@ -209,6 +215,9 @@ def make_fit(settings: Settings, ready: Ready, ledger: TimeLedger | None = None)
         held_out[name] = stepper_over(validation, task, task.run_evaluate_step, evaluation, limits.validation, seed)
     traced = TracedSteps(task, trace, train_stepper, held_out, names)
     fit = Fit(settings, traced, ready.directory, _facts(ready, train), ledger or TimeLedger())
+    if ready.init_from is not None and not (ready.resume and checkpoint.newest_first(ready.directory.checkpoints)):
+        with phase("loading the initial weights"):
+            load_initial(task, ready.init_from)
     _warn_of_settings(fit)
     check_directory(ready.directory, needed_bytes=5 * fit.state_bytes)
     if settings.preflight:

@@ -106,6 +106,13 @@ def test_every_command_runs_without_hyperparameters_except_a_search(folder, caps
     assert run("--hp.units", "3", task=WithoutHparams) == 2
 
 
+@pytest.mark.parametrize("value", [[], ["true"]])
+def test_a_flag_of_a_bool_needs_no_value_and_smoke_keeps_nothing(folder, capsys, value):
+    lk.cli(TwoMoons, args=["fit", "--runner.smoke", *value, "--runner.seed", "1", "--run_dir", str(folder / "run")])
+    assert re.fullmatch(r"(.|\n)*Every phase ran 2 steps; nothing was kept\. train/.*\.\n", capsys.readouterr().out)
+    assert not (folder / "run").exists()
+
+
 def test_fit_does_not_test(folder):
     assert run("fit", *QUICK, "--run_dir", "a") == 0
     assert "test" not in read("a/result.json")

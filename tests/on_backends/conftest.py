@@ -39,6 +39,7 @@ FILES = [
     "data/test_class_weights.py",
     "scenarios/test_validation_sets.py",
     "scenarios/test_trying.py",
+    "training/test_initial_weights.py",
 ]
 
 

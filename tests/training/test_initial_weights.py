@@ -1,0 +1,218 @@
+"""Runs that begin with the weights of another run or of a file of Keras."""
+
+import dataclasses
+import json
+import os
+import shutil
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from lightkeras import CheckpointError, Runner, SupervisedTask, Task
+from lightkeras.runs import checkpoint
+from lightkeras.system import files
+from lightkeras.testing import TwoMoons, two_moons
+from lightkeras.training.initial_weights import WeightsError, load_initial
+
+
+@pytest.fixture
+def runner(tmp_path):
+    return Runner(max_epochs=1, run_dir=tmp_path / "run", progress=False, pictures=False, export=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run, its best weights, and the same in files of Keras, with an optimizer."""
+    folder = tmp_path_factory.mktemp("trained")
+    task = TwoMoons()
+    Runner(max_epochs=2, run_dir=folder / "run", progress=False, pictures=False).fit(task)
+    model = keras.models.load_model(folder / "run" / "model.keras", compile=False)
+    model.compile("adam", "mse")
+    model.fit(*two_moons(32), verbose=0)
+    model.save(folder / "compiled.keras")
+    model.save_weights(folder / "own.weights.h5")
+    return folder, model.get_weights()
+
+
+def first_weights(runner, task, source, **arguments):
+    """The weights with which a fit begins, as a callback sees them."""
+    seen = []
+    begins = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: seen.append(task.model.get_weights()))
+    dataclasses.replace(runner, callbacks=[begins]).fit(task, init_from=source, **arguments)
+    return seen[0]
+
+
+@pytest.mark.parametrize("name", ["compiled.keras", "own.weights.h5"])
+def test_a_run_begins_with_the_weights_of_a_file(runner, trained, name):
+    folder, expected = trained
+    task = TwoMoons()
+    for found, value in zip(first_weights(runner, task, folder / name), expected, strict=True):
+        np.testing.assert_array_equal(found, value)
+    assert int(task.optimizer.iterations) == 10  # its own: the file has an optimizer after one more step
+    assert json.loads((runner.run_dir / "config.json").read_text())["init_from"] == str(folder / name)
+
+
+@pytest.mark.parametrize("which", ["run", "checkpoint"])
+def test_a_run_begins_with_the_best_weights_of_another_or_those_of_a_checkpoint(runner, trained, which):
+    folder, _ = trained
+    checkpoints = folder / "run" / "checkpoints"
+    source = folder / "run" if which == "run" else checkpoint.find(checkpoints, "last")
+    wanted = checkpoint.load(checkpoint.find(checkpoints, "best" if which == "run" else "last"))
+    task = TwoMoons()
+    found = first_weights(runner, task, str(source))
+    expected = [array for key, array in sorted(wanted.arrays.items()) if key.startswith("model.")]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_resumed_run_has_its_own_weights_and_needs_the_source_no_more(runner, trained, tmp_path):
+    source = tmp_path / "own.weights.h5"
+    shutil.copy(trained[0] / "own.weights.h5", source)
+    straight = dataclasses.replace(runner, max_epochs=2, run_dir=tmp_path / "straight").fit(
+        TwoMoons(), init_from=source
+    )
+    runner.fit(TwoMoons(), init_from=source)
+    source.unlink()
+    longer = dataclasses.replace(runner, max_epochs=2)
+    assert longer.fit(TwoMoons(), init_from=source, resume=True).history == straight.history
+    assert json.loads((runner.run_dir / "config.json").read_text())["init_from"] == str(source)
+
+
+# ---------------------------------------------------------------------- what does not fit
+
+
+class Wider(TwoMoons):
+    def build_model(self):
+        return keras.Sequential([keras.Input((2,)), layers.Dense(24, "relu"), layers.Dense(1), layers.Dense(1)])
+
+
+@pytest.mark.parametrize("name", ["compiled.keras", "own.weights.h5", "run"])
+def test_names_and_shapes_that_do_not_fit_are_listed_and_nothing_changes(runner, trained, name):
+    task = Wider()
+    task.set_up(0)
+    before = task.model.get_weights()
+    with pytest.raises(WeightsError) as raised:
+        load_initial(task, trained[0] / name)
+    message = str(raised.value)
+    assert "init_from: 5 weights of" in message
+    assert "[2, 24] in the task, [2, 16] in the file" in message
+    assert "[1, 1] in the task, not in the file" in message
+    assert "Nothing was changed" in message
+    if name != "run":
+        assert "layers/dense/vars/0: " in message
+    for found, value in zip(task.model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(found, value)
+    with pytest.raises(CheckpointError, match="init_from: 5 weights"):
+        runner.fit(Wider(), init_from=trained[0] / name)
+    assert not runner.run_dir.exists()
+
+
+def test_weights_of_a_larger_model_are_unknown(trained):
+    class Narrow(TwoMoons):
+        def build_model(self):
+            return keras.Sequential([keras.Input((2,)), layers.Dense(16, "relu")])
+
+    task = Narrow()
+    task.set_up(0)
+    with pytest.raises(WeightsError, match=r"layers/dense_1/vars/0: not in the task, \[16, 1\] in the file"):
+        load_initial(task, trained[0] / "own.weights.h5")
+
+
+def test_random_states_and_batch_statistics(tmp_path):
+    def built(seed):
+        inside = [layers.Dense(3), layers.BatchNormalization(), layers.Dropout(0.5, seed=seed), layers.Dense(1)]
+        model = keras.Sequential([keras.Input((2,)), *inside])
+        task = SupervisedTask(model, loss="mse")
+        task.set_up(0)
+        return task
+
+    first, second = built(1), built(2)
+    first.model(np.ones((4, 2), "float32"), training=True)  # moves the statistics and the generator
+    first.model.save_weights(tmp_path / "a.weights.h5")
+    load_initial(second, tmp_path / "a.weights.h5")
+    named = [{v.path.split("/", 1)[1]: np.array(v) for v in task.model.variables} for task in (first, second)]
+    seeds = [key for key in named[0] if "seed" in key]
+    assert seeds
+    same = {key: np.array_equal(named[0][key], value) for key, value in zip(named[0], named[1].values(), strict=True)}
+    assert {key for key, equal in same.items() if not equal} == set(seeds)
+
+
+# ---------------------------------------------------------------------- what is no weights
+
+
+def test_other_paths_are_refused(runner, trained, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"init_from='.*/none' does not exist: expected a run directory"):
+        runner.fit(TwoMoons(), init_from=tmp_path / "none")
+    (tmp_path / "weights.pkl").write_bytes(b"\x80\x04")
+    with pytest.raises(ValueError, match=r"expected a run directory, .* a \.keras file or a \.weights\.h5"):
+        runner.fit(TwoMoons(), init_from=tmp_path / "weights.pkl")
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        runner.fit(TwoMoons(), init_from=tmp_path)
+
+
+class NoModel(Task):
+    def build(self):
+        self.net = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+        self.optimizer = keras.optimizers.SGD()
+
+
+def test_a_file_needs_a_model_of_the_task(trained):
+    task = NoModel()
+    task.set_up(0)
+    with pytest.raises(ValueError, match=r"NoModel has no `self\.model` to load a file into"):
+        load_initial(task, trained[0] / "compiled.keras")
+
+
+@pytest.mark.parametrize("name", ["damaged.keras", "damaged.weights.h5", "empty.keras"])
+def test_a_damaged_file_is_named(name, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(b"not weights" * 100)
+    if name == "empty.keras":
+        with zipfile.ZipFile(path, "w") as packed:
+            packed.writestr("config.json", "{}")
+    task = TwoMoons()
+    task.set_up(0)
+    with pytest.raises(WeightsError, match=rf"{name} is damaged"):
+        load_initial(task, path)
+
+
+def test_nothing_outside_of_the_file_is_read(trained, tmp_path):
+    task = TwoMoons()
+    task.set_up(0)
+    path = tmp_path / "linked.weights.h5"
+    shutil.copy(trained[0] / "own.weights.h5", path)
+    with h5py.File(path, "r+") as file:
+        del file["layers/dense/vars/0"]
+        file["layers/dense/vars/0"] = h5py.ExternalLink(str(trained[0] / "own.weights.h5"), "layers/dense/vars/0")
+    with pytest.raises(WeightsError, match=r"layers/dense/vars/0: \[2, 16\] in the task, not in the file"):
+        load_initial(task, path)
+    with h5py.File(path, "r+") as file:
+        del file["layers/dense/vars/0"]
+        raw = [(str(tmp_path / "secret"), 0, 128)]
+        file["layers/dense/vars"].create_dataset("0", (2, 16), "float32", external=raw)
+    with pytest.raises(WeightsError, match=r"which is not an array of numbers in that file"):
+        load_initial(task, path)
+
+
+def test_the_code_of_a_keras_file_is_not_run(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(16, "relu"), layers.Dense(1)])
+    model.save(tmp_path / "plain.keras")
+    with zipfile.ZipFile(tmp_path / "plain.keras") as packed, zipfile.ZipFile(tmp_path / "odd.keras", "w") as odd:
+        odd.writestr("config.json", '{"module": "os", "class_name": "system", "config": "touch ran"}')
+        odd.writestr("model.weights.h5", packed.read("model.weights.h5"))
+    task = TwoMoons()
+    task.set_up(0)
+    load_initial(task, tmp_path / "odd.keras")
+    np.testing.assert_array_equal(task.model.get_weights()[0], model.get_weights()[0])
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "a.weights.h5")
+    task = TwoMoons()
+    task.set_up(0)
+    with pytest.raises(files.DamagedFileError, match="expected a file"):
+        load_initial(task, tmp_path / "a.weights.h5")
