@@ -40,6 +40,7 @@ FILES = [
     "scenarios/test_validation_sets.py",
     "scenarios/test_trying.py",
     "training/test_initial_weights.py",
+    "scenarios/test_warm_up.py",
 ]
 
 
