@@ -67,7 +67,7 @@ def test_a_fit_restores_everything_in_a_checkpoint(fit, tmp_path):
         fit.open_epoch()
         for loss in (3.0, 2.0):
             take_steps(fit, *[loss] * 5)
-        fit.add_validation({"loss": 4.0})
+        fit.add_validation({"val/loss": 4.0})
         fit.judge(1, {"train/loss": 2.5, "val/loss": 4.0})
         end_epoch(fit, {"train/loss": 2.5, "val/loss": 4.5})
         fit.open_epoch()

@@ -59,7 +59,7 @@ def test_an_epoch_that_is_open_goes_on_with_its_stream(fit):
 def test_a_validation_inside_an_epoch_is_logged_beside_the_steps_and_belongs_to_the_weights_it_was_made_of(fit):
     with running(fit):
         take_steps(fit, 3.0, 1.0)
-        fit.add_validation({"loss": 4.0})
+        fit.add_validation({"val/loss": 4.0})
         fit.recorder.log_validation()
         assert fit.state.validated_now
         assert fit.values() == {"train/loss": 2.0, "val/loss": 4.0}

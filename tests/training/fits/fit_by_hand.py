@@ -34,7 +34,8 @@ def make_fit(run_dir, names=("train/loss", "val/loss")):
     train_stepper = stepper_over(feed, task, task.run_train_step, trace, None, 0)
     traced = TracedSteps(task, trace, train_stepper, {}, names)
     facts = {"hparams": {}, "source": "arrays"}
-    fit = Fit(Settings(progress=False), traced, RunDirectory(run_dir), facts, TimeLedger(), Clock())
+    monitor = "val/loss" if "val/loss" in names else None  # no validation is run
+    fit = Fit(Settings(progress=False, monitor=monitor), traced, RunDirectory(run_dir), facts, TimeLedger(), Clock())
     fit.directory.create(0)
     return fit
 
