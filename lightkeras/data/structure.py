@@ -187,6 +187,6 @@ def _as_array(value: Any) -> np.ndarray | Bags:
         wrong = next(type(item).__name__ for item in array.ravel() if not isinstance(item, (bytes, str)))
         raise TypeError(
             f"An array of dtype object holds {wrong}; expected text (bytes or str) or a numeric dtype. "
-            "Rows of different lengths must be padded to one length first."
+            "Convert numbers with `.astype('float32')`; pad rows of different lengths to one length first."
         )
     return array

@@ -142,7 +142,11 @@ class FolderData(DataModule, abc.ABC):
                 )
             if len(chosen) < len(inside):
                 other = next(path for path in inside if path.suffix.lower() not in self._suffixes)
-                announce(f"{len(inside) - len(chosen)} files in {folder / name} are no {self._kind}s, as {other.name}")
+                ignored = len(inside) - len(chosen)
+                announce(
+                    f"{ignored} file{'s' * (ignored != 1)} in {folder / name} ignored, such as {other.name}: "
+                    f"expected {self._kind}s ({', '.join(self._suffixes)})."
+                )
             files += chosen
             labels += [self.class_names.index(name)] * len(chosen)
         return files, np.array(labels, np.int32)

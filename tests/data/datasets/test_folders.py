@@ -126,12 +126,12 @@ def test_exif_rotation_grey_transparency_and_crops(tmp_path):
     assert prepared(tmp_path / "p", channels=4, validation=0).image_shape == (4, 6, 4)
 
 
-def test_files_that_are_no_images_are_named_before_training(photos, capsys):
+def test_files_that_are_not_images_are_named_before_training(photos, capsys):
     (photos / "cat" / "notes.txt").write_text("a note")
     (photos / ".hidden").mkdir()
     (photos / "cat" / ".thumb.png").write_bytes(b"")
     prepared(photos)
-    assert "1 files in" in capsys.readouterr().err
+    assert f"1 file in {photos / 'cat'} ignored, such as notes.txt: expected images (.bmp, " in capsys.readouterr().err
     for number in range(5):
         (photos / "dog" / f"broken{number}.png").write_bytes(b"no image")
     with pytest.raises(
