@@ -332,6 +332,10 @@ class Task(StepMethods):
         a `keras.optimizers.LossScaleOptimizer`, unless it scales the loss already.
         """
         self.model = self.build_model()
+        if self.model is None:
+            raise TypeError(
+                f"{type(self).__name__}.build_model returned None: expected a keras.Model. Return the model."
+            )
         self.optimizer = self.build_optimizer()
 
     def loss(self, batch: Structure, training: bool) -> Tensor:

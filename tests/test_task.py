@@ -194,6 +194,26 @@ def test_an_error_names_the_method_that_a_subclass_must_define():
         Empty().set_up(0)
 
 
+def test_a_method_without_a_return_is_named(runner):
+    class Forgot(TwoMoons):
+        def build_model(self):
+            super().build_model()
+
+    with pytest.raises(
+        TypeError, match=r"Forgot\.build_model returned None: expected a keras\.Model\. Return the model"
+    ):
+        runner.fit(Forgot())
+
+
+def test_a_loss_without_a_return_is_refused(runner):
+    class Forgot(TwoMoons):
+        def loss(self, batch, training):
+            super().loss(batch, training)
+
+    with pytest.raises(ValueError, match=r"minimize: the loss is None; expected a scalar\. End the function with"):
+        runner.fit(Forgot())
+
+
 # ---------------------------------------------------------------------- SupervisedTask is fit
 
 BATCH = 16

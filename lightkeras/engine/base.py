@@ -477,6 +477,13 @@ def gradient_norm(
     return norm if scale is one else norm / keras.ops.cast(scale, "float32")
 
 
+def returned(loss: Tensor | None) -> Tensor:
+    """Returns what the function of a `minimize` returned, checked not to be `None`."""
+    if loss is None:
+        raise ValueError("minimize: the loss is None; expected a scalar. End the function with `return loss`.")
+    return loss
+
+
 def check_scalar(loss: Tensor) -> Tensor:
     """Returns the loss of a `minimize`, checked to be a scalar."""
     shape = tuple(loss.shape)

@@ -16,7 +16,7 @@ import numpy as np
 from lightkeras.data.feed import ArrayFeed, StreamFeed
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure, may_change, owned
-from lightkeras.engine.base import Predictor, Program, Step, Tensor, Update, batch_to_measure, check_scalar
+from lightkeras.engine.base import Predictor, Program, Step, Tensor, Update, batch_to_measure, check_scalar, returned
 from lightkeras.engine.jax.cache import enable_compilation_cache
 from lightkeras.engine.jax.finite import all_finite, global_norm, largest, numbers, on_gradient, sums_finite
 from lightkeras.engine.jax.programs import JaxPredictor, JaxProgram, TracingEngine, by_id
@@ -123,7 +123,7 @@ class JaxEngine(TracingEngine):
             raise RuntimeError("minimize was called outside a step.")
         record = None if scope.is_rehearsed else self._record
         if self._record is not None and self._record.building:
-            loss = check_scalar(jnp.asarray(loss_fn()))  # builds models that build on their first call
+            loss = check_scalar(jnp.asarray(returned(loss_fn())))  # builds models that build on their first call
             self._observe(optimizer, loss, (), ())
             if record is not None:
                 record.updates.append(Update(tuple(variables()), optimizer, ()))
@@ -136,7 +136,7 @@ class JaxEngine(TracingEngine):
                 on_gradient(functools.partial(reached.add, id(v)))(x) for v, x in zip(learned, values, strict=True)
             ]
             with Values(learned, hooked, parent=scope):
-                loss = check_scalar(jnp.asarray(loss_fn()))
+                loss = check_scalar(jnp.asarray(returned(loss_fn())))
                 return optimizer.scale_loss(loss), loss
 
         (_, loss), gradients = jax.value_and_grad(scaled_loss, has_aux=True)([v.value for v in learned])

@@ -26,6 +26,7 @@ from lightkeras.engine.base import (
     Update,
     batch_to_measure,
     check_scalar,
+    returned,
 )
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream
@@ -215,7 +216,7 @@ class TensorFlowEngine(Engine):
         values = [variable.value for variable in learned]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
-            loss = tf.convert_to_tensor(loss_fn())
+            loss = tf.convert_to_tensor(returned(loss_fn()))
             scaled = optimizer.scale_loss(loss)
         check_scalar(loss)
         gradients = [rows_summed(gradient) for gradient in tape.gradient(scaled, values)]

@@ -24,6 +24,7 @@ from lightkeras.engine.base import (
     Update,
     batch_to_measure,
     check_scalar,
+    returned,
 )
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream, batches_in_memory, holds_bags
@@ -155,12 +156,12 @@ class TorchEngine(Engine):
         self, loss_fn: Callable[[], Tensor], variables: Variables, optimizer: keras.optimizers.Optimizer
     ) -> Tensor:
         if self._tracing is not None and self._tracing.building:
-            loss = check_scalar(keras.ops.convert_to_tensor(loss_fn()))  # builds models
+            loss = check_scalar(keras.ops.convert_to_tensor(returned(loss_fn())))  # builds models
             self._observe(optimizer, loss, (), ())
             return loss
         learned = self._variables_of(variables)
         with torch.enable_grad(), _differentiable(learned.values):
-            loss = check_scalar(keras.ops.convert_to_tensor(loss_fn()))
+            loss = check_scalar(keras.ops.convert_to_tensor(returned(loss_fn())))
             scaled = optimizer.scale_loss(loss)
             gradients = _gradients(scaled, learned.values)
         loss = loss.detach()
