@@ -119,7 +119,7 @@ class Settings(Endings):
 
     Raises:
         ValueError: A setting is out of its range.
-        TypeError: A logger is not a `Logger`.
+        TypeError: A setting has another type, such as a dict for `stopping`, or a logger is not a `Logger`.
     """
 
     limit_batches: LimitBatches = dataclasses.field(default_factory=LimitBatches)
@@ -147,6 +147,15 @@ class Settings(Endings):
         owner = type(self).__name__
         if self.log_gradients not in (None, *LOG_GRADIENTS):
             raise ValueError(f"{owner}(log_gradients={self.log_gradients!r}): expected 'norm', 'histogram' or None.")
+        for field in dataclasses.fields(self):
+            kind, value = field.default_factory, getattr(self, field.name)
+            if isinstance(kind, type) and not isinstance(value, kind):
+                raise TypeError(f"{owner}({field.name}={value!r}): expected an object lk.{kind.__name__}(...).")
+        for name, values in {"callbacks": self.callbacks, "loggers": self.loggers}.items():
+            if not isinstance(values, Sequence):
+                raise TypeError(
+                    f"{owner}({name}=...): expected a list, got {type(values).__name__}. Give {name}=[...]."
+                )
         for logger in self.loggers:
             if not isinstance(logger, Logger):
                 raise TypeError(

@@ -101,6 +101,17 @@ def train_split(settings: Settings, task: Task, train: Any, batch_size: int) -> 
     return encode_feed(feed, task.frozen(), settings.features)
 
 
+def _check_is_task(task: Any) -> None:
+    if isinstance(task, Task):
+        return
+    found, advice = type(task).__name__, "Derive its class from lk.Task."
+    if isinstance(task, type):
+        found, advice = f"the class {task.__name__}", f"Construct it: {task.__name__}()."
+    elif isinstance(task, keras.Model):
+        advice = "Make a task of the model: lk.SupervisedTask(model, loss=..., optimizer=..., metrics=[...])."
+    raise TypeError(f"Expected a lightkeras.Task, got {found}. {advice}")
+
+
 def build_task(
     task: Task, seed: int, given: bool, fit_encoder: Callable[[Encoder], None] | None = None
 ) -> DataModule | None:
@@ -110,8 +121,10 @@ def build_task(
         The data module; `None` if data was given.
 
     Raises:
+        TypeError: `task` is not a task.
         ValueError: There is no data.
     """
+    _check_is_task(task)
     with phase("building the task"):
         task.set_up(seed, fit_encoder)
     data = task.data

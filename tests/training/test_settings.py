@@ -6,6 +6,7 @@ import keras
 import pytest
 
 from lightkeras import LimitBatches, Runner
+from lightkeras.runs.loggers.csv import CsvLogger
 from lightkeras.training.decisions import Every
 from lightkeras.training.saver import Checkpoints
 from lightkeras.training.settings import Settings, Stopping
@@ -98,3 +99,23 @@ def test_the_record_is_plain_data_that_json_gives_back(tmp_path):
     assert record["validate_every"] == "3 steps"
     assert set(record) == set(Settings.__dataclass_fields__)
     assert Settings().record()["run_dir"] is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"stopping": {"min_delta": 0.1}},
+            r"Settings\(stopping={'min_delta': 0\.1}\): expected an object lk\.Stopping\(",
+        ),
+        ({"checkpoints": 3}, r"Settings\(checkpoints=3\): expected an object lk\.Checkpoints\("),
+        (
+            {"callbacks": keras.callbacks.History()},
+            r"callbacks=\.\.\.\): expected a list, got History\. Give callbacks=\[",
+        ),
+        ({"loggers": CsvLogger()}, r"loggers=\.\.\.\): expected a list, got CsvLogger\. Give loggers=\["),
+    ],
+)
+def test_a_setting_of_another_type_is_refused(settings, message):
+    with pytest.raises(TypeError, match=message):
+        Settings(**settings)

@@ -37,6 +37,25 @@ def made(settings, task=None, train=None, validation=None):
     return setup.make_fit(settings, setup.get_ready(settings, task, train, validation, 8))
 
 
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (TwoMoons, r"Expected a lightkeras\.Task, got the class TwoMoons\. Construct it: TwoMoons\(\)\."),
+        (
+            keras.Sequential(),
+            r"Expected a lightkeras\.Task, got Sequential\. Make a task of .* lk\.SupervisedTask\(model,",
+        ),
+        ("TwoMoons", r"Expected a lightkeras\.Task, got str\. Derive its class from lk\.Task\."),
+    ],
+)
+def test_what_is_not_a_task_is_refused_with_what_to_give(tmp_path, task, message):
+    runner = Runner(run_dir=tmp_path / "run", progress=False)
+    for call in (runner.fit, runner.check, runner.evaluate, runner.predict):
+        with pytest.raises(TypeError, match=message):
+            call(task, TRAIN)
+    assert not (tmp_path / "run").exists()
+
+
 # ---------------------------------------------------------------------- data
 
 

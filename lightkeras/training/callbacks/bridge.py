@@ -42,7 +42,9 @@ class CallbackBridge:
     ) -> None:
         for callback in callbacks:
             if not isinstance(callback, keras.callbacks.Callback):
-                raise TypeError(f"A callback must be a keras.callbacks.Callback, got {type(callback).__name__}.")
+                a_class = isinstance(callback, type)
+                found = f"the class {callback.__name__}; construct it" if a_class else type(callback).__name__
+                raise TypeError(f"A callback must be a keras.callbacks.Callback, got {found}.")
             if isinstance(callback, keras.callbacks.BackupAndRestore):
                 raise ValueError(
                     f"{type(callback).__name__} in callbacks: the runner saves the whole run itself, and would not "

@@ -113,6 +113,8 @@ def test_one_callback_that_watches_is_enough(model):
 def test_an_object_that_is_not_a_callback_is_refused(model):
     with pytest.raises(TypeError, match=r"A callback must be a keras\.callbacks\.Callback, got function"):
         bridge(model, lambda epoch: None)
+    with pytest.raises(TypeError, match=r"Callback, got the class History; construct it\."):
+        bridge(model, keras.callbacks.History)
 
 
 def test_a_callback_that_restores_runs_itself_is_refused(model, tmp_path):
