@@ -83,7 +83,7 @@ class Experiment:
             if path.is_dir() and any(path.iterdir()):
                 raise FileExistsError(
                     f"{path} is not empty, and the runs of an experiment need a directory of their own. Resume the "
-                    "experiment in it with --resume, give another --run_dir, or remove it first."
+                    "experiment in it with resume=True (--resume), give another run_dir, or remove it first."
                 )
             return None
         if not self.directory.config_file.exists():
