@@ -95,11 +95,12 @@ class PredictionWriter:
                 raise ValueError(f"{folder} holds other predictions: {', '.join(changed)}. Give another folder.")
             return -1 if index["complete"] else sum(part["rows"] for part in index["parts"])
         with files.explained(folder):
-            if folder.exists() and any(folder.iterdir()):
-                raise FileExistsError(
-                    f"{folder} is not empty: give another folder, or continue the predictions in it with resume=True."
-                )
             folder.mkdir(parents=True, exist_ok=True)
+            used = any(folder.iterdir())
+        if used:  # raised here, because `explained` would name the disk as the cause
+            raise FileExistsError(
+                f"{folder} is not empty: give another folder, or continue the predictions in it with resume=True."
+            )
         self._write_index({"facts": facts, "complete": False, "parts": []})
         return 0
 
