@@ -106,26 +106,24 @@ def cross_validate(
             "cross_validate(runner=...): the runner has callbacks, which would carry their state from fold to fold. "
             "Make them in the task's build_callbacks instead."
         )
-    given = None if data is None else _module(data, batch_size, runner.seed)
     first = _new_task(task, runner.seed, ())
+    module = first.build_data() if data is None else _module(data, batch_size, runner.seed)
+    if module is None:
+        raise ValueError(
+            f"There is no data: {type(first).__name__}.build_data returns None. Give arrays to cross_validate, or "
+            "return a DataModule."
+        )
     run_dir = run_path(runner.run_dir, f"{snake_case(type(first).__name__)}_folds")
     cut = functools.partial(Fold, folds=folds, stratified=stratified, shuffle=shuffle, seed=runner.seed)
     results: list[FitResult] = []
 
     def cross_validate(task_of_first: Task, settings: Runner) -> dict[str, Any]:
-        made, module = task_of_first, given
-        models: list[keras.Model] = []
+        made, models = task_of_first, list[keras.Model]()
         for number in range(folds):
             if number:
                 made = _new_task(task, runner.seed, models)
             models += _models_of(made)
-            module = made.build_data() if module is None else module  # one for all folds: it is read once
-            if module is None:
-                raise ValueError(
-                    f"There is no data: {type(made).__name__}.build_data returns None. Give arrays to cross_validate, "
-                    "or return a DataModule."
-                )
-            made.take_data(cut(module, number))
+            made.take_data(cut(module, number))  # one module for all folds: it is read once
             shown.message(f"fold {number + 1} of {folds}")
             directory = RunDirectory(run_dir / f"fold_{number + 1}")
             below = dataclasses.replace(settings, run_dir=directory.path)
@@ -133,6 +131,7 @@ def cross_validate(
         return {"folds": folds, **_spread(results)}
 
     with display.showing(runner.progress) as shown:
+        cut(module, 0).prepare(first.lookup)  # what cannot be cut is refused before anything is written
         Experiment(cross_validate, first, dataclasses.replace(runner, run_dir=run_dir)).run(resume)
         if runner.pictures:
             report.write(run_dir)

@@ -137,6 +137,10 @@ def test_what_cannot_be_validated_is_refused_before_anything_is_written(tmp_path
     ]:
         with pytest.raises(TypeError, match=message):
             lk.cross_validate(task, data, runner=one)
+    with pytest.raises(ValueError, match=r"folds=61 of 60 examples: expected at most one fold for each example"):
+        lk.cross_validate(TwoMoons, (X, Y), folds=61, runner=one)
+    with pytest.raises(ValueError, match=r"There is no data: Task\.build_data returns None"):
+        lk.cross_validate(lk.Task, runner=one)
     with pytest.raises(ValueError, match=r"cross_validate\(folds=1\): expected a whole number of at least 2"):
         lk.cross_validate(TwoMoons, folds=1, runner=one)
     with pytest.raises(ValueError, match=r"the runner has callbacks, which would carry their state"):

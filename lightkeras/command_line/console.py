@@ -35,7 +35,8 @@ def report_fit(fitted: FitResult, tested: EvalResult | None) -> None:
         "tensorboard": f"tensorboard --logdir {fitted.run_dir}",
     }
     if fitted.interrupted:
-        lines["resume"] = f"python {sys.argv[0]} --resume --run_dir {fitted.run_dir}"
+        command = " fit" if sys.argv[1:2] == ["fit"] else ""  # without it, the resumed run would be tested too
+        lines["resume"] = f"python {sys.argv[0]}{command} --resume --run_dir {fitted.run_dir}"
     print_lines(console, lines)
 
 

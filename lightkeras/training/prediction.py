@@ -41,6 +41,8 @@ def predict(
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Any:
     """Predicts for inputs; see `Runner.predict`."""
+    if writer is not None and not isinstance(writer, PredictionWriter):
+        raise TypeError(f"writer={writer!r}: expected lk.PredictionWriter(folder), or None.")
     setup.build_task(task, settings.seed, True, encoder_reader(settings, weights))
     forms = forms_of(data, batch_size)
     done = 0 if writer is None else writer.begin(_facts(settings, task, forms[0], weights))

@@ -94,13 +94,14 @@ class PredictionWriter:
             if changed:
                 raise ValueError(f"{folder} holds other predictions: {', '.join(changed)}. Give another folder.")
             return -1 if index["complete"] else sum(part["rows"] for part in index["parts"])
+        if folder.exists() and not folder.is_dir():
+            raise FileExistsError(f"{folder} is a file: give the path of a folder.")
         with files.explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            used = any(folder.iterdir())
+            used = [path.name for path in folder.iterdir()]
         if used:  # raised here, because `explained` would name the disk as the cause
-            raise FileExistsError(
-                f"{folder} is not empty: give another folder, or continue the predictions in it with resume=True."
-            )
+            advice = ", or continue the predictions in it with resume=True" if _INDEX in used else ""
+            raise FileExistsError(f"{folder} is not empty: give another folder{advice}.")
         self._write_index({"facts": facts, "complete": False, "parts": []})
         return 0
 

@@ -1,6 +1,7 @@
 """What commands print at their end, from results that are made up."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,9 @@ def test_a_run_ends_with_its_best_epoch_its_test_and_its_files(capsys):
     ]
 
 
-def test_a_run_without_a_best_epoch_has_no_table_and_an_interrupted_one_the_command_that_resumes_it(capsys):
+def test_a_run_without_a_best_epoch_has_no_table_and_an_interrupted_one_the_command_that_resumes_it(
+    capsys, monkeypatch
+):
     Path("run").mkdir()
     Path("run/report.html").write_text("")
     console.report_fit(fitted(best=None, interrupted="SIGINT"), None)
@@ -39,6 +42,9 @@ def test_a_run_without_a_best_epoch_has_no_table_and_an_interrupted_one_the_comm
     assert lines[0].startswith("    stopped  ")
     assert lines[1] == "     report  run/report.html"
     assert lines[-1] == "     resume  python moons.py --resume --run_dir run"
+    monkeypatch.setattr(sys, "argv", ["moons.py", "fit", "--run_dir", "run"])
+    console.report_fit(fitted(interrupted="SIGINT"), None)
+    assert capsys.readouterr().out.splitlines()[-1] == "     resume  python moons.py fit --resume --run_dir run"
 
 
 def test_a_best_inside_the_last_epoch_is_named_by_its_step(capsys):

@@ -171,6 +171,16 @@ def test_what_is_not_the_same_prediction_is_not_continued(task, tmp_path):
         RUNNER.predict(task, X, writer=PredictionWriter(tmp_path / "out", resume=True))
 
 
+def test_a_place_that_is_no_folder_for_predictions_is_refused(task, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError, match=r"file is a file: give the path of a folder\.$"):
+        RUNNER.predict(task, X, writer=PredictionWriter(tmp_path / "file"))
+    with pytest.raises(FileExistsError, match=r"is not empty: give another folder\.$"):  # of somebody else
+        RUNNER.predict(task, X, writer=PredictionWriter(tmp_path, resume=True))
+    with pytest.raises(TypeError, match=r"writer='out': expected lk\.PredictionWriter\(folder\), or None"):
+        RUNNER.predict(task, X, writer="out")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
