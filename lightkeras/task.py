@@ -333,9 +333,7 @@ class Task(StepMethods):
         """
         self.model = self.build_model()
         if self.model is None:
-            raise TypeError(
-                f"{type(self).__name__}.build_model returned None: expected a keras.Model. Return the model."
-            )
+            raise TypeError(f"{type(self).__name__}.build_model returned None: expected a keras.Model. Return it.")
         self.optimizer = self.build_optimizer()
 
     def loss(self, batch: Structure, training: bool) -> Tensor:

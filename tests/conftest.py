@@ -63,6 +63,16 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         yield
 
 
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of a program `moons.py`, which is empty."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["moons.py"])
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("LIGHTKERAS_DATA_DIR", raising=False)
+    return tmp_path
+
+
 # ---------------------------------------------------------------------- which tests run, and in which order
 
 

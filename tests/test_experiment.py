@@ -149,7 +149,7 @@ def test_a_directory_that_is_not_empty_is_refused(folder, capsys):
     (folder / "all" / "notes.txt").write_text("mine")
     assert run(*QUICK, main=nothing) == 2
     assert "all is not empty" in capsys.readouterr().err
-    with pytest.raises(FileExistsError, match=r"Resume the experiment in it with --resume"):
+    with pytest.raises(FileExistsError, match=r"Resume the experiment in it with resume=True \(--resume\)"):
         Experiment(nothing, TwoMoons(), lk.Runner(run_dir=Path("all"))).run(resume=False)
 
 

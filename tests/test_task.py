@@ -199,9 +199,7 @@ def test_a_method_without_a_return_is_named(runner):
         def build_model(self):
             super().build_model()
 
-    with pytest.raises(
-        TypeError, match=r"Forgot\.build_model returned None: expected a keras\.Model\. Return the model"
-    ):
+    with pytest.raises(TypeError, match=r"Forgot\.build_model returned None: expected a keras\.Model\. Return it"):
         runner.fit(Forgot())
 
 
