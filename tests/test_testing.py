@@ -1,5 +1,6 @@
 """Tiny tasks and data for tests."""
 
+import json
 import re
 import subprocess
 import sys
@@ -163,3 +164,10 @@ def run_in_a_project(tmp_path):
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     return lambda: subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("points", "stopped_at"), [(128, 3), (32, 1)], ids=["inside an epoch", "one step an epoch"])
+def test_the_run_that_is_resumed_was_stopped_before_its_end(points, stopped_at, tmp_path):
+    check_task(TwoMoons, two_moons(points), two_moons(32, seed=1), overfit_to=None, run_dir=tmp_path)
+    config = json.loads((tmp_path / "resumed" / "config.json").read_text())
+    assert [resumed["step"] for resumed in config["resumed"]] == [stopped_at]

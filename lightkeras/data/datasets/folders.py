@@ -75,7 +75,7 @@ class FolderData(DataModule, abc.ABC):
         """Finds the files, and makes the splits.
 
         Raises:
-            FileNotFoundError: There is no such folder.
+            FileNotFoundError: The folder does not exist.
             ValueError: A class has no files, a split has a class that train has not, or a file cannot be read.
         """
         if self.source is not None:
@@ -217,7 +217,7 @@ class ImageFolder(FolderData):
 
         Raises:
             FileNotFoundError: A file does not exist.
-            ValueError: There are no inputs, or one is no image.
+            ValueError: There are no inputs, or one is not an image.
             TypeError: `inputs` is one string instead of a list.
         """
         files = [Path(text) for text in as_typed(inputs, "paths of images")]
@@ -228,12 +228,12 @@ class ImageFolder(FolderData):
         return self._made((files, None), shuffle=False)
 
     def _check(self, files: list[Path]) -> None:
-        """Reads the headers of all files: a file that is no image is named before the training starts."""
+        """Reads the headers of all files: a file that is not an image is named before the training starts."""
         with concurrent.futures.ThreadPoolExecutor() as pool:
             wrong = [error for error in pool.map(pixels.problem_of, files) if error is not None]
         if wrong:
             more = f" So are {len(wrong) - _MOST_NAMED} more." if len(wrong) > _MOST_NAMED else ""
-            raise ValueError(f"{' '.join(wrong[:_MOST_NAMED])}{more} Remove or replace what is no image.")
+            raise ValueError(f"{' '.join(wrong[:_MOST_NAMED])}{more} Remove or replace what is not an image.")
 
     def _made(self, examples: tuple[list[Path], np.ndarray | None], shuffle: bool) -> StreamFeed:
         files, labels = examples
