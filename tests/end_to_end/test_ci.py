@@ -1,4 +1,4 @@
-"""The counts and times that `.ci/run` takes from the output of its steps."""
+"""The counts, times and failures that `.ci/run` takes from the output of its steps."""
 
 from __future__ import annotations
 
@@ -26,15 +26,20 @@ set -euo pipefail
 work={tmp_path} passed=10 failed=0 took=()
 {function("say")}
 {function("where_the_time_went")}
+{function("what_failed")}
 {function("step")}
 step "a step" bash -c 'cat {tmp_path}/printed; exit {status}'
 echo "${{took[0]}}"
 echo "$passed passed, $failed failed"
 """
-    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
-    *_, took, last = done.stdout.splitlines()
+    *_, took, last = lines_of(program)
     assert re.fullmatch(r" +\d+ s  +\d+ passed, \d+ failed  a step", took)
+    assert (tmp_path / "failed").exists() == (status != 0)
     return last
+
+
+def lines_of(program: str) -> list[str]:
+    return subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -81,8 +86,7 @@ TIMES = """
 def test_the_time_of_a_step_is_broken_down_by_environment_and_folder(tmp_path):
     (tmp_path / "log").write_text(TIMES, encoding="utf-8")
     program = f"set -euo pipefail\n{function('where_the_time_went')}\nwhere_the_time_went {tmp_path}/log"
-    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [
+    assert lines_of(program) == [
         "      300 s  of it: one process in tests/faults (500 CPU s)",
         "      290 s  of it: one process in tests/end_to_end (312 CPU s)",
         "        6 s  of it: lint, installation",
@@ -90,3 +94,49 @@ def test_the_time_of_a_step_is_broken_down_by_environment_and_folder(tmp_path):
         "      220 s  of it: py, installation",
         "      301 s  of it: py",
     ]
+
+
+OF_TOX = """
+lightkeras/task.py:95: error: Returning Any
+Found 1 error in 1 file
+types-py311: exit 1 (18.19 seconds) /clone> mypy pid=29681
+2 workers [7 items]
+ERROR nothing of pytest's summary
+=========================== short test summary info ============================
+FAILED tests/test_x.py::test_y[a b] - AssertionError: assert 1 == 2
+  the rest of its message
+FAILED tests/test_x.py::test_z
+ERROR tests/test_y.py::test_y - file /clone/tests/test_y.py, line 60
+E       fixture 'folder' not found
+===================== 2 failed, 4 passed, 1 error in 2.08s =====================
+py: exit 1 (2.15 seconds) /clone> pytest -n auto pid=11283
+  types-py311: FAIL code 1 (47.55=setup[29.36]+cmd[18.19] seconds)
+"""
+
+
+@pytest.mark.parametrize(
+    ("printed", "expected"),
+    [
+        (
+            OF_TOX,
+            [
+                "",
+                "lightkeras/task.py:95: error: Returning Any",
+                "Found 1 error in 1 file",
+                "types-py311: exit 1 (18.19 seconds) /clone> mypy pid=29681",
+                "FAILED tests/test_x.py::test_y[a b] - AssertionError: assert 1 == 2",
+                "FAILED tests/test_x.py::test_z",
+                "ERROR tests/test_y.py::test_y - file /clone/tests/test_y.py, line 60",
+                "py: exit 1 (2.15 seconds) /clone> pytest -n auto pid=11283",
+            ],
+        ),
+        ("".join(f"line {number}\n" for number in range(9)), [f"line {number}" for number in range(4, 9)]),
+        ("killed\n", ["killed"]),
+        ("FAILED " + "x" * 400, ["FAILED " + "x" * 293]),
+        ("", []),
+    ],
+)
+def test_what_failed_in_a_step_is_listed_by_test_by_command_or_as_its_last_lines(tmp_path, printed, expected):
+    (tmp_path / "log").write_text(printed, encoding="utf-8")
+    program = f"set -euo pipefail\n{function('what_failed')}\nwhat_failed {tmp_path}/log"
+    assert lines_of(program) == [f"  {line}" for line in expected]
