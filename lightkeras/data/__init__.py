@@ -3,12 +3,13 @@
 from lightkeras.data.arrays import ArrayData, as_feed
 from lightkeras.data.batches import Batches
 from lightkeras.data.datasets.auto_mpg import AutoMpg
-from lightkeras.data.datasets.columns import TableFile
 from lightkeras.data.datasets.folders import ImageFolder, TextFolder
 from lightkeras.data.datasets.images import Images
 from lightkeras.data.datasets.imdb import ImdbReviews
 from lightkeras.data.datasets.mnist import FashionMnist, Mnist
-from lightkeras.data.datasets.tables import OneHot, Table
+from lightkeras.data.datasets.table_features import Date, OneHot, Text
+from lightkeras.data.datasets.table_files import TableFile
+from lightkeras.data.datasets.tables import Table
 from lightkeras.data.datasets.tfds import Tfds
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.data.lookup import Lookup
@@ -23,6 +24,7 @@ __all__ = [
     "AutoMpg",
     "Batches",
     "DataModule",
+    "Date",
     "FashionMnist",
     "Feed",
     "ImageFolder",
@@ -34,6 +36,7 @@ __all__ = [
     "StreamFeed",
     "Table",
     "TableFile",
+    "Text",
     "TextFolder",
     "Tfds",
     "as_feed",

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
-from lightkeras.data.datasets.columns import TableFile
-from lightkeras.data.datasets.tables import OneHot, Table
+from lightkeras.data.datasets.table_features import OneHot
+from lightkeras.data.datasets.table_files import TableFile
+from lightkeras.data.datasets.tables import Table
 from lightkeras.data.feed import ArrayFeed, check_batching
 from lightkeras.data.lookup import Lookup, reachable
 from lightkeras.data.module import DataModule

@@ -1,17 +1,15 @@
-"""Columns of a table, read from a file or from arrays, before conversion to numbers."""
+"""Columns of a table as they were read, and the conversion of their cells to numbers, categories, dates and texts."""
 
 from __future__ import annotations
 
-import codecs
-import csv
 import dataclasses
+import datetime
+import decimal
 import json
 import math
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 
@@ -23,8 +21,10 @@ MISSING = ("?", "", "NA", "N/A", "nan", "NaN", "null", "None")
 _NUMBER = re.compile(r"[+-]?([1-9][0-9]*|0)?(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 """A number as text. Not 007, 1_000 or Arabic digits, which Python's `float` reads too: they are rather codes."""
 _WHOLE = re.compile(r"(-?[1-9][0-9]*|0)\.0")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ].*)?", re.ASCII)
 
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+Kind = Literal["number", "date", "text"]
+"""What a column holds: see `kind_of`."""
 
 
 @final
@@ -41,109 +41,91 @@ class Columns:
             raise ValueError(f"{self.name} has no column {column!r}. {did_you_mean(column, self.values)}")
         return self.values[column]
 
-
-@final
-@dataclasses.dataclass(frozen=True)
-class TableFile:
-    """A table in a text file: UTF-8, one row per line, fields in double quotes where they hold a separator.
-
-    Args:
-        path: The file.
-        columns: Names of the columns, if the file has no header line; `None` takes its first line.
-        separator: Character between two fields; a space means any number of spaces and
-            tabs. `None` derives it from the suffix: a comma for `.csv`, a tab for `.tsv`, else a space.
-
-    Raises:
-        ValueError: `separator` is not a single character, or a column is named twice.
-    """
-
-    path: str | Path
-    columns: Sequence[str] | None = None
-    separator: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.separator is not None and len(self.separator) != 1:
-            raise ValueError(f"TableFile(separator={self.separator!r}): expected one character, such as ',' or ' '.")
-        if isinstance(self.columns, str):
-            raise ValueError(f"TableFile(columns={self.columns!r}): expected a list of names, [{self.columns!r}].")
-        if self.columns is not None:
-            _check_names(self.columns, "TableFile(columns=...)")
-
-    def read(self) -> Columns:
-        """Reads the file.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It is not UTF-8, has no rows, names a column twice or leaves it without a name, or the number
-                of fields in a line differs from the number of columns.
-        """
-        path = Path(self.path).expanduser()
-        rows = self._rows(_text_of(path), path)
-        names = self.columns
-        if names is None:
-            _, first = next(rows, (0, None))
-            if first is None:
-                raise ValueError(f"{path} is empty: expected a line with the names of the columns, and rows below it.")
-            names = [name.strip() for name in first]
-            _check_names(names, f"The first line of {path}")
-        lines, cells = [], []
-        for line, row in rows:
-            if len(row) != len(names):
-                raise ValueError(
-                    f"Line {line} of {path} has {len(row)} field{'s' * (len(row) != 1)}, and there are {len(names)} "
-                    f"columns ({', '.join(names)}): expected one field for each. Correct the line, or set the "
-                    "separator with TableFile(separator=...)."
-                )
-            lines.append(f"line {line}")
-            cells.append(row)
-        if not cells:
-            raise ValueError(f"{path} has no rows: expected at least one line below the names.")
-        return Columns({name: [row[number] for row in cells] for number, name in enumerate(names)}, lines, str(path))
-
-    def _rows(self, text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-        """Numbers, from 1, and fields of the lines that are not blank."""
-        separator = self.separator or _SEPARATORS.get(path.suffix.lower(), " ")
-        if separator == " ":
-            for number, line in enumerate(text.splitlines(), 1):
-                if line.strip():
-                    yield number, _words(line, number, path)
-            return
-        reader = csv.reader(text.splitlines(keepends=True), delimiter=separator, strict=True)
-        while True:
-            at = reader.line_num + 1  # a field in quotes may span several lines
-            try:
-                row = next(reader, None)
-            except csv.Error as error:
-                raise ValueError(f"Line {at} of {path} cannot be read: {error}.") from error
-            if row is None:
-                return
-            if row:
-                yield at, row
-
-
-def from_arrays(arrays: Mapping[str, Any]) -> Columns:
-    """Converts arrays or lists to columns; a ValueError unless all have one axis of the same length."""
-    values = {name: np.asarray(column) for name, column in arrays.items()}
-    if not values:
-        raise ValueError("Received no columns: expected a dict of arrays, one for each column.")
-    for name, array in values.items():
-        if array.ndim != 1:
-            raise ValueError(f"Column {name!r} has shape {array.shape}: expected one value per row, [rows].")
-    lengths = {name: len(array) for name, array in values.items()}
-    if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        raise ValueError(f"Columns differ in their number of rows: {found}. Expected them equally long.")
-    count = next(iter(lengths.values()))
-    if count == 0:
-        raise ValueError("The columns are empty: expected at least one row.")
-    return Columns({n: a.tolist() for n, a in values.items()}, [f"row {row}" for row in range(count)], "the table")
+    def cells(self, column: str) -> Iterator[tuple[Any, str]]:
+        """The values of a column, each with its place for errors: `"Column 'weight' in line 4 of cars.csv"`."""
+        for row, value in zip(self.rows, self[column], strict=True):
+            yield value, f"Column {column!r} in {row} of {self.name}"
 
 
 def is_missing(value: Any, text: bool = False) -> bool:
     """Whether a cell has no value: `None`, NaN, or one of `MISSING`; in a column of text, of these only `""`."""
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
     if isinstance(value, str):
         return value == "" if text else value.strip() in MISSING
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def kind_of(column: str, table: Columns) -> Kind:
+    """What a column holds: only numbers and booleans, only ISO dates, or only other texts; cells without a value aside.
+
+    A column without any value counts as numbers. A ValueError that names the first cell that differs if it holds both
+    numbers or dates and others, or a cell is none of these, such as a list.
+    """
+    kinds = [_kind_of_cell(value, where) for value, where in table.cells(column) if not is_missing(value)]
+    if len(set(kinds)) < 2:
+        return kinds[0] if kinds else "number"
+    kind: Kind = "number" if "number" in kinds else "date"
+    others = kinds.count(kind)
+    value, where = next(
+        (value, where)
+        for value, where in table.cells(column)
+        if not is_missing(value) and _kind_of_cell(value, where) != kind
+    )
+    article = {"number": "a number", "date": "an ISO date"}[kind]
+    code = ", and not a code with leading zeros" if kind == "number" and _begins_with_zero(value) else ""
+    raise ValueError(
+        f"{where} holds {value!r}: expected {article}{code}, as in {others} other "
+        f"row{'s' * (others != 1)}. Correct it or leave the column out of features, or, if these are texts or "
+        f"categories, give it as Text({column!r}) or OneHot({column!r})."
+    )
+
+
+def _kind_of_cell(value: Any, where: str) -> Kind:
+    if isinstance(value, (bool, int, float, decimal.Decimal)):
+        return "number"
+    if isinstance(value, datetime.date):  # and its subclass, `datetime`
+        return "date"
+    if isinstance(value, (str, bytes)):
+        text = (value.decode(errors="replace") if isinstance(value, bytes) else value).strip()
+        return "number" if _is_number(text) else "date" if _DATE.fullmatch(text) else "text"
+    raise ValueError(
+        f"{where} holds {str(value)[:60]}, of the type {type(value).__name__}: expected a number, a text or a date. "
+        "Leave the column out of features, or make columns of its parts."
+    )
+
+
+def as_date(value: Any, where: str) -> str:
+    """Converts a cell to text such as `"2024-03-01T18:30:00"`: an ISO date, with or without a time, or a `date`.
+
+    A ValueError unless it is a date, in UTC if it has a time zone. Fractions of a second are dropped.
+    """
+    text = value.decode(errors="replace") if isinstance(value, bytes) else value
+    found = text
+    if isinstance(text, str):
+        try:
+            found = datetime.datetime.fromisoformat(text.strip()) if _DATE.fullmatch(text.strip()) else None
+        except ValueError:
+            found = None
+    if not isinstance(found, datetime.date):
+        raise ValueError(
+            f"{where} holds {text!r}: expected an ISO date, such as '2024-03-01' or '2024-03-01T18:30:00'. Convert "
+            "the column, for example with pandas.to_datetime, or give it as Text."
+        )
+    if not isinstance(found, datetime.datetime):
+        return f"{found.isoformat()}T00:00:00"
+    if found.utcoffset() not in (None, datetime.timedelta(0)):
+        raise ValueError(f"{where} holds {str(text)!r}: expected a time in UTC, or without a time zone. Convert it.")
+    return found.replace(tzinfo=None).isoformat(timespec="seconds")
+
+
+def as_text(value: Any, where: str, as_written: bool = False) -> bytes:
+    """Converts a cell to text in UTF-8, without white space at its ends unless `as_written`."""
+    _kind_of_cell(value, where)  # raises for a list
+    try:
+        return category_key(value, text=as_written).encode()
+    except UnicodeEncodeError as error:  # JSON can hold half of a surrogate pair
+        raise ValueError(f"{where} holds {value[:40]!r}, which cannot be encoded as UTF-8: {error}.") from error
 
 
 def as_number(value: Any, where: str) -> float:
@@ -160,7 +142,7 @@ def as_number(value: Any, where: str) -> float:
     if not abs(number) <= float(np.finfo(np.float32).max):
         raise ValueError(f"{where} holds {text!r}: expected a finite number, as float32 can hold it.")
     if isinstance(text, str) and not _is_number(text.strip()):
-        code = ", and not a code with leading zeros" if text.strip().lstrip("+-").startswith("0") else ""
+        code = ", and not a code with leading zeros" if _begins_with_zero(text) else ""
         raise ValueError(f"{where} holds {text!r}: expected a number{code}.")
     return number
 
@@ -192,6 +174,10 @@ def _is_number(text: str) -> bool:
     return bool(_NUMBER.fullmatch(text)) and any(digit.isdigit() for digit in re.split("[eE]", text)[0])
 
 
+def _begins_with_zero(value: Any) -> bool:
+    return isinstance(value, str) and value.strip().lstrip("+-").startswith("0")
+
+
 def parse_row(given: str | Mapping[str, Any], number: int) -> dict[str, Any]:
     """Converts a typed row to a dict: `"weight=2372,origin=Japan"`, a JSON object, or a dict.
 
@@ -221,37 +207,3 @@ def parse_row(given: str | Mapping[str, Any], number: int) -> dict[str, Any]:
     if twice is not None:
         raise ValueError(f"Row {number} gives {twice!r} twice: expected each column once.")
     return dict(pairs)
-
-
-def _text_of(path: Path) -> str:
-    if not path.is_file():
-        raise FileNotFoundError(f"No such file: {path}; expected a table as text.")
-    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"Line {line} of {path} is not UTF-8: it holds the byte 0x{content[error.start]:02x} ({error.reason}). "
-            "Convert the file, for example with `iconv -f latin1 -t utf-8`."
-        ) from error
-
-
-def _words(line: str, number: int, path: Path) -> list[str]:
-    lexer = shlex.shlex(line, posix=True)
-    lexer.whitespace_split, lexer.quotes, lexer.escape, lexer.commenters = True, '"', "", ""
-    try:
-        return list(lexer)
-    except ValueError as error:
-        raise ValueError(
-            f"Line {number} of {path} cannot be read: {error}; expected double quotes in pairs."
-        ) from error
-
-
-def _check_names(names: Sequence[str], where: str) -> None:
-    for number, name in enumerate(names):
-        if not name:
-            raise ValueError(f"{where} leaves column {number + 1} without a name: expected one for each column.")
-    twice = next((name for name in names if list(names).count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"{where} names the column {twice!r} twice: expected each name once.")

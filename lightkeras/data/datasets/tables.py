@@ -1,28 +1,31 @@
-"""Tables as data: columns of numbers and of categories, and a number to predict for each row.
+"""Tables as data: columns, and a number or a class to predict for each row.
 
-Categories become columns here and not in the model, because models on JAX and PyTorch cannot look up strings.
+Categories that the model takes as they are become columns here, because models on JAX and PyTorch cannot look up
+strings. What is learned from the columns, such as a median, is learned by an encoder from the train split.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
 import numpy as np
 
-from lightkeras.data.datasets.columns import (
-    Columns,
-    TableFile,
-    as_number,
-    category_key,
-    category_order,
-    from_arrays,
-    is_missing,
-    parse_row,
+from lightkeras.data.datasets.columns import Columns, is_missing, parse_row
+from lightkeras.data.datasets.table_features import (
+    Feature,
+    OneHot,
+    column_of,
+    found_in,
+    inputs_of,
+    lacks_value,
+    names_of,
+    numbers_of,
 )
+from lightkeras.data.datasets.table_files import TableFile, from_arrays, from_frame, is_frame, read_file
+from lightkeras.data.datasets.table_labels import check_classes, class_numbers
 from lightkeras.data.feed import ArrayFeed, check_batching
 from lightkeras.data.lookup import Lookup
 from lightkeras.data.module import DataModule
@@ -31,80 +34,49 @@ from lightkeras.data.structure import Structure, map_structure
 from lightkeras.system.messages import announce, did_you_mean
 
 _MOST_NAMED = 6
-_ADVICE = " Leave the column out of features, or give categories as OneHot({column!r})."
-
-
-@final
-@dataclasses.dataclass(frozen=True)
-class OneHot:
-    """A column of categories, encoded as one column of 0 and 1 per category: `origin_USA`, `origin_Europe`, ...
-
-    Args:
-        column: The column.
-        values: The categories. A dict gives them names, as in `{1: "USA", 2: "Europe", 3: "Japan"}`; in a
-            list they are their own names. `None` takes those of the whole table, in sorted order.
-        text: Whether the column holds text, whose categories differ where they are written differently: "1", "1.0"
-            and " 1 " are three, and "NA" is not a missing value. Otherwise these are one category.
-
-    Raises:
-        ValueError: There are no categories, or one occurs twice.
-    """
-
-    column: str
-    values: Mapping[Any, str] | Sequence[Any] | None = None
-    text: bool = False
-
-    def __post_init__(self) -> None:
-        if self.values is None:
-            return
-        keys = [self.key(value) for value in self.values]
-        names = list(self.names().values())
-        if not keys or len(set(keys)) < len(keys) or len(set(names)) < len(names):
-            raise ValueError(f"OneHot({self.column!r}, {self.values!r}): expected at least one category, each once.")
-
-    def names(self) -> dict[str, str]:
-        """Names of the categories by the values of the column; empty if they come from the table."""
-        if isinstance(self.values, Mapping):
-            return {self.key(value): str(name) for value, name in self.values.items()}
-        return {self.key(value): self.key(value) for value in self.values or ()}
-
-    def key(self, value: Any) -> str:
-        """Returns a value of the column as text, equal for equal categories."""
-        return category_key(value, self.text)
-
-    def found_in(self, column: Sequence[Any]) -> OneHot:
-        """Returns this with the categories of a column, if none were given."""
-        if self.values is not None:
-            return self
-        keys = {self.key(value) for value in column if not is_missing(value, self.text)}
-        return OneHot(self.column, sorted(keys, key=category_order), self.text)
+_INCOMPLETE = ("drop", "error", "keep")
 
 
 @final
 class Table(DataModule):
-    """A table with a number to predict for each row.
+    """A table with a number or a class to predict for each row.
+
+    A column of a batch is float32 `[batch]`, or text, an object array `[batch]` of `bytes`. Numbers and booleans are
+    float32, and so are the columns of 0 and 1 of an `OneHot`. Dates, categories and texts are text, for an encoder such
+    as `lk.TableEncoder`. What a column that is given by its name holds, is read from its values; if it holds both
+    numbers and texts, that is an error, which names the row.
 
     Rows are shuffled by `seed`: the last ones are the test split, and the last ones of the others the validation
     split. These are the rows that pandas's `sample(frac, random_state=seed)` and then Keras's `validation_split`
-    hold out, the splits of most tutorials. A row without a value in a used column is dropped, and the number of such
-    rows is printed; or it is an error.
+    hold out, the splits of most tutorials. Of classes, the last ones of each class are held out, the same share of
+    each.
 
-    Batches are `({column: float32 [batch]}, target float32 [batch])`. `source` is the file's name, or
-    `"arrays"`, once prepared.
+    Batches are `({column: [batch]}, target)`: the target is float32 `[batch]`, or the number of the class, int32
+    `[batch]`. `source` is the file's name, or `"arrays"`, once prepared. The table is read into memory.
 
     Args:
-        table: Path of a text file, a `TableFile` for its columns and separator, or `{column: array}`.
+        table: Path of a file: CSV or other text, JSON Lines (`.jsonl`, `.ndjson`) or Parquet (`.parquet`, `.pq`, which
+            needs the extra `parquet`); a `TableFile` for the columns and the separator of a text file; a DataFrame of
+            pandas; or `{column: array}`.
         target: The column to predict.
-        features: The input columns, in order: names of columns of numbers, and `OneHot`.
+        features: The input columns, in order: names of columns, `OneHot`, `Date` and `Text`.
             `None` means all columns except the target.
-        incomplete: `"drop"` drops rows without a value, `"error"` refuses them.
+        classes: Whether the target is a class: numbers, texts or booleans. `True` takes the classes of the table,
+            sorted, a sequence gives them in the order of their numbers, and `False` means a number to predict.
+        incomplete: What to do with a row without a value in a used column. `"drop"` drops it and prints the number of
+            such rows, `"error"` refuses it. `"keep"` keeps it unless it is the target that has no value, which is an
+            error: a number becomes NaN, a text is empty, and an encoder fills them.
         test: Rows of the test split: a fraction of all rows, a count, or 0 for none.
         validation: Rows of the validation split: a fraction of the rows without the test split, a count, or 0.
         batch_size: Rows per batch.
         seed: Seed of the splits and of the order of the training batches, which changes each epoch.
 
+    Attributes:
+        class_names: Names of the classes, in the order of their numbers, once prepared; empty for a number to predict.
+
     Raises:
-        ValueError: A setting out of its range, or a feature that occurs twice or is the target.
+        ValueError: A setting out of its range, a feature that occurs twice or is the target, or an `OneHot` of rows
+            that are kept without a value.
 
     Examples:
         >>> from lightkeras.data.lookup import Lookup
@@ -114,82 +86,102 @@ class Table(DataModule):
         >>> table.prepare(Lookup())
         >>> table.features, table.train().examples, table.incomplete_rows
         (('weight', 'origin_USA', 'origin_Japan'), 1, 1)
+        >>> table = Table(cars, "origin", features=["weight"], classes=True, incomplete="keep", test=0, validation=0)
+        >>> table.prepare(Lookup())
+        >>> table.class_names, table.train().arrays[0]["weight"].tolist(), table.train().arrays[1].tolist()
+        (('1', '3'), [3504.0, 3693.0, nan, 2372.0], [0, 0, 1, 1])
     """
 
     def __init__(
         self,
-        table: str | Path | TableFile | Mapping[str, Any],
+        table: str | Path | TableFile | Mapping[str, Any] | Any,
         target: str,
         *,
-        features: Sequence[str | OneHot] | None = None,
-        incomplete: Literal["drop", "error"] = "drop",
+        features: Sequence[str | Feature] | None = None,
+        classes: bool | Sequence[Any] = False,
+        incomplete: Literal["drop", "error", "keep"] = "drop",
         test: float = 0.2,
         validation: float = 0.2,
         batch_size: int = 32,
         seed: int = 0,
     ) -> None:
         check_batching(batch_size, seed)
-        if incomplete not in ("drop", "error"):
-            raise ValueError(f"incomplete={incomplete!r} is not known. {did_you_mean(incomplete, ('drop', 'error'))}")
+        if incomplete not in _INCOMPLETE:
+            raise ValueError(f"incomplete={incomplete!r} is not known. {did_you_mean(incomplete, _INCOMPLETE)}")
+        check_classes(classes)
         for name, part in (("test", test), ("validation", validation)):
             if part != 0 or isinstance(part, bool):
                 with _about(name):
                     check_validation(part)
         if features is not None:
-            _check_features(features, target)
-        self._table = TableFile(table) if isinstance(table, (str, Path)) else table
+            _check_features(features, target, incomplete)
+        self._table = table
         self._wanted = features
+        self._classes = classes
         self._incomplete = incomplete
         self._test, self._validation = test, validation
         self.target = target
         self.batch_size = batch_size
         self.seed = seed
-        self._features: list[str | OneHot] = []
+        self._features: list[Feature] = []
         self._feeds: dict[str, ArrayFeed] = {}
+        self.class_names: tuple[str, ...] = ()
         self.incomplete_rows = 0
 
     @property
     def features(self) -> tuple[str, ...]:
         """Names of the columns of a batch, in order; set once prepared."""
         self._prepared("columns")
-        return tuple(name for feature in self._features for name in _names(feature))
+        return tuple(name for feature in self._features for name in names_of(feature))
 
     def prepare(self, lookup: Lookup) -> None:
         """Reads the table and makes the splits.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: The file or a value in it cannot be read, a column is missing, or too few rows remain.
+            ValueError: The file or a value in it cannot be read, a column is missing, or too few rows remain, also of
+                a class.
+            ImportError: The file is Parquet, and pyarrow is not installed.
         """
         if self.source is not None:
             return
-        file = isinstance(self._table, TableFile)
-        columns = self._table.read() if isinstance(self._table, TableFile) else from_arrays(self._table)
+        columns = _read(self._table)
         columns[self.target]  # raises if there is no such column
         wanted = [name for name in columns.values if name != self.target] if self._wanted is None else self._wanted
-        features = [f.found_in(columns[f.column]) if isinstance(f, OneHot) else f for f in wanted]
-        used = [_column(feature) for feature in features] + [self.target]
-        text = _text_columns(features)
-        complete = self._complete(columns, used, text)
-        rows = {name: columns[name] for name in used}
-        names = [columns.rows[row] for row in complete]
-        kept = Columns({name: [column[row] for row in complete] for name, column in rows.items()}, names, columns.name)
-        arrays = (_inputs(features, kept, _ADVICE), _numbers(self.target, kept))
+        features = [found_in(feature, columns) for feature in wanted]
+        complete = self._complete(columns, features)
+        used = [*(feature.column for feature in features), self.target]
+        rows = {name: [columns[name][row] for row in complete] for name in used}
+        kept = Columns(rows, [columns.rows[row] for row in complete], columns.name)
+        inputs, target = inputs_of(features, kept), self._targets(kept)
         self._feeds = {
-            name: ArrayFeed(_taken(arrays, chosen), self.batch_size, shuffle=name == "train", seed=self.seed)
-            for name, chosen in self._chosen(len(complete)).items()
+            name: ArrayFeed(_taken((inputs, target), chosen), self.batch_size, shuffle=name == "train", seed=self.seed)
+            for name, chosen in self._chosen(target).items()
         }
         self._features = features
-        self.source = Path(columns.name).name if file else "arrays"
+        is_file = isinstance(self._table, (str, Path, TableFile))
+        self.source = Path(columns.name).name if is_file else "arrays"
 
-    def _chosen(self, total: int) -> dict[str, np.ndarray]:
+    def _targets(self, table: Columns) -> np.ndarray:
+        if self._classes is not False:
+            held_out = self._test != 0 or self._validation != 0
+            self.class_names, labels = class_numbers(self.target, table, self._classes, held_out)
+            return labels
+        try:
+            return numbers_of(self.target, table)
+        except ValueError as error:
+            raise ValueError(f"{error} For a class to predict set classes=True.") from None
+
+    def _chosen(self, target: np.ndarray) -> dict[str, np.ndarray]:
         """The rows of each split, in the order of the table."""
         # NumPy's old generator, which pandas uses: its numbers are guaranteed never to change.
-        chosen = {"train": np.random.RandomState(self.seed).permutation(total)}
+        chosen = {"train": np.random.RandomState(self.seed).permutation(len(target))}
+        names = np.array(self.class_names)
         for name, part in (("test", self._test), ("validation", self._validation)):
             if part != 0:
+                labels = names[target[chosen["train"]]] if self.class_names else None
                 with _about(name):
-                    chosen["train"], chosen[name] = split(chosen["train"], part, shuffle=False)
+                    chosen["train"], chosen[name] = split(chosen["train"], part, stratify=labels, shuffle=False)
         return {name: np.sort(rows) for name, rows in chosen.items()}
 
     def train(self) -> ArrayFeed:
@@ -202,11 +194,12 @@ class Table(DataModule):
         return self._prepared("test data").get("test")
 
     def predict(self, inputs: Sequence[str | Mapping[str, Any]]) -> ArrayFeed:
-        """Batches of rows without targets: tuples `({column: float32 [batch]},)`, in the given order.
+        """Batches of rows without targets: tuples `({column: [batch]},)`, in the given order.
 
         Args:
             inputs: Rows with the columns as the table has them: `"weight=2372,origin=Japan"`, a JSON object,
-                or a dict. A category is given by its value in the table, or by its name.
+                or a dict. A category of an `OneHot` is given by its value in the table, or by its name. If rows are
+                kept without a value, one may be empty or `None` here, too.
 
         Raises:
             ValueError: There are no rows, or one cannot be read, lacks a column or has an unknown one.
@@ -217,20 +210,29 @@ class Table(DataModule):
         if len(inputs) == 0:
             raise ValueError("Received no rows to predict: expected at least one.")
         self._prepared("columns")
-        columns = [_column(feature) for feature in self._features]
-        rows = [self._checked(parse_row(given, number), columns, number) for number, given in enumerate(inputs, 1)]
-        values = {name: [row[name] for row in rows] for name in columns}
+        rows = [self._checked(parse_row(given, number), number) for number, given in enumerate(inputs, 1)]
+        values = {feature.column: [row[feature.column] for row in rows] for feature in self._features}
         table = Columns(values, [f"row {number}" for number in range(1, len(rows) + 1)], "the input")
-        return ArrayFeed((_inputs(self._features, table),), self.batch_size)
+        return ArrayFeed((inputs_of(self._features, table),), self.batch_size)
 
     def _prepared(self, what: str) -> dict[str, ArrayFeed]:
         if not self._feeds:
             raise RuntimeError(f"Table has no {what} yet: call `prepare(lookup)` first.")
         return self._feeds
 
-    def _complete(self, columns: Columns, used: Sequence[str], text: Sequence[str]) -> list[int]:
-        """Indices of the rows that have a value in every used column."""
-        holes = {n: [i for i, value in enumerate(columns[n]) if is_missing(value, n in text)] for n in used}
+    def _complete(self, columns: Columns, features: Sequence[Feature]) -> list[int]:
+        """Indices of the rows that have a value where they need one."""
+        holes = (
+            {}
+            if self._incomplete == "keep"
+            else {
+                feature.column: [
+                    row for row, value in enumerate(columns[feature.column]) if lacks_value(feature, value)
+                ]
+                for feature in features
+            }
+        )
+        holes[self.target] = [row for row, value in enumerate(columns[self.target]) if is_missing(value)]
         holes = {name: rows for name, rows in holes.items() if rows}
         lost = sorted({row for rows in holes.values() for row in rows})
         if not lost:
@@ -240,7 +242,7 @@ class Table(DataModule):
             f"{len(lost)} of {len(columns.rows)} rows of {columns.name} have no value for "
             f"{' or '.join(map(repr, holes))} ({where})"
         )
-        if self._incomplete == "error":
+        if self._incomplete != "drop":
             raise ValueError(f"{what}: expected a value. Fill it in, or drop such rows with incomplete='drop'.")
         if len(lost) == len(columns.rows):
             raise ValueError(f"{what}: no row is left to train on.")
@@ -248,20 +250,33 @@ class Table(DataModule):
         announce(f"{what}: they are dropped", once=True)
         return sorted(set(range(len(columns.rows))) - set(lost))
 
-    def _checked(self, row: Mapping[str, Any], columns: Sequence[str], number: int) -> Mapping[str, Any]:
+    def _checked(self, row: Mapping[str, Any], number: int) -> Mapping[str, Any]:
+        columns = [feature.column for feature in self._features]
         for name in row:
             if name == self.target:
                 raise ValueError(f"Row {number} gives {name!r}, which is the target: leave it out.")
             if name not in columns:
                 raise ValueError(f"Row {number} gives {name!r}, which is not a column. {did_you_mean(name, columns)}")
-        text = _text_columns(self._features)
-        lacking = [name for name in columns if name not in row or is_missing(row[name], name in text)]
+        kept = self._incomplete == "keep"
+        lacking = [
+            feature.column
+            for feature in self._features
+            if feature.column not in row or (not kept and lacks_value(feature, row[feature.column]))
+        ]
         if lacking:
             raise ValueError(
                 f"Row {number} has no value for {', '.join(lacking)}: expected one for each of {', '.join(columns)}, "
                 f"as in {columns[0]}=1{',...' * (len(columns) > 1)}."
             )
         return row
+
+
+def _read(table: Any) -> Columns:
+    if isinstance(table, (str, Path)):
+        return read_file(table)
+    if isinstance(table, TableFile):
+        return table.read()
+    return from_frame(table) if is_frame(table) else from_arrays(table)
 
 
 def _taken(arrays: Structure, rows: np.ndarray) -> Structure:
@@ -277,10 +292,10 @@ def _about(name: str) -> Iterator[None]:
         raise type(error)(str(error).replace("validation=", f"{name}=", 1)) from None
 
 
-def _check_features(features: Sequence[str | OneHot], target: str) -> None:
-    if isinstance(features, (str, OneHot)):
+def _check_features(features: Sequence[str | Feature], target: str, incomplete: str) -> None:
+    if isinstance(features, (str, Feature)):
         raise ValueError(f"features={features!r}: expected a list of columns, [{features!r}].")
-    names = [_column(feature) for feature in features]
+    names = [column_of(feature) for feature in features]
     if not names:
         raise ValueError("features=[]: expected at least one column; None takes all except the target.")
     if target in names:
@@ -288,55 +303,9 @@ def _check_features(features: Sequence[str | OneHot], target: str) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"features names the column {twice!r} twice: expected each once.")
-
-
-def _column(feature: str | OneHot) -> str:
-    return feature.column if isinstance(feature, OneHot) else feature
-
-
-def _text_columns(features: Sequence[str | OneHot]) -> list[str]:
-    return [feature.column for feature in features if isinstance(feature, OneHot) and feature.text]
-
-
-def _names(feature: str | OneHot) -> list[str]:
-    if isinstance(feature, OneHot):
-        return [f"{feature.column}_{name}" for name in feature.names().values()]
-    return [feature]
-
-
-def _inputs(features: Sequence[str | OneHot], table: Columns, advice: str = "") -> dict[str, np.ndarray]:
-    arrays: dict[str, np.ndarray] = {}
-    for feature in features:
-        if isinstance(feature, OneHot):
-            columns = _one_hot(feature, table)
-        else:
-            columns = {feature: _numbers(feature, table, advice)}
-        twice = next((name for name in columns if name in arrays), None)
-        if twice is not None:
-            raise ValueError(f"Two features make a column {twice!r}: rename a column, or a category of OneHot.")
-        arrays.update(columns)
-    return arrays
-
-
-def _numbers(name: str, table: Columns, advice: str = "") -> np.ndarray:
-    where = (f"Column {name!r} in {row} of {table.name}" for row in table.rows)
-    try:
-        return np.array([as_number(v, w) for v, w in zip(table[name], where, strict=True)], dtype=np.float32)
-    except ValueError as error:
-        raise ValueError(f"{error}{advice.format(column=name)}") from None
-
-
-def _one_hot(feature: OneHot, table: Columns) -> dict[str, np.ndarray]:
-    names = feature.names()
-    known = {**{name: name for name in names.values()}, **names}
-    found = []
-    for row, value in zip(table.rows, table[feature.column], strict=True):
-        if feature.key(value) not in known:
-            raise ValueError(
-                f"Column {feature.column!r} in {row} of {table.name} holds {value!r}, which is not a category of it. "
-                f"{did_you_mean(feature.key(value), known)}"
-            )
-        found.append(known[feature.key(value)])
-    return {
-        f"{feature.column}_{name}": np.array([each == name for each in found], np.float32) for name in names.values()
-    }
+    one_hot = next((feature for feature in features if isinstance(feature, OneHot)), None)
+    if one_hot is not None and incomplete == "keep":
+        raise ValueError(
+            f"OneHot({one_hot.column!r}) has no column for a missing category, and incomplete='keep' keeps the row: "
+            f"give the column by its name, {one_hot.column!r}, and make its categories columns with lk.TableEncoder."
+        )

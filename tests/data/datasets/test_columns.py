@@ -1,133 +1,110 @@
-"""Tables in files and arrays, as they are written and as they should not be."""
+"""Cells of tables: what they hold, as numbers, categories, dates and texts, and rows as people give them."""
 
-from pathlib import Path
+import datetime
+import decimal
 
-import numpy as np
 import pytest
 
 from lightkeras.data.datasets.columns import (
-    TableFile,
+    Columns,
+    as_date,
     as_number,
+    as_text,
     category_key,
     category_order,
-    from_arrays,
     is_missing,
+    kind_of,
     parse_row,
 )
 
-CARS = """18.0   8   3504.      1\t"chevrolet chevelle"
-25.0   4   2046.      1\t"ford pinto"
 
-24.0   4   2372.      3\t"toyota corona"
-"""
-NAMES = ["mpg", "cylinders", "weight", "origin", "name"]
-
-
-def written(path: Path, content: str | bytes) -> Path:
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def test_fields_between_spaces_and_tabs_with_quotes(tmp_path):
-    found = TableFile(written(tmp_path / "cars.data", CARS), NAMES).read()
-    assert found["mpg"] == ["18.0", "25.0", "24.0"]
-    assert found["name"] == ["chevrolet chevelle", "ford pinto", "toyota corona"]
-    assert found.rows == ["line 1", "line 2", "line 4"]  # a blank line is not a row, and counts
-
-
-def test_a_csv_file_names_its_columns_in_its_first_line(tmp_path):
-    file = written(tmp_path / "cars.csv", '\ufeffmpg,name\r\n18.0,"a car, ""fast""\nand red"\r\n25.0,another\r\n')
-    found = TableFile(file).read()
-    assert found.values == {"mpg": ["18.0", "25.0"], "name": ['a car, "fast"\nand red', "another"]}
-    assert found.rows == ["line 2", "line 4"]  # the first field in quotes spans two lines
-
-
-@pytest.mark.parametrize(("name", "separator"), [("cars.tsv", None), ("cars.txt", "\t")])
-def test_the_separator_follows_from_the_suffix_or_is_given(tmp_path, name, separator):
-    found = TableFile(written(tmp_path / name, "mpg\tname\n18\tford pinto\n"), separator=separator).read()
-    assert found["name"] == ["ford pinto"]
-
-
-def test_a_semicolon_is_given(tmp_path):
-    assert TableFile(written(tmp_path / "a.csv", "x;y\n1;2\n"), separator=";").read().values == {"x": ["1"], "y": ["2"]}
-
-
-def test_a_line_with_another_number_of_fields_is_named(tmp_path):
-    short = CARS.replace("2372.      3", "2372.")
-    with pytest.raises(
-        ValueError,
-        match=r"^Line 4 of .*cars\.data has 4 fields, and there are 5 columns "
-        r"\(mpg, cylinders, weight, origin, name\): expected one field for each\. Correct the line, or set the "
-        r"separator with TableFile\(separator=",
-    ):
-        TableFile(written(tmp_path / "cars.data", short), NAMES).read()
-
-
-def test_a_byte_that_is_not_utf_8_is_named_with_its_line(tmp_path):
-    file = written(tmp_path / "cars.csv", "name\ncar\nCitroën\n".encode("latin1"))
-    with pytest.raises(ValueError, match=r"^Line 3 of .*cars\.csv is not UTF-8: it holds the byte 0xeb .*iconv"):
-        TableFile(file).read()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.csv", "", r"a\.csv is empty: expected a line with the names"),
-        ("a.csv", "x,y\n", r"a\.csv has no rows: expected at least one line below the names"),
-        ("a.csv", "x,x\n1,2\n", r"The first line of .*a\.csv names the column 'x' twice"),
-        ("a.csv", "x,\n1,2\n", r"The first line of .*a\.csv leaves column 2 without a name"),
-        ("a.csv", 'x,y\n1,2\n"3,4\n', r"Line 3 of .*a\.csv cannot be read: unexpected end of data"),
-        ("a.data", 'x y\n1 "2\n', r"Line 2 of .*a\.data cannot be read: No closing quotation; expected double quotes"),
-    ],
-)
-def test_a_file_that_is_not_a_table_is_refused(tmp_path, name, content, message):
-    with pytest.raises(ValueError, match=message):
-        TableFile(written(tmp_path / name, content)).read()
-
-
-def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"No such file: .*gone\.csv; expected a table as text"):
-        TableFile(tmp_path / "gone.csv").read()
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"separator": ", "}, r"separator=', '\): expected one character"),
-        ({"columns": "mpg"}, r"columns='mpg'\): expected a list of names, \['mpg'\]"),
-        ({"columns": ["mpg", "mpg"]}, r"columns=\.\.\.\) names the column 'mpg' twice"),
-    ],
-)
-def test_settings_are_checked_before_any_file_is_read(settings, message):
-    with pytest.raises(ValueError, match=message):
-        TableFile("nowhere.csv", **settings)
+def of(*values) -> Columns:
+    return Columns({"x": values}, [f"line {number}" for number in range(2, len(values) + 2)], "a.csv")
 
 
 def test_a_column_that_is_not_there_is_answered_with_the_nearest():
-    columns = from_arrays({"weight": [1, 2], "mpg": [3, 4]})
+    columns = Columns({"weight": [1, 2], "mpg": [3, 4]}, ["row 0", "row 1"], "the table")
     with pytest.raises(ValueError, match=r"^the table has no column 'wieght'\. Did you mean 'weight'\? Valid names: "):
         columns["wieght"]
 
 
-def test_arrays_keep_their_values():
-    columns = from_arrays({"x": np.array([1.5, np.nan]), "y": ["a", "b"]})
-    assert columns["y"] == ["a", "b"]
-    assert [is_missing(value) for value in columns["x"]] == [False, True]
-    assert columns.rows == ["row 0", "row 1"]
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["1", "2.5", "?", ""], "number"),
+        ([1, 2.5, True, None, float("nan"), decimal.Decimal("1.5"), b"3"], "number"),
+        ([None, ""], "number"),
+        (["2024-03-01", "2024-03-01T18:30:00Z", "2024-03-01 18:30"], "date"),
+        ([datetime.date(2024, 3, 1), datetime.datetime(2024, 3, 1, 18), None], "date"),
+        (["Bath", " Lund", b"York", "NA"], "text"),
+        (["007", "1_000", "01/02/2024"], "text"),
+    ],
+)
+def test_what_a_column_holds_is_read_from_its_values(values, kind):
+    assert kind_of("x", of(*values)) == kind
 
 
 @pytest.mark.parametrize(
-    ("arrays", "message"),
+    ("values", "message"),
     [
-        ({}, "Received no columns"),
-        ({"x": []}, "The columns are empty"),
-        ({"x": [1, 2], "y": [1]}, "x has 2, y has 1"),
-        ({"x": [[1, 2]]}, r"Column 'x' has shape \(1, 2\): expected one value per row"),
+        (
+            ["1", "2", "heavy"],
+            r"^Column 'x' in line 4 of a\.csv holds 'heavy': expected a number, as in 2 other rows\. Correct it "
+            r"or leave the column out of features, or, if these are texts or categories, give it as Text\('x'\)",
+        ),
+        (
+            ["00501", "501"],
+            r"in line 2 .* holds '00501': expected a number, and not a code with leading zeros, as in 1 ",
+        ),
+        (["2024-03-01", "soon"], r"in line 3 .* holds 'soon': expected an ISO date, as in 1 other row\."),
+        (["2024-03-01", 3], r"in line 2 .* holds '2024-03-01': expected a number"),
+        (
+            ["a", [1, 2]],
+            r"in line 3 of a\.csv holds \[1, 2\], of the type list: expected a number, a text or a date\. ",
+        ),
+        ([{"a": 1}], r"in line 2 of a\.csv holds \{'a': 1\}, of the type dict: "),
+        ([datetime.time(12)], r"in line 2 of a\.csv holds 12:00:00, of the type time: "),
     ],
 )
-def test_arrays_that_are_not_columns_are_refused(arrays, message):
+def test_a_column_that_holds_several_things_is_refused_with_its_row(values, message):
     with pytest.raises(ValueError, match=message):
-        from_arrays(arrays)
+        kind_of("x", of(*values))
+
+
+@pytest.mark.parametrize(
+    ("value", "date"),
+    [
+        ("2024-02-29", "2024-02-29T00:00:00"),
+        (" 2024-02-29 18:30 ", "2024-02-29T18:30:00"),
+        ("2024-02-29T18:30:15.75Z", "2024-02-29T18:30:15"),
+        ("0999-12-31T23:59:59+00:00", "0999-12-31T23:59:59"),
+        (b"2024-02-29", "2024-02-29T00:00:00"),
+        (datetime.date(2024, 2, 29), "2024-02-29T00:00:00"),
+        (datetime.datetime(2024, 2, 29, 18, 30, 15, 750_000, datetime.UTC), "2024-02-29T18:30:15"),
+    ],
+)
+def test_dates_become_text_of_one_form(value, date):
+    assert as_date(value, "A cell") == date
+
+
+@pytest.mark.parametrize("value", ["2023-02-29", "2024-13-01", "2024-1-1", "20240101", "01/02/2024", "soon", 7, None])
+def test_what_is_not_an_iso_date_is_named(value):
+    with pytest.raises(ValueError, match=r"^A cell holds .*: expected an ISO date, such as '2024-03-01' or "):
+        as_date(value, "A cell")
+
+
+def test_a_time_of_another_zone_is_refused():
+    with pytest.raises(
+        ValueError, match=r"^A cell holds '2024-03-01T18:30\+02:00': expected a time in UTC, or without"
+    ):
+        as_date("2024-03-01T18:30+02:00", "A cell")
+
+
+def test_text_is_stripped_unless_it_is_kept_as_written():
+    assert (as_text(" 1.0 ", "A cell"), as_text(" 1.0 ", "A cell", as_written=True)) == (b"1", b" 1.0 ")
+    assert (as_text("ü", "A cell"), as_text(7, "A cell"), as_text(True, "A cell")) == ("ü".encode(), b"7", b"True")
+    with pytest.raises(ValueError, match=r"^A cell holds '\\udc00', which cannot be encoded as UTF-8"):
+        as_text("\udc00", "A cell")
 
 
 @pytest.mark.parametrize("value", ["?", "", " NA ", "nan", None, float("nan")])

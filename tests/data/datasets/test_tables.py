@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightkeras.data.datasets.columns import TableFile
-from lightkeras.data.datasets.tables import OneHot, Table
+from lightkeras.data.datasets.table_features import OneHot, Text
+from lightkeras.data.datasets.table_files import TableFile
+from lightkeras.data.datasets.tables import Table
 from lightkeras.data.lookup import Lookup
 
 CSV = """weight,origin,mpg
@@ -85,55 +86,10 @@ def test_without_features_all_columns_but_the_target_are_taken(file):
     assert prepared(file).features == ("weight", "origin")
 
 
-def test_categories_that_are_not_given_are_those_of_the_table_in_order():
-    table = prepared({"size": ["10", "9", "s", 9], "y": [1, 2, 3, 4]}, "y", features=[OneHot("size")])
-    assert columns_of(table.train()) == {"size_9": [0, 1, 0, 1], "size_10": [1, 0, 0, 0], "size_s": [0, 0, 1, 0]}
-
-
-def test_codes_with_leading_zeros_are_different_categories_and_not_numbers(tmp_path):
-    (tmp_path / "z.csv").write_text("zip,price\n00501,1\n501,2\n0501,3\n")
-    table = prepared(tmp_path / "z.csv", "price", features=[OneHot("zip")])
-    assert columns_of(table.train()) == {"zip_501": [0, 1, 0], "zip_00501": [1, 0, 0], "zip_0501": [0, 0, 1]}
-    assert columns_of(table.predict(["zip=00501", {"zip": "501"}, {"zip": 501}])) == {
-        "zip_501": [0, 1, 1],
-        "zip_00501": [1, 0, 0],
-        "zip_0501": [0, 0, 0],
-    }
-    with pytest.raises(
-        ValueError, match=r"'zip' in line 2 .*'00501': expected a number, .*categories as OneHot\('zip'\)"
-    ):
-        prepared(tmp_path / "z.csv", "price")
-
-
-def test_a_column_declared_as_text_keeps_what_is_written(tmp_path):
-    (tmp_path / "v.csv").write_text("version,price\n1.1,1\n1.10,2\n1.0,3\n1,4\nNA,5\n,6\n")
-    table = prepared(tmp_path / "v.csv", "price", features=[OneHot("version", text=True)])
-    names = ("version_1", "version_1.0", "version_1.1", "version_1.10", "version_NA")
-    assert (table.features, table.incomplete_rows) == (names, 1)
-    assert table.train().arrays[0]["version_1.10"].tolist() == [0, 1, 0, 0, 0]
-    assert columns_of(table.predict([{"version": "NA"}]))["version_NA"] == [1]
-
-
-def test_a_category_that_was_not_given_is_named(file):
-    with pytest.raises(
-        ValueError, match=r"^Column 'origin' in line 6 of .*cars\.csv holds '2', which is not a category of it\. .*1, 3"
-    ):
-        prepared(file, features=[OneHot("origin", [1, 3])])
-
-
-def test_text_in_a_column_of_numbers_is_named_with_its_line(file):
-    file.write_text(CSV.replace("2833", "heavy"))
-    with pytest.raises(
-        ValueError,
-        match=r"^Column 'weight' in line 6 of .*cars\.csv holds 'heavy': expected a number\. Leave the column out of "
-        r"features, or give categories as OneHot\('weight'\)\.$",
-    ):
-        prepared(file)
-
-
 def test_text_in_the_target_is_named_with_its_line(file):
     file.write_text(CSV.replace("2833,2,22", "2833,2,far"))
-    with pytest.raises(ValueError, match=r"^Column 'mpg' in line 6 of .*cars\.csv holds 'far': expected a number\.$"):
+    message = r"^Column 'mpg' in line 6 of .*cars\.csv holds 'far': expected a number\. For a class to predict"
+    with pytest.raises(ValueError, match=message):
         prepared(file)
 
 
@@ -152,12 +108,6 @@ def test_what_the_file_does_not_have_is_an_error_of_prepare(file, settings, mess
         prepared(file, **settings)
 
 
-def test_two_features_that_make_one_column_are_an_error():
-    table = {"a": [1, 2], "a_1": [3, 4], "y": [5, 6]}
-    with pytest.raises(ValueError, match=r"^Two features make a column 'a_1': rename"):
-        prepared(table, "y", features=[OneHot("a"), "a_1"])
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -170,6 +120,14 @@ def test_two_features_that_make_one_column_are_an_error():
         ({"validation": -1}, r"^validation=-1: expected a fraction between 0 and 1"),
         ({"batch_size": 0}, r"batch_size=0: expected a whole number of at least 1"),
         ({"seed": -1}, r"seed=-1: expected a whole number of at least 0"),
+        ({"features": Text("weight")}, r"features=Text\(column='weight'\): expected a list of columns"),
+        ({"classes": "cat"}, r"classes='cat': expected True, False, or at least two classes, each once"),
+        ({"classes": ["cat"]}, r"classes=\['cat'\]: expected True, False, or at least two classes, each once"),
+        ({"classes": ["1", 1]}, r"classes=\['1', 1\]: expected True, False, or at least two classes, each once"),
+        (
+            {"features": [OneHot("origin")], "incomplete": "keep"},
+            r"^OneHot\('origin'\) has no column for a missing category, .* give the column by its name, 'origin'",
+        ),
     ],
 )
 def test_settings_are_checked_before_any_file_is_read(settings, message):
@@ -177,10 +135,84 @@ def test_settings_are_checked_before_any_file_is_read(settings, message):
         Table("nowhere.csv", "mpg", **settings)
 
 
-@pytest.mark.parametrize("values", [[], [1, 1.0], {1: "USA", 2: "USA"}])
-def test_categories_are_there_once(values):
-    with pytest.raises(ValueError, match=r"^OneHot\('origin', .*\): expected at least one category, each once"):
-        OneHot("origin", values)
+# ------------------------------------------------------------------ dates, texts and missing values
+
+
+HOUSES = {
+    "rooms": ["3", "", "4", "2"],
+    "town": [" Bath", "York ", "NA", "Bath"],
+    "sold": ["2024-03-01", "2024-03-02T18:30", "", "2023-12-31"],
+    "note": ["NA", " two baths", "", "7"],
+    "price": [300, 200, 400, 250],
+}
+
+
+def test_rows_that_are_dropped_lack_a_value_in_a_column_of_any_kind():
+    table = prepared(HOUSES, "price", features=["rooms", "town", "sold", Text("note")])
+    assert (table.incomplete_rows, table.train().arrays[1].tolist()) == (2, [300, 250])
+
+
+@pytest.mark.parametrize("target", [[1.0, None, 2.0], ["a", "", "b"]])
+def test_a_target_without_a_value_is_refused_where_rows_are_kept(target):
+    classes = isinstance(target[0], str)
+    with pytest.raises(
+        ValueError, match=r"^1 of 3 rows of the table have no value for 'y' \(row 1\): expected a value"
+    ):
+        prepared({"x": [1, 2, 3], "y": target}, "y", incomplete="keep", classes=classes)
+
+
+# ------------------------------------------------------------------ classes
+
+
+def test_each_split_has_the_same_share_of_each_class_and_the_rows_that_pandas_drew_last():
+    y = np.array(["a"] * 12 + ["b"] * 6 + ["c"] * 2)
+    table = prepared({"x": np.arange(20), "y": y}, "y", classes=True, test=0.5, validation=0.2, seed=1)
+    splits = {"train": table.train(), "validation": table.validation(), "test": table.test()}
+    counts = {name: np.bincount(feed.arrays[1], minlength=3).tolist() for name, feed in splits.items()}
+    assert counts == {"train": [5, 2, 1], "validation": [1, 1, 0], "test": [6, 3, 1]}
+    rows = {name: feed.arrays[0]["x"].astype(int) for name, feed in splits.items()}
+    assert sorted(np.concatenate(list(rows.values()))) == list(range(20))
+    order = np.random.RandomState(1).permutation(20)
+    last = np.concatenate([order[y[order] == name][-count:] for name, count in {"a": 6, "b": 3, "c": 1}.items()])
+    assert sorted(last) == rows["test"].tolist()
+    for name, feed in splits.items():
+        assert [table.class_names[label] for label in feed.arrays[1]] == y[rows[name]].tolist()
+
+
+def test_a_class_of_two_rows_that_would_be_held_out_is_named():
+    rows = {"x": list(range(6)), "y": ["a", "a", "b", "b", "b", "b"]}
+    with pytest.raises(ValueError, match=r"^Class a has 2 of 6 examples, all of which would be held out with 5"):
+        prepared(rows, "y", classes=True, test=5)
+
+
+# ------------------------------------------------------------------ files
+
+
+def test_parquet_json_lines_and_data_frames_give_what_a_csv_file_gives(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
+    frame = pandas.DataFrame(
+        {
+            "rooms": [3, None, 4, 2],
+            "town": ["Bath", None, "York", "Bath"],
+            "sold": pandas.to_datetime(["2024-03-01", "2024-03-02T18:30", None, "2023-12-31"], format="ISO8601"),
+            "kind": ["flat", "house", "flat", "house"],
+        }
+    )
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_json(tmp_path / "a.jsonl", orient="records", lines=True, date_format="iso")
+    frame.to_parquet(tmp_path / "a.parquet")
+    found = {}
+    for table in (tmp_path / "a.csv", tmp_path / "a.jsonl", tmp_path / "a.parquet", frame):
+        made = prepared(table, "kind", classes=True, incomplete="keep", test=1)
+        name = made.source
+        found[name] = [made.class_names, *made.train().arrays, *made.test().arrays]
+    assert list(found) == ["a.csv", "a.jsonl", "a.parquet", "arrays"]
+    for other in found.values():
+        assert other[0] == ("flat", "house")
+        for one, two in zip(found["a.csv"][1:], other[1:], strict=True):
+            for name in one if isinstance(one, dict) else [...]:
+                np.testing.assert_array_equal(one[name], two[name])
 
 
 def test_splits_by_fraction_and_by_count_share_no_row_and_depend_on_the_seed():

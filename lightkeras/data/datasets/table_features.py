@@ -1,0 +1,198 @@
+"""Features of a table: which columns a batch has, and what each of them holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import numpy as np
+
+from lightkeras.data.datasets.columns import (
+    Columns,
+    as_date,
+    as_number,
+    as_text,
+    category_key,
+    category_order,
+    is_missing,
+    kind_of,
+)
+from lightkeras.system.messages import did_you_mean
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """A column of numbers; `NaN` where there is no value. A column that is given by its name may be one."""
+
+    column: str
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Date:
+    """A column of ISO dates, with or without a time: `"2024-03-01"`, `"2024-03-01T18:30:00"`, or Python's `date`.
+
+    A batch has them as text, `"2024-03-01T00:00:00"`, for `lk.TableEncoder`. A column that is given by its name is a
+    column of dates if all its values are ISO dates; this feature makes any other value an error.
+
+    Args:
+        column: The column.
+    """
+
+    column: str
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A column of text as it is written, for an encoder, such as `lk.TableEncoder` or `lk.TextVectorizer`.
+
+    A column that is given by its name is a column of text, too, if no value is a number or a date; there, white space
+    at the ends is dropped, and `?` or `NA` is a missing value.
+
+    Args:
+        column: The column.
+    """
+
+    column: str
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Stripped:
+    """A column of text without white space at the ends: what a name of a column becomes."""
+
+    column: str
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class OneHot:
+    """A column of categories, encoded as one column of 0 and 1 per category: `origin_USA`, `origin_Europe`, ...
+
+    Args:
+        column: The column.
+        values: The categories. A dict gives them names, as in `{1: "USA", 2: "Europe", 3: "Japan"}`; in a
+            list they are their own names. `None` takes those of the whole table, in sorted order.
+        text: Whether the column holds text, whose categories differ where they are written differently: "1", "1.0"
+            and " 1 " are three, and "NA" is not a missing value. Otherwise these are one category.
+
+    Raises:
+        ValueError: There are no categories, or one occurs twice.
+    """
+
+    column: str
+    values: Mapping[Any, str] | Sequence[Any] | None = None
+    text: bool = False
+
+    def __post_init__(self) -> None:
+        if self.values is None:
+            return
+        keys = [self.key(value) for value in self.values]
+        names = list(self.names().values())
+        if not keys or len(set(keys)) < len(keys) or len(set(names)) < len(names):
+            raise ValueError(f"OneHot({self.column!r}, {self.values!r}): expected at least one category, each once.")
+
+    def names(self) -> dict[str, str]:
+        """Names of the categories by the values of the column; empty if they come from the table."""
+        if isinstance(self.values, Mapping):
+            return {self.key(value): str(name) for value, name in self.values.items()}
+        return {self.key(value): self.key(value) for value in self.values or ()}
+
+    def key(self, value: Any) -> str:
+        """Returns a value of the column as text, equal for equal categories."""
+        return category_key(value, self.text)
+
+    def found_in(self, column: Sequence[Any]) -> OneHot:
+        """Returns this with the categories of a column, if none were given."""
+        if self.values is not None:
+            return self
+        keys = {self.key(value) for value in column if not is_missing(value, self.text)}
+        return OneHot(self.column, sorted(keys, key=category_order), self.text)
+
+
+Feature = Number | Date | Text | Stripped | OneHot
+
+
+def column_of(feature: str | Feature) -> str:
+    """The column of a feature, or of a name."""
+    return feature if isinstance(feature, str) else feature.column
+
+
+def found_in(feature: str | Feature, table: Columns) -> Feature:
+    """A feature for a name of a column, by what the table holds; an `OneHot` with its categories."""
+    if isinstance(feature, OneHot):
+        return feature.found_in(table[feature.column])
+    if not isinstance(feature, str):
+        return feature
+    kind = kind_of(feature, table)
+    if kind == "number":
+        return Number(feature)
+    return Date(feature) if kind == "date" else Stripped(feature)
+
+
+def lacks_value(feature: Feature, value: Any) -> bool:
+    """Whether a cell of a feature's column has no value."""
+    return is_missing(value, text=isinstance(feature, Text) or (isinstance(feature, OneHot) and feature.text))
+
+
+def names_of(feature: Feature) -> list[str]:
+    """The names of the columns of a batch that a feature makes."""
+    if isinstance(feature, OneHot):
+        return [f"{feature.column}_{name}" for name in feature.names().values()]
+    return [feature.column]
+
+
+def inputs_of(features: Sequence[Feature], table: Columns) -> dict[str, np.ndarray]:
+    """Columns of a batch by name: float32, or text as an object array of `bytes`, which are empty without a value.
+
+    A ValueError if a value cannot be converted, or two features make a column of the same name.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for feature in features:
+        columns = _columns_of(feature, table)
+        twice = next((name for name in columns if name in arrays), None)
+        if twice is not None:
+            raise ValueError(f"Two features make a column {twice!r}: rename a column, or a category of OneHot.")
+        arrays.update(columns)
+    return arrays
+
+
+def numbers_of(name: str, table: Columns) -> np.ndarray:
+    """A column of numbers, float32 `[rows]`; a ValueError that names the first cell that is not one."""
+    numbers = [math.nan if is_missing(value) else as_number(value, where) for value, where in table.cells(name)]
+    return np.array(numbers, np.float32)
+
+
+def _columns_of(feature: Feature, table: Columns) -> dict[str, np.ndarray]:
+    if isinstance(feature, OneHot):
+        return _one_hot(feature, table)
+    if isinstance(feature, Number):
+        return {feature.column: numbers_of(feature.column, table)}
+    texts = np.empty(len(table.rows), object)
+    for row, (value, where) in enumerate(table.cells(feature.column)):
+        if lacks_value(feature, value):
+            texts[row] = b""
+        elif isinstance(feature, Date):
+            texts[row] = as_date(value, where).encode()
+        else:
+            texts[row] = as_text(value, where, as_written=isinstance(feature, Text))
+    return {feature.column: texts}
+
+
+def _one_hot(feature: OneHot, table: Columns) -> dict[str, np.ndarray]:
+    names = feature.names()
+    known = {**{name: name for name in names.values()}, **names}
+    found = []
+    for value, where in table.cells(feature.column):
+        if feature.key(value) not in known:
+            raise ValueError(
+                f"{where} holds {value!r}, which is not a category of it. {did_you_mean(feature.key(value), known)}"
+            )
+        found.append(known[feature.key(value)])
+    return {
+        f"{feature.column}_{name}": np.array([each == name for each in found], np.float32) for name in names.values()
+    }
