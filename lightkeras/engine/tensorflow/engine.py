@@ -106,6 +106,8 @@ class TensorFlowEngine(Engine):
         learned: list[tuple[keras.Variable, ...]] = []
 
         def run(batch: Structure) -> Mapping[str, Tensor] | list[Tensor]:
+            for records in (made, tracing.updates, tracing.sizes):
+                records.clear()
             recording = RecordingScope([leaf for _, leaf in flatten(batch)])
             with recording.entered():
                 logs = step(batch)
@@ -119,8 +121,9 @@ class TensorFlowEngine(Engine):
             learned[:] = [variables for variables, _ in outside]
             return [size for _, size in outside]
 
-        # The first run suffices if every model is built. If it fails or creates a variable, the second run builds
-        # (and raises the user's error), and the third run traces.
+        # The first run suffices if every model is built. TensorFlow repeats a run that created variables inside of its
+        # graph, such as those of metrics. If the last of these runs fails or creates a variable, another one builds
+        # (and raises the user's error), and another one traces.
         for building in (None, True, False):
             tracing = self._tracing = _Tracing(building is True)
             try:

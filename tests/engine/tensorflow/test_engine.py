@@ -13,6 +13,7 @@ from by_hand import (
 )
 from keras import ops
 
+from lightkeras import SupervisedTask
 from lightkeras.data.arrays import as_feed
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.data.precompute import compute_ahead, is_active
@@ -36,6 +37,21 @@ def test_a_step_is_traced_once_and_again_only_where_its_model_builds_itself(buil
     _engine, trace, _program = prepared(task, ArrayFeed(LINE, 2))
     assert (len(runs) == 1) is built
     assert [update.variables for update in trace.updates] == [tuple(task.model.trainable_variables)]
+
+
+def test_a_step_that_creates_variables_of_metrics_is_traced_twice():
+    runs, arrays = [], (np.zeros((4, 1), "float32"), np.zeros(4, "int32"))
+
+    class Counted(keras.losses.SparseCategoricalCrossentropy):
+        def call(self, label, output):
+            runs.append(1)
+            return super().call(label, output)
+
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
+    task = SupervisedTask(model, loss=Counted(from_logits=True), optimizer=keras.optimizers.SGD(), metrics=["accuracy"])
+    _engine, trace, _program = prepared(task, ArrayFeed(arrays, 2))
+    assert len(runs) == 2  # TensorFlow repeats the run in which `accuracy` was built
+    assert [update.variables for update in trace.updates] == [tuple(model.trainable_variables)]
 
 
 def test_the_engine_of_this_backend_is_tensorflows():
