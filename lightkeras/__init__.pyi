@@ -15,6 +15,7 @@ from .encoders.base import Encoder as Encoder
 from .encoders.features import FeatureCache as FeatureCache
 from .encoders.hub import HubLayer as HubLayer
 from .encoders.hub import TextEncoder as TextEncoder
+from .encoders.table import TableEncoder as TableEncoder
 from .encoders.text import NgramVectorizer as NgramVectorizer
 from .encoders.text import TextVectorizer as TextVectorizer
 from .hparams import Bool as Bool

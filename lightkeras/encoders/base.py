@@ -48,6 +48,9 @@ class Encoder(abc.ABC):
     parallel: bool = False
     """Whether several threads call `encode` at once."""
 
+    fills_missing: bool = False
+    """Whether NaN in the inputs is a missing value that it fills, and not a mistake in the data."""
+
     @property
     def is_fitted(self) -> bool:
         """Whether `fit` is not needed (any more); True for an encoder that learns nothing."""

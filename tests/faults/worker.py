@@ -109,7 +109,35 @@ def imdb() -> tuple[lk.Task, dict[str, Any]]:
     return task(task.HParams(batch_size=64), Lookup("sample")), {}
 
 
-TASKS = {"mnist": mnist, "stream": stream, "generator": generator, "imdb": imdb}
+class Columns(lk.Task):
+    """A table with missing values, whose encoder learns from the train split."""
+
+    def build_data(self) -> lk.DataModule:
+        random = np.random.default_rng(3)
+        x, town = random.normal(size=600), random.choice(["Bath", "York", ""], 600)
+        kind = np.where(x + (town == "Bath") > 0.3, "house", "flat")
+        x[::7] = np.nan
+        return lk.data.Table({"x": x, "town": town, "kind": kind}, "kind", classes=True, incomplete="keep")
+
+    def build_encoder(self) -> lk.Encoder:
+        return lk.TableEncoder()
+
+    def build_model(self) -> keras.Model:
+        inputs = self.encoder.inputs()
+        x = layers.Dropout(0.3)(layers.Dense(16, "relu")(inputs["numbers"]))
+        return keras.Model(inputs, layers.Dense(2)(x))
+
+    def loss(self, batch: Any, training: bool) -> Any:
+        columns, kind = batch
+        logits = self.model(columns, training=training)
+        return keras.ops.mean(keras.losses.sparse_categorical_crossentropy(kind, logits, from_logits=True))
+
+
+def table() -> tuple[lk.Task, dict[str, Any]]:
+    return Columns(), {}
+
+
+TASKS = {"mnist": mnist, "stream": stream, "generator": generator, "imdb": imdb, "table": table}
 
 
 SEARCHES = tuple(f"search-{kind}" for kind in ("random", "bayesian", "hyperband", "grid"))

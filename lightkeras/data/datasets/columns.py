@@ -88,11 +88,16 @@ def _kind_of_cell(value: Any, where: str) -> Kind:
         return "date"
     if isinstance(value, (str, bytes)):
         text = (value.decode(errors="replace") if isinstance(value, bytes) else value).strip()
-        return "number" if _is_number(text) else "date" if _DATE.fullmatch(text) else "text"
+        return "number" if _is_number(text) else "date" if is_date(text) else "text"
     raise ValueError(
         f"{where} holds {str(value)[:60]}, of the type {type(value).__name__}: expected a number, a text or a date. "
         "Leave the column out of features, or make columns of its parts."
     )
+
+
+def is_date(value: str | bytes) -> bool:
+    """Whether a text looks like an ISO date, with or without a time; `as_date` raises if it is none of the calendar."""
+    return _DATE.fullmatch((value.decode(errors="replace") if isinstance(value, bytes) else value).strip()) is not None
 
 
 def as_date(value: Any, where: str) -> str:
@@ -104,7 +109,7 @@ def as_date(value: Any, where: str) -> str:
     found = text
     if isinstance(text, str):
         try:
-            found = datetime.datetime.fromisoformat(text.strip()) if _DATE.fullmatch(text.strip()) else None
+            found = datetime.datetime.fromisoformat(text.strip()) if is_date(text) else None
         except ValueError:
             found = None
     if not isinstance(found, datetime.date):

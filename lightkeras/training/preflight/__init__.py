@@ -58,8 +58,9 @@ def run(traced: TracedSteps, skips_broken: bool = False, has_callbacks: bool = F
 
 def _check_finite(traced: TracedSteps, stepper: Stepper, split: str) -> None:
     """Checks that the numbers of a split are finite, or that the step takes others, such as a label that is missing."""
+    encoder = traced.task.frozen()
     try:
-        check_finite(stepper.feed, split)
+        check_finite(stepper.feed, split, fills_missing=encoder is not None and encoder.fills_missing)
     except NotFiniteDataError as error:
         if not takes_example(traced, stepper, error.example):
             raise

@@ -58,8 +58,13 @@ def check_feed(task: Task, feed: Feed, split: str, limit: int | None = None) -> 
         )
 
 
-def check_finite(feed: Feed, split: str) -> None:
+def check_finite(feed: Feed, split: str, fills_missing: bool = False) -> None:
     """Checks that all numbers of a split in memory are finite. A stream is not read.
+
+    Args:
+        feed: The split.
+        split: Its name.
+        fills_missing: Whether an encoder fills missing values, so that they are looked for after it alone.
 
     Raises:
         NotFiniteDataError: An array contains NaN or infinity; the message gives their number and the first position.
@@ -67,7 +72,8 @@ def check_finite(feed: Feed, split: str) -> None:
     if not isinstance(feed, ArrayFeed):
         return
     if feed.raw is not None:
-        check_finite(feed.raw, split)
+        if not fills_missing:
+            check_finite(feed.raw, split)
         split = f"{split}, after its encoder,"
     for path, leaf in flatten(feed.arrays):
         array = leaf.weights if isinstance(leaf, Bags) else leaf

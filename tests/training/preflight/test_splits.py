@@ -59,6 +59,17 @@ def test_whole_numbers_text_and_streams_are_passed_over():
     check_finite(as_feed(tf.data.Dataset.from_tensors(np.float32([np.nan]))), "train")
 
 
+def test_missing_values_that_an_encoder_fills_are_looked_for_after_it():
+    raw = feed(np.float32([[1], [np.nan]]))
+    filled = ArrayFeed(np.float32([[1], [0]]), 2, raw=raw)
+    check_finite(filled, "train", fills_missing=True)
+    with pytest.raises(ValueError, match=r"^Array 0 of train holds 1 of 2 numbers that are not finite"):
+        check_finite(filled, "train")
+    left = ArrayFeed(np.float32([[1], [np.inf]]), 2, raw=raw)
+    with pytest.raises(ValueError, match=r"^Array 0 of train, after its encoder, holds 1 of 2 numbers"):
+        check_finite(left, "train", fills_missing=True)
+
+
 # ---------------------------------------------------------------------- shared examples
 
 

@@ -1,0 +1,270 @@
+"""What is learned from a column of a table, and how it becomes numbers: in NumPy, and in a model of Keras's own layers.
+
+Both give the same numbers. Dates are taken apart in the model by the digits at their places in the text.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, final
+
+import keras
+import numpy as np
+from keras import ops
+
+from lightkeras.data.datasets.columns import as_date, category_key, category_order
+
+MISSING = "missing"
+DATE_PARTS = ("days", "month", "day", "weekday", "hour")
+_EPOCH = 719_468
+"""Days from March 1 of the year 0 to January 1 of 1970."""
+_CHARACTERS = "0123456789-:T"
+_LENGTH = len("2024-03-01T18:30:00")
+
+
+class Learned(abc.ABC):
+    """What was learned from a column of the train split, to make numbers of its values."""
+
+    kind: ClassVar[str]
+    dtype: str
+
+    @abc.abstractmethod
+    def names(self, column: str) -> list[str]:
+        """The names of the numbers, in order."""
+
+    @abc.abstractmethod
+    def encode(self, values: np.ndarray, column: str) -> np.ndarray:
+        """Makes numbers of a column's values `[n]`: float32 `[n, len(names)]`."""
+
+    @abc.abstractmethod
+    def join(self, raw: Any, column: str) -> Any:
+        """The same for a `keras.Input` of the column, with layers and operations of Keras."""
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """Mean and standard deviation of numbers, which become those of mean 0 and deviation 1; constant ones become 0."""
+
+    mean: list[float]
+    deviation: list[float]
+
+    @classmethod
+    def of(cls, numbers: np.ndarray) -> Scale:
+        """Learns from float32 `[n, width]`."""
+        deviation = numbers.std(axis=0, dtype=np.float64)
+        return cls(_float32(numbers.mean(axis=0, dtype=np.float64)), _float32(np.where(deviation > 0, deviation, 1)))
+
+    def __call__(self, numbers: Any) -> Any:
+        """Scales an array or a tensor, float32 `[n, width]`."""
+        return (numbers - np.array(self.mean, np.float32)) / np.array(self.deviation, np.float32)
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Number(Learned):
+    """Numbers, the missing ones filled with the median, then scaled."""
+
+    median: float
+    scale: Scale
+    kind: ClassVar[str] = "number"
+    dtype: ClassVar[str] = "float32"  # type: ignore[misc]
+
+    @classmethod
+    def of(cls, values: np.ndarray, column: str) -> Number:
+        """Learns from float32 `[n]`; a ValueError if there is no number."""
+        if np.isnan(values).all():
+            raise ValueError(f"Column {column!r} has no value in the train split: leave it out of the features.")
+        median = np.float32(np.nanmedian(values.astype(np.float64)))
+        return cls(float(median), Scale.of(np.where(np.isnan(values), median, values)[:, None]))
+
+    def names(self, column: str) -> list[str]:
+        return [column]
+
+    def encode(self, values: np.ndarray, column: str) -> np.ndarray:
+        return self.scale(np.where(np.isnan(values), np.float32(self.median), values)[:, None])  # type: ignore[no-any-return]
+
+    def join(self, raw: Any, column: str) -> Any:
+        return self.scale(ops.expand_dims(ops.where(ops.isnan(raw), self.median, raw), -1))
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Category(Learned):
+    """Categories as columns of 0 and 1, one for each category of the train split, a missing one among them.
+
+    Args:
+        categories: Text, or numbers as text; `""` for a missing one. Of others, all columns are 0.
+        dtype: `"string"`, or `"float32"` for a column of numbers.
+    """
+
+    categories: list[str]
+    dtype: str = "string"
+    kind: ClassVar[str] = "category"
+
+    @classmethod
+    def of(cls, values: np.ndarray, column: str, most: int) -> Category:
+        """Learns from float32 or text `[n]`; a ValueError if there are more categories than `most`."""
+        dtype = "string" if values.dtype == object else "float32"
+        found = sorted(set(_keys(values)), key=category_order)
+        if len(found) > most:
+            raise ValueError(
+                f"Column {column!r} has {len(found):,} categories in the train split, more than "
+                f"max_categories={most:,}. Give a column of texts an encoder, "
+                f"texts={{{column!r}: lk.TextVectorizer(...)}}, leave the column out of the features, or raise "
+                "max_categories."
+            )
+        return cls(found, dtype)
+
+    def names(self, column: str) -> list[str]:
+        return [f"{column}_{category or MISSING}" for category in self.categories]
+
+    def encode(self, values: np.ndarray, column: str) -> np.ndarray:
+        numbers = {category: number for number, category in enumerate(self.categories)}
+        places = np.array([numbers.get(key, -1) for key in _keys(values)], np.int64)
+        return np.equal(places[:, None], np.arange(len(numbers))).astype(np.float32)
+
+    def join(self, raw: Any, column: str) -> Any:
+        if self.dtype == "string":
+            other = "[UNK]"
+            while other in self.categories:
+                other += "_"
+            look_up = keras.layers.StringLookup(
+                vocabulary=self.categories,
+                oov_token=other,
+                output_mode="one_hot",
+                name=_layer_name(column, "categories"),
+            )
+            return ops.cast(look_up(raw)[:, 1:], "float32")  # the first column is that of others
+        known = np.array([float(category) for category in self.categories if category], np.float32)
+        found = ops.equal(ops.expand_dims(raw, -1), known)
+        if "" in self.categories:  # sorts last
+            found = ops.concatenate([found, ops.expand_dims(ops.isnan(raw), -1)], axis=-1)
+        return ops.cast(found, "float32")
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Date(Learned):
+    """Dates as the numbers `DATE_PARTS`, the missing ones filled with the median date, then scaled.
+
+    `days` are those since 1970 with the part of the day, `month` is 1 to 12, `day` 1 to 31, `weekday` 0 (Monday) to 6,
+    and `hour` 0 to 24 with the part of the hour.
+
+    Args:
+        median: The median date, the earlier one of two, such as `"2024-03-01T18:30:00"`.
+        scale: Mean and deviation of the numbers.
+    """
+
+    median: str
+    scale: Scale
+    kind: ClassVar[str] = "date"
+    dtype: ClassVar[str] = "string"  # type: ignore[misc]
+
+    @classmethod
+    def of(cls, values: np.ndarray, column: str) -> Date:
+        """Learns from text `[n]`; a ValueError if one is not a date."""
+        found = sorted(date for date in _dates(values, column) if date)
+        if not found:
+            raise ValueError(f"Column {column!r} has no date in the train split: leave it out of the features.")
+        median = found[(len(found) - 1) // 2]
+        return cls(median, Scale.of(_date_parts([date or median for date in _dates(values, column)])))
+
+    def names(self, column: str) -> list[str]:
+        return [f"{column}_{part}" for part in DATE_PARTS]
+
+    def encode(self, values: np.ndarray, column: str) -> np.ndarray:
+        return self.scale(_date_parts([date or self.median for date in _dates(values, column)]))  # type: ignore[no-any-return]
+
+    def join(self, raw: Any, column: str) -> Any:
+        characters = keras.layers.TextVectorization(
+            standardize=None,
+            split="character",
+            vocabulary=list(_CHARACTERS),
+            output_sequence_length=_LENGTH,
+            name=_layer_name(column, "characters"),
+        )
+        digits = ops.cast(characters(raw), "int32") - 2  # negative for padding and other characters
+        is_digit = ops.logical_and(digits >= 0, digits <= 9)
+
+        def number(first: int, length: int) -> tuple[Any, Any]:
+            """The number at a place of the text, and whether there is one."""
+            value = sum(digits[:, first + place] * 10 ** (length - 1 - place) for place in range(length))
+            return value, ops.all(is_digit[:, first : first + length], axis=-1)
+
+        (year, has_year), (month, has_month), (day, has_day) = number(0, 4), number(5, 2), number(8, 2)
+        hour, minute, second = (
+            ops.where(has, value, 0) for value, has in (number(11, 2), number(14, 2), number(17, 2))
+        )
+        known = ops.logical_and(ops.logical_and(has_year, has_month), has_day)
+        known = ops.logical_and(known, ops.logical_and(month >= 1, month <= 12))
+        # Days of the civil calendar, by years that begin in March, after H. Hinnant, "chrono-compatible low-level date
+        # algorithms", `days_from_civil`.
+        late = ops.cast(month <= 2, "int32")
+        years = year - late
+        of_year = ops.floor_divide(153 * (month - 3 + 12 * late) + 2, 5) + day - 1
+        leaps = ops.floor_divide(years, 4) - ops.floor_divide(years, 100) + ops.floor_divide(years, 400)
+        since = 365 * years + leaps + of_year  # March 1 of the year 0, a Wednesday
+        seconds = 3600 * hour + 60 * minute + second
+        parts = _numbers(ops.cast, since - _EPOCH, month, day, ops.mod(since + 2, 7), seconds)
+        median = np.broadcast_to(_date_parts([self.median])[0], (len(DATE_PARTS),)).copy()
+        return self.scale(ops.where(ops.expand_dims(known, -1), ops.stack(parts, axis=-1), median))
+
+
+KINDS: Mapping[str, type[Number] | type[Category] | type[Date]] = {each.kind: each for each in (Number, Category, Date)}
+
+
+def to_plain(learned: Learned) -> dict[str, Any]:
+    """What was learned, as plain values."""
+    return {"kind": learned.kind, **dataclasses.asdict(learned)}  # type: ignore[call-overload]
+
+
+def from_plain(plain: Mapping[str, Any]) -> Learned:
+    """The opposite of `to_plain`; a ValueError, KeyError or TypeError if these are not its values."""
+    values = {name: value for name, value in plain.items() if name != "kind"}
+    if "scale" in values:
+        scale = Scale(**values["scale"])
+        if not all(math.isfinite(number) for number in (*scale.mean, *scale.deviation)):
+            raise ValueError(f"a mean or a deviation is not finite: {scale}.")
+        values["scale"] = scale
+    return KINDS[plain["kind"]](**values)
+
+
+def _float32(values: np.ndarray) -> list[float]:
+    return [float(value) for value in values.astype(np.float32)]
+
+
+def _keys(values: np.ndarray) -> list[str]:
+    """The categories of values as text; `""` for a missing one. Bytes that are not UTF-8 are replaced."""
+    if values.dtype == object:
+        return [value.decode(errors="replace") if isinstance(value, bytes) else value for value in values]
+    # By way of text, because 1.1 in float32 is 1.10000002384 in Python.
+    return ["" if math.isnan(value) else category_key(float(str(value))) for value in values]
+
+
+def _dates(values: np.ndarray, column: str) -> list[str]:
+    where = f"Column {column!r}"
+    return [as_date(value, f"{where} in example {row}") if value else "" for row, value in enumerate(values)]
+
+
+def _date_parts(dates: Sequence[str]) -> np.ndarray:
+    """float32 `[n, 5]`."""
+    moments = np.array(dates, "datetime64[s]")
+    days, months = moments.astype("datetime64[D]"), moments.astype("datetime64[M]")
+    since = days.astype(np.int64)
+    month, day = months.astype(np.int64) % 12 + 1, (days - months).astype(np.int64) + 1
+    seconds = (moments - days).astype(np.int64)
+    return np.stack(_numbers(lambda x, dtype: x.astype(dtype), since, month, day, (since + 3) % 7, seconds), axis=-1)
+
+
+def _numbers(cast: Any, since: Any, month: Any, day: Any, weekday: Any, seconds: Any) -> list[Any]:
+    """`DATE_PARTS` as float32, computed in the same way of arrays and of tensors."""
+    since, month, day, weekday, seconds = (cast(part, "float32") for part in (since, month, day, weekday, seconds))
+    return [since + seconds / 86400.0, month, day, weekday, seconds / 3600.0]
+
+
+def _layer_name(column: str, what: str) -> str:
+    return f"{column}_{what}".replace("/", "_")
