@@ -49,7 +49,7 @@ TESTS = Path(__file__).parent
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("lightkeras")
     group.addoption("--slice", metavar="K/N", help="of the tests marked `long`, run the K-th of N parts, from 0")
-    group.addoption("--kills", type=int, default=4, help="how often each task of tests/faults/test_kills.py is killed")
+    group.addoption("--kills", type=int, help="how often each task of tests/faults/test_kills.py is killed")
     group.addoption(
         "--search-kills", type=int, default=2, help="how often each search of tests/faults/test_searches.py is killed"
     )

@@ -1,8 +1,9 @@
 """Every kind of task on every backend: the same numbers, with no branch in a task.
 
-For each backend that is installed, a process of its own (this file, run as a script) fits all of `TASKS` and records
-the losses of every step. They are compared here: between the backends, with Keras's `fit`, and between steps that were
-fused into calls in different ways. Then each backend resumes runs of another one; all pairs are a long test.
+For each backend that is installed, a process of its own (this file, run as a script) fits the tasks of `TASKS` and
+records the losses of every step. They are compared here: between the backends, with Keras's `fit`, and between steps
+that were fused into calls in different ways. Then each backend resumes runs of another one; all pairs are a long test,
+and so are the tasks whose steps are made as those of another one (`REPEATED`).
 
 Examples, noise and initial weights come from NumPy, so that all backends begin with the same numbers.
 """
@@ -300,6 +301,7 @@ TASKS = {
         ({"left": X[:240], "right": NOISE[:240]}, {"label": CLASS[:240], "target": TARGET[:240]}),
     ),
 }
+REPEATED = ("Classifier", "WeightedRegression", "Autoencoder", "Distillation")
 CALLBACKS = {"FineTuned": [Stages]}
 BEGUN = ("Gan", "Convolutional", "FineTuned")  # the last one is saved after its first half was unfrozen
 AS_FIT = ("Supervised", "TwoInTwoOut")
@@ -342,9 +344,13 @@ def fitted_by_keras(name):
     return task.model.fit(x, y, batch_size=BATCH, epochs=3, shuffle=False, verbose=0).history
 
 
+def repeated_part(folder):
+    return {"tasks": {name: fit(name, folder / name) for name in REPEATED}}
+
+
 def first_part(folder):
-    """All tasks, the cuts, Keras's `fit`, and runs to resume."""
-    found = {name: fit(name, folder / name) for name in TASKS}
+    """The other tasks, the cuts, Keras's `fit`, and runs to resume."""
+    found = {name: fit(name, folder / name) for name in TASKS if name not in REPEATED}
     cuts = {n: {cut: fit(n, folder / f"{n} {cut}", **CUTS[cut])["step"] for cut in CUTS} for n in FUSED}
     begun = {name: fit(name, folder / f"begun {name}", max_steps=50) for name in BEGUN}
     return {"tasks": found, "cuts": cuts, "fit": {name: fitted_by_keras(name) for name in AS_FIT}, "begun": begun}
@@ -363,24 +369,28 @@ def resumed_part(folder, others):
     return found
 
 
-def main(folder, others):
+PARTS = {"first": first_part, "repeated": repeated_part}
+
+
+def main(folder, parts):
+    """Writes the values of a part, or of the runs of other backends that it resumes."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = resumed_part(folder, others) if others else first_part(folder)
-    (folder / f"{'-'.join(others) or 'first'}.json").write_text(json.dumps(found))
+    found = PARTS[parts[0]](folder) if parts[0] in PARTS else resumed_part(folder, parts)
+    (folder / f"{'-'.join(parts)}.json").write_text(json.dumps(found))
 
 
 # ------------------------------------------------------------------ comparisons
 
 
-def fitted(folder, backend, *others):
-    """The values of all fits on a backend, or of the runs of other backends that it resumed."""
+def fitted(folder, backend, *parts):
+    """The values of a part of the fits on a backend, or of the runs of other backends that it resumed."""
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     environment["XDG_CACHE_HOME"] = str(folder / "cache")
     import forked  # pytest's `pythonpath` has it; this file as a script has no need of it
 
-    done = forked.run([__file__, folder / backend, *others], env=environment, timeout=1800)
+    done = forked.run([__file__, folder / backend, *parts], env=environment, timeout=1800)
     assert done.returncode == 0, f"{backend}: {done.stderr[-3000:]}"
-    return json.loads((folder / backend / f"{'-'.join(others) or 'first'}.json").read_text())
+    return json.loads((folder / backend / f"{'-'.join(parts)}.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -390,7 +400,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def first(folder):
-    return {backend: fitted(folder, backend) for backend in BACKENDS}
+    return {backend: fitted(folder, backend, "first") for backend in BACKENDS}
+
+
+@pytest.fixture(scope="module")
+def repeated(folder):
+    return {backend: fitted(folder, backend, "repeated") for backend in BACKENDS}
 
 
 def next_to(backend):
@@ -413,25 +428,43 @@ others = pytest.mark.parametrize("backend", BACKENDS[1:])
 every = pytest.mark.parametrize("backend", BACKENDS)
 
 
-@others
-@pytest.mark.parametrize("name", [name for name in TASKS if name != "RandomVae"])
-def test_every_step_and_epoch_logs_the_same_on_every_backend(first, name, backend):
+OFTEN = [name for name in TASKS if name not in REPEATED]
+
+
+def assert_logs_the_same(fits, name, backend):
     for kind, count in (("step", STEPS), ("epoch", 6)):
-        expected, found = (first[which]["tasks"][name][kind] for which in (BACKENDS[0], backend))
+        expected, found = (fits[which]["tasks"][name][kind] for which in (BACKENDS[0], backend))
         assert found.keys() == expected.keys()
         for column, values in expected.items():
             of_epochs_alone = name in AS_FIT and column != "train/loss"  # Keras's metrics
             assert len(values) == (0 if of_epochs_alone and kind == "step" else count)
-            np.testing.assert_allclose(found[column], values, rtol=1e-4, atol=1e-6, err_msg=column)
+            np.testing.assert_allclose(found[column], values, rtol=1e-4, atol=1e-6, err_msg=f"{name}: {column}")
 
 
-@every
-@pytest.mark.parametrize("name", TASKS)
-def test_it_learns(first, name, backend):
-    losses = first[backend]["tasks"][name]["step"]["train/loss"]
+def assert_learns(fits, name, backend):
+    losses = fits[backend]["tasks"][name]["step"]["train/loss"]
     assert np.isfinite(losses).all()
     if name != "Gan":  # whose two losses work against each other
         assert np.mean(losses[-16:]) < 0.95 * np.mean(losses[:16])
+
+
+@others
+@pytest.mark.parametrize("name", [name for name in OFTEN if name != "RandomVae"])
+def test_every_step_and_epoch_logs_the_same_on_every_backend(first, name, backend):
+    assert_logs_the_same(first, name, backend)
+
+
+@every
+@pytest.mark.parametrize("name", OFTEN)
+def test_it_learns(first, name, backend):
+    assert_learns(first, name, backend)
+
+
+@pytest.mark.long
+def test_the_tasks_that_repeat_others_log_the_same_and_learn(repeated):
+    for name, backend in itertools.product(REPEATED, BACKENDS):
+        assert_logs_the_same(repeated, name, backend)
+        assert_learns(repeated, name, backend)
 
 
 @every
@@ -466,13 +499,11 @@ def test_a_run_of_another_backend_is_resumed(first, resumed, name, backend):
     assert_continues(first, resumed[backend][f"{name} from {other}"], name, backend, other)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("backend", "other"), [(b, o) for b, o in itertools.product(BACKENDS, BACKENDS) if o != next_to(b)]
-)
-def test_a_run_of_any_backend_is_resumed(first, resumed_by_all, backend, other):
-    for name in BEGUN:
-        assert_continues(first, resumed_by_all[backend][f"{name} from {other}"], name, backend, other)
+@pytest.mark.long  # one test, because all need the fits of all backends
+def test_a_run_of_any_backend_is_resumed(first, resumed_by_all):
+    for backend, other, name in itertools.product(BACKENDS, BACKENDS, BEGUN):
+        if other != next_to(backend):
+            assert_continues(first, resumed_by_all[backend][f"{name} from {other}"], name, backend, other)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from disk import KINDS, Disk
 import lightkeras as lk
 from lightkeras.runs import checkpoint
 
-STRIDE = 15  # of the calls that write, each fifteenth fails in a run of its own; the long tests fail those between
+STRIDE = 30  # of the calls that write, each thirtieth fails in a run of its own; the long tests fail those between
 RARE: dict[str, Any] = {"checkpoints": lk.Checkpoints(every_epochs=1), "max_epochs": 2}
 
 

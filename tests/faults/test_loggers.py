@@ -15,7 +15,7 @@ pytest.importorskip("wandb", reason="the extra wandb is not installed")
 
 WORKER = Path(__file__).with_name("logging_worker.py")
 # Calls of a point in one attempt, each after the one before has resumed from its checkpoint.
-KILLS = ["row:2", "saving:2", "saved:1", "mlflow:1", "wandb:1", "end:1"]
+KILLS = {"between": ["saving:2", "saved:1", "end:1"], "while they log": ["row:2", "mlflow:1", "wandb:1"]}
 
 
 def attempt(run_dir: Path, uri: str, kill: str = "") -> int:
@@ -25,9 +25,10 @@ def attempt(run_dir: Path, uri: str, kill: str = "") -> int:
 
 
 @pytest.mark.any_backend
-def test_a_killed_and_resumed_run_has_each_value_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["between", pytest.param("while they log", marks=pytest.mark.long)])
+def test_a_killed_and_resumed_run_has_each_value_once(tmp_path: Path, when: str) -> None:
     run_dir, uri = tmp_path / "run", logged.new_store(tmp_path)
-    for kill in KILLS:
+    for kill in KILLS[when]:
         assert attempt(run_dir, uri, kill) == -signal.SIGKILL, kill
     assert attempt(run_dir, uri) == 0
 

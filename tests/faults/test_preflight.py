@@ -609,7 +609,14 @@ def test_a_preflight_that_finds_nothing_leaves_every_bit_and_no_file(
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("kind", ["noise, moving means and a metric", "two models and optimizers", "a generator"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "noise, moving means and a metric",
+        pytest.param("two models and optimizers", marks=pytest.mark.long),
+        "a generator",
+    ],
+)
 def test_a_run_is_the_same_to_the_bit_with_and_without_preflight(kind: str, tmp_path: Path) -> None:
     make, data = SOUND[kind]
     found = []

@@ -284,13 +284,15 @@ CASES = {
 }
 # An engine runs the steps of these as those of another case; only where the batches come from, or when the run
 # validates and saves, is different.
-SAME_STEPS = ("generator of an epoch", "PyDataset", "saved by steps")
-# What is saved and restored of these is what it is for another case: a stream or its end, variables of an optimizer.
+SAME_STEPS = ("PyDataset",)
+# What is saved and restored of these is what it is for another case, or in another test: a stream or its end, variables
+# of an optimizer.
 REPEATED = (
     *("tf.data of unknown length", "endless PyDataset, limited", "generator that ends inside an epoch, limited"),
     *("accumulated", "scaled by the task", "bfloat16", "an optimizer for each part"),
     *("limited", "without validation", "every batch watched"),
-    *("endless generator, limited", "tf.data that ends inside an epoch, limited"),
+    *("endless generator, limited", "endless tf.data, limited", "tf.data that ends inside an epoch, limited"),
+    *("generator of an epoch", "saved by steps"),
 )
 if hasattr(keras.optimizers, "MultiOptimizer"):  # newer than the oldest Keras that is allowed
     CASES["an optimizer for each part"] = Case(one_for_each_part)
@@ -644,6 +646,7 @@ FLIPPED = (VALIDATION[0], 1 - VALIDATION[1])
 HALVED = tuple(part[:25] for part in VALIDATION)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     "source",
     ["tf.data", *(pytest.param(name, marks=pytest.mark.long) for name in ("arrays", "generator", "PyDataset"))],
@@ -664,6 +667,7 @@ def test_a_changed_split_is_refused_by_its_name(tmp_path, source):
     assert fit().epochs == 2
 
 
+@pytest.mark.any_backend
 def test_validation_data_that_are_fewer_new_or_gone_are_refused(tmp_path):
     def fit(name, validation, **settings):
         made = runner(tmp_path / name, export=False, pictures=False, monitor="train/loss", **settings)
@@ -681,6 +685,7 @@ def test_validation_data_that_are_fewer_new_or_gone_are_refused(tmp_path):
         fit("without", VALIDATION)
 
 
+@pytest.mark.any_backend
 def test_a_stream_that_is_shuffled_anew_in_each_process_resumes_with_a_warning(tmp_path):
     def batches():
         order = np.random.default_rng().permutation(150)
@@ -692,6 +697,7 @@ def test_a_stream_that_is_shuffled_anew_in_each_process_resumes_with_a_warning(t
         assert runner(tmp_path / "run", **made).fit(classifier(), batches, VALIDATION, resume=True).epochs == 2
 
 
+@pytest.mark.any_backend
 def test_a_run_without_the_record_of_a_split_resumes(tmp_path):
     runner(tmp_path / "run", max_epochs=1).fit(classifier(), TRAIN, VALIDATION)
     path = tmp_path / "run" / "config.json"

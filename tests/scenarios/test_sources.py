@@ -208,7 +208,8 @@ def test_an_endless_source_continues_where_the_epoch_ended(name, tmp_path):
     assert result.history["val/mean"] == (0.5,) * 3  # each validation starts anew, as in Keras
 
 
-@pytest.mark.parametrize("cut", [2, 4, 6, 8, 11])
+# Inside the first epoch, at its end, and after the source has begun again; between them, the same again.
+@pytest.mark.parametrize("cut", [2, 4, *(pytest.param(cut, marks=pytest.mark.long) for cut in (6, 8)), 11])
 @pytest.mark.parametrize("name", ENDLESS)
 def test_a_run_on_an_endless_source_resumes_where_it_was(name, cut, tmp_path):
     limits = lk.LimitBatches(train=4)

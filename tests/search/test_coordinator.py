@@ -117,6 +117,8 @@ def found(coordinator: Coordinator) -> list[Any]:
 
 
 KINDS = ["random", "bayesian", "hyperband", "grid"]
+# A Gaussian process is fitted again for each trial: what the others show takes it half a minute.
+SLOW_LONG = [pytest.param(kind, marks=pytest.mark.long) if kind == "bayesian" else kind for kind in KINDS]
 SETTINGS: dict[str, dict[str, Any]] = {
     "random": {"pruning": Pruning("median"), "seeds": 2, "top": 2, "refit": True},
     "bayesian": {"chance": Chance(0.05, 2)},
@@ -125,7 +127,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOW_LONG)
 def test_killed_twenty_times_at_any_line_a_search_ends_as_one_that_was_never_killed(kind, tmp_path):
     trials = 12 if kind != "hyperband" else None
     whole = search(tmp_path / "whole.jsonl", kind, trials=trials, **SETTINGS[kind])
@@ -246,7 +248,7 @@ def test_a_journal_of_another_oracle_is_refused(tmp_path):
         search(tmp_path / "journal.jsonl", "random", trials=2)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOW_LONG)
 def test_an_extended_search_ends_as_one_that_had_all_trials_from_the_start(kind, tmp_path):
     settings = {name: value for name, value in SETTINGS[kind].items() if name not in ("seeds", "top", "refit")}
     whole = search(tmp_path / "whole.jsonl", kind, trials=12, **settings)

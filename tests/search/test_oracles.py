@@ -291,7 +291,7 @@ def test_a_logarithmic_range_of_whole_numbers_is_never_left():
     assert len(set(depths)) == len(depths)
 
 
-@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("fails", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_the_bayesian_oracle_does_not_repeat_a_value(fails):
     """The best value, or one that fails, is in the corner: keras-tuner proposes it again and again."""
     oracle = make("bayesian", {"rate": FloatRange(0.0, 1.0, None, log=False), "cell": SPACE["cell"]}, trials=14)

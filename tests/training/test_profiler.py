@@ -30,17 +30,26 @@ def test_the_parts_are_the_wall_time(tmp_path) -> None:
     assert profile["steps"] == fitted.steps
     for name in ("start", "compute", "validation", "logging", "checkpoint", "watch"):
         assert parts[name] > 0, name
-    assert parts["data"] < 0.2  # they lie in memory
+    assert parts["data"] < parts["start"]  # they lie in memory
 
 
 class Slow(keras.callbacks.Callback):
+    """Counts the seconds that it takes: on a busy machine a sleep lasts longer."""
+
+    seconds = 0.0
+
     def on_epoch_end(self, epoch, logs=None):
+        began = time.perf_counter()
         time.sleep(0.2)
+        self.seconds += time.perf_counter() - began
 
 
 def test_a_slow_callback_is_distinguished_from_the_rest(tmp_path) -> None:
-    _, profile = profiled(tmp_path / "run", callbacks=[Slow()])
-    assert 0.4 <= profile["parts"]["callbacks"]["seconds"] < 1.5
+    slow = Slow()
+    _, profile = profiled(tmp_path / "run", callbacks=[slow])
+    parts = {name: part["seconds"] for name, part in profile["parts"].items()}
+    assert slow.seconds >= 0.4
+    assert slow.seconds <= parts["callbacks"] < slow.seconds + parts["start"]
 
 
 class SlowMoons(lk.testing.TwoMoons):
@@ -55,10 +64,11 @@ class SlowMoons(lk.testing.TwoMoons):
 
 def test_waiting_for_a_stream_is_distinguished_from_computing(tmp_path) -> None:
     task = SlowMoons()
-    settings = {"max_epochs": 2, "patience": None, "progress": False, "profile": True, "preflight": False}
+    settings = {"max_epochs": 3, "patience": None, "progress": False, "profile": True, "preflight": False}
     lk.Runner(run_dir=tmp_path / "run", **settings).fit(task, task.batches)
     parts = json.loads((tmp_path / "run" / "profile.json").read_text())["parts"]
-    assert parts["data"]["seconds"] > 0.6  # of 1.2: reading during the first call is not waiting
+    # Of 1.8: what is read during the first call, which may be all of an epoch, is not waited for.
+    assert parts["data"]["seconds"] > 0.6
     assert parts["compute"]["seconds"] < parts["data"]["seconds"]
 
 
