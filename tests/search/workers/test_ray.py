@@ -46,7 +46,8 @@ def pause() -> None:
 def cluster() -> Iterator[Any]:
     """Two nodes with a processor each, one also with what it takes for a GPU; the head has none, and gets no worker.
 
-    A node that is lost is noticed after one second, and not after half a minute.
+    A node that is lost is noticed after one second, and not after half a minute. Workers get as much of a busy machine
+    as other processes: Ray gives them a niceness of 15, with which they took minutes beside other tests.
     """
     from ray.cluster_utils import Cluster as RayCluster
 
@@ -54,6 +55,7 @@ def cluster() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(FAULTS), *filter(None, sys.path)]))
         patch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        patch.setenv("RAY_worker_niceness", "0")
         head = {"num_cpus": 0, "include_dashboard": False, "_system_config": noticed}
         made = RayCluster(initialize_head=True, head_node_args=head)
         made.both = [made.add_node(num_cpus=1, num_gpus=count) for count in (1, 0)]
