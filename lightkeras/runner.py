@@ -32,6 +32,7 @@ from typing import Any, Never, final
 
 import keras
 
+from lightkeras.data.batch_workers import processes_kept
 from lightkeras.data.first_batches import first_batches
 from lightkeras.runs.checkpoint import Checkpoint
 from lightkeras.runs.results import BatchSizes, EvalResult, FitResult, LearningRates
@@ -122,7 +123,7 @@ class Finders(Settings):
             ValueError: Settings, data or task are invalid, or the optimizer follows a schedule.
             OSError: The figure cannot be written.
         """
-        with FoldedTraceback(), display.showing(self.progress):
+        with FoldedTraceback(), processes_kept(), display.showing(self.progress):
             test = finders.RangeTest(low, high, steps, optimizer, loss)
             return finders.find_learning_rate(self, task, train, batch_size, test)
 
@@ -157,7 +158,7 @@ class Finders(Settings):
             ValueError: Settings, data or task are invalid, or the batch size of a stream cannot be varied.
             OSError: The system is not Linux, so the memory of a process is unknown.
         """
-        with FoldedTraceback(), display.showing(self.progress):
+        with FoldedTraceback(), processes_kept(), display.showing(self.progress):
             return finders.find_batch_size(self, task, train, finders.SizeSearch(low, high, steps, memory_bytes))
 
 
@@ -264,7 +265,7 @@ class Runner(Finders):
             OSError: The run directory cannot be written to.
             Interrupted: SIGTERM or SIGINT (Ctrl-C) was received; the state was saved.
         """
-        with FoldedTraceback(), display.showing(self.progress):
+        with FoldedTraceback(), processes_kept(), display.showing(self.progress):
             if unknown:
                 explain_unknown_keywords("Runner.fit", unknown, FIT_ARGUMENTS, keywords.FIT)
             if self.smoke:
@@ -315,7 +316,7 @@ class Runner(Finders):
         Returns:
             Names of the values that each epoch will log.
         """
-        with FoldedTraceback(), display.showing(self.progress):
+        with FoldedTraceback(), processes_kept(), display.showing(self.progress):
             ready = setup.get_ready(
                 self, task, train, validation, batch_size, class_weight, init_from, resume, accept_changes
             )
@@ -352,7 +353,7 @@ class Runner(Finders):
             ValueError: The split is unknown or does not exist, or `weights` needs a run directory.
             CheckpointError: The checkpoint is damaged or does not fit the task.
         """
-        with FoldedTraceback(), display.showing(self.progress):
+        with FoldedTraceback(), processes_kept(), display.showing(self.progress):
             return evaluation.evaluate(self, task, data, split, weights, batch_size, callbacks)
 
     def predict(
@@ -387,7 +388,7 @@ class Runner(Finders):
             OSError: A part cannot be written; those before it remain, and `resume=True` continues after them.
             CheckpointError: The checkpoint is damaged or does not fit the task.
         """
-        with FoldedTraceback(), display.showing(self.progress):
+        with FoldedTraceback(), processes_kept(), display.showing(self.progress):
             return prediction.predict(self, task, data, weights, batch_size, writer, callbacks)
 
 

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any, final
 
+from lightkeras.data import batch_workers
 from lightkeras.data.feed import StreamFeed, raw_feed
 from lightkeras.data.structure import Structure, digest_of, owned
 from lightkeras.system import random_states
@@ -85,10 +86,10 @@ class StreamReader:
     def batches(self, limit: int | None = None) -> Iterator[Structure]:
         """The next batches: `limit` of them, and no more are read; `None` for all that remain."""
         while limit is None or limit > 0:
-            batch = self._next()
+            limit = None if limit is None else limit - 1
+            batch = self._next(limit)
             if batch is None:
                 return
-            limit = None if limit is None else limit - 1
             yield batch
 
     def state(self) -> bytes | None:
@@ -123,6 +124,7 @@ class StreamReader:
                 other.close(patience=-1)
             elif other._hold(-1 if _same_source(other._feed.origin, self._feed.origin) else PATIENCE):
                 self._held.append(other)
+        batch_workers.settle()  # their threads may still make batches
         _open.add(self)
 
     def _hold(self, patience: float) -> bool:
@@ -141,14 +143,16 @@ class StreamReader:
             if not self._holds:
                 self._reading.release()
 
-    def _next(self) -> Structure | None:
+    def _next(self, left: int | None) -> Structure | None:
+        """The next batch; `None` at the end. At most `left` more will be asked for."""
         with self._reading:
             if self._closed:
                 return None
             try:
                 if self._source is None:
                     self._source = iter(self._feed.open_epoch(self._epoch))
-                batch = next(self._source, None)
+                with batch_workers.reading_ahead(left):
+                    batch = next(self._source, None)
                 if batch is None or self._closed:
                     self._closed = True
                     self._end()
@@ -172,7 +176,7 @@ class StreamReader:
     def _skip(self, count: int, expected: str | None) -> None:
         """Reads and discards batches up to the first `count`."""
         while self._count < count:
-            if self._next() is None:
+            if self._next(count - self._count - 1) is None:
                 raise ValueError(
                     f"Epoch {self._epoch + 1} of the stream has {self._count} batches, but the run was saved after "
                     f"{count} of them: expected the same stream. Give the data the run was started with."

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from typing import Any
 
 import numpy as np
 
+from lightkeras.data.batch_workers import Workers
 from lightkeras.data.feed import StreamFeed
 from lightkeras.data.structure import ArraySpec, Structure, as_arrays, flatten, map_structure, owned, spec_of
+from lightkeras.system import random_states
 
 
 def is_tf_dataset(data: Any) -> bool:
@@ -69,7 +72,7 @@ def from_tf_dataset(dataset: Any) -> StreamFeed:
 
 
 def from_py_dataset(dataset: Any) -> StreamFeed:
-    """Converts a `keras.utils.PyDataset` to a feed. Batches are made one after the other, without workers.
+    """Converts a `keras.utils.PyDataset` to a feed, whose batches its workers make, see `batch_workers`.
 
     Its `on_epoch_begin` and `on_epoch_end` are called around each pass (see `Feed.begin_pass`), by a resumed run also
     for the epochs before: a dataset that shuffles there with its own seed then has the same order.
@@ -78,7 +81,7 @@ def from_py_dataset(dataset: Any) -> StreamFeed:
         dataset: Returns whole batches by index. A `num_batches` of `None` means that it is endless.
 
     Raises:
-        ValueError: The dataset has no length, or is empty.
+        ValueError: The dataset has no length, or is empty, or its number of workers is out of range.
     """
     try:
         steps = dataset.num_batches
@@ -89,10 +92,13 @@ def from_py_dataset(dataset: Any) -> StreamFeed:
         ) from None
     if steps is not None and steps < 1:
         raise ValueError(f"{type(dataset).__name__} is empty: its length is {steps}; expected at least 1 batch.")
+    before = random_states.read()
     first = as_batch(dataset[0])
+    workers = Workers(dataset, as_batch, draws=random_states.read() != before)
 
     def open_epoch(epoch: int) -> Iterator[Structure]:
-        return (dataset[index] for index in (itertools.count() if steps is None else range(steps)))
+        # The epochs of an endless dataset continue one another, so the epoch of its opening means nothing.
+        return workers.open(itertools.count(), 0) if steps is None else workers.open(iter(range(steps)), epoch)
 
     checked = _alike(open_epoch, first, type(dataset).__name__)
     spec = map_structure(spec_of, first)
@@ -212,20 +218,25 @@ def _alike(
     expected = map_structure(spec_of, first)
 
     def checked(epoch: int) -> Iterator[Structure]:
-        number = -1
-        for number, raw in enumerate(open_epoch(epoch)):
-            batch = as_batch(raw)
-            found = map_structure(spec_of, batch)
-            if found != expected:
-                raise ValueError(
-                    f"Batch {number} of {name} is {_described(found)}, and the first one was "
-                    f"{_described(expected)}: expected the same, except for the length. Pad to one shape, or "
-                    "give a tf.data.Dataset whose element_spec leaves a size open."
-                )
-            lengths = {len(array) for _, array in flatten(batch)}
-            if len(lengths) != 1:
-                raise ValueError(f"Batch {number} of {name} has arrays of {sorted(lengths)} rows: axis 0 must agree.")
-            yield batch
+        number, source = -1, open_epoch(epoch)
+        with contextlib.ExitStack() as stack:
+            if isinstance(source, Generator):
+                stack.callback(source.close)  # now, and not when the traceback of an error is dropped
+            for number, raw in enumerate(source):
+                batch = as_batch(raw)
+                found = map_structure(spec_of, batch)
+                if found != expected:
+                    raise ValueError(
+                        f"Batch {number} of {name} is {_described(found)}, and the first one was "
+                        f"{_described(expected)}: expected the same, except for the length. Pad to one shape, or "
+                        "give a tf.data.Dataset whose element_spec leaves a size open."
+                    )
+                lengths = {len(array) for _, array in flatten(batch)}
+                if len(lengths) != 1:
+                    raise ValueError(
+                        f"Batch {number} of {name} has arrays of {sorted(lengths)} rows: axis 0 must agree."
+                    )
+                yield batch
         if number < 0:
             raise ValueError(
                 f"{name} returned no batches in epoch {epoch}: expected it to start again each epoch. If it is a "

@@ -57,3 +57,11 @@ class StopSignals:
 def exit_status(name: str) -> int:
     """Exit status of a program that a signal ended, as shells define it: 130 for `"SIGINT"`, 143 for `"SIGTERM"`."""
     return 128 + signal.Signals[name].value
+
+
+def how_it_ended(code: int | None) -> str:
+    """Describes an exit code of `multiprocessing`."""
+    if code is None or code >= 0:
+        return f"ended with status {code}"
+    name = signal.Signals(-code).name
+    return f"was killed by {name}" + (", perhaps because memory ran out" if name == "SIGKILL" else "")

@@ -75,8 +75,8 @@ class Unseeded(TwoMoons):
 class Shuffled(keras.utils.PyDataset):
     """Batches in an order that is drawn at the end of each epoch."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, **settings):
+        super().__init__(**settings)
         self.rng = np.random.default_rng(3)
         self.order = np.arange(150)
 
@@ -247,6 +247,9 @@ CASES = {
     "generator of an epoch": Case(data=given(lambda: by_epoch), settings={"validate_every": 2}),
     "generator with global state": Case(data=given(lambda: with_global_state), callbacks=lambda: [Epochs()]),
     "PyDataset": Case(data=given(Shuffled), settings={"validate_every": "10 steps"}),
+    "PyDataset of several threads": Case(
+        data=given(lambda: Shuffled(workers=3, max_queue_size=4)), settings={"validate_every": "7 steps"}
+    ),
     "every batch watched": Case(callbacks=lambda: [Batches(), keras.callbacks.LearningRateScheduler(schedule)]),
     "accumulated": Case(lambda: classifier(keras.optimizers.SGD(0.1, 0.9, gradient_accumulation_steps=3))),
     "averaged and clipped": Case(many_at_once),
@@ -284,7 +287,7 @@ CASES = {
 }
 # An engine runs the steps of these as those of another case; only where the batches come from, or when the run
 # validates and saves, is different.
-SAME_STEPS = ("PyDataset",)
+SAME_STEPS = ("PyDataset", "PyDataset of several threads")
 # What is saved and restored of these is what it is for another case, or in another test: a stream or its end, variables
 # of an optimizer.
 REPEATED = (

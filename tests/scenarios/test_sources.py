@@ -295,3 +295,20 @@ def test_a_source_that_was_left_is_closed_before_it_is_opened_again(tmp_path):
     assert open_now == []
     runner(limit_batches=limits).evaluate(task, batches)
     assert (open_now, max(most)) == ([], 1)
+
+
+def test_a_run_with_several_workers_is_the_run_with_one(tmp_path):
+    """Its weights, its log, and what the dataset was asked for; it shuffles itself, and validates inside an epoch."""
+
+    class Parallel(Data):
+        def __getitem__(self, index):
+            return self.x[4 * index : 4 * index + 4], self.x[4 * index : 4 * index + 4, 0]
+
+    def run(name, workers):
+        data, validation, task = Parallel(), Parallel(3), Recorded()
+        data.workers = validation.workers = workers
+        result = runner(tmp_path / name, validate_every="4 steps").fit(task, data, validation)
+        asked = [call for call in data.calls[-24:] if isinstance(call, str)]
+        return result.history, [weight.numpy().tolist() for weight in task.model.weights], asked
+
+    assert run("several", 3) == run("one", 1)

@@ -10,13 +10,13 @@ import threading
 
 import pytest
 
-from lightkeras.system.signals import StopSignals, exit_status
+from lightkeras.system.signals import StopSignals, exit_status, how_it_ended
 
 # A shell lets its background jobs ignore SIGINT, which a test may run in.
 BEGIN = """
 import os, signal, sys, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from lightkeras.system.signals import StopSignals, exit_status
+from lightkeras.system.signals import how_it_ended, StopSignals, exit_status
 """
 # The second signal may come at once, before the line after the answer: all of it is inside the try.
 TWICE = """
@@ -177,3 +177,17 @@ def test_outside_the_main_thread_nothing_is_changed():
 
 def test_the_exit_status_is_that_of_a_shell():
     assert (exit_status("SIGINT"), exit_status("SIGTERM")) == (130, 143)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (0, "ended with status 0"),
+        (3, "ended with status 3"),
+        (None, "ended with status None"),
+        (-15, "was killed by SIGTERM"),
+        (-9, "was killed by SIGKILL, perhaps because memory ran out"),
+    ],
+)
+def test_the_end_of_a_process_is_described(code, expected):
+    assert how_it_ended(code) == expected

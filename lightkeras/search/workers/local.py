@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
-import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
@@ -20,6 +19,7 @@ from typing import Any, final
 from lightkeras.search.workers.process import Setup, main
 from lightkeras.search.workers.protocol import Channel, Message, environment_of_threads, last_lines
 from lightkeras.system import memory
+from lightkeras.system.signals import how_it_ended
 
 
 def start_worker(setup: Setup, name: str) -> tuple[Any, Connection]:
@@ -114,14 +114,6 @@ class LocalLauncher:
 
     def close(self) -> None:
         self._folder.cleanup()
-
-
-def how_it_ended(code: int | None) -> str:
-    """Describes an exit code of `multiprocessing`."""
-    if code is None or code >= 0:
-        return f"ended with status {code}"
-    name = signal.Signals(-code).name
-    return f"was killed by {name}" + (", perhaps because memory ran out" if name == "SIGKILL" else "")
 
 
 def _share(workers: int) -> float | None:

@@ -22,11 +22,12 @@ from multiprocessing.spawn import get_preparation_data
 from pathlib import Path
 from typing import final
 
-from lightkeras.search.workers.local import how_it_ended, start_worker
+from lightkeras.search.workers.local import start_worker
 from lightkeras.search.workers.process import SHARE_IT, Setup, output_to
 from lightkeras.search.workers.protocol import last_lines
 from lightkeras.system import memory
 from lightkeras.system.environment import versions
+from lightkeras.system.signals import how_it_ended
 
 
 @dataclasses.dataclass(frozen=True)

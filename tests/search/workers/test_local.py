@@ -21,20 +21,6 @@ def test_workers_divide_the_cores():
         assert pool.idle() == [0, 1]
 
 
-@pytest.mark.parametrize(
-    ("code", "expected"),
-    [
-        (0, "ended with status 0"),
-        (3, "ended with status 3"),
-        (None, "ended with status None"),
-        (-15, "was killed by SIGTERM"),
-        (-9, "was killed by SIGKILL, perhaps because memory ran out"),
-    ],
-)
-def test_the_end_of_a_process_is_described(code, expected):
-    assert local.how_it_ended(code) == expected
-
-
 def test_variables_are_set_while_a_process_is_started_and_then_restored(monkeypatch):
     monkeypatch.setenv("LIGHTKERAS_ONE", "1")
     monkeypatch.delenv("LIGHTKERAS_TWO", raising=False)
