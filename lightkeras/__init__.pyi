@@ -41,6 +41,7 @@ from .system.locks import RunLockedError as RunLockedError
 from .system.variables import CheckpointError as CheckpointError
 from .task import SupervisedTask as SupervisedTask
 from .task import Task as Task
+from .training import callbacks as callbacks
 from .training.divergence.broken_step import replay as replay
 from .training.prediction_writer import PredictionWriter as PredictionWriter
 from .training.saver import Checkpoints as Checkpoints

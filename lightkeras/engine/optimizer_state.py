@@ -7,11 +7,13 @@ same order, as one that Keras builds for the new list: a file with a compiled mo
 
     make_slots(optimizer, variables)      # builds or rebuilds it
     trained_variables(optimizer)          # the variables that it has slots for, in order
+    apply(optimizer, gradients, variables)    # one update, with the rates of `set_rate`
 """
 
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -93,6 +95,38 @@ def rebuild(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Var
     for before in snapshots:
         _carry_over(before)
     return True
+
+
+_rates: dict[int, float] = {}  # of variables by their identity; a variable that is not listed has 1
+
+
+def rate_of(variable: keras.Variable) -> float:
+    """The factor of a variable's learning rate, see `set_rate`."""
+    return _rates.get(id(variable), 1.0)
+
+
+def set_rate(variable: keras.Variable, rate: float) -> None:
+    """Sets the factor by which `apply` multiplies the learning rate of a variable, in steps that are traced later."""
+    if rate == 1.0:
+        _rates.pop(id(variable), None)
+        return
+    if id(variable) not in _rates:
+        weakref.finalize(variable, _rates.pop, id(variable), None)
+    _rates[id(variable)] = rate
+
+
+def apply(optimizer: keras.optimizers.Optimizer, gradients: Sequence[Any], variables: Sequence[keras.Variable]) -> None:
+    """Updates variables once.
+
+    The change of a variable is multiplied by its rate. With the exception of Ftrl, Keras's optimizers and their decay
+    of weights are linear in the learning rate, so this is a learning rate of its own.
+    """
+    before = [(variable, keras.ops.copy(variable)) for variable in variables if id(variable) in _rates]
+    optimizer.apply(gradients, variables)
+    for variable, value in before:
+        variable.assign(value + keras.ops.cast(rate_of(variable), variable.dtype) * (variable - value))
+        if variable.constraint is not None:
+            variable.assign(variable.constraint(variable))
 
 
 def finalize(optimizer: keras.optimizers.Optimizer, learned: Sequence[keras.Variable]) -> None:

@@ -446,10 +446,11 @@ class Kept:
 
 @dataclasses.dataclass
 class FlagState:
-    """The `trainable` flags of layers and variables."""
+    """The `trainable` flags of layers and variables, and the factors of their learning rates; none in old files."""
 
     layers: list[bool]
     variables: list[bool]
+    rates: list[float] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass

@@ -14,7 +14,7 @@ from lightkeras.runs.checkpoint import Checkpoint
 from lightkeras.system import random_states
 from lightkeras.system.variables import check_values, read_variables, write_variables
 from lightkeras.training import freezing
-from lightkeras.training.callbacks import CallbackBridge
+from lightkeras.training.callbacks.bridge import CallbackBridge
 from lightkeras.training.freezing import TracedSteps
 from lightkeras.training.recorder import Recorder
 from lightkeras.training.saver import Job, Saver
@@ -89,7 +89,8 @@ class Checkpointer:
         with checkpoint.naming(resumed.path):
             self._bridge.begin_train((saved["callbacks"], arrays), state.epochs if state.batches_done else None)
         frozen = saved.get("frozen")
-        if freezing.restore(self._task, frozen):
+        # The hooks may have set flags that the steps were not traced with, and that the checkpoint sets too.
+        if freezing.restore(self._task, frozen) or self._traced.change() is not None:
             with self.ledger.part("compilation"):
                 self._traced.trace_anew("the layers that were frozen when the run was saved")
         write_variables(self._task.variables(), resumed.arrays)

@@ -18,7 +18,7 @@ from typing import Any, final
 import keras
 
 from lightkeras.engine.base import Trace
-from lightkeras.engine.optimizer_state import rebuild, trained_variables
+from lightkeras.engine.optimizer_state import rate_of, rebuild, set_rate, trained_variables
 from lightkeras.system.value_names import within
 from lightkeras.system.variables import CheckpointError
 from lightkeras.task import Task
@@ -33,10 +33,17 @@ NAMED = 3
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """The `trainable` flags of all layers of a task, nested ones too, and of their variables, in a fixed order."""
+    """The `trainable` flags of all layers of a task, nested ones too, and of their variables, in a fixed order.
+
+    Args:
+        layers: Flags of the layers.
+        variables: Flags of the variables.
+        rates: Factors of the learning rate of the variables, see `optimizer_state.set_rate`.
+    """
 
     layers: tuple[bool, ...]
     variables: tuple[bool, ...]
+    rates: tuple[float, ...]
 
 
 def flags_of(task: Task) -> Flags:
@@ -44,11 +51,12 @@ def flags_of(task: Task) -> Flags:
     return Flags(
         tuple(bool(layer.trainable) for _, layer in _layers_of(task)),
         tuple(bool(variable.trainable) for variable in task.model_variables().values()),
+        tuple(rate_of(variable) for variable in task.model_variables().values()),
     )
 
 
 def set_flags(task: Task, flags: Flags) -> None:
-    """Sets the flags.
+    """Sets the flags and the rates.
 
     Raises:
         CheckpointError: The flags belong to other layers.
@@ -63,8 +71,15 @@ def set_flags(task: Task, flags: Flags) -> None:
     # Outer layers first and variables last: setting the flag of a layer sets those of everything in it.
     for (_, layer), flag in zip(layers, flags.layers, strict=True):
         layer.trainable = flag
-    for variable, flag in zip(variables, flags.variables, strict=True):
+    for variable, flag, rate in zip(variables, flags.variables, flags.rates, strict=True):
         variable.trainable = flag
+        set_rate(variable, rate)
+
+
+def forget_rates(task: Task) -> None:
+    """Gives all variables of a task the learning rate of their optimizer."""
+    for variable in task.model_variables().values():
+        set_rate(variable, 1.0)
 
 
 def describe_change(task: Task, before: Flags, now: Flags) -> str:
@@ -78,9 +93,8 @@ def describe_change(task: Task, before: Flags, now: Flags) -> str:
     frozen = _outermost([name for name, old, new in pairs if old and not new])
     learning = _outermost([name for name, old, new in pairs if new and not old])
     parts = [(frozen, "frozen"), (learning, "unfrozen")]
-    return " and ".join(
-        f"{_listed(found)} {'was' if len(found) == 1 else 'were'} {what}" for found, what in parts if found
-    )
+    changes = [f"{_listed(found)} {'was' if len(found) == 1 else 'were'} {what}" for found, what in parts if found]
+    return " and ".join(changes) or "the learning rates of parts were set"
 
 
 def record(task: Task, flags: Flags) -> dict[str, Any]:
@@ -89,7 +103,7 @@ def record(task: Task, flags: Flags) -> dict[str, Any]:
     optimizers = {
         path: [keys[id(v)] for v in trained_variables(found) if id(v) in keys] for path, found in _optimizers(task)
     }
-    return {"layers": list(flags.layers), "variables": list(flags.variables), "optimizers": optimizers}
+    return {**dataclasses.asdict(flags), "optimizers": optimizers}
 
 
 def restore(task: Task, found: Mapping[str, Any] | None) -> bool:
@@ -119,7 +133,8 @@ def restore(task: Task, found: Mapping[str, Any] | None) -> bool:
 
 def flags_from(found: Mapping[str, Any]) -> Flags:
     """The flags in a record."""
-    return Flags(tuple(found["layers"]), tuple(found["variables"]))
+    rates = found.get("rates") or [1.0] * len(found["variables"])  # runs of earlier versions have none
+    return Flags(tuple(found["layers"]), tuple(found["variables"]), tuple(rates))
 
 
 @final
@@ -188,6 +203,11 @@ class TracedSteps:
 
 def _layers_of(task: Task) -> Iterator[tuple[str, keras.Layer]]:
     """Every layer once, with its path from the task; outer layers before nested ones."""
+    return layers_within({path: found for path, found in task.tracked().items() if isinstance(found, keras.Layer)})
+
+
+def layers_within(outer: Mapping[str, keras.Layer]) -> Iterator[tuple[str, keras.Layer]]:
+    """Every layer of layers once, these included, with its path such as `"model/base"`; outer ones come first."""
     seen: set[int] = set()
 
     def visit(name: str, layer: keras.Layer) -> Iterator[tuple[str, keras.Layer]]:
@@ -197,9 +217,8 @@ def _layers_of(task: Task) -> Iterator[tuple[str, keras.Layer]]:
             for inner in layer._flatten_layers(include_self=False, recursive=False):
                 yield from visit(f"{name}/{inner.name}", inner)
 
-    for path, found in task.tracked().items():
-        if isinstance(found, keras.Layer):
-            yield from visit(path, found)
+    for path, found in outer.items():
+        yield from visit(path, found)
 
 
 def _optimizers(task: Task) -> Iterator[tuple[str, keras.optimizers.Optimizer]]:

@@ -21,7 +21,7 @@ from lightkeras.engine.stream import Stream
 from lightkeras.system import heartbeat, random_states
 from lightkeras.task import Task
 from lightkeras.training import decisions
-from lightkeras.training.callbacks import CallbackBridge
+from lightkeras.training.callbacks.bridge import CallbackBridge
 from lightkeras.training.metric_values import values_of
 from lightkeras.training.restoring import variables_restored
 

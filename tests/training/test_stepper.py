@@ -9,7 +9,7 @@ from lightkeras.data.arrays import as_feed
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.engine.base import StepLogs
 from lightkeras.task import Task
-from lightkeras.training.callbacks import CallbackBridge
+from lightkeras.training.callbacks.bridge import CallbackBridge
 from lightkeras.training.stepper import Compilation, Stepper, bound_engine
 
 

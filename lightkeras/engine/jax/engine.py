@@ -23,6 +23,7 @@ from lightkeras.engine.jax.programs import JaxPredictor, JaxProgram, TracingEngi
 from lightkeras.engine.jax.scope import Values, is_eager, keras_patched
 from lightkeras.engine.jax.steps import abstract, form
 from lightkeras.engine.jax.streams import OnDemandStream, PrefetchedStream, narrowed, padded_batches
+from lightkeras.engine.optimizer_state import apply
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream, holds_bags
 
@@ -152,7 +153,7 @@ class JaxEngine(TracingEngine):
             # As on TensorFlow, variables that the loss does not depend on do not change, nor decay.
             pairs = [pair for pair in zip(gradients, learned, strict=True) if id(pair[1]) in reached]
             with Values(parent=scope) as updating:
-                optimizer.apply([gradient for gradient, _ in pairs], [variable for _, variable in pairs])
+                apply(optimizer, [gradient for gradient, _ in pairs], [variable for _, variable in pairs])
             if record is not None:
                 record.updated.update(updating.written)
         return loss

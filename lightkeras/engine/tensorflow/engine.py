@@ -28,6 +28,7 @@ from lightkeras.engine.base import (
     check_scalar,
     returned,
 )
+from lightkeras.engine.optimizer_state import apply
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream
 from lightkeras.engine.tensorflow.finite import finite_checks, global_norm, largest, numbers
@@ -225,7 +226,7 @@ class TensorFlowEngine(Engine):
         gradients = [rows_summed(gradient) for gradient in tape.gradient(scaled, values)]
         self._observe(optimizer, loss, learned, gradients)
         if self._tracing is None:
-            optimizer.apply(gradients, learned)
+            apply(optimizer, gradients, learned)
         else:
             pairs = zip(learned, gradients, strict=True)
             unreached = tuple(variable for variable, gradient in pairs if gradient is None)

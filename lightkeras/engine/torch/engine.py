@@ -26,6 +26,7 @@ from lightkeras.engine.base import (
     check_scalar,
     returned,
 )
+from lightkeras.engine.optimizer_state import apply
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream, batches_in_memory, holds_bags
 from lightkeras.engine.torch.dropout import seeded_dropout
@@ -174,7 +175,7 @@ class TorchEngine(Engine):
             scale = optimizer.scale_loss(torch.ones_like(loss)).float()
             self._sizes.extend((variable, largest(gradient, loss.device) / scale) for variable, gradient in pairs)
         else:
-            optimizer.apply(gradients, learned.variables)
+            apply(optimizer, gradients, learned.variables)
         return loss
 
     @staticmethod

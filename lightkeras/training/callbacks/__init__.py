@@ -1,5 +1,5 @@
-"""Keras callbacks, called as Keras's `fit` calls them."""
+"""Callbacks for `Runner(callbacks=[...])`, beside those of Keras (`lk.callbacks`)."""
 
-from lightkeras.training.callbacks.bridge import CallbackBridge
+from lightkeras.training.callbacks.unfreeze import Unfreeze
 
-__all__ = ["CallbackBridge"]
+__all__ = ["Unfreeze"]

@@ -8,8 +8,13 @@ import keras
 import pytest
 from keras import callbacks
 
-from lightkeras.training.callbacks import CallbackBridge
-from lightkeras.training.callbacks.bridge import TEST_BATCH_HOOKS, TRAIN_BATCH_HOOKS, keras_names, watches
+from lightkeras.training.callbacks.bridge import (
+    TEST_BATCH_HOOKS,
+    TRAIN_BATCH_HOOKS,
+    CallbackBridge,
+    keras_names,
+    watches,
+)
 
 NAMES = ["train/loss", "train/accuracy", "val/loss", "val/accuracy"]
 

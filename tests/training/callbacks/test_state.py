@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.util import tensor_util
 
 from lightkeras.system import files
-from lightkeras.training.callbacks import CallbackBridge
+from lightkeras.training.callbacks.bridge import CallbackBridge
 from lightkeras.training.callbacks.state import CallbackStates
 
 EPOCHS, STEPS = 4, 3
