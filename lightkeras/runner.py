@@ -45,6 +45,7 @@ from lightkeras.system.tracebacks import FoldedTraceback
 from lightkeras.system.value_names import within
 from lightkeras.task import Task, predicts
 from lightkeras.training import (
+    averaging,
     decisions,
     evaluation,
     finders,
@@ -603,11 +604,15 @@ class _Loop:
         return True
 
     def _judge_last(self) -> None:
-        """Validates the last weights if they were not. A resume does not continue from this."""
+        """Validates the averages of the weights, or the last weights if they were not. A resume ignores this."""
         fit, state = self._fit, self._state
-        if fit.interrupted or state.diverged or state.validated_now:
+        if fit.interrupted or state.diverged:
             return
-        if not fit.validation_steppers and not state.batches_done:
+        if averages := [found for found in fit.bridge.averaging if found.epochs]:
+            with phase("averaging the weights"):
+                averages[0].assign()
+                averaging.recompute(fit.task, fit.train_stepper)
+        elif state.validated_now or (not fit.validation_steppers and not state.batches_done):
             return
         if not self._validate():
             return

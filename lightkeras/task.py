@@ -518,6 +518,13 @@ class Task(StepMethods):
         return model if model is None or encoder is None else encoder.join(model)
 
 
+def run_loss(task: Task, batch: Structure) -> Mapping[str, Tensor]:
+    """Computes `loss` in training mode, which updates the statistics of layers, and learns nothing from it."""
+    with task._recording() as logs:
+        task._log_loss(task.loss(batch, training=True))
+    return logs
+
+
 def _scale_losses(task: Task) -> None:
     """Wraps the optimizers for dynamic loss scaling if a model computes in float16, as `compile` does.
 

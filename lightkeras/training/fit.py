@@ -33,7 +33,7 @@ from lightkeras.training.checkpointer import Checkpointer
 from lightkeras.training.diagnostics import Diagnostics
 from lightkeras.training.divergence.recovery import Recovery
 from lightkeras.training.divergence.watchdog import Alarm
-from lightkeras.training.freezing import TracedSteps, forget_rates
+from lightkeras.training.freezing import TracedSteps
 from lightkeras.training.media import Media
 from lightkeras.training.pictures import Pictures, SplitPictures
 from lightkeras.training.profiler import Profiler
@@ -135,7 +135,6 @@ class Fit:
         """
         run, own = _logged(self, config, resumed, restart), [CsvLogger(), TensorBoardLogger()]
         with ExitStack() as stack:
-            stack.callback(forget_rates, self.task)
             stack.callback(self._leave_data)
             stack.callback(self.checkpointer.close)
             stack.enter_context(self.recorder.opened(own, run, self.settings.loggers, until))

@@ -31,9 +31,9 @@ from lightkeras.system.display import phase
 from lightkeras.system.locks import check_free
 from lightkeras.system.value_names import within
 from lightkeras.task import SupervisedTask, Task, use_class_weight
-from lightkeras.training import preflight
+from lightkeras.training import averaging, preflight
 from lightkeras.training.fit import Fit
-from lightkeras.training.freezing import TracedSteps
+from lightkeras.training.freezing import TracedSteps, forget_rates
 from lightkeras.training.initial_weights import load_initial
 from lightkeras.training.metric_values import not_updated
 from lightkeras.training.pictures import has_pictures
@@ -212,6 +212,7 @@ def make_fit(settings: Settings, ready: Ready, ledger: TimeLedger | None = None)
     train = encode_feed(train if few is None else first_batches(train, few), task.frozen(), settings.features)
     engine = engine_for(settings, task)
     task.logs_gradient_norms = settings.log_gradients is not None
+    forget_rates(task)  # of callbacks of an earlier fit
     with phase("tracing the train step"):
         trace = trace_train(task, engine, train)
     limits, seed = settings.limit_batches, settings.seed
@@ -228,6 +229,7 @@ def make_fit(settings: Settings, ready: Ready, ledger: TimeLedger | None = None)
         held_out[name] = stepper_over(validation, task, task.run_evaluate_step, evaluation, limits.validation, seed)
     traced = TracedSteps(task, trace, train_stepper, held_out, names)
     fit = Fit(settings, traced, ready.directory, _facts(ready, train), ledger or TimeLedger())
+    averaging.check(fit.bridge.averaging, task, fit.monitor)
     if ready.init_from is not None and not (ready.resume and checkpoint.newest_first(ready.directory.checkpoints)):
         with phase("loading the initial weights"):
             load_initial(task, ready.init_from)

@@ -15,6 +15,7 @@ import numpy as np
 from lightkeras.engine.optimizer_state import unwrapped
 from lightkeras.system.messages import did_you_mean
 from lightkeras.task import Task
+from lightkeras.training.callbacks.average_weights import AverageWeights
 from lightkeras.training.callbacks.state import CallbackStates
 
 TRAIN_BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
@@ -76,6 +77,11 @@ class CallbackBridge:
     def has_callbacks(self) -> bool:
         """Whether there are callbacks of the user."""
         return bool(self._callbacks)
+
+    @property
+    def averaging(self) -> list[AverageWeights]:
+        """The callbacks that average weights."""
+        return [callback for callback in self._callbacks if isinstance(callback, AverageWeights)]
 
     def check_monitors(self, names: Iterable[str]) -> None:
         """Checks that the epochs will log the values that callbacks monitor; `names` are as in `train/loss`.

@@ -65,7 +65,6 @@ def test_each_part_learns_as_with_an_optimizer_of_its_own(tmp_path, optimizer, p
     for name, expected in by_hand(optimizer, after, rates).items():
         found = ops.convert_to_numpy(task.model.get_layer(name).kernel)
         np.testing.assert_allclose(found, expected, rtol=2e-5, err_msg=name)
-    assert rate_of(task.model.get_layer("base").kernel) == 1.0  # the next fit has rates of its own
 
 
 def test_rates_without_freezing_hold_from_the_first_step(tmp_path):
@@ -73,6 +72,13 @@ def test_rates_without_freezing_hold_from_the_first_step(tmp_path):
     task, _ = fitted(tmp_path / "run", lk.callbacks.Unfreeze({"base": 0}, rates), "adamw", max_epochs=1)
     expected = by_hand("adamw", {}, rates, epochs=1)
     np.testing.assert_allclose(ops.convert_to_numpy(task.model.get_layer("base").kernel), expected["base"], rtol=2e-5)
+
+
+def test_the_next_fit_has_rates_of_its_own(tmp_path):
+    task, _ = fitted(tmp_path / "run", made())
+    assert rate_of(task.model.get_layer("base").kernel) == 0.1
+    lk.Runner(max_epochs=1, progress=False, pictures=False, run_dir=tmp_path / "next").fit(task, (X, Y))
+    assert rate_of(task.model.get_layer("base").kernel) == 1.0
 
 
 def made():
