@@ -65,9 +65,9 @@ class Once(keras.callbacks.Callback):
         elif self.fate == "hangs once":
             threading.Event().wait()
         elif self.fate == "eats":
-            eaten = []
-            while True:
-                eaten.append(np.ones(2**24))
+            eaten = [np.ones(2**24) for _ in range(24)]  # 3.2 GB, and no more until it is noticed
+            threading.Event().wait()
+            assert eaten
 
 
 class Hunted(TwoMoons):

@@ -73,8 +73,15 @@ def assert_ends_as_one_that_never_stopped(run_dir: Path, point: str, **settings:
         np.testing.assert_array_equal(found.arrays[key], array, key)
 
 
-@pytest.mark.parametrize("point", ["step", "validation"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "point"),
+    [
+        (signal.SIGTERM, "step"),
+        (signal.SIGINT, "validation"),
+        pytest.param(signal.SIGTERM, "validation", marks=pytest.mark.long),
+        pytest.param(signal.SIGINT, "step", marks=pytest.mark.long),
+    ],
+)
 def test_a_signalled_run_saves_ends_and_resumes_to_the_same_bits(number, point, started) -> None:
     run = started(point)
     run.process.send_signal(number)
@@ -95,7 +102,7 @@ def test_a_signalled_run_saves_ends_and_resumes_to_the_same_bits(number, point, 
     assert_ends_as_one_that_never_stopped(run.run_dir, point)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_run_signalled_anywhere_resumes_to_the_same_bits(number, started, capsys) -> None:
     run = started("anywhere")
     run.process.send_signal(number)
@@ -109,7 +116,7 @@ def test_a_run_signalled_anywhere_resumes_to_the_same_bits(number, started, caps
     assert_ends_as_one_that_never_stopped(run.run_dir, "anywhere", max_epochs=result["epochs"] + 2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_a_second_signal_ends_a_run_at_once_and_it_resumes_from_what_was_saved(number, started) -> None:
     run = started("step")
     run.process.send_signal(number)
