@@ -25,7 +25,7 @@ from lightkeras.search.workers.ray_agent import Agent, AgentReport, missing_requ
 from lightkeras.system.environment import versions
 
 LISTEN = 5.0  # seconds that an agent waits for messages before it answers without any
-ASK = 300.0  # timeout of the check of a node before the search, which imports the task: a busy node takes minutes
+ASK = 60.0  # timeout of the check of a node before the search
 PATIENCE = 30.0  # seconds that a worker waits for a place before a warning
 REACH = 10.0  # timeout of the check of an address
 _SETTINGS = 4  # type of a frame of HTTP/2
