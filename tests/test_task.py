@@ -280,7 +280,13 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+# On other backends the rest is long: scenarios/test_as_keras_fit.py compares with Keras's `fit` there.
+THERE = ("regularization and batch normalization", "sample weights")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in THERE else pytest.param(name, marks=pytest.mark.any_backend) for name in SETTINGS]
+)
 @pytest.mark.filterwarnings("ignore:.*weighted_metrics.*:UserWarning")
 def test_losses_metrics_and_weights_are_those_of_fit(runner, name):
     build, compiled, form = SETTINGS[name]
@@ -340,7 +346,14 @@ def weighed(kind):
 
 @pytest.mark.parametrize(
     ("where", "kind"),
-    [("fit", "integers"), ("task", "one-hot"), ("fit over task", "binary"), ("stream", "integers")],
+    [
+        ("fit", "integers"),
+        *(
+            pytest.param(where, kind, marks=pytest.mark.any_backend)
+            for where, kind in [("task", "one-hot"), ("fit over task", "binary")]
+        ),
+        ("stream", "integers"),
+    ],
 )
 def test_class_weights_give_the_numbers_of_fit(runner, where, kind):
     plain, compiled, form = weighed(kind)

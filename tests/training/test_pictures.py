@@ -283,7 +283,7 @@ def shuffled() -> object:
     return from_tf_dataset(tf.data.Dataset.from_tensor_slices(VALIDATION).shuffle(40, seed=3).batch(16))
 
 
-@pytest.mark.parametrize("validation", [lambda: VALIDATION, shuffled])
+@pytest.mark.parametrize("validation", [pytest.param(lambda: VALIDATION, marks=pytest.mark.any_backend), shuffled])
 def test_a_run_that_is_resumed_draws_what_one_that_never_stopped_draws_and_each_once(tmp_path, validation):
     limit = lk.LimitBatches(validation=2)  # which examples are seen depends on the order
     whole = Drawn()

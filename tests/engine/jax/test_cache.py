@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import os, sys
 os.environ["KERAS_BACKEND"] = "jax"
@@ -37,6 +39,7 @@ def test_a_run_imports_no_tensorflow_and_a_second_one_finds_its_steps_compiled(t
     assert int(again[2]) >= int(misses)
 
 
+@pytest.mark.long  # it is a variable of JAX
 def test_the_cache_is_off_where_jax_disables_it(tmp_path):
     run_program(tmp_path, "a", JAX_ENABLE_COMPILATION_CACHE="false")
     assert not (tmp_path / "lightkeras").exists()
