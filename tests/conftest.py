@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.doctest import DoctestModule
 from hypothesis import settings
 
 # The machine that runs the tests may be busy: no property depends on how long an example took.
@@ -57,6 +58,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--search-kills", type=int, default=2, help="how often each search of tests/faults/test_searches.py is killed"
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> Iterator[None]:
+    """Keeps pytest from looking for doctests in test files.
+
+    It would import a file for them first, take an error of that import for a doctest to skip, and then find the module,
+    half imported and without its tests, in place of the error.
+    """
+    found = yield
+    return [collector for collector in found if not isinstance(collector, DoctestModule)]
 
 
 @pytest.fixture(scope="session", autouse=True)

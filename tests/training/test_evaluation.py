@@ -8,11 +8,11 @@ import pytest
 from by_hand import LINE, Line, assert_same, weights
 from keras import ops
 
-from lightkeras import LimitBatches, Runner, SupervisedTask
+from lightkeras import DataModule, LimitBatches, Runner, SupervisedTask
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.system.variables import CheckpointError
 from lightkeras.testing import TwoMoons, two_moons
-from lightkeras.training.evaluation import _check_frozen
+from lightkeras.training.initial_weights import check_frozen
 
 
 @pytest.fixture
@@ -149,13 +149,51 @@ def test_an_encoder_other_than_that_of_the_run_is_refused_and_its_own_is_not():
 
     task = Encoded()
     task.set_up(0)
-    _check_frozen(task, {})
+    check_frozen(task, {})
     with pytest.raises(ValueError, match=r"an encoder with the fingerprint abc, and this task's is none: its weights"):
-        _check_frozen(task, {"encoder": {"fingerprint": "abc"}})
+        check_frozen(task, {"encoder": {"fingerprint": "abc"}})
     task.encoder = type("Known", (), {"fingerprint": "abc"})()
-    _check_frozen(task, {"encoder": {"fingerprint": "abc"}})
+    check_frozen(task, {"encoder": {"fingerprint": "abc"}})
     with pytest.raises(ValueError, match=r"an encoder with the fingerprint none, and this task's is abc: its weights"):
-        _check_frozen(task, {"encoder": {}})
+        check_frozen(task, {"encoder": {}})
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ("bird", "cat", "dog"),
+            r"classes cat, dog, and Moons has bird, cat, dog: the run does not know bird\. Give it",
+        ),
+        (("cat", "fox"), r"has cat, fox: the run does not know fox and the data lacks dog\. "),
+        (("dog", "cat"), r"has dog, cat: their order differs\. Give it the classes of the run in their order"),
+    ],
+)
+@pytest.mark.any_backend
+def test_data_of_other_classes_than_those_of_the_run_is_refused(run_dir, names, message):
+    class Moons(DataModule):
+        class_names = ("cat", "dog")
+
+        def prepare(self, lookup):
+            self.source = "moons"
+
+        def train(self):
+            return two_moons(64)
+
+        def test(self):
+            return two_moons(32, seed=1)
+
+    class Named(TwoMoons):
+        def build_data(self):
+            return Moons()
+
+    runner(run_dir, max_epochs=1).fit(Named())
+    assert RunDirectory(run_dir).read_config()["data"]["class_names"] == ["cat", "dog"]
+    assert runner(run_dir).evaluate(Named(), weights="last").examples == 32
+    Moons.class_names = names
+    with pytest.raises(ValueError, match=message):
+        runner(run_dir).evaluate(Named(), weights="last")
+    runner(run_dir).predict(Named(), two_moons(4)[0], weights="last")  # the data is not prepared, and not used
 
 
 @pytest.mark.any_backend
