@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
+import numpy as np
 
 from lightkeras import hparams
 from lightkeras.command_line import tune
@@ -281,7 +282,7 @@ def _predict(task_class: type[Task], settings: jsonargparse.Namespace, given: js
         )
     inputs = task.data.expand(inputs, task.lookup)
     outputs = runner.predict(task, task.data.predict(inputs), weights=settings.weights)
-    columns = outputs if isinstance(outputs, dict) else {"prediction": outputs}
+    columns = outputs if isinstance(outputs, dict) else _named(outputs, Path(settings.run_dir))
     examples = len(next(iter(columns.values())))
     if examples != len(inputs):
         raise ValueError(
@@ -293,6 +294,14 @@ def _predict(task_class: type[Task], settings: jsonargparse.Namespace, given: js
         row = {name: column[number].tolist() for name, column in columns.items()}
         print(json.dumps({"input": text, **row}, ensure_ascii=ascii_only))
     return 0
+
+
+def _named(outputs: np.ndarray, run_dir: Path) -> dict[str, np.ndarray]:
+    """The outputs of a model, with the name of the largest one if there is one for each class of the run."""
+    names = RunDirectory(run_dir).read_config()["data"].get("class_names") or []
+    if len(names) < 2 or outputs.shape[1:] != (len(names),):
+        return {"prediction": outputs}
+    return {"class": np.array(names)[outputs.argmax(axis=-1)], "prediction": outputs}
 
 
 def _replay(task_class: type[Task], settings: jsonargparse.Namespace) -> int:

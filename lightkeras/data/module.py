@@ -19,6 +19,9 @@ class DataModule(abc.ABC):
     source: str | None = None
     """Name of the data that `prepare` found, such as `"imdb_reviews"`, or `"sample"`; `None` before `prepare`."""
 
+    class_names: Sequence[str] = ()
+    """Names of the classes, in the order of their numbers; empty if there are none, or they are not known yet."""
+
     def prepare(self, lookup: Lookup) -> None:  # noqa: B027, data in memory needs no preparing
         """Finds or generates the data. A second call does nothing.
 

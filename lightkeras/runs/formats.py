@@ -129,6 +129,7 @@ class Data:
     batch_size: Count | None = None
     batches: Count | None = None
     validation: ValidationData | None = None
+    class_names: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -100,10 +100,28 @@ def load_weights(settings: Settings, task: Task, weights: str | None) -> None:
     if weights is None:
         return
     directory = setup.directory_of(settings)
-    check_frozen(task, directory.read_config())
+    config = directory.read_config()
+    check_frozen(task, config)
+    _check_classes(task.data, config)
     saved = checkpoint.load(checkpoint.find(directory.checkpoints, weights))
     models = task.model_variables()
     write_variables(models, {key: saved.arrays[key] for key in models if key in saved.arrays})
+
+
+def _check_classes(data: DataModule | None, config: Mapping[str, Any]) -> None:
+    """Raises a ValueError if the data is prepared and has other classes than the run, whose outputs have no names."""
+    trained = config.get("data", {}).get("class_names") or []
+    found = [] if data is None or data.source is None else [str(name) for name in data.class_names]
+    if trained and found and found != trained:
+        unknown = [name for name in found if name not in trained]
+        lacking = [name for name in trained if name not in found]
+        what = [f"the run does not know {', '.join(unknown)}"] * bool(unknown)
+        what += [f"the data lacks {', '.join(lacking)}"] * bool(lacking)
+        raise ValueError(
+            f"The run was trained on the classes {', '.join(trained)}, and {type(data).__name__} has "
+            f"{', '.join(found)}: {' and '.join(what) or 'their order differs'}. Give it the classes of the run in "
+            "their order, and remove data of others; or train a new run."
+        )
 
 
 def _sets_of(data: DataModule | None, split: str, batch_size: int) -> dict[str, Feed]:

@@ -35,7 +35,8 @@ from lightkeras.training.stepper import Stepper
 
 def config_of(fit: Fit, init_from: Path | None = None) -> dict[str, Any]:
     """The entries of `config.json`."""
-    encoder = fit.task.frozen()
+    encoder, data = fit.task.frozen(), fit.task.data
+    classes = [] if data is None else [str(name) for name in data.class_names]
     return {
         **fit.facts,
         "runner": {**fit.settings.record(), "run_dir": str(fit.directory.path)},
@@ -45,6 +46,7 @@ def config_of(fit: Fit, init_from: Path | None = None) -> dict[str, Any]:
             "batch_size": fit.train_stepper.feed.batch_size,
             "batches": fit.train_stepper.steps,
             "validation": held_out_record({name: _held_out(one) for name, one in fit.validation_steppers.items()}),
+            **({"class_names": classes} if classes else {}),
         },
         "monitor": {"name": fit.monitor, "mode": fit.state.patience.mode},
         "code": code_of(type(fit.task)),

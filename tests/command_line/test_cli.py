@@ -168,6 +168,34 @@ def test_predict_prints_a_line_of_json_for_each_input(fitted, folder, capsys, mo
         assert found["prediction"] == pytest.approx(expected["prediction"], rel=1e-5)
 
 
+def test_predict_names_the_class_of_the_largest_output(folder, capsys):
+    class TwoMoons(Typed):
+        """The upper moon and the lower one, with an output for each."""
+
+        def build_data(self):
+            data = super().build_data()
+            data.class_names = ("upper", "lower")
+            return data
+
+        def build_model(self):
+            return keras.Sequential([keras.Input((2,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)])
+
+        def loss(self, batch, training):
+            points, moon = batch
+            logits = self.model(points, training=training)
+            return keras.ops.mean(keras.losses.sparse_categorical_crossentropy(moon, logits, from_logits=True))
+
+    assert run("fit", "--run_dir", "named", "--runner.max_epochs", "2", task=TwoMoons) == 0
+    capsys.readouterr()
+    assert run("predict", "--run_dir", "named", "0 1", "1 -0.5", task=TwoMoons) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [list(row) for row in rows] == [["input", "class", "prediction"]] * 2
+    assert [row["class"] for row in rows] == [
+        ("upper", "lower")[row["prediction"].index(max(row["prediction"]))] for row in rows
+    ]
+    assert {row["class"] for row in rows} == {"upper", "lower"}
+
+
 def test_an_input_that_is_several_examples_gets_a_line_for_each(fitted, capsys):
     class TwoMoons(Typed):
         def build_data(self):

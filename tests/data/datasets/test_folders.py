@@ -254,6 +254,21 @@ def test_a_run_on_a_folder_that_is_stopped_resumes_to_the_same_weights(photos, t
     assert model(np.zeros((1, 4, 6, 3), "float32")).shape == (1, 2)
 
 
+@pytest.mark.any_backend
+def test_a_folder_of_a_class_that_the_run_does_not_know_is_refused(photos, tmp_path):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    runner = lk.Runner(max_epochs=1, run_dir=tmp_path / "run", progress=False, pictures=False)
+    runner.fit(lk.SupervisedTask(network(), loss=loss, data=ImageFolder(photos, (4, 6), validation=4)))
+    (photos / "bird").mkdir()
+    for number in range(5):
+        save(photos / "bird" / f"{number}.png", number, (8, 8))
+    task = lk.SupervisedTask(network(), loss=loss, data=ImageFolder(photos, (4, 6), validation=4))
+    with pytest.raises(
+        ValueError, match=r"classes cat, dog, and ImageFolder has bird, cat, dog: the run does not know"
+    ):
+        runner.evaluate(task, split="validation", weights="best")
+
+
 # ---------------------------------------------------------------------- texts
 
 
