@@ -201,6 +201,11 @@ class Runner(Finders):
 
         eager: Whether to call the steps of a task at every batch and not to compile them, so that breakpoints and
             `print` in them see values; slow. The steps are traced once all the same, without values.
+        compile: On torch, whether `torch.compile` compiles the train step: `"on"`, `"off"`, or `"auto"`, which compiles
+            where the operations of a step and the steps of an epoch make up for the time that it takes. A compiled
+            step rounds differently, draws other random numbers, and on a GPU is replayed as a CUDA graph. A step that
+            cannot be compiled is called as it is, after a warning; with `"on"` it is an error. The other backends
+            compile all steps.
         overfit_batches: Number of train batches to train and validate on, the first ones, in every epoch: a model that
             cannot learn them by heart has a mistake. `None` uses the splits.
         smoke: Whether `fit` tries everything on 2 batches of each split instead: train, validation, test, prediction,

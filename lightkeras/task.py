@@ -193,7 +193,8 @@ class StepMethods(KerasState):
         """
         if self._logs is None:
             raise self._outside_a_step("log")
-        if isinstance(value, (bool, int, float, np.generic, np.ndarray)) and np.size(value) == 1:
+        is_array = isinstance(value, (np.generic, np.ndarray)) and value.size == 1
+        if is_array or isinstance(value, (bool, int, float)):
             self._numbers.setdefault(name, float(value))
         # Copy a variable: it may change before the end of the step.
         tensor = keras.ops.copy(value) if isinstance(value, keras.Variable) else keras.ops.convert_to_tensor(value)
@@ -691,6 +692,9 @@ class SupervisedTask(Task):
         # A `compile` of the model's own class may take fewer arguments.
         self.model.compile(**{name: value for name, value in self._compile_arguments.items() if value is not None})
         self.optimizer = self.model.optimizer
+        # As Keras calls it: a `compute_loss` written for Keras before 3.3 has no `training`.
+        self._loss_takes_training = "training" in inspect.signature(self.model.compute_loss).parameters
+        self._own_metrics = bool(overridden(self.model, ("compute_metrics", "get_metrics_result")))
 
     def loss(self, batch: Structure, training: bool) -> Tensor:
         x, y, sample_weight = _unpacked(batch)
@@ -698,11 +702,8 @@ class SupervisedTask(Task):
             sample_weight = self._weighted(y, sample_weight, self.class_weight)
         _check_real(self.model, x)
         y_pred = self.model(x, training=training)
-        # As Keras calls them: a `compute_loss` written for Keras before 3.3 has no `training`.
-        takes_training = "training" in inspect.signature(self.model.compute_loss).parameters
-        value = self.model.compute_loss(
-            x, y, y_pred, sample_weight, **({"training": training} if takes_training else {})
-        )
+        passed = {"training": training} if self._loss_takes_training else {}
+        value = self.model.compute_loss(x, y, y_pred, sample_weight, **passed)
         self._check_metrics(self.model.compute_metrics(x, y, y_pred, sample_weight=sample_weight))
         return value
 
@@ -740,7 +741,7 @@ class SupervisedTask(Task):
 
     def _check_metrics(self, returned: Any) -> None:
         """Checks the result of `compute_metrics`: only the model's metrics are read at the end of an epoch."""
-        if not isinstance(returned, Mapping) or not overridden(self.model, ("compute_metrics", "get_metrics_result")):
+        if not self._own_metrics or not isinstance(returned, Mapping):
             return
         name = type(self.model).__name__
         lost = sorted(set(returned) - set(keras.Model.get_metrics_result(self.model)))

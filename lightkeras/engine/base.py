@@ -108,6 +108,8 @@ class Program(abc.ABC):
 
     forms: list[str]
     """Descriptions of the batch shapes it was compiled for, in order; empty if nothing is compiled."""
+    compiled: bool = True
+    """Whether it is compiled, at its first run; fixed, so that a run that is repeated computes the same bits."""
 
     @abc.abstractmethod
     def run(self, stream: Stream, count: int) -> StepLogs:
@@ -144,6 +146,7 @@ class EagerProgram(Program):
     def __init__(self, call: Callable[[Step, Structure], Structure], step: Step, names: Sequence[str]) -> None:
         self._call, self._step, self._names = call, step, tuple(names)
         self.forms = []
+        self.compiled = False
 
     def run(self, stream: Stream, count: int) -> StepLogs:
         rows: list[list[float]] = []
@@ -302,6 +305,8 @@ class Engine(StreamOpener):
     """Whether Python code in a step runs only once, when the step is compiled, unless `eager`."""
     eager: bool = False
     """Whether programs and predictors that are made from now on call their function at every step, uncompiled."""
+    compile: str = "auto"
+    """Whether train steps are compiled where that is a choice: `"on"`, `"off"`, or `"auto"`, where it saves time."""
     traces_any_size: bool = False
     """Whether a step is traced for batches of any size; if not, `trace` should be given sizes that occur."""
     numbers: Numbers
@@ -354,9 +359,18 @@ class Engine(StreamOpener):
         """
 
     @final
-    def program(self, step: Step, names: Sequence[str]) -> Program:
-        """Compiles a step from its last trace, which found the names; if `eager`, it is called and not compiled."""
-        return EagerProgram(self.call, step, names) if self.eager else self._program(step, names)
+    def program(self, step: Step, names: Sequence[str], steps: int | None = None) -> Program:
+        """Compiles a step from its last trace, which found the names; if `eager`, it is called and not compiled.
+
+        Args:
+            step: The step.
+            names: The names of its logs.
+            steps: Steps of an epoch, by which `"auto"` decides; `None` if unknown, or not worth compiling for.
+
+        Raises:
+            ValueError: `compile` is `"on"`, and it cannot be compiled.
+        """
+        return EagerProgram(self.call, step, names) if self.eager else self._program(step, names, steps)
 
     @final
     def predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
@@ -364,7 +378,7 @@ class Engine(StreamOpener):
         return EagerPredictor(self.call, function) if self.eager else self._predictor(function)
 
     @abc.abstractmethod
-    def _program(self, step: Step, names: Sequence[str]) -> Program:
+    def _program(self, step: Step, names: Sequence[str], steps: int | None) -> Program:
         """See `program`."""
 
     @abc.abstractmethod

@@ -1,4 +1,4 @@
-"""Keras's private `core` module of the active backend, which has `cond` and the dtypes."""
+"""Private modules of Keras's active backend: `core`, which has `cond` and the dtypes, `nn` and `numpy`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 from keras.src import backend
 
 core: Any
+nn: Any
+numpy: Any
 try:
-    core = backend.ops.core
-except AttributeError:  # Keras 3.16 moved `backend.core` to `backend.ops.core`.
-    core = backend.core
+    core, nn, numpy = backend.ops.core, backend.ops.nn, backend.ops.numpy
+except AttributeError:  # before Keras 3.16
+    core, nn, numpy = backend.core, backend.nn, backend.numpy

@@ -85,6 +85,20 @@ def record_failure() -> Iterator[Failure]:
         keras.Operation.__call__, keras.Layer.__call__ = original, of_layer
 
 
+@contextlib.contextmanager
+def not_recording() -> Iterator[None]:
+    """Context inside `record_failure` in which nothing is recorded, for a compiler that reads how layers are called."""
+    recording = keras.Operation.__call__, keras.Layer.__call__
+    keras.Operation.__call__, keras.Layer.__call__ = _CALLS
+    try:
+        yield
+    finally:
+        keras.Operation.__call__, keras.Layer.__call__ = recording
+
+
+_CALLS = keras.Operation.__call__, keras.Layer.__call__
+
+
 def text_readers(layers: Iterable[keras.Layer]) -> list[keras.Layer]:
     """Returns each layer that takes text, by its class or its inputs in a functional model, once."""
     found: dict[int, keras.Layer] = {}

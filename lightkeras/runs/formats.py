@@ -92,6 +92,7 @@ class RunnerSettings:
     profile: bool = False
     log_gradients: Literal["norm", "histogram"] | None = None
     eager: bool = False
+    compile: Literal["auto", "on", "off"] = "auto"
     overfit_batches: Positive | None = None
     smoke: bool = False
 
@@ -513,5 +514,6 @@ class BrokenState(State):
     batch: dict[str, Any] | None = None
     shapes: list[list[Count | None]] | None = None
     gradient_norms: bool = False
+    compiled: bool = False
     class_weight: dict[str, float] | None = None
     frozen: FrozenState | None = None

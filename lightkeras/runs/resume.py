@@ -40,7 +40,10 @@ class Changes:
 
 
 _REFUSED = ("task", "hparams", "encoder", "seed", "monitor", "class_weight")  # and the data
-_WARNED = ("backend", "code", "modules", "preflight", "validate_every", "eager", "callbacks", "versions")
+_WARNED = ("backend", "code", "modules", "preflight", "validate_every", "eager", "compile", "callbacks", "versions")
+
+_LATER = {"eager": False, "compile": "auto"}
+"""What settings were before there were such settings."""
 
 
 def run_and_checkpoint(path: Path) -> tuple[RunDirectory, Path | None]:
@@ -291,8 +294,8 @@ def _warn_of_problems(problems: list[str], found: Checkpoint) -> None:
 def _part(config: Mapping[str, Any], name: str) -> Any:
     if name in ("preflight", "validate_every", "callbacks"):
         return config.get("runner", {}).get(name)
-    if name == "eager":  # which earlier versions did not have
-        return config.get("runner", {}).get(name, False)
+    if name in _LATER:
+        return config.get("runner", {}).get(name, _LATER[name])
     if name == "encoder":  # its path does not matter
         return config.get(name, {}).get("fingerprint")
     return config.get(name)

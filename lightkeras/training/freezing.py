@@ -180,7 +180,8 @@ class TracedSteps:
         """
         task, engine = self.task, bound_engine(self.task)
         trace = trace_train(task, engine, self.train_stepper.feed)
-        self.train_stepper.replace_program(engine.program(task.run_train_step, trace.names), cause)
+        program = engine.program(task.run_train_step, trace.names, self.train_stepper.steps)
+        self.train_stepper.replace_program(program, cause)
         self.train_stepper.left_out = not_updated(task, trace)
         found = epoch_names(task, trace, "train")
         for name, stepper in self.validation_steppers.items():

@@ -19,6 +19,7 @@ DEFAULT_EPOCHS = 10
 """Maximum number of epochs of a run that sets none of `max_epochs`, `max_steps` and `max_time`."""
 
 LOG_GRADIENTS = ("norm", "histogram")
+COMPILE = ("auto", "on", "off")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +140,7 @@ class Settings(Endings):
     profile: bool = False
     log_gradients: str | None = None
     eager: bool = False
+    compile: str = "auto"
     overfit_batches: int | None = None
     smoke: bool = False
 
@@ -147,6 +149,8 @@ class Settings(Endings):
         owner = type(self).__name__
         if self.log_gradients not in (None, *LOG_GRADIENTS):
             raise ValueError(f"{owner}(log_gradients={self.log_gradients!r}): expected 'norm', 'histogram' or None.")
+        if self.compile not in COMPILE:
+            raise ValueError(f"{owner}(compile={self.compile!r}): expected 'auto', 'on' or 'off'.")
         for field in dataclasses.fields(self):
             kind, value = field.default_factory, getattr(self, field.name)
             if isinstance(kind, type) and not isinstance(value, kind):

@@ -39,7 +39,7 @@ from lightkeras.training.metric_values import not_updated
 from lightkeras.training.pictures import has_pictures
 from lightkeras.training.preflight.splits import check_feed
 from lightkeras.training.settings import Settings
-from lightkeras.training.stepper import Stepper, bound_engine
+from lightkeras.training.stepper import Stepper, bound_engine, steps_of
 from lightkeras.training.timing import TimeLedger
 from lightkeras.training.tracing import check_set_name, epoch_names, trace_evaluate, trace_train
 
@@ -243,8 +243,8 @@ def make_fit(settings: Settings, ready: Ready, ledger: TimeLedger | None = None)
 
 def _warn_of_settings(fit: Fit) -> None:
     """Prints the settings and logs that will have no effect."""
-    task, bar, settings, draw_every = fit.task, fit.recorder.bar, fit.settings, fit.settings.draw_every
-    for name, value in task.numbers_logged().items() if bound_engine(task).compiles and not settings.eager else ():
+    task, bar, draw_every = fit.task, fit.recorder.bar, fit.settings.draw_every
+    for name, value in task.numbers_logged().items() if fit.train_stepper.program.compiled else ():
         bar.print_line(
             f"log({name!r}) was given the number {value:g} and not a tensor: the step is compiled, so every step logs "
             "the number of the first. Log a tensor or a keras.Variable for a value that changes."
@@ -275,9 +275,19 @@ def feeds_of(data: DataModule | None, train: Any, validation: Any, batch_size: i
 
 
 def engine_for(settings: Settings, task: Task) -> Engine:
-    """The engine of a task, which compiles the programs that are made from now on unless the settings are `eager`."""
+    """The engine of a task, which makes programs from now on as the settings `eager` and `compile` tell.
+
+    Raises:
+        ValueError: They contradict each other, or the backend.
+    """
     engine = bound_engine(task)
-    engine.eager = settings.eager
+    if settings.eager and settings.compile == "on":
+        raise ValueError("eager=True calls steps uncompiled, and compile='on' compiles them: give one of the two.")
+    if settings.compile == "off" and engine.compiles:
+        raise ValueError(
+            f"compile='off': {engine.backend} compiles all steps. Runner(eager=True) calls them uncompiled; slow."
+        )
+    engine.eager, engine.compile = settings.eager, settings.compile
     return engine
 
 
@@ -286,7 +296,8 @@ def stepper_over(
 ) -> Stepper:
     """Compiles a step for a split; see `Stepper` for the arguments."""
     engine = bound_engine(task)
-    stepper = Stepper(task, engine, feed, engine.program(step, trace.names), limit, seed, continues)
+    program = engine.program(step, trace.names, steps_of(feed, limit))
+    stepper = Stepper(task, engine, feed, program, limit, seed, continues)
     stepper.left_out = not_updated(task, trace)
     return stepper
 

@@ -31,6 +31,11 @@ def bound_engine(task: Task) -> Engine:
     return task.bind(make_engine)
 
 
+def steps_of(feed: Feed, limit: int | None) -> int | None:
+    """Returns the batches in one epoch, at most `limit`; `None` if unknown before its end."""
+    return min((steps for steps in (feed.steps, limit) if steps is not None), default=None)
+
+
 FIRST_BATCH = "the first batch"
 """Cause of the first compilation of a step."""
 
@@ -132,8 +137,7 @@ class Stepper:
     @property
     def steps(self) -> int | None:
         """Batches in one epoch; `None` if unknown before its end."""
-        known = [steps for steps in (self.feed.steps, self.limit) if steps is not None]
-        return min(known, default=None)
+        return steps_of(self.feed, self.limit)
 
     def fingerprint(self) -> str | None:
         """Digest of all arrays of the split, or of a stream's first batch; `None` if the preflight did not read it."""

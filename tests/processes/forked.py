@@ -176,6 +176,7 @@ class _Server:
         kept |= {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
         folders = {"HOME": "", "XDG_CACHE_HOME": "cache", "TFDS_DATA_DIR": "tfds"}
         kept |= {name: str(Path(self._home.name) / folder) for name, folder in folders.items()}
+        kept["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # torch asks for GPUs without starting CUDA, which does not fork
         kept["MPLCONFIGDIR"] = environment.get("MPLCONFIGDIR") or _fonts()
         self._process = subprocess.Popen(
             [sys.executable, str(SERVER), self._path],

@@ -103,7 +103,7 @@ class JaxEngine(TracingEngine):
 
     # ------------------------------------------------------------------ programs
 
-    def _program(self, step: Step, names: Sequence[str]) -> Program:
+    def _program(self, step: Step, names: Sequence[str], steps: int | None) -> Program:
         # The trace that found the names is reused; a program made later is traced again.
         traces = dict([self._traces.pop(step)] if step in self._traces else [])
         return JaxProgram(functools.partial(self._traced, step, logs=True), names, traces)

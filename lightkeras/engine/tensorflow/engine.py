@@ -198,7 +198,7 @@ class TensorFlowEngine(Engine):
         unconverted = tf.autograph.experimental.do_not_convert(stage)
         return PipelineStream(tf.data.Dataset.from_tensors(leaves).map(unconverted), batch, precomputed)
 
-    def _program(self, step: Step, names: Sequence[str]) -> Program:
+    def _program(self, step: Step, names: Sequence[str], steps: int | None) -> Program:
         traced, precomputed = self._evaluating, self._precomputed.get(step, ())
         # The trace of a train step lacks the updates; a trace with functions to precompute contains them.
         if traced is None or traced.step != step or precomputed:

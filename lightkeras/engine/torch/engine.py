@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import final
@@ -29,10 +30,18 @@ from lightkeras.engine.base import (
 from lightkeras.engine.optimizer_state import apply
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream, batches_in_memory, holds_bags
+from lightkeras.engine.torch.compiling import (
+    CompiledStep,
+    Operations,
+    Size,
+    compiled_steps,
+    warn_not_compiled,
+    why_unavailable,
+)
 from lightkeras.engine.torch.dropout import seeded_dropout
 from lightkeras.engine.torch.finite import all_finite, global_norm, largest, numbers
-from lightkeras.engine.torch.programs import TorchPredictor, TorchProgram
-from lightkeras.engine.torch.streams import TensorStream, resident, tensors_of
+from lightkeras.engine.torch.programs import TorchPredictor, TorchProgram, row_of
+from lightkeras.engine.torch.streams import TensorStream, device_in_use, resident, tensors_of
 from lightkeras.engine.torch.tracing import batch_of, check_no_text, traced
 
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
@@ -78,6 +87,7 @@ class TorchEngine(Engine):
         super().__init__()
         self._tracing: _Tracing | None = None  # while a step is traced, else None
         self._traced: Step | None = None  # last traced step that minimizes
+        self._size: Size | None = None  # its size
         self._sizes: list[tuple[keras.Variable, torch.Tensor]] | None = None  # while gradients are measured
         self._learned: list[_Learned] = []  # per `minimize` of a step, for one call of `run`
         self._number = 0  # index of the next `minimize` in the step
@@ -89,7 +99,7 @@ class TorchEngine(Engine):
             try:
                 for building in (True, False):
                     tracing = self._tracing = _Tracing(building)
-                    with traced(abstract) as scope:
+                    with traced(abstract) as scope, Operations() as operations:
                         names = tuple(step(batch))
                         makes_variables = scope.makes_variables()
                 if makes_variables:
@@ -105,7 +115,7 @@ class TorchEngine(Engine):
             if not any(update.unreached for update in tracing.updates):
                 break
         if tracing.updates:
-            self._traced = step
+            self._traced, self._size = step, Size(spec, batch_size, operations.count)
         return Trace(names, tuple(tracing.updates), tuple(scope.variables.values()))
 
     def gradient_sizes(self, step: Step, stream: Stream) -> list[tuple[keras.Variable, float]]:
@@ -147,8 +157,20 @@ class TorchEngine(Engine):
     ) -> Stream:
         return TensorStream(iter([batch]))  # an eager step knows all sizes, so `shapes` is unused
 
-    def _program(self, step: Step, names: Sequence[str]) -> Program:
-        return TorchProgram(step, names, self._running)
+    def _program(self, step: Step, names: Sequence[str], steps: int | None) -> Program:
+        row, size = row_of(step, names), self._size
+        if self.compile == "off" or size is None or self._traced != step:
+            return TorchProgram(row, names, self._running)
+        required = self.compile == "on"
+        if not required and not size.pays(steps, device_in_use()):
+            return TorchProgram(row, names, self._running)
+        reason = size.why_not() or why_unavailable()
+        if reason is not None and required:
+            raise ValueError(f"compile='on': the train step cannot be compiled: {reason}. Use compile='auto' or 'off'.")
+        if reason is not None or size.examples is None:
+            warn_not_compiled(str(reason))
+            return TorchProgram(row, names, self._running)
+        return TorchProgram(CompiledStep(row, size.examples, required), names, functools.partial(self._running, True))
 
     def _predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
         return TorchPredictor(function, self._running)
@@ -225,28 +247,34 @@ class TorchEngine(Engine):
         return [key for key, is_finite in zip(floats, finite, strict=True) if not is_finite]
 
     @contextlib.contextmanager
-    def _running(self) -> Iterator[Callable[[], None]]:
-        """Context for steps. Gradients are recorded only in `minimize` and `gradients`."""
+    def _running(self, compiled: bool = False) -> Iterator[Callable[[], None]]:
+        """Context for steps, of a compiled program or another. Gradients are recorded only where they are taken."""
 
         def begin_step() -> None:
             self._number = 0
 
         self._learned = []  # layers may be frozen between calls
-        with torch.no_grad(), seeded_dropout():
+        with torch.no_grad(), compiled_steps() if compiled else seeded_dropout():
             yield begin_step
 
     def _variables_of(self, variables: Variables) -> _Learned:
         """Returns the variables of a `minimize`; making the list is slow, so each call of `run` does it once."""
+        if torch.compiler.is_compiling():  # once, and what it keeps would be compiled again
+            return _learned(variables)
         number, self._number = self._number, self._number + 1
         if self._tracing is None and number < len(self._learned) and self._learned[number].source == variables:
             return self._learned[number]
-        found = tuple(variables())
-        learned = _Learned(variables, found, tuple(variable.value for variable in found))
+        learned = _learned(variables)
         self._learned[number:] = [learned]
         return learned
 
     def _copied_to_device(self, arrays: Structure) -> Structure:
         return resident(arrays)
+
+
+def _learned(variables: Variables) -> _Learned:
+    found = tuple(variables())
+    return _Learned(variables, found, tuple(variable.value for variable in found))
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import torch
 from lightkeras.data.structure import Structure, flatten
 from lightkeras.engine.base import Predictor, Program, Step, StepLogs, check_names, check_rows
 from lightkeras.engine.stream import Stream
+from lightkeras.engine.torch.compiling import CompiledStep, Row
 from lightkeras.engine.torch.streams import next_batches
 
 Running = Callable[[], AbstractContextManager[Callable[[], None]]]
@@ -22,11 +23,18 @@ Running = Callable[[], AbstractContextManager[Callable[[], None]]]
 
 @final
 class TorchProgram(Program):
-    """A train or evaluation step."""
+    """A train or evaluation step.
 
-    def __init__(self, step: Step, names: Sequence[str], running: Running) -> None:
+    Args:
+        step: The step, which returns its logs as a vector.
+        names: The names of its logs.
+        running: See `Running`.
+    """
+
+    def __init__(self, step: Row | CompiledStep, names: Sequence[str], running: Running) -> None:
         self._step, self._names, self._running = step, tuple(names), running
-        self.forms = []
+        self.compiled = isinstance(step, CompiledStep)
+        self.forms = step.forms if isinstance(step, CompiledStep) else []
 
     def run(self, stream: Stream, count: int) -> StepLogs:
         rows: list[torch.Tensor] = []
@@ -41,14 +49,9 @@ class TorchProgram(Program):
                 if batch is None:
                     break
                 begin_step()
-                returned = self._step(batch)
-                if tuple(returned) != self._names:
-                    check_names(list(returned), self._names)
+                rows.append(self._step(batch))
                 examples.append(len(flatten(batch)[0][1]))
-                if self._names:
-                    # A copy, because a log may be a variable that the next step changes.
-                    rows.append(torch.stack([_scalar(returned[name]) for name in self._names]))
-        table = torch.stack(rows).cpu().numpy() if rows else np.zeros((len(examples), len(self._names)), "float32")
+        table = torch.stack(rows).cpu().numpy() if rows else np.zeros((0, len(self._names)), "float32")
         values = {name: np.ascontiguousarray(table[:, column]) for column, name in enumerate(self._names)}
         return StepLogs(values, np.array(examples, "int64"), waited)
 
@@ -72,6 +75,20 @@ class TorchPredictor(Predictor):
         outputs = keras.tree.map_structure(keras.ops.convert_to_tensor, self._function(batch))
         check_rows(outputs, batch)
         return outputs
+
+
+def row_of(step: Step, names: Sequence[str]) -> Row:
+    """A function that runs a step and returns its logs as one float32 vector, in the order of their names."""
+    expected = tuple(names)
+
+    def row(batch: Structure) -> torch.Tensor:
+        returned = step(batch)
+        if tuple(returned) != expected:
+            check_names(list(returned), expected)
+        # A copy, because a log may be a variable that the next step changes.
+        return torch.stack([_scalar(returned[name]) for name in expected]) if expected else torch.empty(0)
+
+    return row
 
 
 def _scalar(value: Any) -> torch.Tensor:

@@ -97,6 +97,7 @@ def write_bundle(folder: Path, task: Task, located: LocatedStep, *, seed: int, s
         "batch": None if located.batch is None else _structure_of(located.batch, ""),
         "shapes": located.shapes,
         "gradient_norms": task.logs_gradient_norms,
+        "compiled": located.compiled,
         "class_weight": class_weights.recorded(class_weight_of(task)),
         "environment": _environment(),
         "at": environment.now(),
@@ -147,6 +148,7 @@ def replay(folder: str | Path, task: Task) -> Replay:
 
     task.set_up(state["seed"], fit_encoder)
     engine = bound_engine(task)
+    engine.compile = "on" if state.get("compiled") else "auto"
     task.logs_gradient_norms = state.get("gradient_norms", False)
     use_class_weight(task, class_weights.read(state.get("class_weight")))
     feed = feed_of(batch, map_structure(spec_of, batch))

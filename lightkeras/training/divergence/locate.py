@@ -74,6 +74,7 @@ class LocatedStep:
         stream: The batches after it: continuing with them skips the batch.
         logs: Values that the step logged, by plain name.
         digests: Digests of the variables after the step, by key.
+        compiled: Whether the step was compiled.
     """
 
     broken: BrokenStep
@@ -83,6 +84,7 @@ class LocatedStep:
     stream: Stream | None = None
     logs: Mapping[str, float] = dataclasses.field(default_factory=dict)
     digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    compiled: bool = False
 
 
 def digests_of(variables: Mapping[str, keras.Variable]) -> dict[str, str]:
@@ -213,7 +215,9 @@ def _repeat(
     where = explain_step(task, engine, batch, examples)
     broken = BrokenStep(alarm.step, position.epoch + 1, position.batch, alarm.what, alarm.value, where, examples)
     values = {name: float(column[0]) for name, column in logs.values.items()}
-    return LocatedStep(broken, True, batch, rerun.stream.shapes(), rerun.stream, values, digests)
+    return LocatedStep(
+        broken, True, batch, rerun.stream.shapes(), rerun.stream, values, digests, train_stepper.program.compiled
+    )
 
 
 def _first_broken(rerun: _Rerun, engine: Engine, last: int, unwatched: frozenset[str]) -> tuple[Alarm, StepLogs] | None:
