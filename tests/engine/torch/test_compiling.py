@@ -82,6 +82,7 @@ def test_a_compiled_run_is_equal_to_the_bit_with_other_calls_and_after_a_resume(
     assert bound_engine(found[0]).compile == "on"
 
 
+@pytest.mark.long
 def test_a_compiled_step_computes_what_the_uncompiled_one_does(tmp_path):
     compiled, uncompiled = (fit(tmp_path / name, WithoutNoise(), compile=name) for name in ("on", "off"))
     for name, column in uncompiled[1].items():
@@ -133,6 +134,7 @@ def test_a_step_that_cannot_be_compiled_is_refused_if_it_must_be(tmp_path):
         fit(tmp_path / "run", ReadsAValue())
 
 
+@pytest.mark.long
 def test_a_missing_compiler_is_told(tmp_path):
     import torch._inductor.config as config
 
