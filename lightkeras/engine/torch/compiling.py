@@ -101,7 +101,7 @@ class CompiledStep:
         failed: Whether it could not be compiled.
     """
 
-    def __init__(self, row: Row, examples: int, required: bool) -> None:
+    def __init__(self, row: Row, examples: int | None, required: bool) -> None:
         self._row, self._examples, self._required = row, examples, required
         self.forms: list[str] = []
         self.failed = False
@@ -143,11 +143,7 @@ class CompiledStep:
 
     def _fail(self, error: Exception) -> None:
         self.failed = True
-        if self._required:
-            raise ValueError(
-                f"compile='on': the train step cannot be compiled: {reason_of(error)}. Use compile='auto' or 'off'."
-            )
-        warn_not_compiled(reason_of(error))
+        warn_not_compiled(reason_of(error), self._required)
 
 
 def reason_of(error: Exception) -> str:
@@ -229,8 +225,10 @@ def why_unavailable() -> str | None:
     return None
 
 
-def warn_not_compiled(reason: str) -> None:
-    """Warns that a step is called uncompiled."""
+def warn_not_compiled(reason: str, required: bool) -> None:
+    """Warns that a step is called uncompiled; if it was `required` to be compiled, that is a ValueError."""
+    if required:
+        raise ValueError(f"compile='on': the train step cannot be compiled: {reason}. Use compile='auto' or 'off'.")
     warnings.warn(
         f"The train step is not compiled: {reason}. It runs operation by operation, which is slower and computes the "
         "same but for rounding. Runner(compile='off') does not try.",

@@ -158,19 +158,18 @@ class TorchEngine(Engine):
         return TensorStream(iter([batch]))  # an eager step knows all sizes, so `shapes` is unused
 
     def _program(self, step: Step, names: Sequence[str], steps: int | None) -> Program:
-        row, size = row_of(step, names), self._size
+        row, size, required = row_of(step, names), self._size, self.compile == "on"
+        plain = TorchProgram(row, names, self._running)
         if self.compile == "off" or size is None or self._traced != step:
-            return TorchProgram(row, names, self._running)
-        required = self.compile == "on"
+            return plain
         if not required and not size.pays(steps, device_in_use()):
-            return TorchProgram(row, names, self._running)
+            return plain
         reason = size.why_not() or why_unavailable()
-        if reason is not None and required:
-            raise ValueError(f"compile='on': the train step cannot be compiled: {reason}. Use compile='auto' or 'off'.")
-        if reason is not None or size.examples is None:
-            warn_not_compiled(str(reason))
-            return TorchProgram(row, names, self._running)
-        return TorchProgram(CompiledStep(row, size.examples, required), names, functools.partial(self._running, True))
+        if reason is not None:
+            warn_not_compiled(reason, required)
+            return plain
+        compiled = CompiledStep(row, size.examples, required)
+        return TorchProgram(compiled, names, functools.partial(self._running, compiled=True))
 
     def _predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
         return TorchPredictor(function, self._running)
