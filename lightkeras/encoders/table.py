@@ -13,6 +13,7 @@ from lightkeras.data.datasets.columns import is_date
 from lightkeras.data.structure import Structure
 from lightkeras.encoders.base import Encoder, JoinError, inputs_of, join_models, with_inputs
 from lightkeras.encoders.table_columns import Category, Date, Learned, Number, from_plain, to_plain
+from lightkeras.system import files
 from lightkeras.system.digest import Digest
 from lightkeras.system.messages import check_whole, did_you_mean
 
@@ -141,15 +142,15 @@ class TableEncoder(Encoder):
 
     def state(self) -> dict[str, np.ndarray]:
         self._known()
-        plain = [[name, None if one is None else to_plain(one)] for name, one in self._learned.items()]
+        plain = {name: None if one is None else to_plain(one) for name, one in self._learned.items()}
         state = {_COLUMNS: np.frombuffer(json.dumps(plain).encode(), np.uint8)}
         for number, encoder in enumerate(self._texts.values()):
             state |= {f"text_{number}.{name}": array for name, array in encoder.state().items()}
         return state
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        plain = json.loads(state[_COLUMNS].astype(np.uint8).tobytes())
-        learned = {str(name): None if one is None else from_plain(one) for name, one in plain}
+        plain = files.decode_json(state[_COLUMNS].astype(np.uint8).tobytes(), dict[str, Any])
+        learned = {name: None if one is None else from_plain(one) for name, one in plain.items()}
         if {name for name, one in learned.items() if one is None} != set(self._texts) or not learned:
             raise ValueError(
                 f"it holds the columns {', '.join(learned) or 'none'}, and TableEncoder has encoders of the texts "

@@ -9,13 +9,14 @@ import abc
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import keras
 import numpy as np
 from keras import ops
 
 from lightkeras.data.datasets.columns import as_date, category_key, category_order
+from lightkeras.system import schema
 
 MISSING = "missing"
 DATE_PARTS = ("days", "month", "day", "weekday", "hour")
@@ -102,13 +103,13 @@ class Category(Learned):
     """
 
     categories: list[str]
-    dtype: str = "string"
+    dtype: Literal["string", "float32"] = "string"
     kind: ClassVar[str] = "category"
 
     @classmethod
     def of(cls, values: np.ndarray, column: str, most: int) -> Category:
         """Learns from float32 or text `[n]`; a ValueError if there are more categories than `most`."""
-        dtype = "string" if values.dtype == object else "float32"
+        dtype: Literal["string", "float32"] = "string" if values.dtype == object else "float32"
         found = sorted(set(_keys(values)), key=category_order)
         if len(found) > most:
             raise ValueError(
@@ -222,15 +223,23 @@ def to_plain(learned: Learned) -> dict[str, Any]:
     return {"kind": learned.kind, **dataclasses.asdict(learned)}  # type: ignore[call-overload]
 
 
-def from_plain(plain: Mapping[str, Any]) -> Learned:
-    """The opposite of `to_plain`; a ValueError, KeyError or TypeError if these are not its values."""
+def from_plain(plain: Any) -> Learned:
+    """The opposite of `to_plain`, of decoded JSON; a ValueError if these are not its values."""
+    kind = plain.get("kind") if isinstance(plain, dict) else None
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"a column is of the kind {kind!r}: expected {', '.join(KINDS)}.")
+    if (problem := schema.find_problem(plain, KINDS[kind])) is not None:
+        raise ValueError(f"of a column, {problem}.")
     values = {name: value for name, value in plain.items() if name != "kind"}
     if "scale" in values:
-        scale = Scale(**values["scale"])
-        if not all(math.isfinite(number) for number in (*scale.mean, *scale.deviation)):
-            raise ValueError(f"a mean or a deviation is not finite: {scale}.")
-        values["scale"] = scale
-    return KINDS[plain["kind"]](**values)
+        values["scale"] = Scale(**values["scale"])
+    learned = KINDS[kind](**values)
+    missing = np.array([b""], object) if learned.dtype == "string" else np.array([np.nan], np.float32)
+    if learned.encode(missing, "").shape[1] != len(
+        learned.names("")
+    ):  # a ValueError if sizes differ, or a date is none
+        raise ValueError(f"a {kind} has {len(values['scale'].mean)} means: expected {len(learned.names(''))}.")
+    return learned
 
 
 def _float32(values: np.ndarray) -> list[float]:

@@ -160,8 +160,27 @@ def test_what_was_learned_is_the_same_after_it_was_saved_as_plain_values():
         again = from_plain(to_plain(learned))
         assert again == learned
         np.testing.assert_array_equal(again.encode(values, "x"), learned.encode(values, "x"))
-    with pytest.raises(ValueError, match=r"^a mean or a deviation is not finite"):
-        from_plain({"kind": "number", "median": 1.0, "scale": {"mean": [float("nan")], "deviation": [1.0]}})
-    for broken in ({"kind": "other"}, {"kind": "number"}):
-        with pytest.raises((KeyError, TypeError)):
-            from_plain(broken)
+
+
+@pytest.mark.parametrize(
+    ("plain", "message"),
+    [
+        (3, r"^a column is of the kind None: expected number, category, date\."),
+        ({"kind": "other"}, r"^a column is of the kind 'other'"),
+        ({"kind": "number"}, r"^of a column, median is missing"),
+        ({"kind": "category", "categories": 5}, r"^of a column, categories: expected a list"),
+        ({"kind": "category", "categories": ["a"], "dtype": "int"}, r"^of a column, dtype"),
+        (
+            {"kind": "date", "median": "soon", "scale": {"mean": [0.0] * 5, "deviation": [1.0] * 5}},
+            "Error parsing|expected",
+        ),
+        ({"kind": "date", "median": "2024-01-01", "scale": {"mean": [0.0] * 4, "deviation": [1.0] * 5}}, "broadcast"),
+        (
+            {"kind": "number", "median": 1.0, "scale": {"mean": [0.0] * 2, "deviation": [1.0] * 2}},
+            r"has 2 means: expected 1",
+        ),
+    ],
+)
+def test_what_no_column_has_learned_is_refused(plain, message):
+    with pytest.raises(ValueError, match=message):
+        from_plain(plain)

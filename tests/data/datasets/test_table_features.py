@@ -148,3 +148,21 @@ def test_a_column_of_lists_is_refused_if_it_is_used():
     for features in (None, [Text("tags")]):
         with pytest.raises(ValueError, match=r"^Column 'tags' in row 0 of the table holds \['a'\], of the type list: "):
             prepared(rows, "y", features=features)
+
+
+def test_a_parquet_column_of_lists_is_refused_with_its_row(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
+    import pyarrow.parquet as parquet
+
+    table = pyarrow.table({"x": [1, 2], "tags": [None, ["a", "b"]], "where": [{"lat": 1}, None], "y": [1, 2]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    assert prepared(tmp_path / "a.parquet", "y", features=["x"]).features == ("x",)
+    message = (
+        r"^Column 'tags' in row 1 of .*a\.parquet holds \['a', 'b'\], of the type list: expected a number, a text or"
+    )
+    with pytest.raises(ValueError, match=message):
+        prepared(tmp_path / "a.parquet", "y", incomplete="keep")
+    with pytest.raises(
+        ValueError, match=r"^Column 'where' in row 0 of .*a\.parquet holds \{'lat': 1\}, of the type dict"
+    ):
+        prepared(tmp_path / "a.parquet", "y", features=["where"])

@@ -164,6 +164,14 @@ def test_a_target_without_a_value_is_refused_where_rows_are_kept(target):
 # ------------------------------------------------------------------ classes
 
 
+def test_rows_without_a_label_are_dropped_with_a_message_or_refused(capfd):
+    rows = {"x": [1, 2, 3, 4, 5], "y": ["a", "b", None, "b", "a"]}
+    assert prepared(rows, "y", classes=True).train().arrays[1].tolist() == [0, 1, 1, 0]
+    assert "1 of 5 rows of the table have no value for 'y' (row 2): they are dropped" in capfd.readouterr().err
+    with pytest.raises(ValueError, match=r"have no value for 'y' \(row 2\): expected a value"):
+        prepared(rows, "y", classes=True, incomplete="error")
+
+
 def test_each_split_has_the_same_share_of_each_class_and_the_rows_that_pandas_drew_last():
     y = np.array(["a"] * 12 + ["b"] * 6 + ["c"] * 2)
     table = prepared({"x": np.arange(20), "y": y}, "y", classes=True, test=0.5, validation=0.2, seed=1)
