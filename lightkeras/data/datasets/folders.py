@@ -41,7 +41,7 @@ Examples = tuple[list[Path], np.ndarray]
 
 
 class FolderData(DataModule, abc.ABC):
-    """Files in one subfolder for each class, with or without a folder for each split.
+    """Files in one subfolder for each class, with or without a folder for each split; see `ImageFolder` for arguments.
 
     Attributes:
         class_names: Names of the classes, in the order of their numbers: sorted.
@@ -53,11 +53,12 @@ class FolderData(DataModule, abc.ABC):
     def __init__(
         self,
         folder: str | Path,
-        validation: float,
-        test: float,
-        class_names: Sequence[str] | None,
-        batch_size: int,
-        seed: int,
+        *,
+        validation: float = 0.1,
+        test: float = 0,
+        class_names: Sequence[str] | None = None,
+        batch_size: int = 32,
+        seed: int = 0,
     ) -> None:
         check_batching(batch_size, seed)
         for part in (validation, test):
@@ -193,7 +194,9 @@ class ImageFolder(FolderData):
         batch_size: int = 32,
         seed: int = 0,
     ) -> None:
-        super().__init__(folder, validation, test, class_names, batch_size, seed)
+        super().__init__(
+            folder, validation=validation, test=test, class_names=class_names, batch_size=batch_size, seed=seed
+        )
         self.image_shape = pixels.checked_shape(size, channels)
         self._crop = crop
 
@@ -271,35 +274,12 @@ class TextFolder(FolderData):
     """Texts in one subfolder for each class, as `.txt` files in UTF-8, which are read into memory.
 
     Batches are `(text, label)`: object array `[batch]` of `bytes`, and int32 `[batch]`. Make numbers of the texts with
-    an encoder, such as `lk.TextVectorizer`.
-
-    Args:
-        folder: The folder; a relative path is looked for in the data folder, too.
-        validation: Texts that are held out for validation, the same share of each class, as in `lk.data.split`; 0 for
-            none. Not used if the folder has one for the validation split.
-        test: The same, for the test split, which is held out first.
-        class_names: Names of the classes in the order of their numbers; `None` takes the sorted names of the folders.
-        batch_size: Texts per batch.
-        seed: Seed of the draw of held-out texts, and of the order of the training batches.
-
-    Raises:
-        ValueError: A number is out of range.
+    an encoder, such as `lk.TextVectorizer`. Arguments and errors are those of `ImageFolder`, with texts in the place of
+    images; it has no `size`, `channels` and `crop`.
     """
 
     _suffixes, _kind = TEXTS, "text"
-
-    def __init__(
-        self,
-        folder: str | Path,
-        *,
-        validation: float = 0.1,
-        test: float = 0,
-        class_names: Sequence[str] | None = None,
-        batch_size: int = 32,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(folder, validation, test, class_names, batch_size, seed)
-        self._texts: dict[Path, bytes] = {}
+    _texts: dict[Path, bytes]
 
     def predict(self, inputs: Sequence[str]) -> ArrayFeed:
         """Batches of texts alone: tuples `(text,)`, in the order given.
@@ -315,6 +295,7 @@ class TextFolder(FolderData):
 
     def _check(self, files: list[Path]) -> None:
         """Reads the texts: one that is not UTF-8 is named before the training starts."""
+        self._texts = {}
         for path in files:
             text = path.read_bytes()
             try:
