@@ -34,7 +34,7 @@ Row = Callable[[Structure], torch.Tensor]
 MOST_OPERATIONS = 3_000
 """Larger steps take minutes to compile: layers that loop in Python, such as an LSTM, over many time steps."""
 
-SAVED_S = {"cpu": 1e-5}
+SAVED_S = {"cpu": 2e-5}
 """Seconds that compilation saves per operation of a step on a type of device, about, with those of the optimizer.
 
 Not of GPUs, where it saves four times as much: whether a compiled run is repeated to the bit there is not known yet.
