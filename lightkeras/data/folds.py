@@ -92,7 +92,7 @@ class Fold(DataModule):
         """
         if self._parts is None:
             self._data.prepare(lookup)
-            self.source = self._data.source
+            self.source, self.class_names = self._data.source, self._data.class_names
             self._parts = self._cut()
 
     def train(self) -> ArrayFeed:

@@ -110,7 +110,7 @@ class Category(Learned):
     def of(cls, values: np.ndarray, column: str, most: int) -> Category:
         """Learns from float32 or text `[n]`; a ValueError if there are more categories than `most`."""
         dtype: Literal["string", "float32"] = "string" if values.dtype == object else "float32"
-        found = sorted(set(_keys(values)), key=category_order)
+        found = sorted(set(_keys(np.array(list(set(values.tolist())), values.dtype))), key=category_order)
         if len(found) > most:
             raise ValueError(
                 f"Column {column!r} has {len(found):,} categories in the train split, more than "
@@ -168,11 +168,12 @@ class Date(Learned):
     @classmethod
     def of(cls, values: np.ndarray, column: str) -> Date:
         """Learns from text `[n]`; a ValueError if one is not a date."""
-        found = sorted(date for date in _dates(values, column) if date)
+        dates = _dates(values, column)
+        found = sorted(date for date in dates if date)
         if not found:
             raise ValueError(f"Column {column!r} has no date in the train split: leave it out of the features.")
         median = found[(len(found) - 1) // 2]
-        return cls(median, Scale.of(_date_parts([date or median for date in _dates(values, column)])))
+        return cls(median, Scale.of(_date_parts([date or median for date in dates])))
 
     def names(self, column: str) -> list[str]:
         return [f"{column}_{part}" for part in DATE_PARTS]
@@ -255,8 +256,12 @@ def _keys(values: np.ndarray) -> list[str]:
 
 
 def _dates(values: np.ndarray, column: str) -> list[str]:
-    where = f"Column {column!r}"
-    return [as_date(value, f"{where} in example {row}") if value else "" for row, value in enumerate(values)]
+    """The dates in the form of `as_date`; `""` for a missing one. A ValueError if one is not a date."""
+    known: dict[str | bytes, str] = {}
+    for row, value in enumerate(values):
+        if value not in known:
+            known[value] = as_date(value, f"Column {column!r} in example {row}") if value else ""
+    return [known[value] for value in values]
 
 
 def _date_parts(dates: Sequence[str]) -> np.ndarray:

@@ -81,6 +81,12 @@ def test_a_fold_holds_out_its_examples_and_trains_on_the_others_shuffled():
         assert made.source == "arrays"
 
 
+def test_a_fold_has_the_names_of_the_classes():
+    module = data.ArrayData(arrays())
+    module.class_names = ("cat", "dog")
+    assert fold(module, stratified=False).class_names == ("cat", "dog")
+
+
 def test_the_validation_split_is_cut_too_and_the_test_split_is_kept():
     x, y = arrays()
     module = data.ArrayData((x[:10], y[:10]), (x[10:], y[10:]), (x[:2], y[:2]))

@@ -217,6 +217,14 @@ def test_a_run_that_is_stopped_resumes_to_the_same_weights_with_what_it_learned(
     assert runner.evaluate(Kinds(), weights="best").metrics["loss"] > 0
 
 
+@pytest.mark.any_backend
+def test_each_fold_has_an_encoder_of_its_own_train_split(tmp_path):
+    runner = lk.Runner(max_epochs=1, run_dir=tmp_path / "cv", progress=False, pictures=False, preflight=False)
+    lk.cross_validate(Kinds, folds=2, runner=runner)
+    learned = [path.read_bytes() for path in sorted((tmp_path / "cv").rglob("encoder.safetensors"))]
+    assert len(set(learned)) == len(learned) == 2
+
+
 @pytest.mark.backends("tensorflow", reason="model.keras with text runs on TensorFlow alone")
 def test_the_exported_model_takes_the_raw_columns_in_keras_alone(tmp_path):
     task, runner, _ = fit(tmp_path / "run")

@@ -18,7 +18,7 @@ from lightkeras.system.messages import did_you_mean
 MISSING = ("?", "", "NA", "N/A", "nan", "NaN", "null", "None")
 """Texts that stand for a missing value."""
 
-_NUMBER = re.compile(r"[+-]?([1-9][0-9]*|0)?(\.[0-9]*)?([eE][+-]?[0-9]+)?")
+_NUMBER = re.compile(r"[+-]?(([1-9][0-9]*|0)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 """A number as text. Not 007, 1_000 or Arabic digits, which Python's `float` reads too: they are rather codes."""
 _WHOLE = re.compile(r"(-?[1-9][0-9]*|0)\.0")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ].*)?", re.ASCII)
@@ -176,7 +176,7 @@ def category_order(key: str) -> tuple[bool, float, str]:
 
 
 def _is_number(text: str) -> bool:
-    return bool(_NUMBER.fullmatch(text)) and any(digit.isdigit() for digit in re.split("[eE]", text)[0])
+    return _NUMBER.fullmatch(text) is not None
 
 
 def _begins_with_zero(value: Any) -> bool:
