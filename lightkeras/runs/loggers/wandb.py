@@ -9,6 +9,7 @@ import json
 import secrets
 import shutil
 import struct
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -127,7 +128,10 @@ class _WandBRun(Remote):
                 shutil.copyfile(path, target)
 
     def close(self, failed: bool) -> None:
+        offline, path = self._run.offline, Path(self._run.dir).parent / f"run-{self._run.id}.wandb"
         self._run.finish(exit_code=int(failed))
+        if offline:
+            _wait_until_written(path)
 
 
 def _shown(kind: str, value: Any) -> Any:
@@ -144,6 +148,21 @@ def _shown(kind: str, value: Any) -> Any:
         edges, counts = value
         return wandb.Histogram(np_histogram=(counts, edges))
     return value
+
+
+def _wait_until_written(path: Path) -> None:
+    """Waits for the last record of a file, which W&B's process may write after `finish` has returned.
+
+    A session that continues the run reads what was sent before.
+    """
+    from wandb.proto import wandb_internal_pb2
+
+    until = time.monotonic() + 30.0
+    while time.monotonic() < until:
+        kinds = [wandb_internal_pb2.Record.FromString(content).WhichOneof("record_type") for content in _records(path)]
+        if "exit" in kinds:
+            return
+        time.sleep(0.02)
 
 
 def _last_steps(folder: Path, identity: str) -> dict[str, int]:
