@@ -127,10 +127,13 @@ def _mismatch(name: str, model: keras.Model, given: Structure) -> str | None:
     for tensor, found in pairs:
         if found is not None and not _fits(tensor, found):
             wanted = ArraySpec(tuple(tensor.shape[1:]), tensor.dtype)
-            return (
-                f"{name}'s input {tensor.name!r} takes {wanted}, but the batch has {found}. "
-                "Reshape or convert the data, or change the keras.Input."
-            )
+            advice = "Reshape or convert the data, or change the keras.Input."
+            if found.dtype == "string":
+                advice = (
+                    "Make numbers of the text with an encoder in `build_encoder`, such as lk.TextVectorizer or, for "
+                    "the columns of a table, lk.TableEncoder."
+                )
+            return f"{name}'s input {tensor.name!r} takes {wanted}, but the batch has {found}. {advice}"
     return None
 
 

@@ -247,4 +247,7 @@ def test_inputs_of_another_number_are_counted_and_alike_ones_advised_to_be_stack
     assert _mismatch("self.x", one, {"a": other}).startswith(
         "self.x's input 'a' takes float32[batch, 2], but the batch"
     )
+    text = _mismatch("self.x", one, {"a": ArraySpec((), "string")})
+    assert text is not None
+    assert "but the batch has string[batch]. Make numbers of the text with an encoder in `build_encoder`" in text
     assert _mismatch("self.x", one, {"a": None}) is None
