@@ -119,6 +119,10 @@ class Tuner(TrialSettings):
         seeds: Number of other seeds with which the best trials are run again, to detect lucky ones.
         top: Number of best trials to run again.
         refit: Whether the best trial is fitted again on train and validation together, for as many epochs.
+        folds: Number of folds (`lk.cross_validate`): a trial is a run for each in its directory, and its objective the
+            mean over them. The best trial is then fitted on all examples, for the mean of the best epochs. `None`
+            uses the validation split.
+        stratified: Whether each fold gets the same share of each class, by the labels.
         on_trial: Called with each finished trial.
 
     Raises:
@@ -137,34 +141,22 @@ class Tuner(TrialSettings):
     seeds: int = 0
     top: int = 3
     refit: bool = False
+    folds: int | None = None
+    stratified: bool = False
     on_trial: Callable[[Trial], None] | None = None
 
     def __post_init__(self) -> None:
         self.runner.check_keeps_runs("A search")
         for name, least in {"workers": 0, "retries": 0, "seeds": 0, "top": 1}.items():
             check_whole("Tuner", name, getattr(self, name), least)
-        self._check_pool()
+        _check_pool(self)
+        _check_folds(self)
         super().__post_init__()
         if self.pruning.rule is not None and self.oracle == "hyperband":
             raise ValueError(
                 f"Tuner(oracle='hyperband', pruning={self.pruning.rule!r}): hyperband decides itself how long a trial "
                 "runs. Leave the pruning out, or take another oracle."
             )
-
-    def _check_pool(self) -> None:
-        if self.pool not in POOLS:
-            raise ValueError(f"Tuner(pool={self.pool!r}) is not known. {did_you_mean(self.pool, POOLS)}")
-        if isinstance(self.gpus, bool) or not 0 <= self.gpus < float("inf"):
-            raise ValueError(f"Tuner(gpus={self.gpus!r}): expected a number of at least 0.")
-        if self.gpus > 1 and self.gpus != int(self.gpus):
-            raise ValueError(f"Tuner(gpus={self.gpus!r}): above 1, expected a whole number of GPUs.")
-        if self.pool == "ray" and not self.workers:
-            raise ValueError("Tuner(pool='ray', workers=0): on a cluster at least one worker is needed.")
-        for name in ("address", "gpus"):
-            if self.pool == "local" and getattr(self, name):
-                raise ValueError(
-                    f"Tuner({name}={getattr(self, name)!r}) needs a cluster: set pool='ray', or leave it out."
-                )
 
     def search(self, *, resume: bool = False) -> SearchResult:
         """Runs the trials.
@@ -231,9 +223,9 @@ class Tuner(TrialSettings):
         values = hparams.to_dict(space.hparams({}))
         runner = dataclasses.replace(self.runner, run_dir=None, monitor=None, mode=None, progress=False)
         if pool is None:
-            found = trial_run.summarize_task(self.task, self.lookup, values, runner)
+            found = trial_run.summarize_task(self.task, self.lookup, values, runner, self.folds, self.stratified)
         else:
-            found = pool.summarize_task(values, runner, self.retries)
+            found = pool.summarize_task(values, runner, self.retries, self.folds, self.stratified)
         objective = self.objective or self.runner.monitor or "val/loss"
         if objective not in found.names:
             raise ValueError(f"objective={objective!r}: no epoch logs that. {did_you_mean(objective, found.names)}")
@@ -267,7 +259,9 @@ class Tuner(TrialSettings):
             retries=self.retries,
             seeds=self.seeds,
             top=self.top,
-            refit=self.refit,
+            refit=self.refit or self.folds is not None,  # of a cross-validation there is no model to export
+            folds=self.folds,
+            stratified=self.stratified,
         )
         oracle = Oracle(self.oracle, space, objective, mode, self.trials, self.runner.epoch_limit, self.seed)
 
@@ -316,7 +310,7 @@ class Tuner(TrialSettings):
                 f"The best trial could not be fitted on train and validation together: {failed}", stacklevel=3
             )
         best = coordinator.best()
-        if best is not None and result.best is not None:
+        if best is not None and result.best is not None and (result.refit is not None or self.folds is None):
             if not RunDirectory(result.refit or result.best.run_dir).model_file.exists():
                 with phase("saving model.keras and the pictures of the best trial"):
                     self._export(coordinator, best, pool)
@@ -326,7 +320,7 @@ class Tuner(TrialSettings):
             with phase("drawing the search"):
                 figures.write(result, coordinator.plan.space, directory.figures)
                 report.write(directory.path)
-                if result.best is not None:
+                if result.best_dir.exists():
                     report.write(result.best_dir)
         return result
 
@@ -335,6 +329,40 @@ class Tuner(TrialSettings):
         problem = loop.export(coordinator.export(best), pool, self.task, self.lookup, self.retries)
         if problem is not None:
             warnings.warn(f"The model of the best trial, {best.number}, was not written: {problem}", stacklevel=4)
+
+
+def _check_folds(tuner: Tuner) -> None:
+    check_whole("Tuner", "folds", tuner.folds, 2, optional=True)
+    if tuner.folds is None:
+        if tuner.stratified:
+            raise ValueError("Tuner(stratified=True) needs folds: set folds=5, or leave it out.")
+        return
+    by_epoch = {
+        "oracle='hyperband'": tuner.oracle == "hyperband",
+        "pruning": tuner.pruning.rule is not None,
+        "chance": tuner.chance.value is not None,
+    }
+    if found := next((name for name, used in by_epoch.items() if used), None):
+        raise ValueError(
+            f"Tuner(folds={tuner.folds}, {found}): it compares the epochs of one run, and a trial has "
+            f"{tuner.folds}. Leave one of the two out."
+        )
+
+
+def _check_pool(tuner: Tuner) -> None:
+    if tuner.pool not in POOLS:
+        raise ValueError(f"Tuner(pool={tuner.pool!r}) is not known. {did_you_mean(tuner.pool, POOLS)}")
+    if isinstance(tuner.gpus, bool) or not 0 <= tuner.gpus < float("inf"):
+        raise ValueError(f"Tuner(gpus={tuner.gpus!r}): expected a number of at least 0.")
+    if tuner.gpus > 1 and tuner.gpus != int(tuner.gpus):
+        raise ValueError(f"Tuner(gpus={tuner.gpus!r}): above 1, expected a whole number of GPUs.")
+    if tuner.pool == "ray" and not tuner.workers:
+        raise ValueError("Tuner(pool='ray', workers=0): on a cluster at least one worker is needed.")
+    for name in ("address", "gpus"):
+        if tuner.pool == "local" and getattr(tuner, name):
+            raise ValueError(
+                f"Tuner({name}={getattr(tuner, name)!r}) needs a cluster: set pool='ray', or leave it out."
+            )
 
 
 def _place(directory: RunDirectory, resume: bool) -> dict[str, Any] | None:
@@ -358,7 +386,19 @@ def _begin(directory: RunDirectory, config: Mapping[str, Any]) -> None:
 
 
 _SAME = ("task", "tried")  # and the data
-_SAME_OF_SEARCH = ("objective", "mode", "oracle", "seed", "pruning", "chance", "seeds", "top", "refit")
+_SAME_OF_SEARCH = (
+    "objective",
+    "mode",
+    "oracle",
+    "seed",
+    "pruning",
+    "chance",
+    "seeds",
+    "top",
+    "refit",
+    "folds",
+    "stratified",
+)
 _FREE_OF_RUNNER = (
     "run_dir",
     "draw_every",
@@ -392,6 +432,8 @@ def _config_of(
             "seeds": tuner.seeds,
             "top": tuner.top,
             "refit": tuner.refit,
+            "folds": tuner.folds,
+            "stratified": tuner.stratified,
             "workers": tuner.workers,
             "pool": tuner.pool,
             "address": tuner.address,
@@ -422,6 +464,7 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     parts = {"search": {name: name in _SAME_OF_SEARCH for name in now["search"]}}
     parts["runner"] = {name: name not in _FREE_OF_RUNNER for name in now["runner"]}
     earlier = {**before, "runner": {**Settings().record(), **before.get("runner", {})}}  # lacks settings that are newer
+    earlier["search"] = {"folds": None, "stratified": False, **before["search"]}
     for part, names in parts.items():
         for name in [name for name, compared in names.items() if compared]:
             lines += config_differences(f"{part}.{name}", earlier.get(part, {}).get(name), now[part][name])

@@ -140,6 +140,8 @@ def test_config_json_shows_how_it_was_searched(searched):
         "seeds": 0,
         "top": 3,
         "refit": False,
+        "folds": None,
+        "stratified": False,
         "workers": 0,
         "pool": "local",
         "address": None,

@@ -43,6 +43,9 @@ def content_of_search(directory: RunDirectory, config: Mapping[str, Any], result
         "panels": {
             "Best hyperparameters": best.get("hparams") or {},
             "Searched": config.get("tried") or {},
+            "Mean and spread over folds": {
+                f"trial {found.get('trial')}": _spread(found) for found in summary.get("folds") or []
+            },
             "Repeats with other seeds": {
                 f"trial {found.get('trial')}": _spread(found) for found in summary.get("seeds") or []
             },

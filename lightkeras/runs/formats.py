@@ -219,6 +219,8 @@ class Search:
     seeds: Count = 0
     top: Positive = 3
     refit: bool = False
+    folds: Positive | None = None
+    stratified: bool = False
     workers: Count = 1
     pool: str = "local"
     address: str | None = None

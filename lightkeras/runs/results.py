@@ -136,13 +136,14 @@ class Trial:
     Args:
         name: Name, which is also that of its run directory in `trials/`.
         hparams: All hyperparameters by name.
-        objective: The best value of the objective; `None` if the trial failed.
+        objective: The best value of the objective, or its mean over folds; `None` if the trial failed.
         status: `"completed"`, `"pruned"` or `"failed"`.
         reason: Why it stopped.
         run_dir: Its run directory.
         inactive: Hyperparameters that have no meaning beside the others; they have their defaults.
         epochs: Epochs finished.
         wall_s: Seconds it took.
+        spread: Standard deviation of the objective over the folds (with `n - 1`); `None` without folds.
     """
 
     name: str
@@ -154,6 +155,7 @@ class Trial:
     inactive: tuple[str, ...] = ()
     epochs: int = 0
     wall_s: float = 0.0
+    spread: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -213,16 +215,18 @@ def ranked_trials(trials: Sequence[Trial], objective: str) -> Table:
     names = list(dict.fromkeys(name for trial in trials for name in trial.hparams))
     varied = [name for name in names if len({str(trial.hparams.get(name)) for trial in trials}) > 1]
     shown = varied or names
+    spread = ["std"] * any(trial.spread is not None for trial in trials)
     rows = [
         [
             trial.name,
             short(trial.objective),
+            *(short(trial.spread) for _ in spread),
             *("" if name in trial.inactive else short(trial.hparams.get(name)) for name in shown),
             str(trial.epochs),
         ]
         for trial in trials
     ]
-    return Table(["trial", objective, *shown, "epochs"], rows, marked=[0])
+    return Table(["trial", objective, *spread, *shown, "epochs"], rows, marked=[0])
 
 
 def counted(number: int, noun: str) -> str:

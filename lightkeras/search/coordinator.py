@@ -46,6 +46,8 @@ class Plan:
         seeds: Seeds with which the best trials are run again.
         top: How many trials those are.
         refit: Whether the best trial is fitted again on train and validation together.
+        folds: Number of folds of each trial; `None` for one run on the data module's splits.
+        stratified: Whether each fold has the same share of each class.
     """
 
     folder: Path
@@ -59,6 +61,8 @@ class Plan:
     seeds: int = 0
     top: int = 3
     refit: bool = False
+    folds: int | None = None
+    stratified: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +185,8 @@ class Coordinator:
             None if run.joined else plan.objective,
             None if run.parent is None else plan.folder / run.parent,
             run.joined,
+            plan.folds,
+            plan.stratified,
         )
 
     def export(self, run: Record) -> Job:

@@ -39,6 +39,7 @@ def trial_of(plan: Plan, run: Record) -> Trial:
         inactive=hparams.inactive(hp),
         epochs=outcome.epochs,
         wall_s=outcome.wall_s,
+        spread=outcome.spread,
     )
 
 
@@ -47,11 +48,13 @@ def write_trials(path: Path, objective: str, trials: Sequence[Trial]) -> None:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     names = list(trials[0].hparams) if trials else []
-    table.writerow(["trial", "status", objective, *names, "epochs", "wall_s", "reason"])
+    folded = any(trial.spread is not None for trial in trials)
+    table.writerow(["trial", "status", objective, *["std"] * folded, *names, "epochs", "wall_s", "reason"])
     for trial in trials:
         value = "" if trial.objective is None else f"{trial.objective:.9g}"
         chosen = ["" if name in trial.inactive else trial.hparams[name] for name in names]
-        row = [trial.name, trial.status, value, *chosen, trial.epochs, f"{trial.wall_s:.3f}", trial.reason]
+        spread = ["" if trial.spread is None else f"{trial.spread:.9g}"] * folded
+        row = [trial.name, trial.status, value, *spread, *chosen, trial.epochs, f"{trial.wall_s:.3f}", trial.reason]
         table.writerow(row)
     files.write_bytes(path, text.getvalue().encode())
 
@@ -96,9 +99,11 @@ def summary(result: SearchResult, task: str, repeats: Sequence[Repeats], reason:
                 "trial": best.name,
                 "run_dir": str(best.run_dir),
                 "value": best.objective,
+                **({} if best.spread is None else {"std": best.spread}),
                 "hparams": dict(best.hparams),
             },
             "seeds": [_repeats_summary(found) for found in repeats],
+            **({"folds": folds} if (folds := _folds_summary(result.trials)) else {}),
             "refit": None if result.refit is None else str(result.refit),
             **({} if reason is None else {"refit_failed": reason}),
         },
@@ -140,6 +145,15 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
         return
     shutil.copy2(source, target)
+
+
+def _folds_summary(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """Mean and spread of the objective over the folds of each completed trial; empty without folds."""
+    return [
+        {"trial": trial.name, "mean": trial.objective, "spread": trial.spread}
+        for trial in trials
+        if trial.spread is not None
+    ]
 
 
 def _repeats_summary(found: Repeats) -> Mapping[str, Any]:

@@ -19,12 +19,13 @@ class Outcome:
     Args:
         status: `"completed"`, `"pruned"` or `"failed"`.
         reason: Why it stopped.
-        value: Best value of the objective; `None` if it failed.
+        value: Best value of the objective, or its mean over folds; `None` if it failed.
         epoch: Epoch, from 1, in which it was reached; 0 if it failed.
         step: Train steps done then.
         epochs: Epochs finished.
         steps: Train steps done in all.
         wall_s: Seconds of the last attempt.
+        spread: Standard deviation of the value over folds; `None` without folds.
         threads: Threads that its process computed with; `None` for the default. A repetition must use as many, because
             sums may depend on it.
     """
@@ -37,6 +38,7 @@ class Outcome:
     epochs: int = 0
     steps: int = 0
     wall_s: float = 0.0
+    spread: float | None = None
     threads: int | None = None
 
 

@@ -93,6 +93,11 @@ def replay(task_class: type[Task], folder: Path, name: str, *, trust_run: bool =
     config = RunDirectory(folder).read_config()
     if "search" not in config:
         raise ValueError(f"{folder} holds a run, not a search: give the directory of a search.")
+    if config["search"].get("folds"):
+        raise ValueError(
+            f"{folder} holds a search whose trials are cross-validations, which are not run again as one. Run "
+            "lk.cross_validate with the trial's hyperparameters and the runner's seed."
+        )
     run, outcome = _find(folder, name, config["search"].get("mode", "min"))
     before = read_run(RunDirectory(folder / run.name))
     if before["task"] != task_class.__name__:

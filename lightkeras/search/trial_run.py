@@ -8,16 +8,19 @@ import errno
 import functools
 import math
 import shutil
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
 import keras
 
 from lightkeras import hparams
+from lightkeras.cross_validation import cross_validate
 from lightkeras.data import join, reuse
 from lightkeras.data.arrays import train_of
+from lightkeras.data.folds import Fold
 from lightkeras.data.held_out import held_out_of
 from lightkeras.data.lookup import Lookup
 from lightkeras.engine import make_engine
@@ -57,6 +60,8 @@ class Job:
         objective: Name of the value to report; `None` reports none.
         parent: Run directory of the trial that it continues; `None` starts anew.
         joined: Whether it is trained on train and validation together.
+        folds: Number of folds that it is cross-validated on, each a run in its directory; `None` for one run.
+        stratified: Whether each fold has the same share of each class.
     """
 
     name: str
@@ -65,6 +70,8 @@ class Job:
     objective: str | None
     parent: Path | None = None
     joined: bool = False
+    folds: int | None = None
+    stratified: bool = False
 
     @property
     def run_dir(self) -> Path:
@@ -87,10 +94,25 @@ class TaskSummary:
 
 
 def summarize_task(
-    task_class: type[Task], lookup: Lookup | None, values: dict[str, Any], runner: Runner
+    task_class: type[Task],
+    lookup: Lookup | None,
+    values: dict[str, Any],
+    runner: Runner,
+    folds: int | None = None,
+    stratified: bool = False,
 ) -> TaskSummary:
-    """Checks a task like `Runner.fit` before its first epoch, with the errors of `Runner.check`; writes nothing."""
+    """Checks a task like `Runner.fit` before its first epoch, with the errors of `Runner.check`; writes nothing.
+
+    With `folds` it has the data of the first fold: what cannot be cut into folds is refused here.
+    """
     task = task_class(hparams.from_dict(task_class.HParams, values), lookup)
+    if folds is not None:
+        module = task.build_data()
+        if module is None:
+            raise ValueError(f"folds={folds} needs a data module: {task_class.__name__}.build_data returns None.")
+        fold = Fold(module, 0, folds, stratified=stratified, shuffle=True, seed=runner.seed)
+        fold.prepare(task.lookup)
+        task.take_data(fold)
     names = runner.check(task)
     data = task.data
     reuse.commit(ended_well=data is not None)
@@ -108,11 +130,14 @@ def run(job: Job, task_class: type[Task], lookup: Lookup | None, report: Report)
     """
     began = time.perf_counter()
     keras.backend.clear_session()  # drops the graphs of the previous run
-    callbacks = [] if job.objective is None else [Reporter(job.objective, report)]
+    callbacks = [] if job.objective is None or job.folds is not None else [Reporter(job.objective, report)]
     loggers = copy.deepcopy(job.runner.loggers)  # in the process of the search, the trials must not share them
     runner = dataclasses.replace(job.runner, callbacks=callbacks, loggers=loggers, progress=False)
     try:
-        fit = _fit(job, task_class, lookup, runner)
+        if job.folds is None or job.joined:
+            outcome = _outcome(_fit(job, task_class, lookup, runner), job)
+        else:
+            outcome = _outcome_of_folds(_cross_validated(job, task_class, lookup, runner))
         reuse.commit(ended_well=True)
     except Interrupted:
         raise
@@ -123,7 +148,7 @@ def run(job: Job, task_class: type[Task], lookup: Lookup | None, report: Report)
         if make_engine().is_out_of_memory(error) or isinstance(error, MemoryError):
             raise OutOfMemoryError(f"{type(error).__name__}: {_first_line(error)}") from error
         return Outcome(FAILED, f"{type(error).__name__}: {error}", wall_s=time.perf_counter() - began)
-    return _outcome(fit, job, time.perf_counter() - began)
+    return dataclasses.replace(outcome, wall_s=time.perf_counter() - began)
 
 
 def prepare(job: Job) -> None:
@@ -183,13 +208,40 @@ def _fit(job: Job, task_class: type[Task], lookup: Lookup | None, runner: Runner
         )
     task.data.prepare(task.lookup)
     sets = held_out_of(task.data, "validation")
-    if not sets:
+    if not sets and job.folds is None:
         raise ValueError(f"{task_class.__name__}'s data has no validation split to join with train.")
     return runner.fit(task, functools.reduce(join.join_feeds, sets.values(), train_of(task.data)), resume=resume)
 
 
-def _outcome(fit: FitResult, job: Job, wall_s: float) -> Outcome:
-    done: dict[str, Any] = {"epochs": fit.epochs, "steps": fit.steps, "wall_s": wall_s}
+def _cross_validated(job: Job, task_class: type[Task], lookup: Lookup | None, runner: Runner) -> tuple[FitResult, ...]:
+    """Runs the folds that have not ended; the directory is never of another trial."""
+
+    def make() -> Task:
+        return task_class(hparams.from_dict(task_class.HParams, job.hparams), lookup)
+
+    folds = 0 if job.folds is None else job.folds
+    return cross_validate(make, folds=folds, stratified=job.stratified, runner=runner, resume=True).folds
+
+
+def _outcome_of_folds(folds: Sequence[FitResult]) -> Outcome:
+    """The mean of the best values of the folds, and their spread; one fold that failed is a trial that failed."""
+    bests = [fold.best for fold in folds if fold.best is not None and not fold.diverged]
+    values = [best.value for best in bests]
+    done: dict[str, Any] = {"epochs": sum(fold.epochs for fold in folds), "steps": sum(fold.steps for fold in folds)}
+    if len(values) < len(folds) or not all(map(math.isfinite, values)):
+        number, fold = next(
+            (number, fold)
+            for number, fold in enumerate(folds, 1)
+            if fold.diverged or fold.best is None or not math.isfinite(fold.best.value)
+        )
+        return Outcome(FAILED, f"fold {number}: {fold.stop_reason}", **done)
+    epoch, step = (round(statistics.fmean(found)) for found in ([b.epoch for b in bests], [b.step for b in bests]))
+    spread = statistics.stdev(values)
+    return Outcome(COMPLETED, f"{len(folds)} folds", statistics.fmean(values), epoch, step, spread=spread, **done)
+
+
+def _outcome(fit: FitResult, job: Job) -> Outcome:
+    done: dict[str, Any] = {"epochs": fit.epochs, "steps": fit.steps}
     if fit.diverged or fit.best is None:
         return Outcome(FAILED, fit.stop_reason, **done)
     if not math.isfinite(fit.best.value):

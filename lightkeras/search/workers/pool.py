@@ -108,17 +108,19 @@ class Pool:
         if worker is not None:
             worker.channel.send(("answer", why))
 
-    def summarize_task(self, values: Mapping[str, Any], runner: Any, retries: int) -> TaskSummary:
+    def summarize_task(
+        self, values: Mapping[str, Any], runner: Any, retries: int, folds: int | None = None, stratified: bool = False
+    ) -> TaskSummary:
         """Lets a worker check the task, and returns its summary.
 
         It is retried `retries` times if its worker is lost. Raises the task's own error, or a RuntimeError if too many
         workers were lost.
         """
-        message = self._checked_by_worker(values, runner)
+        message = self._checked_by_worker(dict(values), runner, folds, stratified)
         while message.kind == "lost" and retries > 0:
             retries -= 1
             announce(f"checking the task again, because its worker {message.content}")
-            message = self._checked_by_worker(values, runner)
+            message = self._checked_by_worker(dict(values), runner, folds, stratified)
         if message.kind == "raised":
             raise message.content
         if message.kind == "lost":
@@ -126,8 +128,8 @@ class Pool:
         found: TaskSummary = message.content
         return found
 
-    def _checked_by_worker(self, values: Mapping[str, Any], runner: Any) -> WorkerMessage:
-        self._send(0, "summarize", (dict(values), runner))
+    def _checked_by_worker(self, *asked: Any) -> WorkerMessage:
+        self._send(0, "summarize", asked)
         while True:
             for message in self.wait():
                 if message.kind in ("summary", "raised", "lost"):

@@ -111,15 +111,15 @@ class _Worker:
         heartbeat.listen(self._alive)
         while True:
             kind, content = self._connection.recv()
-            reusable = self._summarize(*content) if kind == "summarize" else self._run(content)
+            reusable = self._summarize(content) if kind == "summarize" else self._run(content)
             if not reusable:
                 break
 
-    def _summarize(self, values: dict[str, Any], runner: Any) -> bool:
+    def _summarize(self, asked: tuple[Any, ...]) -> bool:
         from lightkeras.search import trial_run
 
         try:
-            found = trial_run.summarize_task(self._task(), self._setup.lookup, values, runner)
+            found = trial_run.summarize_task(self._task(), self._setup.lookup, *asked)
         except Exception as error:
             self._send("raised", _portable(error))
         else:
