@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
+import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, final
@@ -24,7 +26,7 @@ from lightkeras.encoders.keras_model import KerasEncoder
 from lightkeras.engine.base import Engine, Tensor, gradient_norm
 from lightkeras.engine.optimizer_state import trained_variables
 from lightkeras.system import random_states
-from lightkeras.system.messages import explains_unknown_keywords
+from lightkeras.system.messages import did_you_mean, explains_unknown_keywords
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -141,6 +143,13 @@ class StepMethods(KerasState):
     """What a step of a task calls: `minimize`, `gradients` and `log`."""
 
     optimizer: keras.optimizers.Optimizer
+
+    def __init_subclass__(cls) -> None:
+        """Lets the task's `HParams` answer a misspelled field with the nearest one."""
+        super().__init_subclass__()
+        declared = vars(cls).get("HParams")
+        if dataclasses.is_dataclass(declared) and "__init__" in vars(declared):
+            explains_unknown_keywords({})(declared)  # type: ignore[arg-type]
 
     def __init__(self) -> None:
         self._engine: Engine | None = None
@@ -609,6 +618,28 @@ def steps_not_called(model: keras.Model) -> list[str]:
     return overridden(model, _NOT_CALLED)
 
 
+def _check_known(argument: str, given: Any, module: types.ModuleType) -> None:
+    """Checks that Keras knows a name, or all names of a list or dict for several outputs.
+
+    Raises:
+        ValueError: It does not; the message suggests the nearest name.
+    """
+    for name in keras.tree.flatten(given):
+        if not isinstance(name, str):
+            continue
+        try:
+            module.get(name)
+        except ValueError as error:
+            known = [found for found in vars(module) if not found.startswith("_")]
+            written = ["mse", "mae", "mape", "msle"] if argument == "loss" else [found.lower() for found in known]
+            raise ValueError(
+                f"SupervisedTask({argument}={name!r}): Keras has none of this name. "
+                f"{did_you_mean(name, {*known, *written} - _NOT_NAMES, most=3)}"
+            ) from error
+
+
+_NOT_NAMES = {"get", "serialize", "deserialize", "schedules", "legacy", "Optimizer", "optimizer", "Loss"}
+
 # Arguments of Keras's `compile` and `fit`, and of Lightning, that people try.
 _KNOWN_KEYWORDS = {
     "batch_size": "For arrays give it to fit: runner.fit(task, (x, y), batch_size=...).",
@@ -662,6 +693,8 @@ class SupervisedTask(Task):
         data: DataModule | None = None,
     ) -> None:
         super().__init__()
+        _check_known("optimizer", optimizer, keras.optimizers)
+        _check_known("loss", loss, keras.losses)
         if not isinstance(model, keras.Model):
             raise TypeError(f"SupervisedTask takes a keras.Model, got {type(model).__name__}.")
         _check_steps(model)

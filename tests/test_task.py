@@ -731,3 +731,32 @@ def test_numbers_that_are_logged_in_place_of_tensors_are_remembered_with_their_f
     with task._recording(), pytest.raises(ValueError, match=r"^log\('wide'\): the value has shape \(2,\); expected a"):
         task.log("wide", np.zeros(2))
     assert "wide" not in task.numbers_logged()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"optimizer": "adm"},
+            r"SupervisedTask\(optimizer='adm'\): Keras has none of this name. Did you mean .*'adam'",
+        ),
+        ({"loss": "msee"}, r"SupervisedTask\(loss='msee'\): Keras has none of this name. Did you mean .*'mse'"),
+        ({"loss": {"a": "mse", "b": "hinje"}}, r"loss='hinje'\): .* Did you mean .*'hinge'"),
+    ],
+)
+def test_a_misspelled_optimizer_or_loss_is_answered_with_the_nearest_names(given, message):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    with pytest.raises(ValueError, match=message):
+        SupervisedTask(model, **({"loss": "mse"} | given))
+
+
+def test_a_misspelled_hyperparameter_is_answered_with_the_nearest_name():
+    class Small(Task):
+        @dataclasses.dataclass(frozen=True)
+        class HParams:
+            units: int = 8
+            rate: float = 0.1
+
+    with pytest.raises(TypeError, match=r"HParams\(unit=\.\.\.\): there is no such setting. Did you mean 'units'\?"):
+        Small.HParams(unit=4)
+    assert Small(Small.HParams(units=4)).hp == Small.HParams(4)

@@ -399,7 +399,11 @@ def lookup_of(settings: jsonargparse.Namespace) -> Lookup:
 
 
 class _Formatter(jsonargparse.DefaultHelpFormatter):
-    """Keeps the line breaks of the description."""
+    """Keeps the line breaks of the description, and leaves out loggers that are not public: every run has them."""
+
+    def _expand_help(self, action: Any) -> str:
+        text: str = super()._expand_help(action)
+        return re.sub(r"(, |(?<=known subclasses: ))lightkeras\.runs\.loggers\.[a-z_]+\.\w+", "", text)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n".join(indent + line for line in text.splitlines())

@@ -306,7 +306,22 @@ def config_differences(name: str, before: Any, now: Any) -> list[str]:
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         keys = dict.fromkeys([*before, *now])
         return [line for key in keys for line in config_differences(f"{name}.{key}", before.get(key), now.get(key))]
-    return [] if _plain(before) == _plain(now) else [f"{printable(name)} was {before!r} and is {now!r}"]
+    if _plain(before) == _plain(now):
+        return []
+    line = f"{printable(name)} was {before!r} and is {now!r}"
+    meaning = _meaning_of(printable(name)) if isinstance(before, str) and isinstance(now, str) else None
+    return [line if meaning is None else f"{meaning} ({line})"]
+
+
+def _meaning_of(name: str) -> str | None:
+    """What changed, in words, where the values are digests; `None` where they speak for themselves."""
+    owner, _, last = name.rpartition(".")
+    if owner == "code":
+        return f"the source file of the class {last} changed"
+    if last != "fingerprint":
+        return None
+    split = owner.removeprefix("data.")
+    return f"the examples of {split} changed, or their order" if owner.startswith("data.") else f"{owner} changed"
 
 
 def _plain(value: Any) -> Any:

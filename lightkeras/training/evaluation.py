@@ -59,7 +59,7 @@ def evaluate(
     with phase({"test": "testing", "validation": "validating"}[split]):
         for name, feed in given.items():
             encoded = encode_feed(feed, task.frozen(), settings.features)
-            trace = trace_evaluate(task, engine, encoded)
+            trace = trace_evaluate(task, engine, encoded, set_name=name)
             epoch_names(task, trace, split)
             check_set_name(name, trace.names)
             steppers[name] = setup.stepper_over(encoded, task, task.run_evaluate_step, trace, limit, settings.seed)

@@ -223,7 +223,7 @@ def make_fit(settings: Settings, ready: Ready, ledger: TimeLedger | None = None)
         check_feed(task, given, within("validation", name), limits.validation)
         validation = given if given is train else encode_feed(given, task.frozen(), settings.features)
         with phase("tracing the validation step"):
-            evaluation = trace_evaluate(task, engine, validation, train)
+            evaluation = trace_evaluate(task, engine, validation, train, name)
         check_set_name(name, evaluation.names)
         names += epoch_names(task, evaluation, within("val", name))
         held_out[name] = stepper_over(validation, task, task.run_evaluate_step, evaluation, limits.validation, seed)

@@ -23,16 +23,18 @@ _NOT_OF_DATA = (AttributeError, NameError, ImportError, AssertionError, NotImple
 
 
 @contextlib.contextmanager
-def explained(task: Task, feed: Feed, method: str, train: Feed | None = None) -> Iterator[None]:
+def explained(task: Task, feed: Feed, method: str, train: Feed | None = None, set_name: str = "") -> Iterator[None]:
     """Explains an error of the block by the inputs that a model was called with, or else adds a note with the batch.
 
     An explanation quotes the error. There is one only where it can be the cause: a model that was called with other
-    inputs than it takes, or an error that another form of batch than in training may raise.
+    inputs than it takes, or an error that another form of batch than in training may raise. Both name the validation or
+    test set, if it has a name.
 
     Raises:
         TaskError: The model does not accept the batches, they differ from the batches of `train`, or the backend
             cannot run a layer.
     """
+    where = f" on the set {set_name!r}" if set_name else ""
     try:
         with record_failure() as failure:
             yield
@@ -44,11 +46,11 @@ def explained(task: Task, feed: Feed, method: str, train: Feed | None = None) ->
                 problem = difference(feed.spec, train.spec)
         if problem is not None:
             quoted = "" if str(error) in problem else f" The error was: {type(error).__name__}: {error}"
-            raise TaskError(f"{type(task).__name__}.{method}: {problem}{quoted}") from error
+            raise TaskError(f"{type(task).__name__}.{method}{where}: {problem}{quoted}") from error
         if failure.name is not None:
             error.add_note(f"It was raised in the layer {failure.name}.")
         batch = ", ".join(f"{path}: {spec}" for path, spec in flatten(feed.spec))
-        error.add_note(f"This came from {method}, which was given a batch of {{{batch}}}.")
+        error.add_note(f"This came from {method}{where}, which was given a batch of {{{batch}}}.")
         raise
 
 

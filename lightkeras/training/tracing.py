@@ -101,13 +101,13 @@ def trace_train(task: Task, engine: Engine, feed: Feed) -> Trace:
     return trace
 
 
-def trace_evaluate(task: Task, engine: Engine, feed: Feed, train: Feed | None = None) -> Trace:
-    """Traces the evaluation step; the error of a step that fails compares the split with `train`.
+def trace_evaluate(task: Task, engine: Engine, feed: Feed, train: Feed | None = None, set_name: str = "") -> Trace:
+    """Traces the evaluation step; the error of a step that fails compares the split with `train`, and names the set.
 
     Raises:
         TaskError: The step minimizes a loss, or does not accept the batches.
     """
-    with explained(task, feed, "evaluate_step", train):
+    with explained(task, feed, "evaluate_step", train, set_name):
         trace = engine.trace(task.run_evaluate_step, *form_to_trace(engine, feed))
     if trace.updates:
         raise TaskError(f"{type(task).__name__}.evaluate_step calls self.minimize: evaluation must not train.")

@@ -100,3 +100,9 @@ def test_none_is_null_on_the_command_line_and_in_its_help(capsys):
         "When to save, and which checkpoints to keep: --runner.",
     ):
         assert group in text
+
+
+def test_help_lists_the_public_loggers_alone(capsys):
+    assert run("fit", "--help") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "known subclasses: lightkeras.runs.loggers.MLflow, lightkeras.runs.loggers.WandB)" in shown

@@ -39,6 +39,9 @@ BEFORE = {
     "started": "2026-11-24",
 }
 
+CHANGED = "the examples of {} changed, or their order"
+OTHER_FILE = "the source file of the class TwoMoons changed"
+
 
 # ---------------------------------------------------------------------- data by split
 
@@ -53,7 +56,10 @@ def with_validation(validation, **train):
 @pytest.mark.parametrize(
     ("now", "lines"),
     [
-        ({"fingerprint": "w", "examples": 40}, ["data.validation.fingerprint was 'v' and is 'w'"]),
+        (
+            {"fingerprint": "w", "examples": 40},
+            [f"{CHANGED.format('validation')} (data.validation.fingerprint was 'v' and is 'w')"],
+        ),
         ({"fingerprint": "v", "examples": 20}, ["data.validation.examples was 40 and is 20"]),
         (None, [f"data.validation was {HELD_OUT!r} and is None"]),
         ({"fingerprint": None, "examples": 40}, []),  # not known now, as without the preflight
@@ -100,7 +106,10 @@ def changed(**parts):
         (changed(hparams={"rate": 0.2, "units": 8}), "hparams.rate was 0.1 and is 0.2"),
         (changed(hparams={"rate": 0.1}), "hparams.units was 8 and is None"),
         (changed(hparams={"rate": 0.1, "units": 8, "new": 1}), "hparams.new was None and is 1"),
-        (changed(data={"fingerprint": "cd", "batch_size": 32}), "data.train.fingerprint was 'ab' and is 'cd'"),
+        (
+            changed(data={"fingerprint": "cd", "batch_size": 32}),
+            f"{CHANGED.format('train')} (data.train.fingerprint was 'ab' and is 'cd')",
+        ),
         (changed(data={"fingerprint": "ab", "batch_size": 16}), "data.train.batch_size was 32 and is 16"),
         (changed(seed=1), "seed was 0 and is 1"),
         (changed(hparams={"rate": 0.1, "units": 8, "\x1b[2J": 1}), r"hparams.\x1b[2J was None and is 1"),
@@ -119,7 +128,10 @@ def runner(**settings):
     ("now", "line"),
     [
         (changed(backend="jax"), "backend was 'tensorflow' and is 'jax'"),
-        (changed(code={"TwoMoons": "34"}), "code.TwoMoons was '12' and is '34'"),
+        (
+            changed(code={"TwoMoons": "34"}),
+            f"{OTHER_FILE} (code.TwoMoons was '12' and is '34')",
+        ),
         (changed(versions={"keras": "3.16.0"}), "versions.keras was '3.15.0' and is '3.16.0'"),
         (runner(preflight=False), "preflight was True and is False"),
         (runner(validate_every="9 steps"), "validate_every was 1 and is '9 steps'"),

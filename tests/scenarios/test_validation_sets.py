@@ -213,3 +213,12 @@ def test_a_resume_compares_each_set(runner):
     with pytest.raises(ChangedRunError, match=r"data\.validation/noisy was .* and is None"):
         longer.fit(TwoMoons(), two_moons(160), {"clean": CLEAN}, resume=True)
     assert longer.fit(TwoMoons(), two_moons(160), SETS, resume=True).epochs == 4
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("preflight", [True, False])
+def test_a_set_of_another_shape_is_named(runner, preflight):
+    x, y = CLEAN
+    wrong = {"clean": CLEAN, "noisy": (np.zeros((len(x), 5), "float32"), y)}
+    with pytest.raises(lk.TaskError, match=r"TwoMoons.evaluate_step on the set 'noisy': .*5"):
+        dataclasses.replace(runner, preflight=preflight).fit(TwoMoons(), two_moons(160), wrong)

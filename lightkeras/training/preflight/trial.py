@@ -60,8 +60,8 @@ def try_steps(traced: TracedSteps, skips_broken: bool = False, has_callbacks: bo
         for name, stepper in traced.validation_steppers.items():
             state.restore_variables()
             first = _first_batch(engine, stepper, within("validation", name))
-            _try(task, stepper, first, 0, "evaluate_step", traced.train_stepper.feed)
-            _try_last(task, stepper, "evaluate_step")
+            _try(task, stepper, first, 0, "evaluate_step", traced.train_stepper.feed, name)
+            _try_last(task, stepper, "evaluate_step", name)
 
 
 def takes_example(traced: TracedSteps, stepper: Stepper, example: int | None) -> bool:
@@ -256,18 +256,20 @@ def check_learned(
             )
 
 
-def _try(task: Task, stepper: Stepper, feed: Feed, step: int, method: str, train: Feed | None = None) -> StepLogs:
-    with explained(task, feed, method, train):
+def _try(
+    task: Task, stepper: Stepper, feed: Feed, step: int, method: str, train: Feed | None = None, set_name: str = ""
+) -> StepLogs:
+    with explained(task, feed, method, train, set_name):
         logs = stepper.try_one(feed, step)
     check_logs(task, logs, method, LAST if step else FIRST)
     return logs
 
 
-def _try_last(task: Task, stepper: Stepper, method: str) -> None:
+def _try_last(task: Task, stepper: Stepper, method: str, set_name: str = "") -> None:
     """Tries the last batch if it is smaller: the step is compiled again for it, and may log other names."""
     feed = stepper.feed
     if isinstance(feed, ArrayFeed) and feed.steps > 1 and feed.examples % feed.batch_size:
-        _try(task, stepper, feed, feed.steps - 1, method)
+        _try(task, stepper, feed, feed.steps - 1, method, set_name=set_name)
 
 
 def _first_batch(engine: Engine, stepper: Stepper, split: str) -> Feed:
