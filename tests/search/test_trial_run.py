@@ -75,8 +75,8 @@ def test_the_objective_is_reported_from_epoch_1_and_a_reason_stops_the_run():
 
 
 def test_a_run_with_a_best_value_is_completed(tmp_path):
-    found = trial_run._outcome(fit_result(tmp_path), job(tmp_path), 2.5)
-    assert found == Outcome(COMPLETED, "max_epochs=3 reached", 0.5, 2, 7, 3, 9, 2.5)
+    found = trial_run._outcome(fit_result(tmp_path), job(tmp_path))
+    assert found == Outcome(COMPLETED, "max_epochs=3 reached", 0.5, 2, 7, 3, 9)
 
 
 @pytest.mark.parametrize(
@@ -88,9 +88,17 @@ def test_a_run_with_a_best_value_is_completed(tmp_path):
     ],
 )
 def test_a_run_without_a_finite_best_value_has_failed(tmp_path, changed, reason):
-    found = trial_run._outcome(fit_result(tmp_path, **changed), job(tmp_path), 2.5)
-    assert found == Outcome(FAILED, reason, epochs=3, steps=9, wall_s=2.5)
+    found = trial_run._outcome(fit_result(tmp_path, **changed), job(tmp_path))
+    assert found == Outcome(FAILED, reason, epochs=3, steps=9)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_value_of_folds_is_their_mean_with_its_spread(tmp_path):
+    folds = [fit_result(tmp_path, value=value) for value in (0.5, 0.75, 1.0)]
+    found = trial_run._outcome_of_folds(folds)
+    assert found == Outcome(COMPLETED, "3 folds", 0.75, 2, 7, 9, 27, spread=0.25)
+    broken = [folds[0], fit_result(tmp_path, diverged=True, stop_reason="nan at step 3"), folds[2]]
+    assert trial_run._outcome_of_folds(broken) == Outcome(FAILED, "fold 2: nan at step 3", epochs=9, steps=27)
 
 
 @pytest.fixture
