@@ -2,7 +2,5 @@
 
 import lazy_loader
 
-# The modules of a fit import `bridge`, and these callbacks import modules of a fit.
-_NAMES = {"average_weights": ["AverageWeights"], "unfreeze": ["Unfreeze"]}
-
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_NAMES)
+# When first used: the modules of a fit import `bridge`, and these callbacks import modules of a fit.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,2 @@
+from .average_weights import AverageWeights as AverageWeights
+from .unfreeze import Unfreeze as Unfreeze
