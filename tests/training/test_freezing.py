@@ -391,7 +391,7 @@ def test_a_state_of_other_layers_is_refused():
     task = MADE()
     task.set_up(0)
     with pytest.raises(CheckpointError, match="it has flags for 1 layers with 1 variables, and the task"):
-        freezing.set_flags(task, freezing.Flags((True,), (True,)))
+        freezing.set_flags(task, freezing.Flags((True,), (True,), ()))
     found = freezing.record(task, freezing.flags_of(task)) | {"optimizers": {"other": ["model.0000"]}}
     with pytest.raises(CheckpointError, match=r"its other learns model\.0000, which the task"):
         freezing.restore(task, found)
