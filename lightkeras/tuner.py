@@ -259,7 +259,7 @@ class Tuner(TrialSettings):
             retries=self.retries,
             seeds=self.seeds,
             top=self.top,
-            refit=self.refit or self.folds is not None,  # of a cross-validation there is no model to export
+            refit=self.refit or self.folds is not None,  # a cross-validation exports no model
             folds=self.folds,
             stratified=self.stratified,
         )

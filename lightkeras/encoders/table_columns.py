@@ -76,7 +76,7 @@ class Number(Learned):
 
     @classmethod
     def of(cls, values: np.ndarray, column: str) -> Number:
-        """Learns from float32 `[n]`; a ValueError if there is no number."""
+        """Learns from float32 `[n]`; a ValueError if all are missing."""
         if np.isnan(values).all():
             raise ValueError(f"Column {column!r} has no value in the train split: leave it out of the features.")
         median = np.float32(np.nanmedian(values.astype(np.float64)))

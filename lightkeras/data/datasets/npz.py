@@ -46,7 +46,7 @@ def read_array(path: Path, key: str) -> np.ndarray:
     """Reads one array of an `.npz` file.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         ValueError: The file is damaged, or the array holds pickled objects.
     """
     return np.asarray(_load(path, f"Array {key} of {path}", lambda archive: _checked(archive, key)[key]))

@@ -82,7 +82,7 @@ def read_file(path: Path, shape: Shape) -> np.ndarray:
         float32 `[n, *shape]`, 0 to 1.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         ValueError: It cannot be read, or has another size or depth.
     """
     if not path.is_file():

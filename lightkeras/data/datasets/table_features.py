@@ -25,7 +25,7 @@ from lightkeras.system.messages import did_you_mean
 @final
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """A column of numbers; `NaN` where there is no value. A column that is given by its name may be one."""
+    """A column of numbers; a missing value is `NaN`. A column that is given by its name may be one."""
 
     column: str
 

@@ -27,7 +27,7 @@ def read_file(path: str | Path) -> Columns:
     """Reads a table in a file: JSON Lines or Parquet by its suffix, else text as `TableFile` reads it.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         ValueError: It cannot be read, or has no rows or names of columns that are not unique.
         ImportError: The file is Parquet, and pyarrow is not installed.
     """
@@ -81,7 +81,7 @@ class TableFile:
         """Reads the file.
 
         Raises:
-            FileNotFoundError: There is no such file.
+            FileNotFoundError: The file does not exist.
             ValueError: It is not UTF-8, has no rows, names a column twice or leaves it without a name, or the number
                 of fields in a line differs from the number of columns.
         """

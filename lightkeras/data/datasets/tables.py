@@ -138,7 +138,7 @@ class Table(DataModule):
         """Reads the table and makes the splits.
 
         Raises:
-            FileNotFoundError: There is no such file.
+            FileNotFoundError: The file does not exist.
             ValueError: The file or a value in it cannot be read, a column is missing, or too few rows remain, also of
                 a class.
             ImportError: The file is Parquet, and pyarrow is not installed.

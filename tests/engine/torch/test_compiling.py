@@ -105,6 +105,37 @@ def test_the_batches_it_was_compiled_for_are_told_and_the_smaller_last_one_is_no
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"callbacks": lambda: [lk.callbacks.Unfreeze({"0": 1}, rates={"0": 0.1})]},
+        {"callbacks": lambda: [lk.callbacks.AverageWeights(1)]},
+        {"log_gradients": lambda: "histogram"},
+        {"optimizer": lambda: keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(0.01, 20))},
+        {"optimizer": lambda: keras.optimizers.SGD(0.1, momentum=0.9, use_ema=True, global_clipnorm=0.5)},
+    ],
+    ids=["unfreezing", "averaging", "histograms", "schedule", "averaged and clipped"],
+)
+def test_what_a_run_may_use_is_computed_as_uncompiled(tmp_path, settings):
+    settings = dict(settings)
+    optimizer = settings.pop("optimizer", lambda: keras.optimizers.Adam(0.01))
+    found = []
+    for name in ("on", "off"):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([layers.Input((6,)), layers.Dense(8, "relu", name="0"), layers.Dense(2)])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        task = lk.SupervisedTask(model, loss=loss, optimizer=optimizer(), metrics=["accuracy"])
+        made = {key: make() for key, make in settings.items()}
+        runner = lk.Runner(
+            compile=name, max_epochs=3, run_dir=tmp_path / name, progress=False, pictures=False, export=False, **made
+        )
+        runner.fit(task, (X, Y), validation=(-X, 1 - Y), batch_size=8)
+        found.append([variable.numpy() for variable in model.weights])
+    for compiled, uncompiled in zip(*found, strict=True):
+        np.testing.assert_allclose(compiled, uncompiled, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.long
 def test_a_python_value_that_changes_between_calls_is_seen(tmp_path):
     class Doubles(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
@@ -150,7 +181,7 @@ def test_a_broken_step_of_a_compiled_run_is_replayed_to_the_bit(tmp_path):
     runner = lk.Runner(
         compile="on", max_epochs=2, run_dir=tmp_path / "run", progress=False, pictures=False, preflight=False
     )
-    assert runner.fit(Classifier(), (x, Y), batch_size=8).broken
+    assert runner.fit(Classifier(), (x, Y), batch_size=8).diverged
     assert lk.replay(tmp_path / "run", Classifier()).equal
 
 
