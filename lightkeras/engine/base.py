@@ -110,6 +110,8 @@ class Program(abc.ABC):
     """Descriptions of the batch shapes it was compiled for, in order; empty if nothing is compiled."""
     compiled: bool = True
     """Whether it is compiled, at its first run; fixed, so that a run that is repeated computes the same bits."""
+    compiled_size: int | None = None
+    """Examples of the batches that are compiled, if those of other sizes are not."""
 
     @abc.abstractmethod
     def run(self, stream: Stream, count: int) -> StepLogs:

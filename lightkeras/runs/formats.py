@@ -516,6 +516,6 @@ class BrokenState(State):
     batch: dict[str, Any] | None = None
     shapes: list[list[Count | None]] | None = None
     gradient_norms: bool = False
-    compiled: bool = False
+    compiled_size: Count | None = None
     class_weight: dict[str, float] | None = None
     frozen: FrozenState | None = None

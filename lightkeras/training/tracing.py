@@ -37,14 +37,15 @@ def take_first(engine: Engine, feed: StreamFeed) -> Structure | None:
     return batch
 
 
-def feed_of(batch: Structure, spec: Structure) -> StreamFeed:
+def feed_of(batch: Structure, spec: Structure, batch_size: int | None = None) -> StreamFeed:
     """A feed of one batch.
 
     Args:
         batch: NumPy arrays.
         spec: Spec of the batches that it stands for, which may leave sizes open.
+        batch_size: Examples of most of these batches; `None` for those of this one.
     """
-    feed = StreamFeed(lambda epoch: iter([batch]), spec, steps=1)
+    feed = StreamFeed(lambda epoch: iter([batch]), spec, steps=1, batch_size=batch_size)
     feed.note_first(batch)
     return feed
 

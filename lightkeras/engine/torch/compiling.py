@@ -102,7 +102,7 @@ class CompiledStep:
     """
 
     def __init__(self, row: Row, examples: int | None, required: bool) -> None:
-        self._row, self._examples, self._required = row, examples, required
+        self._row, self.examples, self._required = row, examples, required
         self.forms: list[str] = []
         self.failed = False
         # A code object of its own: torch keeps what it compiled by code object, and compiles each only a few times.
@@ -118,7 +118,7 @@ class CompiledStep:
             ValueError: It cannot be compiled and is `required`.
         """
         leaves = flatten(batch)
-        if self.failed or len(leaves[0][1]) != self._examples:
+        if self.failed or len(leaves[0][1]) != self.examples:
             return self._row(batch)
         try:
             with not_recording():

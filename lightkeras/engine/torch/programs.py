@@ -35,6 +35,7 @@ class TorchProgram(Program):
         self._step, self._names, self._running = step, tuple(names), running
         self.compiled = isinstance(step, CompiledStep)
         self.forms = step.forms if isinstance(step, CompiledStep) else []
+        self.compiled_size = step.examples if isinstance(step, CompiledStep) else None
 
     def run(self, stream: Stream, count: int) -> StepLogs:
         rows: list[torch.Tensor] = []

@@ -154,6 +154,9 @@ def _wait_until_written(path: Path) -> None:
     """Waits for the last record of a file, which W&B's process may write after `finish` has returned.
 
     A session that continues the run reads what was sent before.
+
+    Raises:
+        TimeoutError: It is not written within 30 s.
     """
     from wandb.proto import wandb_internal_pb2
 
@@ -163,6 +166,9 @@ def _wait_until_written(path: Path) -> None:
         if "exit" in kinds:
             return
         time.sleep(0.02)
+    raise TimeoutError(
+        f"W&B has not written the end of {path} within 30 s: a resume may send the last values of the run twice."
+    )
 
 
 def _last_steps(folder: Path, identity: str) -> dict[str, int]:

@@ -97,7 +97,7 @@ def write_bundle(folder: Path, task: Task, located: LocatedStep, *, seed: int, s
         "batch": None if located.batch is None else _structure_of(located.batch, ""),
         "shapes": located.shapes,
         "gradient_norms": task.logs_gradient_norms,
-        "compiled": located.compiled,
+        "compiled_size": located.compiled_size,
         "class_weight": class_weights.recorded(class_weight_of(task)),
         "environment": _environment(),
         "at": environment.now(),
@@ -148,10 +148,10 @@ def replay(folder: str | Path, task: Task) -> Replay:
 
     task.set_up(state["seed"], fit_encoder)
     engine = bound_engine(task)
-    engine.compile = "on" if state.get("compiled") else "auto"
+    engine.compile = "on" if state.get("compiled_size") else "auto"
     task.logs_gradient_norms = state.get("gradient_norms", False)
     use_class_weight(task, class_weights.read(state.get("class_weight")))
-    feed = feed_of(batch, map_structure(spec_of, batch))
+    feed = feed_of(batch, map_structure(spec_of, batch), state.get("compiled_size"))
     trace = trace_train(task, engine, feed)
     if freezing.restore(task, state.get("frozen")):
         trace = trace_train(task, engine, feed)

@@ -74,7 +74,7 @@ class LocatedStep:
         stream: The batches after it: continuing with them skips the batch.
         logs: Values that the step logged, by plain name.
         digests: Digests of the variables after the step, by key.
-        compiled: Whether the step was compiled.
+        compiled_size: See `Program.compiled_size`.
     """
 
     broken: BrokenStep
@@ -84,7 +84,7 @@ class LocatedStep:
     stream: Stream | None = None
     logs: Mapping[str, float] = dataclasses.field(default_factory=dict)
     digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    compiled: bool = False
+    compiled_size: int | None = None
 
 
 def digests_of(variables: Mapping[str, keras.Variable]) -> dict[str, str]:
@@ -216,7 +216,7 @@ def _repeat(
     broken = BrokenStep(alarm.step, position.epoch + 1, position.batch, alarm.what, alarm.value, where, examples)
     values = {name: float(column[0]) for name, column in logs.values.items()}
     return LocatedStep(
-        broken, True, batch, rerun.stream.shapes(), rerun.stream, values, digests, train_stepper.program.compiled
+        broken, True, batch, rerun.stream.shapes(), rerun.stream, values, digests, train_stepper.program.compiled_size
     )
 
 

@@ -175,13 +175,15 @@ def test_a_missing_compiler_is_told(tmp_path):
 
 
 @pytest.mark.long
-def test_a_broken_step_of_a_compiled_run_is_replayed_to_the_bit(tmp_path):
+@pytest.mark.parametrize("row", [19, 41], ids=["a batch", "the smaller last batch"])
+def test_a_broken_step_of_a_compiled_run_is_replayed_to_the_bit(tmp_path, row):
     x = X.copy()
-    x[19] = np.inf
+    x[row] = np.inf
     runner = lk.Runner(
         compile="on", max_epochs=2, run_dir=tmp_path / "run", progress=False, pictures=False, preflight=False
     )
-    assert runner.fit(Classifier(), (x, Y), batch_size=8).diverged
+    feed = lk.data.ArrayFeed((x, Y), 8)  # not shuffled
+    assert runner.fit(Classifier(), feed).diverged
     assert lk.replay(tmp_path / "run", Classifier()).equal
 
 
