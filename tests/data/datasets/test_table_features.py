@@ -1,38 +1,16 @@
 """Features of tables: numbers, dates, categories and texts in the columns of a batch."""
 
-from pathlib import Path
-
+import cars
 import numpy as np
 import pytest
+from cars import CSV, columns_of, prepared
 
 from lightkeras.data.datasets.table_features import Date, OneHot, Text
-from lightkeras.data.datasets.tables import Table
-from lightkeras.data.lookup import Lookup
-
-CSV = """weight,origin,mpg
-3504,1,18
-3693,1,15
-?,3,27
-2372,3,24
-2833,2,22
-"""
 
 
 @pytest.fixture
-def file(tmp_path) -> Path:
-    path = tmp_path / "cars.csv"
-    path.write_text(CSV)
-    return path
-
-
-def prepared(table, target="mpg", **settings) -> Table:
-    made = Table(table, target, **{"test": 0, "validation": 0, **settings})
-    made.prepare(Lookup())
-    return made
-
-
-def columns_of(feed) -> dict[str, list[float]]:
-    return {name: array.tolist() for name, array in feed.arrays[0].items()}
+def file(tmp_path):
+    return cars.written(tmp_path)
 
 
 HOUSES = {
