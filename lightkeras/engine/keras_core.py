@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keras.src import backend
@@ -13,3 +15,16 @@ try:
     core, nn, numpy = backend.ops.core, backend.ops.nn, backend.ops.numpy
 except AttributeError:  # before Keras 3.16
     core, nn, numpy = backend.core, backend.nn, backend.numpy
+
+
+@contextlib.contextmanager
+def replaced(functions: Mapping[tuple[Any, str], Any]) -> Iterator[None]:
+    """Context in which modules or classes have other functions, by module or class and name."""
+    originals = {(owner, name): getattr(owner, name) for owner, name in functions}
+    for (owner, name), function in functions.items():
+        setattr(owner, name, function)
+    try:
+        yield
+    finally:
+        for (owner, name), original in originals.items():
+            setattr(owner, name, original)

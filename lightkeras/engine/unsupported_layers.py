@@ -9,6 +9,8 @@ from typing import Any
 
 import keras
 
+from lightkeras.engine.keras_core import replaced
+
 _ON_TENSORFLOW = (
     keras.layers.HashedCrossing,
     keras.layers.Hashing,
@@ -78,25 +80,18 @@ def record_failure() -> Iterator[Failure]:
             failure.inputs[id(self)] = args[0] if args else next(iter(kwargs.values()), None)
         return of_layer(self, *args, **kwargs)
 
-    keras.Operation.__call__, keras.Layer.__call__ = call, call_layer
-    try:
+    with replaced({(keras.Operation, "__call__"): call, (keras.Layer, "__call__"): call_layer}):
         yield failure
-    finally:
-        keras.Operation.__call__, keras.Layer.__call__ = original, of_layer
 
 
 @contextlib.contextmanager
 def not_recording() -> Iterator[None]:
     """Context inside `record_failure` in which nothing is recorded, for a compiler that reads how layers are called."""
-    recording = keras.Operation.__call__, keras.Layer.__call__
-    keras.Operation.__call__, keras.Layer.__call__ = _CALLS
-    try:
+    with replaced(_CALLS):
         yield
-    finally:
-        keras.Operation.__call__, keras.Layer.__call__ = recording
 
 
-_CALLS = keras.Operation.__call__, keras.Layer.__call__
+_CALLS = {(owner, "__call__"): owner.__call__ for owner in (keras.Operation, keras.Layer)}
 
 
 def text_readers(layers: Iterable[keras.Layer]) -> list[keras.Layer]:

@@ -354,8 +354,20 @@ def cache_dir() -> Path:
     named = os.environ.get("LIGHTKERAS_CACHE_DIR")
     if named:
         return Path(named).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "lightkeras"
+    return _user_cache()
+
+
+def compiled_code(backend: str) -> Path:
+    """Creates the folder of a backend's compiled code, `$XDG_CACHE_HOME/lightkeras/BACKEND` or in `~/.cache`.
+
+    Raises:
+        OSError: It cannot be created, or is another user's.
+    """
+    return private_folder(_user_cache() / backend)
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lightkeras"
 
 
 def private_folder(path: Path) -> Path:

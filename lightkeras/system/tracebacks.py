@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import os
+import sys
+import sysconfig
 import types
+from pathlib import Path
 from typing import final
 
 from lightkeras.system.messages import RAISED_BY_US, raised_by_us
 
 _HIDDEN = ("lightkeras", "keras", "tensorflow", "jax", "jaxlib", "torch", "optree", "tensorflow_hub")
 _NOTE = "Frames of lightkeras, Keras and the backend are hidden; LIGHTKERAS_FULL_TRACEBACK=1 shows them."
+
+
+def is_of_library(file: str) -> bool:
+    """Whether a source file is of lightkeras, Keras, a backend, or Python itself."""
+    found = [str(sys.modules[name].__file__) for name in _HIDDEN if name in sys.modules]
+    roots = [*(os.path.dirname(path) for path in found), sysconfig.get_path("stdlib")]
+    return any(Path(file).is_relative_to(root) for root in roots)
 
 
 @final

@@ -1,13 +1,15 @@
 """Tracebacks end in the user's code."""
 
+import contextlib
+import inspect
 import traceback
 
 import pytest
-from keras import tree
+from keras import layers, tree
 
 from lightkeras.data.structure import map_structure
 from lightkeras.system.messages import raised_by_us
-from lightkeras.system.tracebacks import FoldedTraceback
+from lightkeras.system.tracebacks import FoldedTraceback, is_of_library
 
 
 def names(error):
@@ -98,3 +100,10 @@ def test_an_error_of_lightkeras_stays_one_where_its_frame_is_left_out():
     with pytest.raises(KeyError) as users:
         through_libraries(fails, 7)
     assert not raised_by_us(users.value)
+
+
+def test_files_of_libraries_are_told_from_those_of_the_user_whatever_their_folder_is_called(tmp_path):
+    libraries = [layers.Dense, FoldedTraceback, contextlib.ExitStack]
+    assert all(is_of_library(str(inspect.getsourcefile(found))) for found in libraries)
+    assert not is_of_library(str(tmp_path / "lightkeras" / "lib" / "experiment.py"))
+    assert not is_of_library(__file__)

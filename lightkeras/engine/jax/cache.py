@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
-from pathlib import Path
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -35,9 +34,8 @@ def enable_compilation_cache() -> None:
             stacklevel=2,
         )
         return
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lightkeras" / "jax"
     try:
-        files.private_folder(folder)
+        folder = files.compiled_code("jax")
     except OSError:  # home is not writable, or another user's: without the cache, runs only start slower
         return
     _set("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)

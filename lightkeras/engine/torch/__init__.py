@@ -1,7 +1,7 @@
-"""The torch engine: eager steps, whose logs stay on the device until the call ends.
+"""The torch engine: eager or compiled steps, whose logs stay on the device until the call ends.
 
 Arrays in memory are copied to the device once and gathered by example index; anything else is copied to the device
-by the thread that reads it. `torch.compile` is off.
+by the thread that reads it. `torch.compile` compiles train steps alone, each as one graph.
 """
 
 from __future__ import annotations

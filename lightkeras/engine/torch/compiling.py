@@ -14,7 +14,6 @@ import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, final
 
 import keras
@@ -22,11 +21,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightkeras.data.structure import ArraySpec, Structure, flatten
-from lightkeras.engine.keras_core import nn, numpy
-from lightkeras.engine.torch.counted_random import counted_random
+from lightkeras.engine.keras_core import nn, numpy, replaced
+from lightkeras.engine.torch.counted_random import COUNTED
 from lightkeras.engine.torch.streams import device_in_use
 from lightkeras.engine.unsupported_layers import not_recording
 from lightkeras.system import files
+from lightkeras.system.tracebacks import is_of_library
 
 Row = Callable[[Structure], torch.Tensor]
 """A step that returns its logs as a float32 vector."""
@@ -151,13 +151,9 @@ def reason_of(error: Exception) -> str:
     text = str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
     frames = re.findall(r'File "([^"]+)", line (\d+), in .*\n\s*(.*)', text)
-    own = [f"{file}:{number}: {code.strip()}" for file, number, code in frames if not _is_library(file)]
+    own = [f"{file}:{number}: {code.strip()}" for file, number, code in frames if not is_of_library(file)]
     first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     return f"{first.rstrip('.')}{f' ({own[-1]})' if own else ''}"
-
-
-def _is_library(file: str) -> bool:
-    return any(part in Path(file).parts for part in ("site-packages", "lib", "lightkeras"))
 
 
 @contextmanager
@@ -168,14 +164,8 @@ def compiled_steps() -> Iterator[None]:
     """
     import torch._dynamo
 
-    for (module, name), function in _REPLACED.items():
-        setattr(module, name, function)
-    try:
-        with torch._dynamo.config.patch(trace_autograd_ops=True), counted_random():
-            yield
-    finally:
-        for (module, name), function in _ORIGINAL.items():
-            setattr(module, name, function)
+    with torch._dynamo.config.patch(trace_autograd_ops=True), replaced(_REPLACED | COUNTED):
+        yield
 
 
 def _moments(x: torch.Tensor, axes: Iterable[int], keepdims: bool = False, synchronized: bool = False) -> Any:
@@ -209,7 +199,8 @@ _REPLACED: dict[tuple[Any, str], Any] = {
     (numpy, "max"): _max,
     (numpy, "min"): _min,
 }
-_ORIGINAL = {(module, name): getattr(module, name) for module, name in _REPLACED}
+# Modules of another backend, where this one is only imported, may lack some.
+_ORIGINAL: dict[tuple[Any, str], Any] = {(module, name): getattr(module, name, None) for module, name in _REPLACED}
 
 
 def why_unavailable() -> str | None:
@@ -244,5 +235,4 @@ def use_cache() -> None:
         OSError: The folder cannot be made, or is another user's.
     """
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(files.private_folder(base / "lightkeras" / "torch"))
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(files.compiled_code("torch"))

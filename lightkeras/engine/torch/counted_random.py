@@ -7,9 +7,8 @@ compiled with the step. They are the same on every device, and a resumed run dra
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -21,19 +20,6 @@ from lightkeras.engine.keras_core import core
 
 _MASK = 0xFFFFFFFF
 _BITS = 24  # all that a float32 between 0 and 1 has
-
-
-@contextlib.contextmanager
-def counted_random() -> Iterator[None]:
-    """Context in which Keras's dropout, uniform and normal numbers that have a seed generator are drawn so."""
-    ours = {"dropout": dropout, "uniform": uniform, "normal": normal}
-    for name, function in ours.items():
-        setattr(keras_random, name, function)
-    try:
-        yield
-    finally:
-        for name in ours:
-            setattr(keras_random, name, _ORIGINAL[name])
 
 
 def dropout(inputs: torch.Tensor, rate: float, noise_shape: Any = None, seed: Any = None) -> torch.Tensor:
@@ -69,7 +55,14 @@ def normal(
     return (mean + stddev * found).to(_dtype(dtype))
 
 
-_ORIGINAL = {name: getattr(keras_random, name) for name in ("dropout", "uniform", "normal")}
+COUNTED = {
+    (keras_random, "dropout"): dropout,
+    (keras_random, "uniform"): uniform,
+    (keras_random, "normal"): normal,
+}
+"""Keras's functions that draw these numbers in compiled steps, each with the one in its place."""
+
+_ORIGINAL = {name: getattr(module, name) for module, name in COUNTED}
 
 
 def _generator(seed: Any) -> keras.random.SeedGenerator | None:

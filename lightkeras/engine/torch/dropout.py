@@ -16,6 +16,8 @@ import torch
 from keras.src.backend.torch import random as keras_random
 from keras.src.random.seed_generator import global_seed_generator
 
+from lightkeras.engine.keras_core import replaced
+
 _WORD = 2**64 - 1
 
 
@@ -40,11 +42,8 @@ def seeded_dropout() -> Iterator[None]:
         noise = torch.empty_like(inputs).bernoulli_(1 - rate, generator=generator.manual_seed(number))
         return inputs * noise.div_(1 - rate)
 
-    keras_random.dropout = dropout
-    try:
+    with replaced({(keras_random, "dropout"): dropout}):
         yield
-    finally:
-        keras_random.dropout = original
 
 
 @final

@@ -18,7 +18,7 @@ from keras.src.backend.torch import random as keras_random
 from keras.src.random.seed_generator import global_seed_generator
 
 from lightkeras.data.structure import ArraySpec, Structure, flatten, map_structure
-from lightkeras.engine.keras_core import core
+from lightkeras.engine.keras_core import core, replaced
 from lightkeras.engine.unsupported_layers import TextInputError
 
 EXAMPLES = 2
@@ -164,14 +164,8 @@ def _drawing(scope: Scope) -> Iterator[None]:
 
         return recorded
 
-    originals = {name: getattr(keras_random, name) for name in _DRAWING}
-    for name, original in originals.items():
-        setattr(keras_random, name, recording(original))
-    try:
+    with replaced({(keras_random, name): recording(getattr(keras_random, name)) for name in _DRAWING}):
         yield
-    finally:
-        for name, original in originals.items():
-            setattr(keras_random, name, original)
 
 
 @contextlib.contextmanager

@@ -6,11 +6,12 @@ import pytest
 import torch
 from keras.src.backend.torch import random as keras_random
 
-from lightkeras.engine.torch.counted_random import counted_random
+from lightkeras.engine.keras_core import replaced
+from lightkeras.engine.torch.counted_random import COUNTED
 
 
 def drawn(draw, seed=7):
-    with counted_random():
+    with replaced(COUNTED):
         return draw(keras.random.SeedGenerator(seed))
 
 
@@ -45,7 +46,7 @@ def test_a_noise_shape_is_broadcast():
 
 
 def test_each_draw_is_another_one_and_is_drawn_again_from_its_state():
-    with counted_random():
+    with replaced(COUNTED):
         seed = keras.random.SeedGenerator(3)
         before = seed.state.numpy()
         first, second = (keras.random.uniform((1000,), seed=seed).numpy() for _ in range(2))
@@ -60,7 +61,7 @@ def test_each_draw_is_another_one_and_is_drawn_again_from_its_state():
 
 
 def test_numbers_without_a_generator_are_those_of_keras():
-    with counted_random():
+    with replaced(COUNTED):
         found = keras.random.normal((5,), seed=11).numpy()
     np.testing.assert_array_equal(found, keras.random.normal((5,), seed=11).numpy())
     assert keras_random.normal.__module__ == keras_random.__name__  # which the end of the context put back
