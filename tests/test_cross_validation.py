@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import statistics
 
@@ -54,6 +55,33 @@ def test_the_task_s_own_data_is_cut_and_keeps_its_name(tmp_path, capsys):
     assert "fold_2" in page
     assert "mean: val/loss" in page
     assert "fold 2 of 2" in capsys.readouterr().err
+
+
+class Cars(lk.Task):
+    """Its model depends on the columns of the table, as in the guide to own data."""
+
+    def build_data(self):
+        return lk.data.Table(self.hp.table, "mpg", features=["weight", lk.data.OneHot("origin")], test=0, validation=0)
+
+    def build_model(self):
+        self.data.prepare(self.lookup)
+        inputs = {name: keras.Input((), name=name) for name in self.data.features}
+        return keras.Model(inputs, keras.layers.Dense(1)(keras.ops.stack(list(inputs.values()), axis=-1)))
+
+    def loss(self, batch, training):
+        return keras.ops.mean(keras.ops.square(keras.ops.squeeze(self.model(batch[0]), -1) - batch[1]))
+
+    @dataclasses.dataclass(frozen=True)
+    class HParams:
+        table: str = ""
+
+
+def test_a_model_that_depends_on_the_columns_of_a_table_is_validated_by_folds(tmp_path):
+    table = tmp_path / "cars.csv"
+    table.write_text("weight,origin,mpg\n" + "".join(f"{2000 + 97 * n},{1 + n % 3},{15 + n}\n" for n in range(9)))
+    task = functools.partial(Cars, Cars.HParams(str(table)))
+    found = lk.cross_validate(task, folds=2, runner=runner(tmp_path / "folds"))
+    assert [fold.epochs for fold in found.folds] == [2, 2]
 
 
 class StopsInTheSecondFold(keras.callbacks.Callback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, final
 
 import numpy as np
@@ -67,6 +68,8 @@ def fold_numbers(
 class Fold(DataModule):
     """One fold of a data module; its validation split, if there is one, is joined to the train split first.
 
+    It has all public attributes of the module, such as `image_shape`, for a task whose model depends on them.
+
     Args:
         data: The data module, with its examples in memory.
         number: Number of the fold, from 0.
@@ -103,6 +106,17 @@ class Fold(DataModule):
 
     def test(self) -> Any:
         return self._data.test()
+
+    def expand(self, inputs: Sequence[str], lookup: Lookup) -> list[str]:
+        return self._data.expand(inputs, lookup)
+
+    def predict(self, inputs: Sequence[str]) -> Any:
+        return self._data.predict(inputs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # also of an object that is being copied, which has no module yet
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
+        return getattr(self._data, name)
 
     def _feeds(self) -> tuple[ArrayFeed, ArrayFeed]:
         if self._parts is None:

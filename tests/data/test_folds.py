@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from sklearn.model_selection import KFold, StratifiedKFold
@@ -85,6 +87,25 @@ def test_a_fold_has_the_names_of_the_classes():
     module = data.ArrayData(arrays())
     module.class_names = ("cat", "dog")
     assert fold(module, stratified=False).class_names == ("cat", "dog")
+
+
+def test_a_fold_has_the_attributes_of_its_module_and_makes_batches_of_typed_inputs_as_it_does():
+    class Images(data.ArrayData):
+        image_shape = (28, 28)
+
+        def expand(self, inputs, lookup):
+            return [part for given in inputs for part in given.split()]
+
+        def predict(self, inputs):
+            return np.array([len(given) for given in inputs])
+
+    made = copy.copy(fold(Images(arrays()), stratified=False))
+    assert made.image_shape == (28, 28)
+    assert made.predict(made.expand(["ab c"], Lookup())).tolist() == [2, 1]
+    with pytest.raises(AttributeError, match=r"'Images' object has no attribute 'image_size'"):
+        _ = made.image_size
+    with pytest.raises(AttributeError, match=r"Fold has no attribute '_hidden'\."):
+        _ = made._hidden
 
 
 def test_the_validation_split_is_cut_too_and_the_test_split_is_kept():
