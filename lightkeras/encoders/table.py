@@ -135,7 +135,7 @@ class TableEncoder(Encoder):
             return Category.of(values, name, self._most)
         if values.dtype != object:
             return Number.of(values, name)
-        written = {value for value in values if value}
+        written = {value for value in set(values.tolist()) if value}
         if written and all(map(is_date, written)):
             return Date.of(values, name)
         return Category.of(values, name, self._most)

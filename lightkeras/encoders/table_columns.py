@@ -110,7 +110,7 @@ class Category(Learned):
     def of(cls, values: np.ndarray, column: str, most: int) -> Category:
         """Learns from float32 or text `[n]`; a ValueError if there are more categories than `most`."""
         dtype: Literal["string", "float32"] = "string" if values.dtype == object else "float32"
-        found = sorted(set(_keys(np.array(list(set(values.tolist())), values.dtype))), key=category_order)
+        found = sorted(set(_keys(_distinct(values)[0])), key=category_order)
         if len(found) > most:
             raise ValueError(
                 f"Column {column!r} has {len(found):,} categories in the train split, more than "
@@ -125,7 +125,8 @@ class Category(Learned):
 
     def encode(self, values: np.ndarray, column: str) -> np.ndarray:
         numbers = {category: number for number, category in enumerate(self.categories)}
-        places = np.array([numbers.get(key, -1) for key in _keys(values)], np.int64)
+        distinct, codes = _distinct(values)
+        places = np.array([numbers.get(key, -1) for key in _keys(distinct)], np.int64).take(codes)
         return np.equal(places[:, None], np.arange(len(numbers))).astype(np.float32)
 
     def join(self, raw: Any, column: str) -> Any:
@@ -168,18 +169,21 @@ class Date(Learned):
     @classmethod
     def of(cls, values: np.ndarray, column: str) -> Date:
         """Learns from text `[n]`; a ValueError if one is not a date."""
-        dates = _dates(values, column)
-        found = sorted(date for date in dates if date)
-        if not found:
+        dates, codes = _dates(values, column)
+        order = np.array(sorted(range(len(dates)), key=dates.__getitem__), np.int64)
+        counts = np.where([dates[code] == "" for code in order], 0, np.bincount(codes, minlength=len(dates))[order])
+        if not counts.any():
             raise ValueError(f"Column {column!r} has no date in the train split: leave it out of the features.")
-        median = found[(len(found) - 1) // 2]
-        return cls(median, Scale.of(_date_parts([date or median for date in dates])))
+        # The one in the middle of all dates in order, the earlier of two.
+        median = dates[order[np.searchsorted(np.cumsum(counts), (counts.sum() - 1) // 2, side="right")]]
+        return cls(median, Scale.of(_date_parts([date or median for date in dates])[codes]))
 
     def names(self, column: str) -> list[str]:
         return [f"{column}_{part}" for part in DATE_PARTS]
 
     def encode(self, values: np.ndarray, column: str) -> np.ndarray:
-        return self.scale(_date_parts([date or self.median for date in _dates(values, column)]))  # type: ignore[no-any-return]
+        dates, codes = _dates(values, column)
+        return self.scale(_date_parts([date or self.median for date in dates])[codes])  # type: ignore[no-any-return]
 
     def join(self, raw: Any, column: str) -> Any:
         characters = keras.layers.TextVectorization(
@@ -255,13 +259,26 @@ def _keys(values: np.ndarray) -> list[str]:
     return ["" if math.isnan(value) else category_key(float(str(value))) for value in values]
 
 
-def _dates(values: np.ndarray, column: str) -> list[str]:
-    """The dates in the form of `as_date`; `""` for a missing one. A ValueError if one is not a date."""
-    known: dict[str | bytes, str] = {}
-    for row, value in enumerate(values):
-        if value not in known:
-            known[value] = as_date(value, f"Column {column!r} in example {row}") if value else ""
-    return [known[value] for value in values]
+def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The values `[n]` without repetitions, texts in the order of the rows, and the position of each row's value."""
+    if values.dtype != object:
+        return np.unique(values, return_inverse=True)
+    positions: dict[Any, int] = {}
+    codes = [positions.setdefault(value, len(positions)) for value in values.tolist()]
+    return np.array(list(positions), object), np.array(codes, np.int64)
+
+
+def _dates(values: np.ndarray, column: str) -> tuple[list[str], np.ndarray]:
+    """The dates of `_distinct` in the form of `as_date`, `""` for a missing one; a ValueError if one is not a date."""
+    distinct, codes = _distinct(values)
+    dates = []
+    for number, value in enumerate(distinct.tolist()):
+        try:
+            dates.append(as_date(value, "") if value else "")
+        except ValueError:
+            as_date(value, f"Column {column!r} in example {int(np.argmax(codes == number))}")
+            raise
+    return dates, codes
 
 
 def _date_parts(dates: Sequence[str]) -> np.ndarray:

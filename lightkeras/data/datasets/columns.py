@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import datetime
 import decimal
+import functools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, final
 
 import numpy as np
@@ -27,6 +29,111 @@ Kind = Literal["number", "date", "text"]
 """What a column holds: see `kind_of`."""
 
 
+KINDS: tuple[Kind | None, ...] = (None, "number", "date", "text", None)
+"""Kinds of cells by their code in `Cells.kinds`: first a cell without a value, last one that is none of them."""
+NOTHING, NUMBER, _, TEXT, OTHER = range(len(KINDS))
+
+
+class Cells(Sequence[Any]):
+    """The cells of a column as they were read, and what is computed of all of them at once."""
+
+    @property
+    @abc.abstractmethod
+    def kinds(self) -> np.ndarray:
+        """The kind of each cell, as its position in `KINDS`: uint8 `[rows]`."""
+
+    @property
+    @abc.abstractmethod
+    def numbers(self) -> np.ndarray:
+        """The numbers of `as_number`, NaN where it raises an error or there is no value: float64 `[rows]`."""
+
+    @abc.abstractmethod
+    def distinct(self) -> tuple[list[Any], np.ndarray]:
+        """The cells without repetitions, in the order of the rows, and the position of each row's cell in them."""
+
+    @abc.abstractmethod
+    def take(self, rows: np.ndarray) -> Cells:
+        """The cells of some rows."""
+
+    def missing(self, text: bool = False) -> np.ndarray:
+        """Whether the cells have no value, see `is_missing`: bool `[rows]`."""
+        if not text:
+            return np.asarray(self.kinds == NOTHING)
+        values, codes = self.distinct()
+        return np.array([is_missing(value, text=True) for value in values], bool).take(codes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@final
+class Objects(Cells):
+    """Cells that are objects of Python."""
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        self._values = values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self._values[row]
+
+    @functools.cached_property
+    def _kinds_and_numbers(self) -> tuple[np.ndarray, np.ndarray]:
+        return kinds_and_numbers(self._values)
+
+    @property
+    def kinds(self) -> np.ndarray:
+        return self._kinds_and_numbers[0]
+
+    @property
+    def numbers(self) -> np.ndarray:
+        return self._kinds_and_numbers[1]
+
+    def distinct(self) -> tuple[list[Any], np.ndarray]:
+        positions: dict[Any, int] = {}
+        values: list[Any] = []
+        codes = np.empty(len(self), np.int64)
+        for row, value in enumerate(self._values):
+            # Others may be equal but another text, such as a time in two zones, or have no hash.
+            key = (type(value), value) if type(value) in (str, bytes, int, float, bool) else (None, row)
+            position = positions.setdefault(key, len(values))
+            if position == len(values):
+                values.append(value)
+            codes[row] = position
+        return values, codes
+
+    def take(self, rows: np.ndarray) -> Objects:
+        return Objects([self._values[row] for row in rows.tolist()])
+
+
+@final
+class RowNames(Sequence[str]):
+    """Names of rows, such as `"line 33"`, made when they are needed for a message.
+
+    Args:
+        count: Number of rows.
+        name: The name of a row.
+    """
+
+    def __init__(self, count: int, name: Callable[[int], str]) -> None:
+        self._count, self._name = count, name
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, row: Any) -> Any:
+        return self._name(range(self._count)[row])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 @final
 @dataclasses.dataclass(frozen=True)
 class Columns:
@@ -41,10 +148,37 @@ class Columns:
             raise ValueError(f"{self.name} has no column {column!r}. {did_you_mean(column, self.values)}")
         return self.values[column]
 
-    def cells(self, column: str) -> Iterator[tuple[Any, str]]:
-        """The values of a column, each with its place for errors: `"Column 'weight' in line 4 of cars.csv"`."""
-        for row, value in zip(self.rows, self[column], strict=True):
-            yield value, f"Column {column!r} in {row} of {self.name}"
+    def cells(self, column: str) -> Cells:
+        """The cells of a column."""
+        found = self[column]
+        return found if isinstance(found, Cells) else Objects(found)
+
+    def place(self, column: str, row: int) -> str:
+        """The place of a cell for errors: `"Column 'weight' in line 4 of cars.csv"`."""
+        return f"Column {column!r} in {self.rows[row]} of {self.name}"
+
+    def converted(self, column: str, convert: Callable[[Any, str], Any]) -> np.ndarray:
+        """`convert(cell, place)` of each row, called once for equal cells: an object array `[rows]`.
+
+        A ValueError of the conversion is that of the first row that has one.
+        """
+        values, codes = self.cells(column).distinct()
+        found = np.empty(len(values), object)
+        for number, value in enumerate(values):
+            try:
+                found[number] = convert(value, "")
+            except ValueError:
+                convert(value, self.place(column, int(np.argmax(codes == number))))
+                raise
+        return found.take(codes)
+
+    def take(self, names: Sequence[str], rows: np.ndarray) -> Columns:
+        """Some columns and rows."""
+        numbers = rows.tolist()
+        kept = {name: self.cells(name) for name in names}
+        if len(numbers) < len(self.rows):
+            kept = {name: cells.take(rows) for name, cells in kept.items()}
+        return Columns(kept, RowNames(len(numbers), lambda row: self.rows[numbers[row]]), self.name)
 
 
 def is_missing(value: Any, text: bool = False) -> bool:
@@ -62,23 +196,45 @@ def kind_of(column: str, table: Columns) -> Kind:
     A column without any value counts as numbers. A ValueError that names the first cell that differs if it holds both
     numbers or dates and others, or a cell is none of these, such as a list.
     """
-    kinds = [_kind_of_cell(value, where) for value, where in table.cells(column) if not is_missing(value)]
-    if len(set(kinds)) < 2:
-        return kinds[0] if kinds else "number"
-    kind: Kind = "number" if "number" in kinds else "date"
-    others = kinds.count(kind)
-    value, where = next(
-        (value, where)
-        for value, where in table.cells(column)
-        if not is_missing(value) and _kind_of_cell(value, where) != kind
-    )
-    article = {"number": "a number", "date": "an ISO date"}[kind]
+    cells = table.cells(column)
+    kinds = cells.kinds
+    if (kinds == OTHER).any():
+        row = int(np.argmax(kinds == OTHER))
+        _kind_of_cell(cells[row], table.place(column, row))  # raises
+    found = [code for code in np.unique(kinds).tolist() if code != NOTHING]
+    if len(found) < 2:
+        return KINDS[found[0]] or "number" if found else "number"
+    kind = KINDS[found[0]]  # numbers before dates before texts
+    row = int(np.argmax((kinds != NOTHING) & (kinds != found[0])))
+    value, where, others = cells[row], table.place(column, row), int(np.count_nonzero(kinds == found[0]))
+    article = {"number": "a number", "date": "an ISO date"}[str(kind)]
     code = ", and not a code with leading zeros" if kind == "number" and _begins_with_zero(value) else ""
     raise ValueError(
         f"{where} holds {value!r}: expected {article}{code}, as in {others} other "
         f"row{'s' * (others != 1)}. Correct it or leave the column out of features, or, if these are texts or "
         f"categories, give it as Text({column!r}) or OneHot({column!r})."
     )
+
+
+def kinds_and_numbers(values: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """`Cells.kinds` and `Cells.numbers` of some cells, one by one."""
+    kinds, numbers = np.empty(len(values), np.uint8), np.empty(len(values))
+    for row, value in enumerate(values):
+        kinds[row], numbers[row] = _kind_and_number(value)
+    return kinds, numbers
+
+
+def _kind_and_number(value: Any) -> tuple[int, float]:
+    if is_missing(value):
+        return NOTHING, math.nan
+    try:
+        kind = KINDS.index(_kind_of_cell(value, ""))
+    except ValueError:
+        return OTHER, math.nan
+    try:
+        return kind, as_number(value, "") if kind == NUMBER else math.nan
+    except (ValueError, OverflowError):
+        return kind, math.nan
 
 
 def _kind_of_cell(value: Any, where: str) -> Kind:

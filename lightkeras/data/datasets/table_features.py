@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
@@ -107,7 +106,7 @@ class OneHot:
         return category_key(value, self.text)
 
     def found_in(self, column: Sequence[Any]) -> OneHot:
-        """Returns this with the categories of a column, if none were given."""
+        """Returns this with the categories of some cells, if none were given."""
         if self.values is not None:
             return self
         keys = {self.key(value) for value in column if not is_missing(value, self.text)}
@@ -125,7 +124,7 @@ def column_of(feature: str | Feature) -> str:
 def found_in(feature: str | Feature, table: Columns) -> Feature:
     """A feature for a name of a column, by what the table holds; an `OneHot` with its categories."""
     if isinstance(feature, OneHot):
-        return feature.found_in(table[feature.column])
+        return feature.found_in(table.cells(feature.column).distinct()[0])
     if not isinstance(feature, str):
         return feature
     kind = kind_of(feature, table)
@@ -136,7 +135,16 @@ def found_in(feature: str | Feature, table: Columns) -> Feature:
 
 def lacks_value(feature: Feature, value: Any) -> bool:
     """Whether a cell of a feature's column has no value."""
-    return is_missing(value, text=isinstance(feature, Text) or (isinstance(feature, OneHot) and feature.text))
+    return is_missing(value, text=_is_text(feature))
+
+
+def without_value(feature: Feature, table: Columns) -> np.ndarray:
+    """Whether the cells of a feature's column have no value: bool `[rows]`."""
+    return table.cells(feature.column).missing(text=_is_text(feature))
+
+
+def _is_text(feature: Feature) -> bool:
+    return isinstance(feature, Text) or (isinstance(feature, OneHot) and feature.text)
 
 
 def names_of(feature: Feature) -> list[str]:
@@ -163,8 +171,13 @@ def inputs_of(features: Sequence[Feature], table: Columns) -> dict[str, np.ndarr
 
 def numbers_of(name: str, table: Columns) -> np.ndarray:
     """A column of numbers, float32 `[rows]`; a ValueError that names the first cell that is not one."""
-    numbers = [math.nan if is_missing(value) else as_number(value, where) for value, where in table.cells(name)]
-    return np.array(numbers, np.float32)
+    cells = table.cells(name)
+    numbers = cells.numbers
+    wrong = np.isnan(numbers) & ~cells.missing()
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        as_number(cells[row], table.place(name, row))  # raises
+    return numbers.astype(np.float32)
 
 
 def _columns_of(feature: Feature, table: Columns) -> dict[str, np.ndarray]:
@@ -172,27 +185,28 @@ def _columns_of(feature: Feature, table: Columns) -> dict[str, np.ndarray]:
         return _one_hot(feature, table)
     if isinstance(feature, Number):
         return {feature.column: numbers_of(feature.column, table)}
-    texts = np.empty(len(table.rows), object)
-    for row, (value, where) in enumerate(table.cells(feature.column)):
+
+    def text(value: Any, where: str) -> bytes:
         if lacks_value(feature, value):
-            texts[row] = b""
-        elif isinstance(feature, Date):
-            texts[row] = as_date(value, where).encode()
-        else:
-            texts[row] = as_text(value, where, as_written=isinstance(feature, Text))
-    return {feature.column: texts}
+            return b""
+        if isinstance(feature, Date):
+            return as_date(value, where).encode()
+        return as_text(value, where, as_written=isinstance(feature, Text))
+
+    return {feature.column: table.converted(feature.column, text)}
 
 
 def _one_hot(feature: OneHot, table: Columns) -> dict[str, np.ndarray]:
     names = feature.names()
     known = {**{name: name for name in names.values()}, **names}
-    found = []
-    for value, where in table.cells(feature.column):
+    positions = {name: position for position, name in enumerate(names.values())}
+
+    def position(value: Any, where: str) -> int:
         if feature.key(value) not in known:
             raise ValueError(
                 f"{where} holds {value!r}, which is not a category of it. {did_you_mean(feature.key(value), known)}"
             )
-        found.append(known[feature.key(value)])
-    return {
-        f"{feature.column}_{name}": np.array([each == name for each in found], np.float32) for name in names.values()
-    }
+        return positions[known[feature.key(value)]]
+
+    found = table.converted(feature.column, position).astype(np.int64)
+    return {f"{feature.column}_{name}": (found == place).astype(np.float32) for name, place in positions.items()}

@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +17,16 @@ from typing import Any, final
 
 import numpy as np
 
-from lightkeras.data.datasets.columns import Columns
+from lightkeras.data.datasets.column_arrays import Numbers, Texts
+from lightkeras.data.datasets.columns import Columns, RowNames
+from lightkeras.data.datasets.csv_files import read_texts
 
 JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = (".parquet", ".pq")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_WORD = re.compile(r"[^ \t\r\n]+")
+_NOT_ONE_LINE = -1
+"""In place of the line of the names, if there are lines before it or it spans several."""
 
 
 def read_file(path: str | Path) -> Columns:
@@ -86,14 +92,23 @@ class TableFile:
                 of fields in a line differs from the number of columns.
         """
         path = Path(self.path).expanduser()
-        rows = self._rows(_text_of(path), path)
-        names = self.columns
+        separator = self.separator or _SEPARATORS.get(path.suffix.lower(), " ")
+        content = _content_of(path)
+        rows = _rows(io.BytesIO(content), separator, path)
+        names, header = self.columns, 0
         if names is None:
-            _, first = next(rows, (0, None))
-            if first is None:
+            header, first = next(rows, (0, [""]))
+            if header == 0:
                 raise ValueError(f"{path} is empty: expected a line with the names of the columns, and rows below it.")
             names = [name.strip() for name in first]
             _check_names(names, f"The first line of {path}")
+            if header > 1 or any("\n" in name for name in first):
+                header = _NOT_ONE_LINE
+        if separator != " " and header != _NOT_ONE_LINE:
+            texts = read_texts(content, separator, len(names), header=header == 1)
+            if texts is not None:
+                found = RowNames(len(texts[0]), _LineNames(path, separator, skipped=header))
+                return Columns(dict(zip(names, texts, strict=True)), found, str(path))
         lines, cells = [], []
         for line, row in rows:
             if len(row) != len(names):
@@ -102,32 +117,56 @@ class TableFile:
                     f"columns ({', '.join(names)}): expected one field for each. Correct the line, or set the "
                     "separator with TableFile(separator=...)."
                 )
-            lines.append(f"line {line}")
+            lines.append(line)
             cells.append(row)
         if not cells:
             raise ValueError(f"{path} has no rows: expected at least one line below the names.")
-        return Columns({name: [row[number] for row in cells] for number, name in enumerate(names)}, lines, str(path))
+        values = {name: Texts([row[number] for row in cells]) for number, name in enumerate(names)}
+        return Columns(values, RowNames(len(lines), lambda row: f"line {lines[row]}"), str(path))
 
-    def _rows(self, text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-        """Numbers, from 1, and fields of the lines that are not blank."""
-        separator = self.separator or _SEPARATORS.get(path.suffix.lower(), " ")
-        if separator == " ":
-            for number, line in enumerate(text.splitlines(), 1):
-                if line.strip():
-                    yield number, _words(line, number, path)
+
+@final
+class _LineNames:
+    """Names of the rows of a CSV file by their lines, `"line 33"`; the file is read again, up to the row.
+
+    Args:
+        path: The file.
+        separator: Character between two fields.
+        skipped: Rows before the first one.
+    """
+
+    def __init__(self, path: Path, separator: str, skipped: int) -> None:
+        self._path, self._separator, self._skipped = path, separator, skipped
+        self._rows: Iterator[tuple[int, list[str]]] | None = None
+        self._lines: list[int] = []
+
+    def __call__(self, row: int) -> str:
+        if self._rows is None:
+            self._rows = _rows(io.BytesIO(_content_of(self._path)), self._separator, self._path)
+        while len(self._lines) <= row + self._skipped:
+            self._lines.append(next(self._rows)[0])
+        return f"line {self._lines[row + self._skipped]}"
+
+
+def _rows(content: io.BytesIO, separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Numbers, from 1, and fields of the lines of a file in UTF-8 that are not blank."""
+    if separator == " ":
+        for number, line in enumerate(content.getvalue().decode().splitlines(), 1):
+            if line.strip():
+                yield number, _words(line, number, path)
+        return
+    # Not `splitlines`, which also ends a line at what a text may hold, such as U+2028.
+    reader = csv.reader(io.TextIOWrapper(content, "utf-8", newline=""), delimiter=separator, strict=True)
+    while True:
+        at = reader.line_num + 1  # a field in quotes may span several lines
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise ValueError(f"Line {at} of {path} cannot be read: {error}.") from error
+        if row is None:
             return
-        # Not `splitlines`, which also ends a line at what a text may hold, such as U+2028.
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-        while True:
-            at = reader.line_num + 1  # a field in quotes may span several lines
-            try:
-                row = next(reader, None)
-            except csv.Error as error:
-                raise ValueError(f"Line {at} of {path} cannot be read: {error}.") from error
-            if row is None:
-                return
-            if row:
-                yield at, row
+        if row:
+            yield at, row
 
 
 def from_arrays(arrays: Mapping[str, Any]) -> Columns:
@@ -145,7 +184,8 @@ def from_arrays(arrays: Mapping[str, Any]) -> Columns:
     count = next(iter(lengths.values()))
     if count == 0:
         raise ValueError("The columns are empty: expected at least one row.")
-    return Columns({name: array.tolist() for name, array in values.items()}, _numbered(count), "the table")
+    cells = {name: Numbers(array) if Numbers.can_hold(array) else array.tolist() for name, array in values.items()}
+    return Columns(cells, _numbered(count), "the table")
 
 
 def _as_array(name: Any, column: Any) -> np.ndarray:
@@ -164,14 +204,21 @@ def from_frame(frame: Any) -> Columns:
         raise ValueError("The DataFrame is empty: expected at least one column and one row.")
     _check_names(names, "The DataFrame")
     columns = [frame.iloc[:, number] for number in range(len(names))]
-    values = [column.astype(object).where(column.notna(), None).tolist() for column in columns]
+    values = [_cells_of(column) for column in columns]
     return Columns(dict(zip(names, values, strict=True)), _numbered(len(frame)), "the DataFrame")
+
+
+def _cells_of(column: Any) -> Sequence[Any]:
+    """The cells of a column of pandas."""
+    if isinstance(column.dtype, np.dtype) and Numbers.can_hold(column.to_numpy()):
+        return Numbers(column.to_numpy())
+    return column.astype(object).where(column.notna(), None).tolist()  # type: ignore[no-any-return]
 
 
 def _read_json_lines(path: Path) -> Columns:
     found: list[dict[str, Any]] = []
     lines = []
-    for number, line in enumerate(_text_of(path).split("\n"), 1):
+    for number, line in enumerate(_content_of(path).decode().split("\n"), 1):
         if line.strip():
             found.append(_json_object(line, f"Line {number} of {path}"))
             lines.append(f"line {number}")
@@ -218,12 +265,23 @@ def _read_parquet(path: Path) -> Columns:
     for name, column in zip(table.column_names, table.columns, strict=True):
         if pyarrow.types.is_timestamp(column.type):  # nanoseconds need pandas
             column = column.cast(pyarrow.timestamp("us", column.type.tz), safe=False)
-        values[name] = column.to_pylist()
+        values[name] = _cells_of_arrow(column)
     return Columns(values, _numbered(table.num_rows), str(path))
 
 
-def _numbered(rows: int) -> list[str]:
-    return [f"row {row}" for row in range(rows)]
+def _cells_of_arrow(column: Any) -> Sequence[Any]:
+    import pyarrow
+
+    kind = column.type
+    if pyarrow.types.is_floating(kind) or (pyarrow.types.is_integer(kind) and not column.null_count):
+        return Numbers(column.to_numpy())
+    if (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)) and not column.null_count:
+        return Texts(column)
+    return column.to_pylist()  # type: ignore[no-any-return]
+
+
+def _numbered(rows: int) -> RowNames:
+    return RowNames(rows, lambda row: f"row {row}")
 
 
 def _check_exists(path: Path) -> None:
@@ -231,20 +289,25 @@ def _check_exists(path: Path) -> None:
         raise FileNotFoundError(f"No such file: {path}; expected a table: CSV or other text, JSON Lines or Parquet.")
 
 
-def _text_of(path: Path) -> str:
+def _content_of(path: Path) -> bytes:
+    """The content of a text file without a byte order mark; a ValueError that names the line if it is not UTF-8."""
     _check_exists(path)
     content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
-        return content.decode("utf-8")
+        if not content.isascii():
+            content.decode()
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ValueError(
             f"Line {line} of {path} is not UTF-8: it holds the byte 0x{content[error.start]:02x} ({error.reason}). "
             "Convert the file, for example with `iconv -f latin1 -t utf-8`."
         ) from error
+    return content
 
 
 def _words(line: str, number: int, path: Path) -> list[str]:
+    if '"' not in line:
+        return _WORD.findall(line)
     lexer = shlex.shlex(line, posix=True)
     lexer.whitespace_split, lexer.quotes, lexer.escape, lexer.commenters = True, '"', "", ""
     try:

@@ -37,28 +37,35 @@ def class_numbers(
         ValueError: There is one class only, a class has one row and rows are held out, a label is none of `classes`,
             or the column holds fractions, lists, or both numbers and texts.
     """
+    cells = table.cells(name)
     if kind_of(name, table) == "number":
-        for value, where in table.cells(name):
-            if not as_number(value, where).is_integer():
-                raise ValueError(
-                    f"{where} holds {value!r}: expected a class, as a whole number, a text or a bool. For a number to "
-                    "predict set classes=False."
-                )
-    keys = [category_key(value) for value in table[name]]
+        wrong = np.flatnonzero((cells.numbers != np.round(cells.numbers)) & ~cells.missing())
+        if wrong.size:
+            row = int(wrong[0])
+            value, where = cells[row], table.place(name, row)
+            as_number(value, where)  # raises what is wrong about a number
+            raise ValueError(
+                f"{where} holds {value!r}: expected a class, as a whole number, a text or a bool. For a number to "
+                "predict set classes=False."
+            )
+    values, codes = cells.distinct()
+    keys = [category_key(value) for value in values]
     found = sorted(set(keys), key=category_order)
     if len(found) < 2:
         raise ValueError(f"Column {name!r} of {table.name} holds only the class {found[0]!r}: expected at least two.")
     names = found if classes is True else [category_key(each) for each in classes or ()]
     numbers = {key: number for number, key in enumerate(names)}
-    for key, (value, where) in zip(keys, table.cells(name), strict=True):
+    for number, (key, value) in enumerate(zip(keys, values, strict=True)):
         if key not in numbers:
+            where = table.place(name, int(np.argmax(codes == number)))
             raise ValueError(f"{where} holds {value!r}, which is none of the classes. {did_you_mean(key, names)}")
-    labels = np.array([numbers[key] for key in keys], np.int32)
+    labels = np.array([numbers[key] for key in keys], np.int32)[codes]
     counts = np.bincount(labels)
     if held_out and (counts == 1).any():
         row = int(np.flatnonzero(labels == np.flatnonzero(counts == 1)[0])[0])
         raise ValueError(
-            f"Only {table.rows[row]} of {table.name} has the class {keys[row]!r}: expected at least two rows of each "
-            "class, to train on and to hold out. Add rows, remove it, or hold out none with test=0, validation=0."
+            f"Only {table.rows[row]} of {table.name} has the class {names[labels[row]]!r}: expected at least two rows "
+            "of each class, to train on and to hold out. Add rows, remove it, or hold out none with test=0, "
+            "validation=0."
         )
     return tuple(names), labels

@@ -6,14 +6,16 @@ strings. What is learned from the columns, such as a median, is learned by an en
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
 import numpy as np
 
-from lightkeras.data.datasets.columns import Columns, is_missing, parse_row
+from lightkeras.data.datasets.columns import Columns, parse_row
 from lightkeras.data.datasets.table_features import (
     Feature,
     OneHot,
@@ -23,6 +25,7 @@ from lightkeras.data.datasets.table_features import (
     lacks_value,
     names_of,
     numbers_of,
+    without_value,
 )
 from lightkeras.data.datasets.table_files import TableFile, from_arrays, from_frame, is_frame, read_file
 from lightkeras.data.datasets.table_labels import check_classes, class_numbers
@@ -55,9 +58,8 @@ class Table(DataModule):
     `[batch]`. `source` is the file's name, or `"arrays"`, once prepared. The table is read into memory.
 
     Args:
-        table: Path of a file: CSV or other text, JSON Lines (`.jsonl`, `.ndjson`) or Parquet (`.parquet`, `.pq`, which
-            needs the extra `parquet`); a `TableFile` for the columns and the separator of a text file; a DataFrame of
-            pandas; or `{column: array}`.
+        table: Path of a file: CSV or other text, JSON Lines (`.jsonl`, `.ndjson`) or Parquet (`.parquet`, `.pq`); a
+            `TableFile` for the columns and the separator of a text file; a DataFrame of pandas; or `{column: array}`.
         target: The column to predict.
         features: The input columns, in order: names of columns, `OneHot`, `Date` and `Text`.
             `None` means all columns except the target.
@@ -148,11 +150,10 @@ class Table(DataModule):
         columns = _read(self._table)
         columns[self.target]  # raises if there is no such column
         wanted = [name for name in columns.values if name != self.target] if self._wanted is None else self._wanted
-        features = [found_in(feature, columns) for feature in wanted]
-        complete = self._complete(columns, features)
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+            features = list(threads.map(lambda feature: found_in(feature, columns), wanted))
         used = [*(feature.column for feature in features), self.target]
-        rows = {name: [columns[name][row] for row in complete] for name in used}
-        kept = Columns(rows, [columns.rows[row] for row in complete], columns.name)
+        kept = columns.take(used, self._complete(columns, features))
         inputs, target = inputs_of(features, kept), self._targets(kept)
         self._feeds = {
             name: ArrayFeed(_taken((inputs, target), chosen), self.batch_size, shuffle=name == "train", seed=self.seed)
@@ -220,35 +221,28 @@ class Table(DataModule):
             raise RuntimeError(f"Table has no {what} yet: call `prepare(lookup)` first.")
         return self._feeds
 
-    def _complete(self, columns: Columns, features: Sequence[Feature]) -> list[int]:
+    def _complete(self, columns: Columns, features: Sequence[Feature]) -> np.ndarray:
         """Indices of the rows that have a value where they need one."""
-        holes = (
-            {}
-            if self._incomplete == "keep"
-            else {
-                feature.column: [
-                    row for row, value in enumerate(columns[feature.column]) if lacks_value(feature, value)
-                ]
-                for feature in features
-            }
-        )
-        holes[self.target] = [row for row, value in enumerate(columns[self.target]) if is_missing(value)]
-        holes = {name: rows for name, rows in holes.items() if rows}
-        lost = sorted({row for rows in holes.values() for row in rows})
+        needed = [] if self._incomplete == "keep" else features
+        holes = {feature.column: without_value(feature, columns) for feature in needed}
+        holes[self.target] = columns.cells(self.target).missing()
+        holes = {name: missing for name, missing in holes.items() if missing.any()}
+        count = len(columns.rows)
+        complete = ~np.logical_or.reduce(list(holes.values())) if holes else np.ones(count, bool)
+        lost = np.flatnonzero(~complete).tolist()
         if not lost:
-            return list(range(len(columns.rows)))
+            return np.arange(count)
         where = ", ".join(columns.rows[row] for row in lost[:_MOST_NAMED]) + ", ..." * (len(lost) > _MOST_NAMED)
         what = (
-            f"{len(lost)} of {len(columns.rows)} rows of {columns.name} have no value for "
-            f"{' or '.join(map(repr, holes))} ({where})"
+            f"{len(lost)} of {count} rows of {columns.name} have no value for {' or '.join(map(repr, holes))} ({where})"
         )
         if self._incomplete != "drop":
             raise ValueError(f"{what}: expected a value. Fill it in, or drop such rows with incomplete='drop'.")
-        if len(lost) == len(columns.rows):
+        if len(lost) == count:
             raise ValueError(f"{what}: no row is left to train on.")
         self.incomplete_rows = len(lost)
         announce(f"{what}: they are dropped", once=True)
-        return sorted(set(range(len(columns.rows))) - set(lost))
+        return np.flatnonzero(complete)
 
     def _checked(self, row: Mapping[str, Any], number: int) -> Mapping[str, Any]:
         columns = [feature.column for feature in self._features]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -22,6 +22,8 @@ from lightkeras.encoders.text.words import pack, unpack, words_and_marks
 BITS = 21
 MOST_WORDS = 2**BITS - 1
 LONGEST = 3  # words in the 63 bits of a key
+PART = 1 << 21
+"""Words of texts that are processed at a time, to limit memory."""
 
 
 @final
@@ -112,43 +114,59 @@ class Ngrams:
 
 
 def concatenated(texts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Word numbers of all texts, concatenated, int64 `[words]`, and the length of each text, int64 `[texts]`."""
+    """Word numbers of all texts, concatenated, int32 `[words]`, and the length of each text, int64 `[texts]`."""
     lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-    return np.fromiter(itertools.chain.from_iterable(texts), np.int64, lengths.sum()), lengths
+    return np.fromiter(itertools.chain.from_iterable(texts), np.int32, lengths.sum()), lengths
 
 
-def ngram_keys(ids: np.ndarray, lengths: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
+def ngram_keys(
+    ids: np.ndarray, lengths: np.ndarray, order: int, first: tuple[int, int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Keys of the n-grams of `order` words in the order of the texts, and the numbers of their texts, int64 `[n]`.
 
-    `ids` and `lengths` as in `concatenated`; 0 is an unknown word, which is in no n-gram.
+    `ids` and `lengths` as in `concatenated`; 0 is an unknown word, which is in no n-gram. `first` limits the number of
+    the first word, from the first to below the second; `None` takes all.
     """
-    rows = np.repeat(np.arange(len(lengths)), lengths)
-    count = max(len(ids) - order + 1, 0)
-    keys, whole = np.zeros(count, np.int64), np.ones(count, bool)
-    for place in range(order):
-        part = ids[place : place + count]
+    ends = np.cumsum(lengths)
+    low, high = (1, MOST_WORDS + 1) if first is None else first
+    found = [np.flatnonzero((block >= low) & (block < high)) + start for start, block in blocks(ids)]
+    places = np.concatenate(found) if found else np.zeros(0, np.int64)
+    rows = np.repeat(np.arange(len(lengths)), np.diff(np.searchsorted(places, ends), prepend=0))
+    fits = places + order <= ends[rows]
+    places, rows = places[fits], rows[fits]
+    keys, known = ids[places].astype(np.int64), np.ones(len(places), bool)
+    for place in range(1, order):
+        part = ids[places + place]
         keys = (keys << BITS) | part
-        whole &= part > 0
-    whole &= rows[:count] == rows[order - 1 : order - 1 + count]
-    return keys[whole], rows[:count][whole]
+        known &= part > 0
+    return keys[known], rows[known]
+
+
+def blocks(ids: np.ndarray, size: int = PART) -> Iterator[tuple[int, np.ndarray]]:
+    """Views of at most `size` consecutive words, each with the position of its first word."""
+    return ((start, ids[start : start + size]) for start in range(0, len(ids), size))
 
 
 def count_ngrams(
-    ids: np.ndarray, lengths: np.ndarray, longest: int, least: int
-) -> tuple[np.ndarray, scipy.sparse.csr_array]:
-    """Counts the n-grams of up to `longest` words that are in at least `least` texts.
+    ids: np.ndarray, lengths: np.ndarray, longest: int, least: int, part: int = PART
+) -> Iterator[tuple[np.ndarray, scipy.sparse.csr_array]]:
+    """Counts the n-grams of up to `longest` words that are in at least `least` texts, some of them at a time.
 
-    `ids` and `lengths` as in `concatenated`. Returns their keys, int64 `[grams]`, ascending, and counts, float32
-    `[texts, grams]`.
+    `ids` and `lengths` as in `concatenated`. The n-grams are divided by their first word into parts of about `part`
+    n-grams of the texts, so that memory is needed for one part and not for the matrix of all n-grams. Yields the keys
+    of each part, int64 `[grams]`, ascending also from part to part, and counts, float32 `[texts, grams]`.
     """
-    all_keys, matrices = [], []
+    words = sum((np.bincount(block, minlength=ids.max() + 1) for _, block in blocks(ids)), np.zeros(1, np.int64))
+    groups = (np.cumsum(words[1:]) - 1) // part
+    starts = 1 + np.flatnonzero(np.diff(groups, prepend=-1))
+    ranges = list(itertools.pairwise([*starts.tolist(), len(words)]))
     for order in range(1, longest + 1):
-        keys, rows = ngram_keys(ids, lengths, order)
-        distinct, columns = np.unique(keys, return_inverse=True)
-        shape = (len(lengths), len(distinct))
-        matrix = scipy.sparse.coo_array((np.ones(len(keys), np.float32), (rows, columns)), shape).tocsr()
-        matrix.sum_duplicates()
-        enough = np.bincount(matrix.indices, minlength=len(distinct)) >= least
-        all_keys.append(distinct[enough])
-        matrices.append(matrix[:, np.flatnonzero(enough)])
-    return np.concatenate(all_keys), scipy.sparse.hstack(matrices, format="csr")
+        for first in ranges:
+            keys, rows = ngram_keys(ids, lengths, order, first)
+            distinct, columns = np.unique(keys, return_inverse=True)
+            shape = (len(lengths), len(distinct))
+            matrix = scipy.sparse.coo_array((np.ones(len(keys), np.float32), (rows, columns)), shape).tocsr()
+            matrix.sum_duplicates()
+            enough = np.bincount(matrix.indices, minlength=len(distinct)) >= least
+            if enough.any():
+                yield distinct[enough], matrix[:, np.flatnonzero(enough)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, final
@@ -15,7 +16,7 @@ from lightkeras.data.structure import Structure
 from lightkeras.encoders.base import Encoder, inputs_of
 from lightkeras.encoders.hub.bag_embedding import BagEmbedding, bag_inputs
 from lightkeras.encoders.text.joined_model import join_text
-from lightkeras.encoders.text.ngram_keys import LONGEST, MOST_WORDS, Ngrams, concatenated, count_ngrams
+from lightkeras.encoders.text.ngram_keys import LONGEST, MOST_WORDS, PART, Ngrams, blocks, count_ngrams
 from lightkeras.encoders.text.ngram_layer import NgramBags
 from lightkeras.encoders.text.words import announce_broken, is_utf8, texts_of, words_and_marks
 from lightkeras.system.digest import Digest
@@ -116,58 +117,79 @@ class NgramVectorizer(Encoder):
             ValueError: There are no n-grams, or labels are needed and missing.
             TypeError: The inputs are not one array of texts.
         """
+        ids, lengths, words, labels = self._read(batches)
+        words = _renumber(words, ids, lengths, self.min_texts)
+        known = _classes(labels, two=self.weights == "naive_bayes") if self._needs_labels else None
+        parts = [
+            (keys, self._scores(counts, known), self._texts_with(counts, known))
+            for keys, counts in count_ngrams(ids, lengths, self.ngrams, self.min_texts)
+        ]
+        if not parts:
+            raise ValueError(
+                f"{WHO} found no n-gram in {self.min_texts} or more of the {len(lengths):,} texts of the train split. "
+                "Expected texts with words; or set min_texts lower."
+            )
+        keys, scores, texts = (np.concatenate(each, axis=-1) for each in zip(*parts, strict=True))
+        kept = self._selected(scores)
+        self._take(words, keys[kept], self._weights_of(texts[:, kept], len(lengths)))
+
+    def _read(self, batches: Iterable[Structure]) -> tuple[np.ndarray, np.ndarray, list[bytes], np.ndarray]:
+        """Word numbers and lengths of all texts, as in `concatenated`; the words; the labels, if they are needed."""
         numbers: dict[bytes, int] = {}
-        texts: list[list[int]] = []
+        ids = array.array("i")  # grows in place, and needs four bytes for each word and no object
+        lengths = array.array("q")
         labels: list[np.ndarray] = []
         broken = 0
         for batch in batches:
-            some = texts_of(inputs_of(batch), WHO)
-            broken += sum(not is_utf8(text) for text in some)
-            texts.extend([numbers.setdefault(word, len(numbers)) for word in words_and_marks(text)] for text in some)
+            texts = texts_of(inputs_of(batch), WHO)
+            for text in texts:
+                words = words_and_marks(text)
+                ids.extend([numbers.setdefault(word, len(numbers)) for word in words])
+                lengths.append(len(words))
+                broken += not is_utf8(text)
             if self._needs_labels:
-                labels.append(_labels_of(batch, len(some)))
-        announce_broken(broken, len(texts), WHO)
-        ids, lengths = concatenated(texts)
-        words, ids = _renumbered(list(numbers), ids, lengths, self.min_texts)
-        keys, counts = count_ngrams(ids, lengths, self.ngrams, self.min_texts)
-        if not len(keys):
-            raise ValueError(
-                f"{WHO} found no n-gram in {self.min_texts} or more of the {len(texts):,} texts of the train split. "
-                "Expected texts with words; or set min_texts lower."
-            )
-        known = _classes(np.concatenate(labels), two=self.weights == "naive_bayes") if labels else None
-        kept = self._selected(counts, known)
-        keys, counts = keys[kept], counts[:, kept]
-        self._take(words, keys, self._weights_of(counts, known))
+                labels.append(_labels_of(batch, len(texts)))
+        announce_broken(broken, len(lengths), WHO)
+        known = np.concatenate(labels) if labels else np.zeros(0)
+        return np.asarray(ids), np.asarray(lengths), list(numbers), known
 
     @property
     def _needs_labels(self) -> bool:
         selects = self.max_features is not None and self.select == "f_classif"
         return selects or self.weights == "naive_bayes"
 
-    def _selected(self, counts: Any, labels: np.ndarray | None) -> np.ndarray:
-        """Columns to keep, ascending; of equal scores the first."""
-        if self.max_features is None or counts.shape[1] <= self.max_features:
-            return np.arange(counts.shape[1])
+    def _scores(self, counts: Any, labels: np.ndarray | None) -> np.ndarray:
+        """What the n-grams to keep are selected by, `[grams]`."""
         present = counts.astype(bool).astype(np.float32)
-        if self.select == "frequency":
-            scores = present.sum(axis=0)
-        else:
-            from sklearn.feature_selection import f_classif
+        if self.max_features is None or self.select == "frequency":
+            return np.asarray(present.sum(axis=0))
+        from sklearn.feature_selection import f_classif
 
-            with warnings.catch_warnings():  # about n-grams that are in every text: they have no score
-                warnings.simplefilter("ignore")
-                scores = np.nan_to_num(f_classif(present, labels)[0], nan=-1.0, posinf=np.inf)
+        with warnings.catch_warnings():  # about n-grams that are in every text: they have no score
+            warnings.simplefilter("ignore")
+            return np.asarray(np.nan_to_num(f_classif(present, labels)[0], nan=-1.0, posinf=np.inf))
+
+    def _texts_with(self, counts: Any, labels: np.ndarray | None) -> np.ndarray:
+        """Numbers of texts with the n-grams, float64 `[1, grams]`; of class 1 and class 0, `[2, grams]`, if needed."""
+        present = counts.astype(bool).astype(np.float64)
+        if self.weights == "naive_bayes":
+            return np.stack([present[np.flatnonzero(labels == label)].sum(axis=0) for label in (1, 0)])
+        return np.asarray(present.sum(axis=0))[None]
+
+    def _selected(self, scores: np.ndarray) -> np.ndarray:
+        """Positions of the n-grams to keep, ascending; of equal scores the first."""
+        if self.max_features is None or len(scores) <= self.max_features:
+            return np.arange(len(scores))
         return np.sort(np.argsort(-scores, kind="stable")[: self.max_features])
 
-    def _weights_of(self, counts: Any, labels: np.ndarray | None) -> np.ndarray:
-        present = counts.astype(bool).astype(np.float64)
+    def _weights_of(self, texts: np.ndarray, count: int) -> np.ndarray:
+        """Weights of n-grams from the numbers of texts with them, of all `count` texts."""
         if self.weights == "tf_idf":
-            return np.asarray(np.log((1 + counts.shape[0]) / (1 + present.sum(axis=0))) + 1)
+            return np.asarray(np.log((1 + count) / (1 + texts[0])) + 1)
         if self.weights == "naive_bayes":
-            inside = [1 + present[np.flatnonzero(labels == label)].sum(axis=0) for label in (1, 0)]
+            inside = [1 + each for each in texts]
             return np.asarray(np.log(inside[0] / inside[0].sum()) - np.log(inside[1] / inside[1].sum()))
-        return np.ones(counts.shape[1])
+        return np.ones(texts.shape[1])
 
     def _take(self, words: list[bytes], keys: np.ndarray, weights: np.ndarray) -> None:
         """Keeps n-grams and the words in them."""
@@ -238,18 +260,28 @@ class NgramVectorizer(Encoder):
         return join_text(NgramBags.of(self._known(), name="bags"), model)
 
 
-def _renumbered(words: list[bytes], ids: np.ndarray, lengths: np.ndarray, least: int) -> tuple[list[bytes], np.ndarray]:
-    """Words that can be in an n-gram, the most frequent first, and their new numbers, from 1; 0 for all others."""
-    rows = np.repeat(np.arange(len(lengths)), lengths)
-    shape = (len(lengths), max(len(words), 1))
-    texts = np.bincount(
-        scipy.sparse.coo_array((np.ones(len(ids), bool), (rows, ids)), shape).tocsr().indices, minlength=len(words)
-    )
+def _renumber(words: list[bytes], ids: np.ndarray, lengths: np.ndarray, least: int) -> list[bytes]:
+    """Words that can be in an n-gram, the most frequent first. `ids` become their numbers, from 1; 0 for all others."""
+    texts = _texts_with_words(ids, lengths, len(words))
     ordered = np.argsort(-texts, kind="stable")
     kept = [n for n in ordered.tolist() if texts[n] >= least and is_utf8(words[n])][:MOST_WORDS]
-    numbers = np.zeros(max(len(words), 1), np.int64)
+    numbers = np.zeros(max(len(words), 1), ids.dtype)
     numbers[kept] = np.arange(1, len(kept) + 1)
-    return [words[n] for n in kept], numbers[ids]
+    for _, block in blocks(ids):
+        block[:] = numbers[block]
+    return [words[n] for n in kept]
+
+
+def _texts_with_words(ids: np.ndarray, lengths: np.ndarray, words: int) -> np.ndarray:
+    """Number of texts with each word, int64 `[words]`."""
+    found = np.zeros(words, np.int64)
+    ends = np.cumsum(lengths)
+    for texts in np.split(np.arange(len(lengths)), np.flatnonzero(np.diff(ends // PART)) + 1):
+        part = ids[ends[texts[0]] - lengths[texts[0]] : ends[texts[-1]]] if len(texts) else ids[:0]
+        rows = np.repeat(texts - texts[:1], lengths[texts])
+        matrix = scipy.sparse.coo_array((np.ones(len(part), bool), (rows, part)), (len(texts), max(words, 1)))
+        found += np.bincount(matrix.tocsr().indices, minlength=words)
+    return found
 
 
 def _labels_of(batch: Structure, count: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from lightkeras.encoders.text.ngram_keys import BITS, Ngrams, concatenated, count_ngrams, ngram_keys
@@ -24,7 +25,15 @@ def all_grams(texts, longest, least=1):
     words = sorted({word for text in texts for word in words_and_marks(text)})
     numbers = {word: number for number, word in enumerate(words, 1)}
     ids, lengths = concatenated([[numbers[word] for word in words_and_marks(text)] for text in texts])
-    return words, *count_ngrams(ids, lengths, longest, least)
+    return words, *counted(ids, lengths, longest, least)
+
+
+def counted(*args, **settings):
+    """The parts of `count_ngrams`, joined."""
+    parts = list(count_ngrams(*args, **settings))
+    keys = [np.zeros(0, np.int64), *(keys for keys, _ in parts)]
+    empty = scipy.sparse.csr_array((len(args[1]), 0), dtype=np.float32)
+    return np.concatenate(keys), scipy.sparse.hstack([empty, *(counts for _, counts in parts)], format="csr")
 
 
 def test_a_key_is_its_words_and_no_ngram_reaches_into_the_next_text():
@@ -132,10 +141,10 @@ def test_two_texts_have_the_bags_that_are_written_out():
 def test_ngrams_are_kept_from_the_least_number_of_texts_on():
     ids, lengths = concatenated([[1, 2, 1, 2], [1, 2], [2]])
     for least, expected in [(1, [1, 2, key(1, 2), key(2, 1)]), (2, [1, 2, key(1, 2)]), (3, [2]), (4, [])]:
-        keys, counts = count_ngrams(ids, lengths, 2, least)
+        keys, counts = counted(ids, lengths, 2, least)
         assert keys.tolist() == expected
         assert counts.shape == (3, len(expected))
-    keys, counts = count_ngrams(ids, lengths, 2, 2)
+    keys, counts = counted(ids, lengths, 2, 2)
     assert counts.toarray().tolist() == [[2, 2, 2], [1, 1, 1], [0, 1, 0]]
     assert counts.dtype == np.float32
 

@@ -8,7 +8,7 @@ import pytest
 from sklearn.feature_selection import f_classif
 
 import lightkeras as lk
-from lightkeras.encoders.text.ngrams import _classes, _labels_of, _renumbered
+from lightkeras.encoders.text.ngrams import _classes, _labels_of, _renumber
 
 TEXTS = np.array([b"good film", b"good good one", b"bad film", b"bad one a", b"a bad one"], dtype=object)
 LABELS = np.array([1, 1, 0, 0, 0], np.int32)
@@ -154,10 +154,10 @@ def test_embed_is_a_dense_layer_over_all_ngrams():
 def test_words_are_numbered_by_the_texts_that_hold_them_and_rare_or_broken_ones_are_left_out():
     words = [b"rare", b"most", b"caf\xe9", b"some", b"also"]
     ids, lengths = np.array([0, 1, 1, 2, 2, 1, 3, 4, 1, 3, 4, 2]), np.array([5, 3, 4])
-    kept, numbers = _renumbered(words, ids, lengths, 2)
+    kept = _renumber(words, ids, lengths, 2)
     assert kept == [b"most", b"some", b"also"]  # in 3, 2 and 2 texts; the second and the third as they came
-    assert numbers.tolist() == [0, 1, 1, 0, 0, 1, 2, 3, 1, 2, 3, 0]
-    assert _renumbered([], np.zeros(0, int), np.array([0]), 1)[0] == []
+    assert ids.tolist() == [0, 1, 1, 0, 0, 1, 2, 3, 1, 2, 3, 0]
+    assert _renumber([], np.zeros(0, int), np.array([0]), 1) == []
 
 
 def test_counts_of_texts_are_those_of_texts_and_not_of_words():

@@ -1,0 +1,202 @@
+"""Columns of a table in arrays, so that a million cells are converted at once: numbers in NumPy's, texts in Arrow's.
+
+The functions of `columns.py`, which convert one cell, define what a cell means. A number that is written as plainly as
+almost all are, is recognized by its bytes and read by Arrow, which rounds correctly, as Python does; those functions
+are called for every other text, once for each one that differs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from lightkeras.data.datasets.columns import MISSING, NOTHING, NUMBER, TEXT, Cells, kinds_and_numbers
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_LIMIT = float(np.finfo(np.float32).max)
+_DIGITS = np.isin(np.arange(256), list(b"0123456789"))
+_PLAIN = np.isin(np.arange(256), list(b"0123456789-."))
+_LETTERS = np.isin(np.arange(256), list(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"))
+_PRINTED = (np.arange(256) > ord(" ")) & (np.arange(256) < 127)
+_MOST_ARROW = 2**31 - 1
+"""Bytes of the texts that an Arrow array of 32-bit offsets holds."""
+
+
+@final
+class Numbers(Cells):
+    """Cells of a NumPy array of numbers or booleans of at most 64 bits; `None` where it is NaN."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array
+
+    @staticmethod
+    def can_hold(array: np.ndarray) -> bool:
+        """Whether an array is one of these numbers."""
+        return array.dtype.kind in "biuf" and array.dtype.itemsize <= 8
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __getitem__(self, row: Any) -> Any:
+        value = self._array[row].tolist()
+        return None if value != value else value
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(_with_none(self._array))
+
+    @functools.cached_property
+    def kinds(self) -> np.ndarray:
+        return np.where(np.isnan(self._array), NOTHING, NUMBER).astype(np.uint8)
+
+    @functools.cached_property
+    def numbers(self) -> np.ndarray:
+        numbers = self._array.astype(np.float64)
+        return np.where(np.abs(numbers) <= _LIMIT, numbers, np.nan)
+
+    def distinct(self) -> tuple[list[Any], np.ndarray]:
+        values, first, codes = np.unique(self._array, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        positions = np.empty(len(order), np.int64)
+        positions[order] = np.arange(len(order))
+        return _with_none(values[order]), positions[codes]
+
+    def take(self, rows: np.ndarray) -> Numbers:
+        return Numbers(self._array[rows])
+
+
+@final
+class Texts(Cells):
+    """Cells that are texts of a file, in an Arrow array without nulls.
+
+    Args:
+        array: The texts.
+        read: `kinds` and `numbers`; `None` computes them when they are needed.
+    """
+
+    def __init__(
+        self, array: pyarrow.ChunkedArray | Sequence[str], read: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> None:
+        import pyarrow
+
+        if not isinstance(array, (pyarrow.Array, pyarrow.ChunkedArray)):
+            array = pyarrow.array(array, pyarrow.large_string())
+        self._given: Any = array
+        if read is not None:
+            self._kinds_and_numbers = read
+
+    @functools.cached_property
+    def _array(self) -> Any:
+        """The texts in one piece; joined when they are needed, by several threads for several columns."""
+        import pyarrow
+
+        if isinstance(self._given, pyarrow.Array):
+            return self._given
+        chunks = self._given.cast(pyarrow.large_string()) if self._given.nbytes > _MOST_ARROW else self._given
+        return chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self._given[row].as_py()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._given.to_pylist())
+
+    @property
+    def kinds(self) -> np.ndarray:
+        return self._kinds_and_numbers[0]
+
+    @property
+    def numbers(self) -> np.ndarray:
+        return self._kinds_and_numbers[1]
+
+    def distinct(self) -> tuple[list[Any], np.ndarray]:
+        return _distinct(self._array)
+
+    def take(self, rows: np.ndarray) -> Texts:
+        kinds, numbers = self._kinds_and_numbers
+        return Texts(self._array.take(rows), (kinds[rows], numbers[rows]))
+
+    @functools.cached_property
+    def _kinds_and_numbers(self) -> tuple[np.ndarray, np.ndarray]:
+        kinds, numbers = np.full(len(self), TEXT, np.uint8), np.full(len(self), np.nan)
+        empty, plain, words = _by_first_byte(self._array)
+        kinds[empty] = NOTHING
+        found = _plain_numbers(self._array, plain)
+        if found is not None and len(found) == len(self) and not np.isnan(found).any():
+            return np.full(len(self), NUMBER, np.uint8), found
+        if found is not None:
+            numbers[plain] = found
+            plain = ~np.isnan(numbers)
+            kinds[plain] = NUMBER
+        else:
+            plain = np.zeros(len(self), bool)
+        others = np.flatnonzero(~(empty | plain | words))
+        if len(others):
+            values, codes = _distinct(self._array.take(others))
+            of_values = kinds_and_numbers(values)
+            kinds[others], numbers[others] = (each[codes] for each in of_values)
+        return kinds, numbers
+
+
+def _with_none(array: np.ndarray) -> list[Any]:
+    missing = np.isnan(array)
+    if not missing.any():
+        return list(array.tolist())
+    found = array.astype(object)
+    found[missing] = None
+    return list(found)
+
+
+def offsets_of(array: Any) -> np.ndarray:
+    """Where the text of each row begins and the last one ends, in the bytes of an Arrow array."""
+    import pyarrow
+
+    dtype = np.int64 if pyarrow.types.is_large_string(array.type) else np.int32
+    return np.frombuffer(array.buffers()[1], dtype)[array.offset : array.offset + len(array) + 1]
+
+
+def _by_first_byte(array: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Masks of rows: empty texts, those that may be plain numbers, and words, which are no numbers, dates or `MISSING`.
+
+    A plain number begins with a digit, a minus or a point, and not with zeros that make it a code.
+    """
+    offsets = offsets_of(array)
+    starts, ends = offsets[:-1], offsets[1:]
+    buffer = array.buffers()[2]
+    content = np.frombuffer(b"\0" if buffer is None or buffer.size == 0 else buffer, np.uint8)
+    empty = starts == ends
+    first = content.take(starts, mode="clip")
+    plain = _PLAIN.take(first) & ~empty
+    rest = ~(plain | empty)
+    words = rest & _LETTERS.take(first) & (ends - starts > max(map(len, MISSING))) if rest.any() else rest
+    if words.any():
+        words &= _PRINTED.take(content.take(ends - 1, mode="clip"))
+    digits = starts + (first == ord("-"))
+    zeros = np.flatnonzero(plain & (content.take(digits, mode="clip") == ord("0")) & (digits + 1 < ends))
+    plain[zeros[_DIGITS.take(content.take(digits[zeros] + 1))]] = False
+    return empty, plain, words
+
+
+def _plain_numbers(array: Any, plain: np.ndarray) -> np.ndarray | None:
+    """The numbers of these rows; NaN for one that float32 cannot hold, `None` if some are not plain numbers."""
+    import pyarrow
+
+    try:
+        chosen = array if plain.all() else array.filter(pyarrow.array(plain))
+        numbers = chosen.cast(pyarrow.float64()).to_numpy(zero_copy_only=False)
+    except pyarrow.ArrowInvalid:
+        return None
+    wrong = ~(np.abs(numbers) <= _LIMIT)  # also NaN, written with a sign
+    return np.where(wrong, np.nan, numbers) if wrong.any() else numbers
+
+
+def _distinct(array: Any) -> tuple[list[str], np.ndarray]:
+    encoded = array.dictionary_encode()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)
