@@ -54,6 +54,7 @@ from lightkeras.training import (
     prediction,
     run_config,
     setup,
+    space,
 )
 from lightkeras.training.divergence.watchdog import Alarm, first_not_finite
 from lightkeras.training.export import export_best_model
@@ -284,7 +285,7 @@ class Runner(Finders):
                 )
                 fit = setup.make_fit(self, ready, ledger)
                 config = run_config.config_of(fit, ready.init_from)
-            fit.directory.create(needed_bytes=5 * fit.state_bytes)
+            fit.directory.create(*space.disk_needed(task, fit.directory, self.checkpoints.keep))
             with run_lock(fit.directory.lock_file), contextlib.ExitStack() as until_concluded:
                 fit.directory.check_links()
                 fit.directory.sweep()
@@ -526,7 +527,8 @@ class _Loop:
         complete = not fit.interrupted
         if settings.export and complete:
             with fit.ledger.part("checkpoint"), phase("saving model.keras"):
-                export_best_model(fit.task, fit.directory, fit.recorder.bar.print_line)
+                captured = fit.checkpointer.captured_best
+                export_best_model(fit.task, fit.directory, fit.recorder.bar.print_line, captured)
         result = fit.result()
         fit.directory.update_result({**fit.facts, "fit": result.summary()})
         display.current().show_result(result.splits())
@@ -591,6 +593,9 @@ class _Loop:
         state.stop_reason = state.stop_reason or self._limit_reached()
         if self.continues():
             fit.checkpointer.save()
+            if fit.checkpointer.is_captured:
+                with fit.ledger.part("watch"):
+                    fit.recovery.follow()
         return not self.continues()
 
     def _validate(self) -> bool:

@@ -33,6 +33,7 @@ from lightkeras.data.structure import Structure, flatten
 from lightkeras.engine.gradient_watches import GradientWatches
 from lightkeras.engine.layer_calls import Numbers, Observation, observation, observe_layer_calls
 from lightkeras.engine.stream import Stream
+from lightkeras.system.variables import HeldValues
 
 if TYPE_CHECKING:
     from lightkeras.engine.tf_data import Datasets
@@ -470,6 +471,14 @@ class Engine(StreamOpener):
             return {name: number_of(value) for name, value in logs.items()}, self._observations
         finally:
             self._observations = None
+
+    @abc.abstractmethod
+    def hold(self, variables: Mapping[str, Any]) -> HeldValues:
+        """Holds the values of variables of Keras or the backend, by key; nothing is copied that need not be.
+
+        On a CPU, JAX and TensorFlow hold a value by reference, and copy it when a step would change it; torch changes
+        values in place, so they are copied now. From another device, values are copied to the host.
+        """
 
     @abc.abstractmethod
     def not_finite(self, variables: Mapping[str, keras.Variable]) -> list[str]:

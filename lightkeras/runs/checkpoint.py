@@ -14,32 +14,34 @@ and `last` name a complete checkpoint at every moment.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from lightkeras.runs import formats
+from lightkeras.runs import formats, tensor_file
 from lightkeras.system import files
 from lightkeras.system.digest import Digest
 from lightkeras.system.messages import did_you_mean
-from lightkeras.system.variables import CheckpointError, read_variable, read_variables
+from lightkeras.system.variables import CheckpointError, HeldValues
 
 VARIABLES, STATE, MANIFEST = "variables.safetensors", "state.json", "manifest.json"
 _NAME = re.compile(formats.CHECKPOINT)
 _POINTER_BYTES = 4096
+_DIGEST_BYTES = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +74,10 @@ class Checkpoint:
     extra: Mapping[str, bytes]
 
 
-def capture(variables: Mapping[str, keras.Variable]) -> Captured:
-    """Copies the values of variables, with their paths and dtypes."""
-    names = {key: {"path": variable.path, "dtype": str(variable.dtype)} for key, variable in variables.items()}
-    return Captured(read_variables(variables), names)
+def capture(held: HeldValues) -> Captured:
+    """The values of variables that an engine holds, with their paths and dtypes."""
+    names = {key: {"path": found.path, "dtype": str(found.dtype)} for key, found in held.variables.items()}
+    return Captured(held.arrays, names)
 
 
 def save(
@@ -94,40 +96,44 @@ def save(
         OSError: It could not be written; existing checkpoints are unchanged.
     """
     folder = path.parent
-    contents = {
-        VARIABLES: safetensors.numpy.save({key: _storable(array) for key, array in captured.arrays.items()}),
-        STATE: files.json_bytes({**state, "step": step, "variables": captured.names}, files.encode_float),
-        **(extra or {}),
+    contents: dict[str, Sequence[bytes | memoryview]] = {
+        VARIABLES: tensor_file.parts_of({key: _storable(array) for key, array in captured.arrays.items()}),
+        STATE: [files.json_bytes({**state, "step": step, "variables": captured.names}, files.encode_float)],
+        **{name: [content] for name, content in (extra or {}).items()},
     }
-    contents[MANIFEST] = files.json_bytes({name: _entry(content) for name, content in contents.items()})
     beside = folder / f".{path.name}.{secrets.token_hex(4)}.part"
     with files.explained(path):
         try:
             files.make_folder(folder)
             beside.mkdir()
-            for name, content in contents.items():
-                files.write_synced(beside / name, content)
+            with concurrent.futures.ThreadPoolExecutor(1) as digesting:
+                entries = {name: digesting.submit(_entry, *parts) for name, parts in contents.items()}
+                for name, parts in contents.items():
+                    files.write_synced(beside / name, *parts)
+                manifest = {name: entry.result() for name, entry in entries.items()}
+            files.write_synced(beside / MANIFEST, files.json_bytes(manifest))
             files.sync(beside)
             files.move_synced(beside, path)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
 
-def load(path: Path, kind: type = formats.State) -> Checkpoint:
+def load(path: Path, kind: type = formats.State, wanted: Collection[str] | None = None) -> Checkpoint:
     """Reads a checkpoint and verifies its checksums.
 
     Args:
         path: Folder of the checkpoint.
         kind: The dataclass of `runs.formats` that its state must fit.
+        wanted: Keys of the variables to read, as far as it has them; `None` reads all.
 
     Raises:
         FileNotFoundError: The folder does not exist.
         CheckpointError: A file is missing, truncated or changed, or holds what no run writes; the message names it.
     """
-    contents = _contents(path)
+    contents = _verified(path)
     with decoding(path):
         state = files.parse_json(contents.pop(STATE), path / STATE, kind, object_hook=files.decode_float)
-        stored = arrays_of(contents.pop(VARIABLES), path / VARIABLES)
+        stored = tensor_file.read(path / VARIABLES, wanted)
         unknown = sorted(set(stored) - set(state["variables"]))
         if unknown:
             raise ValueError(f"{STATE} does not describe the variable {unknown[0]!r}.")
@@ -142,7 +148,7 @@ def verify(path: Path) -> None:
         FileNotFoundError: The folder does not exist.
         CheckpointError: A file is missing, truncated or changed; the message names it.
     """
-    _contents(path)
+    _verified(path)
 
 
 def arrays_of(content: bytes, path: Path) -> dict[str, np.ndarray]:
@@ -191,7 +197,8 @@ def is_ours(path: Path) -> bool:
     return bool(_NAME.fullmatch(path.name)) and files.is_folder(path) and files.is_file(path / MANIFEST)
 
 
-def _contents(path: Path) -> dict[str, bytes]:
+def _verified(path: Path) -> dict[str, bytes]:
+    """Verifies the checksums of a checkpoint. Returns the contents of its files, without that of the variables."""
     if not path.is_dir():
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
     try:
@@ -201,17 +208,27 @@ def _contents(path: Path) -> dict[str, bytes]:
             raise ValueError(f"{MANIFEST} does not list {VARIABLES} and {STATE}.")
         if wrong := next((name for name in manifest if Path(name).name != name), None):
             raise ValueError(f"{MANIFEST} lists {wrong!r}, which is not the name of a file.")
-        contents = {name: files.read_bytes(path / name, entry["bytes"]) for name, entry in manifest.items()}
+        contents = {
+            name: files.read_bytes(path / name, entry["bytes"]) for name, entry in manifest.items() if name != VARIABLES
+        }
+        found = {name: _entry(content) for name, content in contents.items()}
+        found[VARIABLES] = _entry_of(path / VARIABLES, manifest[VARIABLES]["bytes"])
     except (OSError, ValueError) as error:
         raise CheckpointError(f"The checkpoint {path} is damaged: {error}") from error
-    for name, content in contents.items():
-        expected, found = manifest[name], _entry(content)
-        if expected != found:
+    for name, expected in manifest.items():
+        if expected != found[name]:
             raise CheckpointError(
-                f"The checkpoint {path} is damaged: {name} has {found['bytes']} bytes with digest "
-                f"{found['blake2b'][:8]}, its manifest says {expected}."
+                f"The checkpoint {path} is damaged: {name} has {found[name]['bytes']} bytes with digest "
+                f"{found[name]['blake2b'][:8]}, its manifest says {expected}."
             )
     return contents
+
+
+def _entry_of(path: Path, most: int) -> dict[str, Any]:
+    """The entry of a file of at most so many bytes, which is not read into memory."""
+    with files.open_to_read(path, most) as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_DIGEST_BYTES))
+        return {"bytes": file.tell(), "blake2b": digest.hexdigest()}
 
 
 def point(folder: Path, name: str, path: Path) -> None:
@@ -290,15 +307,15 @@ def _restored(array: np.ndarray, dtype: str) -> np.ndarray:
     return array.view(ml_dtypes.bfloat16) if dtype == "bfloat16" and array.dtype == np.uint16 else array
 
 
-def _entry(content: bytes) -> dict[str, Any]:
-    return {"bytes": len(content), "blake2b": Digest(content, size=32).hex()}
+def _entry(*parts: bytes | memoryview) -> dict[str, Any]:
+    return {"bytes": sum(map(len, parts)), "blake2b": Digest(*parts, size=_DIGEST_BYTES).hex()}
 
 
-def round_trip(variable: keras.Variable) -> np.ndarray:
-    """Returns the value of a variable after encoding and decoding it as in a checkpoint.
+def round_trip(array: np.ndarray, dtype: str) -> np.ndarray:
+    """Returns the value of a variable of a dtype after encoding and decoding it as in a checkpoint.
 
     Raises:
         Exception: The file format cannot hold the value.
     """
-    content = safetensors.numpy.save({"value": _storable(read_variable(variable))})
-    return _restored(safetensors.numpy.load(content)["value"], str(variable.dtype))
+    content = b"".join(tensor_file.parts_of({"value": _storable(array)}))
+    return _restored(safetensors.numpy.load(content)["value"], dtype)

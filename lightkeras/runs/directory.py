@@ -97,17 +97,18 @@ class RunDirectory:
         found = (self.model_file, self.result_file, self.report_file, self.figures, self.metrics_file)
         return [path for path in found if path.exists()]
 
-    def create(self, needed_bytes: int) -> None:
+    def create(self, needed_bytes: int, purpose: str = "") -> None:
         """Creates the directory if it does not exist.
 
         Args:
             needed_bytes: Disk space that the run needs at least.
+            purpose: What it is needed for, for the message.
 
         Raises:
             NotADirectoryError: The path is a file.
             OSError: It cannot be written to, or the disk is too full; nothing was created.
         """
-        check_directory(self, needed_bytes)
+        check_directory(self, needed_bytes, purpose)
         with files.explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
 
@@ -184,12 +185,13 @@ class RunDirectory:
         files.write_json(self.result_file, {**self.read_result(), **part})
 
 
-def check_directory(directory: RunDirectory, needed_bytes: int) -> None:
+def check_directory(directory: RunDirectory, needed_bytes: int, purpose: str = "") -> None:
     """Checks that a run can be written to a directory, by writing a temporary file.
 
     Args:
         directory: The run directory; it need not exist, and is not created.
         needed_bytes: Disk space that the run needs at least.
+        purpose: What it is needed for, for the message.
 
     Raises:
         NotADirectoryError: The path, or a parent of it, is a file.
@@ -208,8 +210,8 @@ def check_directory(directory: RunDirectory, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise OSError(
-            f"{path}: {_megabytes(free)} of disk are free, but the run needs about "
-            f"{_megabytes(needed_bytes)} for checkpoints and the model. Free disk space or give another run_dir."
+            f"{path}: {megabytes(free)} of disk are free, but the run needs about "
+            f"{megabytes(needed_bytes)}{purpose and f' for {purpose}'}. Free disk space or give another run_dir."
         )
 
 
@@ -275,5 +277,6 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
-def _megabytes(size: int) -> str:
+def megabytes(size: int) -> str:
+    """Formats a size in bytes for a message."""
     return f"{size / 1e6:,.1f} MB"

@@ -17,8 +17,9 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 from lightkeras.system import schema
 from lightkeras.system.messages import printable
@@ -42,12 +43,16 @@ class LinkError(OSError):
     """A file or a folder of a run is a link: what is written or deleted there would be somewhere else."""
 
 
-def open_to_read(path: Path) -> BinaryIO:
+def open_to_read(path: Path, most: int | None = None) -> BufferedReader:
     """Opens a regular file; does not follow a link at its name, and does not wait for a pipe.
+
+    Args:
+        path: The file.
+        most: Largest size in bytes; `None` for no limit.
 
     Raises:
         FileNotFoundError: The file does not exist.
-        DamagedFileError: It is a link, a folder, a pipe or a device.
+        DamagedFileError: It is a link, a folder, a pipe or a device, or too large.
         OSError: It cannot be read.
     """
     try:
@@ -58,9 +63,13 @@ def open_to_read(path: Path) -> BinaryIO:
         raise
     except ValueError as error:  # a null byte in a name
         raise DamagedFileError(f"{str(path)!r} is not the name of a file.") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
         os.close(descriptor)
         raise DamagedFileError(f"{path} is a {_kind(path)}, expected a file. Put the file back.")
+    if most is not None and found.st_size > most:
+        os.close(descriptor)
+        raise DamagedFileError(f"{path} has {found.st_size:,} bytes, expected at most {most:,}.")
     return os.fdopen(descriptor, "rb")
 
 
@@ -76,10 +85,7 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
         DamagedFileError: It is not a regular file, or too large.
         OSError: It cannot be read.
     """
-    with open_to_read(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if most is not None and size > most:
-            raise DamagedFileError(f"{path} has {size:,} bytes, expected at most {most:,}.")
+    with open_to_read(path, most) as file:
         return file.read() if most is None else file.read(most)
 
 
@@ -167,10 +173,11 @@ def write_bytes(path: Path, content: bytes) -> None:
             beside.unlink(missing_ok=True)
 
 
-def write_synced(path: Path, content: bytes) -> None:
-    """Writes a new file and fsyncs it."""
+def write_synced(path: Path, *parts: bytes | memoryview) -> None:
+    """Writes a new file, one part after the other, and fsyncs it."""
     with open(path, "xb") as file:
-        file.write(content)
+        for part in parts:
+            file.write(part)
         file.flush()
         os.fsync(file.fileno())
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from typing import Any, final
 
 import keras
 import ml_dtypes
@@ -11,6 +13,27 @@ import numpy as np
 
 class CheckpointError(ValueError):
     """A checkpoint that is damaged, or that does not fit the task."""
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class HeldValues:
+    """Values of variables at one moment, in the host's memory, which later steps do not change.
+
+    Args:
+        variables: Variables of Keras or the backend by key; all have `assign`.
+        values: Their values, of a type that the backend assigns without a copy if it can.
+        arrays: The same values; they share the memory of `values`, and must not be written to.
+    """
+
+    variables: Mapping[str, Any]
+    values: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+
+    def restore(self) -> None:
+        """Assigns the values to the variables."""
+        for key, variable in self.variables.items():
+            variable.assign(self.values[key])
 
 
 def read_variables(variables: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
@@ -51,7 +74,25 @@ def check_values(variables: Mapping[str, keras.Variable], arrays: Mapping[str, n
 def read_variable(variable: keras.Variable) -> np.ndarray:
     if variable.dtype == "bfloat16":  # NumPy 2 cannot read it from TensorFlow; the way through float32 is exact
         return np.array(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))).astype(ml_dtypes.bfloat16)
-    # NumPy 2 warns of TensorFlow's variables, not of its tensors; `copy` returns a tensor.
-    array = np.array(keras.ops.convert_to_numpy(keras.ops.copy(variable)))
+    # NumPy 2 warns of TensorFlow's variables, not of its tensors.
+    array: np.ndarray = keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable))
+    if not (array.flags.owndata and array.flags.writeable):  # JAX returns a view, the others a copy
+        array = np.array(array)
     # PyTorch has no uint16 and uint32: Keras stores them in wider integers there.
     return array if array.dtype.name == variable.dtype else array.astype(variable.dtype)
+
+
+_COMPARED = 1 << 20
+
+
+def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two arrays have equal shapes, dtypes and bits, also of NaNs; holds no copy of them."""
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    if one.strides == other.strides and one.ctypes.data == other.ctypes.data:  # the same memory
+        return True
+    left, right = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (one, other))
+    return all(
+        np.array_equal(left[start : start + _COMPARED], right[start : start + _COMPARED])
+        for start in range(0, left.size, _COMPARED)
+    )

@@ -12,12 +12,13 @@ import safetensors.numpy
 from lightkeras.runs import checkpoint
 from lightkeras.runs.checkpoint import Checkpoint
 from lightkeras.system import random_states
-from lightkeras.system.variables import check_values, read_variables, write_variables
+from lightkeras.system.variables import check_values, write_variables
 from lightkeras.training import freezing
 from lightkeras.training.callbacks.bridge import CallbackBridge
 from lightkeras.training.freezing import TracedSteps
 from lightkeras.training.recorder import Recorder
 from lightkeras.training.saver import Job, Saver
+from lightkeras.training.stepper import bound_engine
 from lightkeras.training.timing import counted
 
 FEED, CALLBACKS = "feed.bin", "callbacks.safetensors"  # files of a checkpoint
@@ -40,6 +41,7 @@ class Checkpointer:
         self._recorder, self._saver, self._counts_by, self._clock = recorder, saver, counts_by, clock
         self._state, self.ledger = recorder.state, recorder.ledger
         self._saved: tuple[int, int, int] | None = None  # position of the last checkpoint
+        self._captured: dict[str, Job] = {}  # since the last step
 
     @property
     def is_saved(self) -> bool:
@@ -50,6 +52,20 @@ class Checkpointer:
     def best(self) -> str | None:
         """Name of the best checkpoint so far; `None` before the first."""
         return self._saver.best
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether a checkpoint was captured after the last step."""
+        return bool(self._captured)
+
+    @property
+    def captured_best(self) -> Job | None:
+        """The best checkpoint, if it was captured after the last step."""
+        return self._captured.get(self._saver.best or "")
+
+    def forget_captured(self) -> None:
+        """Forgets what was captured before the steps that have just run: its memory is free once it is written."""
+        self._captured.clear()
 
     def is_due(self) -> bool:
         """Whether a checkpoint is due inside an epoch."""
@@ -63,16 +79,17 @@ class Checkpointer:
         """
         task, frozen = self._task, resumed.state.get("frozen")
         before = freezing.record(task, freezing.flags_of(task))
-        values = read_variables(task.variables()) if frozen is not None and _differs(before, frozen) else None
+        differs = frozen is not None and _differs(before, frozen)
+        held = bound_engine(task).hold(task.variables()) if differs else None
         try:
-            if values is not None:
+            if held is not None:
                 freezing.restore(task, frozen)
             with checkpoint.naming(resumed.path):
                 check_values(task.variables(), resumed.arrays)
         finally:
-            if values is not None:
+            if held is not None:
                 freezing.restore(task, before)
-                write_variables(task.variables(), values)
+                write_variables(task.variables(), held.arrays)
 
     def restore(self, resumed: Checkpoint) -> None:
         """Restores the run state, and calls the callbacks' hooks that begin training and, inside an epoch, the epoch.
@@ -179,9 +196,10 @@ class Checkpointer:
         feed = stepper.stream.state() if stepper.stream is not None else None
         extra = {} if feed is None else {FEED: feed}
         extra |= {CALLBACKS: safetensors.numpy.save(arrays)} if arrays else {}
-        captured = checkpoint.capture(self._task.variables())
+        captured = checkpoint.capture(bound_engine(self._task).hold(self._task.variables()))
         saved = functools.partial(self._recorder.saved, state["logs"])
-        return Job(name, self._state.step, captured, state, extra, self._recorder.sync, saved)
+        job = self._captured[name] = Job(name, self._state.step, captured, state, extra, self._recorder.sync, saved)
+        return job
 
 
 def _differs(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -103,9 +103,8 @@ def load_weights(settings: Settings, task: Task, weights: str | None) -> None:
     config = directory.read_config()
     check_frozen(task, config)
     _check_classes(task.data, config)
-    saved = checkpoint.load(checkpoint.find(directory.checkpoints, weights))
     models = task.model_variables()
-    write_variables(models, {key: saved.arrays[key] for key in models if key in saved.arrays})
+    write_variables(models, checkpoint.load(checkpoint.find(directory.checkpoints, weights), wanted=models).arrays)
 
 
 def _check_classes(data: DataModule | None, config: Mapping[str, Any]) -> None:

@@ -7,28 +7,39 @@ import secrets
 import time
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from lightkeras.encoders.base import JoinError
 from lightkeras.runs import checkpoint, formats
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.system import files
 from lightkeras.system.tensorflow import tensorflow_left_out
-from lightkeras.system.variables import CheckpointError, read_variables, write_variables
+from lightkeras.system.variables import CheckpointError, check_values, same_bits
 from lightkeras.task import Task
 from lightkeras.training import freezing
+from lightkeras.training.saver import Job
+from lightkeras.training.stepper import bound_engine
 
 _FIRST_YEAR = 1980
 
 
-def export_best_model(task: Task, directory: RunDirectory, report: Callable[[str], None]) -> None:
+def export_best_model(
+    task: Task, directory: RunDirectory, report: Callable[[str], None], captured: Job | None = None
+) -> None:
     """Writes `model.keras` with the weights of the checkpoint `best`, if there is one; the task keeps its own.
 
     A model that cannot be written is a warning; one that cannot take raw inputs is reported to the user.
+
+    Args:
+        task: The task.
+        directory: The run directory.
+        report: Called with a line for the user.
+        captured: The checkpoint `best` if it is still in memory; `None` reads it.
 
     Raises:
         OSError: The file cannot be written.
@@ -36,11 +47,15 @@ def export_best_model(task: Task, directory: RunDirectory, report: Callable[[str
     folder = directory.checkpoints
     if not (folder / "best").exists():
         return
-    before, frozen = read_variables(task.variables()), freezing.record(task, freezing.flags_of(task))
+    before, frozen = bound_engine(task).hold(task.variables()), freezing.record(task, freezing.flags_of(task))
     try:
-        best = checkpoint.load(checkpoint.find(folder, "best"), formats.RunState)
-        freezing.restore(task, best.state.get("frozen"))
-        write_variables(task.variables(), best.arrays)
+        if captured is None:
+            best = checkpoint.load(checkpoint.find(folder, "best"), formats.RunState, _wanted(task))
+            state, arrays = best.state, best.arrays
+        else:
+            state, arrays = captured.state, captured.captured.arrays
+        freezing.restore(task, state.get("frozen"))
+        _assign_changed(task, task.variables() if _wanted(task) is None else task.model_variables(), arrays)
         model = _model_of(task, directory, report)
         if model is not None:
             write_model(model, directory.model_file)
@@ -51,7 +66,23 @@ def export_best_model(task: Task, directory: RunDirectory, report: Callable[[str
         warnings.warn(f"{directory.model_file} was not written: {reason[:200]}", stacklevel=2)
     finally:
         freezing.restore(task, frozen)  # before the values: it may recreate the slots of an optimizer
-        write_variables(task.variables(), before)
+        _assign_changed(task, task.variables(), before.arrays)
+
+
+def _wanted(task: Task) -> Mapping[str, keras.Variable] | None:
+    """The variables that `model.keras` holds, by key; `None` for all, because a compiled model has its optimizer's."""
+    model = vars(task).get("model")
+    return None if isinstance(model, keras.Model) and model.compiled else task.model_variables()
+
+
+def _assign_changed(task: Task, variables: Mapping[str, keras.Variable], arrays: Mapping[str, np.ndarray]) -> None:
+    """Assigns the values that differ from those of the variables."""
+    arrays = {key: array for key, array in arrays.items() if key in variables}
+    check_values(variables, arrays)
+    now = bound_engine(task).hold(variables).arrays
+    for key, variable in variables.items():
+        if not same_bits(now[key], arrays[key]):
+            variable.assign(arrays[key])
 
 
 def write_model(model: keras.Model, path: Path) -> None:

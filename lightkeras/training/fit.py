@@ -104,11 +104,6 @@ class Fit:
         self.checkpointer = Checkpointer(traced, self.bridge, self.recorder, saver, keep.keep_by or self.monitor, clock)
 
     @property
-    def state_bytes(self) -> int:
-        """Estimated size of the run state in bytes, at 4 per value."""
-        return sum(math.prod(v.shape) * 4 for v in self.task.variables().values())
-
-    @property
     def interrupted(self) -> str | None:
         """The signal that asked the run to stop; `None` if none did."""
         return self.signals.received
@@ -219,6 +214,7 @@ class Fit:
                 alarm = self.recovery.check()
                 if alarm is None or self.recovery.recover(alarm) is not None:
                     self.checkpointer.save(always=True)
+            self.recovery.forget()  # nothing can break any more: the memory of its snapshot is free
             self.checkpointer.finish()
 
     @counted("callbacks")
@@ -235,6 +231,7 @@ class Fit:
         self.recorder.log_steps(logs)
         self.state.step += logs.steps
         self.state.batches_done += logs.steps
+        self.checkpointer.forget_captured()
         with self.ledger.part("logging"):
             stepper = self.train_stepper
             self.diagnostics.count(logs, stepper.seconds)
@@ -279,7 +276,7 @@ class Fit:
     @counted("watch")
     def watch(self, epoch_begins: bool = False) -> Alarm | None:
         """Checks the variables if that is due; see `Recovery.watch`."""
-        return self.recovery.watch(epoch_begins)
+        return self.recovery.watch(epoch_begins, self.checkpointer.is_captured)
 
     def result(self) -> FitResult:
         """The result of the run."""

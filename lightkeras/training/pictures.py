@@ -166,13 +166,13 @@ class Pictures:
         folder = self._directory.checkpoints
         if self._drawing is None or not has_pictures(self._drawing.task) or not (folder / "best").exists():
             return
+        models = self._drawing.task.model_variables()
         try:
-            best = checkpoint.load(checkpoint.find(folder, "best"))
+            best = checkpoint.load(checkpoint.find(folder, "best"), wanted=models)
         except (CheckpointError, FileNotFoundError) as error:
             warnings.warn(f"The best weights were not drawn: {error}", stacklevel=2)
             return
-        models = self._drawing.task.model_variables()
-        made = self._drawing.draw({key: best.arrays[key] for key in models if key in best.arrays})
+        made = self._drawing.draw(best.arrays)
         write_pictures(self._directory, self._drawing.split, made, replace=True)
         shown = made if best.state["step"] not in self._state.drawn else {}
         images = tagged(self._drawing.split, shown)

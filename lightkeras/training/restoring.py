@@ -8,29 +8,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras.src.backend.common import global_state  # no public name reaches Keras's own seed generator
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 
+from lightkeras.engine import make_engine
 from lightkeras.engine.base import Trace
 from lightkeras.system import random_states
-from lightkeras.system.variables import read_variables, write_variables
+from lightkeras.system.variables import HeldValues, read_variables, write_variables
 from lightkeras.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
 class SavedState:
-    """The variables of a task with their values, and others of Keras or the backend, which `restored` restores."""
+    """The values of a task's variables, and of others of Keras or the backend, which `restored` restores."""
 
-    variables: Mapping[str, keras.Variable]
-    arrays: Mapping[str, np.ndarray]
-    others: Sequence[tuple[Any, np.ndarray]] = ()
+    held: HeldValues
+    others: HeldValues
 
     def restore_variables(self) -> None:
         """Restores the variables now; the random generators are not touched."""
-        write_variables(self.variables, self.arrays)
-        for variable, value in self.others:
-            variable.assign(value)
+        self.held.restore()
+        self.others.restore()
 
 
 def others_of(task: Task, trace: Trace) -> list[Any]:
@@ -43,8 +41,9 @@ def others_of(task: Task, trace: Trace) -> list[Any]:
 @contextlib.contextmanager
 def restored(task: Task, others: Sequence[Any] = ()) -> Iterator[SavedState]:
     """Restores the variables of a task, others (also of the backend) and all global random generators on exit."""
-    variables = task.variables()
-    state = SavedState(variables, read_variables(variables), [(found, value_of(found)) for found in others])
+    engine = task.bind(make_engine)
+    numbered = {str(number): found for number, found in enumerate(others)}
+    state = SavedState(engine.hold(task.variables()), engine.hold(numbered))
     generators = random_states.read()
     # Keras creates a generator at the first draw without a seed. A new one is removed: it would become part of the run
     # state.
@@ -65,8 +64,3 @@ def variables_restored(variables: Mapping[str, keras.Variable]) -> Iterator[None
         yield
     finally:
         write_variables(variables, before)
-
-
-def value_of(variable: Any) -> np.ndarray:
-    """A copy of the value of a variable of Keras or the backend."""
-    return np.array(keras.ops.convert_to_numpy(keras.ops.copy(variable)))

@@ -31,7 +31,7 @@ from lightkeras.system.display import phase
 from lightkeras.system.locks import check_free
 from lightkeras.system.value_names import within
 from lightkeras.task import SupervisedTask, Task, use_class_weight
-from lightkeras.training import averaging, preflight
+from lightkeras.training import averaging, preflight, space
 from lightkeras.training.fit import Fit
 from lightkeras.training.freezing import TracedSteps, forget_rates
 from lightkeras.training.initial_weights import load_initial
@@ -234,7 +234,7 @@ def make_fit(settings: Settings, ready: Ready, ledger: TimeLedger | None = None)
         with phase("loading the initial weights"):
             load_initial(task, ready.init_from)
     _warn_of_settings(fit)
-    check_directory(ready.directory, needed_bytes=5 * fit.state_bytes)
+    check_directory(ready.directory, *space.disk_needed(task, ready.directory, settings.checkpoints.keep))
     if settings.preflight:
         with phase("compiling and checking the steps"):
             preflight.run(traced, settings.skip_broken > 0, fit.bridge.has_callbacks, overfits=few is not None)
@@ -249,6 +249,8 @@ def _warn_of_settings(fit: Fit) -> None:
             f"log({name!r}) was given the number {value:g} and not a tensor: the step is compiled, so every step logs "
             "the number of the first. Log a tensor or a keras.Variable for a value that changes."
         )
+    if (line := space.memory_warning(task)) is not None:
+        bar.print_line(line)
     if draw_every is not None and not has_pictures(task):
         bar.print_line(f"draw_every={draw_every}: {type(task).__name__} has no `draw`, so nothing is drawn.")
 

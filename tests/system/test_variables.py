@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from lightkeras.system.variables import CheckpointError, read_variables, write_variables
+from lightkeras.system import variables as module
+from lightkeras.system.variables import CheckpointError, HeldValues, read_variables, same_bits, write_variables
 
 
 def variables(**values) -> dict[str, keras.Variable]:
@@ -36,3 +37,36 @@ def test_values_that_were_read_do_not_change_with_the_variable():
     read = read_variables(found)
     found["a"].assign([2, 2])
     assert read["a"].tolist() == [1, 1]
+
+
+def test_values_that_were_read_can_be_written_to():
+    found = variables(a=np.ones(2, "float32"))
+    read = read_variables(found)["a"]
+    read[0] = 5
+    assert read_variables(found)["a"].tolist() == [1, 1]
+
+
+def test_held_values_are_put_back():
+    found = variables(a=np.ones(2, "float32"))
+    held = HeldValues(found, {"a": np.float32([3, 4])}, {"a": np.float32([3, 4])})
+    held.restore()
+    assert read_variables(found)["a"].tolist() == [3, 4]
+
+
+def test_bits_are_compared_and_not_numbers():
+    assert same_bits(np.float32([np.nan]), np.float32([np.nan]))
+    assert not same_bits(np.float32([0.0]), np.float32([-0.0]))
+    assert not same_bits(np.float32([0.0]), np.int32([0]))
+    assert not same_bits(np.zeros((2, 1)), np.zeros((1, 2)))
+    assert same_bits(np.array(2.0), np.array(2.0))
+    assert same_bits(np.zeros((2, 0)), np.zeros((2, 0)))
+
+
+def test_bits_are_compared_to_the_end_of_large_arrays(monkeypatch):
+    monkeypatch.setattr(module, "_COMPARED", 16)
+    one, other = np.arange(9, dtype="float64"), np.arange(9, dtype="float64")
+    assert same_bits(one, other)
+    assert same_bits(one[::2], other[::2])
+    assert same_bits(one, one)
+    other[-1] = -8
+    assert not same_bits(one, other)

@@ -91,11 +91,6 @@ def test_without_a_monitor_the_last_epoch_is_the_best(tmp_path):
     assert fit.state.best is None
 
 
-def test_the_size_of_the_state_counts_every_variable(fit):
-    # Weights 2 * 16 + 16 + 16 + 1, twice more as the moments of Adam, its iterations and learning rate.
-    assert fit.state_bytes == 4 * (3 * 65 + 2)
-
-
 def test_the_result_shows_how_long_it_took_and_why_it_ended(fit):
     fit.clock.now = 12.5
     fit.state.stop_reason = "max_epochs=2 reached"

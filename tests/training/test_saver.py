@@ -108,7 +108,7 @@ def test_a_write_that_fails_is_raised_by_the_next_and_the_good_ones_stay(tmp_pat
     offer(saver, 1, 3.0, improved=True)
     saver.finish()
 
-    def full(path, content):
+    def full(path, *parts):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:

@@ -26,6 +26,7 @@ from lightkeras.engine.jax.streams import OnDemandStream, PrefetchedStream, narr
 from lightkeras.engine.optimizer_state import apply
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream, holds_bags
+from lightkeras.system.variables import HeldValues
 
 
 @final
@@ -199,6 +200,11 @@ class JaxEngine(TracingEngine):
         for variable in scope.written.values():
             variable.assign(scope.state_mapping[id(variable)])
         return returned
+
+    def hold(self, variables: Mapping[str, keras.Variable]) -> HeldValues:
+        # On a CPU this is a view. XLA copies a donated array that NumPy views, and does not write to it.
+        arrays = {key: np.asarray(variable.value) for key, variable in variables.items()}
+        return HeldValues(variables, arrays, arrays)
 
     def not_finite(self, variables: Mapping[str, keras.Variable]) -> list[str]:
         floats = {key: v.value for key, v in variables.items() if keras.backend.is_float_dtype(v.dtype)}

@@ -31,7 +31,7 @@ from lightkeras.engine.base import (
 from lightkeras.engine.optimizer_state import apply
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream
-from lightkeras.engine.tensorflow.finite import finite_checks, global_norm, largest, numbers
+from lightkeras.engine.tensorflow.finite import finite_checks, global_norm, largest, numbers, on_host, viewed
 from lightkeras.engine.tensorflow.programs import TensorFlowPredictor, TensorFlowProgram
 from lightkeras.engine.tensorflow.sparse_rows import rows_summed
 from lightkeras.engine.tensorflow.streams import (
@@ -42,6 +42,7 @@ from lightkeras.engine.tensorflow.streams import (
     tensor_spec,
 )
 from lightkeras.engine.tf_data import AUTO, Precomputed, with_precomputed
+from lightkeras.system.variables import HeldValues
 
 
 @dataclasses.dataclass
@@ -273,6 +274,11 @@ class TensorFlowEngine(Engine):
 
     def call(self, function: Callable[[Structure], Structure], batch: Structure) -> Structure:
         return function(map_structure(tf.convert_to_tensor, batch))
+
+    def hold(self, variables: Mapping[str, Any]) -> HeldValues:
+        # Operations that change a variable in place copy its buffer first if a tensor shares it.
+        values = {key: on_host(tf.convert_to_tensor(variable)) for key, variable in variables.items()}
+        return HeldValues(variables, values, {key: viewed(value) for key, value in values.items()})
 
     def not_finite(self, variables: Mapping[str, keras.Variable]) -> list[str]:
         floats = {key: v for key, v in variables.items() if keras.backend.is_float_dtype(v.dtype)}

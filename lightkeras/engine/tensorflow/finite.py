@@ -39,6 +39,25 @@ def numbers(value: Any) -> np.ndarray | None:
     return value.numpy() if isinstance(value, tf.Tensor) and value.dtype.is_floating else None
 
 
+def on_host(value: tf.Tensor) -> tf.Tensor:
+    """The same tensor on a CPU; copied there from another device."""
+    if value.device.endswith("CPU:0"):
+        return value
+    with tf.device("CPU:0"):
+        return tf.identity(value)
+
+
+def viewed(value: tf.Tensor) -> np.ndarray:
+    """A read-only view of a tensor on the CPU; a copy for dtypes that the buffer protocol does not have."""
+    array: np.ndarray
+    dtype = np.dtype(value.dtype.as_numpy_dtype)
+    if dtype.isbuiltin == 1 and dtype.kind in "biufc":
+        array = np.asarray(memoryview(value))
+    else:  # bfloat16, for example
+        array = np.asarray(value.numpy())
+    return array
+
+
 def largest(gradient: Tensor | tf.IndexedSlices | None) -> Tensor:
     """Largest absolute value of a gradient; infinite if it contains a NaN."""
     if gradient is None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import keras
+import numpy as np
 import torch
 
 from lightkeras.data.feed import ArrayFeed, StreamFeed
@@ -39,10 +41,11 @@ from lightkeras.engine.torch.compiling import (
     why_unavailable,
 )
 from lightkeras.engine.torch.dropout import seeded_dropout
-from lightkeras.engine.torch.finite import all_finite, global_norm, largest, numbers
+from lightkeras.engine.torch.finite import all_finite, global_norm, largest, numbers, viewed
 from lightkeras.engine.torch.programs import TorchPredictor, TorchProgram, row_of
 from lightkeras.engine.torch.streams import TensorStream, device_in_use, resident, tensors_of
 from lightkeras.engine.torch.tracing import batch_of, check_no_text, traced
+from lightkeras.system.variables import HeldValues, same_bits
 
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 """Texts of errors without their own class, from the host, CUDA, cuBLAS and cuDNN."""
@@ -91,6 +94,7 @@ class TorchEngine(Engine):
         self._sizes: list[tuple[keras.Variable, torch.Tensor]] | None = None  # while gradients are measured
         self._learned: list[_Learned] = []  # per `minimize` of a step, for one call of `run`
         self._number = 0  # index of the next `minimize` in the step
+        self._held: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
 
     def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
         check_no_text(spec)
@@ -237,6 +241,19 @@ class TorchEngine(Engine):
         with self._running() as begin_step:
             begin_step()
             return function(tensors_of(batch))
+
+    def hold(self, variables: Mapping[str, Any]) -> HeldValues:
+        arrays = {key: self._held_array(variable) for key, variable in variables.items()}
+        return HeldValues(variables, arrays, arrays)
+
+    def _held_array(self, variable: Any) -> np.ndarray:
+        """A copy of the value of a variable; the last one, if that is still held and the value has not changed."""
+        tensor = keras.ops.convert_to_tensor(variable).detach()
+        value, last = viewed(tensor.cpu(), str(variable.dtype)), self._held.get(id(variable))
+        if last is not None and same_bits(last, value):
+            return last
+        held = self._held[id(variable)] = value.copy() if tensor.device.type == "cpu" else value
+        return held
 
     def not_finite(self, variables: Mapping[str, keras.Variable]) -> list[str]:
         floats = {key: v for key, v in variables.items() if keras.backend.is_float_dtype(v.dtype)}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import ml_dtypes
 import numpy as np
 import torch
 
@@ -17,6 +18,15 @@ def numbers(value: Any) -> np.ndarray | None:
     value = value.detach().cpu()
     array: np.ndarray = (value.float() if value.dtype is torch.bfloat16 else value).numpy()
     return array
+
+
+def viewed(value: torch.Tensor, dtype: str) -> np.ndarray:
+    """A view of a tensor on the CPU as an array; a copy where Keras stores values in a wider dtype than the array's."""
+    if value.dtype is torch.bfloat16:
+        array: np.ndarray = value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return array
+    array = value.numpy()
+    return array if array.dtype.name == dtype else array.astype(dtype)
 
 
 def largest(gradient: torch.Tensor | None, device: torch.device) -> torch.Tensor:

@@ -106,7 +106,7 @@ def write_bundle(folder: Path, task: Task, located: LocatedStep, *, seed: int, s
     encoder = task.frozen()
     if encoder is not None and (content := saved_state.to_bytes(encoder)) is not None:
         extra[ENCODER] = content
-    checkpoint.save(path, broken.step, checkpoint.capture(task.variables()), state, extra)
+    checkpoint.save(path, broken.step, checkpoint.capture(bound_engine(task).hold(task.variables())), state, extra)
     return path
 
 

@@ -53,8 +53,11 @@ class Recovery:
         """Checks all variables now, before something depends on them."""
         return self._watchdog.check(self._state.step)
 
-    def watch(self, epoch_begins: bool = False) -> Alarm | None:
-        """Checks the variables and takes a snapshot, each if it is due; at an epoch's start, after its callbacks."""
+    def watch(self, epoch_begins: bool = False, captured: bool = False) -> Alarm | None:
+        """Checks the variables and takes a snapshot, each if it is due; at an epoch's start, after its callbacks.
+
+        `captured` is true if a checkpoint was captured after the last step.
+        """
         before = self._watchdog.snapshot
         if epoch_begins and self._skip_broken:
             # The run may continue from this snapshot: it must not be from before a callback changed something, or
@@ -63,10 +66,15 @@ class Recovery:
             if alarm is None:
                 self._keep_snapshot()
         else:
-            alarm = self._watchdog.watch(*self._now(), epoch_begins)
+            alarm = self._watchdog.watch(*self._now(), epoch_begins, captured)
         if self._watchdog.snapshot is not before:
             self._recorder.mark()
         return alarm
+
+    def follow(self) -> None:
+        """Takes a snapshot inside an epoch, of a checked state that a checkpoint has just captured: they share it."""
+        self._keep_snapshot()
+        self._recorder.mark()
 
     def recover(self, alarm: Alarm) -> Stream | None:
         """Finds the broken step, writes it to `RUN/broken`, and restores the state before it.

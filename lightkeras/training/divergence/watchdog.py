@@ -123,24 +123,25 @@ class Watchdog:
         means: Mapping[str, Any],
         random: Mapping[str, Any],
         epoch_begins: bool = False,
+        captured: bool = False,
     ) -> Alarm | None:
         """Checks the variables and takes a snapshot, each if it is due. The first call does both.
 
-        The arguments are what a `Snapshot` holds. `epoch_begins` is true after the callbacks of a new epoch.
+        The arguments are what a `Snapshot` holds. `epoch_begins` is true after the callbacks of a new epoch, `captured`
+        if a checkpoint was captured after the last step: the snapshot then shares its values, and a copy of the state
+        is held once and not twice.
 
         Returns:
             A variable that is not finite; `None` if all are finite, or if no check was due.
         """
         now = self._clock()
-        takes = self._taken.is_due(now, SHARE_AT_EPOCH if epoch_begins else SHARE)
+        takes = captured or self._taken.is_due(now, SHARE_AT_EPOCH if epoch_begins else SHARE)
         if not takes and not self._checked.is_due(now, SHARE):
             return None
-        if self._unwatched is None:
-            self.check(position.step)  # the first check compiles, so its time is not the cost
-            now = self._clock()
+        compiles = self._unwatched is None  # the first check, so its time is not the cost
         alarm = self.check(position.step)
         ended = self._clock()
-        self._checked = _Last(ended, ended - now)
+        self._checked = _Last(ended, 0.0 if compiles else ended - now)
         if takes and alarm is None:
             self._take(ended, position, stream, means, random)
         return alarm
@@ -154,7 +155,8 @@ class Watchdog:
     def _take(
         self, began: float, position: Position, stream: Stream, means: Mapping[str, Any], random: Mapping[str, Any]
     ) -> None:
-        arrays = read_variables(self._task.variables())
+        self.snapshot = None  # its memory is free before more is held
+        arrays = self._engine.hold(self._task.variables()).arrays
         self.snapshot = Snapshot(position, arrays, stream.state(), copy.deepcopy(means), random)
         ended = self._clock()
         self._taken = _Last(ended, ended - began)

@@ -16,11 +16,11 @@ from lightkeras.engine.optimizer_state import learning_rate, unwrapped
 from lightkeras.engine.streams import batch_of
 from lightkeras.system.tensorflow import tensorflow_left_out
 from lightkeras.system.value_names import within
-from lightkeras.system.variables import read_variables
+from lightkeras.system.variables import same_bits
 from lightkeras.task import Task
 from lightkeras.training.freezing import TracedSteps
-from lightkeras.training.preflight.saved import check_same_state, forms, same_bits
-from lightkeras.training.restoring import SavedState, others_of, restored, value_of
+from lightkeras.training.preflight.saved import check_same_state, forms
+from lightkeras.training.restoring import SavedState, others_of, restored
 from lightkeras.training.step_errors import TaskError, explained, paths
 from lightkeras.training.stepper import Stepper, bound_engine
 from lightkeras.training.tracing import feed_of, take_first
@@ -94,16 +94,17 @@ def _try_train(traced: TracedSteps, engine: Engine, state: SavedState, has_callb
     task, trace, stepper = traced.task, traced.trace, traced.train_stepper
     first = _first_batch(engine, stepper, "train")
     logs = _try(task, stepper, first, 0, "train_step")
-    check_same_state(task, forms(state.variables))
-    after = read_variables(state.variables)
-    _warn_of_others(task, state)
+    check_same_state(task, forms(state.held.variables))
+    after = engine.hold(state.held.variables).arrays
+    _warn_of_others(task, engine, state)
     state.restore_variables()
     sizes = engine.gradient_sizes(task.run_train_step, engine.open(first))
     found, batches = sizes, 1
     if _is_zero(sizes) and not _at_minimum(logs):  # as for a small batch and a relu
         found, batches = _sizes_of_more(task, engine, stepper.feed, sizes)
     check_gradients(task, trace, found, logs, batches)
-    check_learned(task, trace, sizes, state.arrays, after, has_callbacks)
+    check_learned(task, trace, sizes, state.held.arrays, after, has_callbacks)
+    del after  # memory for as much again as the state
     state.restore_variables()
     _try_last(task, stepper, "train_step")
 
@@ -288,8 +289,9 @@ def _first_batch(engine: Engine, stepper: Stepper, split: str) -> Feed:
     return feed_of(batch, feed.spec)
 
 
-def _warn_of_others(task: Task, state: SavedState) -> None:
-    changed = [variable for variable, value in state.others if not same_bits(value_of(variable), value)]
+def _warn_of_others(task: Task, engine: Engine, state: SavedState) -> None:
+    before, now = state.others, engine.hold(state.others.variables)
+    changed = [found for key, found in now.variables.items() if not same_bits(now.arrays[key], before.arrays[key])]
     if changed:
         names = ", ".join(f"{variable.name} {list(variable.shape)}" for variable in changed)
         warnings.warn(

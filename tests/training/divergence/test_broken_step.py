@@ -233,7 +233,7 @@ def test_another_task_other_hyperparameters_and_a_checkpoint_are_refused(made, t
         replay(path, classes["Breaks"](classes["Breaks"].HParams(units=6)))
     task = classes["Breaks"]()
     task.set_up(0)
-    checkpoint.save(tmp_path / "step-00000001", 1, checkpoint.capture(task.variables()), {})
+    checkpoint.save(tmp_path / "step-00000001", 1, checkpoint.capture(bound_engine(task).hold(task.variables())), {})
     with pytest.raises(ValueError, match="is a checkpoint, not a broken step: give a folder of RUN/broken"):
         replay(tmp_path / "step-00000001", task)
 

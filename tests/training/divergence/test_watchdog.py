@@ -62,15 +62,17 @@ def test_checks_and_snapshots_take_half_a_hundredth_of_the_time_each_and_a_tenth
         return alarm is not None, watchdog.snapshot.position.step
 
     clock.tick = 0.5  # each reading of the clock: one when a check begins, and one after each of its parts
-    assert watch(0) == (False, 0)
-    clock.now, clock.tick = 99.0, 0.0  # the snapshot took 0.5 s, until 2.0 (the compilation one more reading)
+    assert watch(0) == (False, 0)  # the snapshot took 0.5 s, until 1.5; the check compiled, so its time does not count
+    clock.tick = 0.25
+    assert watch(0) == (False, 0)  # a check of 0.25 s, until 2.0
+    clock.now, clock.tick = 51.5, 0.0
     kernel.assign(np.full(kernel.shape, np.nan))
     assert watch(1) == (False, 0)
-    clock.now = 101.5  # 100 s after the check ended
+    clock.now = 52.0  # 50 s after the check ended
     assert watch(2) == (True, 0)
     kernel.assign(np.zeros(kernel.shape))
     assert watch(3) == (False, 0)
-    clock.now = 102.0  # 100 s after the snapshot ended
+    clock.now = 101.5  # 100 s after the snapshot ended
     assert watch(4) == (False, 4)
     clock.tick = 0.5
     clock.now = 999.5
@@ -80,6 +82,11 @@ def test_checks_and_snapshots_take_half_a_hundredth_of_the_time_each_and_a_tenth
     assert watch(6, epoch_begins=True) == (False, 5)
     clock.now = 1006.0
     assert watch(7, epoch_begins=True) == (False, 7)
+    clock.tick = 0.5
+    assert watch(8) == (False, 8)
+    clock.tick = 0.0
+    assert watch(9) == (False, 8)
+    assert watch(10, captured=True) == (False, 10)  # it shares what a checkpoint holds
 
 
 def test_what_is_not_finite_from_the_start_and_what_metrics_hold_is_not_watched():
