@@ -293,6 +293,7 @@ class Runner(Finders):
                 loop = _Loop(fit)
                 with fit.opened(config, resumed, restart, until_concluded):
                     loop.begin(resumed, config["models"])
+                    del resumed  # its arrays are as large as the state
                     write_config()
                     while loop.continues():
                         if not loop.train_epoch():

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 import keras
 import ml_dtypes
 import numpy as np
+
+_COMPARED = 1 << 20
+"""Bytes that are compared at once."""
+
+_COPIED = 1 << 24
+"""Bytes that are copied to measure how long it takes."""
 
 
 class CheckpointError(ValueError):
@@ -24,11 +30,24 @@ class HeldValues:
         variables: Variables of Keras or the backend by key; all have `assign`.
         values: Their values, of a type that the backend assigns without a copy if it can.
         arrays: The same values; they share the memory of `values`, and must not be written to.
+        by_reference: Whether a value is copied only when a step changes its variable.
     """
 
     variables: Mapping[str, Any]
     values: Mapping[str, Any]
     arrays: Mapping[str, np.ndarray]
+    by_reference: bool = False
+
+    def seconds_to_come(self, clock: Callable[[], float]) -> float:
+        """Estimates the seconds that steps will take to copy the values, by a copy of some of them."""
+        if not self.by_reference or not self.arrays:
+            return 0.0
+        largest = max(self.arrays.values(), key=lambda array: array.nbytes).reshape(-1)
+        sample = largest[: max(1, _COPIED // largest.itemsize)]
+        began = clock()
+        sample.copy()
+        seconds = clock() - began
+        return seconds * sum(array.nbytes for array in self.arrays.values()) / max(1, sample.nbytes)
 
     def restore(self) -> None:
         """Assigns the values to the variables."""
@@ -80,9 +99,6 @@ def read_variable(variable: keras.Variable) -> np.ndarray:
         array = np.array(array)
     # PyTorch has no uint16 and uint32: Keras stores them in wider integers there.
     return array if array.dtype.name == variable.dtype else array.astype(variable.dtype)
-
-
-_COMPARED = 1 << 20
 
 
 def same_bits(one: np.ndarray, other: np.ndarray) -> bool:

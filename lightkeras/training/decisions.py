@@ -91,10 +91,15 @@ def can_afford(spent: float, cost: float, elapsed: float) -> bool:
 
     Args:
         spent: Seconds spent on checkpoints so far.
-        cost: Seconds that the last checkpoint took, as an estimate of the next; 0 before the first.
+        cost: Seconds that the last checkpoint took, as an estimate of the next; see `first_cost` before the first.
         elapsed: Seconds of the run so far.
     """
     return cost == 0 or spent + cost <= MAX_SAVING_SHARE * elapsed
+
+
+def first_cost(state_bytes: int) -> float:
+    """Seconds that the first checkpoint is estimated to take: 0 for a small one, which is saved at once."""
+    return state_bytes / 1e9 if state_bytes > 1e8 else 0.0  # a digest is computed at about this rate
 
 
 @dataclasses.dataclass(frozen=True)

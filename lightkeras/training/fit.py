@@ -42,6 +42,7 @@ from lightkeras.training.recorder import Recorder
 from lightkeras.training.run_state import RunState
 from lightkeras.training.saver import Saver
 from lightkeras.training.settings import Settings
+from lightkeras.training.space import state_bytes
 from lightkeras.training.timing import TimeLedger, counted
 from lightkeras.training.tracing import check_monitor
 
@@ -100,7 +101,7 @@ class Fit:
         self.profiler = Profiler(traced, self.recorder, directory, settings.profile)
         keep = settings.checkpoints
         keep_mode = keep.keep_mode or (decisions.infer_mode(keep.keep_by) if keep.keep_by else mode)
-        saver = Saver(directory.checkpoints, keep, keep_mode, clock)
+        saver = Saver(directory.checkpoints, keep, keep_mode, clock, state_bytes(task.variables()))
         self.checkpointer = Checkpointer(traced, self.bridge, self.recorder, saver, keep.keep_by or self.monitor, clock)
 
     @property
@@ -129,6 +130,7 @@ class Fit:
         are closed by `until`.
         """
         run, own = _logged(self, config, resumed, restart), [CsvLogger(), TensorBoardLogger()]
+        del resumed  # its arrays are as large as the state
         with ExitStack() as stack:
             stack.callback(self._leave_data)
             stack.callback(self.checkpointer.close)

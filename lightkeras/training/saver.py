@@ -92,14 +92,20 @@ class Saver:
         settings: When to save, and which checkpoints to keep.
         mode: `"min"` or `"max"`, of the value that ranks checkpoints.
         clock: Returns monotonic time in seconds.
+        state_bytes: Size of a checkpoint in bytes, by which the cost of the first is estimated.
     """
 
     def __init__(
-        self, folder: Path, settings: Checkpoints, mode: str, clock: Callable[[], float] = time.monotonic
+        self,
+        folder: Path,
+        settings: Checkpoints,
+        mode: str,
+        clock: Callable[[], float] = time.monotonic,
+        state_bytes: int = 0,
     ) -> None:
         self._folder, self._settings, self._mode, self._clock = folder, settings, mode, clock
         self._started = self._saved_at = clock()
-        self._spent = self._cost = 0.0  # seconds of all checkpoints so far, and of the last
+        self._spent, self._cost = 0.0, decisions.first_cost(state_bytes)  # seconds of all so far, and of the last
         self._thread: concurrent.futures.ThreadPoolExecutor | None = None
         self._writing: concurrent.futures.Future[float] | None = None
         self._waiting: Job | None = None

@@ -400,6 +400,48 @@ def test_variables_that_are_not_finite_are_found_whatever_their_dtype():
 # ---------------------------------------------------------------------- gradients of one batch
 
 
+def test_values_that_are_held_do_not_change_with_their_variables_and_are_put_back():
+    kernel = keras.Variable(np.float32([[1, 2], [3, 4]]), name="kernel")
+    half = keras.Variable(np.float32([0.5, -0.0]), dtype="bfloat16", name="half")
+    engine, found = make_engine(), {"kernel": kernel, "half": half}
+    held = engine.hold(found)
+    kernel.assign_add(np.ones((2, 2), "float32"))
+    kernel.assign(kernel * 2.0)
+    half.assign([1.0, 2.0])
+    assert held.arrays["kernel"].tolist() == [[1, 2], [3, 4]]
+    assert (str(held.arrays["half"].dtype), held.arrays["half"].tolist()) == ("bfloat16", [0.5, 0.0])
+    held.restore()
+    again = engine.hold(found)
+    for key, array in held.arrays.items():
+        assert again.arrays[key].tobytes() == array.tobytes()
+    kernel.assign_add(np.ones((2, 2), "float32"))
+    assert held.arrays["kernel"].tolist() == [[1, 2], [3, 4]]
+
+
+def test_steps_do_not_change_what_is_held_nor_what_was_put_back():
+    task, feed = Noisy(), ArrayFeed(noisy_data(), 8)
+    engine, _trace, program = prepared(task, feed)
+    before = engine.hold(task.variables())
+    expected, ends = [array.copy() for array in before.arrays.values()], []
+    for _ in range(3):
+        program.run(engine.open(feed), 3)
+        ends.append(weights(task))
+        assert_same(list(before.arrays.values()), expected)
+        before.restore()
+    assert_same(ends[1], ends[0])
+    assert_same(ends[2], ends[0])
+
+
+def test_a_value_that_has_not_changed_is_held_once():
+    one, other = (keras.Variable(np.zeros(64, "float32"), name=name) for name in ("one", "other"))
+    engine, found = make_engine(), {"one": one, "other": other}
+    first = engine.hold(found)
+    other.assign(np.ones(64, "float32"))
+    second = engine.hold(found)
+    assert np.shares_memory(first.arrays["one"], second.arrays["one"])
+    assert not np.shares_memory(first.arrays["other"], second.arrays["other"])
+
+
 @pytest.mark.parametrize("kind", ["arrays", "generator"])
 def test_the_size_of_a_gradient_is_that_worked_out_by_hand_and_nothing_is_updated(kind):
     ((path, size),), before, after = sizes(

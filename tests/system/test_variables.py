@@ -70,3 +70,13 @@ def test_bits_are_compared_to_the_end_of_large_arrays(monkeypatch):
     assert same_bits(one, one)
     other[-1] = -8
     assert not same_bits(one, other)
+
+
+def test_the_time_of_copies_to_come_is_that_of_a_sample_times_its_share(monkeypatch):
+    monkeypatch.setattr(module, "_COPIED", 64)
+    arrays = {"a": np.ones((4, 32), "float32"), "b": np.ones(16, "float32"), "c": np.ones((), "float32")}
+    readings = iter([1.0, 3.0])
+    held = HeldValues({}, arrays, arrays, by_reference=True)
+    assert held.seconds_to_come(lambda: next(readings)) == 2.0 * (512 + 64 + 4) / 64
+    assert HeldValues({}, arrays, arrays).seconds_to_come(lambda: 0.0) == 0.0
+    assert HeldValues({}, {}, {}, by_reference=True).seconds_to_come(lambda: 0.0) == 0.0

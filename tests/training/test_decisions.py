@@ -257,6 +257,11 @@ def test_a_checkpoint_is_afforded_while_all_of_them_stay_within_their_share():
     assert decisions.can_afford(1.0, 1.0, 100.0)
 
 
+def test_the_first_checkpoint_is_written_at_once_unless_it_is_large():
+    assert decisions.first_cost(10**8) == 0.0
+    assert decisions.first_cost(2 * 10**9) == 2.0
+
+
 @pytest.mark.parametrize(
     ("given_", "expected"),
     [

@@ -204,7 +204,7 @@ class JaxEngine(TracingEngine):
     def hold(self, variables: Mapping[str, keras.Variable]) -> HeldValues:
         # On a CPU this is a view. XLA copies a donated array that NumPy views, and does not write to it.
         arrays = {key: np.asarray(variable.value) for key, variable in variables.items()}
-        return HeldValues(variables, arrays, arrays)
+        return HeldValues(variables, arrays, arrays, by_reference=True)
 
     def not_finite(self, variables: Mapping[str, keras.Variable]) -> list[str]:
         floats = {key: v.value for key, v in variables.items() if keras.backend.is_float_dtype(v.dtype)}

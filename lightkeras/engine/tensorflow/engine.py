@@ -278,7 +278,8 @@ class TensorFlowEngine(Engine):
     def hold(self, variables: Mapping[str, Any]) -> HeldValues:
         # Operations that change a variable in place copy its buffer first if a tensor shares it.
         values = {key: on_host(tf.convert_to_tensor(variable)) for key, variable in variables.items()}
-        return HeldValues(variables, values, {key: viewed(value) for key, value in values.items()})
+        arrays = {key: viewed(value) for key, value in values.items()}
+        return HeldValues(variables, values, arrays, by_reference=True)
 
     def not_finite(self, variables: Mapping[str, keras.Variable]) -> list[str]:
         floats = {key: v for key, v in variables.items() if keras.backend.is_float_dtype(v.dtype)}

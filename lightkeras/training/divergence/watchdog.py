@@ -156,10 +156,10 @@ class Watchdog:
         self, began: float, position: Position, stream: Stream, means: Mapping[str, Any], random: Mapping[str, Any]
     ) -> None:
         self.snapshot = None  # its memory is free before more is held
-        arrays = self._engine.hold(self._task.variables()).arrays
-        self.snapshot = Snapshot(position, arrays, stream.state(), copy.deepcopy(means), random)
+        held = self._engine.hold(self._task.variables())
+        self.snapshot = Snapshot(position, held.arrays, stream.state(), copy.deepcopy(means), random)
         ended = self._clock()
-        self._taken = _Last(ended, ended - began)
+        self._taken = _Last(ended, ended - began + held.seconds_to_come(time.perf_counter))
 
     def check(self, step: int) -> Alarm | None:
         """Checks the variables now, after `step` train steps, and returns one that is not finite, or `None`."""
