@@ -83,7 +83,7 @@ def measure(model: str, side: str) -> dict[str, float]:
 
     timed(checkpointer.Checkpointer, "save", "held")
     timed(checkpoint, "save", "written", "saves")
-    timed(watchdog.Watchdog, "look", "watched")
+    timed(watchdog.Watchdog, "watch", "watched")
     units, epochs = MODELS[model]
     x, y = pixels()
     net = keras.Sequential([keras.Input((784,)), *(keras.layers.Dense(n, "relu") for n in units)])

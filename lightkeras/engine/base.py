@@ -33,7 +33,7 @@ from lightkeras.data.structure import Structure, flatten
 from lightkeras.engine.gradient_watches import GradientWatches
 from lightkeras.engine.layer_calls import Numbers, Observation, observation, observe_layer_calls
 from lightkeras.engine.stream import Stream
-from lightkeras.system.variables import HeldValues
+from lightkeras.system.held_values import HeldValues
 
 if TYPE_CHECKING:
     from lightkeras.engine.tf_data import Datasets

@@ -35,8 +35,9 @@ import safetensors.numpy
 from lightkeras.runs import formats, tensor_file
 from lightkeras.system import files
 from lightkeras.system.digest import Digest
+from lightkeras.system.held_values import HeldValues
 from lightkeras.system.messages import did_you_mean
-from lightkeras.system.variables import CheckpointError, HeldValues
+from lightkeras.system.variables import CheckpointError
 
 VARIABLES, STATE, MANIFEST = "variables.safetensors", "state.json", "manifest.json"
 _NAME = re.compile(formats.CHECKPOINT)

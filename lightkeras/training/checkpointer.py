@@ -41,6 +41,7 @@ class Checkpointer:
         self._recorder, self._saver, self._counts_by, self._clock = recorder, saver, counts_by, clock
         self._state, self.ledger = recorder.state, recorder.ledger
         self._saved: tuple[int, int, int] | None = None  # position of the last checkpoint
+        self._held: tuple[int, int, int] | None = None  # position of the last one that was held in memory
         self._captured: dict[str, Job] = {}  # since the last step
 
     @property
@@ -150,6 +151,9 @@ class Checkpointer:
         due = always or self._saver.is_due(self._state.step, epoch_ended)
         if not (due or improved or self._saver.is_among_best(value)):
             return
+        if always and self._held == self._state.position and self._saver.write_held():  # the best is the last
+            self._saved = self._held
+            return
         began = self._clock()
         job = self._job(improved, value)
         self._saver.add_cost(self._clock() - began)
@@ -158,6 +162,7 @@ class Checkpointer:
             self._saved = self._state.position
         else:
             self._saver.hold(job)
+            self._held = self._state.position
 
     @counted("checkpoint")
     def save_best(self, values: Mapping[str, float]) -> None:

@@ -18,8 +18,9 @@ from lightkeras.encoders.base import JoinError
 from lightkeras.runs import checkpoint, formats
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.system import files
+from lightkeras.system.held_values import same_bits
 from lightkeras.system.tensorflow import tensorflow_left_out
-from lightkeras.system.variables import CheckpointError, check_values, same_bits
+from lightkeras.system.variables import CheckpointError, check_values
 from lightkeras.task import Task
 from lightkeras.training import freezing
 from lightkeras.training.saver import Job

@@ -14,7 +14,8 @@ from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from lightkeras.engine import make_engine
 from lightkeras.engine.base import Trace
 from lightkeras.system import random_states
-from lightkeras.system.variables import HeldValues, read_variables, write_variables
+from lightkeras.system.held_values import HeldValues
+from lightkeras.system.variables import read_variables, write_variables
 from lightkeras.task import Task
 
 

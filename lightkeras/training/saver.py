@@ -188,6 +188,14 @@ class Saver:
         self._flush()
         self._waiting = job
 
+    def write_held(self) -> bool:
+        """Writes the checkpoint that is held in memory as `last`. Returns whether there is one."""
+        job, self._waiting = self._waiting, None
+        if job is None or job.name not in self.kept():
+            return False
+        self.write(job)
+        return True
+
     def write(self, job: Job) -> None:
         """Writes a checkpoint as `last`, in the background.
 

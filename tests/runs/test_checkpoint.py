@@ -15,8 +15,9 @@ import pytest
 
 from lightkeras.runs import checkpoint
 from lightkeras.system import files
+from lightkeras.system.held_values import HeldValues
 from lightkeras.system.plain_values import decode
-from lightkeras.system.variables import CheckpointError, HeldValues, read_variables, write_variables
+from lightkeras.system.variables import CheckpointError, read_variables, write_variables
 
 
 def variables(**values) -> dict[str, keras.Variable]:

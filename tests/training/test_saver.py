@@ -247,3 +247,32 @@ def test_an_automatic_saver_has_no_interval_and_the_best_are_told_apart_by_their
             False,
         )
         assert saver.kept() == {"a", "b"}
+
+
+def test_a_best_that_is_held_becomes_the_last_and_is_written_once(tmp_path):
+    saver = saver_of(tmp_path)
+    offer(saver, 1, 3.0, improved=True)
+    name = offer(saver, 2, 2.0, improved=True, due=False)
+    assert saver.write_held()
+    assert not saver.write_held()
+    saver.finish()
+    assert on_disk(tmp_path) == ["step-00000001", name]
+    assert (named(tmp_path, "best"), named(tmp_path, "last"), saver.last) == (name, name, name)
+
+
+def test_one_that_is_held_and_no_longer_kept_is_not_written(tmp_path):
+    saver = saver_of(tmp_path)
+    offer(saver, 1, 3.0, improved=True, due=False)
+    saver.rank("step-00000009", True, 1.0)
+    assert not saver.write_held()
+    saver.finish()
+    assert on_disk(tmp_path) == []
+
+
+def test_a_large_state_is_first_saved_when_its_share_of_the_time_has_passed(tmp_path):
+    clock = Clock()
+    saver = Saver(tmp_path, Checkpoints(), "min", clock, state_bytes=2 * 10**9)
+    clock.now = 199.0
+    assert not saver.is_due(1, 1)
+    clock.now = 200.0  # 2 s are 2 % of 100
+    assert saver.is_due(1, 1)

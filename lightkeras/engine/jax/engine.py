@@ -26,7 +26,7 @@ from lightkeras.engine.jax.streams import OnDemandStream, PrefetchedStream, narr
 from lightkeras.engine.optimizer_state import apply
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream, holds_bags
-from lightkeras.system.variables import HeldValues
+from lightkeras.system.held_values import HeldValues
 
 
 @final

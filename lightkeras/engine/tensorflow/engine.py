@@ -42,7 +42,7 @@ from lightkeras.engine.tensorflow.streams import (
     tensor_spec,
 )
 from lightkeras.engine.tf_data import AUTO, Precomputed, with_precomputed
-from lightkeras.system.variables import HeldValues
+from lightkeras.system.held_values import HeldValues
 
 
 @dataclasses.dataclass

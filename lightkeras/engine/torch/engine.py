@@ -45,7 +45,7 @@ from lightkeras.engine.torch.finite import all_finite, global_norm, largest, num
 from lightkeras.engine.torch.programs import TorchPredictor, TorchProgram, row_of
 from lightkeras.engine.torch.streams import TensorStream, device_in_use, resident, tensors_of
 from lightkeras.engine.torch.tracing import batch_of, check_no_text, traced
-from lightkeras.system.variables import HeldValues, same_bits
+from lightkeras.system.held_values import HeldValues, same_bits
 
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 """Texts of errors without their own class, from the host, CUDA, cuBLAS and cuDNN."""

@@ -11,8 +11,8 @@ import numpy as np
 
 from lightkeras.runs import checkpoint
 from lightkeras.system import files
+from lightkeras.system.held_values import same_bits
 from lightkeras.system.tensorflow import tensorflow_left_out
-from lightkeras.system.variables import same_bits
 from lightkeras.task import Task
 from lightkeras.training.step_errors import TaskError
 from lightkeras.training.stepper import bound_engine

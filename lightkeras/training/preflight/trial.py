@@ -14,9 +14,9 @@ from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.engine.base import Engine, StepLogs, Trace
 from lightkeras.engine.optimizer_state import learning_rate, unwrapped
 from lightkeras.engine.streams import batch_of
+from lightkeras.system.held_values import same_bits
 from lightkeras.system.tensorflow import tensorflow_left_out
 from lightkeras.system.value_names import within
-from lightkeras.system.variables import same_bits
 from lightkeras.task import Task
 from lightkeras.training.freezing import TracedSteps
 from lightkeras.training.preflight.saved import check_same_state, forms
