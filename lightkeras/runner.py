@@ -244,7 +244,8 @@ class Runner(Finders):
                 optimizer's `use_ema`, as in Keras); the best weights, as validated, are in the run directory.
                 Setting `trainable` of a layer during training takes effect at the next epoch.
             train: Arrays such as `(x, y)`, a `tf.data.Dataset`, or anything `lk.data.as_feed` accepts;
-                `None` takes the task's data module.
+                `None` takes the task's data module. Arrays must not be written to until `fit` returns: large ones are
+                not copied.
             validation: The same, for validation, or a dict of several by name, whose values are logged as
                 `val/<name>/loss`; `None` without `train` takes the task's data module.
             batch_size: Examples per batch of arrays given here.
@@ -284,14 +285,15 @@ class Runner(Finders):
                     self, task, train, validation, batch_size, class_weight, init_from, resume, accept_changes
                 )
                 fit = setup.make_fit(self, ready, ledger)
-                config = run_config.config_of(fit, ready.init_from)
+                config = run_config.config_of(fit, ready.init_from, complete=ready.resume)
             fit.directory.create(*space.disk_needed(task, fit.directory, self.checkpoints.keep))
             with run_lock(fit.directory.lock_file), contextlib.ExitStack() as until_concluded:
                 fit.directory.check_links()
                 fit.directory.sweep()
                 resumed, restart, write_config = run_config.begin(fit, config, ready)
                 loop = _Loop(fit)
-                with fit.opened(config, resumed, restart, until_concluded):
+                completed = run_config.completed(fit, config, ready)
+                with fit.opened(config, resumed, restart, until_concluded), completed:
                     loop.begin(resumed, config["models"])
                     del resumed  # its arrays are as large as the state
                     write_config()

@@ -17,6 +17,9 @@ from lightkeras.data.bags import Bags
 from lightkeras.data.structure import Structure, as_arrays, digest_of, flatten, map_structure, spec_of
 from lightkeras.system.messages import check_whole
 
+LARGE_BYTES = 1 << 28
+"""Bytes of arrays above which what takes long or doubles the memory is not done before the first step."""
+
 
 def check_batching(batch_size: int, seed: int) -> None:
     """Refuses a batch size below 1 and a seed below 0 with a ValueError."""
@@ -126,6 +129,14 @@ class ArrayFeed(Feed):
     def holds_bags(self) -> bool:
         """Whether one of the arrays is `Bags`, whose batches differ in their number of entries."""
         return any(isinstance(leaf, Bags) for _, leaf in flatten(self.arrays))
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the numbers that its fingerprint is computed from take more than `LARGE_BYTES`."""
+        if self.raw is not None:
+            return self.raw.is_large
+        arrays = [leaf for _, leaf in flatten(self.arrays) if isinstance(leaf, np.ndarray) and leaf.dtype != object]
+        return sum(array.nbytes for array in arrays) > LARGE_BYTES
 
     @property
     def steps(self) -> int:

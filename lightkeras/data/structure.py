@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -97,6 +98,14 @@ def owned(structure: Structure) -> Structure:
     return map_structure(_owned, structure)
 
 
+def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """A new array, not filled, whose memory the backends can use as it is."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
 def may_change(array: np.ndarray) -> bool:
     """Whether somebody can write to the memory of an array, so that an engine must not use it as it is.
 
@@ -141,9 +150,7 @@ def digest_of(structure: Structure) -> str:
 def _owned(array: np.ndarray) -> np.ndarray:
     if array.dtype == object:
         return array.copy()
-    memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy = aligned(array.shape, array.dtype)
     copy[...] = array
     return copy
 

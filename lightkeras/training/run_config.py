@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +35,14 @@ from lightkeras.training.setup import Ready
 from lightkeras.training.stepper import Stepper
 
 
-def config_of(fit: Fit, init_from: Path | None = None) -> dict[str, Any]:
-    """The entries of `config.json`."""
+def config_of(fit: Fit, init_from: Path | None = None, complete: bool = True) -> dict[str, Any]:
+    """The entries of `config.json`; unless `complete`, without the fingerprints of large arrays, see `completed`."""
     encoder, data = fit.task.frozen(), fit.task.data
     classes = [] if data is None else [str(name) for name in data.class_names]
     return {
         **fit.facts,
         "runner": {**fit.settings.record(), "run_dir": str(fit.directory.path)},
-        "data": {
-            "source": fit.facts["source"],
-            "fingerprint": fit.train_stepper.fingerprint(),
-            "batch_size": fit.train_stepper.feed.batch_size,
-            "batches": fit.train_stepper.steps,
-            "validation": held_out_record({name: _held_out(one) for name, one in fit.validation_steppers.items()}),
-            **({"class_names": classes} if classes else {}),
-        },
+        "data": {**_data_of(fit, complete), **({"class_names": classes} if classes else {})},
         "monitor": {"name": fit.monitor, "mode": fit.state.patience.mode},
         "code": code_of(type(fit.task)),
         "lookup": fit.task.lookup.record(),
@@ -63,12 +58,51 @@ def config_of(fit: Fit, init_from: Path | None = None) -> dict[str, Any]:
     }
 
 
-def _held_out(stepper: Stepper) -> dict[str, Any]:
+def _data_of(fit: Fit, complete: bool) -> dict[str, Any]:
+    held_out = {name: _held_out(stepper, complete) for name, stepper in fit.validation_steppers.items()}
+    return {
+        "source": fit.facts["source"],
+        "fingerprint": _fingerprint(fit.train_stepper, complete),
+        "batch_size": fit.train_stepper.feed.batch_size,
+        "batches": fit.train_stepper.steps,
+        "validation": held_out_record(held_out),
+    }
+
+
+def _held_out(stepper: Stepper, complete: bool) -> dict[str, Any]:
     """The record of a validation set. Its batch size may change: the examples that are used may not."""
     feed, steps = stepper.feed, stepper.steps
+    used = {"batches": steps}
     if isinstance(feed, ArrayFeed):
-        return {"fingerprint": stepper.fingerprint(), "examples": min(feed.examples, (steps or 0) * feed.batch_size)}
-    return {"fingerprint": stepper.fingerprint(), "batches": steps}
+        used = {"examples": min(feed.examples, (steps or 0) * feed.batch_size)}
+    return {"fingerprint": _fingerprint(stepper, complete), **used}
+
+
+def _fingerprint(stepper: Stepper, complete: bool) -> str | None:
+    return stepper.fingerprint() if complete or not _is_large(stepper) else None
+
+
+def _is_large(stepper: Stepper) -> bool:
+    return isinstance(stepper.feed, ArrayFeed) and stepper.feed.is_large
+
+
+@contextlib.contextmanager
+def completed(fit: Fit, config: Mapping[str, Any], ready: Ready) -> Iterator[None]:
+    """Adds the fingerprints of large arrays to `config.json` while a new run trains, at the latest at its end.
+
+    A gigabyte takes a second. If the run is killed before, its data cannot be compared by a resume.
+    """
+    if ready.resume or not any(map(_is_large, (fit.train_stepper, *fit.validation_steppers.values()))):
+        yield
+        return
+
+    def complete() -> None:
+        fit.directory.write_config({**config, "data": {**config["data"], **_data_of(fit, complete=True)}})
+
+    with concurrent.futures.ThreadPoolExecutor(1, "lightkeras-fingerprint") as thread:
+        done = thread.submit(complete)
+        yield
+        done.result()
 
 
 def begin(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[Checkpoint | None, bool, Callable[[], None]]:

@@ -3,9 +3,14 @@
 import json
 
 import keras
+import numpy as np
+import pytest
 
 from lightkeras import Runner
+from lightkeras.data import feed as feeds
 from lightkeras.data.structure import digest_of, flatten
+from lightkeras.runs.directory import RunDirectory
+from lightkeras.runs.resume import ChangedRunError
 from lightkeras.testing import TwoMoons, two_moons
 from lightkeras.training import setup
 from lightkeras.training.run_config import config_of
@@ -65,3 +70,37 @@ def test_each_resume_is_noted_and_the_beginning_stays(tmp_path):
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert [(entry["step"], entry["changed"]) for entry in config.pop("resumed")] == [(10, []), (10, [])]
     assert config == before
+
+
+def test_the_fingerprint_of_large_arrays_is_computed_while_the_run_trains(tmp_path, monkeypatch):
+    written = []
+    write = RunDirectory.write_config
+    monkeypatch.setattr(
+        RunDirectory, "write_config", lambda self, config: (written.append(config), write(self, config))
+    )
+    monkeypatch.setattr(feeds, "LARGE_BYTES", 0)
+    runner = Runner(max_epochs=1, run_dir=tmp_path / "run", progress=False, pictures=False)
+    runner.fit(Dataless(), TRAIN, OTHER)
+    first, second = (config["data"] for config in written)
+    assert (first["fingerprint"], first["validation"]["fingerprint"]) == (None, None)
+    assert (second["fingerprint"], second["validation"]["fingerprint"]) == (digest_of(TRAIN), digest_of(OTHER))
+    nothing = {"fingerprint": None, "validation": None}
+    assert {**first, **nothing} == {**second, **nothing}
+    recorded = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert recorded["data"]["fingerprint"] == digest_of(TRAIN)
+    longer = Runner(max_epochs=2, run_dir=tmp_path / "run", progress=False, pictures=False)
+    x, y = TRAIN
+    with pytest.raises(ChangedRunError, match="the examples of train changed"):
+        longer.fit(Dataless(), (x + np.float32(1), y), OTHER, resume=True)
+    assert longer.fit(Dataless(), TRAIN, OTHER, resume=True).epochs == 2
+    assert "resumed" in json.loads((tmp_path / "run" / "config.json").read_text())
+
+
+def test_an_error_of_the_fingerprint_is_that_of_the_run(tmp_path, monkeypatch):
+    def full(self):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(feeds, "LARGE_BYTES", 0)
+    monkeypatch.setattr(feeds.ArrayFeed, "fingerprint", full)
+    with pytest.raises(OSError, match="No space left"):
+        Runner(max_epochs=1, run_dir=tmp_path / "run", progress=False, pictures=False).fit(Dataless(), TRAIN, OTHER)

@@ -22,7 +22,14 @@ from lightkeras.engine.jax.finite import all_finite, global_norm, largest, numbe
 from lightkeras.engine.jax.programs import JaxPredictor, JaxProgram, TracingEngine, by_id
 from lightkeras.engine.jax.scope import Values, is_eager, keras_patched
 from lightkeras.engine.jax.steps import abstract, form
-from lightkeras.engine.jax.streams import OnDemandStream, PrefetchedStream, narrowed, padded_batches
+from lightkeras.engine.jax.streams import (
+    OnDemandStream,
+    PrefetchedStream,
+    blocks_in_memory,
+    narrowed,
+    padded_batches,
+    stays_on_host,
+)
 from lightkeras.engine.optimizer_state import apply
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream, holds_bags
@@ -74,6 +81,8 @@ class JaxEngine(TracingEngine):
     def _open_arrays(self, feed: ArrayFeed, epoch: int, step: int, seed: int, program: Program | None) -> Stream:
         if holds_bags(feed.arrays):
             return PrefetchedStream(padded_batches(feed, epoch, step, seed))
+        if stays_on_host(feed):
+            return PrefetchedStream(blocks_in_memory(feed, epoch, step, seed), in_blocks=True)
         return ArrayStream(feed, self._on_device(feed), epoch, step, seed)
 
     def _open_dataset(

@@ -6,6 +6,7 @@ import abc
 import dataclasses
 import itertools
 import math
+import operator
 import time
 import weakref
 from collections.abc import Iterator
@@ -15,19 +16,22 @@ import jax
 import numpy as np
 
 from lightkeras.data.bags import Bags
-from lightkeras.data.feed import ArrayFeed
+from lightkeras.data.feed import LARGE_BYTES, ArrayFeed
 from lightkeras.data.stream_reader import StreamReader
-from lightkeras.data.structure import Structure, flatten, map_structure
+from lightkeras.data.structure import ALIGNMENT, Structure, aligned, flatten, map_structure, may_change
 from lightkeras.engine.jax.scope import device_dtype
 from lightkeras.engine.jax.steps import check_no_text, form
 from lightkeras.engine.stream import Stream
-from lightkeras.engine.streams import ArrayStream, Prefetcher
+from lightkeras.engine.streams import ArrayStream, Prefetcher, batch_of
 
 BLOCK_BYTES = 1 << 22
 """Maximum size of a block of more than one batch."""
 
 BLOCK_BATCHES = 16
 """Maximum number of batches in a block."""
+
+ARRAY_BLOCK_BYTES, ARRAY_BLOCK_BATCHES = 1 << 24, 128
+"""The same for batches of arrays in memory, which are gathered many at a time."""
 
 BLOCK_SECONDS = 0.02
 """A block that took longer than this to fill is used as it is, so that a slow source does not delay steps."""
@@ -63,11 +67,24 @@ class BlockStream(Stream):
 
 @final
 class PrefetchedStream(BlockStream):
-    """Blocks that a thread reads and prefetches while steps run."""
+    """Blocks that a thread reads and prefetches while steps run.
 
-    def __init__(self, batches: Iterator[Structure], reader: StreamReader | None = None, reread: int = 0) -> None:
+    Args:
+        batches: The batches as NumPy arrays; or blocks, as `blocks_in_memory` yields them.
+        reader: The reader of the source; `None` for arrays.
+        reread: See `Stream.reread`.
+        in_blocks: Whether `batches` are blocks.
+    """
+
+    def __init__(
+        self,
+        batches: Iterator[Any],
+        reader: StreamReader | None = None,
+        reread: int = 0,
+        in_blocks: bool = False,
+    ) -> None:
         super().__init__(reread, reader)
-        self._blocks = Prefetcher(_blocks(batches), PREFETCHED_BLOCKS)
+        self._blocks = Prefetcher(batches if in_blocks else _blocks(batches), PREFETCHED_BLOCKS)
         self._block: tuple[list[Structure], Structure] | None = None
         self._used = 0  # number of its batches that were returned
 
@@ -163,9 +180,9 @@ def _blocks(batches: Iterator[Structure]) -> Iterator[tuple[list[Structure], Str
         yield found, on_device(found, capacity)
 
 
-def _capacity(batch: Structure) -> int:
+def _capacity(batch: Structure, most_bytes: int = BLOCK_BYTES, most: int = BLOCK_BATCHES) -> int:
     size = sum(array.nbytes for _, array in flatten(batch))
-    return int(min(BLOCK_BATCHES, max(1, BLOCK_BYTES // max(size, 1))))
+    return int(min(most, max(1, most_bytes // max(size, 1))))
 
 
 def on_device(batches: list[Structure], capacity: int) -> Structure:
@@ -201,6 +218,12 @@ def _narrowed(path: str, given: Any) -> np.ndarray:
     dtype: np.dtype = device_dtype(array.dtype)
     if dtype == array.dtype:
         return array
+    _check_fits(path, array, dtype)
+    return array.astype(dtype)
+
+
+def _check_fits(path: str, array: np.ndarray, dtype: np.dtype) -> None:
+    """Raises a ValueError if an array holds integers that do not fit into a dtype."""
     if array.dtype.kind in "iu" and array.size:
         limits = np.iinfo(dtype)
         low, high = int(array.min()), int(array.max())
@@ -209,7 +232,65 @@ def _narrowed(path: str, given: Any) -> np.ndarray:
                 f"Array {path or '0'} is {array.dtype} and holds {low if low < limits.min else high}, which JAX would "
                 f"cut to {dtype}. Renumber the values from 0, or set JAX_ENABLE_X64=true."
             )
-    return array.astype(dtype)
+
+
+def stays_on_host(feed: ArrayFeed) -> bool:
+    """Whether the batches of a feed are gathered by the host: on a CPU, where copying it would take much memory.
+
+    XLA uses NumPy's memory as it is only if it is aligned, which that of large arrays hardly ever is.
+
+    Raises:
+        ValueError: An array holds text, or integers that do not fit.
+    """
+    if feed not in _stays:
+        large = jax.default_backend() == "cpu" and sum(map(_copied_bytes, flatten(feed.arrays))) > LARGE_BYTES
+        for path, array in flatten(feed.arrays) if large else []:
+            _check_fits(path, array, device_dtype(array.dtype))
+        _stays[feed] = large
+    return _stays[feed]
+
+
+_stays: weakref.WeakKeyDictionary[ArrayFeed, bool] = weakref.WeakKeyDictionary()
+
+
+def _copied_bytes(leaf: tuple[str, np.ndarray]) -> int:
+    path, array = leaf
+    check_no_text(path, array.dtype)
+    in_place = array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0 and not may_change(array)
+    return 0 if in_place and device_dtype(array.dtype) == array.dtype else array.nbytes
+
+
+def blocks_in_memory(feed: ArrayFeed, epoch: int, step: int, seed: int) -> Iterator[tuple[list[Structure], Structure]]:
+    """Yields lists of batches of one size, gathered by NumPy, each with its block on the device, which shares memory.
+
+    Args:
+        feed: The arrays.
+        epoch: Epoch, from 0.
+        step: First batch, from 0.
+        seed: Seed of the run.
+    """
+    order, size = feed.order(epoch, seed), feed.batch_size
+    capacity = _capacity(narrowed(batch_of(feed.arrays, order[:size])), ARRAY_BLOCK_BYTES, ARRAY_BLOCK_BATCHES)
+    whole = len(order) - len(order) % size
+    for start in range(step * size, whole, capacity * size):
+        yield _gathered(feed.arrays, order[start : min(start + capacity * size, whole)], size, capacity)
+    if whole < len(order):
+        yield _gathered(feed.arrays, order[whole:], len(order) - whole, 1)
+
+
+def _gathered(arrays: Structure, rows: np.ndarray, size: int, capacity: int) -> tuple[list[Structure], Structure]:
+    def gathered(array: np.ndarray) -> np.ndarray:
+        block = aligned((capacity * size, *array.shape[1:]), device_dtype(array.dtype))
+        if block.dtype == array.dtype:
+            # With "raise" NumPy would gather into another array first. All rows are in range.
+            array.take(rows, axis=0, out=block[: len(rows)], mode="clip")
+        else:
+            block[: len(rows)] = array[rows]
+        return block.reshape(capacity, size, *array.shape[1:])
+
+    block = map_structure(gathered, arrays)
+    batches = [map_structure(operator.itemgetter(number), block) for number in range(len(rows) // size)]
+    return batches, map_structure(jax.device_put, block)
 
 
 def padded_batches(feed: ArrayFeed, epoch: int, step: int, seed: int) -> Iterator[Structure]:

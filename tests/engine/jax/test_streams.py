@@ -1,7 +1,10 @@
 """Streams on JAX: blocks of batches, and bags in few lengths."""
 
+import contextlib
+import tracemalloc
 import warnings
 
+import jax
 import keras
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from keras import layers, ops
 from lightkeras.data.arrays import as_feed
 from lightkeras.data.bags import Bags
 from lightkeras.data.feed import ArrayFeed
+from lightkeras.data.structure import aligned
 from lightkeras.engine import make_engine
 from lightkeras.engine.jax import streams
 from lightkeras.task import Task
@@ -237,3 +241,76 @@ def test_almost_all_batches_fit_the_common_length():
     assert streams._common_length(spread, 25) == 45
     nothing = Bags.from_lengths(np.zeros(0, "int32"), np.zeros(0, "float32"), np.zeros(3, int))
     assert streams._common_length(nothing, 2) == 1
+
+
+@pytest.fixture
+def host(monkeypatch):
+    """All arrays count as large, and their blocks are small."""
+    monkeypatch.setattr(streams, "LARGE_BYTES", 0)
+    monkeypatch.setattr(streams, "ARRAY_BLOCK_BATCHES", 3)
+
+
+def in_memory(count):
+    x = np.arange(count * 3, dtype="float32").reshape(count, 3)
+    return {"x": x, "y": np.arange(count)}  # int64, which JAX narrows
+
+
+@pytest.mark.parametrize(("count", "size", "step"), [(20, 2, 0), (23, 2, 0), (23, 2, 4), (23, 2, 11), (3, 4, 0)])
+def test_batches_of_large_arrays_are_gathered_in_the_order_of_the_epoch(host, count, size, step):
+    feed = ArrayFeed(in_memory(count), size, shuffle=True, seed=1)
+    found, lengths = [], []
+    for batches_, block in streams.blocks_in_memory(feed, 2, step, 5):
+        assert {str(array.dtype) for array in block.values()} == {"float32", "int32"}
+        assert len({len(array) for array in block.values()}) == 1
+        lengths.append(len(batches_))
+        for number, batch in enumerate(batches_):
+            np.testing.assert_array_equal(batch["x"], np.asarray(block["x"][number]))
+            np.testing.assert_array_equal(batch["x"][:, 0], batch["y"] * 3)
+            found += batch["y"].tolist()
+    assert found == feed.order(2, 5)[step * size :].tolist()
+    assert max(lengths) <= 3
+
+
+@pytest.mark.parametrize("count", [1, 8, 75])
+def test_large_arrays_give_the_bits_of_small_ones(monkeypatch, count):
+    task, other = Noisy(), Noisy()
+    expected = learn(other, ArrayFeed(noisy_data(203), 10, shuffle=True), 7, epochs=2)
+    monkeypatch.setattr(streams, "LARGE_BYTES", 0)
+    logs = learn(task, ArrayFeed(noisy_data(203), 10, shuffle=True), count, epochs=2)
+    np.testing.assert_array_equal(logs["loss"], expected["loss"])
+    assert_same(weights(task), weights(other))
+
+
+def test_arrays_stay_on_the_host_if_a_copy_of_them_would_be_large(monkeypatch):
+    x = np.zeros(300, "float32")
+    monkeypatch.setattr(streams, "LARGE_BYTES", x.nbytes - 1)
+    assert streams.stays_on_host(ArrayFeed(x, 2))
+    assert not streams.stays_on_host(ArrayFeed(x[1:], 2))
+    fixed = aligned((300,), x.dtype)
+    assert streams.stays_on_host(ArrayFeed(fixed, 2))
+    fixed.base.flags.writeable = fixed.flags.writeable = False  # as a file that is mapped for reading
+    assert not streams.stays_on_host(ArrayFeed(fixed, 2))
+    assert streams.stays_on_host(ArrayFeed((fixed, x), 2))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert not streams.stays_on_host(ArrayFeed(x, 2))
+
+
+def test_whole_numbers_of_large_arrays_are_refused_before_the_first_step(host):
+    feed = ArrayFeed((np.zeros((5, 1), "float32"), np.int64([0, 1, 2, 3, 2**31])), 2)
+    with pytest.raises(ValueError, match="Array 1 is int64 and holds 2147483648, which JAX would cut to int32"):
+        make_engine().open(feed)
+    with pytest.raises(ValueError, match="text"):
+        make_engine().open(ArrayFeed(np.array(["a"], object), 2))
+
+
+def test_an_epoch_over_large_arrays_takes_a_few_blocks_of_memory(host, monkeypatch):
+    x = np.ones((4096, 1024), "float32")  # 16 MB, in blocks of 0.4
+    engine = make_engine()
+    tracemalloc.start()
+    with contextlib.closing(engine.open(ArrayFeed(x, 32))) as stream:
+        while stream.next_batch() is not None:
+            pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < x.nbytes / 4
+    assert sum(array.nbytes for array in jax.live_arrays()) < x.nbytes / 4
