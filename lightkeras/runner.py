@@ -56,7 +56,8 @@ from lightkeras.training import (
     setup,
     space,
 )
-from lightkeras.training.divergence.watchdog import Alarm, first_not_finite
+from lightkeras.training.by_batch import count_steps, run_by_batch
+from lightkeras.training.divergence.watchdog import Alarm
 from lightkeras.training.export import export_best_model
 from lightkeras.training.fit import Fit
 from lightkeras.training.prediction_writer import PredictionWriter
@@ -467,26 +468,22 @@ class _Loop:
         if state.batches_done and self._stops_at(ended=state.batches_done == steps):  # resumed where something is due
             return False
         while (steps is None or state.batches_done < steps) and not fit.leaves_epoch:
-            if bridge.watches_train_batches:
-                with fit.ledger.part("callbacks"):
-                    bridge.hooks.on_train_batch_begin(state.batches_done)
-            count, began = self._steps_next(), time.perf_counter()
+            count, began, alarm = self._steps_next(), time.perf_counter(), None
             with fit.profiler.one_call():
-                logs = stepper.program.run(stream, count)
+                if bridge.watches_train_batches:
+                    logs, alarm = run_by_batch(fit, stream, count)
+                else:
+                    logs = stepper.program.run(stream, count)
             if not logs.steps:
                 following = None if state.batches_done else stepper.begin_anew(state.epochs)
                 if following is None:
                     break
                 stream = following
                 continue
-            alarm = first_not_finite(logs, state.step)
-            logs = logs if alarm is None else logs.first(alarm.step - state.step)
-            stepper.add(logs, time.perf_counter() - began)
-            fit.profiler.count_call(logs)
-            fit.add_steps(logs)
-            if bridge.watches_train_batches:
-                with fit.ledger.part("callbacks"):
-                    bridge.hooks.on_train_batch_end(state.batches_done - 1, stepper.values())
+            seconds = time.perf_counter() - began
+            if not bridge.watches_train_batches:
+                logs, alarm = count_steps(fit, logs, seconds)
+            fit.log_steps(logs, seconds)
             alarm = alarm or self._check(ended=state.batches_done == steps)
             if alarm is not None:
                 following = fit.recovery.recover(alarm)
@@ -561,7 +558,7 @@ class _Loop:
         left = None if stepper.steps is None else stepper.steps - state.batches_done
         every = (settings.validation.steps, settings.checkpoints.every_steps)
         event = decisions.steps_to_event(state.step, left, settings.max_steps, every)
-        fixed = 1 if bridge.watches_train_batches or bridge.asked_to_stop else settings.steps_per_call
+        fixed = 1 if bridge.asked_to_stop else settings.steps_per_call
         return decisions.steps_next(event, stepper.calls.seconds_per_step, fixed)
 
     def _check(self, ended: bool) -> Alarm | None:

@@ -25,11 +25,12 @@ def report_fit(fitted: FitResult, tested: EvalResult | None) -> None:
     splits = fitted.splits()
     if tested is not None:
         splits["test"] = dict(tested.metrics)
+    table = of_splits(splits, fitted.lines(), fitted.plain_monitor)
     if fitted.best is not None:
-        console.print(of_splits(splits))
+        console.print(table)
     page = RunDirectory(fitted.run_dir).report_file
     lines = {
-        **fitted.lines(),
+        **table.lines,
         **({"report": str(page)} if page.exists() else {}),
         "run_dir": str(fitted.run_dir),
         "tensorboard": f"tensorboard --logdir {fitted.run_dir}",
@@ -50,11 +51,12 @@ def report_experiment(directory: RunDirectory) -> None:
         values = {name: value for name, value in best.items() if name.startswith("val/") and value is not None}
         values |= {f"test/{name}": value for name, value in (result.get("test") or {}).items() if value is not None}
         rows[path.relative_to(directory.path).as_posix()] = values
+    table = of_splits(rows)
     if any(rows.values()):
-        console.print(of_splits(rows))
+        console.print(table)
     page = {"report": str(directory.report_file)} if directory.report_file.exists() else {}
-    lines = {**page, "run_dir": str(directory.path), "tensorboard": f"tensorboard --logdir {directory.path}"}
-    print_lines(console, lines)
+    tensorboard = f"tensorboard --logdir {directory.path}"
+    print_lines(console, {**table.lines, **page, "run_dir": str(directory.path), "tensorboard": tensorboard})
 
 
 def report_profile(run_dir: Path) -> None:

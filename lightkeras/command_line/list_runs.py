@@ -13,6 +13,7 @@ from lightkeras.runs.overview import Overview
 from lightkeras.runs.results import short
 from lightkeras.system.console import Console
 from lightkeras.system.tables import Table
+from lightkeras.system.value_names import leading
 from lightkeras.training.decisions import infer_mode
 
 SIDE_BY_SIDE = 4
@@ -109,7 +110,9 @@ def _rows(
             best = found.best.get(found.monitor or "")
             result = "" if best is None else f"{found.monitor} {_short(best)}"
         epochs = f"{found.epochs} trials" if found.is_search else _short(found.epochs)
-        tested = ", ".join(f"{name} {_short(value)}" for name, value in found.test.items())
+        names = leading(found.test)
+        more = [f"and {len(found.test) - len(names)} more"] if len(found.test) > len(names) else []
+        tested = ", ".join([*(f"{name} {_short(found.test[name])}" for name in names), *more])
         cells = [found.name, str(found.config.get("task", "")), found.status, epochs, result, tested]
         rows.append([*cells, *(_short(column[number]) for column in varied.values())])
     return Table(columns, rows, texts=(1, 2, 5))
@@ -128,9 +131,13 @@ def _columns(
     add("task", [found.config.get("task") for found in shown])
     add("status", [found.status for found in shown])
     add("epochs", [f"{found.epochs} trials" if found.is_search else found.epochs for found in shown])
-    names = dict.fromkeys(name for found in shown for name in found.values)
-    for name in sorted(names, key=lambda name: order is None or name != order[0]):
+    by = None if order is None else order[0]
+    known = dict.fromkeys(name for found in shown for name in found.values)
+    names = leading(known, monitor=by)
+    for name in sorted(names, key=lambda name: name != by):
         add(name if name.startswith("test/") else f"best {name}", [found.values.get(name) for found in shown])
+    if len(known) > len(names):
+        add(f"{len(known) - len(names)} further values", [None] * len(shown))
     for title, differing in differences.items():
         titles.append(len(rows))
         add(title, [None] * len(shown))

@@ -103,6 +103,14 @@ class StepLogs:
         values = {name: column[:count] for name, column in self.values.items()}
         return StepLogs(values, self.examples[:count], self.waited)
 
+    @staticmethod
+    def joined(parts: Sequence[StepLogs]) -> StepLogs:
+        """Returns the logs of several calls, at least one, as those of one call."""
+        if len(parts) == 1:
+            return parts[0]
+        values = {name: np.concatenate([part.values[name] for part in parts]) for name in parts[0].values}
+        return StepLogs(values, np.concatenate([p.examples for p in parts]), sum(part.waited for part in parts))
+
 
 class Program(abc.ABC):
     """A step, compiled: `TensorFlowProgram`, `JaxProgram` and `TorchProgram`, each in its `programs.py`."""

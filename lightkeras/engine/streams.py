@@ -55,7 +55,8 @@ class ArrayStream(Stream):
         """Returns the positions in the epoch of the next batches of one size; `None` at the end of the epoch."""
         if self._step >= self._feed.steps:
             return None
-        taken = len(self._feed.indices(self._epoch, self._step, count, self._seed))
+        whole = self._feed.examples // self._feed.batch_size
+        taken = max(1, min(count, whole - self._step))  # the smaller last batch alone
         self._step += taken
         return range(self._step - taken, self._step)
 

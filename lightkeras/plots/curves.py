@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lightkeras.plots.style import BLACK, BLUE, GREY, MANY, ORANGE, escaped, panels, set_grid, shortened
 from lightkeras.system.messages import did_you_mean
-from lightkeras.system.value_names import parted, validation_sets
+from lightkeras.system.value_names import leading, parted, validation_sets
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,8 +20,8 @@ History = Mapping[str, Sequence[float]]
 """Values per epoch by name, such as `FitResult.history`: `{"train/loss": (0.5, 0.4), "val/loss": (0.6, 0.5)}`."""
 
 MOST_COLUMNS = 3
-MOST_PANELS = 30
-"""Values that one figure shows: more take minutes to lay out, and nobody reads them. `metrics.csv` has all."""
+MOST_PANELS = 12
+"""Values that one figure shows: of more, nobody reads one, and laying them out takes seconds. `metrics.csv` has all."""
 
 _SPLITS = {"train": "train", "val": "validation"}
 _LINES: dict[str, Any] = {"train": (0, (4, 2)), "val": "-"}
@@ -29,15 +29,17 @@ _MARKERS = ("", "o", "s", "D", "^", "v", "P", "X")  # of runs: the first ones di
 _RATIO = 100.0  # largest to least value from which an axis is logarithmic: 100 times
 
 
-def curves(history: History, best_epoch: int | None = None) -> Figure:
+def curves(history: History, best_epoch: int | None = None, monitor: str | None = None) -> Figure:
     """One panel per value over epochs: train dashed, validation solid.
 
-    A value that is not finite leaves a gap. An axis is logarithmic if all values are above 0 and the largest is at
+    Of more than 12 values, the monitored one, the losses and the first others are drawn. A value that is not finite
+    leaves a gap. An axis is logarithmic if all values are above 0 and the largest is at
     least 100 times the least.
 
     Args:
         history: Values per epoch by name, such as `FitResult.history`.
         best_epoch: Epoch, counted from 1, to mark; `None` marks none.
+        monitor: Name of the monitored value, such as `"val/loss"`; `None` for none.
 
     Raises:
         ValueError: There are no epochs, or a name does not begin with `train/` or `val/`.
@@ -47,7 +49,7 @@ def curves(history: History, best_epoch: int | None = None) -> Figure:
         >>> [axes.get_ylabel() for axes in figure.axes]
         ['loss']
     """
-    names, left_out = _shown(_names(history))
+    names, left_out = _shown(_names(history), _plain(monitor, history))
     figure, all_axes = panels(len(names), MOST_COLUMNS, (4.6, 3.3))
     held_out = _held_out(history)
     colors = [BLUE, *(color for color in MANY if color not in (BLUE, ORANGE))]
@@ -67,12 +69,15 @@ def curves(history: History, best_epoch: int | None = None) -> Figure:
     return figure
 
 
-def overlay(histories: Mapping[str, History], name: str | None = None) -> Figure:
+def overlay(histories: Mapping[str, History], name: str | None = None, monitor: str | None = None) -> Figure:
     """Several runs in one panel per value: one colour per run, train dashed, validation solid.
+
+    Of more than 12 values, the monitored one, the losses and the first others are drawn.
 
     Args:
         histories: Values per epoch by name, by the name of the run; see `curves`.
         name: The value to draw, such as `"loss"`; `None` draws a panel for each value.
+        monitor: Name of the monitored value, such as `"val/loss"`; `None` for none.
 
     Raises:
         ValueError: There are no epochs, no run has such a value, or a name does not begin with `train/` or `val/`.
@@ -84,7 +89,8 @@ def overlay(histories: Mapping[str, History], name: str | None = None) -> Figure
         raise ValueError("There are no epochs to draw: expected at least one run with a history.")
     if name is not None and name not in known:
         raise ValueError(f"overlay(name={name!r}): no run has such a value. {did_you_mean(name, known)}")
-    names, left_out = _shown(known if name is None else [name])
+    together = [found for history in histories.values() for found in history]
+    names, left_out = _shown(known if name is None else [name], _plain(monitor, together))
     figure, all_axes = panels(len(names), 2, (5.4, 4.0))
     longest = max(len(shortened(run, 40)) for run in histories)
     figure.set_figwidth(figure.get_figwidth() + 1.0 + 0.08 * longest)  # room for the legend beside the panels
@@ -154,12 +160,15 @@ def learning_rates(
     return figure
 
 
-def _shown(names: list[str]) -> tuple[list[str], int]:
-    """The names to draw, those of losses first, and the number of the others."""
-    if len(names) <= MOST_PANELS:
-        return names, 0
-    ordered = sorted(names, key=lambda name: "loss" not in name)  # stable
-    return ordered[:MOST_PANELS], len(names) - MOST_PANELS
+def _shown(names: list[str], monitor: str | None) -> tuple[list[str], int]:
+    """The names to draw, and the number of the others."""
+    shown = leading(names, MOST_PANELS, monitor)
+    return shown, len(names) - len(shown)
+
+
+def _plain(monitor: str | None, names: Iterable[str]) -> str | None:
+    """The monitored value without its split."""
+    return None if monitor is None else parted(monitor, validation_sets(names))[1]
 
 
 def _say_left_out(figure: Figure, count: int) -> None:

@@ -11,6 +11,7 @@ from lightkeras import plots
 from lightkeras.runs import overview
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.runs.overview import Overview
+from lightkeras.system.value_names import leading
 
 MOST_CURVES = 20
 """Runs whose curves are drawn: of more, no colour can be told from another."""
@@ -39,7 +40,7 @@ def content_of_search(directory: RunDirectory, config: Mapping[str, Any], result
         "headlines": _headlines_of_best(best, search["objective"], mode, tested),
         "summary": {name: value for name, value in facts.items() if value is not None},
         "runs": rows(order, {search["objective"]: mode}, best.get("trial"), directory.path, title="Trials"),
-        "overlay": _overlay(order),
+        "overlay": _overlay(order, search["objective"]),
         "panels": {
             "Best hyperparameters": best.get("hparams") or {},
             "Searched": config.get("tried") or {},
@@ -70,7 +71,7 @@ def content_of_experiment(
         "source": result.get("source") or _source_of(shown),
         "summary": {name.replace("_", " ").replace(".", ": "): value for name, value in returned.items()},
         "runs": rows(shown, dict([monitor] if monitor else []), best, directory.path),
-        "overlay": _overlay(shown),
+        "overlay": _overlay(shown, None if monitor is None else monitor[0]),
     }
 
 
@@ -97,7 +98,7 @@ def content_of_runs(shown: Sequence[Overview], page: Path, by: tuple[str, str] |
             ]
             for title, found in overview.differences(shown).items()
         },
-        "overlay": _overlay(shown),
+        "overlay": _overlay(shown, None if by is None else by[0]),
     }
 
 
@@ -114,6 +115,8 @@ def rows(
 ) -> dict[str, Any]:
     """The table of several runs: their results, the hyperparameters that differ, and why they stopped.
 
+    Of many values the first ones are shown; a second table has all of them, of the runs whose curves are drawn.
+
     Args:
         shown: The runs.
         values: Names of values to begin with.
@@ -121,6 +124,8 @@ def rows(
         folder: Folder of the page, which links to their reports.
         title: Title of the table.
     """
+    known = dict.fromkeys(name for found in shown for name in found.values if name not in values)
+    named = set(leading(known))
     varied = overview.differences(shown).get("Hyperparameters", {})
     several = len({found.config.get("task") for found in shown}) > 1
     statuses = any(found.status != "finished" for found in shown)
@@ -131,14 +136,26 @@ def rows(
         cells |= {"status": found.status} if statuses else {}
         cells |= {name: column[number] for name, column in varied.items()}
         cells["epochs"] = found.epochs
-        cells |= {f"best {name}": value for name, value in found.best.items() if name not in values}
-        cells |= {f"test/{name}": value for name, value in found.test.items() if f"test/{name}" not in values}
+        cells |= {_heading(name): value for name, value in found.values.items() if name in named}
         cells["stopped"] = found.note
         report = RunDirectory(found.path).report_file
         path = report if report.exists() else found.path
         relative = os.path.relpath(path.absolute(), folder.absolute())
         found_rows.append({"title": found.name, "path": relative, "best": found.name == best, "values": cells})
-    return {"title": title, "rows": found_rows}
+    all_values = [
+        {
+            "title": _heading(name),
+            "path": None,
+            "best": False,
+            "values": {found.name: found.values.get(name) for found in shown[:MOST_CURVES]},
+        }
+        for name in dict.fromkeys([*values, *known])
+    ]
+    return {"title": title, "rows": found_rows, "all_values": all_values if len(named) < len(known) else []}
+
+
+def _heading(name: str) -> str:
+    return name if name.startswith("test/") else f"best {name}"
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -149,12 +166,14 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _overlay(shown: Sequence[Overview]) -> bytes | None:
+def _overlay(shown: Sequence[Overview], monitor: str | None) -> bytes | None:
     """The curves of the first runs, as PNG."""
     paths = {found.name: found.curves for found in shown if found.curves is not None and found.status != "damaged"}
     histories = {name: history for name, path in paths.items() if (history := overview.history_of(RunDirectory(path)))}
     drawn = dict(list(histories.items())[:MOST_CURVES])
-    return plots.png(plots.overlay(drawn)) if drawn else None
+    if not drawn:
+        return None
+    return plots.png(plots.overlay(drawn, monitor=monitor if (monitor or "").startswith(("train/", "val/")) else None))
 
 
 def _headlines_of_best(best: Mapping[str, Any], objective: str, mode: str, tested: Any) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from lightkeras.runs.directory import RunDirectory
 from lightkeras.runs.overview import Overview, history_of
 from lightkeras.system import files
 from lightkeras.system.messages import printable
-from lightkeras.system.value_names import parted, validation_sets
+from lightkeras.system.value_names import leading, parted, validation_sets
 
 if TYPE_CHECKING:
     import jinja2
@@ -105,6 +105,7 @@ _EMPTY: dict[str, Any] = {
     "warnings": [],
     "headlines": [],
     "metrics": None,
+    "all_values": [],
     "summary": {},
     "runs": None,
     "differences": {},
@@ -131,7 +132,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    environment.filters |= {"plain": _plain, "cell": _cell, "kind": _kind, "url": _url}
+    environment.filters |= {"plain": _plain, "cell": _cell, "columns": _columns, "url": _url}
     return environment
 
 
@@ -140,12 +141,17 @@ def _environment() -> jinja2.Environment:
 
 def _content_of_run(directory: RunDirectory, result: Mapping[str, Any]) -> dict[str, Any]:
     fit = result.get("fit") or {}
+    metrics, monitor = _metrics(fit, result), fit.get("monitor")
+    names = list(dict.fromkeys(name for row in metrics for name in row["values"]))
+    plain = None if monitor is None else parted(monitor, validation_sets(fit.get("best") or {}))[1]
+    shown = leading(names, monitor=plain)
     return {
         "warnings": _warnings(fit),
-        "headlines": comparison.headlines(result.get("test"), fit.get("best"), fit.get("monitor")),
-        "metrics": _metrics(fit, result),
+        "headlines": comparison.headlines(result.get("test"), fit.get("best"), monitor),
+        "metrics": [{**row, "values": {name: row["values"].get(name) for name in shown}} for row in metrics],
+        "all_values": _all_values(directory, metrics, names) if len(shown) < len(names) else [],
         "summary": _summary(fit),
-        "curves": _curves(directory),
+        "curves": _curves(directory, monitor),
         "has_curves": True,
     }
 
@@ -173,12 +179,40 @@ def _metrics(fit: Mapping[str, Any], result: Mapping[str, Any]) -> list[dict[str
         rows["validation"] = dict(result["validation"])
     best = fit.get("best") or {}
     sets = validation_sets(best)
-    held_out = {f"val/{name}": f"validation, {name}, best epoch" for name in sets} or {"val": "validation, best epoch"}
-    for split, title in {**held_out, "train": "train, best epoch"}.items():
+    for split in [*([f"val/{name}" for name in sets] or ["val"]), "train"]:
         values = {name: best[key] for key in best for part, name in [parted(key, sets)] if part == split and name}
         if values:
-            rows[title] = values
+            rows[f"{_title(split)}, best epoch"] = values
     return [{"title": title, "path": None, "best": False, "values": values} for title, values in rows.items()]
+
+
+def _all_values(
+    directory: RunDirectory, metrics: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """A row for each value, with those of the splits and of the last epoch."""
+    history = history_of(directory)
+    last, sets = dict[tuple[str, str], float](), validation_sets(history)
+    for name, values in history.items():
+        last[parted(name, sets)] = values[-1]
+    splits = list(dict.fromkeys(split for split, _ in last))
+    return [
+        {
+            "title": name,
+            "path": None,
+            "best": False,
+            "values": {
+                **{row["title"]: row["values"].get(name) for row in metrics},
+                **{f"{_title(split)}, last epoch": last.get((split, name)) for split in splits},
+            },
+        }
+        for name in names
+    ]
+
+
+def _title(split: str) -> str:
+    """`val/clean` as `validation, clean`."""
+    first, _, name = split.partition("/")
+    return ", ".join(filter(None, ["validation" if first == "val" else first, name]))
 
 
 def _summary(fit: Mapping[str, Any]) -> dict[str, str]:
@@ -192,11 +226,11 @@ def _summary(fit: Mapping[str, Any]) -> dict[str, str]:
     return lines
 
 
-def _curves(directory: RunDirectory) -> dict[str, Any] | None:
+def _curves(directory: RunDirectory, monitor: str | None) -> dict[str, Any] | None:
     if (png := _png(directory.figures / "curves.png")) is not None:
         return figure("curves", png)
     history = history_of(directory)
-    return figure("curves", plots.png(plots.curves(history))) if history else None
+    return figure("curves", plots.png(plots.curves(history, monitor=monitor))) if history else None
 
 
 # ---------------------------------------------------------------------- any run directory
@@ -302,8 +336,12 @@ def _url(path: str) -> str:
     return f"./{urllib.parse.quote(path)}"
 
 
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The columns of a table, each `"number"` if it holds numbers alone, which are flush right with their heading."""
+    return {name: _kind(rows, name) for name in dict.fromkeys(name for row in rows for name in row["values"])}
+
+
 def _kind(rows: Sequence[Mapping[str, Any]], name: str) -> str:
-    """Whether a column of a table holds numbers alone, which are flush right with their heading."""
     values = [value for row in rows if (value := row["values"].get(name)) is not None]
     numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
     return "number" if numbers else "text"

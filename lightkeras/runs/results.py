@@ -62,7 +62,7 @@ class FitResult(Tabular):
 
     def table(self) -> Table:
         """The values of the best epoch, when that was, and why the run stopped."""
-        return of_splits(self.splits(), lines={**self.lines(), "run_dir": str(self.run_dir)})
+        return of_splits(self.splits(), {**self.lines(), "run_dir": str(self.run_dir)}, self.plain_monitor)
 
     def splits(self) -> dict[str, dict[str, float]]:
         """The values of the best epoch by split and plain name: `{"train": {"loss": 0.3}, "val": {"loss": 0.4}}`.
@@ -75,6 +75,11 @@ class FitResult(Tabular):
             split, plain = parted(name, sets)
             splits.setdefault(split, {})[plain] = value
         return splits
+
+    @property
+    def plain_monitor(self) -> str | None:
+        """Name of the monitored value without its split; `None` if no value was monitored."""
+        return None if self.monitor is None else parted(self.monitor, validation_sets(self.history))[1]
 
     def lines(self) -> dict[str, str]:
         """When the best epoch was, and why the run stopped, by label."""
@@ -126,7 +131,7 @@ class EvalResult(Tabular):
     def table(self) -> Table:
         """The values, and over how many examples they are means."""
         lines = {"examples": f"{self.examples:,}, {self.wall_s:.1f} s"}
-        return of_splits({self.split: self.metrics}, lines=lines)
+        return of_splits({self.split: self.metrics}, lines)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, final
 
 from lightkeras.system.messages import printable
+from lightkeras.system.value_names import leading
 
 _FOLDED = 16
 """Least width to fold a column of text to, in a terminal where the whole text has no room."""
@@ -118,14 +119,24 @@ class Table:
         return printable("\n".join(blocks))
 
 
-def of_splits(splits: Mapping[str, Mapping[str, float]], **more: Any) -> Table:
-    """Returns a table of values: one row for each split, one column for each name; `more` as of `Table`."""
-    names = list(dict.fromkeys(name for values in splits.values() for name in values))
+def of_splits(
+    splits: Mapping[str, Mapping[str, float]], lines: Mapping[str, str] | None = None, monitor: str | None = None
+) -> Table:
+    """Returns a table of values: one row for each split, and one column for each of at most `MOST_SHOWN` names.
+
+    Args:
+        splits: Values by plain name, by split.
+        lines: Texts below the table, by label; `None` for none.
+        monitor: Plain name of the monitored value, which is shown first of many; `None` for none.
+    """
+    known = dict.fromkeys(name for values in splits.values() for name in values)
+    names = leading(known, monitor=monitor)
+    counted = {"not shown": f"{len(known) - len(names)} further values"} if len(known) > len(names) else {}
     rows = [
         [split, *(f"{values[name]:.4f}" if name in values else "" for name in names)]
         for split, values in splits.items()
     ]
-    return Table(["", *names], rows, **more)
+    return Table(["", *names], rows, {**counted, **(lines or {})})
 
 
 class Tabular(abc.ABC):

@@ -88,7 +88,7 @@ class Fit:
         self.bridge.warn_of_patience(settings.patience, self.monitor)
         self.state = RunState(decisions.Patience(mode))
         limited = settings.epoch_limit is not None or settings.max_steps is not None  # and not by time alone
-        bar = ProgressBar(epochs if limited else None, steps, display.current())
+        bar = ProgressBar(epochs if limited else None, steps, display.current(), monitor=self.monitor)
         self.recorder = Recorder(traced.names, self.state, bar, ledger, keeps_rows=settings.skip_broken > 0)
         self.recovery = Recovery(
             self.train_stepper, self.recorder, directory.broken, str(facts["source"]), settings.skip_broken, clock
@@ -96,7 +96,7 @@ class Fit:
         split = "validation" if self.validation_steppers else "train"
         drawn = next(iter(self.validation_steppers.values()), self.train_stepper)
         drawing = SplitPictures(task, drawn.feed, split, drawn.limit) if settings.pictures else None
-        self.pictures = Pictures(drawing, directory, self.recorder)
+        self.pictures = Pictures(drawing, directory, self.recorder, self.monitor)
         self.diagnostics = Diagnostics(traced, self.recorder, settings.log_gradients == "histogram", clock)
         self.profiler = Profiler(traced, self.recorder, directory, settings.profile)
         keep = settings.checkpoints
@@ -228,16 +228,16 @@ class Fit:
 
     # ------------------------------------------------------------------ values
 
-    def add_steps(self, logs: StepLogs) -> None:
-        """Logs and counts the train steps of one call."""
+    def log_steps(self, logs: StepLogs, seconds: float) -> None:
+        """Logs train steps that were counted, and took `seconds`, with the batch hooks of callbacks."""
+        self.ledger.move(in_hooks := self.bridge.train_batches.take_seconds(), "compute", "callbacks")
+        seconds -= in_hooks
+        self.profiler.count_call(logs, seconds)
         self.recorder.log_steps(logs)
-        self.state.step += logs.steps
-        self.state.batches_done += logs.steps
         self.checkpointer.forget_captured()
         with self.ledger.part("logging"):
-            stepper = self.train_stepper
-            self.diagnostics.count(logs, stepper.seconds)
-            self.recorder.bar.advance(self.state.epochs + 1, logs.steps, stepper.seconds, stepper.means())
+            self.diagnostics.count(logs, seconds)
+            self.recorder.bar.advance(self.state.epochs + 1, logs.steps, seconds, self.train_stepper.means())
 
     def add_validation(self, found: Mapping[str, float]) -> None:
         """Counts a validation of all sets and keeps its values, such as `val/loss`."""

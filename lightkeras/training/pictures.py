@@ -142,8 +142,10 @@ class Pictures:
     The runner draws, not a Keras callback: a callback knows neither the split nor the best weights.
     """
 
-    def __init__(self, drawing: SplitPictures | None, directory: RunDirectory, recorder: Recorder) -> None:
-        self._drawing, self._directory, self._recorder = drawing, directory, recorder
+    def __init__(
+        self, drawing: SplitPictures | None, directory: RunDirectory, recorder: Recorder, monitor: str | None
+    ) -> None:
+        self._drawing, self._directory, self._recorder, self._monitor = drawing, directory, recorder, monitor
         self._state, self.ledger = recorder.state, recorder.ledger
 
     @counted("pictures")
@@ -184,7 +186,7 @@ class Pictures:
         """Draws the curves, and writes `report.html`."""
         best = self._state.best
         epoch = best.epoch if best is not None and best.epoch <= self._state.epochs else None
-        write_report(self._directory, self._state.history, epoch)
+        write_report(self._directory, self._state.history, epoch, self._monitor)
 
 
 @final
@@ -246,7 +248,10 @@ def draw_split(directory: RunDirectory, drawing: SplitPictures, weights: str) ->
 
 
 def write_report(
-    directory: RunDirectory, history: Mapping[str, Sequence[float]] | None = None, best_epoch: int | None = None
+    directory: RunDirectory,
+    history: Mapping[str, Sequence[float]] | None = None,
+    best_epoch: int | None = None,
+    monitor: str | None = None,
 ) -> None:
     """Writes `report.html` of a finished run. A rendering error is printed; it does not fail the run.
 
@@ -254,6 +259,7 @@ def write_report(
         directory: The run directory.
         history: Values per epoch, to draw the curves; `None` keeps the existing curves.
         best_epoch: Epoch to mark in the curves, from 1; `None` marks none.
+        monitor: Name of the monitored value; `None` for none.
 
     Raises:
         OSError: A file cannot be written.
@@ -261,7 +267,7 @@ def write_report(
     try:
         with phase("writing report.html"):
             if history and any(history.values()):
-                plots.save(plots.curves(history, best_epoch), directory.figures / "curves.png")
+                plots.save(plots.curves(history, best_epoch, monitor), directory.figures / "curves.png")
             report.write(directory.path)
     except OSError:  # a full disk is an error of the run
         raise

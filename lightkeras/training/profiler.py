@@ -43,13 +43,13 @@ class Profiler:
             with self.ledger.part("compute"):
                 yield
 
-    def count_call(self, logs: StepLogs) -> None:
-        """Moves the time that the last call waited for data, or all of it if it compiled, to those parts."""
+    def count_call(self, logs: StepLogs, seconds: float) -> None:
+        """Moves the time that a call of `seconds` waited for data, or all of it if it compiled, to those parts."""
         self._steps += logs.steps
         self.ledger.move(logs.waited, "compute", "data")
         if len(self._train.calls.compiled) > self._compiled:
             self._compiled = len(self._train.calls.compiled)
-            self.ledger.move(self._train.seconds - logs.waited, "compute", "compilation")
+            self.ledger.move(seconds - logs.waited, "compute", "compilation")
 
     def count_validation(self) -> None:
         """Moves the time of compilations in the last validation to that part."""

@@ -15,6 +15,7 @@ from rich.text import Text
 from lightkeras.system.display import Display
 from lightkeras.system.messages import printable
 from lightkeras.system.tables import Table
+from lightkeras.system.value_names import leading
 
 _NARROW = 70
 """Columns of a terminal below which the bar itself and the remaining time are left out."""
@@ -31,12 +32,18 @@ class ProgressBar:
         steps: Steps per epoch; `None` if unknown.
         display: Where to show it.
         clock: Returns monotonic time in seconds.
+        monitor: Name of the monitored value, which is shown first of many; `None` for none.
     """
 
     def __init__(
-        self, epochs: int | None, steps: int | None, display: Display, clock: Callable[[], float] = time.monotonic
+        self,
+        epochs: int | None,
+        steps: int | None,
+        display: Display,
+        clock: Callable[[], float] = time.monotonic,
+        monitor: str | None = None,
     ) -> None:
-        self._display, self._clock = display, clock
+        self._display, self._clock, self._monitor = display, clock, monitor
         self._of = f"/{epochs}" if epochs else ""
         self._total = steps * epochs if steps and epochs else None
         self._done = self._resumed_at = 0
@@ -76,13 +83,13 @@ class ProgressBar:
         self._speed = now if not self._speed else 0.8 * self._speed + 0.2 * now
         self._done += steps
         self._at = f"epoch {epoch}{self._of}"
-        self._values = printable(f"{_text(values)}  {self._speed:,.0f} steps/s".strip())
+        self._values = printable(f"{self._text(values)}  {self._speed:,.0f} steps/s".strip())
         self._display.refresh()
 
     def end_epoch(self, epoch: int, values: Mapping[str, float], best: bool) -> None:
         """Shows the values of a finished epoch: in a line, or in the table of a notebook."""
         if self._display.keeps_lines:
-            self._display.print(f"epoch {epoch:>3}{self._of}  {_text(values)}", "best" if best else "")
+            self._display.print(f"epoch {epoch:>3}{self._of}  {self._text(values)}", "best" if best else "")
             return
         self._best = epoch if best else self._best
         self._finished[epoch] = dict(values)
@@ -109,14 +116,16 @@ class ProgressBar:
     def _repr_html_(self) -> str:
         table = ""
         if self._finished:
-            names = list(dict.fromkeys(name for values in self._finished.values() for name in values))
+            known = dict.fromkeys(name for values in self._finished.values() for name in values)
+            names = leading(known, monitor=self._monitor)
             rows = [
                 [f"{epoch}{self._of}", *(f"{values[n]:.4f}" if n in values else "" for n in names), mark]
                 for epoch, values in self._finished.items()
                 for mark in ("best" if epoch == self._best else "",)
             ]
             marked = [number for number, epoch in enumerate(self._finished) if epoch == self._best]
-            table = Table(["epoch", *names, ""], rows, marked=marked, texts=[len(names) + 1])._repr_html_()
+            lines = {"not shown": f"{len(known) - len(names)} further values"} if len(known) > len(names) else {}
+            table = Table(["epoch", *names, ""], rows, lines, marked, texts=[len(names) + 1])._repr_html_()
         if not self._running:
             return table
         limit = f'value="{self._done}" max="{self._total}"' if self._total else ""
@@ -126,6 +135,11 @@ class ProgressBar:
             f'{table}<div style="font-variant-numeric:tabular-nums">{html.escape(self._at)} '
             f'<progress {limit} style="width:14em"></progress> {steps} {html.escape(self._values)}{left}</div>'
         )
+
+    def _text(self, values: Mapping[str, float]) -> str:
+        names = leading(values, monitor=self._monitor)
+        more = [f"and {len(values) - len(names)} more"] if len(values) > len(names) else []
+        return "  ".join([*(f"{name} {values[name]:.4f}" for name in names), *more])
 
     def _left(self) -> str:
         """The remaining time, by the mean speed so far, with validations and everything else; `""` if unknown."""
@@ -140,7 +154,3 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-def _text(values: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in values.items())

@@ -108,12 +108,13 @@ class Recorder:
 
     @counted("logging")
     def log_steps(self, logs: StepLogs) -> None:
-        """Logs the train steps of one call, before the run state counts them."""
+        """Logs the last train steps, which the run state counts."""
         values = {f"train/{name}": column.tolist() for name, column in logs.values.items()}
+        first = self.state.step - logs.steps + 1
         for logger in self._loggers:
-            logger.log_steps(self.state.epochs + 1, self.state.step + 1, values)
+            logger.log_steps(self.state.epochs + 1, first, values)
         if self._keeps_rows:
-            self._since_mark.append((self.state.epochs + 1, self.state.step + 1, values))
+            self._since_mark.append((self.state.epochs + 1, first, values))
 
     @counted("logging")
     def log_validation(self) -> None:

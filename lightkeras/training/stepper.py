@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import keras
-import numpy as np
 
 from lightkeras.data import Feed
 from lightkeras.data.feed import StreamFeed
@@ -22,6 +21,7 @@ from lightkeras.system import heartbeat, random_states
 from lightkeras.task import Task
 from lightkeras.training import decisions
 from lightkeras.training.callbacks.bridge import CallbackBridge
+from lightkeras.training.means import Means
 from lightkeras.training.metric_values import values_of
 from lightkeras.training.restoring import variables_restored
 
@@ -129,10 +129,8 @@ class Stepper:
         self.first_batch: str | None = None
         self.keeps_first = False
         self.first: Structure | None = None
-        self.examples = 0
-        self.seconds = 0.0
         self.calls = CallTimes()
-        self._sums: dict[str, float] = {}
+        self._means = Means()
 
     @property
     def steps(self) -> int | None:
@@ -176,7 +174,7 @@ class Stepper:
 
     def reset(self) -> None:
         """Resets means and metrics."""
-        self.examples, self._sums = 0, {}
+        self._means = Means()
         self.task.reset_metrics()
 
     def begin(self, epoch: int) -> Stream:
@@ -218,7 +216,7 @@ class Stepper:
     def state(self) -> dict[str, Any]:
         """The means so far, as JSON values. Metrics are not included: they are variables of the task."""
         continued = {} if self._continued is None else {"continued": dataclasses.asdict(self._continued)}
-        return {"examples": self.examples, "sums": dict(self._sums), **continued}
+        return {**self._means.state(), **continued}
 
     def resume(
         self, epoch: int, step: int, means: Mapping[str, Any], state: bytes | None, begun: bool = True
@@ -227,7 +225,7 @@ class Stepper:
 
         If the epoch has not `begun`, no batch of it is read before `begin`.
         """
-        self.examples, self._sums = means["examples"], dict(means["sums"])
+        self._means.restore(means)
         # A run without the limit, or of an earlier version, opened the stream in each epoch.
         continued = _continued(means) or (Continued(0, epoch, self.random) if self.continues else None)
         self._continued = continued if self.continues else None
@@ -251,21 +249,25 @@ class Stepper:
 
     def add(self, logs: StepLogs, seconds: float) -> None:
         """Adds the logs of one call of at least one step to the means, and measures the time of a step."""
-        self.seconds = seconds
         self.calls.add(self.program.forms, logs, seconds)
-        self.examples += int(logs.examples.sum())
-        for name, values in logs.values.items():
-            # Summed step by step in float64: the bits must not depend on how many steps a call runs, which timing sets.
-            terms = np.concatenate([[self._sums.get(name, 0.0)], values.astype(np.float64) * logs.examples])
-            self._sums[name] = float(np.add.accumulate(terms)[-1])
+        self._means.add(logs)
+
+    @property
+    def examples(self) -> int:
+        """Examples of the epoch so far."""
+        return self._means.examples
 
     def means(self) -> dict[str, float]:
         """Means of the logged values so far, weighted by examples."""
-        return {name: total / self.examples for name, total in self._sums.items()}
+        return self._means.values()
+
+    def metrics(self) -> dict[str, float]:
+        """Current values of the stateful metrics that the step updates."""
+        return dict(values_of(self.task, self.left_out))
 
     def values(self) -> dict[str, float]:
         """The means, and the current values of the stateful metrics that the step updates."""
-        return self.means() | dict(values_of(self.task, self.left_out))
+        return self.means() | self.metrics()
 
     def try_one(self, feed: Feed | None = None, step: int = 0) -> StepLogs:
         """Runs the step with index `step` of a feed, the split itself by default, for the preflight."""
@@ -317,7 +319,7 @@ class Stepper:
             bridge.hooks.on_test_begin()
         while steps is None or done < steps:
             if by_batch and bridge is not None:
-                bridge.hooks.on_test_batch_begin(done)
+                bridge.test_batches.begin(done)
             left = None if steps is None else steps - done
             began = time.perf_counter()
             logs = self.program.run(stream, decisions.steps_next(left, self.calls.seconds_per_step, fixed))
@@ -325,7 +327,7 @@ class Stepper:
                 break
             self.add(logs, time.perf_counter() - began)
             if by_batch and bridge is not None:
-                bridge.hooks.on_test_batch_end(done, self.values())
+                bridge.test_batches.end(done, self.means, self.metrics)
             done += logs.steps
             if stopped():
                 return None

@@ -179,9 +179,11 @@ def test_without_a_descent_all_of_it_is_drawn(smoothed):
 def test_of_very_many_values_the_losses_are_drawn_and_the_others_counted():
     history = {f"train/m{number}": (1.0, 2.0) for number in range(40)} | {"train/loss": (1.0, 0.5)}
     for figure in (plots.curves(history), plots.overlay({"a": history})):
-        assert len(figure.axes) == 30
+        assert len(figure.axes) == 12
         assert figure.axes[0].get_ylabel() == "loss"
-        assert figure.get_supxlabel() == "11 further values are in metrics.csv"
+        assert figure.get_supxlabel() == "29 further values are in metrics.csv"
+    for figure in (plots.curves(history, monitor="train/m30"), plots.overlay({"a": history}, monitor="train/m30")):
+        assert [axes.get_ylabel() for axes in figure.axes[:3]] == ["m30", "loss", "m0"]
 
 
 def test_a_range_test_without_steps_is_refused():

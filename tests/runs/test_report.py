@@ -461,6 +461,52 @@ def test_the_result_comes_first_and_all_commands_are_shown(tmp_path):
     assert "python moons.py --resume --run_dir 'a b'" in page.text
 
 
+def make_wide_run(path: Path, count: int) -> Path:
+    """The files of a run of two epochs that logged many values."""
+    run = make_run(path)
+    names = [f"{split}/{name}" for split in ("train", "val") for name in ("loss", *(f"m{n}" for n in range(count - 1)))]
+    header = ",".join(["kind,epoch,step", *names])
+    rows = [",".join([f"epoch,{epoch},{2 * epoch}", *(f"{epoch}.{n}" for n in range(len(names)))]) for epoch in (1, 2)]
+    write(run / "metrics.csv", "\n".join([header, *rows, ""]))
+    result = json.loads((run / "result.json").read_text())
+    result["fit"] |= {"best": {"step": 2, "epoch": 1, **dict.fromkeys(names, 0.5)}, "monitor": "val/m90"}
+    write(run / "result.json", {**result, "test": {"loss": 0.25, "m90": 0.125}})
+    return run
+
+
+def test_of_very_many_values_twelve_are_drawn_and_all_are_in_a_table(tmp_path):
+    run = make_wide_run(tmp_path / "run", 500)
+    page = read(run)
+    assert (run / "report.html").stat().st_size < 1e6
+    assert page.rows[0][:4] == ["split", "m90", "loss", "m0"]
+    assert len(page.rows[0]) == 17
+    assert page.text.count("All 500 values") == 1
+    (row,) = [row for row in page.rows if row[0] == "m90"]
+    assert row == ["m90", "0.1250", "0.5000", "0.5000", "2.9100", "2.5910"]
+    (head,) = [row for row in page.rows if row[0] == "value"]
+    columns = ["test", "validation, best epoch", "train, best epoch", "train, last epoch", "validation, last epoch"]
+    assert head == ["value", *columns]
+    (image,) = page.images
+    assert int(image["height"] or 0) < 1300  # four rows of panels
+
+
+def test_a_run_of_few_values_has_one_table_of_them(tmp_path):
+    assert "details" not in read(make_wide_run(tmp_path / "run", 15)).tags
+    assert "All 17 values" in read(make_wide_run(tmp_path / "wider", 16)).text
+
+
+def test_of_very_many_values_a_comparison_shows_sixteen_and_the_rest_in_a_second_table(tmp_path, capsys):
+    runs = [make_wide_run(tmp_path / f"run{number}", 500) for number in range(3)]
+    assert main(["compare", *map(str, runs), "--page", str(tmp_path / "page.html")]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("best val/") == 15  # and the two tests: the losses lead
+    assert "486 further values" in printed
+    page = Page((tmp_path / "page.html").read_text())
+    assert (tmp_path / "page.html").stat().st_size < 1e6
+    assert "All 502 values" in page.text
+    assert max(map(len, page.rows)) < 24
+
+
 # ---------------------------------------------------------------------- a real browser
 
 CHROMIUM = shutil.which("chromium")

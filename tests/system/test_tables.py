@@ -71,6 +71,14 @@ def test_splits_are_rows_and_missing_values_are_empty():
     assert (table.columns, table.rows) == (["", "loss", "auc"], [["train", "0.2500", ""], ["val", "0.5000", "1.0000"]])
 
 
+def test_of_very_many_values_the_first_are_shown_and_the_others_are_counted():
+    values = {f"m{number}": 0.5 for number in range(500)}
+    table = of_splits({"train": values, "val": {"auc": 1.0}}, {"best": "epoch 1"}, monitor="auc")
+    assert table.columns == ["", "auc", *(f"m{number}" for number in range(15))]
+    assert table.lines == {"not shown": "485 further values", "best": "epoch 1"}
+    assert "not shown  485 further values" in str(table)
+
+
 def test_a_result_is_shown_as_its_table():
     class Found(Tabular):
         def table(self) -> Table:

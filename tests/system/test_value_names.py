@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightkeras.system.value_names import parted, validation_sets, within
+from lightkeras.system.value_names import leading, parted, validation_sets, within
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,11 @@ def test_a_name_is_parted_at_its_set():
 
 def test_a_set_without_a_name_is_its_split():
     assert (within("val", ""), within("val", "clean")) == ("val", "val/clean")
+
+
+def test_of_many_names_the_monitored_one_and_the_losses_lead_and_few_keep_their_order():
+    names = ["train/a", "train/a_loss", "train/loss", "val/a", "val/loss", "val/b"]
+    assert leading(names, 6, "val/b") == names
+    assert leading(names, 4, "val/b") == ["val/b", "train/loss", "val/loss", "train/a_loss"]
+    assert leading(names, 4) == ["train/loss", "val/loss", "train/a_loss", "train/a"]
+    assert leading({"b": 1, "a": 2}, 1) == ["b"]

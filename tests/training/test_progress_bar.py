@@ -152,3 +152,18 @@ def test_the_table_of_a_long_fit_holds_the_last_epochs_and_the_best_one():
 )
 def test_durations_are_short(seconds, text):
     assert duration(seconds) == text
+
+
+def test_of_very_many_values_the_monitored_one_and_the_first_are_shown(capsys):
+    values = {f"{split}/m{number}": 0.5 for split in ("train", "val") for number in range(500)}
+    with ProgressBar(3, 10, Lines(), monitor="val/m400") as bar:
+        bar.end_epoch(1, values, best=False)
+    line = capsys.readouterr().err
+    assert line.startswith("epoch   1/3  val/m400 0.5000  train/m0 0.5000  train/m1 0.5000")
+    assert line.endswith("train/m14 0.5000  and 984 more\n")
+    with ProgressBar(3, 10, Kept(), monitor="val/m400") as bar:
+        bar.advance(1, 5, 0.25, values)
+        bar.end_epoch(1, values, best=False)
+        page = bar._repr_html_()
+    assert page.count("<td") == 17  # 16 values, and the mark of the best
+    assert "984 further values" in page

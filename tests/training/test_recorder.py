@@ -36,8 +36,8 @@ def recorder(tmp_path):
 
 def log(recorder, *losses):
     """Logs and counts train steps."""
-    recorder.log_steps(StepLogs({"loss": np.float32(losses)}, np.full(len(losses), 4)))
     recorder.state.step += len(losses)
+    recorder.log_steps(StepLogs({"loss": np.float32(losses)}, np.full(len(losses), 4)))
 
 
 def rows(tmp_path):
@@ -155,8 +155,9 @@ def test_a_logger_gets_the_step_and_the_epoch_of_everything(error, diverged, fai
             made.log_validation()
             state.validated = (4, {"val/loss": 0.5})
             made.log_validation()
+            state.step = 6
             made.log_steps(StepLogs({"loss": np.float32([1.0, 2.0])}, np.array([4, 4])))
-            state.step, state.epochs, state.diverged = 6, 3, diverged
+            state.epochs, state.diverged = 3, diverged
             made.log_epoch({"train/loss": 1.5})
             made.log_images({"a": b"png"})
             made.log_text("notes", "a text")

@@ -10,7 +10,7 @@ import jax
 from lightkeras.data.structure import Structure, map_structure
 from lightkeras.engine.base import Tensor
 from lightkeras.engine.jax.steps import abstract, form
-from lightkeras.engine.jax.streams import BlockStream, order_of
+from lightkeras.engine.jax.streams import BlockStream, placed
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream
 
@@ -24,17 +24,19 @@ class BatchRange:
         size: Batch size.
         start: First example in the order, or first batch of the block.
         count: Number of batches.
+        arrays_form: The `form` of the source's arrays.
     """
 
     source: Structure
     size: int
     start: int
     count: int
+    arrays_form: tuple[Any, ...]
 
     def key(self, rows: int) -> tuple[Any, ...]:
         """Key of the function compiled for this batch shape and this number of rows of logs."""
-        arrays, order = self.source
-        return form(arrays), None if order is None else order.shape, self.size, rows
+        _, order = self.source
+        return self.arrays_form, None if order is None else order.shape, self.size, rows
 
     @property
     def batch(self) -> Structure:
@@ -49,12 +51,14 @@ def next_ranges(stream: Stream, most: int) -> list[BatchRange]:
         steps = stream.next_steps(most)
         if steps is None:
             return []
-        order = order_of(stream)
-        size = min(stream.batch_size, len(order) - steps.start * stream.batch_size)
-        return [BatchRange((stream.arrays, order), size, steps.start * stream.batch_size, len(steps))]
+        order, arrays_form = placed(stream)
+        start = steps.start * stream.batch_size
+        size = min(stream.batch_size, order.shape[0] - start)
+        return [BatchRange((stream.arrays, order), size, start, len(steps), arrays_form)]
     if isinstance(stream, BlockStream):
         return [
-            BatchRange((block.arrays, None), block.size, block.start, block.count) for block in stream.next_blocks(most)
+            BatchRange((block.arrays, None), block.size, block.start, block.count, form(block.arrays))
+            for block in stream.next_blocks(most)
         ]
     raise TypeError(f"Expected a stream that this engine opened, got {type(stream).__name__}.")
 

@@ -233,11 +233,10 @@ class JaxProgram(_Fused, Program):
             if len(done) > 2:  # at most two blocks are pending, which bounds memory
                 done[-3][1][-1].block_until_ready()
         self._warn_of_many()
-        columns = [np.concatenate([np.asarray(part) for part in logs])[: batches.count] for batches, logs in done]
-        values = np.concatenate(columns) if columns else np.zeros((0, len(self._names)), "float32")
-        examples = np.repeat([batches.size for batches, _ in done], [batches.count for batches, _ in done]).astype(
-            np.int64
-        )
+        tables = [_joined(logs)[: batches.count] for batches, logs in done]
+        values = _joined(tables) if tables else np.zeros((0, len(self._names)), "float32")
+        counts, sizes = [batches.count for batches, _ in done], [batches.size for batches, _ in done]
+        examples = np.repeat(np.array(sizes, np.int64), counts)
         return StepLogs({name: values[:, number] for number, name in enumerate(self._names)}, examples, waited)
 
     def _steps(self, traced: Traced, size: int, rows: int) -> tuple[Callable[..., Any], bool]:
@@ -300,6 +299,11 @@ class JaxPredictor(_Fused, Predictor):
             return state, outputs
 
         return one, True
+
+
+def _joined(parts: Sequence[Any]) -> np.ndarray:
+    """Returns arrays of the device or the host as one, without a copy of a single one."""
+    return np.asarray(parts[0]) if len(parts) == 1 else np.concatenate([np.asarray(part) for part in parts])
 
 
 def _text_of(batch: Any, rows: int) -> str:

@@ -332,11 +332,12 @@ def _size(batch: Structure) -> int:
     return len(flatten(batch)[0][1])
 
 
-_orders: weakref.WeakKeyDictionary[ArrayStream, jax.Array] = weakref.WeakKeyDictionary()
+_placed: weakref.WeakKeyDictionary[ArrayStream, tuple[jax.Array, Any]] = weakref.WeakKeyDictionary()
 
 
-def order_of(stream: ArrayStream) -> jax.Array:
-    """Returns the order of a stream's epoch on the device; it is copied once."""
-    if stream not in _orders:
-        _orders[stream] = jax.device_put(stream.order)
-    return _orders[stream]
+def placed(stream: ArrayStream) -> tuple[jax.Array, Any]:
+    """Returns the order of a stream's epoch on the device, which is copied once, and the `form` of its arrays."""
+    found = _placed.get(stream)
+    if found is None:
+        found = _placed[stream] = jax.device_put(stream.order), form(stream.arrays)
+    return found

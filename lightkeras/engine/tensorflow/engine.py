@@ -31,6 +31,7 @@ from lightkeras.engine.base import (
 from lightkeras.engine.optimizer_state import apply
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream
+from lightkeras.engine.tensorflow.custom_gradients import owned_by
 from lightkeras.engine.tensorflow.finite import finite_checks, global_norm, largest, numbers, on_host, viewed
 from lightkeras.engine.tensorflow.programs import TensorFlowPredictor, TensorFlowProgram
 from lightkeras.engine.tensorflow.sparse_rows import rows_summed
@@ -111,7 +112,7 @@ class TensorFlowEngine(Engine):
             for records in (made, tracing.updates, tracing.sizes):
                 records.clear()
             recording = RecordingScope([leaf for _, leaf in flatten(batch)])
-            with recording.entered():
+            with recording.entered(), owned_by(self):
                 logs = step(batch)
             names[:], precomputed[:] = list(logs), recording.found
             if not tracing.updates:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, final
 
@@ -24,8 +25,10 @@ from lightkeras.engine.base import (
 )
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream
+from lightkeras.engine.tensorflow.custom_gradients import owned_by
 from lightkeras.engine.tf_data import IteratorStream, Precomputed
 
+_Function = Callable[..., tuple[list[Tensor], Tensor]]
 _OTHER_ROWS = "lightkeras: other rows"
 
 
@@ -40,7 +43,8 @@ class _Fused:
     def __init__(self, step: Callable[[Structure], Any], any_size: bool = False) -> None:
         self._step = step
         self._any_size = any_size
-        self._functions: dict[Any, Callable[..., tuple[list[Tensor], Tensor]]] = {}
+        self._functions: dict[Any, _Function] = {}
+        self._of_streams: weakref.WeakKeyDictionary[Stream, dict[int | None, _Function]] = weakref.WeakKeyDictionary()
         self.forms: list[str] = []
 
     def _outputs(self, batch: Structure) -> Sequence[tf.TensorSpec]:
@@ -61,11 +65,7 @@ class _Fused:
         The call returns the joined tensors and the seconds that the steps waited for batches.
         """
         if isinstance(stream, IteratorStream):
-            element = stream.iterator.element_spec
-            signature = [tf.data.IteratorSpec(element), tf.TensorSpec([], tf.int32)]
-            batch, _ = _unpacked(element, stream.structure, stream.precomputed)
-            loop = functools.partial(self._from_iterator, stream.structure, stream.precomputed)
-            function = self._function(loop, signature, batch, stream.precomputed)
+            function = self._of_stream(stream, None, functools.partial(self._function_of_iterator, stream))
             return functools.partial(function, stream.iterator, np.int32(count))
         if not isinstance(stream, ArrayStream):
             raise TypeError(f"Expected a stream that this engine opened, got {type(stream).__name__}.")
@@ -73,14 +73,37 @@ class _Fused:
         if indices is None:
             return None
         size = None if self._any_size else indices.shape[1]
-        arrays = map_structure(tf.TensorSpec.from_tensor, stream.arrays)
+        function = self._of_stream(stream, size, functools.partial(self._function_of_arrays, stream.arrays, size))
+        return functools.partial(function, stream.arrays, indices)
+
+    def _of_stream(self, stream: Stream, size: int | None, make: Callable[[], _Function]) -> _Function:
+        """The function for batches of a size. After its first call, which traces it, it is a concrete function.
+
+        To look it up by its signature, and to compare its arguments with that, takes longer than a small step.
+        """
+        known = self._of_streams.setdefault(stream, {})
+        function = known.get(size)
+        if function is None:
+            known[size] = function = make()
+        elif isinstance(function, tf.types.experimental.PolymorphicFunction):
+            known[size] = function = function.get_concrete_function()
+        return function
+
+    def _function_of_iterator(self, stream: IteratorStream) -> _Function:
+        element = stream.iterator.element_spec
+        signature = [tf.data.IteratorSpec(element), tf.TensorSpec([], tf.int32)]
+        batch, _ = _unpacked(element, stream.structure, stream.precomputed)
+        loop = functools.partial(self._from_iterator, stream.structure, stream.precomputed)
+        return self._function(loop, signature, batch, stream.precomputed)
+
+    def _function_of_arrays(self, given: Structure, size: int | None) -> _Function:
+        arrays = map_structure(tf.TensorSpec.from_tensor, given)
         batch = map_structure(lambda spec: tf.TensorSpec([size, *spec.shape[1:]], spec.dtype), arrays)
-        signature = [arrays, tf.TensorSpec([None, size], tf.int32)]
-        return functools.partial(self._function(self._from_arrays, signature, batch), stream.arrays, indices)
+        return self._function(self._from_arrays, [arrays, tf.TensorSpec([None, size], tf.int32)], batch)
 
     def _function(
         self, loop: Callable[..., Any], signature: list[Any], batch: Structure, precomputed: Precomputed = ()
-    ) -> Callable[..., Any]:
+    ) -> _Function:
         key = (repr(signature), precomputed)
         if key not in self._functions:
             bound = functools.partial(loop, self._outputs(batch))
@@ -96,7 +119,9 @@ class _Fused:
         def body(i: Tensor, written: list[tf.TensorArray]) -> Any:
             rows = indices[i]
             batch = map_structure(lambda array: tf.gather(array, rows), arrays)
-            return i + 1, _write(written, i, self._columns(batch, self._step(batch)))
+            with owned_by(self):
+                returned = self._step(batch)
+            return i + 1, _write(written, i, self._columns(batch, returned))
 
         empty = [tf.TensorArray(spec.dtype, count, element_shape=spec.shape, infer_shape=False) for spec in outputs]
         _, written = tf.while_loop(lambda i, _: i < count, body, (tf.constant(0), empty))
@@ -119,7 +144,7 @@ class _Fused:
         # the step, not a branch in it.
         def body(i: Tensor, optional: tf.experimental.Optional, waited: Tensor, written: list[tf.TensorArray]) -> Any:
             batch, scope = _unpacked(optional.get_value(), structure, precomputed)
-            with scope:
+            with scope, owned_by(self):
                 written = _write(written, i, self._columns(batch, self._step(batch)))
             with tf.control_dependencies([array.flow for array in written]):
                 began = tf.timestamp()

@@ -16,6 +16,7 @@ from lightkeras.engine.optimizer_state import unwrapped
 from lightkeras.system.messages import did_you_mean
 from lightkeras.task import Task
 from lightkeras.training.callbacks.average_weights import AverageWeights
+from lightkeras.training.callbacks.batch_hooks import BatchHooks, defines
 from lightkeras.training.callbacks.state import CallbackStates
 
 TRAIN_BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
@@ -57,6 +58,8 @@ class CallbackBridge:
         self.hooks = keras.callbacks.CallbackList(
             self._callbacks, add_history=True, model=model, epochs=epochs, steps=steps, verbose=1
         )  # `verbose` is for a ProgbarLogger among the callbacks: without it, it prints nothing
+        self.train_batches = BatchHooks(self._callbacks, TRAIN_BATCH_HOOKS)
+        self.test_batches = BatchHooks(self._callbacks, TEST_BATCH_HOOKS)
         self._states = CallbackStates(self.hooks.callbacks)
         self.watches_train_batches = any(watches(callback, TRAIN_BATCH_HOOKS) for callback in callbacks)
         self.watches_test_batches = any(watches(callback, TEST_BATCH_HOOKS) for callback in callbacks)
@@ -203,8 +206,7 @@ def watches(callback: keras.callbacks.Callback, hooks: Iterable[str]) -> bool:
     if type(callback) is keras.callbacks.TensorBoard and callback.update_freq == "epoch":
         counts_batches = callback.write_steps_per_second or callback._should_trace
         return bool(counts_batches) and "on_train_batch_end" in hooks
-    base = keras.callbacks.Callback
-    return any(hook in vars(callback) or getattr(type(callback), hook) is not getattr(base, hook) for hook in hooks)
+    return defines(callback, hooks)
 
 
 def _reads_monitor(callback: Any) -> bool:

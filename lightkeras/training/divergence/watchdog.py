@@ -82,11 +82,12 @@ def first_not_finite(logs: StepLogs, step: int) -> Alarm | None:
     The norm of gradients may overflow in steps that an optimizer with a loss scale skips.
     """
     found = []
-    checked = [name for name in logs.values if not name.startswith(GRADIENT_NORM)]
-    for name in [name for name in checked if name == "loss"] or checked:
-        wrong = np.flatnonzero(~np.isfinite(logs.values[name]))
-        if len(wrong):
-            found.append(Alarm(f"train/{name}", float(logs.values[name][wrong[0]]), step + int(wrong[0]) + 1))
+    checked = ["loss"] if "loss" in logs.values else [n for n in logs.values if not n.startswith(GRADIENT_NORM)]
+    for name in checked:
+        finite = np.isfinite(logs.values[name])
+        if not finite.all():
+            first = int(finite.argmin())
+            found.append(Alarm(f"train/{name}", float(logs.values[name][first]), step + first + 1))
     return min(found, key=lambda alarm: alarm.step, default=None)
 
 

@@ -8,6 +8,7 @@ from lightkeras.engine.base import StepLogs
 from lightkeras.runs import checkpoint
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.testing import TwoMoons
+from lightkeras.training.by_batch import count_steps
 from lightkeras.training.fit import Fit
 from lightkeras.training.freezing import TracedSteps
 from lightkeras.training.settings import Settings
@@ -56,8 +57,7 @@ def running(fit, resumed=None):
 def take_steps(fit, *losses):
     """Takes in steps of made-up losses, as the loop does."""
     found = logs(*losses)
-    fit.train_stepper.add(found, 0.1)
-    fit.add_steps(found)
+    fit.log_steps(count_steps(fit, found, 0.1)[0], 0.1)
 
 
 def end_epoch(fit, values):

@@ -1,0 +1,62 @@
+"""Train steps of one call, and train steps one by one, with the batch hooks of callbacks around each.
+
+With such hooks, logs, checks and checkpoints stay what they are without: made after about 75 ms of steps, and at
+events.
+"""
+
+from __future__ import annotations
+
+import time
+
+from lightkeras.engine.base import StepLogs
+from lightkeras.engine.stream import Stream
+from lightkeras.training import decisions
+from lightkeras.training.divergence.watchdog import Alarm, first_not_finite
+from lightkeras.training.fit import Fit
+
+
+def count_steps(fit: Fit, logs: StepLogs, seconds: float) -> tuple[StepLogs, Alarm | None]:
+    """Counts the train steps of one call of `seconds`, up to the first whose loss is not finite.
+
+    Returns:
+        The logs of these steps, and an alarm if that loss is the last of them.
+    """
+    state = fit.state
+    alarm = first_not_finite(logs, state.step)
+    logs = logs if alarm is None else logs.first(alarm.step - state.step)
+    fit.train_stepper.add(logs, seconds)
+    state.step += logs.steps
+    state.batches_done += logs.steps
+    return logs, alarm
+
+
+def run_by_batch(fit: Fit, stream: Stream, count: int) -> tuple[StepLogs, Alarm | None]:
+    """Runs and counts train steps, until a hook asks to stop, or the loop has something else to do.
+
+    Args:
+        fit: The fit.
+        stream: Source of the batches.
+        count: Maximum number of steps.
+
+    Returns:
+        The logs of the steps, and an alarm if the last loss is not finite.
+    """
+    state, stepper, hooks, done = fit.state, fit.train_stepper, fit.bridge.train_batches, list[StepLogs]()
+    until = fit.clock() + decisions.TARGET_SECONDS
+    try:
+        while True:
+            hooks.begin(state.batches_done)
+            began = time.perf_counter()
+            logs = stepper.program.run(stream, 1)
+            if not logs.steps:
+                return StepLogs.joined(done or [logs]), None
+            logs, alarm = count_steps(fit, logs, time.perf_counter() - began)
+            done.append(logs)
+            hooks.end(state.batches_done - 1, stepper.means, stepper.metrics)
+            ends = len(done) == count or fit.clock() >= until
+            if ends or alarm is not None or fit.bridge.asked_to_stop or fit.interrupted:
+                return StepLogs.joined(done), alarm
+    except BaseException:
+        if done:  # the steps before an error are logged
+            fit.log_steps(StepLogs.joined(done), sum(logs.waited for logs in done))
+        raise
