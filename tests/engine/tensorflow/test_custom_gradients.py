@@ -22,7 +22,7 @@ def doubled(x):
     return x, lambda upstream: 2.0 * upstream
 
 
-@tf.function
+@tf.function(autograph=False)
 def shared(x):
     """A function that several steps call."""
     return doubled(x)
@@ -49,7 +49,7 @@ class InBranch(Custom):
 
 class Shared(Custom):
     def function(self, x):
-        return shared(ops.convert_to_tensor(x))
+        return shared(x * 1.0)
 
 
 def registered():
