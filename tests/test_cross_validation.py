@@ -96,6 +96,7 @@ class Stopped(TwoMoons):
         return [StopsInTheSecondFold()]
 
 
+@pytest.mark.long
 def test_a_stopped_one_is_resumed_to_the_same_values(tmp_path):
     StopsInTheSecondFold.left = 10**6
     whole = lk.cross_validate(Stopped, folds=3, runner=runner(tmp_path / "whole"))

@@ -467,6 +467,7 @@ def on_tensorflow():
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("backend", "code", "ways"),
     [("jax", JAX, {"applied", "compiled"}), ("torch", TORCH, {"applied", "sparse", "stateless"})],

@@ -248,6 +248,7 @@ def test_tune_searches_and_prints_the_command_that_tests_the_best(folder, capsys
     assert f"s holds a search: give one of its runs, such as {best}." in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_more_trials_extend_a_search_and_are_recorded(folder, capsys):
     assert run("tune", "--tuner.trials", "1", "--tuner.workers", "0", *QUICK, "--run_dir", "s") == 0
     assert "    stopped  trials=1 reached\n" in capsys.readouterr().out
@@ -295,6 +296,7 @@ def test_find_batch_size_without_a_suggestion_fails(capsys):
     assert " suggestion  none\n     reason  8 brought the process to " in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_tune_optimizes_what_the_experiment_monitors(folder):
     assert (
         run("tune", "--tuner.trials", "1", "--tuner.workers", "0", *QUICK, "--run_dir", "s", monitor="val/accuracy")
@@ -676,6 +678,7 @@ def test_a_value_that_checkpoints_are_to_be_kept_by_must_be_logged(folder, capsy
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.long
 def test_tune_takes_groups_of_settings_of_the_runner(folder):
     words = [
         "--tuner.trials",

@@ -182,6 +182,7 @@ def test_a_stream_of_unknown_length_ends_with_what_there_is():
     assert [program.run(stream, 8).steps for _ in range(5)] == [8, 8, 5, 0, 0]
 
 
+@pytest.mark.any_backend
 def test_memory_stays_flat_over_many_steps_of_a_stream():
     class Endless:
         def __iter__(self):

@@ -90,6 +90,7 @@ tuner.search(resume=True)
 """
 
 
+@pytest.mark.long
 def test_a_search_that_is_killed_and_resumed_has_the_same_trials(searched, tmp_path):
     folder = tmp_path / "search"
     run = forked.Process(["-c", PROGRAM, folder], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -120,6 +120,7 @@ def test_a_package_that_is_not_installed_is_named_when_the_logger_is_made(name, 
         getattr(lk.loggers, name)()
 
 
+@pytest.mark.long
 def test_the_trials_of_a_search_with_a_worker_process_are_children_of_one_mlflow_run(tmp_path, monkeypatch):
     pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
     for name, value in logged.ENVIRONMENT.items():

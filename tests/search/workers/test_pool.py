@@ -33,6 +33,7 @@ def events(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.long
 def test_a_worker_that_dies_or_eats_memory_is_one_lost_attempt_and_never_a_lost_search(hunted_in):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a machine with one core
@@ -68,6 +69,7 @@ def test_a_worker_that_dies_or_eats_memory_is_one_lost_attempt_and_never_a_lost_
     assert "the last words" in (found["dies once"].run_dir / "output.txt").read_text()
 
 
+@pytest.mark.long
 def test_a_worker_without_a_heartbeat_is_killed_and_its_trial_tried_again(hunted_in, monkeypatch):
     class Clock:
         """A day has passed when the trial hangs."""
@@ -94,7 +96,8 @@ def test_a_worker_without_a_heartbeat_is_killed_and_its_trial_tried_again(hunted
     assert config["resumed"][0]["step"] == 2  # it resumed after its first epoch
 
 
-@pytest.mark.parametrize(("kills", "retries"), [(1, 1), pytest.param(1, 0, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize(("kills", "retries"), [(1, 1), (1, 0)])
 def test_a_worker_killed_while_it_checks_the_task_is_replaced(hunted_in, monkeypatch, capfd, kills, retries):
     monkeypatch.setenv("LIGHTKERAS_KILLS", str(kills))
     runner = lk.Runner(max_epochs=1, progress=False, pictures=False, export=False)
