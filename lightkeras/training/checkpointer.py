@@ -60,6 +60,15 @@ class Checkpointer:
         return bool(self._captured)
 
     @property
+    def takes_snapshot(self) -> bool | None:
+        """Whether to take a snapshot of the state too, so that only one copy of it is held; `None` if it may be.
+
+        One of the state that was just captured shares its values. While another large one waits or is written, a
+        snapshot would be a second copy.
+        """
+        return True if self.is_captured else False if self._saver.holds_large else None
+
+    @property
     def captured_best(self) -> Job | None:
         """The best checkpoint, if it was captured after the last step."""
         return self._captured.get(self._saver.best or "")

@@ -278,7 +278,7 @@ class Fit:
     @counted("watch")
     def watch(self, epoch_begins: bool = False) -> Alarm | None:
         """Checks the variables if that is due; see `Recovery.watch`."""
-        return self.recovery.watch(epoch_begins, self.checkpointer.is_captured)
+        return self.recovery.watch(epoch_begins, self.checkpointer.takes_snapshot)
 
     def result(self) -> FitResult:
         """The result of the run."""

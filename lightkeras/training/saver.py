@@ -106,6 +106,7 @@ class Saver:
         self._folder, self._settings, self._mode, self._clock = folder, settings, mode, clock
         self._started = self._saved_at = clock()
         self._spent, self._cost = 0.0, decisions.first_cost(state_bytes)  # seconds of all so far, and of the last
+        self._is_large = self._cost > 0
         self._thread: concurrent.futures.ThreadPoolExecutor | None = None
         self._writing: concurrent.futures.Future[float] | None = None
         self._waiting: Job | None = None
@@ -120,6 +121,12 @@ class Saver:
     def spent(self) -> float:
         """Seconds spent on checkpoints so far, in the loop and in the background."""
         return self._spent
+
+    @property
+    def holds_large(self) -> bool:
+        """Whether a large state is held, which waits in memory or is being written."""
+        writing = self._writing is not None and not self._writing.done()
+        return self._is_large and (writing or self._waiting is not None)
 
     def restore(self, last: str, state: Mapping[str, Any]) -> None:
         """Resumes from a checkpoint: resets `best` and `last` to it, and removes later checkpoints."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -276,3 +277,19 @@ def test_a_large_state_is_first_saved_when_its_share_of_the_time_has_passed(tmp_
     assert not saver.is_due(1, 1)
     clock.now = 200.0  # 2 s are 2 % of 100
     assert saver.is_due(1, 1)
+
+
+def test_what_a_large_state_holds_is_known_while_it_waits_and_while_it_is_written(tmp_path):
+    saver = Saver(tmp_path, Checkpoints(), "min", Clock(), state_bytes=10**9)
+    small = saver_of(tmp_path / "small")
+    assert not saver.holds_large
+    for one in (saver, small):
+        offer(one, 1, 3.0, improved=True, due=False)
+    assert (saver.holds_large, small.holds_large) == (True, False)
+    free = threading.Event()
+    captured = Captured({"v": np.zeros((), np.float32)}, {"v": {"path": "v", "dtype": "float32"}})
+    saver.write(Job(saver.new_name(2), 2, captured, {}, {}, lambda: free.wait(60) and None))
+    assert saver.holds_large
+    free.set()
+    saver.finish()
+    assert not saver.holds_large

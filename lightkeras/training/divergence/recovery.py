@@ -53,10 +53,10 @@ class Recovery:
         """Checks all variables now, before something depends on them."""
         return self._watchdog.check(self._state.step)
 
-    def watch(self, epoch_begins: bool = False, captured: bool = False) -> Alarm | None:
+    def watch(self, epoch_begins: bool = False, takes: bool | None = None) -> Alarm | None:
         """Checks the variables and takes a snapshot, each if it is due; at an epoch's start, after its callbacks.
 
-        `captured` is true if a checkpoint was captured after the last step.
+        `takes` decides whether to take a snapshot; `None` takes one if it is due.
         """
         before = self._watchdog.snapshot
         if epoch_begins and self._skip_broken:
@@ -66,7 +66,7 @@ class Recovery:
             if alarm is None:
                 self._keep_snapshot()
         else:
-            alarm = self._watchdog.watch(*self._now(), epoch_begins, captured)
+            alarm = self._watchdog.watch(*self._now(), epoch_begins, takes)
         if self._watchdog.snapshot is not before:
             self._recorder.mark()
         return alarm

@@ -124,19 +124,19 @@ class Watchdog:
         means: Mapping[str, Any],
         random: Mapping[str, Any],
         epoch_begins: bool = False,
-        captured: bool = False,
+        takes: bool | None = None,
     ) -> Alarm | None:
         """Checks the variables and takes a snapshot, each if it is due. The first call does both.
 
-        The arguments are what a `Snapshot` holds. `epoch_begins` is true after the callbacks of a new epoch, `captured`
-        if a checkpoint was captured after the last step: the snapshot then shares its values, and a copy of the state
-        is held once and not twice.
+        The arguments are what a `Snapshot` holds. `epoch_begins` is true after the callbacks of a new epoch. `takes`
+        decides whether to take a snapshot, which is then checked; `None` takes one if it is due.
 
         Returns:
             A variable that is not finite; `None` if all are finite, or if no check was due.
         """
         now = self._clock()
-        takes = captured or self._taken.is_due(now, SHARE_AT_EPOCH if epoch_begins else SHARE)
+        if takes is None or self.snapshot is None:
+            takes = self._taken.is_due(now, SHARE_AT_EPOCH if epoch_begins else SHARE)
         if not takes and not self._checked.is_due(now, SHARE):
             return None
         compiles = self._unwatched is None  # the first check, so its time is not the cost

@@ -86,7 +86,10 @@ def test_checks_and_snapshots_take_half_a_hundredth_of_the_time_each_and_a_tenth
     assert watch(8) == (False, 8)
     clock.tick = 0.0
     assert watch(9) == (False, 8)
-    assert watch(10, captured=True) == (False, 10)  # it shares what a checkpoint holds
+    assert watch(10, takes=True) == (False, 10)  # it shares what a checkpoint holds
+    clock.now = 9999.0
+    assert watch(11, takes=False) == (False, 10)  # which holds another state
+    assert watch(12) == (False, 12)
 
 
 def test_what_is_not_finite_from_the_start_and_what_metrics_hold_is_not_watched():
