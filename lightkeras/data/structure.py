@@ -140,11 +140,18 @@ def digest_of(structure: Structure) -> str:
         if array.dtype == object:
             texts = array.ravel()
             for start in range(0, len(texts), TEXTS):
-                some = texts[start : start + TEXTS].tolist()
-                digest.update(b"".join(b"%b\0" % (text.encode() if isinstance(text, str) else text) for text in some))
+                digest.update(b"\0".join(bytes_of(texts[start : start + TEXTS])), b"\0")
         else:
             digest.update(array)
     return digest.hex()
+
+
+def bytes_of(texts: np.ndarray) -> list[bytes]:
+    """The texts of an array `[n]`, as UTF-8."""
+    found = texts.tolist()
+    if set(map(type, found)) <= {bytes}:
+        return found  # type: ignore[no-any-return]
+    return [text if isinstance(text, bytes) else text.encode() for text in found]
 
 
 def _owned(array: np.ndarray) -> np.ndarray:

@@ -263,9 +263,10 @@ def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The values `[n]` without repetitions, texts in the order of the rows, and the position of each row's value."""
     if values.dtype != object:
         return np.unique(values, return_inverse=True)
-    positions: dict[Any, int] = {}
-    codes = [positions.setdefault(value, len(positions)) for value in values.tolist()]
-    return np.array(list(positions), object), np.array(codes, np.int64)
+    texts = values.tolist()
+    positions = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    codes = np.fromiter(map(positions.__getitem__, texts), np.int64, len(texts))
+    return np.array(list(positions), object), codes
 
 
 def _dates(values: np.ndarray, column: str) -> tuple[list[str], np.ndarray]:

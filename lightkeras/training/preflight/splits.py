@@ -8,7 +8,7 @@ import numpy as np
 
 from lightkeras.data.bags import Bags
 from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed, raw_feed
-from lightkeras.data.structure import ArraySpec, flatten
+from lightkeras.data.structure import ArraySpec, bytes_of, flatten
 from lightkeras.encoders.base import inputs_of
 from lightkeras.task import Task
 
@@ -166,10 +166,8 @@ def shared_examples(train: ArrayFeed, validation: ArrayFeed) -> tuple[int, int]:
     row_bytes = max(1, sum(array.nbytes for array in known.values()) // train.examples)
     searched = _sample(rng, train.examples, max(1, TRAIN_BYTES // row_bytes))
     mixed = int(rng.integers(1 << 62)) * 2 + 1
-    wanted = _hashes([array[sample] for array in sought.values()], mixed)
-    if len(searched) < train.examples:
-        known = {path: array[searched] for path, array in known.items()}
-    candidates = np.flatnonzero(np.isin(_hashes(list(known.values()), mixed), wanted))
+    wanted = _hashes(list(sought.values()), sample, mixed)
+    candidates = searched[np.isin(_hashes(list(known.values()), searched, mixed), wanted)]
     rows = {_row(list(known.values()), number) for number in candidates.tolist()}
     return sum(_row(list(sought.values()), number) in rows for number in sample.tolist()), len(sample)
 
@@ -201,35 +199,42 @@ def _sample(rng: np.random.Generator, examples: int, most: int) -> np.ndarray:
     return np.sort(rng.choice(examples, most, replace=False))
 
 
-def _hashes(arrays: list[np.ndarray], mixed: int) -> np.ndarray:
-    """A hash of each row over all arrays, uint64 `[rows]`."""
-    total = np.zeros(len(arrays[0]), np.uint64)
+def _hashes(arrays: list[np.ndarray], rows: np.ndarray, mixed: int) -> np.ndarray:
+    """A hash of each of some rows over all arrays, uint64 `[rows]`."""
+    total = np.zeros(len(rows), np.uint64)
     for array in arrays:
-        hashes = _text_hashes(array) if array.dtype == object else _number_hashes(array, mixed)
+        hashes = _text_hashes(array[rows], mixed) if array.dtype == object else _number_hashes(array, rows, mixed)
         total = total * np.uint64(mixed) + hashes
     return total
 
 
-def _text_hashes(array: np.ndarray) -> np.ndarray:
-    rows = array.reshape(len(array), -1).tolist()
-    return np.fromiter((hash(tuple(map(_as_bytes, row))) for row in rows), np.int64, len(rows)).view(np.uint64)
+def _text_hashes(array: np.ndarray, mixed: int) -> np.ndarray:
+    texts = bytes_of(array.ravel())
+    hashes = np.fromiter(map(hash, texts), np.int64, len(texts)).view(np.uint64).reshape(len(array), -1)
+    return np.asarray(hashes @ _factors(hashes.shape[1], mixed))
 
 
-def _number_hashes(array: np.ndarray, mixed: int) -> np.ndarray:
+def _number_hashes(array: np.ndarray, rows: np.ndarray, mixed: int) -> np.ndarray:
     """Multilinear hashes over words of eight bytes, modulo 2**64."""
     width = array.nbytes // len(array)
     if width == 0:
-        return np.zeros(len(array), np.uint64)
-    words = -(-width // 8)
-    factors = np.random.default_rng(mixed).integers(1 << 63, size=words, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+        return np.zeros(len(rows), np.uint64)
+    words, step = -(-width // 8), max(1, BLOCK_BYTES // width)
+    factors = _factors(words, mixed)
     found = []
-    for _, block in _blocks(array):
+    for start in range(0, len(rows), step):
+        block = array[rows[start : start + step]]
         padded = np.zeros((len(block), words * 8), np.uint8)
-        padded[:, :width] = np.ascontiguousarray(block).reshape(len(block), -1).view(np.uint8)
+        padded[:, :width] = block.reshape(len(block), -1).view(np.uint8)
         values = padded.view(np.uint64)
         values ^= values >> np.uint64(29)  # differences in the top bits only, such as signs, would cancel out
         found.append(values @ factors)
     return np.concatenate(found)
+
+
+def _factors(words: int, mixed: int) -> np.ndarray:
+    """Odd factors of words, uint64 `[words]`."""
+    return np.random.default_rng(mixed).integers(1 << 63, size=words, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 
 
 def _row(arrays: list[np.ndarray], number: int) -> tuple[bytes, ...]:

@@ -1,6 +1,7 @@
 """What splits show by themselves: numbers that are none, and examples in two of them."""
 
 import os
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -103,12 +104,12 @@ def test_an_example_is_shared_only_if_all_its_inputs_are():
 
 def test_signs_do_not_cancel_out_in_the_hash():
     signs = np.float64(rows(400, shape=(64,)) > 0).astype("float32") * 2 - 1
-    hashes = splits._hashes([signs], 12345)
+    hashes = splits._hashes([signs], np.arange(400), 12345)
     assert len(set(hashes.tolist())) == len(np.unique(signs, axis=0)) == 400
 
 
 def test_hashes_that_collide_are_distinguished_by_their_bytes(monkeypatch):
-    monkeypatch.setattr(splits, "_hashes", lambda arrays, mixed: np.zeros(len(arrays[0]), np.uint64))
+    monkeypatch.setattr(splits, "_hashes", lambda arrays, rows, mixed: np.zeros(len(rows), np.uint64))
     x = rows(60)
     assert shared_examples(feed(x[:40]), feed(x[30:])) == (10, 30)
 
@@ -236,11 +237,33 @@ def test_blocks_are_of_whole_rows_and_cover_an_array(monkeypatch):
 def test_texts_and_numbers_that_do_not_fill_words_of_eight_bytes_are_told_apart():
     for dtype, count in (("uint8", 9), ("int16", 5), ("float32", 3)):
         x = np.eye(count, dtype=dtype)
-        assert len(set(splits._hashes([x], 12345).tolist())) == count
+        assert len(set(splits._hashes([x], np.arange(len(x)), 12345).tolist())) == count
         assert shared_examples(feed(x), feed(x[:3])) == (3, 3)
     left, right = np.eye(9, dtype="float32"), np.roll(np.eye(9, dtype="float32"), 1, axis=0)
     both = {"a": left, "b": right}
     assert shared_examples(feed(both), feed({"a": right, "b": left})) == (0, 9)
-    assert splits._hashes([np.zeros((3, 0), "float32")], 1).tolist() == [0, 0, 0]
+    assert splits._hashes([np.zeros((3, 0), "float32")], np.arange(3), 1).tolist() == [0, 0, 0]
     assert splits._kind(ArraySpec((), "bfloat16")) == splits._kind(ArraySpec((), "float32")) == "float"
     assert splits._kind(ArraySpec((), "uint8")) == splits._kind(ArraySpec((), "int64")) == "int"
+
+
+def test_a_sample_of_a_large_train_split_is_not_copied(monkeypatch):
+    monkeypatch.setattr(splits, "TRAIN_BYTES", 1 << 23)
+    monkeypatch.setattr(splits, "BLOCK_BYTES", 1 << 18)
+    x = rows(4096, shape=(1024,))  # 16 MB, of which 8 are searched
+    tracemalloc.start()
+    shared, sampled = splits.shared_examples(ArrayFeed(x, 32), ArrayFeed(x[:100].copy(), 32))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sampled == 100
+    assert 20 < shared < 80  # half of them are in the sample
+    assert peak < 1 << 22
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ml_dtypes.bfloat16])
+def test_finite_numbers_whose_sum_is_not_are_finite(dtype):
+    largest = np.full(100, np.float32(3e38) if dtype != "float16" else 6e4).astype(dtype)
+    check_finite(feed(largest), "train")
+    largest[50] = -np.inf
+    with pytest.raises(ValueError, match="Array 0 of train holds 1 of 100 numbers that are not finite"):
+        check_finite(feed(largest), "train")
