@@ -145,6 +145,19 @@ class Texts(Cells):
         return kinds, numbers
 
 
+def in_arrays(values: list[Any]) -> Sequence[Any]:
+    """The same cells as `Numbers` or `Texts`, if they are numbers of one type or texts; `None` only among floats."""
+    kinds = set(map(type, values))
+    try:
+        if kinds <= {float, type(None)}:
+            return Numbers(np.array(values, np.float64))
+        if kinds in ({int}, {bool}):
+            return Numbers(np.array(values, np.int64 if kinds == {int} else np.bool_))
+        return Texts(values) if kinds == {str} else values
+    except (OverflowError, UnicodeEncodeError):  # more than 64 bits, or half of a surrogate pair
+        return values
+
+
 def _with_none(array: np.ndarray) -> list[Any]:
     missing = np.isnan(array)
     if not missing.any():

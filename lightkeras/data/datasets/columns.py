@@ -68,6 +68,9 @@ class Cells(Sequence[Any]):
     __hash__ = None  # type: ignore[assignment]
 
 
+_HASHED = (str, bytes, int, float, bool, type(None))
+
+
 @final
 class Objects(Cells):
     """Cells that are objects of Python."""
@@ -99,7 +102,7 @@ class Objects(Cells):
         codes = np.empty(len(self), np.int64)
         for row, value in enumerate(self._values):
             # Others may be equal but another text, such as a time in two zones, or have no hash.
-            key = (type(value), value) if type(value) in (str, bytes, int, float, bool) else (None, row)
+            key = (type(value), value) if type(value) in _HASHED else (None, row)
             position = positions.setdefault(key, len(values))
             if position == len(values):
                 values.append(value)

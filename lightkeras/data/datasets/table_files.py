@@ -17,7 +17,7 @@ from typing import Any, final
 
 import numpy as np
 
-from lightkeras.data.datasets.column_arrays import Numbers, Texts
+from lightkeras.data.datasets.column_arrays import Numbers, Texts, in_arrays
 from lightkeras.data.datasets.columns import Columns, RowNames
 from lightkeras.data.datasets.csv_files import read_texts
 
@@ -184,7 +184,9 @@ def from_arrays(arrays: Mapping[str, Any]) -> Columns:
     count = next(iter(lengths.values()))
     if count == 0:
         raise ValueError("The columns are empty: expected at least one row.")
-    cells = {name: Numbers(array) if Numbers.can_hold(array) else array.tolist() for name, array in values.items()}
+    cells = {
+        name: Numbers(array) if Numbers.can_hold(array) else in_arrays(array.tolist()) for name, array in values.items()
+    }
     return Columns(cells, _numbered(count), "the table")
 
 
@@ -212,7 +214,7 @@ def _cells_of(column: Any) -> Sequence[Any]:
     """The cells of a column of pandas."""
     if isinstance(column.dtype, np.dtype) and Numbers.can_hold(column.to_numpy()):
         return Numbers(column.to_numpy())
-    return column.astype(object).where(column.notna(), None).tolist()  # type: ignore[no-any-return]
+    return in_arrays(column.astype(object).where(column.notna(), None).tolist())
 
 
 def _read_json_lines(path: Path) -> Columns:
@@ -221,19 +223,22 @@ def _read_json_lines(path: Path) -> Columns:
     for number, line in enumerate(_content_of(path).decode().split("\n"), 1):
         if line.strip():
             found.append(_json_object(line, f"Line {number} of {path}"))
-            lines.append(f"line {number}")
+            lines.append(number)
     if not found:
         raise ValueError(f"{path} is empty: expected one JSON object on each line.")
     names = dict.fromkeys(name for row in found for name in row)
     if not names:
         raise ValueError(f"{path} has no columns: expected JSON objects with a value for each column.")
-    return Columns({name: [row.get(name) for row in found] for name in names}, lines, str(path))
+    values = {name: in_arrays([row.get(name) for row in found]) for name in names}
+    return Columns(values, RowNames(len(lines), lambda row: f"line {lines[row]}"), str(path))
 
 
 def _json_object(line: str, where: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        _check_names([name for name, _ in pairs], where)
-        return dict(pairs)
+        row = dict(pairs)
+        if len(row) < len(pairs) or "" in row:
+            _check_names([name for name, _ in pairs], where)
+        return row
 
     try:
         row = json.loads(line, object_pairs_hook=unique)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightkeras.data.datasets import column_arrays
-from lightkeras.data.datasets.column_arrays import Numbers, Texts
+from lightkeras.data.datasets.column_arrays import Numbers, Texts, in_arrays
 from lightkeras.data.datasets.columns import KINDS, NUMBER, Columns, Objects, kind_of, kinds_and_numbers
 
 WRITTEN = [
@@ -111,3 +111,28 @@ def test_the_memory_of_a_column_of_numbers_is_that_of_arrays():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 60 * len(values)  # a list of floats and one of their texts: 100
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([1.5, None, -0.0, float("nan"), 1e300], Numbers),
+        ([1, -3, 2**53 + 1], Numbers),
+        ([True, False], Numbers),
+        (["1", "", "a"], Texts),
+        ([1, 2**64], list),
+        (["a", "\ud800"], list),
+        ([1, 1.5], list),
+        ([1, None], list),
+        (["a", None], list),
+        ([True, 1], list),
+        ([b"a"], list),
+        ([[1], {"a": 1}], list),
+    ],
+)
+def test_cells_of_one_kind_are_taken_into_arrays_and_mean_the_same(values, kind):
+    found = in_arrays(values)
+    assert type(found) is kind
+    same(
+        Columns({"x": found}, values, "t").cells("x"), Objects([None if value != value else value for value in values])
+    )
