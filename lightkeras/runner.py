@@ -126,7 +126,7 @@ class Finders(Settings):
             ValueError: Settings, data or task are invalid, or the optimizer follows a schedule.
             OSError: The figure cannot be written.
         """
-        with FoldedTraceback(), processes_kept(), display.showing(self.progress):
+        with FoldedTraceback(), processes_kept(), display.showing(self.progress), setup.devices_of(self):
             test = finders.RangeTest(low, high, steps, optimizer, loss)
             return finders.find_learning_rate(self, task, train, batch_size, test)
 
@@ -161,7 +161,7 @@ class Finders(Settings):
             ValueError: Settings, data or task are invalid, or the batch size of a stream cannot be varied.
             OSError: The system is not Linux, so the memory of a process is unknown.
         """
-        with FoldedTraceback(), processes_kept(), display.showing(self.progress):
+        with FoldedTraceback(), processes_kept(), display.showing(self.progress), setup.devices_of(self):
             return finders.find_batch_size(self, task, train, finders.SizeSearch(low, high, steps, memory_bytes))
 
 
@@ -201,6 +201,9 @@ class Runner(Finders):
             optimizer clips them; of several optimizers as `gradient_norm/<attribute>`. `"histogram"` also writes
             histograms of weights, and of the gradients of the first train batch, at every epoch. `None` logs none.
 
+        devices: On JAX, the number of devices that share the work, or `"all"`: each has all variables and computes a
+            part of every batch, whose size stays what it is. Results are those of one device but for rounding. `None`
+            uses one, or what `keras.distribution.set_distribution` chose. The other backends use one.
         eager: Whether to call the steps of a task at every batch and not to compile them, so that breakpoints and
             `print` in them see values; slow. The steps are traced once all the same, without values.
         compile: On torch, whether `torch.compile` compiles the train step: `"on"`, `"off"`, or `"auto"`, which compiles
@@ -274,7 +277,7 @@ class Runner(Finders):
             OSError: The run directory cannot be written to.
             Interrupted: SIGTERM or SIGINT (Ctrl-C) was received; the state was saved.
         """
-        with FoldedTraceback(), processes_kept(), display.showing(self.progress):
+        with FoldedTraceback(), processes_kept(), display.showing(self.progress), setup.devices_of(self):
             if unknown:
                 explain_unknown_keywords("Runner.fit", unknown, FIT_ARGUMENTS, keywords.FIT)
             if self.smoke:
@@ -327,7 +330,7 @@ class Runner(Finders):
         Returns:
             Names of the values that each epoch will log.
         """
-        with FoldedTraceback(), processes_kept(), display.showing(self.progress):
+        with FoldedTraceback(), processes_kept(), display.showing(self.progress), setup.devices_of(self):
             ready = setup.get_ready(
                 self, task, train, validation, batch_size, class_weight, init_from, resume, accept_changes
             )
@@ -364,7 +367,7 @@ class Runner(Finders):
             ValueError: The split is unknown or does not exist, or `weights` needs a run directory.
             CheckpointError: The checkpoint is damaged or does not fit the task.
         """
-        with FoldedTraceback(), processes_kept(), display.showing(self.progress):
+        with FoldedTraceback(), processes_kept(), display.showing(self.progress), setup.devices_of(self):
             return evaluation.evaluate(self, task, data, split, weights, batch_size, callbacks)
 
     def predict(
@@ -399,7 +402,7 @@ class Runner(Finders):
             OSError: A part cannot be written; those before it remain, and `resume=True` continues after them.
             CheckpointError: The checkpoint is damaged or does not fit the task.
         """
-        with FoldedTraceback(), processes_kept(), display.showing(self.progress):
+        with FoldedTraceback(), processes_kept(), display.showing(self.progress), setup.devices_of(self):
             return prediction.predict(self, task, data, weights, batch_size, writer, callbacks)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import keras
 
 from lightkeras.engine.base import Engine
@@ -30,3 +32,8 @@ def make_engine() -> Engine:
         f"KERAS_BACKEND is {backend!r}; lightkeras trains on 'tensorflow', 'jax' and 'torch'. "
         "Set KERAS_BACKEND to one of them before keras is imported."
     )
+
+
+def over_devices(devices: int | str | None) -> AbstractContextManager[None]:
+    """Context in which models are built on several devices; see `Engine.over`. `None` changes nothing."""
+    return nullcontext() if devices is None else make_engine().over(devices)

@@ -337,6 +337,28 @@ class Engine(StreamOpener):
         self._observations: list[Observation] | None = None  # a list in `run_eagerly`, else None
         self.watches = GradientWatches(self._place)
 
+    def over(self, devices: int | str) -> AbstractContextManager[None]:
+        """Context in which models are built on several devices; each computes a part of every batch.
+
+        Args:
+            devices: Number of devices; `"all"` for those of this process.
+
+        Raises:
+            ValueError: There are fewer devices, or this backend uses one.
+        """
+        raise ValueError(
+            f"devices={devices!r}: a run on {self.backend} uses one device, the first. Leave devices out, or use JAX: "
+            "KERAS_BACKEND=jax."
+        )
+
+    @abc.abstractmethod
+    def check_devices(self, variables: Mapping[str, keras.Variable]) -> None:
+        """Refuses what steps would ignore: other processes, a strategy of the backend, a layout of no variable.
+
+        Raises:
+            ValueError: There is one of these.
+        """
+
     @abc.abstractmethod
     def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
         """Runs a step abstractly on one batch of `spec`: no values are computed and no variable changes.

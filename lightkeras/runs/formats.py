@@ -91,6 +91,7 @@ class RunnerSettings:
     preflight: bool = True
     profile: bool = False
     log_gradients: Literal["norm", "histogram"] | None = None
+    devices: Positive | Literal["all"] | None = None
     eager: bool = False
     compile: Literal["auto", "on", "off"] = "auto"
     overfit_batches: Positive | None = None

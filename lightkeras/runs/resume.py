@@ -40,9 +40,12 @@ class Changes:
 
 
 _REFUSED = ("task", "hparams", "encoder", "seed", "monitor", "class_weight")  # and the data
-_WARNED = ("backend", "code", "modules", "preflight", "validate_every", "eager", "compile", "callbacks", "versions")
+_WARNED = (
+    *("backend", "code", "modules", "preflight", "validate_every", "devices", "eager", "compile", "callbacks"),
+    "versions",
+)
 
-_LATER = {"eager": False, "compile": "auto"}
+_LATER = {"devices": None, "eager": False, "compile": "auto"}
 """What settings were before there were such settings."""
 
 

@@ -6,7 +6,7 @@ _CLIPPING = "The optimizer clips gradients: keras.optimizers.Adam(clipnorm=...),
 _EPOCHS = "Set the number of epochs on the runner: Runner(max_epochs=...)."
 _CALLBACKS = "Give callbacks to the runner: Runner(callbacks=[...])."
 _PROGRESS = "Set Runner(progress=False) to hide the progress bar."
-_DEVICE = "A run uses one device, the first of the Keras backend."
+_DEVICE = 'Use devices: Runner(devices="all") on JAX; on the other backends a run uses one, the first.'
 _SPLIT = "Split the arrays first: train, validation = lk.data.split(arrays, ...)."
 _FREQUENCY = "Set how often to validate: Runner(validate_every=2), or in steps: validate_every='500 steps'."
 _LOGGERS = (
@@ -23,7 +23,6 @@ RUNNER = {
     "default_root_dir": "Name the run directory: Runner(run_dir=...).",
     "detect_anomaly": "Losses and variables are always checked; a broken step is kept for `lightkeras replay`.",
     "deterministic": "Set Runner(seed=...). On a CPU two runs with one seed are equal to the bit.",
-    "devices": _DEVICE,
     "early_stopping": "Set Runner(monitor=..., patience=...).",
     "enable_checkpointing": "Set when to save: Runner(checkpoints=lk.Checkpoints(...)).",
     "enable_progress_bar": _PROGRESS,

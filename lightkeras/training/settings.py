@@ -139,6 +139,7 @@ class Settings(Endings):
     preflight: bool = True
     profile: bool = False
     log_gradients: str | None = None
+    devices: int | str | None = None
     eager: bool = False
     compile: str = "auto"
     overfit_batches: int | None = None
@@ -151,6 +152,10 @@ class Settings(Endings):
             raise ValueError(f"{owner}(log_gradients={self.log_gradients!r}): expected 'norm', 'histogram' or None.")
         if self.compile not in COMPILE:
             raise ValueError(f"{owner}(compile={self.compile!r}): expected 'auto', 'on' or 'off'.")
+        if self.devices is not None and self.devices != "all":
+            if isinstance(self.devices, str):
+                raise ValueError(f"{owner}(devices={self.devices!r}): expected a number, 'all' or None.")
+            check_whole(owner, "devices", self.devices, 1)
         for field in dataclasses.fields(self):
             kind, value = field.default_factory, getattr(self, field.name)
             if isinstance(kind, type) and not isinstance(value, kind):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lightkeras.data.held_out import UNNAMED, held_out_of, named_feeds
 from lightkeras.encoders import saved_state
 from lightkeras.encoders.base import Encoder, batches_of
 from lightkeras.encoders.features import encode_feed
+from lightkeras.engine import over_devices
 from lightkeras.engine.base import Engine, Step, Trace
 from lightkeras.runs import checkpoint
 from lightkeras.runs.directory import RunDirectory, check_directory, run_path, snake_case
@@ -276,6 +278,11 @@ def feeds_of(data: DataModule | None, train: Any, validation: Any, batch_size: i
     return feed, named_feeds(validation, batch_size, feed.spec)
 
 
+def devices_of(settings: Settings) -> AbstractContextManager[None]:
+    """Context in which a task is built on the devices of the settings; a ValueError if there are none such."""
+    return over_devices(settings.devices)
+
+
 def engine_for(settings: Settings, task: Task) -> Engine:
     """The engine of a task, which makes programs from now on as the settings `eager` and `compile` tell.
 
@@ -283,6 +290,7 @@ def engine_for(settings: Settings, task: Task) -> Engine:
         ValueError: They contradict each other, or the backend.
     """
     engine = bound_engine(task)
+    engine.check_devices(task.variables())
     if settings.eager and settings.compile == "on":
         raise ValueError("eager=True calls steps uncompiled, and compile='on' compiles them: give one of the two.")
     if settings.compile == "off" and engine.compiles:

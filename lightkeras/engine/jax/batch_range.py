@@ -9,6 +9,7 @@ import jax
 
 from lightkeras.data.structure import Structure, map_structure
 from lightkeras.engine.base import Tensor
+from lightkeras.engine.jax.devices import divided
 from lightkeras.engine.jax.steps import abstract, form
 from lightkeras.engine.jax.streams import BlockStream, placed
 from lightkeras.engine.stream import Stream
@@ -71,5 +72,6 @@ def fetch(source: Structure, size: int, start: Tensor, number: Tensor) -> Struct
     else:
         indices = jax.lax.dynamic_slice_in_dim(order, start + number * size, size)
         batch = map_structure(lambda a: a.at[indices].get(mode="promise_in_bounds"), arrays)
+    batch = divided(batch)
     # Keeps XLA from fusing the step with the lookup, so that batches from every source give the same bits.
     return jax.lax.optimization_barrier(batch)

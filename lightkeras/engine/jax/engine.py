@@ -17,6 +17,7 @@ from lightkeras.data.feed import ArrayFeed, StreamFeed
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure, may_change, owned
 from lightkeras.engine.base import Predictor, Program, Step, Tensor, Update, batch_to_measure, check_scalar, returned
+from lightkeras.engine.jax import devices as several
 from lightkeras.engine.jax.cache import enable_compilation_cache
 from lightkeras.engine.jax.finite import all_finite, global_norm, largest, numbers, on_gradient, sums_finite
 from lightkeras.engine.jax.programs import JaxPredictor, JaxProgram, TracingEngine, by_id
@@ -49,6 +50,14 @@ class JaxEngine(TracingEngine):
         enable_compilation_cache()
         super().__init__()
         self._sums_finite, self._all_finite = jax.jit(sums_finite), jax.jit(all_finite)
+
+    # ------------------------------------------------------------------ devices
+
+    def over(self, devices: int | str) -> contextlib.AbstractContextManager[None]:
+        return several.over(devices)
+
+    def check_devices(self, variables: Mapping[str, keras.Variable]) -> None:
+        several.check(variables.values())
 
     # ------------------------------------------------------------------ gradients of one batch
 
@@ -107,7 +116,7 @@ class JaxEngine(TracingEngine):
     def _copied_to_device(self, arrays: Structure) -> Structure:
         def copied(array: np.ndarray) -> jax.Array:
             # JAX uses NumPy's memory on the CPU, also with `may_alias=False`.
-            return jax.device_put(owned(array) if may_change(array) else array)
+            return jax.device_put(owned(array) if may_change(array) else array, several.everywhere())
 
         return map_structure(copied, narrowed(arrays))
 

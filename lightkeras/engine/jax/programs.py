@@ -33,6 +33,7 @@ from lightkeras.engine.base import (
 )
 from lightkeras.engine.jax.batch_range import BatchRange, fetch, next_ranges
 from lightkeras.engine.jax.compiled import Compiled, is_faster_outside_loop
+from lightkeras.engine.jax.devices import warn_of_batch
 from lightkeras.engine.jax.scope import Values, device_dtype, keras_patched
 from lightkeras.engine.jax.steps import Traced, VariablesById, abstract_batch, form, strongly_typed
 from lightkeras.engine.optimizer_state import make_slots
@@ -92,6 +93,7 @@ class TracingEngine(Engine):
         self._traces: dict[Step, tuple[Any, Traced]] = {}  # not compiled yet
 
     def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
+        warn_of_batch(batch_size)
         batch = abstract_batch(spec, batch_size)
         traced, record = self._traced(step, batch, logs=True)
         self._traces[step] = (form(batch), traced)

@@ -276,6 +276,13 @@ class TensorFlowEngine(Engine):
     def call(self, function: Callable[[Structure], Structure], batch: Structure) -> Structure:
         return function(map_structure(tf.convert_to_tensor, batch))
 
+    def check_devices(self, variables: Mapping[str, keras.Variable]) -> None:
+        if tf.distribute.has_strategy():
+            raise ValueError(
+                f"A {type(tf.distribute.get_strategy()).__name__} is in scope: a run on TensorFlow uses one device. "
+                "Call fit outside of strategy.scope()."
+            )
+
     def hold(self, variables: Mapping[str, Any]) -> HeldValues:
         # Operations that change a variable in place copy its buffer first if a tensor shares it.
         values = {key: on_host(tf.convert_to_tensor(variable)) for key, variable in variables.items()}

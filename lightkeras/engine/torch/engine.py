@@ -242,6 +242,15 @@ class TorchEngine(Engine):
             begin_step()
             return function(tensors_of(batch))
 
+    def check_devices(self, variables: Mapping[str, keras.Variable]) -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            processes = torch.distributed.get_world_size()
+            if processes > 1:
+                raise ValueError(
+                    f"torch.distributed joined {processes} processes, whose gradients a run would not exchange: each "
+                    "would train a model of its own. Start one process, without torchrun."
+                )
+
     def hold(self, variables: Mapping[str, Any]) -> HeldValues:
         arrays = {key: self._held_array(variable) for key, variable in variables.items()}
         return HeldValues(variables, arrays, arrays)

@@ -13,12 +13,14 @@ from by_hand import (
 )
 from keras import ops
 
+import lightkeras as lk
 from lightkeras import SupervisedTask
 from lightkeras.data.arrays import as_feed
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.data.precompute import compute_ahead, is_active
 from lightkeras.engine import make_engine
 from lightkeras.engine.tensorflow import TensorFlowEngine
+from lightkeras.testing import TwoMoons
 
 
 @pytest.mark.parametrize("built", [True, False])
@@ -153,3 +155,12 @@ def test_an_allocation_that_failed_is_distinguished_from_other_errors():
     assert engine.is_out_of_memory(host.value)
     assert engine.is_out_of_memory(tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"))
     assert not engine.is_out_of_memory(other.value)
+
+
+def test_several_devices_and_a_strategy_in_scope_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"devices=2: a run on tensorflow uses one device, the first\."):
+        lk.Runner(devices=2, run_dir=tmp_path / "run").fit(TwoMoons())
+    message = r"A OneDeviceStrategy is in scope: a run on TensorFlow uses one device\."
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope(), pytest.raises(ValueError, match=message):
+        lk.Runner(run_dir=tmp_path / "run").fit(TwoMoons())
+    assert not (tmp_path / "run").exists()

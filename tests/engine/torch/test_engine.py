@@ -152,3 +152,25 @@ print("tensorflow" in sys.modules)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("False\n", "")
     assert (tmp_path / "run" / "model.keras").exists()
+
+
+JOINED = """
+import sys, torch
+store = torch.distributed.FileStore(f"{sys.argv[1]}/store", 2)
+torch.distributed.init_process_group("gloo", store=store, rank=int(sys.argv[2]), world_size=2)
+import lightkeras as lk
+try:
+    lk.Runner(run_dir=f"{sys.argv[1]}/run").fit(lk.testing.TwoMoons())
+except ValueError as error:
+    print(error)
+torch.distributed.barrier()
+"""
+
+
+@pytest.mark.long
+def test_several_processes_are_refused_because_they_would_not_exchange_gradients(tmp_path):
+    commands = [[sys.executable, "-c", JOINED, str(tmp_path), rank] for rank in "01"]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    for output, _ in [process.communicate(timeout=300) for process in processes]:
+        assert "torch.distributed joined 2 processes, whose gradients a run would not exchange" in output
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,108 @@
+"""Several devices on JAX: XLA divides the work as `keras.distribution` places variables and batches.
+
+Each device computes a part of a batch, and the sums over the batch are those of the whole: a step computes what it does
+on one device, but for rounding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import keras
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lightkeras.data.structure import Structure, map_structure
+from lightkeras.system.messages import did_you_mean
+
+
+@contextlib.contextmanager
+def over(devices: int | str) -> Iterator[None]:
+    """Context in which variables are made on several devices, each with a copy of all of them.
+
+    Args:
+        devices: Number of devices; `"all"` for those of this process.
+
+    Raises:
+        ValueError: There are fewer, or Keras distributes variables already.
+    """
+    if keras.distribution.distribution() is not None:
+        raise ValueError(
+            f"devices={devices!r}: keras.distribution.set_distribution was called, which chooses the devices. Set one "
+            "of the two."
+        )
+    found = keras.distribution.list_devices()
+    count = len(found) if devices == "all" else int(devices)
+    if count > len(found):
+        raise ValueError(f"devices={count}: JAX has {len(found)} ({', '.join(found)}). Use devices='all'.")
+    with keras.distribution.DataParallel(devices=found[:count], auto_shard_dataset=False).scope():
+        yield
+
+
+def check(variables: Iterable[keras.Variable]) -> None:
+    """Checks that variables are placed as the user told, and that this is the only process.
+
+    Raises:
+        ValueError: It is one of several, or a layout matches none of the variables.
+    """
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"jax.distributed joined {jax.process_count()} processes: a run is one process, with all devices of its "
+            "machine. Do not call jax.distributed.initialize."
+        )
+    distribution = keras.distribution.distribution()
+    layouts = getattr(distribution, "_layout_map", {})  # of ModelParallel, which has no public name for it
+    names = [variable.path for variable in variables]
+    for pattern in layouts:
+        if not any(re.fullmatch(pattern, name) for name in names):
+            raise ValueError(
+                f"The layout {pattern!r} matches no variable: as a regular expression it must match a whole path. "
+                f"{did_you_mean(pattern, names, most=3)}"
+            )
+
+
+def everywhere() -> NamedSharding | None:
+    """Where arrays go that each device needs; `None` for the only device."""
+    mesh = _mesh()
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+
+def divided(batch: Structure) -> Structure:
+    """A batch of a traced step, divided among the devices; each has all of one that cannot be divided."""
+    distribution, mesh = keras.distribution.distribution(), _mesh()
+    if mesh is None:
+        return batch
+    name = distribution.batch_dim_name
+    by_example = NamedSharding(mesh, PartitionSpec(name))
+
+    def leaf(array: Any) -> Any:
+        if not array.ndim or array.shape[0] % mesh.shape[name]:
+            return array
+        return jax.lax.with_sharding_constraint(array, by_example)
+
+    return map_structure(leaf, batch)
+
+
+def warn_of_batch(size: int | None) -> None:
+    """Warns of batches whose examples cannot be divided among the devices; `None` for an unknown number."""
+    mesh = _mesh()
+    if mesh is None or size is None:
+        return
+    parts = mesh.shape[keras.distribution.distribution().batch_dim_name]
+    if size % parts:
+        warnings.warn(
+            f"A batch of {size} examples cannot be divided among {parts} devices: each computes the whole batch. Use a "
+            f"batch size that is a multiple of {parts}.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def _mesh() -> Any:
+    """The mesh of devices; `None` for one device."""
+    distribution = keras.distribution.distribution()
+    return None if distribution is None else distribution.device_mesh.backend_mesh
