@@ -71,42 +71,48 @@ class Numbers(Cells):
 
 @final
 class Texts(Cells):
-    """Cells that are texts of a file, in an Arrow array without nulls.
+    """Cells that are texts of a file, in Arrow arrays without nulls.
 
     Args:
         array: The texts.
+        rows: The rows of `array` that these cells are; `None` for all.
         read: `kinds` and `numbers`; `None` computes them when they are needed.
     """
 
     def __init__(
-        self, array: pyarrow.ChunkedArray | Sequence[str], read: tuple[np.ndarray, np.ndarray] | None = None
+        self,
+        array: pyarrow.ChunkedArray | Sequence[str],
+        rows: np.ndarray | None = None,
+        read: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         import pyarrow
 
-        if not isinstance(array, (pyarrow.Array, pyarrow.ChunkedArray)):
-            array = pyarrow.array(array, pyarrow.large_string())
+        if isinstance(array, pyarrow.Array):
+            array = pyarrow.chunked_array([array])
+        elif not isinstance(array, pyarrow.ChunkedArray):
+            array = pyarrow.chunked_array([pyarrow.array(array, pyarrow.large_string())])
         self._given: Any = array
+        self._rows = rows
         if read is not None:
             self._kinds_and_numbers = read
 
-    @functools.cached_property
-    def _array(self) -> Any:
-        """The texts in one piece; joined when they are needed, by several threads for several columns."""
-        import pyarrow
-
-        if isinstance(self._given, pyarrow.Array):
-            return self._given
-        chunks = self._given.cast(pyarrow.large_string()) if self._given.nbytes > _MOST_ARROW else self._given
-        return chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
-
     def __len__(self) -> int:
-        return len(self._given)
+        return len(self._given if self._rows is None else self._rows)
 
     def __getitem__(self, row: Any) -> Any:
-        return self._given[row].as_py()
+        return self._given[int(row if self._rows is None else self._rows[row])].as_py()
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._given.to_pylist())
+        return iter(self._array.to_pylist())
+
+    @functools.cached_property
+    def _array(self) -> Any:
+        """The texts in one piece. Columns of plain numbers never need it."""
+        import pyarrow
+
+        chunks = self._given.cast(pyarrow.large_string()) if self._given.nbytes > _MOST_ARROW else self._given
+        array = chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
+        return array if self._rows is None else array.take(pyarrow.array(self._rows))
 
     @property
     def kinds(self) -> np.ndarray:
@@ -116,33 +122,39 @@ class Texts(Cells):
     def numbers(self) -> np.ndarray:
         return self._kinds_and_numbers[1]
 
+    @functools.cached_property
+    def _kinds_and_numbers(self) -> tuple[np.ndarray, np.ndarray]:
+        parts = [_kinds_and_numbers(chunk) for chunk in self._given.chunks if len(chunk)]
+        none = np.zeros(0, np.uint8), np.zeros(0)
+        kinds, numbers = map(np.concatenate, zip(*(parts or [none]), strict=True))
+        return kinds, numbers
+
     def distinct(self) -> tuple[list[Any], np.ndarray]:
         return _distinct(self._array)
 
     def take(self, rows: np.ndarray) -> Texts:
         kinds, numbers = self._kinds_and_numbers
-        return Texts(self._array.take(rows), (kinds[rows], numbers[rows]))
+        chosen = rows if self._rows is None else self._rows[rows]
+        return Texts(self._given, chosen, (kinds[rows], numbers[rows]))
 
-    @functools.cached_property
-    def _kinds_and_numbers(self) -> tuple[np.ndarray, np.ndarray]:
-        kinds, numbers = np.full(len(self), TEXT, np.uint8), np.full(len(self), np.nan)
-        empty, plain, words = _by_first_byte(self._array)
-        kinds[empty] = NOTHING
-        found = _plain_numbers(self._array, plain)
-        if found is not None and len(found) == len(self) and not np.isnan(found).any():
-            return np.full(len(self), NUMBER, np.uint8), found
-        if found is not None:
-            numbers[plain] = found
-            plain = ~np.isnan(numbers)
-            kinds[plain] = NUMBER
-        else:
-            plain = np.zeros(len(self), bool)
-        others = np.flatnonzero(~(empty | plain | words))
-        if len(others):
-            values, codes = _distinct(self._array.take(others))
-            of_values = kinds_and_numbers(values)
-            kinds[others], numbers[others] = (each[codes] for each in of_values)
-        return kinds, numbers
+
+def _kinds_and_numbers(array: Any) -> tuple[np.ndarray, np.ndarray]:
+    """`Cells.kinds` and `Cells.numbers` of an Arrow array of texts."""
+    kinds, numbers = np.full(len(array), TEXT, np.uint8), np.full(len(array), np.nan)
+    empty, plain, words = _by_first_byte(array)
+    kinds[empty] = NOTHING
+    found = _plain_numbers(array, plain)
+    if found is None:
+        plain = np.zeros(len(array), bool)
+    else:
+        numbers[plain] = found
+        plain = ~np.isnan(numbers)
+        kinds[plain] = NUMBER
+    others = np.flatnonzero(~(empty | plain | words))
+    if len(others):
+        values, codes = _distinct(array.take(others))
+        kinds[others], numbers[others] = (each[codes] for each in kinds_and_numbers(values))
+    return kinds, numbers
 
 
 def in_arrays(values: list[Any]) -> Sequence[Any]:

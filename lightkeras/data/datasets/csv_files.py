@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import csv
+import os
 from typing import Any, final
 
 import numpy as np
@@ -88,8 +90,9 @@ class _Quotes:
         return bool((np.searchsorted(self._places, self._find("\n")) % 2).any())
 
     def _find(self, character: str) -> np.ndarray:
-        starts = range(0, len(self._data), _SEARCHED_BYTES)
-        found = [
-            np.flatnonzero(self._data[start : start + _SEARCHED_BYTES] == ord(character)) + start for start in starts
-        ]
+        def places(start: int) -> np.ndarray:
+            return np.flatnonzero(self._data[start : start + _SEARCHED_BYTES] == ord(character)) + start
+
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+            found = list(threads.map(places, range(0, len(self._data), _SEARCHED_BYTES)))
         return np.concatenate([np.zeros(0, np.int64), *found])

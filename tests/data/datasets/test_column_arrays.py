@@ -47,6 +47,9 @@ def test_texts_mean_what_each_of_them_means_alone(values):
     assert texts == values
     rows = np.arange(0, len(values), 2)
     same(texts.take(rows), Objects(values[::2]))
+    taken = texts.take(rows).take(rows[: len(rows) // 2] // 2)
+    assert taken == values[::2][: len(rows) // 2]
+    assert [taken[row] for row in range(len(taken))] == list(taken)
 
 
 def test_plain_numbers_are_converted_without_an_object_for_each(monkeypatch):
