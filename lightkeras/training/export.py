@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import secrets
+import shutil
 import time
 import warnings
 import zipfile
@@ -13,8 +15,10 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras.src.saving import saving_lib  # no public name decides where weights are encoded
 
 from lightkeras.encoders.base import JoinError
+from lightkeras.engine.keras_core import replaced
 from lightkeras.runs import checkpoint, formats
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.system import files
@@ -27,6 +31,9 @@ from lightkeras.training.saver import Job
 from lightkeras.training.stepper import bound_engine
 
 _FIRST_YEAR = 1980
+
+LARGE = 10**8
+"""Bytes of weights from which on they are not encoded in memory."""
 
 
 def export_best_model(
@@ -88,19 +95,28 @@ def _assign_changed(task: Task, variables: Mapping[str, keras.Variable], arrays:
 
 def write_model(model: keras.Model, path: Path) -> None:
     """Saves a model atomically, without the optimizer that was set on it for callbacks."""
-    beside = path.with_name(f".{secrets.token_hex(4)}.part.keras")
+    folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     lent = None if model.compiled else vars(model).get("optimizer")
     try:
         if not model.compiled:
             model.optimizer = None
-        with files.explained(path), tensorflow_left_out(), _times_of_zip():
-            model.save(beside)
-            files.sync(beside)
-            files.move_synced(beside, path)
+        with files.explained(path), tensorflow_left_out(), _times_of_zip(), _weights_on_disk(model):
+            folder.mkdir()
+            model.save(folder / path.name)
+            files.sync(folder / path.name)
+            files.move_synced(folder / path.name, path)
     finally:
         if not model.compiled:
             model.optimizer = lent
-        beside.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _weights_on_disk(model: keras.Model) -> Iterator[None]:
+    """Lets Keras write the weights of a large model to a file first: in memory that takes four times their size."""
+    large = sum(math.prod(variable.shape) * 4 for variable in model.variables) > LARGE
+    with replaced({(saving_lib, "is_memory_sufficient"): lambda _: False} if large else {}):
+        yield
 
 
 @contextlib.contextmanager
