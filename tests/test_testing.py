@@ -143,6 +143,7 @@ def test_a_task_without_data_is_refused():
         check_task(Bare)
 
 
+@pytest.mark.long
 def test_the_fixture_runs_in_the_folder_of_the_test(run_in_a_project):
     done = run_in_a_project()
     assert done.returncode == 1, done.stdout

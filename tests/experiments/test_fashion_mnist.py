@@ -58,6 +58,7 @@ def test_it_runs_on_the_other_backends(experiment: Experiment, backend: str) -> 
     assert run.result["test"]["accuracy"] > 0.5
 
 
+@pytest.mark.long
 def test_its_ranges_can_be_searched(machine: Machine) -> None:
     few = ("--tuner.trials", "2", "--runner.max_epochs", "1", "--runner.limit_batches.train", "3")
     done = machine.run("fashion_mnist", "tune", *few, "--source", "sample", "--run_dir", machine.home / "search")

@@ -95,6 +95,7 @@ def test_the_noise_has_the_deviation_that_was_asked_for_and_pixels_stay_between_
     assert noisy.max() == 1.0
 
 
+@pytest.mark.long
 def test_a_run_that_stops_inside_an_epoch_resumes_with_the_noise_that_comes_next(tmp_path: Path) -> None:
     def fit(name: str, steps: int, resume: bool = False) -> list[np.ndarray]:
         task = task_of()

@@ -54,7 +54,7 @@ def train_points(run_dir: Path) -> Iterator[int]:
         yield from (event.step for value in event.summary.value if value.tag == "train/loss")
 
 
-@pytest.mark.parametrize("hours", [3, pytest.param(24, marks=pytest.mark.long)])
+@pytest.mark.parametrize("hours", [1, pytest.param(24, marks=pytest.mark.long)])
 def test_a_day_of_training_has_exact_counts_and_flat_memory(
     hours: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,8 @@ import pytest
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 9))])
 @pytest.mark.parametrize(
-    "task", ["mnist", "imdb", "stream", "generator", pytest.param("table", marks=pytest.mark.long)]
+    "task",
+    ["imdb", "stream", *(pytest.param(name, marks=pytest.mark.long) for name in ("mnist", "generator", "table"))],
 )
 def test_a_killed_and_resumed_run_ends_as_one_that_was_never_killed(
     task: str, seed: int, tmp_path: Path, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]

@@ -165,6 +165,7 @@ def same(folder: Path, whole: lk.SearchResult, workers: str) -> None:
         assert len(rows) == 3
 
 
+@pytest.mark.long
 def test_a_search_killed_with_its_workers_at_work_resumes_inside_their_runs(hunted_in, whole):
     process = start(hunted_in)
     wait_for(lambda: both_are_in_their_second_epoch(hunted_in), process)
