@@ -74,9 +74,9 @@ def test_a_check_leaves_nothing_behind(directory, tmp_path):
 
 def test_too_little_room_is_reported_in_numbers_and_nothing_is_made(directory, tmp_path):
     needed = shutil.disk_usage(tmp_path).total + 5_000_000
-    expected = re.escape(f"the run needs about {needed / 1e6:,.1f} MB for checkpoints and the model. Free disk space")
+    expected = re.escape(f"the run needs about {needed / 1e6:,.1f} MB for a model. Free disk space")
     with pytest.raises(OSError, match=r"runs/a: [\d,.]+ MB of disk are free, but " + expected):
-        directory.create(needed)
+        directory.create(needed, "a model")
     assert os.listdir(tmp_path) == []
 
 
