@@ -31,9 +31,7 @@ def largest(gradient: Tensor) -> Tensor:
 def global_norm(gradients: Sequence[Tensor | None]) -> Tensor:
     """Root of the sum of the squares of all values, float32."""
     found = [gradient.astype("float32") for gradient in gradients if gradient is not None]
-    # A scalar product, because XLA adds the squares of a whole array one by one on a CPU.
-    squares = (jnp.vdot(gradient, gradient, precision="highest") for gradient in found)
-    return jnp.sqrt(sum(squares, jnp.zeros(())))
+    return jnp.sqrt(sum((jnp.sum(jnp.square(gradient)) for gradient in found), jnp.zeros(())))
 
 
 def on_gradient(note: Callable[[], object]) -> Callable[[Tensor], Tensor]:
