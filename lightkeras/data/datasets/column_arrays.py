@@ -50,13 +50,10 @@ class Numbers(Cells):
         return iter(_with_none(self._array))
 
     @functools.cached_property
-    def kinds(self) -> np.ndarray:
-        return np.where(np.isnan(self._array), NOTHING, NUMBER).astype(np.uint8)
-
-    @functools.cached_property
-    def numbers(self) -> np.ndarray:
+    def _kinds_and_numbers(self) -> tuple[np.ndarray, np.ndarray]:
+        kinds = np.where(np.isnan(self._array), NOTHING, NUMBER).astype(np.uint8)
         numbers = self._array.astype(np.float64)
-        return np.where(np.abs(numbers) <= _LIMIT, numbers, np.nan)
+        return kinds, np.where(np.abs(numbers) <= _LIMIT, numbers, np.nan)
 
     def distinct(self) -> tuple[list[Any], np.ndarray]:
         values, first, codes = np.unique(self._array, return_index=True, return_inverse=True)
@@ -113,14 +110,6 @@ class Texts(Cells):
         chunks = self._given.cast(pyarrow.large_string()) if self._given.nbytes > _MOST_ARROW else self._given
         array = chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
         return array if self._rows is None else array.take(pyarrow.array(self._rows))
-
-    @property
-    def kinds(self) -> np.ndarray:
-        return self._kinds_and_numbers[0]
-
-    @property
-    def numbers(self) -> np.ndarray:
-        return self._kinds_and_numbers[1]
 
     @functools.cached_property
     def _kinds_and_numbers(self) -> tuple[np.ndarray, np.ndarray]:

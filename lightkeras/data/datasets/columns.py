@@ -38,14 +38,18 @@ class Cells(Sequence[Any]):
     """The cells of a column as they were read, and what is computed of all of them at once."""
 
     @property
-    @abc.abstractmethod
     def kinds(self) -> np.ndarray:
         """The kind of each cell, as its position in `KINDS`: uint8 `[rows]`."""
+        return self._kinds_and_numbers[0]
 
     @property
-    @abc.abstractmethod
     def numbers(self) -> np.ndarray:
         """The numbers of `as_number`, NaN where it raises an error or there is no value: float64 `[rows]`."""
+        return self._kinds_and_numbers[1]
+
+    @functools.cached_property
+    @abc.abstractmethod
+    def _kinds_and_numbers(self) -> tuple[np.ndarray, np.ndarray]: ...
 
     @abc.abstractmethod
     def distinct(self) -> tuple[list[Any], np.ndarray]:
@@ -87,14 +91,6 @@ class Objects(Cells):
     @functools.cached_property
     def _kinds_and_numbers(self) -> tuple[np.ndarray, np.ndarray]:
         return kinds_and_numbers(self._values)
-
-    @property
-    def kinds(self) -> np.ndarray:
-        return self._kinds_and_numbers[0]
-
-    @property
-    def numbers(self) -> np.ndarray:
-        return self._kinds_and_numbers[1]
 
     def distinct(self) -> tuple[list[Any], np.ndarray]:
         positions: dict[Any, int] = {}

@@ -16,20 +16,12 @@ from lightkeras.testing import TwoMoons
 
 PROGRAM = """
 import json, sys
-import jax, keras
+import keras
 import lightkeras as lk
-from lightkeras.engine.jax import programs
 from lightkeras.testing import TwoMoons
+from lightkeras.training.stepper import bound_engine
 
 folder = sys.argv[1]
-compiled = []
-
-
-class Seen(programs.Compiled):
-    def __call__(self, *arguments):
-        compiled.append(self)
-        return super().__call__(*arguments)
-
 
 class Normalized(TwoMoons):
     # Its moving means, its dropout and its last batch, of 16 examples, are those of the whole batch.
@@ -47,11 +39,26 @@ def fit(name, task=None, **settings):
     return {"history": result.history, "devices": sorted(on)}
 
 
+class Holds(keras.callbacks.Callback):
+    def __init__(self, task):
+        super().__init__()
+        self.task, self.held = task, []
+
+    def on_epoch_end(self, epoch, logs=None):
+        arrays = bound_engine(self.task).hold(self.task.variables()).arrays
+        self.held.append((arrays, {key: array.copy() for key, array in arrays.items()}))
+
+
 found = {"one": fit("one"), "four": fit("four", devices="all"), "two": fit("two", devices=2)}
 fit("resumed", devices=4, max_epochs=1)
 found["resumed"] = fit("resumed", devices=4, resume=True)
 fit("elsewhere", max_epochs=1)
 found["elsewhere"] = fit("elsewhere", devices=4, resume=True)
+
+task = Normalized()
+holds = Holds(task)
+fit("held", task, devices=4, callbacks=[holds])
+found["held"] = [all((arrays[key] == copy).all() for key, copy in copies.items()) for arrays, copies in holds.held]
 
 mesh = keras.distribution.DeviceMesh((2, 2), ["batch", "model"], keras.distribution.list_devices())
 layout = keras.distribution.LayoutMap(mesh)
@@ -94,6 +101,10 @@ def test_a_resumed_run_ends_as_one_that_never_stopped_and_may_have_other_devices
     assert "devices was None and is 4" in found["errors"]
 
 
+def test_values_that_are_held_do_not_change_with_later_steps(found):
+    assert found["held"] == [True] * 3
+
+
 def test_a_layout_divides_a_variable_and_a_key_of_none_is_refused(found):
     assert found["kernel"] == [[2, 8]] * 4
     assert found["wrong"].startswith("The layout 'wide/kernel' matches no variable: as a regular expression it must ")
@@ -103,11 +114,7 @@ def test_a_layout_divides_a_variable_and_a_key_of_none_is_refused(found):
 def test_each_device_computes_a_part_of_the_batch_inside_the_loop(tmp_path):
     program = """
 import jax, lightkeras as lk
-from lightkeras.data import as_feed
-from lightkeras.engine.jax import JaxEngine
-from lightkeras.engine.jax.devices import over
-from lightkeras.testing import TwoMoons, two_moons
-import numpy as np
+from lightkeras.testing import TwoMoons
 lowered = []
 jit = jax.jit
 def seen(function, **settings):
