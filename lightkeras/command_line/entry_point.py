@@ -1,9 +1,10 @@
-"""The console command `lightkeras`, for run directories of any experiment.
+"""The console command `lightkeras`, for run directories of any experiment, and for several processes.
 
 lightkeras                                        # shows the commands; --version shows the version
 lightkeras list runs/                             # runs below a folder; --by val/loss sorts them, --page writes a page
 lightkeras compare RUN RUN                        # runs side by side: results, hyperparameters, code
 lightkeras report DIR                             # rewrites report.html of a run, an experiment or a search
+lightkeras launch --processes 2 FILE.py ...       # runs an experiment in several processes, which train together
 lightkeras replay DIR                             # prints the command to type; runs no code of the user
 lightkeras replay DIR --task experiment.py:Class  # reruns the broken step
 
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonargparse
 
-from lightkeras.command_line import list_runs
+from lightkeras.command_line import launch, list_runs
 from lightkeras.runs import formats, report
 from lightkeras.runs.directory import find_broken
 from lightkeras.system import files
@@ -37,7 +38,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs the command with `args`, by default `sys.argv[1:]`, and returns its exit status.
 
     It is 0 if a table was printed, a report was written or a step was reproduced to the bit, 1 if a step was not
-    reproduced, 2 for a wrong argument or a missing `--task`.
+    reproduced, 2 for a wrong argument or a missing `--task`; of `launch`, that of the program.
     """
     words = list(sys.argv[1:] if args is None else args)
     parser = _parser()
@@ -59,6 +60,9 @@ def main(args: Sequence[str] | None = None) -> int:
                 else:
                     list_runs.compare([Path(path) for path in given.dirs], given.by, page)
             return 0
+        if settings.subcommand == "launch":
+            given = settings.launch
+            return launch.launch([given.file, *given.args], given.processes, given.hosts, given.host, given.address)
         given = settings.replay
         folder = find_broken(Path(given.dir))
         if given.task is None:
@@ -161,9 +165,21 @@ def _parser() -> jsonargparse.ArgumentParser:
             "--by", type=str | None, default=None, help="Value to sort by, the best first, such as test/accuracy."
         )
         command.add_argument("--page", type=str | None, default=None, help="HTML file to write, with the curves too.")
+    launched = jsonargparse.ArgumentParser(
+        description="Runs an experiment in several processes, each of which computes a part of every batch."
+    )
+    launched.add_argument("--processes", type=int, default=2, help="Processes on this machine.")
+    launched.add_argument("--hosts", type=int, default=1, help="Machines on which this command is typed.")
+    launched.add_argument("--host", type=int, default=0, help="Number of this machine, from 0.")
+    launched.add_argument(
+        "--address", type=str | None, default=None, help="HOST:PORT of machine 0, the same on all of several machines."
+    )
+    launched.add_argument("file", type=str, help="The experiment, FILE.py.")
+    launched.add_argument("args", nargs="...", help="Its arguments.")
     commands.add_subcommand("list", listing, help="list runs")
     commands.add_subcommand("compare", comparison, help="show runs side by side")
     commands.add_subcommand("report", page, help="rewrite report.html")
+    commands.add_subcommand("launch", launched, help="run an experiment in several processes")
     commands.add_subcommand("replay", replay, help="rerun the step that broke a run")
     return parser
 
