@@ -207,3 +207,5 @@ def test_a_tf_dataset_is_encoded_with_and_without_labels(labelled, tmp_path):
     np.testing.assert_array_equal(features, 2 * points)
     if labelled:
         assert np.concatenate([batch[1] for batch in batches]).tolist() == TRAIN[1][:4].tolist()
+    tf.train.Checkpoint(iterator=iter(feed.dataset)).write(str(tmp_path / "iterator"))  # as a run does
+    assert (tmp_path / "iterator.index").exists()

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from lightkeras.runs.directory import RunDirectory, check_directory, holds_several, run_path, snake_case
+from lightkeras.runs.directory import (
+    RunDirectory,
+    check_directory,
+    find_broken,
+    holds_several,
+    run_path,
+    snake_case,
+)
 
 
 @pytest.fixture
@@ -188,6 +195,19 @@ def test_only_the_directory_of_an_experiment_holds_several_runs(directory):
     assert not holds_several(directory)
     directory.write_config({"task": "A", "experiment": []})
     assert holds_several(directory)
+
+
+def test_a_bundle_is_found_by_its_folder_or_as_the_newest_of_a_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no broken step"):
+        find_broken(tmp_path)
+    of_run = {"hparams": {}, "seed": 0, "logs": {}, "variables_after": {}, "variables": {}, "environment": {}}
+    of_step = {"broken": {"examples": []}, "repeated": True, "what_happened": "", "task": "Mine", "file": None}
+    for step, at in ((12, "2026-11-02"), (7, "2026-11-03")):
+        bundle = tmp_path / "broken" / f"step-{step:08}"
+        bundle.mkdir(parents=True)
+        (bundle / "state.json").write_text(json.dumps(of_run | of_step | {"step": step, "at": at}))
+    assert find_broken(tmp_path).name == "step-00000007"
+    assert find_broken(tmp_path / "broken" / "step-00000012").name == "step-00000012"
 
 
 def test_the_search_of_a_configuration_is_not_null(tmp_path):

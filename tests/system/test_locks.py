@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from lightkeras.system.locks import RunLockedError, check_free, exclusive_lock, run_lock, wait_until_free
+from lightkeras.system.locks import RunLockedError, check_free, exclusive_lock, run_lock, wait_until_free, waiting_lock
 
 HOLD = """
 import pathlib, sys
@@ -194,6 +194,15 @@ def test_a_lock_is_waited_for_until_its_process_has_ended(path):
         assert not wait_until_free(path, 0.2)
         threading.Timer(0.3, process.kill).start()
         assert wait_until_free(path, 60.0)
+
+
+def test_a_lock_is_taken_once_its_process_has_ended(path):
+    with running(HOLD, path) as (process, _):
+        with pytest.raises(RunLockedError, match=f"process {process.pid}"):
+            waiting_lock(path, 0.2).__enter__()
+        threading.Timer(0.3, process.kill).start()
+        with waiting_lock(path, 60.0), pytest.raises(RunLockedError, match=f"process {os.getpid()}"):
+            check_free(path)
 
 
 def test_what_ended_the_run_is_reported_before_a_lock_file_that_could_not_be_written(tmp_path, monkeypatch):

@@ -224,8 +224,9 @@ def test_every_steps_leaves_out_the_steps_between(service, tmp_path):
     logger = opened(service, tmp_path, every_steps=3)
     logger.log_steps(1, 1, {"train/loss": [1.0, 2.0]})
     logger.log_steps(1, 3, {"train/loss": [3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]})
+    logger.log_steps(2, 10, {"train/loss": [10.0, 11.0, 12.0, 13.0]})
     logger.close()
-    assert service.points("train/loss") == [(3, 3), (6, 6), (9, 9)]
+    assert service.points("train/loss") == [(3, 3), (6, 6), (9, 9), (12, 12)]
     with pytest.raises(ValueError, match=r"ToMemory\(every_steps=0\): expected a whole number of at least 1"):
         ToMemory(service, every_steps=0)
 
