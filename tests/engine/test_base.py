@@ -34,6 +34,14 @@ def test_the_first_logs_of_a_call_keep_what_it_waited():
     assert (found.values["loss"].tolist(), found.examples.tolist(), found.waited) == ([1, 2], [4, 4], 0.5)
 
 
+def test_logs_of_several_calls_become_one():
+    one = StepLogs({"loss": np.float32([1, 2])}, np.array([4, 4]), 0.5)
+    other = StepLogs({"loss": np.float32([3])}, np.array([2]), 0.25)
+    assert StepLogs.joined([one]) is one
+    found = StepLogs.joined([one, other])
+    assert (found.values["loss"].tolist(), found.examples.tolist(), found.waited) == ([1, 2, 3], [4, 4, 2], 0.75)
+
+
 def test_each_optimizer_of_a_trace_comes_once_with_all_that_it_updates():
     a, b, c = (keras.Variable(0.0, name=name) for name in "abc")
     one, two = keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.2)

@@ -158,12 +158,12 @@ def test_what_differs_is_listed_by_group(tmp_path):
     shown = [
         overview.read(make(tmp_path / "a")),
         overview.read(make(tmp_path / "b", task="Other", hparams={"units": 4, "rate": 0.5}, code={"Other": "f" * 16})),
-        overview.read(make(tmp_path / "c", seed=1)),
+        overview.read(make(tmp_path / "c", seed=1, source="sample")),
     ]
     assert overview.differences(shown) == {
         "Hyperparameters": {"units": [2, 4, 2], "rate": [None, 0.5, None]},
         "Code": {"Moons": ["01234567", None, "01234567"], "Other": [None, "ffffffff", None]},
-        "Data and environment": {"seed": [0, 0, 1]},
+        "Data and environment": {"data": ["arrays", "arrays", "sample"], "seed": [0, 0, 1]},
     }
     assert overview.differences(shown[:1]) == {}
 
