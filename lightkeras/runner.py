@@ -126,7 +126,8 @@ class Finders(Settings):
             ValueError: Settings, data or task are invalid, or the optimizer follows a schedule.
             OSError: The figure cannot be written.
         """
-        with FoldedTraceback(), processes_kept(), display.showing(self.progress), setup.devices_of(self):
+        with FoldedTraceback(), processes_kept(), setup.in_world(self), display.showing(self.progress):
+            setup.check_alone("find_learning_rate")
             test = finders.RangeTest(low, high, steps, optimizer, loss)
             return finders.find_learning_rate(self, task, train, batch_size, test)
 
@@ -161,7 +162,8 @@ class Finders(Settings):
             ValueError: Settings, data or task are invalid, or the batch size of a stream cannot be varied.
             OSError: The system is not Linux, so the memory of a process is unknown.
         """
-        with FoldedTraceback(), processes_kept(), display.showing(self.progress), setup.devices_of(self):
+        with FoldedTraceback(), processes_kept(), setup.in_world(self), display.showing(self.progress):
+            setup.check_alone("find_batch_size")
             return finders.find_batch_size(self, task, train, finders.SizeSearch(low, high, steps, memory_bytes))
 
 
@@ -203,7 +205,8 @@ class Runner(Finders):
 
         devices: On JAX, the number of devices that share the work, or `"all"`: each has all variables and computes a
             part of every batch, whose size stays what it is. Results are those of one device but for rounding. `None`
-            uses one, or what `keras.distribution.set_distribution` chose. The other backends use one.
+            uses one, or what `keras.distribution.set_distribution` chose. On the other backends a process uses one; on
+            torch, several processes that `torchrun` starts share the work.
         eager: Whether to call the steps of a task at every batch and not to compile them, so that breakpoints and
             `print` in them see values; slow. The steps are traced once all the same, without values.
         compile: On torch, whether `torch.compile` compiles the train step: `"on"`, `"off"`, or `"auto"`, which compiles
@@ -277,7 +280,7 @@ class Runner(Finders):
             OSError: The run directory cannot be written to.
             Interrupted: SIGTERM or SIGINT (Ctrl-C) was received; the state was saved.
         """
-        with FoldedTraceback(), processes_kept(), display.showing(self.progress), setup.devices_of(self):
+        with FoldedTraceback(), processes_kept(), setup.in_world(self), display.showing(self.progress):
             if unknown:
                 explain_unknown_keywords("Runner.fit", unknown, FIT_ARGUMENTS, keywords.FIT)
             if self.smoke:
@@ -291,7 +294,7 @@ class Runner(Finders):
                 fit = setup.make_fit(self, ready, ledger)
                 config = run_config.config_of(fit, ready.init_from, complete=ready.resume)
             fit.directory.create(*space.disk_needed(task, fit.directory, self.checkpoints.keep))
-            with run_lock(fit.directory.lock_file), contextlib.ExitStack() as until_concluded:
+            with setup.cleared(fit), run_lock(fit.directory.lock_file), contextlib.ExitStack() as until_concluded:
                 fit.directory.check_links()
                 fit.directory.sweep()
                 resumed, restart, write_config = run_config.begin(fit, config, ready)
@@ -306,7 +309,8 @@ class Runner(Finders):
                             break
                         loop.end_epoch()
                     loop.end()
-                result = loop.conclude()
+                result = dataclasses.replace(loop.conclude(), run_dir=ready.directory.path)
+            fit.world.agree("end of the run", None)  # what it leaves may be read from now on
         if fit.interrupted:
             raise Interrupted(result)
         return result
@@ -330,12 +334,12 @@ class Runner(Finders):
         Returns:
             Names of the values that each epoch will log.
         """
-        with FoldedTraceback(), processes_kept(), display.showing(self.progress), setup.devices_of(self):
+        with FoldedTraceback(), processes_kept(), setup.in_world(self), display.showing(self.progress):
             ready = setup.get_ready(
                 self, task, train, validation, batch_size, class_weight, init_from, resume, accept_changes
             )
             fit = setup.make_fit(self, ready)
-            if ready.resume and ready.directory.config_file.exists():
+            if fit.world.is_writer and ready.resume and ready.directory.config_file.exists():
                 run_config.compared(fit, run_config.config_of(fit, ready.init_from), ready)
             return fit.recorder.names
 
@@ -367,7 +371,7 @@ class Runner(Finders):
             ValueError: The split is unknown or does not exist, or `weights` needs a run directory.
             CheckpointError: The checkpoint is damaged or does not fit the task.
         """
-        with FoldedTraceback(), processes_kept(), display.showing(self.progress), setup.devices_of(self):
+        with FoldedTraceback(), processes_kept(), setup.in_world(self), display.showing(self.progress):
             return evaluation.evaluate(self, task, data, split, weights, batch_size, callbacks)
 
     def predict(
@@ -402,7 +406,9 @@ class Runner(Finders):
             OSError: A part cannot be written; those before it remain, and `resume=True` continues after them.
             CheckpointError: The checkpoint is damaged or does not fit the task.
         """
-        with FoldedTraceback(), processes_kept(), display.showing(self.progress), setup.devices_of(self):
+        with FoldedTraceback(), processes_kept(), setup.in_world(self), display.showing(self.progress):
+            if writer is not None:
+                setup.check_alone("predict(writer=...)")
             return prediction.predict(self, task, data, weights, batch_size, writer, callbacks)
 
 
@@ -423,7 +429,7 @@ def _try_all(
             max_time=None,
             validate_every=1,
             limit_batches=LimitBatches(SMOKE, SMOKE, SMOKE),
-            run_dir=Path(folder) / "run",
+            run_dir=setup.agreed_path(Path(folder) / "run"),
             loggers=(),  # they write to other places
             smoke=False,
         )
@@ -487,6 +493,7 @@ class _Loop:
             if not bridge.watches_train_batches:
                 logs, alarm = count_steps(fit, logs, seconds)
             fit.log_steps(logs, seconds)
+            fit.agreement.update()
             alarm = alarm or self._check(ended=state.batches_done == steps)
             if alarm is not None:
                 following = fit.recovery.recover(alarm)
@@ -514,6 +521,8 @@ class _Loop:
         improved = not judged and (fit.monitor is None or fit.monitor in values) and fit.judge(state.epochs, values)
         with fit.ledger.part("callbacks"):
             fit.bridge.end_epoch(state.epochs - 1, values)
+        fit.agreement.update()
+        fit.agreement.check_replicas(fit.task.variables(), state.epochs)
         fit.checkpointer.save(improved=improved, values=None if judged else values, epoch_ended=state.epochs)
         fit.recorder.bar.end_epoch(state.epochs, values, improved)
         state.stop_reason = self._reason_to_stop()
@@ -557,11 +566,11 @@ class _Loop:
 
     def _steps_next(self) -> int:
         """Number of train steps of the next call: up to the next event, and at most about 75 ms of them."""
-        state, settings, bridge, stepper = self._state, self._settings, self._fit.bridge, self._fit.train_stepper
+        state, settings, stepper = self._state, self._settings, self._fit.train_stepper
         left = None if stepper.steps is None else stepper.steps - state.batches_done
         every = (settings.validation.steps, settings.checkpoints.every_steps)
         event = decisions.steps_to_event(state.step, left, settings.max_steps, every)
-        fixed = 1 if bridge.asked_to_stop else settings.steps_per_call
+        fixed = 1 if self._fit.agreement.asked_to_stop else settings.steps_per_call
         return decisions.steps_next(event, stepper.calls.seconds_per_step, fixed)
 
     def _check(self, ended: bool) -> Alarm | None:
@@ -609,7 +618,7 @@ class _Loop:
         with fit.ledger.part("validation"):
             for name, stepper in fit.validation_steppers.items():
                 with phase(f"validating on {name}" if name else "validating"):
-                    found = stepper.run(self._settings.steps_per_call, fit.bridge, lambda: fit.interrupted is not None)
+                    found = stepper.run(self._settings.steps_per_call, fit.bridge, fit.agreement.stops)
                 if found is None:
                     return False
                 values |= {f"{within('val', name)}/{plain}": value for plain, value in found.items()}
@@ -637,8 +646,8 @@ class _Loop:
 
     def _reason_to_stop(self) -> str | None:
         fit, state, settings = self._fit, self._state, self._settings
-        if fit.bridge.asked_to_stop:
-            return f"{fit.bridge.asked_to_stop} asked to stop"
+        if (callback := fit.agreement.asked_to_stop) is not None:
+            return f"{callback} asked to stop"
         if (reason := self._reason_of_monitor()) is not None:
             return reason
         if settings.epoch_limit is not None and state.epochs >= settings.epoch_limit:
@@ -664,6 +673,6 @@ class _Loop:
         settings = self._settings
         if settings.max_steps is not None and self._state.step >= settings.max_steps:
             return f"max_steps={settings.max_steps} reached"
-        if settings.max_time is not None and self._fit.clock() - self._fit.started >= settings.max_time:
+        if settings.max_time is not None and self._fit.agreement.elapsed >= settings.max_time:
             return f"max_time={settings.max_time:g} s reached"
         return None

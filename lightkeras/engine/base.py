@@ -33,6 +33,7 @@ from lightkeras.data.structure import Structure, flatten
 from lightkeras.engine.gradient_watches import GradientWatches
 from lightkeras.engine.layer_calls import Numbers, Observation, observation, observe_layer_calls
 from lightkeras.engine.stream import Stream
+from lightkeras.engine.world import ALONE, Launch, World
 from lightkeras.system.held_values import HeldValues
 
 if TYPE_CHECKING:
@@ -312,6 +313,8 @@ class Engine(StreamOpener):
     """Tensors, gradients and compilation on one backend."""
 
     backend: str
+    world: World = ALONE
+    """The processes of the run."""
     compiles: bool = True
     """Whether Python code in a step runs only once, when the step is compiled, unless `eager`."""
     eager: bool = False
@@ -337,6 +340,34 @@ class Engine(StreamOpener):
         self._observations: list[Observation] | None = None  # a list in `run_eagerly`, else None
         self.watches = GradientWatches(self._place)
 
+    @classmethod
+    def join(cls, launch: Launch | None) -> World:
+        """Joins the other processes of a run; called once in a process, before anything is computed.
+
+        Args:
+            launch: What a launcher told this process; `None` without one. The user may have joined them before.
+
+        Returns:
+            The processes; `ALONE` for one.
+
+        Raises:
+            ValueError: This backend uses one process, or the others cannot be joined.
+            WorldError: Another process did not come.
+        """
+        if launch is not None:
+            raise ValueError(
+                f"{launch.variable} tells of {launch.processes} processes: a run on {cls.backend} is one process. "
+                "Start one without a launcher, or use torch: KERAS_BACKEND=torch."
+            )
+        return ALONE
+
+    def enter(self, world: World) -> None:
+        """Takes the processes that steps are shared with, before a step is traced."""
+        self.world = world
+
+    def share(self, variables: Mapping[str, keras.Variable]) -> None:
+        """Gives variables the values that they have in the process with rank 0."""
+
     def over(self, devices: int | str) -> AbstractContextManager[None]:
         """Context in which models are built on several devices; each computes a part of every batch.
 
@@ -347,8 +378,8 @@ class Engine(StreamOpener):
             ValueError: There are fewer devices, or this backend uses one.
         """
         raise ValueError(
-            f"devices={devices!r}: a run on {self.backend} uses one device, the first. Leave devices out, or use JAX: "
-            "KERAS_BACKEND=jax."
+            f"devices={devices!r}: a process on {self.backend} uses one device. Leave devices out and, on torch, start "
+            "a process for each with torchrun; or use JAX: KERAS_BACKEND=jax."
         )
 
     @abc.abstractmethod

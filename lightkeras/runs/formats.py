@@ -237,6 +237,7 @@ class Config:
     task: str | None = None
     source: str | None = None
     backend: str | None = None
+    processes: Positive = 1
     hparams: dict[str, Any] = dataclasses.field(default_factory=dict)
     versions: dict[str, str | None] = dataclasses.field(default_factory=dict)
     runner: RunnerSettings = dataclasses.field(default_factory=RunnerSettings)

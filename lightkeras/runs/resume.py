@@ -41,7 +41,18 @@ class Changes:
 
 _REFUSED = ("task", "hparams", "encoder", "seed", "monitor", "class_weight")  # and the data
 _WARNED = (
-    *("backend", "code", "modules", "preflight", "validate_every", "devices", "eager", "compile", "callbacks"),
+    *(
+        "backend",
+        "code",
+        "modules",
+        "preflight",
+        "validate_every",
+        "devices",
+        "processes",
+        "eager",
+        "compile",
+        "callbacks",
+    ),
     "versions",
 )
 
@@ -297,6 +308,8 @@ def _warn_of_problems(problems: list[str], found: Checkpoint) -> None:
 def _part(config: Mapping[str, Any], name: str) -> Any:
     if name in ("preflight", "validate_every", "callbacks"):
         return config.get("runner", {}).get(name)
+    if name == "processes":
+        return config.get(name, 1)
     if name in _LATER:
         return config.get("runner", {}).get(name, _LATER[name])
     if name == "encoder":  # its path does not matter

@@ -268,6 +268,7 @@ def _print_error(line: str) -> None:
 
 
 _current: Display = Silent()
+_muted = False
 
 
 def current() -> Display:
@@ -289,6 +290,7 @@ def showing(shown: bool) -> Iterator[Display]:
     """
     global _current
     before = _current
+    shown = shown and not _muted
     if shown and not isinstance(before, Silent):
         yield before
         return
@@ -298,6 +300,18 @@ def showing(shown: bool) -> Iterator[Display]:
     finally:
         _current = before
         made.close()
+
+
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+    """Context in which nothing is shown, by `showing` neither."""
+    global _muted
+    before, _muted = _muted, True
+    try:
+        with showing(False):
+            yield
+    finally:
+        _muted = before
 
 
 def make() -> Display:

@@ -54,7 +54,8 @@ def run_by_batch(fit: Fit, stream: Stream, count: int) -> tuple[StepLogs, Alarm 
             done.append(logs)
             hooks.end(state.batches_done - 1, stepper.means, stepper.metrics)
             ends = len(done) == count or fit.clock() >= until
-            if ends or alarm is not None or fit.bridge.asked_to_stop or fit.interrupted:
+            ends = ends or alarm is not None or bool(fit.bridge.asked_to_stop) or bool(fit.interrupted)
+            if fit.agreement.ends_call(ends):
                 return StepLogs.joined(done), alarm
     except BaseException:
         if done:  # the steps before an error are logged

@@ -71,7 +71,7 @@ def evaluate(
     examples = sum(stepper.examples for stepper in steppers.values())
     display.current().show_result({split: metrics})
     result = EvalResult(split, metrics, examples, time.perf_counter() - started)
-    if weights is not None:
+    if weights is not None and engine.world.is_writer:
         directory = setup.directory_of(settings)
         try:
             with waiting_lock(directory.lock_file, _WAIT_SECONDS):

@@ -19,15 +19,16 @@ from lightkeras.engine.optimizer_state import finalize
 from lightkeras.engine.stream import Stream
 from lightkeras.runs.checkpoint import Checkpoint
 from lightkeras.runs.directory import RunDirectory, search_of
-from lightkeras.runs.loggers import Run
-from lightkeras.runs.loggers.csv import CsvLogger, header_of, merged_header, warn_if_changed
+from lightkeras.runs.loggers import Logger, Run
+from lightkeras.runs.loggers.csv import CsvLogger
 from lightkeras.runs.loggers.tensorboard import TensorBoardLogger
 from lightkeras.runs.results import Best, FitResult
-from lightkeras.system import display, files, random_states
+from lightkeras.system import display, random_states
 from lightkeras.system.display import phase
 from lightkeras.system.signals import StopSignals
 from lightkeras.system.value_names import within
 from lightkeras.training import decisions
+from lightkeras.training.agreement import Agreement
 from lightkeras.training.callbacks.bridge import CallbackBridge
 from lightkeras.training.checkpointer import Checkpointer
 from lightkeras.training.diagnostics import Diagnostics
@@ -43,6 +44,7 @@ from lightkeras.training.run_state import RunState
 from lightkeras.training.saver import Saver
 from lightkeras.training.settings import Settings
 from lightkeras.training.space import state_bytes
+from lightkeras.training.stepper import bound_engine
 from lightkeras.training.timing import TimeLedger, counted
 from lightkeras.training.tracing import check_monitor
 
@@ -74,7 +76,7 @@ class Fit:
     ) -> None:
         self.task = task = traced.task
         self.settings, self.traced, self.ledger = settings, traced, ledger
-        self.facts, self.directory = facts, directory
+        self.facts, self.directory, self.world = facts, directory, bound_engine(task).world
         self.train_stepper, self.validation_steppers = traced.train_stepper, traced.validation_steppers
         self.clock, self.started = clock, clock()
         self.signals = StopSignals()
@@ -101,13 +103,18 @@ class Fit:
         self.profiler = Profiler(traced, self.recorder, directory, settings.profile)
         keep = settings.checkpoints
         keep_mode = keep.keep_mode or (decisions.infer_mode(keep.keep_by) if keep.keep_by else mode)
-        saver = Saver(directory.checkpoints, keep, keep_mode, clock, state_bytes(task.variables()))
+        saver = Saver(
+            directory.checkpoints, keep, keep_mode, clock, state_bytes(task.variables()), self.world.is_writer
+        )
         self.checkpointer = Checkpointer(traced, self.bridge, self.recorder, saver, keep.keep_by or self.monitor, clock)
+        self.agreement = Agreement(
+            self.world, self.signals, self.bridge, saver, self.recovery, lambda: clock() - self.started
+        )
 
     @property
     def interrupted(self) -> str | None:
         """The signal that asked the run to stop; `None` if none did."""
-        return self.signals.received
+        return self.agreement.signal
 
     @property
     def leaves_epoch(self) -> bool:
@@ -116,7 +123,7 @@ class Fit:
         As in Keras's `fit`, at least one batch is trained, then the epoch ends with its validation and its hooks; also
         after a resume.
         """
-        return bool(self.state.batches_done and self.bridge.asked_to_stop)
+        return bool(self.state.batches_done and self.agreement.asked_to_stop)
 
     # ------------------------------------------------------------------ begin and end
 
@@ -129,7 +136,8 @@ class Fit:
         `restart` is true if logs of a run without a checkpoint may exist: they are overwritten. The loggers of the user
         are closed by `until`.
         """
-        run, own = _logged(self, config, resumed, restart), [CsvLogger(), TensorBoardLogger()]
+        run = _logged(self, config, resumed, restart)
+        own: list[Logger] = [CsvLogger(), TensorBoardLogger()] if self.world.is_writer else []
         del resumed  # its arrays are as large as the state
         with ExitStack() as stack:
             stack.callback(self._leave_data)
@@ -139,21 +147,6 @@ class Fit:
             stack.enter_context(self.signals)
             yield
 
-    def check(self, resumed: Checkpoint) -> None:
-        """Checks that the run can be resumed from a checkpoint, before anything is written.
-
-        Raises:
-            CheckpointError: The checkpoint does not fit the task.
-            ValueError: The run logs other values than its `metrics.csv` has.
-        """
-        self.checkpointer.check(resumed)
-        metrics = self.directory.metrics_file
-        size = resumed.state["logs"].get(metrics.name, 0)
-        if size and files.is_file(metrics) and metrics.stat().st_size:
-            merged_header(metrics, header_of(self.recorder.names))
-            if (checksum := resumed.state.get("checksums", {}).get(metrics.name)) is not None:
-                warn_if_changed(metrics, size, checksum)
-
     @counted("start")
     def begin(self, resumed: Checkpoint | None) -> None:
         """Calls the callbacks' `on_train_begin`, and restores the run state from a checkpoint if one is given."""
@@ -161,6 +154,7 @@ class Fit:
         if resumed is None:
             with self.ledger.part("callbacks"):
                 self.bridge.begin_train()
+            self.agreement.update()
             return
         with phase("restoring the checkpoint"):
             self.checkpointer.restore(resumed)
@@ -168,6 +162,7 @@ class Fit:
         self.recorder.bar.resume_at(self.state.step)
         for name, attributes in self.bridge.not_saved().items():
             self.recorder.bar.print_line(f"{name}: {', '.join(attributes)} could not be saved, and are reset.")
+        self.agreement.update()
 
     @counted("data")
     def open_epoch(self) -> Stream:

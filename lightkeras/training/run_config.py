@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 from lightkeras.data.class_weights import recorded
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.encoders import hub, saved_state
-from lightkeras.runs import checkpoint
+from lightkeras.runs import checkpoint, formats
 from lightkeras.runs.checkpoint import Checkpoint
+from lightkeras.runs.loggers.csv import header_of, merged_header, warn_if_changed
 from lightkeras.runs.resume import (
     Changes,
     changed_fingerprints,
@@ -25,7 +27,7 @@ from lightkeras.runs.resume import (
     read_run,
     with_fingerprints,
 )
-from lightkeras.system import environment
+from lightkeras.system import environment, files
 from lightkeras.system.value_names import within
 from lightkeras.task import class_weight_of
 from lightkeras.training.fit import Fit
@@ -42,6 +44,7 @@ def config_of(fit: Fit, init_from: Path | None = None, complete: bool = True) ->
     return {
         **fit.facts,
         "runner": {**fit.settings.record(), "run_dir": str(fit.directory.path)},
+        **({"processes": fit.world.processes} if fit.world.processes > 1 else {}),
         "data": {**_data_of(fit, complete), **({"class_names": classes} if classes else {})},
         "monitor": {"name": fit.monitor, "mode": fit.state.patience.mode},
         "code": code_of(type(fit.task)),
@@ -92,7 +95,11 @@ def completed(fit: Fit, config: Mapping[str, Any], ready: Ready) -> Iterator[Non
 
     A gigabyte takes a second. If the run is killed before, its data cannot be compared by a resume.
     """
-    if ready.resume or not any(map(_is_large, (fit.train_stepper, *fit.validation_steppers.values()))):
+    if (
+        ready.resume
+        or not fit.world.is_writer
+        or not any(map(_is_large, (fit.train_stepper, *fit.validation_steppers.values())))
+    ):
         yield
         return
 
@@ -108,6 +115,8 @@ def completed(fit: Fit, config: Mapping[str, Any], ready: Ready) -> Iterator[Non
 def begin(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[Checkpoint | None, bool, Callable[[], None]]:
     """Writes `config.json` of a run that begins, and finds the checkpoint of one that resumes.
 
+    Of several processes, one does both, and the others read the checkpoint that it found.
+
     Returns:
         The checkpoint to resume from, or `None`; whether a run without a checkpoint restarts; and a function that
         writes the `config.json` of a resumed run, to be called when its state is restored: until then it may be
@@ -119,6 +128,34 @@ def begin(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[Checkpoint
         ChangedRunError: Data or hyperparameters changed, and `accept_changes` is false.
         CheckpointError: All checkpoints are damaged.
     """
+    if not fit.world.is_writer:
+        return _followed(fit), False, lambda: None
+    begun = _begin(fit, config, ready)
+    found = begun[0]
+    fit.world.first("checkpoint", None if found is None else [str(found.path.absolute()), found.state])
+    return begun
+
+
+def _followed(fit: Fit) -> Checkpoint | None:
+    """The checkpoint that the process that writes resumes from.
+
+    Raises:
+        FileNotFoundError: This process cannot read the run directory.
+    """
+    told = fit.world.first("checkpoint", None)
+    if told is None:
+        return None
+    path, state = Path(told[0]), told[1]
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist on {fit.world.name}: every process reads the checkpoint that the run resumes from. "
+            "Give a run_dir on a file system that all hosts share."
+        )
+    return dataclasses.replace(checkpoint.load(path, formats.RunState), state=state)
+
+
+def _begin(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[Checkpoint | None, bool, Callable[[], None]]:
+    """See `begin`."""
     bar = fit.recorder.bar
     if not ready.resume or not fit.directory.config_file.exists():
         if ready.resume:
@@ -162,8 +199,24 @@ def compared(fit: Fit, config: Mapping[str, Any], ready: Ready) -> tuple[dict[st
     check_changes(changes, ready.accept_changes)
     found = choose_checkpoint(fit.directory, ready.wanted)
     if found is not None:
-        fit.check(found)
+        _check(fit, found)
     return before, changes, found
+
+
+def _check(fit: Fit, resumed: Checkpoint) -> None:
+    """Checks that the run can be resumed from a checkpoint, before anything is written.
+
+    Raises:
+        CheckpointError: The checkpoint does not fit the task.
+        ValueError: The run logs other values than its `metrics.csv` has.
+    """
+    fit.checkpointer.check(resumed)
+    metrics = fit.directory.metrics_file
+    size = resumed.state["logs"].get(metrics.name, 0)
+    if size and files.is_file(metrics) and metrics.stat().st_size:
+        merged_header(metrics, header_of(fit.recorder.names))
+        if (checksum := resumed.state.get("checksums", {}).get(metrics.name)) is not None:
+            warn_if_changed(metrics, size, checksum)
 
 
 def _reordered(fit: Fit, before: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:

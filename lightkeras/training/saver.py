@@ -93,6 +93,10 @@ class Saver:
         mode: `"min"` or `"max"`, of the value that ranks checkpoints.
         clock: Returns monotonic time in seconds.
         state_bytes: Size of a checkpoint in bytes, by which the cost of the first is estimated.
+        writes: Whether anything is written; if not, it decides what one that writes decides.
+
+    Attributes:
+        told: Result of `timing` of the process that writes, for a run of several; `None` decides by the clock.
     """
 
     def __init__(
@@ -102,11 +106,14 @@ class Saver:
         mode: str,
         clock: Callable[[], float] = time.monotonic,
         state_bytes: int = 0,
+        writes: bool = True,
     ) -> None:
         self._folder, self._settings, self._mode, self._clock = folder, settings, mode, clock
         self._started = self._saved_at = clock()
         self._spent, self._cost = 0.0, decisions.first_cost(state_bytes)  # seconds of all so far, and of the last
         self._is_large = self._cost > 0
+        self._writes = writes
+        self.told: tuple[bool, bool, bool] | None = None
         self._thread: concurrent.futures.ThreadPoolExecutor | None = None
         self._writing: concurrent.futures.Future[float] | None = None
         self._waiting: Job | None = None
@@ -125,6 +132,9 @@ class Saver:
     @property
     def holds_large(self) -> bool:
         """Whether a large state is held, which waits in memory or is being written."""
+        return self._holds_large() if self.told is None else self.told[2]
+
+    def _holds_large(self) -> bool:
         writing = self._writing is not None and not self._writing.done()
         return self._is_large and (writing or self._waiting is not None)
 
@@ -133,12 +143,14 @@ class Saver:
         self.last, self.last_step = last, state["step"]
         self.best = state["kept"]["best"]
         self.top = [(value, name) for value, name in state["kept"]["top"]]
+        self._previous = {last, *self.kept()}
+        if not self._writes:
+            return
         if self.best is None:
             (self._folder / "best").unlink(missing_ok=True)
         else:
             checkpoint.point(self._folder, "best", self._folder / self.best)
         checkpoint.point(self._folder, "last", self._folder / last)
-        self._previous = {last, *self.kept()}
         # Earlier checkpoints stay in case this one gets damaged; the logs of later ones are cut off.
         paths = checkpoint.newest_first(self._folder)
         earlier = {path.name for path in paths if checkpoint.numbers(path) < checkpoint.numbers(self._folder / last)}
@@ -159,15 +171,22 @@ class Saver:
             step: Train steps done.
             epoch_ended: Number of the epoch that has just ended, from 1; `None` inside an epoch.
         """
-        since = self._clock() - self._saved_at
+        is_old, can_afford, _ = self.timing() if self.told is None else self.told
         if self._settings.automatic:
-            wanted = epoch_ended is not None or since >= decisions.MAX_SECONDS_UNSAVED
-            elapsed = self._clock() - self._started
-            return wanted and decisions.can_afford(self._spent, self._cost, elapsed)
-        return decisions.is_multiple(step, self._settings.every_steps) or (
-            (epoch_ended is not None and decisions.is_multiple(epoch_ended, self._settings.every_epochs))
-            or (self._settings.every_minutes is not None and since >= 60 * self._settings.every_minutes)
+            return (epoch_ended is not None or is_old) and can_afford
+        return (
+            decisions.is_multiple(step, self._settings.every_steps)
+            or (epoch_ended is not None and decisions.is_multiple(epoch_ended, self._settings.every_epochs))
+            or is_old
         )
+
+    def timing(self) -> tuple[bool, bool, bool]:
+        """What depends on the clock: whether the last checkpoint is old, whether another one is affordable, and whether
+        a large one is held."""
+        now, minutes = self._clock(), self._settings.every_minutes
+        limit = decisions.MAX_SECONDS_UNSAVED if self._settings.automatic else 60 * (minutes or float("inf"))
+        can_afford = decisions.can_afford(self._spent, self._cost, now - self._started)
+        return now - self._saved_at >= limit, can_afford, self._holds_large()
 
     def is_among_best(self, value: float | None) -> bool:
         """Whether a checkpoint with this value would be kept; false for `None`."""
@@ -214,6 +233,8 @@ class Saver:
         self._submit(job, self.best, names | self._previous)
         self._previous, self.last, self.last_step = names, job.name, job.step
         self._saved_at = self._clock()
+        if self.told is not None:  # until the next one is told
+            self.told = (False, *self.told[1:])
 
     def add_cost(self, seconds: float) -> None:
         """Adds time that the loop spent on a checkpoint, in seconds."""
@@ -244,6 +265,8 @@ class Saver:
             self._submit(waiting, waiting.name if waiting.name == self.best else None, None)
 
     def _submit(self, job: Job, best: str | None, kept: set[str] | None) -> None:
+        if not self._writes:
+            return
         self._join()
         if self._thread is None:
             self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="lightkeras-checkpoint")

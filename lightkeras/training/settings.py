@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from lightkeras.encoders.features import FeatureCache
+from lightkeras.engine.world import launched
 from lightkeras.runs.loggers import Logger
 from lightkeras.system.messages import check_whole
 from lightkeras.training import decisions
@@ -178,11 +179,16 @@ class Settings(Endings):
         check_whole(owner, "overfit_batches", self.overfit_batches, 1, optional=True)
 
     def check_keeps_runs(self, user: str) -> None:
-        """Refuses `smoke`, which keeps no run, for what reads its runs.
+        """Refuses `smoke`, which keeps no run, and several processes, for what reads the runs that it starts.
 
         Raises:
-            ValueError: `smoke` is set; the message begins with `user`.
+            ValueError: `smoke` is set, or a launcher started several processes; the message begins with `user`.
         """
+        if (launch := launched()) is not None:
+            raise ValueError(
+                f"{user} is started once, and {launch.variable} tells of {launch.processes} processes: start it "
+                "without a launcher."
+            )
         if self.smoke:
             raise ValueError(
                 f"{user} needs the runs that it starts, and smoke=True keeps none: try one run first, by "

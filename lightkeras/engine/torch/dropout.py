@@ -22,8 +22,8 @@ _WORD = 2**64 - 1
 
 
 @contextlib.contextmanager
-def seeded_dropout() -> Iterator[None]:
-    """Context in which Keras's dropout draws from seed generators."""
+def seeded_dropout(folded: int = 0) -> Iterator[None]:
+    """Context in which Keras's dropout draws from seed generators; `folded` into their seeds makes them others."""
     original, counters, generator = keras_random.dropout, {}, torch.Generator()
 
     def dropout(inputs: torch.Tensor, rate: float, noise_shape: Any = None, seed: Any = None) -> torch.Tensor:
@@ -33,7 +33,7 @@ def seeded_dropout() -> Iterator[None]:
         if not unseeded or noise_shape is not None or not 0 < rate < 1 or inputs.device.type not in ("cpu", "cuda"):
             return original(inputs, rate, noise_shape, seed)
         if id(seed) not in counters:
-            counters[id(seed)] = _Counter(seed)
+            counters[id(seed)] = _Counter(seed, folded)
         number = counters[id(seed)].next()
         if inputs.is_cuda:
             # Only steps draw from the device's generator, and its dropout is one kernel.
@@ -50,8 +50,9 @@ def seeded_dropout() -> Iterator[None]:
 class _Counter:
     """A seed generator whose state is read once, counted on the host and updated on the device."""
 
-    def __init__(self, generator: keras.random.SeedGenerator) -> None:
+    def __init__(self, generator: keras.random.SeedGenerator, folded: int) -> None:
         self._generator = generator  # kept alive, because it is identified by its id
+        self._folded = folded
         self._state = generator.state.value.detach()
         self._drawn = self._state[1]
         self._version: int
@@ -61,7 +62,7 @@ class _Counter:
         """The seed of the next draw."""
         if self._state._version != self._version:  # it was drawn from or set elsewhere
             self._read()
-        number = _mixed(self._seed, self._count)
+        number = _mixed(self._seed ^ self._folded, self._count)
         self._count += 1
         self._drawn.add_(1)
         self._version = self._state._version

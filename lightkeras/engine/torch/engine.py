@@ -42,9 +42,12 @@ from lightkeras.engine.torch.compiling import (
 )
 from lightkeras.engine.torch.dropout import seeded_dropout
 from lightkeras.engine.torch.finite import all_finite, global_norm, largest, numbers, viewed
+from lightkeras.engine.torch.parallel import SharedProgram, Sharing, fold, running
 from lightkeras.engine.torch.programs import TorchPredictor, TorchProgram, row_of
 from lightkeras.engine.torch.streams import TensorStream, device_in_use, resident, tensors_of
 from lightkeras.engine.torch.tracing import batch_of, check_no_text, traced
+from lightkeras.engine.torch.world import TorchWorld, join
+from lightkeras.engine.world import Launch, World
 from lightkeras.system.held_values import HeldValues, same_bits
 
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
@@ -95,6 +98,15 @@ class TorchEngine(Engine):
         self._learned: list[_Learned] = []  # per `minimize` of a step, for one call of `run`
         self._number = 0  # index of the next `minimize` in the step
         self._held: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
+        self._sharing: Sharing | None = None  # with other processes, else None
+
+    @classmethod
+    def join(cls, launch: Launch | None) -> World:
+        return join(launch)
+
+    def enter(self, world: World) -> None:
+        super().enter(world)
+        self._sharing = Sharing(world) if isinstance(world, TorchWorld) else None
 
     def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
         check_no_text(spec)
@@ -103,7 +115,7 @@ class TorchEngine(Engine):
             try:
                 for building in (True, False):
                     tracing = self._tracing = _Tracing(building)
-                    with traced(abstract) as scope, Operations() as operations:
+                    with traced(abstract) as scope, Operations() as operations, running(self._sharing):
                         names = tuple(step(batch))
                         makes_variables = scope.makes_variables()
                 if makes_variables:
@@ -120,6 +132,8 @@ class TorchEngine(Engine):
                 break
         if tracing.updates:
             self._traced, self._size = step, Size(spec, batch_size, operations.count)
+        if self._sharing is not None:
+            self._sharing.note(step, tracing.updates, scope.assigned.values())
         return Trace(names, tuple(tracing.updates), tuple(scope.variables.values()))
 
     def gradient_sizes(self, step: Step, stream: Stream) -> list[tuple[keras.Variable, float]]:
@@ -130,7 +144,7 @@ class TorchEngine(Engine):
         try:
             with self._running() as begin_step:
                 begin_step()
-                step(tensors_of(batch))
+                (step if self._sharing is None else self._sharing.once(step))(tensors_of(batch))
         finally:
             self._sizes = None
         if not found:
@@ -163,6 +177,11 @@ class TorchEngine(Engine):
 
     def _program(self, step: Step, names: Sequence[str], steps: int | None) -> Program:
         row, size, required = row_of(step, names), self._size, self.compile == "on"
+        if self._sharing is not None:
+            if required:
+                warn_not_compiled("its gradients are exchanged with other processes", required)
+            folded = functools.partial(self._running, folded=fold(self.world.rank))
+            return SharedProgram(row, names, folded, self._sharing, step)
         plain = TorchProgram(row, names, self._running)
         if self.compile == "off" or size is None or self._traced != step:
             return plain
@@ -189,7 +208,11 @@ class TorchEngine(Engine):
         with torch.enable_grad(), _differentiable(learned.values):
             loss = check_scalar(keras.ops.convert_to_tensor(returned(loss_fn())))
             scaled = optimizer.scale_loss(loss)
+            if self._sharing is not None:
+                scaled = self._sharing.weighted(scaled)
             gradients = _gradients(scaled, learned.values)
+        if self._sharing is not None:
+            gradients = self._sharing.summed(gradients, learned.values, self._number - 1)
         loss = loss.detach()
         pairs = list(zip(learned.variables, gradients, strict=True))
         self._observe(optimizer, loss, learned.variables, gradients)
@@ -243,13 +266,14 @@ class TorchEngine(Engine):
             return function(tensors_of(batch))
 
     def check_devices(self, variables: Mapping[str, keras.Variable]) -> None:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            processes = torch.distributed.get_world_size()
-            if processes > 1:
-                raise ValueError(
-                    f"torch.distributed joined {processes} processes, whose gradients a run would not exchange: each "
-                    "would train a model of its own. Start one process, without torchrun."
-                )
+        if self._sharing is not None and self.eager:
+            raise ValueError(
+                "eager=True is for breakpoints, where the other processes would wait: start one process for it."
+            )
+
+    def share(self, variables: Mapping[str, keras.Variable]) -> None:
+        if isinstance(self.world, TorchWorld):
+            self.world.broadcast([variable.value.detach() for variable in variables.values()])
 
     def hold(self, variables: Mapping[str, Any]) -> HeldValues:
         arrays = {key: self._held_array(variable) for key, variable in variables.items()}
@@ -272,14 +296,17 @@ class TorchEngine(Engine):
         return [key for key, is_finite in zip(floats, finite, strict=True) if not is_finite]
 
     @contextlib.contextmanager
-    def _running(self, compiled: bool = False) -> Iterator[Callable[[], None]]:
-        """Context for steps, of a compiled program or another. Gradients are recorded only where they are taken."""
+    def _running(self, compiled: bool = False, folded: int = 0) -> Iterator[Callable[[], None]]:
+        """Context for steps, of a compiled program or another. Gradients are recorded only where they are taken.
+
+        `folded` is that of `seeded_dropout`.
+        """
 
         def begin_step() -> None:
             self._number = 0
 
         self._learned = []  # layers may be frozen between calls
-        with torch.no_grad(), compiled_steps() if compiled else seeded_dropout():
+        with torch.no_grad(), compiled_steps() if compiled else seeded_dropout(folded):
             yield begin_step
 
     def _variables_of(self, variables: Variables) -> _Learned:

@@ -95,7 +95,7 @@ def next_batches(stream: Stream, count: int) -> Iterator[Structure]:
     if isinstance(stream, ArrayStream):
         indices = stream.next_indices(count)
         if indices is not None:
-            yield from _gathered(stream.arrays, torch.from_numpy(indices))
+            yield from gathered(stream.arrays, torch.from_numpy(indices))
         return
     for _ in range(count):
         if isinstance(stream, TensorStream):
@@ -108,7 +108,8 @@ def next_batches(stream: Stream, count: int) -> Iterator[Structure]:
         yield tensors
 
 
-def _gathered(arrays: Structure, indices: torch.Tensor) -> Iterator[Structure]:
+def gathered(arrays: Structure, indices: torch.Tensor) -> Iterator[Structure]:
+    """Yields batches of examples of arrays on the device; indices are `[batches, examples]`."""
     indices = indices.to(device_in_use())
     for row in indices:
         yield map_structure(lambda array: array.index_select(0, row), arrays)  # noqa: B023

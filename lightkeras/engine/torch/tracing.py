@@ -65,6 +65,7 @@ class Scope(keras.StatelessScope):  # type: ignore[misc]
         super().__init__(collect_losses=True)
         self._abstract = abstract
         self.variables: dict[int, keras.Variable] = {}
+        self.assigned: dict[int, keras.Variable] = {}
         self.built = False  # whether a layer created variables
 
     def get_current_value(self, variable: keras.Variable) -> torch.Tensor:
@@ -76,6 +77,7 @@ class Scope(keras.StatelessScope):  # type: ignore[misc]
 
     def add_update(self, update: tuple[keras.Variable, torch.Tensor]) -> None:
         self.variables.setdefault(id(update[0]), update[0])
+        self.assigned.setdefault(id(update[0]), update[0])
         super().add_update(update)
 
     def makes_variables(self) -> bool:

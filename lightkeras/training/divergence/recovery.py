@@ -30,6 +30,9 @@ class Recovery:
         source: Source of the run's data, see `DataModule.source`.
         skip_broken: Batches that may be skipped.
         clock: Returns monotonic time in seconds.
+
+    Attributes:
+        told: Result of `timing` of the process that writes, for a run of several; `None` decides by the clock.
     """
 
     def __init__(
@@ -43,7 +46,12 @@ class Recovery:
     ) -> None:
         self._task, self._stepper, self._state, self._recorder = stepper.task, stepper, recorder.state, recorder
         self._folder, self._source, self._skip_broken, self._clock = folder, source, skip_broken, clock
+        self.told: tuple[bool, bool, bool] | None = None
         self.forget()
+
+    def timing(self) -> tuple[bool, bool, bool]:
+        """See `Watchdog.timing`."""
+        return self._watchdog.timing()
 
     def forget(self) -> None:
         """Drops the snapshot: one taken before the steps were retraced does not fit them."""
@@ -66,7 +74,7 @@ class Recovery:
             if alarm is None:
                 self._keep_snapshot()
         else:
-            alarm = self._watchdog.watch(*self._now(), epoch_begins, takes)
+            alarm = self._watchdog.watch(*self._now(), epoch_begins, takes, self.told)
         if self._watchdog.snapshot is not before:
             self._recorder.mark()
         return alarm

@@ -117,6 +117,12 @@ class Watchdog:
         self._checked = self._taken = _Last(-math.inf, 0.0)
         self.snapshot: Snapshot | None = None
 
+    def timing(self, now: float | None = None) -> tuple[bool, bool, bool]:
+        """What depends on the clock: whether a snapshot at an epoch's start, one inside it, and a check are due."""
+        now = self._clock() if now is None else now
+        snapshots = (self._taken.is_due(now, share) for share in (SHARE_AT_EPOCH, SHARE))
+        return *snapshots, self._checked.is_due(now, SHARE)  # type: ignore[return-value]
+
     def watch(
         self,
         position: Position,
@@ -125,19 +131,22 @@ class Watchdog:
         random: Mapping[str, Any],
         epoch_begins: bool = False,
         takes: bool | None = None,
+        told: tuple[bool, bool, bool] | None = None,
     ) -> Alarm | None:
         """Checks the variables and takes a snapshot, each if it is due. The first call does both.
 
         The arguments are what a `Snapshot` holds. `epoch_begins` is true after the callbacks of a new epoch. `takes`
-        decides whether to take a snapshot, which is then checked; `None` takes one if it is due.
+        decides whether to take a snapshot, which is then checked; `None` takes one if it is due. `told` is the result
+        of `timing` of another process; `None` decides by the clock.
 
         Returns:
             A variable that is not finite; `None` if all are finite, or if no check was due.
         """
         now = self._clock()
+        at_epoch, inside, checks = self.timing(now) if told is None or self.snapshot is None else told
         if takes is None or self.snapshot is None:
-            takes = self._taken.is_due(now, SHARE_AT_EPOCH if epoch_begins else SHARE)
-        if not takes and not self._checked.is_due(now, SHARE):
+            takes = at_epoch if epoch_begins else inside
+        if not takes and not checks:
             return None
         compiles = self._unwatched is None  # the first check, so its time is not the cost
         alarm = self.check(position.step)

@@ -1,0 +1,271 @@
+"""World: the processes of a run, which a launcher started, each of which computes a part of every batch.
+
+    launch = launched()                      # from the variables of torchrun, or of TF_CONFIG; None for one process
+    world = engine.join(launch)              # `ALONE` without others; each backend has its own implementation
+    part = world.part(examples=32)           # of a batch: which examples this process computes, and their weight
+    counts = world.agree("steps", 75)        # a plain value of each process, by rank: a small exchange
+    with world.watched():                    # an error here ends the other processes, which name this one
+        ...
+
+The order of the examples is a function of the seed and the epoch, so every process knows all batches. A batch stays the
+global batch; losses, gradients and logs are sums over the processes, weighted by examples.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, final
+
+import keras
+import numpy as np
+
+from lightkeras.data.structure import Structure, flatten
+
+TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Variables of torchrun, Ray Train, Kubernetes' PyTorchJob and others."""
+
+
+class WorldError(RuntimeError):
+    """Another process of the run was lost, failed, or does something else than this one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """What a launcher told a process.
+
+    Args:
+        variable: The variable that told the number of processes: `"WORLD_SIZE"` or `"TF_CONFIG"`.
+        rank: Number of this process, from 0.
+        processes: Number of all processes.
+        local_rank: Number of this process among those of its host, from 0.
+        address: Host of the process with rank 0.
+        port: Free port there.
+    """
+
+    variable: str
+    rank: int
+    processes: int
+    local_rank: int
+    address: str
+    port: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The part of a batch that a process computes.
+
+    Args:
+        start: First example.
+        stop: The example after the last one.
+        weight: Share of this process in sums over the batch; those of all processes add up to 1.
+        whole: Whether each process computes the whole batch, because it has fewer examples than there are processes,
+            or cannot be divided.
+    """
+
+    start: int
+    stop: int
+    weight: float
+    whole: bool = False
+
+
+class World(abc.ABC):
+    """The processes of a run. All of them call its methods in the same order."""
+
+    rank: int = 0
+    """Number of this process, from 0."""
+    processes: int = 1
+    """Number of processes."""
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether this process writes files, logs and progress; one of them does."""
+        return self.rank == 0
+
+    @property
+    def name(self) -> str:
+        """This process, in messages."""
+        return f"rank {self.rank} of {self.processes}"
+
+    @abc.abstractmethod
+    def agree(self, what: str, value: Any) -> list[Any]:
+        """Exchanges values, and waits for all processes.
+
+        Args:
+            what: What is exchanged: an error if another process exchanges something else.
+            value: A JSON value.
+
+        Returns:
+            The values of all processes, by rank.
+
+        Raises:
+            WorldError: Another process was lost, or exchanges something else.
+        """
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Context of the work of a run: an error in it is told to the other processes, and a lost one ends this one."""
+        yield
+
+    @final
+    def first(self, what: str, value: Any) -> Any:
+        """Returns the value of the process that writes."""
+        return self.agree(what, value if self.is_writer else None)[0]
+
+    @final
+    def any(self, what: str, flag: bool) -> bool:
+        """Returns whether a process has the flag set."""
+        return any(self.agree(what, bool(flag)))
+
+    @final
+    def check_same(self, what: str, value: Mapping[str, Any], advice: str) -> None:
+        """Checks that all processes have the same JSON values.
+
+        Args:
+            what: What they are, such as `"settings"`.
+            value: The values by name; dicts in it too.
+            advice: Last sentence of the error.
+
+        Raises:
+            ValueError: A process has others than the one with rank 0; the message names both.
+        """
+        if self.processes == 1:
+            return
+        expected, *others = self.agree(what, dict(value))
+        lines = [
+            f"rank {rank}: {line}"
+            for rank, found in enumerate(others, start=1)
+            for line in _differences(expected, found)
+        ]
+        if lines:
+            more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+            raise ValueError(
+                f"The processes of the run differ in their {what}. {'; '.join(lines[:_SHOWN])}{more}. {advice}"
+            )
+
+    @final
+    def part(self, examples: int) -> Part:
+        """The part of a batch of this process: parts differ by at most one example."""
+        return part_of(examples, self.rank, self.processes)
+
+    @final
+    def part_of_batch(self, batch: Structure) -> Part:
+        """As `part`, of arrays; whole if they do not all have one entry for each example on axis 0."""
+        sizes = {leaf.shape[0] if leaf.ndim else None for _, leaf in flatten(batch)}
+        size = sizes.pop()
+        if sizes or size is None:
+            return Part(0, size or 0, 1 / self.processes, whole=True)
+        return self.part(size)
+
+
+@final
+class Alone(World):
+    """One process: nothing is exchanged."""
+
+    def agree(self, what: str, value: Any) -> list[Any]:
+        return [value]
+
+
+ALONE = Alone()
+
+
+def part_of(examples: int, rank: int, processes: int) -> Part:
+    """See `World.part`."""
+    if examples < processes:
+        return Part(0, examples, 1 / processes, whole=True)
+    start, stop = (examples * number // processes for number in (rank, rank + 1))
+    return Part(start, stop, (stop - start) / examples)
+
+
+def launched(variables: Mapping[str, str] = os.environ) -> Launch | None:
+    """What a launcher told this process by environment variables; `None` for one process.
+
+    Raises:
+        ValueError: Variables are missing or malformed, or two launchers set theirs.
+    """
+    by_rank, by_config = _of_torchrun(variables), _of_tf_config(variables)
+    if by_rank is not None and by_config is not None:
+        raise ValueError(
+            "WORLD_SIZE and TF_CONFIG both tell of several processes: two launchers started this one. Unset the "
+            "variables of one of them."
+        )
+    return by_rank or by_config
+
+
+def checksums(variables: Mapping[str, keras.Variable]) -> dict[str, int]:
+    """Sums of the bits of variables by key: equal for equal values."""
+    found = {}
+    for key, variable in variables.items():
+        array = np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).reshape(-1).view(np.uint8)
+        words = np.pad(array, (0, -array.size % 4)).view(np.uint32) if array.size % 4 else array.view(np.uint32)
+        found[key] = int(words.sum(dtype=np.uint64))
+    return found
+
+
+_SHOWN = 5  # differences in a message
+
+
+def _of_torchrun(variables: Mapping[str, str]) -> Launch | None:
+    size = variables.get("WORLD_SIZE")
+    if size is None or ("RANK" not in variables and size.strip() == "1"):
+        return None
+    missing = [name for name in TORCHRUN if not variables.get(name)]
+    if missing:
+        raise ValueError(
+            f"WORLD_SIZE={size} tells of several processes, and {', '.join(missing)} is not set. Start them with "
+            "torchrun, or set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT of each."
+        )
+    processes, rank = _whole("WORLD_SIZE", size, 1), _whole("RANK", variables["RANK"], 0)
+    if rank >= processes:
+        raise ValueError(f"RANK={rank}: expected a number from 0 to {processes - 1}, because WORLD_SIZE={processes}.")
+    if processes == 1:
+        return None
+    local, port = (
+        _whole("LOCAL_RANK", variables.get("LOCAL_RANK", str(rank)), 0),
+        _whole("MASTER_PORT", variables["MASTER_PORT"], 1, 65535),
+    )
+    return Launch("WORLD_SIZE", rank, processes, local, variables["MASTER_ADDR"], port)
+
+
+def _of_tf_config(variables: Mapping[str, str]) -> Launch | None:
+    """The workers of TF_CONFIG: a chief, if there is one, has rank 0."""
+    text = variables.get("TF_CONFIG")
+    if not text:
+        return None
+    try:
+        config = json.loads(text)
+        cluster, task = config.get("cluster") or {}, config.get("task") or {}
+        hosts = {kind: list(cluster.get(kind) or []) for kind in ("chief", "worker")}
+        addresses = [*hosts["chief"], *hosts["worker"]]
+        if len(addresses) < 2:
+            return None
+        before = len(hosts["chief"]) if task["type"] == "worker" else 0
+        rank, kind = before + int(task["index"]), hosts[task["type"]]
+        kind[int(task["index"])]
+        host, _, port = addresses[0].rpartition(":")
+        return Launch("TF_CONFIG", rank, len(addresses), 0, host, _whole("the port of TF_CONFIG", port, 1, 65535))
+    except (json.JSONDecodeError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"TF_CONFIG={text!r} is malformed ({type(error).__name__}: {error}). Expected JSON such as "
+            '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}.'
+        ) from None
+
+
+def _whole(name: str, text: str, least: int, most: int | None = None) -> int:
+    number = int(text) if text.strip().isdecimal() else -1
+    if number < least or (most is not None and number > most):
+        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name}={text!r}: expected a whole number {limits}.")
+    return number
+
+
+def _differences(expected: Any, found: Any, name: str = "") -> Iterator[str]:
+    if isinstance(expected, Mapping) and isinstance(found, Mapping):
+        for key in dict.fromkeys([*expected, *found]):
+            yield from _differences(expected.get(key), found.get(key), f"{name}.{key}" if name else str(key))
+    elif expected != found and not (expected != expected and found != found):  # NaN
+        yield f"{name} is {found!r}, and {expected!r} on rank 0"

@@ -1,0 +1,102 @@
+"""What launchers tell, how a batch is divided, and what processes compare."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from lightkeras.engine.world import ALONE, Launch, Part, World, checksums, launched, part_of
+
+OF_TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "host", "MASTER_PORT": "29500", "LOCAL_RANK": "0"}
+CONFIG = '{"cluster": {"chief": ["a:1"], "worker": ["b:2", "c:3"]}, "task": {"type": "worker", "index": 1}}'
+
+
+class Told(World):
+    """A process that is told what the others have."""
+
+    def __init__(self, rank, others):
+        self.rank, self.processes, self._others = rank, len(others) + 1, others
+
+    def agree(self, what, value):
+        found = list(self._others)
+        found.insert(self.rank, value)
+        return found
+
+
+def test_the_variables_of_torchrun_and_of_tf_config_are_read():
+    assert launched(OF_TORCHRUN) == Launch("WORLD_SIZE", 1, 2, 0, "host", 29500)
+    assert launched({"TF_CONFIG": CONFIG}) == Launch("TF_CONFIG", 2, 3, 0, "a", 1)
+
+
+def test_one_process_has_no_launch():
+    assert launched({}) is None
+    assert launched({"WORLD_SIZE": "1"}) is None
+    assert launched(OF_TORCHRUN | {"RANK": "0", "WORLD_SIZE": "1"}) is None
+    assert launched({"TF_CONFIG": '{"cluster": {"worker": ["b:2"]}, "task": {"type": "worker", "index": 0}}'}) is None
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (OF_TORCHRUN | {"TF_CONFIG": CONFIG}, "WORLD_SIZE and TF_CONFIG both tell of several processes: two launchers"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0"},
+            r"WORLD_SIZE=2 .* and MASTER_ADDR, MASTER_PORT is not set\. Start them with",
+        ),
+        (OF_TORCHRUN | {"RANK": "2"}, r"RANK=2: expected a number from 0 to 1, because WORLD_SIZE=2"),
+        (OF_TORCHRUN | {"WORLD_SIZE": "two"}, "WORLD_SIZE='two': expected a whole number of at least 1"),
+        (OF_TORCHRUN | {"MASTER_PORT": "70000"}, "MASTER_PORT='70000': expected a whole number from 1 to 65535"),
+        ({"TF_CONFIG": "{"}, r"TF_CONFIG='\{' is malformed \(JSONDecodeError: .*Expected JSON such as"),
+        ({"TF_CONFIG": CONFIG.replace("1}", "7}")}, r"is malformed \(IndexError"),
+    ],
+)
+def test_wrong_variables_are_refused(variables, message):
+    with pytest.raises(ValueError, match=message):
+        launched(variables)
+
+
+def test_parts_cover_a_batch_and_their_weights_add_up_to_1():
+    # 10 examples of 3 processes: 3, 3 and 4 of them.
+    assert [part_of(10, rank, 3) for rank in range(3)] == [Part(0, 3, 0.3), Part(3, 6, 0.3), Part(6, 10, 0.4)]
+    for examples in (3, 4, 31, 64):
+        parts = [part_of(examples, rank, 3) for rank in range(3)]
+        assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])]
+        assert parts[-1].stop == examples
+        assert sum(part.weight for part in parts) == pytest.approx(1)
+
+
+def test_each_process_computes_the_whole_of_a_batch_that_cannot_be_divided():
+    assert [part_of(1, rank, 2) for rank in range(2)] == [Part(0, 1, 0.5, whole=True)] * 2
+    ragged = {"ids": np.zeros(7), "counts": np.zeros(4)}
+    assert Told(1, [None]).part_of_batch(ragged).whole
+    assert Told(1, [None]).part_of_batch((np.zeros((5, 2)), np.zeros(5))) == Part(2, 5, 0.6)
+
+
+def test_differences_are_named_with_their_ranks():
+    mine = {"hparams": {"units": 8, "rate": 0.1}, "seed": 0}
+    others = [{"hparams": {"units": 8, "rate": 0.1}, "seed": 0}, {"hparams": {"units": 9, "rate": 0.1}, "seed": 0}]
+    message = r"differ in their settings\. rank 2: hparams\.units is 9, and 8 on rank 0\. Start all alike\.$"
+    with pytest.raises(ValueError, match=message):
+        Told(0, others).check_same("settings", mine, "Start all alike.")
+    Told(0, others[:1]).check_same("settings", mine, "Start all alike.")
+    nan = {"value": float("nan")}
+    Told(0, [nan]).check_same("values", {"value": float("nan")}, "")
+
+
+def test_one_process_exchanges_nothing():
+    assert ALONE.agree("steps", 7) == [7]
+    assert ALONE.first("steps", 7) == 7
+    assert ALONE.any("stop", False) is False
+    assert ALONE.is_writer
+    assert ALONE.part(5) == Part(0, 5, 1.0)
+
+
+def test_a_checksum_tells_values_apart():
+    def sums(*values):
+        return checksums({str(n): keras.Variable(np.array(value, "float32")) for n, value in enumerate(values)})
+
+    assert sums([1.0, 2.0], 3.0) == sums([1.0, 2.0], 3.0)
+    before, after = sums([1.0, 2.0], 3.0), sums([1.0, np.nextafter(np.float32(2), np.float32(3))], 3.0)
+    assert [key for key in before if before[key] != after[key]] == ["0"]
+    assert checksums({"odd": keras.Variable(np.ones(3, "int8"), dtype="int8")})["odd"] == 0x010101

@@ -1,0 +1,173 @@
+"""Several processes train one run: torch, on loopback."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import harness
+import pytest
+import ranked
+import ranks as program
+
+PROGRAM = Path(program.__file__)
+pytestmark = [
+    pytest.mark.backends("tensorflow", reason="it starts the processes itself"),
+    pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed"),
+]
+OFTEN = ["--settings", json.dumps({"saves_often": True})]
+
+
+def results(ranks: ranked.Ranks, rank: int = 0) -> list[dict]:
+    return [json.loads(line) for line in ranks.printed(rank).splitlines()]
+
+
+def steps_of(run_dir: Path) -> list[str]:
+    return [row["step"] for row in csv.DictReader((run_dir / "metrics.csv").read_text().splitlines()) if row["kind"] == "step"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def both(folder):
+    """The same runs in one process and in two."""
+    names = "TwoMoons,clipped"
+    return {count: ranked.run([PROGRAM, names, folder / str(count)], count) for count in (1, 2)}
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """A run of two processes that was never stopped, with dropout, batch normalization and metrics."""
+    return ranked.run([PROGRAM, "Noisy", folder / "whole", *OFTEN])
+
+
+def test_two_processes_compute_the_numbers_of_one(both, folder):
+    one, two = results(both[1]), results(both[2])
+    for expected, found in zip(one, two, strict=True):
+        assert found["steps"] == expected["steps"]
+        assert found["history"].keys() == expected["history"].keys()
+        for name, values in expected["history"].items():
+            assert found["history"][name] == pytest.approx(values, rel=1e-5), name
+    assert results(both[2], rank=1)[0]["history"] == two[0]["history"]
+
+
+def test_one_process_writes_and_the_other_prints_nothing_but_its_result(both, folder):
+    assert both[2].printed(1, error=True) == ""
+    assert "epoch   4/4" in both[2].printed(0, error=True)
+    steps = steps_of(folder / "2" / "TwoMoons")
+    assert steps == steps_of(folder / "1" / "TwoMoons")
+    assert len(steps) == len(set(steps)) == 40
+    files = [{path.name for path in (folder / count / "TwoMoons").iterdir()} for count in ("1", "2")]
+    assert {name.partition(".")[0] for name in files[0]} == {name.partition(".")[0] for name in files[1]}
+    assert json.loads((folder / "2" / "TwoMoons" / "config.json").read_text())["processes"] == 2
+
+
+def test_a_killed_rank_ends_the_other_and_the_run_resumes_to_the_same_bits(whole, folder):
+    run_dir = folder / "killed"
+    killed = ranked.Ranks([PROGRAM, "Noisy", run_dir, *OFTEN, "--die", "1:step:3"])
+    assert killed.wait() == [1, -signal.SIGKILL]
+    assert "Rank 1 of 2 gives no sign of life" in killed.printed(0, error=True)
+    resumed = ranked.run([PROGRAM, "Noisy", run_dir, *OFTEN])
+    assert "Resuming after step" in resumed.printed(0, error=True)
+    harness.assert_same(harness.end_of(folder / "whole"), harness.end_of(run_dir))
+
+
+def test_a_signal_to_any_rank_saves_the_run_and_ends_all_with_143(folder):
+    run_dir = folder / "signalled"
+    ranks = ranked.Ranks([PROGRAM, "Waits", run_dir, "--settings", '{"max_epochs": 100000}'])
+    assert ranks.wait() == [143, 143]
+    saved = json.loads((run_dir / "result.json").read_text())["fit"]
+    assert saved["interrupted"] == "SIGTERM"
+    assert saved["steps"] == int(steps_of(run_dir)[-1])
+    assert 30 < saved["steps"] < 50
+
+
+def test_what_differs_or_fails_in_one_rank_ends_both(folder):
+    def errors(task: str, *more: str) -> list[str]:
+        ranks = ranked.Ranks([PROGRAM, task, folder / task, *more])
+        assert ranks.wait() == [1, 1]
+        return [ranks.printed(rank, error=True) for rank in range(2)]
+
+    for error in errors("Differs"):
+        assert (
+            "ValueError: The processes of the run differ in their settings. rank 1: hparams.hidden_units is 20, and 16"
+            in error
+        )
+    assert not (folder / "Differs").exists()
+    first, second = errors("Fails")
+    assert "ValueError: no more paper" in second
+    assert "(on rank 1 of 2)" in second
+    assert "Rank 1 ended with ValueError: no more paper" in first
+    for error in errors("Drifts"):
+        assert "differ in their variables after epoch 2. rank 1: " in error
+
+
+@pytest.mark.long
+def test_a_run_goes_on_with_another_number_of_processes(whole, folder):
+    run_dir = folder / "elsewhere"
+    ranked.run([PROGRAM, "TwoMoons", run_dir, "--settings", '{"max_epochs": 2}'])
+    alone = ranked.run([PROGRAM, "TwoMoons", run_dir], 1)
+    assert "processes was 2 and is 1" in alone.printed(0, error=True)
+    expected = ranked.run([PROGRAM, "TwoMoons", folder / "alone"], 1)
+    for name, values in results(expected)[0]["history"].items():
+        assert results(alone)[0]["history"][name] == pytest.approx(values, rel=1e-5)
+
+
+@pytest.mark.long
+def test_a_rank_that_hangs_ends_the_other(folder):
+    ranks = ranked.Ranks([PROGRAM, "Hangs", folder / "hangs"], env={"LIGHTKERAS_LOST_SECONDS": "4"})
+    began = time.monotonic()
+    status = ranks.processes[0].wait(100)
+    assert status == 1
+    assert time.monotonic() - began < 90
+    ranks.kill()
+    assert "Rank 1 of 2 gives no sign of life" in ranks.printed(0, error=True)
+
+
+@pytest.mark.long
+def test_a_step_that_breaks_is_located_by_all(folder):
+    ranks = ranked.Ranks(
+        [PROGRAM, "NotFinite", folder / "broken", "--settings", '{"skip_broken": 1, "preflight": false}']
+    )
+    assert ranks.wait() == [0, 0]
+    assert "Its batch is skipped, 1 of 1" in ranks.printed(0, error=True)
+    assert results(ranks)[0]["steps"] == results(ranks, 1)[0]["steps"]
+
+
+@pytest.mark.long
+def test_a_rank_that_never_comes_and_a_port_in_use_are_errors(folder):
+    def ended(rank: int, port: int) -> subprocess.CompletedProcess:
+        variables = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        environment = os.environ | variables | {"KERAS_BACKEND": "torch", "LIGHTKERAS_JOIN_SECONDS": "3"}
+        command = [sys.executable, PROGRAM, "TwoMoons", folder / "never"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+
+    assert "Rank 1 of 2 did not come within 3 s" in ended(0, ranked.free_port()).stderr
+    assert "rank 0 did not answer there within 3 s" in ended(1, ranked.free_port()).stderr
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert "rank 0 cannot listen there" in ended(0, taken.getsockname()[1]).stderr
+
+
+@pytest.mark.long
+def test_torchrun_starts_an_experiment_as_typed(tmp_path):
+    experiment = Path(__file__).parents[2] / "experiments" / "mnist_expert.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(experiment)]
+    environment = {**os.environ, "KERAS_BACKEND": "torch", "LIGHTKERAS_CACHE_DIR": str(tmp_path / "cache")}
+    words = ["--run_dir", str(tmp_path / "run"), "--runner.max_steps", "20", "--source", "sample"]
+    done = subprocess.run([*command, *words], env=environment, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test") == 1
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["fit"]["steps"] == 20

@@ -1,0 +1,114 @@
+"""What the processes of a run agree on between two calls."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from lightkeras.engine.world import ALONE, World
+from lightkeras.testing import TwoMoons
+from lightkeras.training.agreement import Agreement, record_of, separate_normalizations
+
+
+class Parts:
+    """Stands for the signals, the callbacks, the checkpoints and the checks of a fit."""
+
+    def __init__(self):
+        self.received = self.asked_to_stop = self.told = None
+
+    def timing(self):
+        return True, False, True
+
+
+class Two(World):
+    """A process of two; the other one has told what it wants to."""
+
+    processes = 2
+
+    def __init__(self, rank, other):
+        self.rank, self._other = rank, other
+
+    def agree(self, what, value):
+        found = [value]
+        found.insert(1 - self.rank, self._other)
+        return found
+
+
+def made(world):
+    signals, bridge, saver, recovery = (Parts() for _ in range(4))
+    return Agreement(world, signals, bridge, saver, recovery, lambda: 3.0), signals, bridge, saver, recovery
+
+
+def test_one_process_decides_by_its_own_values_at_once():
+    agreement, signals, bridge, saver, _ = made(ALONE)
+    signals.received, bridge.asked_to_stop = "SIGTERM", "EarlyStopping"
+    assert (agreement.signal, agreement.asked_to_stop, agreement.elapsed) == ("SIGTERM", "EarlyStopping", 3.0)
+    agreement.update()
+    assert saver.told is None
+    assert agreement.ends_call(False) is False
+
+
+def test_a_signal_of_another_process_counts_from_the_next_exchange_on():
+    agreement, signals, *_ = made(Two(0, {"signal": "SIGINT", "stop": "a callback"}))
+    signals.received = None
+    assert agreement.signal is None
+    agreement.update()
+    assert (agreement.signal, agreement.asked_to_stop) == ("SIGINT", "a callback")
+
+
+def test_the_clock_is_that_of_the_process_that_writes():
+    told = {
+        "signal": None,
+        "stop": None,
+        "elapsed": 8.0,
+        "saver": [True, True, False],
+        "watchdog": [False, True, False],
+    }
+    agreement, _, _, saver, recovery = made(Two(1, told))
+    agreement.update()
+    assert agreement.elapsed == 8.0
+    assert (saver.told, recovery.told) == ((True, True, False), (False, True, False))
+
+
+def test_a_signal_of_this_process_waits_for_the_exchange():
+    agreement, signals, *_ = made(Two(1, {"signal": None, "stop": None, "elapsed": 0.0, "saver": [], "watchdog": []}))
+    signals.received = "SIGTERM"
+    assert agreement.signal is None
+    agreement.update()
+    assert agreement.signal == "SIGTERM"
+
+
+def test_replicas_that_differ_are_named():
+    class Apart(Two):
+        def agree(self, what, value):
+            other = value + 1 if what == "weights" else {name: number + (name == "b") for name, number in value.items()}
+            return [value, other]
+
+    variables = {key: keras.Variable(np.ones(2, "float32"), name=key) for key in ("a", "b")}
+    with pytest.raises(ValueError, match=r"variables after epoch 3\. rank 1: b is \d+, and \d+ on rank 0\. Something "):
+        made(Apart(0, None))[0].check_replicas(variables, 3)
+    made(ALONE)[0].check_replicas(variables, 3)
+
+
+def test_what_only_the_writer_does_need_not_be_the_same():
+    task = TwoMoons()
+    task.set_up(0)
+    facts = {"task": "TwoMoons", "hparams": {"units": 1}, "versions": {}}
+    record = record_of(task, {"seed": 1, "run_dir": "a", "progress": True}, facts, {})
+    assert record["runner"] == {"seed": 1}
+    assert [text for name, text in record["variables"].items() if "kernel" in name] == [
+        "float32[2, 16]",
+        "float32[16, 1]",
+    ]
+
+
+def test_batch_normalizations_of_a_part_are_found():
+    class Normalized(TwoMoons):
+        def build_model(self):
+            own, shared = (keras.layers.BatchNormalization(synchronized=synchronized) for synchronized in (False, True))
+            return keras.Sequential([keras.Input((2,)), own, shared, keras.layers.Dense(1)])
+
+    task = Normalized()
+    task.set_up(0)
+    assert [path.split("/")[-1][:19] for path in separate_normalizations(task)] == ["batch_normalization"]
