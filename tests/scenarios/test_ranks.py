@@ -31,7 +31,8 @@ def results(ranks: ranked.Ranks, rank: int = 0) -> list[dict]:
 
 
 def steps_of(run_dir: Path) -> list[str]:
-    return [row["step"] for row in csv.DictReader((run_dir / "metrics.csv").read_text().splitlines()) if row["kind"] == "step"]
+    rows = csv.DictReader((run_dir / "metrics.csv").read_text().splitlines())
+    return [row["step"] for row in rows if row["kind"] == "step"]
 
 
 @pytest.fixture(scope="module")
