@@ -309,8 +309,8 @@ def _check_processes(fit: Fit) -> None:
     if (separate := agreement.separate_normalizations(fit.task)) and fit.settings.preflight:
         warnings.warn(
             f"{', '.join(separate[:3])}{' and others' * (len(separate) > 3)} normalize the part of a batch that each "
-            f"of {fit.world.processes} processes has: the numbers differ from those of one process. Make them "
-            "BatchNormalization(synchronized=True).",
+            f"of {fit.world.processes} processes has: the numbers differ from those of one process. Set "
+            "`layer.synchronized = True` of each.",
             UserWarning,
             stacklevel=2,
         )
