@@ -106,7 +106,8 @@ def test_what_only_the_writer_does_need_not_be_the_same():
 def test_batch_normalizations_of_a_part_are_found():
     class Normalized(TwoMoons):
         def build_model(self):
-            own, shared = (keras.layers.BatchNormalization(synchronized=synchronized) for synchronized in (False, True))
+            own, shared = keras.layers.BatchNormalization(), keras.layers.BatchNormalization()
+            shared.synchronized = True  # Keras's constructor takes it on TensorFlow alone
             return keras.Sequential([keras.Input((2,)), own, shared, keras.layers.Dense(1)])
 
     task = Normalized()
