@@ -54,6 +54,7 @@ from lightkeras.training import (
     prediction,
     run_config,
     setup,
+    several_processes,
     space,
 )
 from lightkeras.training.by_batch import count_steps, run_by_batch
@@ -126,8 +127,8 @@ class Finders(Settings):
             ValueError: Settings, data or task are invalid, or the optimizer follows a schedule.
             OSError: The figure cannot be written.
         """
-        with FoldedTraceback(), processes_kept(), setup.in_world(self), display.showing(self.progress):
-            setup.check_alone("find_learning_rate")
+        with FoldedTraceback(), processes_kept(), several_processes.in_world(self), display.showing(self.progress):
+            several_processes.check_alone("find_learning_rate")
             test = finders.RangeTest(low, high, steps, optimizer, loss)
             return finders.find_learning_rate(self, task, train, batch_size, test)
 
@@ -162,8 +163,8 @@ class Finders(Settings):
             ValueError: Settings, data or task are invalid, or the batch size of a stream cannot be varied.
             OSError: The system is not Linux, so the memory of a process is unknown.
         """
-        with FoldedTraceback(), processes_kept(), setup.in_world(self), display.showing(self.progress):
-            setup.check_alone("find_batch_size")
+        with FoldedTraceback(), processes_kept(), several_processes.in_world(self), display.showing(self.progress):
+            several_processes.check_alone("find_batch_size")
             return finders.find_batch_size(self, task, train, finders.SizeSearch(low, high, steps, memory_bytes))
 
 
@@ -280,7 +281,7 @@ class Runner(Finders):
             OSError: The run directory cannot be written to.
             Interrupted: SIGTERM or SIGINT (Ctrl-C) was received; the state was saved.
         """
-        with FoldedTraceback(), processes_kept(), setup.in_world(self), display.showing(self.progress):
+        with FoldedTraceback(), processes_kept(), several_processes.in_world(self), display.showing(self.progress):
             if unknown:
                 explain_unknown_keywords("Runner.fit", unknown, FIT_ARGUMENTS, keywords.FIT)
             if self.smoke:
@@ -294,7 +295,11 @@ class Runner(Finders):
                 fit = setup.make_fit(self, ready, ledger)
                 config = run_config.config_of(fit, ready.init_from, complete=ready.resume)
             fit.directory.create(*space.disk_needed(task, fit.directory, self.checkpoints.keep))
-            with setup.cleared(fit), run_lock(fit.directory.lock_file), contextlib.ExitStack() as until_concluded:
+            with (
+                several_processes.cleared(fit),
+                run_lock(fit.directory.lock_file),
+                contextlib.ExitStack() as until_concluded,
+            ):
                 fit.directory.check_links()
                 fit.directory.sweep()
                 resumed, restart, write_config = run_config.begin(fit, config, ready)
@@ -334,7 +339,7 @@ class Runner(Finders):
         Returns:
             Names of the values that each epoch will log.
         """
-        with FoldedTraceback(), processes_kept(), setup.in_world(self), display.showing(self.progress):
+        with FoldedTraceback(), processes_kept(), several_processes.in_world(self), display.showing(self.progress):
             ready = setup.get_ready(
                 self, task, train, validation, batch_size, class_weight, init_from, resume, accept_changes
             )
@@ -371,7 +376,7 @@ class Runner(Finders):
             ValueError: The split is unknown or does not exist, or `weights` needs a run directory.
             CheckpointError: The checkpoint is damaged or does not fit the task.
         """
-        with FoldedTraceback(), processes_kept(), setup.in_world(self), display.showing(self.progress):
+        with FoldedTraceback(), processes_kept(), several_processes.in_world(self), display.showing(self.progress):
             return evaluation.evaluate(self, task, data, split, weights, batch_size, callbacks)
 
     def predict(
@@ -406,9 +411,9 @@ class Runner(Finders):
             OSError: A part cannot be written; those before it remain, and `resume=True` continues after them.
             CheckpointError: The checkpoint is damaged or does not fit the task.
         """
-        with FoldedTraceback(), processes_kept(), setup.in_world(self), display.showing(self.progress):
+        with FoldedTraceback(), processes_kept(), several_processes.in_world(self), display.showing(self.progress):
             if writer is not None:
-                setup.check_alone("predict(writer=...)")
+                several_processes.check_alone("predict(writer=...)")
             return prediction.predict(self, task, data, weights, batch_size, writer, callbacks)
 
 
@@ -429,7 +434,7 @@ def _try_all(
             max_time=None,
             validate_every=1,
             limit_batches=LimitBatches(SMOKE, SMOKE, SMOKE),
-            run_dir=setup.agreed_path(Path(folder) / "run"),
+            run_dir=several_processes.agreed_path(Path(folder) / "run"),
             loggers=(),  # they write to other places
             smoke=False,
         )

@@ -60,7 +60,7 @@ from lightkeras.system.console import Console, closed_output_ignored
 from lightkeras.system.display import in_notebook
 from lightkeras.system.messages import raised_by_us
 from lightkeras.task import Task
-from lightkeras.training import setup
+from lightkeras.training import setup, several_processes
 
 
 def cli(
@@ -111,7 +111,7 @@ def cli(
         "find_batch_size": lambda: _find_batch_size(task_class, settings, runner_defaults),
     }
     try:
-        with trust.trusting(None), closed_output_ignored(), setup.quiet_command():
+        with trust.trusting(None), closed_output_ignored(), several_processes.quiet_command():
             status = actions[command]()
     except (ValueError, TypeError, OSError, ImportError, NotImplementedError) as error:
         if not raised_by_us(error):
@@ -141,7 +141,7 @@ def _fit(
     given: jsonargparse.Namespace,
     then_test: bool,
 ) -> int:
-    path = setup.agreed_path(run_path(settings.run_dir, snake_case(task_class.__name__)))
+    path = several_processes.agreed_path(run_path(settings.run_dir, snake_case(task_class.__name__)))
     resume: bool | Path = settings.resume
     runner, hp = {**runner_defaults, **settings_of(settings.runner)}, hp_of(settings)
     lookup = lookup_of(settings)

@@ -26,7 +26,7 @@ _POLL_SECONDS = 0.1
 def launch(command: Sequence[str], processes: int, hosts: int = 1, host: int = 0, address: str | None = None) -> int:
     """Runs a Python program in several processes, until all have ended.
 
-    The first SIGTERM or SIGINT is passed on to all of them.
+    SIGTERM, SIGINT and SIGHUP are passed on to all of them, unless this process ignores them, as `nohup` does SIGHUP.
 
     Args:
         command: Path of the program, and its arguments.
@@ -39,8 +39,8 @@ def launch(command: Sequence[str], processes: int, hosts: int = 1, host: int = 0
         0 if all ended with 0; else the exit status of the first that did not.
 
     Raises:
-        ValueError: A number is out of its range, or there is no address for several machines.
-        FileNotFoundError: There is no such program.
+        ValueError: A number is out of its range, or the address is missing or malformed.
+        FileNotFoundError: The program does not exist.
     """
     if processes < 1 or hosts < 1 or processes * hosts < 2:
         raise ValueError(f"--processes {processes} --hosts {hosts}: expected at least two processes in all.")
@@ -96,7 +96,7 @@ def _wait(started: Sequence[subprocess.Popen[bytes]], first: int, received: Sequ
 
 @contextlib.contextmanager
 def _signals_passed_on(started: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
-    """Context in which processes get the SIGTERM and SIGINT of this one, which are added to the list."""
+    """Context in which processes get the signals of this one, which are added to the list."""
     received: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -104,7 +104,9 @@ def _signals_passed_on(started: Sequence[subprocess.Popen[bytes]]) -> Iterator[l
         for process in started:
             process.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, pass_on) for number in heeded}
     try:
         yield received
     finally:

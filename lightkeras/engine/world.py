@@ -108,7 +108,7 @@ class World(abc.ABC):
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Context of the work of a run: an error in it is told to the other processes, and a lost one ends this one."""
+        """Context of the work of a run: an error in it ends the other processes too, and one of theirs this one."""
         yield
 
     @final

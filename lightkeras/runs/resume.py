@@ -41,19 +41,8 @@ class Changes:
 
 _REFUSED = ("task", "hparams", "encoder", "seed", "monitor", "class_weight")  # and the data
 _WARNED = (
-    *(
-        "backend",
-        "code",
-        "modules",
-        "preflight",
-        "validate_every",
-        "devices",
-        "processes",
-        "eager",
-        "compile",
-        "callbacks",
-    ),
-    "versions",
+    *("backend", "code", "modules", "preflight", "validate_every"),
+    *("devices", "processes", "eager", "compile", "callbacks", "versions"),
 )
 
 _LATER = {"devices": None, "eager": False, "compile": "auto"}

@@ -13,13 +13,9 @@ import keras
 
 from lightkeras.engine.world import World, checksums
 from lightkeras.system.signals import StopSignals
-from lightkeras.task import Task
 from lightkeras.training.callbacks.bridge import CallbackBridge
 from lightkeras.training.divergence.recovery import Recovery
-from lightkeras.training.freezing import layers_within
 from lightkeras.training.saver import Saver
-
-SAME = "Start every process with the same command, code, packages and data."
 
 
 @final
@@ -79,7 +75,7 @@ class Agreement:
         self._signal = _first_of(found, "signal")
         self._stop = _first_of(found, "stop")
         self._elapsed = found[0]["elapsed"]
-        self._saver.told, self._recovery.told = tuple(found[0]["saver"]), tuple(found[0]["watchdog"])
+        self._saver.agreed, self._recovery.agreed = tuple(found[0]["saver"]), tuple(found[0]["watchdog"])
 
     def stops(self) -> bool:
         """Updates, and returns whether a signal asked the run to stop."""
@@ -111,32 +107,6 @@ class Agreement:
 
     def _timing(self) -> dict[str, Any]:
         return {"saver": self._saver.timing(), "watchdog": self._recovery.timing()}
-
-
-def record_of(
-    task: Task, settings: Mapping[str, Any], facts: Mapping[str, Any], data: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What must be the same in all processes, for `World.check_same`."""
-    left_out = ("run_dir", "loggers", "progress", "pictures", "export", "profile", "draw_every", "features")
-    variables = {f"{v.path} ({key})": f"{v.dtype}{list(v.shape)}" for key, v in task.variables().items()}
-    return {
-        "task": facts["task"],
-        "hparams": facts["hparams"],
-        "runner": {name: value for name, value in settings.items() if name not in left_out},
-        "data": data,
-        "versions": facts["versions"],
-        "variables": variables,
-    }
-
-
-def separate_normalizations(task: Task) -> list[str]:
-    """Paths of the batch normalizations that see only their process's part of a batch."""
-    outer = {path: found for path, found in task.tracked().items() if isinstance(found, keras.Layer)}
-    return [
-        path
-        for path, layer in layers_within(outer)
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable and not layer.synchronized
-    ]
 
 
 def _first_of(found: list[dict[str, Any]], name: str) -> str | None:

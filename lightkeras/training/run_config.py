@@ -142,10 +142,10 @@ def _followed(fit: Fit) -> Checkpoint | None:
     Raises:
         FileNotFoundError: This process cannot read the run directory.
     """
-    told = fit.world.first("checkpoint", None)
-    if told is None:
+    found = fit.world.first("checkpoint", None)
+    if found is None:
         return None
-    path, state = Path(told[0]), told[1]
+    path, state = Path(found[0]), found[1]
     if not path.exists():
         raise FileNotFoundError(
             f"{path} does not exist on {fit.world.name}: every process reads the checkpoint that the run resumes from. "

@@ -96,7 +96,7 @@ class Saver:
         writes: Whether anything is written; if not, it decides what one that writes decides.
 
     Attributes:
-        told: Result of `timing` of the process that writes, for a run of several; `None` decides by the clock.
+        agreed: Result of `timing` of the process that writes, for a run of several; `None` decides by the clock.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Saver:
         self._spent, self._cost = 0.0, decisions.first_cost(state_bytes)  # seconds of all so far, and of the last
         self._is_large = self._cost > 0
         self._writes = writes
-        self.told: tuple[bool, bool, bool] | None = None
+        self.agreed: tuple[bool, bool, bool] | None = None
         self._thread: concurrent.futures.ThreadPoolExecutor | None = None
         self._writing: concurrent.futures.Future[float] | None = None
         self._waiting: Job | None = None
@@ -132,7 +132,7 @@ class Saver:
     @property
     def holds_large(self) -> bool:
         """Whether a large state is held, which waits in memory or is being written."""
-        return self._holds_large() if self.told is None else self.told[2]
+        return self._holds_large() if self.agreed is None else self.agreed[2]
 
     def _holds_large(self) -> bool:
         writing = self._writing is not None and not self._writing.done()
@@ -171,7 +171,7 @@ class Saver:
             step: Train steps done.
             epoch_ended: Number of the epoch that has just ended, from 1; `None` inside an epoch.
         """
-        is_old, can_afford, _ = self.timing() if self.told is None else self.told
+        is_old, can_afford, _ = self.timing() if self.agreed is None else self.agreed
         if self._settings.automatic:
             return (epoch_ended is not None or is_old) and can_afford
         return (
@@ -233,8 +233,8 @@ class Saver:
         self._submit(job, self.best, names | self._previous)
         self._previous, self.last, self.last_step = names, job.name, job.step
         self._saved_at = self._clock()
-        if self.told is not None:  # until the next one is told
-            self.told = (False, *self.told[1:])
+        if self.agreed is not None:  # until the next exchange
+            self.agreed = (False, *self.agreed[1:])
 
     def add_cost(self, seconds: float) -> None:
         """Adds time that the loop spent on a checkpoint, in seconds."""

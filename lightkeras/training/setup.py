@@ -6,14 +6,8 @@ fit = make_fit(settings, ready, ledger)                     # steps traced, comp
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import secrets
-import shutil
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +22,17 @@ from lightkeras.data.held_out import UNNAMED, held_out_of, named_feeds
 from lightkeras.encoders import saved_state
 from lightkeras.encoders.base import Encoder, batches_of
 from lightkeras.encoders.features import encode_feed
-from lightkeras.engine import current_world, over_devices
+from lightkeras.engine import current_world
 from lightkeras.engine.base import Engine, Step, Trace
-from lightkeras.engine.world import launched
 from lightkeras.runs import checkpoint
 from lightkeras.runs.directory import RunDirectory, check_directory, run_path, snake_case
 from lightkeras.runs.resume import read_run, run_and_checkpoint
-from lightkeras.system import display, environment
+from lightkeras.system import environment
 from lightkeras.system.display import phase
 from lightkeras.system.locks import check_free
 from lightkeras.system.value_names import within
 from lightkeras.task import SupervisedTask, Task, use_class_weight
-from lightkeras.training import agreement, averaging, preflight, space
+from lightkeras.training import averaging, preflight, several_processes, space
 from lightkeras.training.fit import Fit
 from lightkeras.training.freezing import TracedSteps, forget_rates
 from lightkeras.training.initial_weights import load_initial
@@ -96,7 +89,7 @@ def get_ready(
         directory, wanted = place(settings, task, resume, accept_changes)
     else:  # it takes those of the process that writes
         directory, wanted = directory_of(settings, task), None
-    directory = RunDirectory(agreed_path(directory.path))
+    directory = RunDirectory(several_processes.agreed_path(directory.path))
     learn = learn_from(train, batch_size, directory if resume else None)
     check_labels_given(task, train, validation)
     data = build_task(task, settings.seed, given=train is not None, fit_encoder=learn)
@@ -240,8 +233,9 @@ def make_fit(settings: Settings, ready: Ready, ledger: TimeLedger | None = None)
         names += epoch_names(task, evaluation, within("val", name))
         held_out[name] = stepper_over(validation, task, task.run_evaluate_step, evaluation, limits.validation, seed)
     traced = TracedSteps(task, trace, train_stepper, held_out, names)
-    fit = Fit(_of_rank(settings), traced, _own(ready.directory), _facts(ready, train), ledger or TimeLedger())
-    _check_processes(fit)
+    mine, directory = several_processes.settings_of(settings), several_processes.directory_of(ready.directory)
+    fit = Fit(mine, traced, directory, _facts(ready, train), ledger or TimeLedger())
+    several_processes.check(fit)
     averaging.check(fit.bridge.averaging, task, fit.monitor)
     if ready.init_from is not None and not (ready.resume and checkpoint.newest_first(ready.directory.checkpoints)):
         with phase("loading the initial weights"):
@@ -256,64 +250,6 @@ def make_fit(settings: Settings, ready: Ready, ledger: TimeLedger | None = None)
         streams = {name: stepper.first_batch for name, stepper in {"train": train_stepper, **held_out}.items()}
         fit.world.check_same("first batches", streams, "Every process must read the same batches in the same order.")
     return fit
-
-
-def _of_rank(settings: Settings) -> Settings:
-    """The settings, without what only the process that writes does."""
-    if current_world().is_writer:
-        return settings
-    return dataclasses.replace(
-        settings, loggers=(), progress=False, pictures=False, export=False, profile=False, draw_every=None
-    )
-
-
-def _own(directory: RunDirectory) -> RunDirectory:
-    """The directory that this process writes to: a temporary one, unless it is the process that writes."""
-    if current_world().is_writer:
-        return directory
-    name = f"lightkeras-rank-{current_world().rank}-{secrets.token_hex(4)}"
-    return RunDirectory(Path(tempfile.gettempdir()) / name)
-
-
-@contextlib.contextmanager
-def cleared(fit: Fit) -> Iterator[None]:
-    """Removes the directory of a process that does not write the run on exit."""
-    try:
-        yield
-    finally:
-        if not fit.world.is_writer:
-            shutil.rmtree(fit.directory.path, ignore_errors=True)
-
-
-def _check_processes(fit: Fit) -> None:
-    """Checks that all processes of a run would do the same, and warns of layers that see only a part of a batch.
-
-    Raises:
-        ValueError: They differ.
-    """
-    if fit.world.processes == 1:
-        return
-    feeds = {"train": fit.train_stepper, **{within("validation", n): s for n, s in fit.validation_steppers.items()}}
-    data = {
-        name: {
-            "fingerprint": None
-            if isinstance(stepper.feed, ArrayFeed) and stepper.feed.is_large
-            else stepper.feed.fingerprint(),
-            "batch_size": stepper.feed.batch_size,
-            "batches": stepper.steps,
-        }
-        for name, stepper in feeds.items()
-    }
-    record = agreement.record_of(fit.task, fit.settings.record(), fit.facts, data)
-    fit.world.check_same("settings", record, agreement.SAME)
-    if (separate := agreement.separate_normalizations(fit.task)) and fit.settings.preflight:
-        warnings.warn(
-            f"{', '.join(separate[:3])}{' and others' * (len(separate) > 3)} normalize the part of a batch that each "
-            f"of {fit.world.processes} processes has: the numbers differ from those of one process. Set "
-            "`layer.synchronized = True` of each.",
-            UserWarning,
-            stacklevel=2,
-        )
 
 
 def _warn_of_settings(fit: Fit) -> None:
@@ -351,55 +287,6 @@ def feeds_of(data: DataModule | None, train: Any, validation: Any, batch_size: i
     return feed, named_feeds(validation, batch_size, feed.spec)
 
 
-@contextlib.contextmanager
-def in_world(settings: Settings) -> Iterator[None]:
-    """Context in which a task is built and trained, on the devices of the settings and with the other processes.
-
-    Processes that do not write the run print only errors.
-
-    Raises:
-        ValueError: There are no such devices, or variables of a launcher are wrong.
-        WorldError: Another process did not come.
-    """
-    with current_world().watched(), quiet(), over_devices(settings.devices):
-        yield
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Context in which a process that does not write the run shows nothing but errors."""
-    if current_world().is_writer:
-        yield
-        return
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with display.muted():
-            yield
-
-
-def quiet_command() -> contextlib.AbstractContextManager[None]:
-    """`quiet` for a command, which may not need a backend."""
-    return contextlib.nullcontext() if launched() is None else quiet()
-
-
-def agreed_path(path: Path) -> Path:
-    """The path that the process that writes has: the name of a new run directory is random."""
-    found = current_world().first("run directory", str(path))
-    return path if current_world().is_writer else Path(found)
-
-
-def check_alone(what: str) -> None:
-    """Refuses what a process does by itself where there are several.
-
-    Raises:
-        ValueError: There are.
-    """
-    if current_world().processes > 1:
-        raise ValueError(
-            f"{what} is done by one process, and there are {current_world().processes}: start it without torchrun."
-        )
-
-
 def engine_for(settings: Settings, task: Task) -> Engine:
     """The engine of a task, which makes programs from now on as the settings `eager` and `compile` tell.
 
@@ -417,7 +304,7 @@ def engine_for(settings: Settings, task: Task) -> Engine:
         raise ValueError(
             f"compile='off': {engine.backend} compiles all steps. Runner(eager=True) calls them uncompiled; slow."
         )
-    engine.eager, engine.compile = settings.eager, settings.compile
+    engine.compile = settings.compile
     return engine
 
 

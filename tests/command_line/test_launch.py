@@ -16,7 +16,7 @@ names = ["RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"]
 with open(f"{sys.argv[1]}/{os.environ['RANK']}", "w") as file:
     file.write(" ".join([os.environ[name] for name in names] + sys.argv[2:]))
 """
-# The process with rank 1 does what it is told; the others wait for a signal, and end with 143 once it came.
+# The process with rank 1 fails as its argument says; the others wait for a signal, and end with 143 once it came.
 WAITS = """
 import os, pathlib, signal, sys
 folder, last = pathlib.Path(sys.argv[1]), sys.argv[2]

@@ -13,7 +13,7 @@ CONFIG = '{"cluster": {"chief": ["a:1"], "worker": ["b:2", "c:3"]}, "task": {"ty
 
 
 class Told(World):
-    """A process that is told what the others have."""
+    """A process, with the values of the others."""
 
     def __init__(self, rank, others):
         self.rank, self.processes, self._others = rank, len(others) + 1, others

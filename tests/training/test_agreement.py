@@ -7,22 +7,21 @@ import numpy as np
 import pytest
 
 from lightkeras.engine.world import ALONE, World
-from lightkeras.testing import TwoMoons
-from lightkeras.training.agreement import Agreement, record_of, separate_normalizations
+from lightkeras.training.agreement import Agreement
 
 
 class Parts:
     """Stands for the signals, the callbacks, the checkpoints and the checks of a fit."""
 
     def __init__(self):
-        self.received = self.asked_to_stop = self.told = None
+        self.received = self.asked_to_stop = self.agreed = None
 
     def timing(self):
         return True, False, True
 
 
 class Two(World):
-    """A process of two; the other one has told what it wants to."""
+    """A process of two, with the values of the other one."""
 
     processes = 2
 
@@ -45,7 +44,7 @@ def test_one_process_decides_by_its_own_values_at_once():
     signals.received, bridge.asked_to_stop = "SIGTERM", "EarlyStopping"
     assert (agreement.signal, agreement.asked_to_stop, agreement.elapsed) == ("SIGTERM", "EarlyStopping", 3.0)
     agreement.update()
-    assert saver.told is None
+    assert saver.agreed is None
     assert agreement.ends_call(False) is False
 
 
@@ -68,7 +67,7 @@ def test_the_clock_is_that_of_the_process_that_writes():
     agreement, _, _, saver, recovery = made(Two(1, told))
     agreement.update()
     assert agreement.elapsed == 8.0
-    assert (saver.told, recovery.told) == ((True, True, False), (False, True, False))
+    assert (saver.agreed, recovery.agreed) == ((True, True, False), (False, True, False))
 
 
 def test_a_signal_of_this_process_waits_for_the_exchange():
@@ -89,27 +88,3 @@ def test_replicas_that_differ_are_named():
     with pytest.raises(ValueError, match=r"variables after epoch 3\. rank 1: b is \d+, and \d+ on rank 0\. Something "):
         made(Apart(0, None))[0].check_replicas(variables, 3)
     made(ALONE)[0].check_replicas(variables, 3)
-
-
-def test_what_only_the_writer_does_need_not_be_the_same():
-    task = TwoMoons()
-    task.set_up(0)
-    facts = {"task": "TwoMoons", "hparams": {"units": 1}, "versions": {}}
-    record = record_of(task, {"seed": 1, "run_dir": "a", "progress": True}, facts, {})
-    assert record["runner"] == {"seed": 1}
-    assert [text for name, text in record["variables"].items() if "kernel" in name] == [
-        "float32[2, 16]",
-        "float32[16, 1]",
-    ]
-
-
-def test_batch_normalizations_of_a_part_are_found():
-    class Normalized(TwoMoons):
-        def build_model(self):
-            own, shared = keras.layers.BatchNormalization(), keras.layers.BatchNormalization()
-            shared.synchronized = True  # Keras's constructor takes it on TensorFlow alone
-            return keras.Sequential([keras.Input((2,)), own, shared, keras.layers.Dense(1)])
-
-    task = Normalized()
-    task.set_up(0)
-    assert [path.split("/")[-1][:19] for path in separate_normalizations(task)] == ["batch_normalization"]

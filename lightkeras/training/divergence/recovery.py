@@ -32,7 +32,7 @@ class Recovery:
         clock: Returns monotonic time in seconds.
 
     Attributes:
-        told: Result of `timing` of the process that writes, for a run of several; `None` decides by the clock.
+        agreed: Result of `timing` of the process that writes, for a run of several; `None` decides by the clock.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Recovery:
     ) -> None:
         self._task, self._stepper, self._state, self._recorder = stepper.task, stepper, recorder.state, recorder
         self._folder, self._source, self._skip_broken, self._clock = folder, source, skip_broken, clock
-        self.told: tuple[bool, bool, bool] | None = None
+        self.agreed: tuple[bool, bool, bool] | None = None
         self.forget()
 
     def timing(self) -> tuple[bool, bool, bool]:
@@ -74,7 +74,7 @@ class Recovery:
             if alarm is None:
                 self._keep_snapshot()
         else:
-            alarm = self._watchdog.watch(*self._now(), epoch_begins, takes, self.told)
+            alarm = self._watchdog.watch(*self._now(), epoch_begins, takes, self.agreed)
         if self._watchdog.snapshot is not before:
             self._recorder.mark()
         return alarm

@@ -131,19 +131,19 @@ class Watchdog:
         random: Mapping[str, Any],
         epoch_begins: bool = False,
         takes: bool | None = None,
-        told: tuple[bool, bool, bool] | None = None,
+        agreed: tuple[bool, bool, bool] | None = None,
     ) -> Alarm | None:
         """Checks the variables and takes a snapshot, each if it is due. The first call does both.
 
         The arguments are what a `Snapshot` holds. `epoch_begins` is true after the callbacks of a new epoch. `takes`
-        decides whether to take a snapshot, which is then checked; `None` takes one if it is due. `told` is the result
-        of `timing` of another process; `None` decides by the clock.
+        decides whether to take a snapshot, which is then checked; `None` takes one if it is due. `agreed` is the
+        result of `timing` of another process; `None` decides by the clock.
 
         Returns:
             A variable that is not finite; `None` if all are finite, or if no check was due.
         """
         now = self._clock()
-        at_epoch, inside, checks = self.timing(now) if told is None or self.snapshot is None else told
+        at_epoch, inside, checks = self.timing(now) if agreed is None or self.snapshot is None else agreed
         if takes is None or self.snapshot is None:
             takes = at_epoch if epoch_begins else inside
         if not takes and not checks:
