@@ -164,7 +164,7 @@ class JaxEngine(TracingEngine):
         self._observe(optimizer, loss, learned, gradients)
         if self._norm is not None:
             # The update waits for the norm: on a CPU, XLA would compute them side by side, and each slower. A step of
-            # 100,000 parameters took 1.27 of its processor time without the norm, and takes 1.1.
+            # 100,000 parameters took 1.27 of its time without the norm, and takes 1.14.
             gradients, _ = jax.lax.optimization_barrier((gradients, self._norm))
         if record is not None:
             unreached = tuple(variable for variable in learned if id(variable) not in reached)
