@@ -204,10 +204,11 @@ class Runner(Finders):
             optimizer clips them; of several optimizers as `gradient_norm/<attribute>`. `"histogram"` also writes
             histograms of weights, and of the gradients of the first train batch, at every epoch. `None` logs none.
 
-        devices: On JAX, the number of devices that share the work, or `"all"`: each has all variables and computes a
-            part of every batch, whose size stays what it is. Results are those of one device but for rounding. `None`
-            uses one, or what `keras.distribution.set_distribution` chose. On the other backends a process uses one; on
-            torch, several processes that `torchrun` starts share the work.
+        devices: On TensorFlow and JAX, the number of devices that share the work, or `"all"`: each has all variables
+            and computes a part of every batch, whose size stays what it is. Results are those of one device but for
+            rounding; on TensorFlow, if losses are means over examples. `None` uses one, or on JAX what
+            `keras.distribution.set_distribution` chose. On torch a process uses one; several processes that `torchrun`
+            starts share the work.
         eager: Whether to call the steps of a task at every batch and not to compile them, so that breakpoints and
             `print` in them see values; slow. The steps are traced once all the same, without values.
         compile: On torch, whether `torch.compile` compiles the train step: `"on"`, `"off"`, or `"auto"`, which compiles

@@ -31,9 +31,11 @@ from lightkeras.engine.base import (
 from lightkeras.engine.optimizer_state import apply
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream
+from lightkeras.engine.tensorflow import devices as several
 from lightkeras.engine.tensorflow.custom_gradients import owned_by
 from lightkeras.engine.tensorflow.finite import finite_checks, global_norm, largest, numbers, on_host, viewed
 from lightkeras.engine.tensorflow.programs import TensorFlowPredictor, TensorFlowProgram
+from lightkeras.engine.tensorflow.replica import current_replica
 from lightkeras.engine.tensorflow.sparse_rows import rows_summed
 from lightkeras.engine.tensorflow.streams import (
     PipelineStream,
@@ -201,6 +203,9 @@ class TensorFlowEngine(Engine):
         return PipelineStream(tf.data.Dataset.from_tensors(leaves).map(unconverted), batch, precomputed)
 
     def _program(self, step: Step, names: Sequence[str], steps: int | None) -> Program:
+        if (devices := several.current()) is not None:
+            # What is computed ahead is not known to be one value for each example, so it cannot be divided.
+            return TensorFlowProgram(several.divided_step(devices, step), names)
         traced, precomputed = self._evaluating, self._precomputed.get(step, ())
         # The trace of a train step lacks the updates; a trace with functions to precompute contains them.
         if traced is None or traced.step != step or precomputed:
@@ -208,7 +213,8 @@ class TensorFlowEngine(Engine):
         return TensorFlowProgram(traced.run, names, any_size=True)
 
     def _predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
-        return TensorFlowPredictor(function)
+        devices = several.current()
+        return TensorFlowPredictor(function if devices is None else several.divided_function(devices, function))
 
     def minimize(
         self,
@@ -218,17 +224,21 @@ class TensorFlowEngine(Engine):
     ) -> Tensor:
         if self._tracing is not None and self._tracing.building:
             loss_fn()  # builds models that build on their first call
-        learned = tuple(variables())
+        learned, replica = tuple(variables()), current_replica()
         values = [variable.value for variable in learned]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
             loss = tf.convert_to_tensor(returned(loss_fn()))
-            scaled = optimizer.scale_loss(loss)
+            scaled = optimizer.scale_loss(loss if replica is None else replica.part_of_mean(loss))
         check_scalar(loss)
         gradients = [rows_summed(gradient) for gradient in tape.gradient(scaled, values)]
+        if replica is not None:
+            loss, *gradients = replica.summed([replica.part_of_mean(loss), *gradients])
+            gradients = [rows_summed(gradient) for gradient in gradients]
         self._observe(optimizer, loss, learned, gradients)
         if self._tracing is None:
-            apply(optimizer, gradients, learned)
+            with contextlib.nullcontext() if replica is None else replica.same_everywhere():
+                apply(optimizer, gradients, learned)
         else:
             pairs = zip(learned, gradients, strict=True)
             unreached = tuple(variable for variable, gradient in pairs if gradient is None)
@@ -276,11 +286,14 @@ class TensorFlowEngine(Engine):
     def call(self, function: Callable[[Structure], Structure], batch: Structure) -> Structure:
         return function(map_structure(tf.convert_to_tensor, batch))
 
+    def over(self, devices: int | str) -> contextlib.AbstractContextManager[None]:
+        return several.over(devices)
+
     def check_devices(self, variables: Mapping[str, keras.Variable]) -> None:
         if tf.distribute.has_strategy():
             raise ValueError(
-                f"A {type(tf.distribute.get_strategy()).__name__} is in scope: a run on TensorFlow uses one device. "
-                "Call fit outside of strategy.scope()."
+                f"A {type(tf.distribute.get_strategy()).__name__} is in scope, which steps would ignore. Call fit "
+                'outside of strategy.scope(), and set Runner(devices="all") for all devices.'
             )
 
     def hold(self, variables: Mapping[str, Any]) -> HeldValues:

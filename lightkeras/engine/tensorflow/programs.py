@@ -26,6 +26,7 @@ from lightkeras.engine.base import (
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream
 from lightkeras.engine.tensorflow.custom_gradients import owned_by
+from lightkeras.engine.tensorflow.devices import DividedStep
 from lightkeras.engine.tf_data import IteratorStream, Precomputed
 
 _Function = Callable[..., tuple[list[Tensor], Tensor]]
@@ -64,6 +65,8 @@ class _Fused:
 
         The call returns the joined tensors and the seconds that the steps waited for batches.
         """
+        if isinstance(self._step, DividedStep):
+            self._step.refresh()
         if isinstance(stream, IteratorStream):
             function = self._of_stream(stream, None, functools.partial(self._function_of_iterator, stream))
             return functools.partial(function, stream.iterator, np.int32(count))

@@ -1,0 +1,251 @@
+"""Several devices on TensorFlow: each computes a part of every batch, with a copy of the variables of its own.
+
+A step is traced once for each device into the body of one loop. Gradients are summed over the devices before the
+optimizer clips or accumulates them, by the collectives of `tf.distribute.MirroredStrategy`; so the copies stay equal.
+Between calls only the first copy counts, which is the variable that everybody else reads and assigns: each call begins
+with its value on every device.
+
+`Strategy.run` is not used. It traces devices in threads that take turns at each sum, so that values which a step keeps
+in attributes would be mixed, and Keras's optimizers sum gradients inside it after they have clipped them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, final
+
+import keras
+import tensorflow as tf
+
+from lightkeras.data.structure import Structure, flatten
+from lightkeras.engine.base import Step, Tensor
+from lightkeras.engine.tensorflow.replica import Changed, Replica
+
+
+@final
+class Devices:
+    """Devices that share the work.
+
+    Args:
+        names: Their names, at least two; the first one holds the variables between calls.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        on_gpu = all("GPU" in name for name in names)
+        # Not the collectives that it would choose: an error in a step would end them for the rest of the process.
+        sums = tf.distribute.NcclAllReduce() if on_gpu else tf.distribute.ReductionToOneDevice()
+        self._strategy = tf.distribute.MirroredStrategy(self.names, sums)
+        self._copies: dict[int, list[tf.Variable]] = {}  # by the id of a Keras variable
+
+    def copies(self, variable: keras.Variable) -> list[tf.Variable]:
+        """The variable on each device; the first one is its own."""
+        original, found = variable._value, self._copies.get(id(variable), [])
+        if not found or found[0] is not original:
+            if not found:
+                weakref.finalize(variable, self._copies.pop, id(variable), None)
+            with tf.init_scope():
+                found = [original, *(_copied(original, name) for name in self.names[1:])]
+            self._copies[id(variable)] = found
+        return found
+
+    def sums(self, values: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+        """Sums tensors over the devices; `values` are those of each device, and so is what is returned."""
+        with self._strategy.scope():
+            spread = self._strategy.experimental_distribute_values_from_function
+            together = [spread(lambda _, left=left: next(left)) for left in map(iter, zip(*values, strict=True))]
+            pairs = [(each, each) for each in together]
+            reduced = self._strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.SUM, pairs)
+            columns = [self._strategy.experimental_local_results(each) for each in reduced]
+        return [list(row) for row in zip(*columns, strict=True)]
+
+
+@final
+class DividedStep:
+    """A function of a batch, of which each device computes a part; traced as a function of the whole batch.
+
+    Args:
+        devices: The devices.
+        function: A step or a function to outputs.
+        joined: Joins what the parts returned.
+    """
+
+    def __init__(
+        self,
+        devices: Devices,
+        function: Callable[[Structure], Any],
+        joined: Callable[[Devices, Sequence[Replica], Sequence[Any]], Any],
+    ) -> None:
+        self._devices, self._function, self._joined = devices, function, joined
+        self._used: dict[int, keras.Variable] = {}
+        self._refresh: Callable[[], None] | None = None
+        self._warned = False
+
+    def __call__(self, batch: Structure) -> Any:
+        size, count = _size(batch), len(self._devices.names)
+        replicas = [Replica(self._devices, number, count, size) for number in range(count)]
+        returned = []
+        for replica in replicas:
+            part = replica.part_of(batch)
+            with replica.entered():
+                returned.append(self._function(part))
+            self._used.update(replica.used)
+        self._warn_of(replicas[0].alone)
+        _connect(self._devices, replicas)
+        _merge(self._devices, replicas, size)
+        self._refresh = None
+        return self._joined(self._devices, replicas, returned)
+
+    def refresh(self) -> None:
+        """Copies the variables from the first device to the others: they may have been assigned since the last call."""
+        if self._refresh is None:
+            pairs = [self._devices.copies(variable) for variable in self._used.values()]
+
+            def refresh() -> None:
+                for original, *copies in pairs:
+                    for copy in copies:
+                        copy.assign(original)
+
+            self._refresh = tf.function(refresh, autograph=False).get_concrete_function()
+        if self._used:
+            self._refresh()
+
+    def _warn_of(self, layers: Sequence[str]) -> None:
+        """Warns once of layers that normalize the part of each device by itself."""
+        if layers and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"BatchNormalization normalizes each device's part of a batch by itself in {', '.join(layers)}, so "
+                "results are not those of one device; the moving statistics are averaged. Set "
+                "BatchNormalization(synchronized=True) for those of the whole batch.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+
+_current: Devices | None = None
+
+
+def current() -> Devices | None:
+    """The devices of the run; `None` for one device."""
+    return _current
+
+
+@contextlib.contextmanager
+def over(devices: int | str) -> Iterator[None]:
+    """Context in which steps are compiled for several devices.
+
+    Args:
+        devices: Number of devices; `"all"` for those of this process.
+
+    Raises:
+        ValueError: There are fewer.
+    """
+    global _current
+    found = [device.name for device in tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")]
+    count = len(found) if devices == "all" else int(devices)
+    if count > len(found):
+        names = ", ".join(name.removeprefix("/device:") for name in found)
+        raise ValueError(f"devices={count}: TensorFlow has {len(found)} ({names}). Use devices='all'.")
+    before, _current = _current, Devices(found[:count]) if count > 1 else None
+    try:
+        yield
+    finally:
+        _current = before
+
+
+def divided_step(devices: Devices, step: Step) -> DividedStep:
+    """A step whose logs are means over the whole batch."""
+    return DividedStep(devices, step, _mean_logs)
+
+
+def divided_function(devices: Devices, function: Callable[[Structure], Structure]) -> DividedStep:
+    """A function from a batch to outputs whose axis 0 counts examples."""
+    return DividedStep(devices, function, _joined_outputs)
+
+
+def _mean_logs(devices: Devices, replicas: Sequence[Replica], logs: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
+    names = list(logs[0])
+    if not names:
+        return {}
+    rows = []
+    for replica, found in zip(replicas, logs, strict=True):
+        with replica.placed():
+            rows.append([tf.stack([tf.cast(found[name], tf.float32) for name in names]) * replica.share])
+    return dict(zip(names, tf.unstack(devices.sums(rows)[0][0]), strict=True))
+
+
+def _joined_outputs(devices: Devices, replicas: Sequence[Replica], outputs: Sequence[Structure]) -> Structure:
+    def joined(*parts: Tensor) -> Tensor:
+        return tf.concat([part[: replica.rows] for replica, part in zip(replicas, parts, strict=True)], 0)
+
+    return tf.nest.map_structure(joined, *outputs)
+
+
+def _connect(devices: Devices, replicas: Sequence[Replica]) -> None:
+    """Gives each device the sums that it was traced without."""
+    for calls in zip(*(replica.sums for replica in replicas), strict=True):
+        if len({len(call.values) for call in calls}) > 1:
+            raise ValueError(
+                "The loss depends on variables that are TensorFlow's and not Keras's, such as those of a TF Hub module "
+                "that is trained: they cannot be copied to several devices. Use one device."
+            )
+        totals = devices.sums([call.values for call in calls])
+        for call, found in zip(calls, totals, strict=True):
+            for place, total in zip(call.places, found, strict=True):
+                if isinstance(place, tf.IndexedSlices):
+                    place.values.op._update_input(0, total.values)
+                    place.indices.op._update_input(0, total.indices)
+                else:
+                    place.op._update_input(0, total)
+
+
+def _merge(devices: Devices, replicas: Sequence[Replica], size: int | Tensor) -> None:
+    """Adds up what the devices changed in variables other than by an optimizer: moving statistics and metrics.
+
+    The change is the mean over the examples; of the variables of metrics, the sum.
+    """
+    groups: dict[tuple[Any, bool], list[int]] = {}
+    for key, changed in replicas[0].changed.items():
+        groups.setdefault((changed.old.dtype, changed.is_sum), []).append(key)
+    for (dtype, is_sum), keys in groups.items():
+        before, changes = [], []
+        for replica in replicas:
+            found = [replica.changed[key] for key in keys]
+            with replica.placed():
+                old = _flat([each.old for each in found])
+                weight = replica.weight if is_sum else replica.rows
+                before.append(old)
+                new = _flat([each.own.read_value() for each in found])
+                changes.append([(new - old) * tf.cast(weight, dtype)])
+        for replica, old, (total,) in zip(replicas, before, devices.sums(changes), strict=True):
+            with replica.placed():
+                merged = old + (total if is_sum else total / tf.cast(size, dtype))
+                _assign_flat([replica.changed[key] for key in keys], merged)
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0)
+
+
+def _assign_flat(changed: Sequence[Changed], values: Tensor) -> None:
+    parts = tf.split(values, [each.own.shape.num_elements() for each in changed])
+    for each, part in zip(changed, parts, strict=True):
+        each.own.assign(tf.reshape(part, each.own.shape))
+
+
+def _copied(original: tf.Variable, device: str) -> tf.Variable:
+    with tf.device(device):
+        copy = tf.Variable(original.read_value(), trainable=original.trainable, dtype=original.dtype)
+    # By this attribute Keras's optimizers find the slots of the variable.
+    copy._distributed_container = weakref.ref(original)
+    return copy
+
+
+def _size(batch: Structure) -> int | Tensor:
+    """Examples of a batch; an int if the size is known."""
+    first = flatten(batch)[0][1]
+    return tf.shape(first)[0] if first.shape[0] is None else int(first.shape[0])
