@@ -162,9 +162,9 @@ def divided_step(devices: Devices, step: Step) -> DividedStep:
     return DividedStep(devices, step, _mean_logs)
 
 
-def divided_function(devices: Devices, function: Callable[[Structure], Structure]) -> DividedStep:
-    """A function from a batch to outputs whose axis 0 counts examples."""
-    return DividedStep(devices, function, _joined_outputs)
+def divided_function(function: Callable[[Structure], Structure]) -> Callable[[Structure], Structure]:
+    """A function from a batch to outputs whose axis 0 counts examples; on one device the function itself."""
+    return function if _current is None else DividedStep(_current, function, _joined_outputs)
 
 
 def _mean_logs(devices: Devices, replicas: Sequence[Replica], logs: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:

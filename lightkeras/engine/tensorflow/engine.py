@@ -35,7 +35,7 @@ from lightkeras.engine.tensorflow import devices as several
 from lightkeras.engine.tensorflow.custom_gradients import owned_by
 from lightkeras.engine.tensorflow.finite import finite_checks, global_norm, largest, numbers, on_host, viewed
 from lightkeras.engine.tensorflow.programs import TensorFlowPredictor, TensorFlowProgram
-from lightkeras.engine.tensorflow.replica import current_replica
+from lightkeras.engine.tensorflow.replica import part_of_mean, same_everywhere, summed
 from lightkeras.engine.tensorflow.sparse_rows import rows_summed
 from lightkeras.engine.tensorflow.streams import (
     PipelineStream,
@@ -213,8 +213,7 @@ class TensorFlowEngine(Engine):
         return TensorFlowProgram(traced.run, names, any_size=True)
 
     def _predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
-        devices = several.current()
-        return TensorFlowPredictor(function if devices is None else several.divided_function(devices, function))
+        return TensorFlowPredictor(several.divided_function(function))
 
     def minimize(
         self,
@@ -224,20 +223,18 @@ class TensorFlowEngine(Engine):
     ) -> Tensor:
         if self._tracing is not None and self._tracing.building:
             loss_fn()  # builds models that build on their first call
-        learned, replica = tuple(variables()), current_replica()
+        learned = tuple(variables())
         values = [variable.value for variable in learned]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
             loss = tf.convert_to_tensor(returned(loss_fn()))
-            scaled = optimizer.scale_loss(loss if replica is None else replica.part_of_mean(loss))
+            scaled = optimizer.scale_loss(part_of_mean(loss))
         check_scalar(loss)
-        gradients = [rows_summed(gradient) for gradient in tape.gradient(scaled, values)]
-        if replica is not None:
-            loss, *gradients = replica.summed([replica.part_of_mean(loss), *gradients])
-            gradients = [rows_summed(gradient) for gradient in gradients]
+        loss, *gradients = summed([part_of_mean(loss), *tape.gradient(scaled, values)])
+        gradients = [rows_summed(gradient) for gradient in gradients]
         self._observe(optimizer, loss, learned, gradients)
         if self._tracing is None:
-            with contextlib.nullcontext() if replica is None else replica.same_everywhere():
+            with same_everywhere():
                 apply(optimizer, gradients, learned)
         else:
             pairs = zip(learned, gradients, strict=True)

@@ -14,6 +14,7 @@ from keras.src import backend
 from lightkeras.data.structure import Structure
 from lightkeras.engine.base import Tensor
 from lightkeras.engine.keras_core import nn, replaced
+from lightkeras.engine.tensorflow.sparse_rows import rows_summed
 
 if TYPE_CHECKING:
     from lightkeras.engine.tensorflow.devices import Devices
@@ -151,7 +152,8 @@ class Replica:
 
     def summed(self, values: Sequence[Any]) -> list[Any]:
         """Sums tensors and slices over the devices; `None` stays."""
-        left = iter(self._sum([value for value in values if value is not None]))
+        # With the rows of slices summed here, fewer are sent, and their number is not a constant of the graph.
+        left = iter(self._sum([rows_summed(value) for value in values if value is not None]))
         return [None if value is None else next(left) for value in values]
 
     @contextlib.contextmanager
@@ -254,9 +256,19 @@ class Replica:
 _current: Replica | None = None
 
 
-def current_replica() -> Replica | None:
-    """The part of a step that is traced now; `None` on one device."""
-    return _current
+def part_of_mean(value: Tensor) -> Tensor:
+    """See `Replica.part_of_mean`; on one device the value itself."""
+    return value if _current is None else _current.part_of_mean(value)
+
+
+def summed(values: Sequence[Any]) -> list[Any]:
+    """See `Replica.summed`; on one device the values themselves."""
+    return list(values) if _current is None else _current.summed(values)
+
+
+def same_everywhere() -> contextlib.AbstractContextManager[None]:
+    """See `Replica.same_everywhere`; on one device no context."""
+    return contextlib.nullcontext() if _current is None else _current.same_everywhere()
 
 
 def _place_for(value: Any) -> Any:
