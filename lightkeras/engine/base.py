@@ -378,8 +378,8 @@ class Engine(StreamOpener):
             ValueError: There are fewer devices, or this backend uses one.
         """
         raise ValueError(
-            f"devices={devices!r}: a process on {self.backend} uses one device. Leave devices out and start a process for "
-            "each with torchrun; or use TensorFlow or JAX: KERAS_BACKEND=jax."
+            f"devices={devices!r}: a process on {self.backend} uses one device. Leave devices out and start a process "
+            "for each with torchrun; or use TensorFlow or JAX: KERAS_BACKEND=jax."
         )
 
     @abc.abstractmethod

@@ -6,9 +6,7 @@ _CLIPPING = "The optimizer clips gradients: keras.optimizers.Adam(clipnorm=...),
 _EPOCHS = "Set the number of epochs on the runner: Runner(max_epochs=...)."
 _CALLBACKS = "Give callbacks to the runner: Runner(callbacks=[...])."
 _PROGRESS = "Set Runner(progress=False) to hide the progress bar."
-_DEVICE = (
-    'Use devices: Runner(devices="all") on TensorFlow and JAX; on torch, start a process for each with torchrun.'
-)
+_DEVICE = 'Use devices: Runner(devices="all") on TensorFlow and JAX; on torch, start a process for each with torchrun.'
 _SPLIT = "Split the arrays first: train, validation = lk.data.split(arrays, ...)."
 _FREQUENCY = "Set how often to validate: Runner(validate_every=2), or in steps: validate_every='500 steps'."
 _LOGGERS = (
