@@ -8,7 +8,7 @@ are called for every other text, once for each one that differs.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -125,6 +125,50 @@ class Texts(Cells):
         kinds, numbers = self._kinds_and_numbers
         chosen = rows if self._rows is None else self._rows[rows]
         return Texts(self._given, chosen, (kinds[rows], numbers[rows]))
+
+
+@final
+class PlainNumbers(Cells):
+    """Cells of a text file that are plain numbers or have no value; their texts are read when they are needed.
+
+    Args:
+        read: `kinds` and `numbers`.
+        texts: Reads the texts of the cells.
+    """
+
+    def __init__(self, read: tuple[np.ndarray, np.ndarray], texts: Callable[[], Texts]) -> None:
+        self._read = read
+        self._texts = functools.cache(texts)
+
+    @classmethod
+    def of(cls, array: pyarrow.ChunkedArray, texts: Callable[[], Texts]) -> PlainNumbers | None:
+        """The cells of an Arrow array of float64, where null is no value; `None` if float32 cannot hold one of them."""
+        numbers = array.to_numpy()
+        if np.count_nonzero(np.abs(numbers) <= _LIMIT) < len(numbers) - array.null_count:
+            return None
+        kinds = np.full(len(numbers), NUMBER, np.uint8)
+        if array.null_count:
+            kinds[array.is_null().to_numpy()] = NOTHING
+        return cls((kinds, numbers), texts)
+
+    @property
+    def _kinds_and_numbers(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._read
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self._texts()[row]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._texts())
+
+    def distinct(self) -> tuple[list[Any], np.ndarray]:
+        return self._texts().distinct()
+
+    def take(self, rows: np.ndarray) -> PlainNumbers:
+        return PlainNumbers((self.kinds[rows], self.numbers[rows]), lambda: self._texts().take(rows))
 
 
 def _kinds_and_numbers(array: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -173,11 +173,10 @@ class Columns:
 
     def take(self, names: Sequence[str], rows: np.ndarray) -> Columns:
         """Some columns and rows."""
-        numbers = rows.tolist()
         kept = {name: self.cells(name) for name in names}
-        if len(numbers) < len(self.rows):
+        if len(rows) < len(self.rows):
             kept = {name: cells.take(rows) for name, cells in kept.items()}
-        return Columns(kept, RowNames(len(numbers), lambda row: self.rows[numbers[row]]), self.name)
+        return Columns(kept, RowNames(len(rows), lambda row: self.rows[int(rows[row])]), self.name)
 
 
 def is_missing(value: Any, text: bool = False) -> bool:
@@ -200,7 +199,7 @@ def kind_of(column: str, table: Columns) -> Kind:
     if (kinds == OTHER).any():
         row = int(np.argmax(kinds == OTHER))
         _kind_of_cell(cells[row], table.place(column, row))  # raises
-    found = [code for code in np.unique(kinds).tolist() if code != NOTHING]
+    found = [code for code in range(len(KINDS)) if code != NOTHING and (kinds == code).any()]
     if len(found) < 2:
         return KINDS[found[0]] or "number" if found else "number"
     kind = KINDS[found[0]]  # numbers before dates before texts

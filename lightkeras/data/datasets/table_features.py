@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
@@ -160,8 +162,9 @@ def inputs_of(features: Sequence[Feature], table: Columns) -> dict[str, np.ndarr
     A ValueError if a value cannot be converted, or two features make a column of the same name.
     """
     arrays: dict[str, np.ndarray] = {}
-    for feature in features:
-        columns = _columns_of(feature, table)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+        found = list(threads.map(lambda feature: _columns_of(feature, table), features))
+    for columns in found:
         twice = next((name for name in columns if name in arrays), None)
         if twice is not None:
             raise ValueError(f"Two features make a column {twice!r}: rename a column, or a category of OneHot.")

@@ -19,7 +19,7 @@ import numpy as np
 
 from lightkeras.data.datasets.column_arrays import Numbers, Texts, in_arrays
 from lightkeras.data.datasets.columns import Columns, RowNames
-from lightkeras.data.datasets.csv_files import read_texts
+from lightkeras.data.datasets.csv_files import read_cells
 
 JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = (".parquet", ".pq")
@@ -105,10 +105,10 @@ class TableFile:
             if header > 1 or any("\n" in name for name in first):
                 header = _NOT_ONE_LINE
         if separator != " " and header != _NOT_ONE_LINE:
-            texts = read_texts(content, separator, len(names), header=header == 1)
-            if texts is not None:
-                found = RowNames(len(texts[0]), _LineNames(path, separator, skipped=header))
-                return Columns(dict(zip(names, texts, strict=True)), found, str(path))
+            read = read_cells(content, separator, len(names), header=header == 1)
+            if read is not None:
+                found = RowNames(len(read[0]), _LineNames(path, separator, skipped=header))
+                return Columns(dict(zip(names, read, strict=True)), found, str(path))
         lines, cells = [], []
         for line, row in rows:
             if len(row) != len(names):

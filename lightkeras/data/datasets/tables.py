@@ -183,7 +183,7 @@ class Table(DataModule):
                 labels = names[target[chosen["train"]]] if self.class_names else None
                 with _about(name):
                     chosen["train"], chosen[name] = split(chosen["train"], part, stratify=labels, shuffle=False)
-        return {name: np.sort(rows) for name, rows in chosen.items()}
+        return {name: _sorted(rows, len(target)) for name, rows in chosen.items()}
 
     def train(self) -> ArrayFeed:
         return self._prepared("train data")["train"]
@@ -273,8 +273,16 @@ def _read(table: Any) -> Columns:
     return from_frame(table) if is_frame(table) else from_arrays(table)
 
 
+def _sorted(rows: np.ndarray, count: int) -> np.ndarray:
+    """Sorts different rows of a table of so many, without comparisons."""
+    chosen = np.zeros(count, bool)
+    chosen[rows] = True
+    return np.flatnonzero(chosen)
+
+
 def _taken(arrays: Structure, rows: np.ndarray) -> Structure:
-    return map_structure(lambda array: array[rows], arrays)
+    """Some rows, sorted; all of them are the arrays themselves."""
+    return map_structure(lambda array: array if len(rows) == len(array) else array[rows], arrays)
 
 
 @contextlib.contextmanager
