@@ -124,12 +124,13 @@ class Program(abc.ABC):
     """Examples of the batches that are compiled, if those of other sizes are not."""
 
     @abc.abstractmethod
-    def run(self, stream: Stream, count: int) -> StepLogs:
+    def run(self, stream: Stream, count: int, waits: bool = True) -> StepLogs:
         """Runs the next steps in one call.
 
         Args:
             stream: Source of the batches; it advances by the number of steps that were run.
             count: Number of steps, at least 1.
+            waits: Whether to wait until the steps are done. Otherwise reading a value of the logs may wait for them.
 
         Returns:
             The logs of `count` steps; of fewer steps where the batch shape changes (the smaller last batch),
@@ -160,7 +161,7 @@ class EagerProgram(Program):
         self.forms = []
         self.compiled = False
 
-    def run(self, stream: Stream, count: int) -> StepLogs:
+    def run(self, stream: Stream, count: int, waits: bool = True) -> StepLogs:
         rows: list[list[float]] = []
         examples: list[int] = []
         waited = 0.0

@@ -21,17 +21,23 @@ def count_steps(fit: Fit, logs: StepLogs, seconds: float) -> tuple[StepLogs, Ala
     Returns:
         The logs of these steps, and an alarm if that loss is the last of them.
     """
-    state = fit.state
-    alarm = first_not_finite(logs, state.step)
-    logs = logs if alarm is None else logs.first(alarm.step - state.step)
-    fit.train_stepper.add(logs, seconds)
-    state.step += logs.steps
-    state.batches_done += logs.steps
+    alarm = first_not_finite(logs, fit.state.step)
+    logs = logs if alarm is None else logs.first(alarm.step - fit.state.step)
+    _count(fit, logs, seconds)
     return logs, alarm
+
+
+def _count(fit: Fit, logs: StepLogs, seconds: float) -> None:
+    fit.train_stepper.add(logs, seconds)
+    fit.state.step += logs.steps
+    fit.state.batches_done += logs.steps
 
 
 def run_by_batch(fit: Fit, stream: Stream, count: int) -> tuple[StepLogs, Alarm | None]:
     """Runs and counts train steps, until a hook asks to stop, or the loop has something else to do.
+
+    A loss is checked after the next step has started, so that the backend may compute while Python works. A step that
+    started after a loss that is not finite does not count: the recovery restores an earlier state.
 
     Args:
         fit: The fit.
@@ -47,16 +53,18 @@ def run_by_batch(fit: Fit, stream: Stream, count: int) -> tuple[StepLogs, Alarm 
         while True:
             hooks.begin(state.batches_done)
             began = time.perf_counter()
-            logs = stepper.program.run(stream, 1)
-            if not logs.steps:
-                return StepLogs.joined(done or [logs]), None
-            logs, alarm = count_steps(fit, logs, time.perf_counter() - began)
+            logs = stepper.program.run(stream, 1, waits=False)
+            alarm = first_not_finite(done[-1], state.step - 1) if done else None
+            if alarm is not None or not logs.steps:
+                return StepLogs.joined(done or [logs]), alarm
+            _count(fit, logs, time.perf_counter() - began)
             done.append(logs)
             hooks.end(state.batches_done - 1, stepper.means, stepper.metrics)
-            ends = len(done) == count or fit.clock() >= until
-            ends = ends or alarm is not None or bool(fit.bridge.asked_to_stop) or bool(fit.interrupted)
-            if fit.agreement.ends_call(ends):
-                return StepLogs.joined(done), alarm
+            ends = len(done) == count or fit.clock() >= until or fit.bridge.asked_to_stop or fit.interrupted
+            # Another process would wait for a step that this one does not start.
+            ends = ends or (fit.agreement.is_shared and first_not_finite(logs, state.step - 1))
+            if fit.agreement.ends_call(bool(ends)):
+                return StepLogs.joined(done), first_not_finite(logs, state.step - 1)
     except BaseException:
         if done:  # the steps before an error are logged
             fit.log_steps(StepLogs.joined(done), sum(logs.waited for logs in done))

@@ -34,6 +34,7 @@ from lightkeras.engine.base import (
 from lightkeras.engine.jax.batch_range import BatchRange, fetch, next_ranges
 from lightkeras.engine.jax.compiled import Compiled, is_faster_outside_loop
 from lightkeras.engine.jax.devices import warn_of_batch
+from lightkeras.engine.jax.logged import Logged
 from lightkeras.engine.jax.scope import Values, device_dtype, keras_patched
 from lightkeras.engine.jax.steps import Traced, VariablesById, abstract_batch, form, strongly_typed
 from lightkeras.engine.optimizer_state import make_slots
@@ -212,7 +213,7 @@ class JaxProgram(_Fused, Program):
         super().__init__(trace, traces)
         self._names = tuple(names)
 
-    def run(self, stream: Stream, count: int) -> StepLogs:
+    def run(self, stream: Stream, count: int, waits: bool = True) -> StepLogs:
         done: list[tuple[BatchRange, list[jax.Array]]] = []
         left, waited = count, 0.0
         while left:
@@ -235,11 +236,10 @@ class JaxProgram(_Fused, Program):
             if len(done) > 2:  # at most two blocks are pending, which bounds memory
                 done[-3][1][-1].block_until_ready()
         self._warn_of_many()
-        tables = [_joined(logs)[: batches.count] for batches, logs in done]
-        values = _joined(tables) if tables else np.zeros((0, len(self._names)), "float32")
         counts, sizes = [batches.count for batches, _ in done], [batches.size for batches, _ in done]
         examples = np.repeat(np.array(sizes, np.int64), counts)
-        return StepLogs({name: values[:, number] for number, name in enumerate(self._names)}, examples, waited)
+        values = Logged(self._names, counts, [logs for _, logs in done])
+        return StepLogs(dict(values) if waits else values, examples, waited)
 
     def _steps(self, traced: Traced, size: int, rows: int) -> tuple[Callable[..., Any], bool]:
         names, logs = self._names, traced.outputs[0]
@@ -301,11 +301,6 @@ class JaxPredictor(_Fused, Predictor):
             return state, outputs
 
         return one, True
-
-
-def _joined(parts: Sequence[Any]) -> np.ndarray:
-    """Returns arrays of the device or the host as one, without a copy of a single one."""
-    return np.asarray(parts[0]) if len(parts) == 1 else np.concatenate([np.asarray(part) for part in parts])
 
 
 def _text_of(batch: Any, rows: int) -> str:

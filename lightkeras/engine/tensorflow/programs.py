@@ -187,7 +187,7 @@ class TensorFlowProgram(_Fused, Program):
         self._names = tuple(names)
         self.precomputed = precomputed
 
-    def run(self, stream: Stream, count: int) -> StepLogs:
+    def run(self, stream: Stream, count: int, waits: bool = True) -> StepLogs:
         call = self._prepare(stream, count)
         if call is None:
             return StepLogs({name: np.zeros(0, "float32") for name in self._names}, np.zeros(0, "int64"))

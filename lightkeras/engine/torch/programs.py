@@ -37,7 +37,7 @@ class TorchProgram(Program):
         self.forms = step.forms if isinstance(step, CompiledStep) else []
         self.compiled_size = step.examples if isinstance(step, CompiledStep) else None
 
-    def run(self, stream: Stream, count: int) -> StepLogs:
+    def run(self, stream: Stream, count: int, waits: bool = True) -> StepLogs:
         rows: list[torch.Tensor] = []
         examples: list[int] = []
         waited = 0.0
