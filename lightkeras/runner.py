@@ -534,19 +534,18 @@ class _Loop:
         state.stop_reason = self._reason_to_stop()
 
     def end(self) -> None:
-        """Saves the final state and calls the callbacks' `on_train_end`."""
+        """Saves the final state and the best model, and calls the callbacks' `on_train_end`."""
         self._fit.finish()
         self._judge_last()
+        if self._settings.export and not self._fit.interrupted:
+            self._export()
+        self._wait()
         self._fit.end_train()
 
     def conclude(self) -> FitResult:
-        """Writes what a finished run leaves: the best model, the result, pictures, profile and report."""
+        """Writes what a finished run leaves beside the best model: the result, pictures, profile and report."""
         fit, settings = self._fit, self._settings
         complete = not fit.interrupted
-        if settings.export and complete:
-            with fit.ledger.part("checkpoint"), phase("saving model.keras"):
-                captured = fit.checkpointer.captured_best
-                export_best_model(fit.task, fit.directory, fit.recorder.bar.print_line, captured)
         result = fit.result()
         fit.directory.update_result({**fit.facts, "fit": result.summary()})
         display.current().show_result(result.splits())
@@ -559,6 +558,19 @@ class _Loop:
         if settings.loggers:
             self._close_loggers(result)
         return result
+
+    def _export(self) -> None:
+        """Writes `model.keras`, while the last checkpoint is written if the best one is still in memory."""
+        fit, captured = self._fit, self._fit.checkpointer.captured_best
+        if captured is None:
+            self._wait()
+        with fit.ledger.part("checkpoint"), phase("saving model.keras"):
+            export_best_model(fit.task, fit.directory, fit.recorder.bar.print_line, captured)
+
+    def _wait(self) -> None:
+        """Waits until all checkpoints are on the disk."""
+        with self._fit.ledger.part("checkpoint"), phase("saving the last checkpoint"):
+            self._fit.checkpointer.finish()
 
     def _close_loggers(self, result: FitResult) -> None:
         """Closes the loggers of the user, and adds their errors to the result and the report."""

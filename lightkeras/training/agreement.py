@@ -48,11 +48,6 @@ class Agreement:
         self._elapsed = 0.0
 
     @property
-    def is_shared(self) -> bool:
-        """Whether there are other processes."""
-        return not self._alone
-
-    @property
     def signal(self) -> str | None:
         """The signal that asked the run to stop; `None` if none did."""
         return self._signals.received if self._alone else self._signal

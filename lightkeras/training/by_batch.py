@@ -60,10 +60,8 @@ def run_by_batch(fit: Fit, stream: Stream, count: int) -> tuple[StepLogs, Alarm 
             _count(fit, logs, time.perf_counter() - began)
             done.append(logs)
             hooks.end(state.batches_done - 1, stepper.means, stepper.metrics)
-            ends = len(done) == count or fit.clock() >= until or fit.bridge.asked_to_stop or fit.interrupted
-            # Another process would wait for a step that this one does not start.
-            ends = ends or (fit.agreement.is_shared and first_not_finite(logs, state.step - 1))
-            if fit.agreement.ends_call(bool(ends)):
+            ends = len(done) == count or fit.clock() >= until
+            if fit.agreement.ends_call(ends or bool(fit.bridge.asked_to_stop) or bool(fit.interrupted)):
                 return StepLogs.joined(done), first_not_finite(logs, state.step - 1)
     except BaseException:
         if done:  # the steps before an error are logged

@@ -53,7 +53,7 @@ def export_best_model(
         OSError: The file cannot be written.
     """
     folder = directory.checkpoints
-    if not (folder / "best").exists():
+    if captured is None and not (folder / "best").exists():
         return
     before, frozen = bound_engine(task).hold(task.variables()), freezing.record(task, freezing.flags_of(task))
     try:

@@ -205,14 +205,13 @@ class Fit:
 
     @counted("checkpoint")
     def finish(self) -> None:
-        """Saves the final state, unless it is saved already or not finite, and waits for the disk."""
+        """Saves the final state, unless it is saved already or not finite, in the background."""
         with phase("saving the last checkpoint"):
             if not self.state.diverged and not self.checkpointer.is_saved:
                 alarm = self.recovery.check()
                 if alarm is None or self.recovery.recover(alarm) is not None:
                     self.checkpointer.save(always=True)
             self.recovery.forget()  # nothing can break any more: the memory of its snapshot is free
-            self.checkpointer.finish()
 
     @counted("callbacks")
     def end_train(self) -> None:

@@ -1,6 +1,8 @@
 """The best weights become model.keras."""
 
+import errno
 import tempfile
+import threading
 import time
 import zipfile
 
@@ -9,8 +11,10 @@ import numpy as np
 import pytest
 from fit_by_hand import end_epoch, make_fit, running, take_steps
 
+from lightkeras import Runner
 from lightkeras.encoders.base import JoinError
 from lightkeras.runs import checkpoint
+from lightkeras.testing import TwoMoons
 from lightkeras.training import export
 from lightkeras.training.export import export_best_model, write_model
 
@@ -51,6 +55,36 @@ def test_a_damaged_best_checkpoint_is_named_and_leaves_the_model_of_before(fit):
 def test_without_a_best_checkpoint_nothing_is_written(fit):
     export_best_model(fit.task, fit.directory, print)
     assert not fit.directory.model_file.exists()
+
+
+def test_the_model_is_written_while_the_last_checkpoint_is(tmp_path, monkeypatch):
+    begun, found = threading.Event(), []
+    save, write = checkpoint.save, export.write_model
+
+    def save_after_the_model(*arguments):
+        found.append(begun.wait(60))
+        save(*arguments)
+
+    def begin(*arguments):
+        begun.set()
+        write(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save", save_after_the_model)
+    monkeypatch.setattr(export, "write_model", begin)
+    Runner(max_epochs=1, run_dir=tmp_path / "run", progress=False, pictures=False).fit(TwoMoons())
+    assert found == [True]
+    assert checkpoint.find(tmp_path / "run" / "checkpoints", "best").is_dir()
+    assert (tmp_path / "run" / "model.keras").is_file()
+
+
+def test_a_checkpoint_that_cannot_be_written_beside_the_model_ends_the_run(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(checkpoint, "save", fail)
+    with pytest.raises(OSError, match="no space"):
+        Runner(max_epochs=1, run_dir=tmp_path / "run", progress=False, pictures=False).fit(TwoMoons())
+    assert not (tmp_path / "run" / "result.json").exists()
 
 
 def test_a_model_keeps_the_optimizer_that_was_lent_to_it_and_the_file_has_none(tmp_path):

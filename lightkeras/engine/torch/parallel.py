@@ -177,7 +177,7 @@ class SharedProgram(Program):
         self._sharing, self._variables = sharing, sharing.variables_of(traced)
         self.forms = []
 
-    def run(self, stream: Stream, count: int) -> StepLogs:
+    def run(self, stream: Stream, count: int, waits: bool = True) -> StepLogs:
         world = self._sharing.world
         count = world.first("steps", count)  # it depends on measured times
         rows: list[torch.Tensor] = []
