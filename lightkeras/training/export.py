@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import secrets
 import shutil
 import time
@@ -15,10 +14,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras.src.saving import saving_lib  # no public name decides where weights are encoded
 
 from lightkeras.encoders.base import JoinError
-from lightkeras.engine.keras_core import replaced
 from lightkeras.runs import checkpoint, formats
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.system import files
@@ -27,13 +24,11 @@ from lightkeras.system.tensorflow import tensorflow_left_out
 from lightkeras.system.variables import CheckpointError, check_values
 from lightkeras.task import Task
 from lightkeras.training import freezing
+from lightkeras.training.model_archive import weights_written_in_place
 from lightkeras.training.saver import Job
 from lightkeras.training.stepper import bound_engine
 
 _FIRST_YEAR = 1980
-
-LARGE = 10**8
-"""Bytes of weights from which on they are not encoded in memory."""
 
 
 def export_best_model(
@@ -100,7 +95,7 @@ def write_model(model: keras.Model, path: Path) -> None:
     try:
         if not model.compiled:
             model.optimizer = None
-        with files.explained(path), tensorflow_left_out(), _times_of_zip(), _weights_on_disk(model):
+        with files.explained(path), tensorflow_left_out(), _times_of_zip(), weights_written_in_place():
             folder.mkdir()
             model.save(folder / path.name)
             files.sync(folder / path.name)
@@ -109,14 +104,6 @@ def write_model(model: keras.Model, path: Path) -> None:
         if not model.compiled:
             model.optimizer = lent
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _weights_on_disk(model: keras.Model) -> Iterator[None]:
-    """Lets Keras write the weights of a large model to a file first: in memory that takes four times their size."""
-    large = sum(math.prod(variable.shape) * 4 for variable in model.variables) > LARGE
-    with replaced({(saving_lib, "is_memory_sufficient"): lambda _: False} if large else {}):
-        yield
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """The best weights become model.keras."""
 
 import errno
-import tempfile
 import threading
 import time
 import zipfile
@@ -94,23 +93,6 @@ def test_a_model_keeps_the_optimizer_that_was_lent_to_it_and_the_file_has_none(t
     assert model.optimizer is lent
     assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
     assert not keras.models.load_model(tmp_path / "model.keras").compiled
-
-
-def test_weights_of_a_large_model_are_written_to_a_file_first_and_nothing_is_left(tmp_path, monkeypatch):
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    monkeypatch.setattr(export, "LARGE", 7)
-    made, temporary = [], tempfile.NamedTemporaryFile
-    monkeypatch.setattr(
-        tempfile, "NamedTemporaryFile", lambda *given, **named: made.append(named["dir"]) or temporary(*given, **named)
-    )
-    write_model(model, tmp_path / "model.keras")
-    assert [path.suffix for path in made] == [".part"]
-    assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(loaded.get_weights()[0], model.get_weights()[0])
-    monkeypatch.setattr(export, "LARGE", 8)  # a weight and a bias have 8 bytes
-    write_model(model, tmp_path / "model.keras")
-    assert len(made) == 1
 
 
 def test_a_compiled_model_is_written_with_its_optimizer(tmp_path):
