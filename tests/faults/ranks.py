@@ -117,6 +117,13 @@ class NotFinite(TwoMoons):
         return super().loss((points, label), training) + 0 * keras.ops.mean(keras.ops.log(weight))
 
 
+class Watched(NotFinite):
+    """A callback looks at each step, so that a step begins before the loss of the one before it is checked."""
+
+    def build_callbacks(self) -> list[keras.callbacks.Callback]:
+        return [keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: logs["loss"])]
+
+
 def clipped(**kwargs: Any) -> Any:
     """A classifier whose optimizer clips, accumulates and averages, with compiled metrics."""
     keras.utils.set_random_seed(1)
@@ -130,7 +137,7 @@ def clipped(**kwargs: Any) -> Any:
 
 
 TASKS: dict[str, Any] = {
-    **{kind.__name__: kind for kind in (TwoMoons, Noisy, Hangs, Fails, Drifts, Waits, Differs, NotFinite)},
+    **{kind.__name__: kind for kind in (TwoMoons, Noisy, Hangs, Fails, Drifts, Waits, Differs, NotFinite, Watched)},
     "clipped": clipped,
 }
 POINTS: dict[str, tuple[Any, str]] = {

@@ -137,10 +137,9 @@ def test_a_rank_that_hangs_ends_the_other(folder):
 
 
 @pytest.mark.long
-def test_a_step_that_breaks_is_located_by_all(folder):
-    ranks = ranked.Ranks(
-        [PROGRAM, "NotFinite", folder / "broken", "--settings", '{"skip_broken": 1, "preflight": false}']
-    )
+@pytest.mark.parametrize("task", ["NotFinite", "Watched"])
+def test_a_step_that_breaks_is_located_by_all(folder, task):
+    ranks = ranked.Ranks([PROGRAM, task, folder / task, "--settings", '{"skip_broken": 1, "preflight": false}'])
     assert ranks.wait() == [0, 0]
     assert "Its batch is skipped, 1 of 1" in ranks.printed(0, error=True)
     assert results(ranks)[0]["steps"] == results(ranks, 1)[0]["steps"]
