@@ -168,7 +168,8 @@ def main() -> None:
         print(json.dumps(measure(given.one, given.rounds)))
         return
     print(f"{given.processes} processes, {given.rounds} rounds")
-    print("| model | by hand, ms a step | fit, ms a step | ratio (least to most) | agreement | waiting |\n|---|---|---|---|---|---|")
+    print("| model | by hand, ms a step | fit, ms a step | ratio (least to most) | agreement | waiting |")
+    print("|---|---|---|---|---|---|")
     for name in MODELS:
         found = start(name, given.processes, given.rounds)
         ratio = f"{found['ratio']:.3f} ({found['least']:.3f} to {found['most']:.3f})"
