@@ -6,31 +6,23 @@ path, and have lightkeras and the task's file; data and cached features may be l
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import logging
 import os
 import pickle
-import signal
-import socket
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 from lightkeras.search.workers.process import Setup
 from lightkeras.search.workers.protocol import Channel, Message, environment_of_threads
 from lightkeras.search.workers.ray_agent import Agent, AgentReport, missing_requirement, origin, unseen_directory
+from lightkeras.system import ray_cluster
 from lightkeras.system.environment import versions
 
 LISTEN = 5.0  # seconds that an agent waits for messages before it answers without any
 ASK = 60.0  # timeout of the check of a node before the search
 PATIENCE = 30.0  # seconds that a worker waits for a place before a warning
-REACH = 10.0  # timeout of the check of an address
-_SETTINGS = 4  # type of a frame of HTTP/2
-_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
-_PASSED_ON = ("KERAS_", "LIGHTKERAS_", "TF_", "TFDS_", "TFHUB_", "JAX_", "XLA_", "OMP_", "OPENBLAS_", "MKL_")
 
 
 @final
@@ -135,7 +127,7 @@ class RayLauncher:
     """
 
     def __init__(self, setup: Setup, workers: int, memory: float | None, address: str | None, gpus: float) -> None:
-        self._ray, self._joined = _join(address)
+        self._ray, self._joined = ray_cluster.join("Tuner(pool='ray')", address)
         self._setup, self.memory, self._gpus = setup, memory, gpus
         try:
             self.threads = threads_for([node["Resources"] for node in self._nodes()], workers, gpus)
@@ -164,9 +156,8 @@ class RayLauncher:
         return places_on([node["Resources"] for node in self._nodes()], self.threads, self._gpus)
 
     def _environment(self) -> dict[str, str]:
-        passed_on = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
         more = environment_of_threads(self.threads, os.environ) | environment_of_gpus(self._gpus, os.environ)
-        return passed_on | more
+        return ray_cluster.passed_on() | more
 
     def _nodes(self) -> list[dict[str, Any]]:
         return [node for node in self._ray.nodes() if node["Alive"]]
@@ -252,89 +243,6 @@ def environment_of_gpus(gpus: float, environment: Mapping[str, str]) -> dict[str
     # Backends allocate nearly all memory of a GPU when they start, which others share here.
     sharing = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     return {name: value for name, value in sharing.items() if name not in environment}
-
-
-def _join(address: str | None) -> tuple[Any, bool]:
-    """Returns the module `ray`, and whether this call joined the cluster."""
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError(
-            "Tuner(pool='ray') needs Ray, which is not installed: pip install 'lightkeras[ray]'."
-        ) from error
-    if ray.is_initialized():
-        joined = ray.get_runtime_context().gcs_address
-        if address not in (None, "auto", joined):
-            raise ValueError(
-                f"Tuner(address={address!r}): this process has joined the Ray cluster at {joined} already. Leave the "
-                "address out, or call ray.shutdown() before."
-            )
-        return ray, False
-    where = _known_address(address)
-    source = f"RAY_ADDRESS={where}" if where != address else f"Tuner(address={address!r})"
-    _check_reachable(ray, where, source)
-    settings: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
-    if where is None:
-        settings["include_dashboard"] = False
-    try:
-        with _sigterm_handler_kept():
-            ray.init(**settings)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError, ImportError) as error:
-        if where is None:
-            raise ConnectionError(f"Ray could not be started on this machine: {error}") from error
-        raise ConnectionError(f"{source}: could not join a Ray cluster there: {error}") from error
-    return ray, True
-
-
-def _known_address(address: str | None) -> str | None:
-    """Returns the address that Ray will connect to; `None` if it searches for a cluster or starts one."""
-    return address if address not in (None, "auto") else os.environ.get("RAY_ADDRESS") or address
-
-
-@contextlib.contextmanager
-def _sigterm_handler_kept() -> Iterator[None]:
-    """Restores the handler of SIGTERM: Ray's own exits with status 15 instead of 143."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _check_reachable(ray: Any, where: str | None, source: str) -> None:
-    """Checks that a Ray cluster listens at an address: `ray.init` would try for more than three minutes."""
-    host, _, port = (where or "").removeprefix("ray://").rpartition(":")
-    if not port.isdigit():  # such as "auto", which Ray resolves
-        return
-    host = host.strip("[]")
-    if host in _THIS_MACHINE and not str(where).startswith("ray://"):
-        host = ray.util.get_node_ip_address()  # Ray connects to this address instead, and hung for minutes
-    how = (
-        "Start a cluster with `ray start --head`, which prints its address, or leave the address out to start one on "
-        "this machine."
-    )
-    try:
-        with contextlib.closing(socket.create_connection((host, int(port)), timeout=REACH)) as connection:
-            speaks = os.environ.get("RAY_USE_TLS") == "1" or _speaks_http2(connection)
-    except (OSError, OverflowError) as error:
-        raise ConnectionError(f"{source}: nothing listens at {host}:{port} ({error}). {how}") from error
-    if not speaks:
-        raise ConnectionError(f"{source}: the server at {host}:{port} is not a Ray cluster. {how}")
-
-
-def _speaks_http2(connection: socket.socket) -> bool:
-    """Returns True if a server answers like gRPC, with a SETTINGS frame of HTTP/2 (RFC 9113, section 3.4)."""
-    empty_settings = bytes([0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0])
-    try:
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + empty_settings)
-        with connection.makefile("rb") as answer:
-            head = answer.read(9)  # length (3), type, flags, stream (4)
-    except OSError:  # no answer, or the connection was closed
-        return False
-    return len(head) == 9 and head[3] == _SETTINGS and head[5:] == bytes(4)
 
 
 def _last_line(error: Exception) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -334,53 +333,6 @@ def test_joining_a_cluster_leaves_sigterm_as_it_was(cluster):
 
 
 # ---------------------------------------------------------------------- without a cluster
-
-
-@pytest.mark.parametrize("by_environment", [False, True])
-def test_an_address_at_which_nothing_listens_is_refused_at_once(tmp_path, monkeypatch, by_environment):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    if by_environment:
-        monkeypatch.setenv("RAY_ADDRESS", address)
-    said = f"RAY_ADDRESS={address}" if by_environment else rf"Tuner\(address='{address}'\)"
-    port = address.rpartition(":")[2]
-    with pytest.raises(ConnectionError, match=rf"^{said}: nothing listens at [\d.]+:{port} \(.*ray start --head"):
-        tuner(tmp_path / "nowhere", address=None if by_environment else address).search()
-    assert not (tmp_path / "nowhere").exists()
-
-
-@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", None])
-def test_an_address_at_which_something_else_listens_is_refused(tmp_path, monkeypatch, answer):
-    """One hangs up, one answers in another language, one says nothing."""
-    monkeypatch.setattr("lightkeras.search.workers.ray.REACH", 2.0)
-    with socket.socket() as server:
-        server.bind(("", 0))
-        server.listen()
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        answered = list[socket.socket]()
-
-        def serve() -> None:
-            answered.append(server.accept()[0])
-            if answer is not None:
-                with answered[0] as connection:
-                    connection.sendall(answer)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        with pytest.raises(
-            ConnectionError, match=rf"^Tuner\(address='{address}'\): the server at .* is not a Ray cluster"
-        ):
-            tuner(tmp_path / "nowhere", address=address).search()
-        thread.join()
-        for connection in answered:
-            connection.close()
-    assert not (tmp_path / "nowhere").exists()
-
-
-def test_an_address_that_is_none_is_refused(tmp_path):
-    with pytest.raises(ConnectionError, match=r"Tuner\(address='nonsense'\): could not join a Ray cluster"):
-        tuner(tmp_path / "nowhere", address="nonsense").search()
 
 
 @pytest.mark.parametrize(
