@@ -33,7 +33,7 @@ def main() -> None:
         axis.set_title(f"{name} ({record['date']}, {record['machine']})", fontsize=8, loc="left")
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-        unit = "seconds" if name.startswith(("imdb", "growth", "tuner")) else "microseconds a step"
+        unit = "seconds" if name.startswith(("imdb", "growth", "tuner", "scale")) else "microseconds a step"
         unit = "validation accuracy" if name == "tuner_best" else unit
         axis.set_xlabel(f"{unit}, median; lines from the least to the most", fontsize=8)
     figure.savefig(HERE / "results.png", dpi=75)

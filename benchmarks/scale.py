@@ -10,7 +10,8 @@ belongs to the size of the state, and not to the number of steps, dominates. Eve
     cpu      seconds of processor time of the process, of all cores: it depends less on other load
     peak     peak of the resident memory, minus that after the imports, in multiples of the parameters' bytes
     before   seconds from the call of `fit` to the first epoch; the parts after it are those of the run's own ledger
-    held     share of the epochs' time that checkpoints and the watch took, with epochs of 100 steps
+    held     share of the time in which checkpoints and the watch held up the loop, in two epochs of 100 steps: from the
+             first step to the beginning of the third epoch, without what a run writes at its end
     resume   seconds from the call of `fit(resume=True)` to the first epoch; `load` reads and verifies its checkpoint
 """
 
@@ -57,7 +58,9 @@ def main() -> None:
     for name, (value, limit) in ratios.items():
         print(f"{name}, whole: {value:.2f}, wanted at most {limit}{'' if value <= limit else '   MISSED'}")
     if arguments.keep:
-        rounds.keep(arguments.keep, found, ratios)
+        rounds.keep(
+            arguments.keep, {side: [one["whole"] for one in figures] for side, figures in found.items()}, ratios
+        )
 
 
 def measure(kind: str, millions: int) -> dict[str, float]:
@@ -96,6 +99,10 @@ def fit(lk, millions: int, folder: Path, max_epochs: int, resume: bool = False, 
     import keras
 
     ledgers, clock = [], rounds.epoch_clock()
+    begun = []  # the time, and the seconds of the ledger's parts, when each epoch begins
+    noting = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda *_: begun.append((time.perf_counter(), ledgers[0].summary(1)["parts"]))
+    )
 
     def ledger():
         ledgers.append(original())
@@ -105,14 +112,17 @@ def fit(lk, millions: int, folder: Path, max_epochs: int, resume: bool = False, 
     model, (x, y) = network(millions), data(steps)
     task = lk.SupervisedTask(model, loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), optimizer="adam")
     began = time.perf_counter()
-    lk.Runner(max_epochs=max_epochs, run_dir=folder / "run", callbacks=[clock], progress=False).fit(
+    lk.Runner(max_epochs=max_epochs, run_dir=folder / "run", callbacks=[clock, noting], progress=False).fit(
         task, (x, y), batch_size=BATCH, resume=resume
     )
     runner.TimeLedger = original
     seconds = ledgers[0].seconds
     figures = {"before": clock.times[0] - began, **{part: seconds[part] for part in PARTS}}
     if steps != STEPS:
-        figures["held"] = (seconds["checkpoint"] + seconds["watch"]) / (clock.times[-1] - clock.times[0])
+        (first, before), *_, (last, after) = begun
+        for part in ("checkpoint", "watch"):
+            figures[f"{part} held"] = after[part]["seconds"] - before[part]["seconds"]
+        figures["held"] = (figures["checkpoint held"] + figures["watch held"]) / (last - first)
     return {"parameters": model.count_params(), **figures}
 
 
