@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, final
 
@@ -22,22 +21,26 @@ class Logged(Mapping[str, np.ndarray]):
 
     def __init__(self, names: Sequence[str], counts: Sequence[int], tables: Sequence[list[jax.Array]]) -> None:
         self._names, self._counts, self._tables = names, counts, tables
-
-    @functools.cached_property
-    def _columns(self) -> dict[str, np.ndarray]:
-        found = [_joined(table)[:count] for table, count in zip(self._tables, self._counts, strict=True)]
-        self._tables = ()
-        values = _joined(found) if found else np.zeros((0, len(self._names)), "float32")
-        return {name: values[:, number] for number, name in enumerate(self._names)}
+        self._columns: dict[str, np.ndarray] | None = None
 
     def __getitem__(self, name: str) -> np.ndarray:
+        if self._columns is None:
+            self._columns, self._tables = self._read(), ()
         return self._columns[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def _read(self) -> dict[str, np.ndarray]:
+        found = [_joined(table)[:count] for table, count in zip(self._tables, self._counts, strict=True)]
+        values = _joined(found) if found else np.zeros((0, len(self._names)), "float32")
+        return {name: values[:, number] for number, name in enumerate(self._names)}
 
 
 def _joined(parts: Sequence[Any]) -> np.ndarray:
