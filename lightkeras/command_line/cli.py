@@ -29,7 +29,7 @@ import jsonargparse
 import numpy as np
 
 from lightkeras import hparams
-from lightkeras.command_line import tune
+from lightkeras.command_line import launch_ray, tune
 from lightkeras.command_line.console import (
     print_error,
     print_lines,
@@ -40,12 +40,14 @@ from lightkeras.command_line.console import (
 )
 from lightkeras.command_line.flags import (
     COMMANDS,
+    Launch,
     check_hparams,
     check_loggers,
     hp_of,
     lookup_of,
     make_parser,
     settings_of,
+    taken_launch,
 )
 from lightkeras.data.lookup import Lookup
 from lightkeras.experiment import Experiment, Main
@@ -94,11 +96,14 @@ def cli(
     command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else None
     parser = make_parser(task_class, command, runner_defaults, main)
     settings = parser.parse_args(arguments)
+    launch = taken_launch(settings)
     if "hp" in settings:
         check_hparams(parser, task_class, settings)
 
     def given() -> jsonargparse.Namespace:
-        return parser.parse_args(arguments, defaults=False)
+        found = parser.parse_args(arguments, defaults=False)
+        taken_launch(found)
+        return found
 
     actions: dict[str | None, Callable[[], int]] = {
         None: lambda: _run(task_class, settings, runner_defaults, given(), main),
@@ -112,7 +117,10 @@ def cli(
     }
     try:
         with trust.trusting(None), closed_output_ignored(), several_processes.quiet_command():
-            status = actions[command]()
+            if launch is None:
+                status = actions[command]()
+            else:
+                status = _launch(launch, task_class, settings, arguments if command is None else [command, *arguments])
     except (ValueError, TypeError, OSError, ImportError, NotImplementedError) as error:
         if not raised_by_us(error):
             raise
@@ -132,6 +140,17 @@ Or give the arguments yourself: lk.cli({task}, args=["--runner.max_epochs", "3"]
 
 
 # ---------------------------------------------------------------------- commands
+
+
+def _launch(launch: Launch, task_class: type[Task], settings: jsonargparse.Namespace, arguments: Sequence[str]) -> int:
+    """Runs the command in the workers of a launch; each resumes the run, which another attempt may have begun."""
+    several_processes.check_alone("--runner.launch")
+    directory = RunDirectory(run_path(settings.run_dir, snake_case(task_class.__name__)))
+    if not settings.resume:
+        directory.check_unused()
+    more = ["--runner.launch", "null", "--run_dir", str(directory.path.absolute()), "--resume"]
+    command = [str(Path(sys.argv[0]).absolute()), *arguments, *more]
+    return launch_ray.launch(command, launch.workers, directory.path, launch.restarts)
 
 
 def _fit(

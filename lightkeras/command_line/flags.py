@@ -204,6 +204,8 @@ def make_parser(
     parser.add_argument("--config", action="config", help="YAML file with values of any flags.")
     parser.add_class_arguments(task_class.HParams, "hp")
     parser.add_class_arguments(Runner, "runner", skip={"run_dir", "callbacks", "profile"})
+    if command in (None, "fit"):
+        _add_launch_flags(parser)
     flags = {action.dest for action in parser._actions}
     defaults = dict(_flat_settings("runner", runner_defaults))
     parser.set_defaults({name: value for name, value in defaults.items() if name in flags - {"runner.loggers"}})
@@ -290,9 +292,39 @@ _INIT_FROM = "Run directory, .keras or .weights.h5 file that the first weights c
 _TRUST_RUN = "Run and download modules that only the files in --run_dir name. They are code."
 _DRY_RUN = "Run the checks before the first epoch, also those of a resume, and stop there."
 _PROFILE = "Print the time by part, write it to profile.json, and write a trace of the backend to profile/."
+_LAUNCH = (
+    "ray: train in the workers of a Ray cluster, each of which computes a part of every batch: that of RAY_ADDRESS or "
+    "`ray start`, else one of this machine. Null: in this process."
+)
+_RESTARTS = "Times that all workers are started again, from the last checkpoint, after one failed or was lost."
 _INPUTS = "Texts, files or rows, as the data module reads them; or - to read one per line from standard input."
 _DATA_DIR = "Folder to look in first for data and TF Hub modules. Null: $LIGHTKERAS_DATA_DIR."
 _SOURCE = "real: never the built-in sample. sample: only the sample. auto: the sample if no real data is found."
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """Where a command starts its processes.
+
+    Args:
+        workers: Number of processes.
+        restarts: Times that they are started again.
+    """
+
+    workers: int
+    restarts: int
+
+
+def _add_launch_flags(parser: Parser) -> None:
+    parser.add_argument("--runner.launch", type=Literal["ray"] | None, default=None, help=_LAUNCH)
+    parser.add_argument("--runner.workers", type=int, default=2, help="Processes that --runner.launch starts.")
+    parser.add_argument("--runner.restarts", type=int, default=3, help=_RESTARTS)
+
+
+def taken_launch(settings: jsonargparse.Namespace) -> Launch | None:
+    """Removes the flags of a launch, which are no settings of the runner, and returns them; `None` for no launch."""
+    taken = {name: settings.pop(f"runner.{name}", None) for name in ("launch", "workers", "restarts")}
+    return None if taken["launch"] is None else Launch(taken["workers"], taken["restarts"])
 
 
 def _add_run_flags(parser: Parser, command: str) -> None:

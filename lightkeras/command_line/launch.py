@@ -48,7 +48,7 @@ def launch(command: Sequence[str], processes: int, hosts: int = 1, host: int = 0
         raise ValueError(f"--host {host}: expected a number from 0 to {hosts - 1}, because --hosts is {hosts}.")
     if address is None and hosts > 1:
         raise ValueError(f"--hosts {hosts}: expected --address HOST:PORT too, of the machine with --host 0.")
-    name, _, port = (address or f"127.0.0.1:{_free_port()}").rpartition(":")
+    name, _, port = (address or f"127.0.0.1:{free_port()}").rpartition(":")
     if not name or not port.isdecimal():
         raise ValueError(f"--address {address!r}: expected HOST:PORT, such as 10.0.0.1:29500.")
     if not Path(command[0]).is_file():
@@ -116,7 +116,8 @@ def _signals_passed_on(started: Sequence[subprocess.Popen[bytes]]) -> Iterator[l
             process.kill()  # none is left, unless an error ends this one
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that no program uses now."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import inspect
@@ -9,7 +10,7 @@ import numbers
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -92,6 +93,7 @@ def printable(text: str) -> str:
 
 
 _announced: set[str] = set()
+_silent = False
 
 
 def announce(line: str, once: bool = False) -> None:
@@ -99,10 +101,21 @@ def announce(line: str, once: bool = False) -> None:
 
     An experiment of several runs prepares its data for each run.
     """
-    if once and line in _announced:
+    if _silent or (once and line in _announced):
         return
     _announced.add(line)
     print(f"lightkeras: {printable(line)}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def unannounced() -> Iterator[None]:
+    """Context in which `announce` prints nothing."""
+    global _silent
+    before, _silent = _silent, True
+    try:
+        yield
+    finally:
+        _silent = before
 
 
 def check_whole(

@@ -22,7 +22,7 @@ from lightkeras.data import ArrayFeed
 from lightkeras.engine import current_world, over_devices
 from lightkeras.engine.world import launched
 from lightkeras.runs.directory import RunDirectory
-from lightkeras.system import display
+from lightkeras.system import display, messages
 from lightkeras.system.value_names import within
 from lightkeras.task import Task
 from lightkeras.training.fit import Fit
@@ -54,7 +54,7 @@ def quiet() -> Iterator[None]:
         return
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with display.muted():
+        with display.muted(), messages.unannounced():
             yield
 
 

@@ -12,7 +12,7 @@ import pytest
 from lightkeras import Runner
 from lightkeras.engine.world import World
 from lightkeras.runs.directory import RunDirectory
-from lightkeras.system import display
+from lightkeras.system import display, messages
 from lightkeras.testing import TwoMoons
 from lightkeras.training import several_processes
 from lightkeras.training.several_processes import record_of, separate_normalizations
@@ -57,6 +57,7 @@ def test_a_process_that_does_not_write_takes_the_path_of_the_writer_and_a_folder
 def test_a_process_that_does_not_write_prints_only_errors(capsys):
     with several_processes.quiet():
         print("hidden")
+        messages.announce("hidden")
         warnings.warn("hidden", UserWarning, stacklevel=1)
         with display.showing(True) as shown:
             assert isinstance(shown, display.Silent)
