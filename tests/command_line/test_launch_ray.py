@@ -30,19 +30,20 @@ ENDS = "import sys; sys.exit(int(sys.argv[1]))"
 IS_KILLED = """
 import os, pathlib, signal, sys
 folder, attempts, rank = pathlib.Path(sys.argv[1]), int(sys.argv[2]), os.environ["RANK"]
-for path in folder.glob("*.pid"):
-    try:
-        os.kill(int(path.read_text()), 0)
-        print("still there:", path.read_text(), flush=True)
-        sys.exit(3)
-    except ProcessLookupError:
-        path.unlink(missing_ok=True)
 with open(folder / rank, "a") as file:
     file.write("begun ")
-if len((folder / rank).read_text().split()) > attempts:
+attempt = len((folder / rank).read_text().split())
+for path in folder.glob(f"{attempt - 1}.*.pid"):
+    try:
+        os.kill(int(path.read_text()), 0)
+        sys.exit(3)
+    except ProcessLookupError:
+        pass
+if attempt > attempts:
     sys.exit(0)
-(folder / f"{rank}.pid").write_text(str(os.getpid()))
-while len(list(folder.glob("*.pid"))) < 2:
+(folder / f"{attempt}.{rank}.new").write_text(str(os.getpid()))
+(folder / f"{attempt}.{rank}.new").rename(folder / f"{attempt}.{rank}.pid")
+while len(list(folder.glob(f"{attempt}.*.pid"))) < 2:
     pass
 if rank == "1":
     os.kill(os.getpid(), signal.SIGKILL)
