@@ -113,6 +113,20 @@ class DividedStep:
         if self._used:
             self._refresh()
 
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Context of a run of the compiled step: TensorFlow's error of a cycle tells its cause."""
+        try:
+            yield
+        except tf.errors.InvalidArgumentError as error:
+            if "nodes in a cycle" not in error.message:
+                raise
+            raise ValueError(
+                "The step calls Python functions (tf.py_function, tf.numpy_function) both before and after minimize. "
+                "TensorFlow keeps their order over all devices, so that each would wait for another. Call them on one "
+                "side of minimize, or use one device."
+            ) from None
+
     def _warn_of(self, layers: Sequence[str]) -> None:
         """Warns once of layers that normalize the part of each device by itself."""
         if layers and not self._warned:
@@ -155,6 +169,24 @@ def over(devices: int | str) -> Iterator[None]:
         yield
     finally:
         _current = before
+
+
+def check() -> None:
+    """Checks that the user chose no devices by what steps would ignore.
+
+    Raises:
+        ValueError: A strategy is in scope, or Keras distributes variables.
+    """
+    if tf.distribute.has_strategy():
+        raise ValueError(
+            f"A {type(tf.distribute.get_strategy()).__name__} is in scope, which steps would ignore. Call fit "
+            'outside of strategy.scope(), and set Runner(devices="all") for all devices.'
+        )
+    if (distribution := keras.distribution.distribution()) is not None:
+        raise ValueError(
+            f"keras.distribution.set_distribution chose a {type(distribution).__name__}, which Keras uses on JAX "
+            'alone. Leave it out and set Runner(devices="all") for all devices, or use JAX: KERAS_BACKEND=jax.'
+        )
 
 
 def divided_step(devices: Devices, step: Step) -> DividedStep:

@@ -287,11 +287,7 @@ class TensorFlowEngine(Engine):
         return several.over(devices)
 
     def check_devices(self, variables: Mapping[str, keras.Variable]) -> None:
-        if tf.distribute.has_strategy():
-            raise ValueError(
-                f"A {type(tf.distribute.get_strategy()).__name__} is in scope, which steps would ignore. Call fit "
-                'outside of strategy.scope(), and set Runner(devices="all") for all devices.'
-            )
+        several.check()
 
     def hold(self, variables: Mapping[str, Any]) -> HeldValues:
         # Operations that change a variable in place copy its buffer first if a tensor shares it.

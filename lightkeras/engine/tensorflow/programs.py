@@ -191,10 +191,13 @@ class TensorFlowProgram(_Fused, Program):
         call = self._prepare(stream, count)
         if call is None:
             return StepLogs({name: np.zeros(0, "float32") for name in self._names}, np.zeros(0, "int64"))
-        with _source_errors(stream):
+        with _source_errors(stream), self._step_errors():
             columns, waited = call()
         values, examples = [column.numpy() for column in columns]
         return StepLogs(dict(zip(self._names, values.T, strict=True)), examples, float(waited))
+
+    def _step_errors(self) -> contextlib.AbstractContextManager[None]:
+        return self._step.errors() if isinstance(self._step, DividedStep) else contextlib.nullcontext()
 
     def _outputs(self, batch: Structure) -> Sequence[tf.TensorSpec]:
         # One row for all logs: each array costs time in every step.
