@@ -121,7 +121,7 @@ def measure(name: str, devices: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         settings = {"progress": False, "pictures": False, "export": False, "patience": None, "seed": 0}
         settings |= {"devices": devices, "callbacks": [Rounds()], "run_dir": Path(folder) / "run"}
-        lk.Runner(max_epochs=rounds + 1, **settings).fit(task, (x, y), batch_size=batch)
+        lk.Runner(max_epochs=rounds + 1, **settings).fit(task, feed)
     ratios = [mine / theirs for (mine, _), theirs in zip(ours[1:], by_hand[1:], strict=True)]
     return {
         "by hand": statistics.median(by_hand[1:]) / steps,
