@@ -110,7 +110,8 @@ class Tuner(TrialSettings):
             `run_dir` and the task's file (extra `ray`).
         address: Address of the Ray cluster for `ray.init`. `None` uses `RAY_ADDRESS`, else the cluster that `ray start`
             started on this machine, else starts one.
-        gpus: GPUs of each worker with Ray, or the fraction of one; with 0 GPUs are hidden from it.
+        gpus: GPUs of each worker, which its trials share, or the fraction of one. With 0, workers of this machine share
+            all of them, and GPUs are hidden from those on Ray.
         retries: How often a trial, the check before the first one and the export of the best model are retried after
             their process died, hung or ran out of memory.
         limits: Limits of each worker process.
@@ -190,8 +191,10 @@ class Tuner(TrialSettings):
             pool = None
             if self.workers:
                 using = directory.path / "workers.lock"
-                cluster = Cluster(self.address, self.gpus) if self.pool == "ray" else None
-                made = make_pool(self.task, self.lookup, self.workers, self.limits, using, cluster=cluster)
+                cluster = Cluster(self.address) if self.pool == "ray" else None
+                made = make_pool(
+                    self.task, self.lookup, self.workers, self.limits, using, cluster=cluster, gpus=self.gpus
+                )
                 pool = stack.enter_context(made)
             with phase("starting and checking the task"):
                 found, objective, mode = self._summarize_task(pool)
@@ -358,11 +361,10 @@ def _check_pool(tuner: Tuner) -> None:
         raise ValueError(f"Tuner(gpus={tuner.gpus!r}): above 1, expected a whole number of GPUs.")
     if tuner.pool == "ray" and not tuner.workers:
         raise ValueError("Tuner(pool='ray', workers=0): on a cluster at least one worker is needed.")
-    for name in ("address", "gpus"):
-        if tuner.pool == "local" and getattr(tuner, name):
-            raise ValueError(
-                f"Tuner({name}={getattr(tuner, name)!r}) needs a cluster: set pool='ray', or leave it out."
-            )
+    if tuner.gpus and not tuner.workers:
+        raise ValueError(f"Tuner(gpus={tuner.gpus!r}, workers=0): only worker processes have GPUs of their own.")
+    if tuner.pool == "local" and tuner.address:
+        raise ValueError(f"Tuner(address={tuner.address!r}) needs a cluster: set pool='ray', or leave it out.")
 
 
 def _place(directory: RunDirectory, resume: bool) -> dict[str, Any] | None:

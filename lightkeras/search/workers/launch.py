@@ -24,11 +24,9 @@ class Cluster:
     Args:
         address: Address for `ray.init`. `None` uses `RAY_ADDRESS`, else the cluster that `ray start` started on this
             machine, else starts one.
-        gpus: GPUs of each worker, or the fraction of one; with 0 GPUs are hidden from it.
     """
 
     address: str | None = None
-    gpus: float = 0.0
 
 
 def make_pool(
@@ -39,21 +37,23 @@ def make_pool(
     using: Path | None = None,
     threads: int | None = None,
     cluster: Cluster | None = None,
+    gpus: float = 0.0,
 ) -> Pool:
     """Makes a pool of workers, on a cluster if one is given.
 
-    All workers hold the lock file `using` together from their first run to their end. Raises a TypeError if another
-    process cannot import the task's class, and the errors of `RayLauncher`.
+    All workers hold the lock file `using` together from their first run to their end. `gpus` are those of each worker,
+    or the fraction of one. Raises a TypeError if another process cannot import the task's class, and the errors of
+    `RayLauncher` and `LocalLauncher`.
     """
     setup = Setup(reference_of(task), task.__module__, lookup, None, using, secrets.token_hex(), trust.current())
     memory = None if limits.memory_gb is None else limits.memory_gb * 1e9
     launcher: Launcher
     if cluster is None:
-        launcher = LocalLauncher(setup, workers, memory, threads)
+        launcher = LocalLauncher(setup, workers, memory, threads, gpus)
     else:
         from lightkeras.search.workers.ray import RayLauncher
 
-        launcher = RayLauncher(setup, workers, memory, cluster.address, cluster.gpus)
+        launcher = RayLauncher(setup, workers, memory, cluster.address, gpus)
     return Pool(launcher, workers, limits)
 
 

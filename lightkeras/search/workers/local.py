@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, final
 
+from lightkeras.search.workers.gpus import environments_of_slots
 from lightkeras.search.workers.process import Setup, main
 from lightkeras.search.workers.protocol import Channel, Message, environment_of_threads, last_lines
 from lightkeras.system import memory
@@ -86,10 +87,14 @@ class LocalLauncher:
     """Starts worker processes on this machine; see `Launcher`.
 
     `memory` is the maximum private memory of each in bytes; `None` divides the available memory. `threads` are those of
-    each; `None` divides the cores.
+    each; `None` divides the cores. `gpus` are those of each, or the fraction of one; with 0 they share all. Raises a
+    ValueError if there are fewer.
     """
 
-    def __init__(self, setup: Setup, workers: int, memory: float | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self, setup: Setup, workers: int, memory: float | None = None, threads: int | None = None, gpus: float = 0.0
+    ) -> None:
+        self._gpus = environments_of_slots(gpus, workers)
         self._setup, self._workers = setup, workers
         self.threads = threads or max(1, len(os.sched_getaffinity(0)) // workers)
         self.memory = _share(workers) if memory is None else memory
@@ -105,7 +110,7 @@ class LocalLauncher:
     def start(self, slot: int) -> Channel:
         self._started += 1
         setup = dataclasses.replace(self._setup, output=Path(self._folder.name) / f"worker-{self._started}.txt")
-        environment = environment_of_threads(self.threads, os.environ)
+        environment = environment_of_threads(self.threads, os.environ) | self._gpus[slot]
         return LocalChannel(setup, f"lightkeras worker {slot}", environment)
 
     def wait(self, channels: Sequence[Any], seconds: float) -> None:

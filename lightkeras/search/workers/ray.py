@@ -11,9 +11,10 @@ import os
 import pickle
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
+from lightkeras.search.workers.gpus import environment_of_gpus
 from lightkeras.search.workers.process import Setup
 from lightkeras.search.workers.protocol import Channel, Message, environment_of_threads
 from lightkeras.search.workers.ray_agent import Agent, AgentReport, missing_requirement, origin, unseen_directory
@@ -229,20 +230,6 @@ def threads_for(nodes: Sequence[dict[str, float]], workers: int, gpus: float = 0
             f"have {have or 'nothing'}. Ask for fewer, or add nodes."
         )
     return found
-
-
-def environment_of_gpus(gpus: float, environment: Mapping[str, str]) -> dict[str, str]:
-    """Returns the variables that restrict a worker to its GPUs, without those that `environment` sets already.
-
-    Ray 2.60 hides no GPUs from workers with 0, and TensorFlow would take the memory of all.
-    """
-    if gpus == 0:
-        return {"CUDA_VISIBLE_DEVICES": ""}
-    if gpus >= 1:
-        return {}
-    # Backends allocate nearly all memory of a GPU when they start, which others share here.
-    sharing = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    return {name: value for name, value in sharing.items() if name not in environment}
 
 
 def _last_line(error: Exception) -> str:

@@ -44,6 +44,6 @@ def test_a_pool_has_the_memory_and_the_threads_that_it_is_given(monkeypatch):
     assert launch.make_pool(TwoMoons, None, 2, limits, threads=5) == (2, limits)
     launch.make_pool(TwoMoons, None, 1, WorkerLimits())
     (setup, *given), (other, *default) = made
-    assert (given, default) == ([2, 1.5e9, 5], [1, None, None])
+    assert (given, default) == ([2, 1.5e9, 5, 0.0], [1, None, None, 0.0])
     assert (setup.module, pickle.loads(setup.task)) == ("lightkeras.testing", TwoMoons)
     assert setup.token != other.token

@@ -22,7 +22,7 @@ from lightkeras.search.workers.launch import Cluster, make_pool
 from lightkeras.search.workers.pool import WorkerLimits
 from lightkeras.search.workers.process import Setup
 from lightkeras.search.workers.protocol import THREADS
-from lightkeras.search.workers.ray import RayLauncher, environment_of_gpus, places_on, threads_for
+from lightkeras.search.workers.ray import RayLauncher, places_on, threads_for
 from lightkeras.testing import TwoMoons
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
@@ -353,20 +353,13 @@ def test_a_part_of_a_gpu_is_of_one_gpu(gpus, expected):
     assert places_on([{"CPU": 64.0, "GPU": 3.0}], 1, gpus) == expected
 
 
-def test_workers_that_share_a_gpu_do_not_take_all_its_memory():
-    assert environment_of_gpus(0.5, {"TF_FORCE_GPU_ALLOW_GROWTH": "false"}) == {
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false"
-    }
-    assert environment_of_gpus(1.0, {}) == {}
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"pool": "rya"}, r"Tuner\(pool='rya'\) is not known\. Did you mean 'ray'"),
         ({"pool": "ray", "workers": 0}, r"Tuner\(pool='ray', workers=0\): on a cluster at least one worker"),
         ({"address": "auto"}, r"Tuner\(address='auto'\) needs a cluster: set pool='ray'"),
-        ({"gpus": 1.0}, r"Tuner\(gpus=1\.0\) needs a cluster"),
+        ({"gpus": 1.0, "workers": 0}, r"Tuner\(gpus=1\.0, workers=0\): only worker processes have GPUs of their own"),
         ({"pool": "ray", "gpus": -1.0}, r"Tuner\(gpus=-1\.0\): expected a number of at least 0"),
         ({"pool": "ray", "gpus": 1.5}, r"Tuner\(gpus=1\.5\): above 1, expected a whole number"),
     ],
