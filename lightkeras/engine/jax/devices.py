@@ -1,7 +1,8 @@
 """Several devices on JAX: XLA divides the work as `keras.distribution` places variables and batches.
 
 Each device computes a part of a batch, and the sums over the batch are those of the whole: a step computes what it does
-on one device, but for rounding.
+on one device, but for rounding. The devices may be those of several processes, each of which has all batches and runs
+the same calls in the same order.
 """
 
 from __future__ import annotations
@@ -14,48 +15,55 @@ from typing import Any
 
 import jax
 import keras
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lightkeras.data.structure import Structure, map_structure
+from lightkeras.engine.base import Tensor
 from lightkeras.system.messages import did_you_mean
 
 
 @contextlib.contextmanager
-def over(devices: int | str) -> Iterator[None]:
+def over(devices: int | str | None) -> Iterator[None]:
     """Context in which variables are made on several devices, each with a copy of all of them.
 
     Args:
-        devices: Number of devices; `"all"` for those of this process.
+        devices: Number of devices; `"all"` for those of all processes; `None` for the same, if there are several
+            processes, or what Keras distributes already.
 
     Raises:
-        ValueError: There are fewer, or Keras distributes variables already.
+        ValueError: There are fewer, Keras distributes variables already, or some processes would have no device.
     """
+    if devices is None and (jax.process_count() == 1 or keras.distribution.distribution() is not None):
+        yield
+        return
     if keras.distribution.distribution() is not None:
         raise ValueError(
             f"devices={devices!r}: keras.distribution.set_distribution was called, which chooses the devices. Set one "
             "of the two."
         )
     found = keras.distribution.list_devices()
-    count = len(found) if devices == "all" else int(devices)
+    count = len(found) if devices in ("all", None) else int(devices)
     if count > len(found):
         raise ValueError(f"devices={count}: JAX has {len(found)} ({', '.join(found)}). Use devices='all'.")
+    if jax.process_count() > 1 and count < len(found):
+        raise ValueError(
+            f"devices={count}: the {jax.process_count()} processes have {len(found)} devices, and each process needs "
+            "its own. Use devices='all'."
+        )
     with keras.distribution.DataParallel(devices=found[:count], auto_shard_dataset=False).scope():
         yield
 
 
 def check(variables: Iterable[keras.Variable]) -> None:
-    """Checks that variables are placed as the user told, and that this is the only process.
+    """Checks that variables are placed as the user told.
 
     Raises:
-        ValueError: It is one of several, or a layout matches none of the variables.
+        ValueError: A layout matches none of the variables, or divides one among several processes.
     """
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"jax.distributed joined {jax.process_count()} processes: a run is one process, with all devices of its "
-            "machine. Do not call jax.distributed.initialize."
-        )
     distribution = keras.distribution.distribution()
     layouts = getattr(distribution, "_layout_map", {})  # of ModelParallel, which has no public name for it
+    variables = list(variables)
     names = [variable.path for variable in variables]
     for pattern in layouts:
         if not any(re.fullmatch(pattern, name) for name in names):
@@ -63,12 +71,31 @@ def check(variables: Iterable[keras.Variable]) -> None:
                 f"The layout {pattern!r} matches no variable: as a regular expression it must match a whole path. "
                 f"{did_you_mean(pattern, names, most=3)}"
             )
+    for variable in variables if jax.process_count() > 1 else ():
+        if not variable.value.is_fully_replicated:
+            raise ValueError(
+                f"The layout of {variable.path} divides it among several processes, so that none has all of it to save. "
+                "Divide variables among the devices of one process."
+            )
 
 
 def everywhere() -> NamedSharding | None:
     """Where arrays go that each device needs; `None` for the only device."""
     mesh = _mesh()
     return None if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+
+def put(array: np.ndarray) -> jax.Array:
+    """Copies an array to each device; all processes have the same one."""
+    if jax.process_count() == 1:
+        return jax.device_put(array, everywhere())
+    # `device_put` would send it to the other processes, to compare.
+    return jax.make_array_from_callback(array.shape, everywhere(), array.__getitem__)
+
+
+def gathered(array: Tensor) -> Tensor:
+    """An output of a step, of which each process needs all."""
+    return array if jax.process_count() == 1 else jax.lax.with_sharding_constraint(array, everywhere())
 
 
 def divided(batch: Structure) -> Structure:

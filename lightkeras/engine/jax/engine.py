@@ -53,7 +53,7 @@ class JaxEngine(TracingEngine):
 
     # ------------------------------------------------------------------ devices
 
-    def over(self, devices: int | str) -> contextlib.AbstractContextManager[None]:
+    def over(self, devices: int | str | None) -> contextlib.AbstractContextManager[None]:
         return several.over(devices)
 
     def check_devices(self, variables: Mapping[str, keras.Variable]) -> None:
@@ -116,7 +116,7 @@ class JaxEngine(TracingEngine):
     def _copied_to_device(self, arrays: Structure) -> Structure:
         def copied(array: np.ndarray) -> jax.Array:
             # JAX uses NumPy's memory on the CPU, also with `may_alias=False`.
-            return jax.device_put(owned(array) if may_change(array) else array, several.everywhere())
+            return several.put(owned(array) if may_change(array) else array)
 
         return map_structure(copied, narrowed(arrays))
 

@@ -33,7 +33,7 @@ from lightkeras.engine.base import (
 )
 from lightkeras.engine.jax.batch_range import BatchRange, fetch, next_ranges
 from lightkeras.engine.jax.compiled import Compiled, is_faster_outside_loop
-from lightkeras.engine.jax.devices import warn_of_batch
+from lightkeras.engine.jax.devices import gathered, warn_of_batch
 from lightkeras.engine.jax.logged import Logged
 from lightkeras.engine.jax.scope import Values, device_dtype, keras_patched
 from lightkeras.engine.jax.steps import Traced, VariablesById, abstract_batch, form, strongly_typed
@@ -254,7 +254,7 @@ class JaxProgram(_Fused, Program):
             values = by_id(traced.read_only, read) | by_id(traced.written, state)
             (logs, *_), state = traced.call(values, fetch(source, size, start, number))
             row = jnp.stack([logs[name].astype("float32") for name in names]) if names else jnp.zeros(0)
-            return state, row[None]
+            return state, gathered(row[None])
 
         def loop(
             state: list[Tensor], read: list[Tensor], source: Structure, start: Tensor, count: Tensor
@@ -266,7 +266,7 @@ class JaxProgram(_Fused, Program):
 
             first = (jnp.int32(0), state, jnp.zeros((rows, len(names)), "float32"))
             _, state, table = jax.lax.while_loop(lambda carry: carry[0] < count, body, first)
-            return state, table
+            return state, gathered(table)
 
         alone = is_faster_outside_loop(traced)
         return step if alone else loop, alone
@@ -301,7 +301,7 @@ class JaxPredictor(_Fused, Predictor):
         ) -> tuple[list[Tensor], Structure]:
             values = by_id(traced.read_only, read) | by_id(traced.written, written)
             outputs, state = traced.call(values, fetch(source, size, start, number))
-            return state, outputs
+            return state, jax.tree.map(gathered, outputs)
 
         return one, True
 

@@ -19,7 +19,7 @@ from lightkeras.data.bags import Bags
 from lightkeras.data.feed import LARGE_BYTES, ArrayFeed
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import ALIGNMENT, Structure, aligned, flatten, map_structure, may_change
-from lightkeras.engine.jax.devices import everywhere
+from lightkeras.engine.jax.devices import put
 from lightkeras.engine.jax.scope import device_dtype
 from lightkeras.engine.jax.steps import check_no_text, form
 from lightkeras.engine.stream import Stream
@@ -161,6 +161,7 @@ def _blocks(batches: Iterator[Structure]) -> Iterator[tuple[list[Structure], Str
     """Yields lists of batches of one shape, each with its copy on the device."""
     found: list[Structure] = []
     capacity, began = 1, 0.0
+    alone = jax.process_count() == 1  # several processes must divide a stream into the same blocks
     try:
         for given in batches:
             batch = narrowed(given)
@@ -170,7 +171,7 @@ def _blocks(batches: Iterator[Structure]) -> Iterator[tuple[list[Structure], Str
             if not found:
                 capacity, began = _capacity(batch), time.monotonic()
             found.append(batch)
-            if len(found) == capacity or time.monotonic() - began > BLOCK_SECONDS:
+            if len(found) == capacity or (alone and time.monotonic() - began > BLOCK_SECONDS):
                 yield found, on_device(found, capacity)
                 found = []
     except Exception:
@@ -199,8 +200,8 @@ def on_device(batches: list[Structure], capacity: int) -> Structure:
             block[number] = found[position]
         return block
 
-    positions, place = iter(range(len(leaves[0]))), everywhere()
-    return map_structure(lambda _: jax.device_put(joined(next(positions)), place), batches[0])
+    positions = iter(range(len(leaves[0])))
+    return map_structure(lambda _: put(joined(next(positions))), batches[0])
 
 
 def narrowed(arrays: Structure) -> Structure:
@@ -291,7 +292,7 @@ def _gathered(arrays: Structure, rows: np.ndarray, size: int, capacity: int) -> 
 
     block = map_structure(gathered, arrays)
     batches = [map_structure(operator.itemgetter(number), block) for number in range(len(rows) // size)]
-    return batches, jax.device_put(block, everywhere())
+    return batches, map_structure(put, block)
 
 
 def padded_batches(feed: ArrayFeed, epoch: int, step: int, seed: int) -> Iterator[Structure]:
@@ -340,5 +341,5 @@ def placed(stream: ArrayStream) -> tuple[jax.Array, Any]:
     """Returns the order of a stream's epoch on the device, which is copied once, and the `form` of its arrays."""
     found = _placed.get(stream)
     if found is None:
-        found = _placed[stream] = jax.device_put(stream.order, everywhere()), form(stream.arrays)
+        found = _placed[stream] = put(stream.order), form(stream.arrays)
     return found
