@@ -39,8 +39,8 @@ def current_world() -> World:
 
 @contextlib.contextmanager
 def over_devices(devices: int | str | None) -> Iterator[None]:
-    """Context in which models are built on several devices of this process, see `Engine.over`; `None`: on one."""
-    if devices is None:
+    """Context in which models are built on several devices, see `Engine.over`; `None`: on one of each process."""
+    if devices is None and current_world().processes == 1:
         yield
         return
     with make_engine().over(devices):

@@ -20,7 +20,7 @@ import dataclasses
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -369,15 +369,17 @@ class Engine(StreamOpener):
     def share(self, variables: Mapping[str, keras.Variable]) -> None:
         """Gives variables the values that they have in the process with rank 0."""
 
-    def over(self, devices: int | str) -> AbstractContextManager[None]:
+    def over(self, devices: int | str | None) -> AbstractContextManager[None]:
         """Context in which models are built on several devices; each computes a part of every batch.
 
         Args:
-            devices: Number of devices; `"all"` for those of this process.
+            devices: Number of devices; `"all"` for those of this process; `None` for those of several processes.
 
         Raises:
             ValueError: There are fewer devices, or this backend uses one.
         """
+        if devices is None:
+            return nullcontext()
         raise ValueError(
             f"devices={devices!r}: a process on {self.backend} uses one device. Leave devices out and start a process "
             "for each with torchrun; or use TensorFlow or JAX: KERAS_BACKEND=jax."

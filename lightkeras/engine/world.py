@@ -29,6 +29,12 @@ from lightkeras.data.structure import Structure, flatten
 TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Variables of torchrun, Ray Train, Kubernetes' PyTorchJob and others."""
 
+JOIN_SECONDS = float(os.environ.get("LIGHTKERAS_JOIN_SECONDS", "300"))
+"""Time within which all processes must have come."""
+LOST_SECONDS = float(os.environ.get("LIGHTKERAS_LOST_SECONDS", "20"))
+"""Time without a sign of life after which a process is lost."""
+_BLOCK = 512  # bytes of a value that is exchanged at once; longer ones take a second exchange
+
 
 class WorldError(RuntimeError):
     """Another process of the run was lost, failed, or does something else than this one."""
@@ -91,7 +97,7 @@ class World(abc.ABC):
         """This process, in messages."""
         return f"rank {self.rank} of {self.processes}"
 
-    @abc.abstractmethod
+    @final
     def agree(self, what: str, value: Any) -> list[Any]:
         """Exchanges values, and waits for all processes.
 
@@ -105,6 +111,32 @@ class World(abc.ABC):
         Raises:
             WorldError: Another process was lost, or exchanges something else.
         """
+        if self.processes == 1:
+            return [value]
+        found = self._gathered(json.dumps([what, value]).encode())
+        names = [name for name, _ in found]
+        if len(set(names)) > 1:
+            places = ", ".join(f"rank {rank} at {name!r}" for rank, name in enumerate(names))
+            raise WorldError(
+                f"The processes do different things ({places}): a callback, a hook or the task itself takes another "
+                "way on one of them. They must do the same in every process, but for writing files."
+            )
+        return [value for _, value in found]
+
+    def _gathered(self, data: bytes) -> list[Any]:
+        """JSON values of all processes. Those that fit into one block take one exchange."""
+        head = len(data).to_bytes(4, "little")
+        blocks = self._gather((head + data[: _BLOCK - 4]).ljust(_BLOCK, b"\0"))
+        sizes = [int.from_bytes(block[:4], "little") for block in blocks]
+        parts = [block[4 : 4 + size] for block, size in zip(blocks, sizes, strict=True)]
+        if max(sizes) > _BLOCK - 4:
+            whole = self._gather(data.ljust(max(sizes), b"\0"))
+            parts = [block[:size] for block, size in zip(whole, sizes, strict=True)]
+        return [json.loads(part) for part in parts]
+
+    @abc.abstractmethod
+    def _gather(self, block: bytes) -> list[bytes]:
+        """Exchanges blocks of the same size: those of all processes, by rank."""
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -166,8 +198,8 @@ class World(abc.ABC):
 class Alone(World):
     """One process: nothing is exchanged."""
 
-    def agree(self, what: str, value: Any) -> list[Any]:
-        return [value]
+    def _gather(self, block: bytes) -> list[bytes]:
+        return [block]
 
 
 ALONE = Alone()

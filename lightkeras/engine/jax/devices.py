@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import keras
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lightkeras.data.structure import Structure, map_structure
@@ -74,7 +75,7 @@ def check(variables: Iterable[keras.Variable]) -> None:
     for variable in variables if jax.process_count() > 1 else ():
         if not variable.value.is_fully_replicated:
             raise ValueError(
-                f"The layout of {variable.path} divides it among several processes, so that none has all of it to save. "
+                f"The layout of {variable.path} divides it among several processes, and none has all of it to save. "
                 "Divide variables among the devices of one process."
             )
 
@@ -83,6 +84,14 @@ def everywhere() -> NamedSharding | None:
     """Where arrays go that each device needs; `None` for the only device."""
     mesh = _mesh()
     return None if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+
+def share(variables: Iterable[keras.Variable]) -> None:
+    """Gives variables that were not made on the devices of all processes the values of the first process."""
+    for variable in variables if jax.process_count() > 1 else ():
+        if variable.value.is_fully_addressable:
+            first = multihost_utils.broadcast_one_to_all(np.asarray(variable.value))
+            variable._direct_assign(put(np.asarray(first)))
 
 
 def put(array: np.ndarray) -> jax.Array:

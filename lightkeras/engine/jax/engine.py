@@ -31,9 +31,11 @@ from lightkeras.engine.jax.streams import (
     padded_batches,
     stays_on_host,
 )
+from lightkeras.engine.jax.world import join
 from lightkeras.engine.optimizer_state import apply
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream, holds_bags
+from lightkeras.engine.world import Launch, World
 from lightkeras.system.held_values import HeldValues
 
 
@@ -52,6 +54,13 @@ class JaxEngine(TracingEngine):
         self._norm: Tensor | None = None  # of the gradients of a `minimize`, if it is logged
 
     # ------------------------------------------------------------------ devices
+
+    @classmethod
+    def join(cls, launch: Launch | None) -> World:
+        return join(launch)
+
+    def share(self, variables: Mapping[str, keras.Variable]) -> None:
+        several.share(variables.values())
 
     def over(self, devices: int | str | None) -> contextlib.AbstractContextManager[None]:
         return several.over(devices)
@@ -125,7 +134,7 @@ class JaxEngine(TracingEngine):
     def _program(self, step: Step, names: Sequence[str], steps: int | None) -> Program:
         # The trace that found the names is reused; a program made later is traced again.
         traces = dict([self._traces.pop(step)] if step in self._traces else [])
-        return JaxProgram(functools.partial(self._traced, step, logs=True), names, traces)
+        return JaxProgram(functools.partial(self._traced, step, logs=True), names, traces, self.world)
 
     def _predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
         return JaxPredictor(functools.partial(self._traced, function))

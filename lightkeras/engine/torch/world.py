@@ -14,7 +14,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import datetime
-import json
 import os
 import sys
 import threading
@@ -25,17 +24,12 @@ from typing import Any, final
 import torch
 import torch.distributed as dist
 
-from lightkeras.engine.world import ALONE, Launch, World, WorldError
+from lightkeras.engine.world import ALONE, JOIN_SECONDS, LOST_SECONDS, Launch, World, WorldError
 
-JOIN_SECONDS = float(os.environ.get("LIGHTKERAS_JOIN_SECONDS", "300"))
-"""Time within which all processes must have come."""
-LOST_SECONDS = float(os.environ.get("LIGHTKERAS_LOST_SECONDS", "20"))
-"""Time without a sign of life after which a process is lost."""
 STUCK_SECONDS = float(os.environ.get("LIGHTKERAS_STUCK_SECONDS", "1800"))
 """Time that a process waits for another one that lives, such as one that writes a large checkpoint."""
 _BEAT_SECONDS = 1.0
 _GRACE_SECONDS = 5.0  # for a process to end by itself, once it is known that another one failed
-_BLOCK = 512  # bytes of a value that is exchanged at once; longer ones take a second exchange
 
 
 def join(launch: Launch | None) -> World:
@@ -89,29 +83,6 @@ class TorchWorld(World):
         watch.begin()
         if own:
             atexit.register(self._leave)
-
-    def agree(self, what: str, value: Any) -> list[Any]:
-        data = json.dumps([what, value]).encode()
-        found = self._gathered(data)
-        names = [name for name, _ in found]
-        if len(set(names)) > 1:
-            places = ", ".join(f"rank {rank} at {name!r}" for rank, name in enumerate(names))
-            raise WorldError(
-                f"The processes do different things ({places}): a callback, a hook or the task itself takes another "
-                "way on one of them. They must do the same in every process, but for writing files."
-            )
-        return [value for _, value in found]
-
-    def _gathered(self, data: bytes) -> list[Any]:
-        """JSON values of all processes. Those that fit into one block take one exchange."""
-        head = len(data).to_bytes(4, "little")
-        blocks = self._gather((head + data[: _BLOCK - 4]).ljust(_BLOCK, b"\0"))
-        sizes = [int.from_bytes(block[:4], "little") for block in blocks]
-        parts = [block[4 : 4 + size] for block, size in zip(blocks, sizes, strict=True)]
-        if max(sizes) > _BLOCK - 4:
-            whole = self._gather(data.ljust(max(sizes), b"\0"))
-            parts = [block[:size] for block, size in zip(whole, sizes, strict=True)]
-        return [json.loads(part) for part in parts]
 
     def _gather(self, block: bytes) -> list[bytes]:
         tensor = torch.frombuffer(bytearray(block), dtype=torch.uint8)
