@@ -86,6 +86,8 @@ class World(abc.ABC):
     """Number of this process, from 0."""
     processes: int = 1
     """Number of processes."""
+    layers_see_parts: bool = True
+    """Whether a layer sees only its process's part of a batch, as opposed to all of it."""
 
     @property
     def is_writer(self) -> bool:

@@ -92,6 +92,8 @@ def get_ready(
     directory = RunDirectory(several_processes.agreed_path(directory.path))
     learn = learn_from(train, batch_size, directory if resume else None)
     check_labels_given(task, train, validation)
+    _check_is_task(task)
+    several_processes.check_start(task, settings)
     data = build_task(task, settings.seed, given=train is not None, fit_encoder=learn)
     with phase("reading data"):
         feeds = feeds_of(data, train, validation, batch_size)

@@ -18,11 +18,12 @@ from typing import Any
 
 import keras
 
+from lightkeras import hparams
 from lightkeras.data import ArrayFeed
 from lightkeras.engine import current_world, over_devices
 from lightkeras.engine.world import launched
 from lightkeras.runs.directory import RunDirectory
-from lightkeras.system import display, messages
+from lightkeras.system import display, environment, messages
 from lightkeras.system.value_names import within
 from lightkeras.task import Task
 from lightkeras.training.fit import Fit
@@ -108,8 +109,18 @@ def cleared(fit: Fit) -> Iterator[None]:
             shutil.rmtree(fit.directory.path, ignore_errors=True)
 
 
+def check_start(task: Task, settings: Settings) -> None:
+    """Checks that all processes would begin alike, before models are built: JAX compares variables as they are made.
+
+    Raises:
+        ValueError: They differ.
+    """
+    if current_world().processes > 1:
+        current_world().check_same("settings", start_of(task, settings.record()), _SAME)
+
+
 def check(fit: Fit) -> None:
-    """Checks that all processes of a run would do the same, and warns of layers that see only a part of a batch.
+    """Checks that all processes of a run have the same data, and warns of layers that see only a part of a batch.
 
     Raises:
         ValueError: They differ.
@@ -127,9 +138,10 @@ def check(fit: Fit) -> None:
         }
         for name, stepper in feeds.items()
     }
-    record = record_of(fit.task, fit.settings.record(), fit.facts, data)
-    fit.world.check_same("settings", record, _SAME)
-    if (separate := separate_normalizations(fit.task)) and fit.settings.preflight:
+    variables = {f"{v.path} ({key})": f"{v.dtype}{list(v.shape)}" for key, v in fit.task.variables().items()}
+    fit.world.check_same("data and variables", {"data": data, "variables": variables}, _SAME)
+    separate = separate_normalizations(fit.task) if fit.world.layers_see_parts else []
+    if separate and fit.settings.preflight:
         warnings.warn(
             f"{', '.join(separate[:3])}{' and others' * (len(separate) > 3)} normalize the part of a batch that each "
             f"of {fit.world.processes} processes has: the numbers differ from those of one process. Set "
@@ -139,19 +151,15 @@ def check(fit: Fit) -> None:
         )
 
 
-def record_of(
-    task: Task, settings: Mapping[str, Any], facts: Mapping[str, Any], data: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What must be the same in all processes, for `World.check_same`."""
+def start_of(task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be the same in all processes before a task is built, for `World.check_same`."""
     left_out = ("run_dir", "loggers", "progress", "pictures", "export", "profile", "draw_every", "features")
-    variables = {f"{v.path} ({key})": f"{v.dtype}{list(v.shape)}" for key, v in task.variables().items()}
     return {
-        "task": facts["task"],
-        "hparams": facts["hparams"],
+        "task": type(task).__name__,
+        "hparams": hparams.to_dict(task.hp),
         "runner": {name: value for name, value in settings.items() if name not in left_out},
-        "data": data,
-        "versions": facts["versions"],
-        "variables": variables,
+        "backend": keras.backend.backend(),
+        "versions": environment.versions(),
     }
 
 

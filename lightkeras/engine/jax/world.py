@@ -1,37 +1,150 @@
 """The processes of a run on JAX, joined by `jax.distributed`: their devices form one mesh, and XLA sums over it.
 
-A process that was lost is noticed by JAX's coordination service, which then ends the others.
+    world = join(launch)             # or those that the user has joined
+
+Exchanges between two steps go through the store of JAX's coordination service, which is the process with rank 0; they
+take 1 ms, a third of those by the devices, and Python can interrupt them. The service ends the other processes if its
+own is lost; one of the others is missed by `Watch`.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
-from typing import final
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, final
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
+from jax._src import distributed  # the store has no public name
 
+from lightkeras.engine.watch import GRACE_SECONDS, STUCK_SECONDS, Watch
 from lightkeras.engine.world import ALONE, JOIN_SECONDS, LOST_SECONDS, Launch, World, WorldError
 
 
 def join(launch: Launch | None) -> World:
     """See `Engine.join`."""
-    if launch is not None and not jax.distributed.is_initialized():
+    own = launch is not None and not jax.distributed.is_initialized()
+    if launch is not None and own:
         _initialize(launch)
-    return JaxWorld() if jax.distributed.is_initialized() and jax.process_count() > 1 else ALONE
+    if not jax.distributed.is_initialized() or jax.process_count() == 1:
+        return ALONE
+    return JaxWorld(distributed.global_state.client, own)
 
 
 @final
 class JaxWorld(World):
-    """The processes that `jax.distributed` joined."""
+    """The processes that `jax.distributed` joined.
 
-    def __init__(self) -> None:
+    Args:
+        client: The client of the coordination service.
+        own: Whether they were joined here, and are left with the process.
+    """
+
+    layers_see_parts = False
+
+    def __init__(self, client: Any, own: bool) -> None:
         self.rank, self.processes = jax.process_index(), jax.process_count()
+        self._client, self._exchanges = client, 0
+        self._watch = Watch(_Store(client), self.rank, self.processes)
+        self._watch.begin()
+        if own:
+            atexit.register(self._leave)
 
     def _gather(self, block: bytes) -> list[bytes]:
-        found = multihost_utils.process_allgather(np.frombuffer(block, np.uint8))
-        return [row.tobytes() for row in found]
+        key = f"lightkeras/exchange/{self._exchanges}"
+        with self._explained():
+            self._client.key_value_set_bytes(f"{key}/{self.rank}", block)
+            found = [block if rank == self.rank else self._wait(f"{key}/{rank}") for rank in range(self.processes)]
+            if self._exchanges and self.is_writer:  # all are here, so all have read the one before
+                self._client.key_value_delete(f"lightkeras/exchange/{self._exchanges - 1}/")
+        self._exchanges += 1
+        return found
+
+    def _wait(self, key: str) -> bytes:
+        deadline = time.monotonic() + STUCK_SECONDS
+        while True:
+            try:
+                found: bytes = self._client.blocking_key_value_get_bytes(key, 1000)
+            except jax.errors.JaxRuntimeError as error:
+                if "DEADLINE_EXCEEDED" not in str(error):
+                    raise
+                if (words := self._watch.last_words()) is not None:
+                    raise WorldError(words) from None
+                if time.monotonic() > deadline:
+                    raise WorldError(
+                        f"Rank {key.rpartition('/')[2]} of {self.processes} lives, but has not come to the same place "
+                        f"within {STUCK_SECONDS:.0f} s. Set LIGHTKERAS_STUCK_SECONDS if it needs more."
+                    ) from None
+            else:
+                return found
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        with self._watch.active():
+            if self._watch.is_outermost:
+                with self._explained():
+                    yield
+            else:
+                yield
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Context that names the process that was lost in errors of collective operations."""
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:  # of gloo and NCCL too, which know no ranks
+            if (found := self._watch.explain(error)) is None:
+                raise
+            raise WorldError(found) from error
+
+    def _leave(self) -> None:
+        """Leaves the service with the process; that with rank 0 waits for the others, which its end would end."""
+        self._watch.end()
+        if not self.is_writer:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                jax.distributed.shutdown()
+            return
+        waiting = threading.Thread(target=self._wait_until_left, daemon=True)  # it cannot be interrupted
+        waiting.start()
+        waiting.join(GRACE_SECONDS + 3)
+
+    def _wait_until_left(self) -> None:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            self._client.get_live_nodes(list(range(self.processes)))
+
+
+@final
+class _Store:
+    """The store of the coordination service, as `Watch` uses it."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def set(self, key: str, value: str) -> None:
+        self._client.key_value_set(f"lightkeras/{key}", value, allow_overwrite=True)
+
+    def get(self, key: str) -> bytes:
+        text: str = self._client.blocking_key_value_get(f"lightkeras/{key}", int(LOST_SECONDS * 1000))
+        return text.encode()
+
+    def multi_get(self, keys: Sequence[str]) -> list[bytes]:
+        return [self.get(key) for key in keys]
+
+    def check(self, keys: Sequence[str]) -> bool:
+        try:
+            for key in keys:
+                self._client.key_value_try_get(f"lightkeras/{key}")
+        except jax.errors.JaxRuntimeError as error:
+            if "NOT_FOUND" in str(error):
+                return False
+            raise
+        return True
+
+    def compare_set(self, key: str, expected: str, value: str) -> None:
+        self._client.key_value_set(f"lightkeras/{key}", value, allow_overwrite=bool(expected))
 
 
 def _initialize(launch: Launch) -> None:
@@ -45,6 +158,8 @@ def _initialize(launch: Launch) -> None:
             f"torchrun keeps MASTER_PORT={launch.port} for itself, which JAX needs. Start the processes with "
             f"`lightkeras launch --processes {launch.processes} FILE.py`."
         )
+    # A process that fails must not wait for the others at its end.
+    jax.config.update("jax_enable_recoverability", True)
     try:
         jax.distributed.initialize(
             f"{launch.address}:{launch.port}",
