@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import keras
 import numpy as np
 import pytest
 
-from lightkeras.engine.world import ALONE, Launch, Part, World, checksums, launched, part_of
+from lightkeras.engine.world import ALONE, Launch, Part, World, WorldError, checksums, launched, part_of
 
 OF_TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "host", "MASTER_PORT": "29500", "LOCAL_RANK": "0"}
 CONFIG = '{"cluster": {"chief": ["a:1"], "worker": ["b:2", "c:3"]}, "task": {"type": "worker", "index": 1}}'
@@ -18,10 +20,45 @@ class Told(World):
     def __init__(self, rank, others):
         self.rank, self.processes, self._others = rank, len(others) + 1, others
 
-    def agree(self, what, value):
+    def _gathered(self, data):
+        what, value = json.loads(data)
         found = list(self._others)
         found.insert(self.rank, value)
-        return found
+        return [[what, value] for value in found]
+
+    def _gather(self, block):
+        raise NotImplementedError
+
+
+class Echo(World):
+    """The first of two processes; the other one does the same."""
+
+    processes = 2
+
+    def __init__(self):
+        self.sizes = []
+
+    def _gather(self, block):
+        self.sizes.append(len(block))
+        return [block, block]
+
+
+def test_values_that_fit_into_a_block_take_one_exchange_and_longer_ones_two():
+    world = Echo()
+    assert world.agree("steps", {"left": 7}) == [{"left": 7}] * 2
+    assert world.sizes == [512]
+    text = "ä" * 2000
+    assert world.agree("data", text) == [text] * 2
+    assert world.sizes[1:] == [512, len(json.dumps(["data", text]))]
+
+
+def test_processes_at_different_places_are_named():
+    class Elsewhere(Echo):
+        def _gathered(self, data):
+            return [json.loads(data), ["the end", None]]
+
+    with pytest.raises(WorldError, match=r"do different things \(rank 0 at 'steps', rank 1 at 'the end'\)"):
+        Elsewhere().agree("steps", 3)
 
 
 def test_the_variables_of_torchrun_and_of_tf_config_are_read():

@@ -23,13 +23,16 @@ class Ranks:
 
     Args:
         args: Arguments of Python, see `forked.Process`.
+        backend: The Keras backend.
         count: Number of processes; 1 sets no variables.
         env: Further variables.
     """
 
-    def __init__(self, args: Sequence[str | Path], count: int = 2, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, args: Sequence[str | Path], backend: str, count: int = 2, env: Mapping[str, str] | None = None
+    ) -> None:
         given = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "TF_CONFIG")}
-        given |= {"KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **(env or {})}
+        given |= {"KERAS_BACKEND": backend, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **(env or {})}
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
         self._files: list[tuple[Any, Any]] = []
         self._printed: list[list[str]] = []
@@ -66,11 +69,9 @@ class Ranks:
         return self._printed[rank][int(error)]
 
 
-def run(
-    args: Sequence[str | Path], count: int = 2, env: Mapping[str, str] | None = None, timeout: float = 120
-) -> Ranks:
+def run(args: Sequence[str | Path], backend: str, count: int = 2, timeout: float = 120) -> Ranks:
     """Runs a program to its end in all processes, which must succeed."""
-    ranks = Ranks(args, count, env)
+    ranks = Ranks(args, backend, count)
     statuses = ranks.wait(timeout)
     assert statuses == [0] * count, "\n".join(ranks.printed(rank, error=True)[-3000:] for rank in range(count))
     return ranks

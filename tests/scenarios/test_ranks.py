@@ -1,8 +1,9 @@
-"""Several processes train one run: torch, on loopback."""
+"""Several processes train one run, on loopback."""
 
 from __future__ import annotations
 
 import csv
+import functools
 import importlib.util
 import json
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import harness
 import pytest
@@ -19,15 +21,22 @@ import ranked
 import ranks as program
 
 PROGRAM = Path(program.__file__)
-pytestmark = [
-    pytest.mark.backends("tensorflow", reason="it starts the processes itself"),
-    pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed"),
-]
+pytestmark = pytest.mark.backends("tensorflow", reason="it starts the processes itself")
+
+
+def on(backend: str, *marks: pytest.MarkDecorator) -> Any:
+    missing = pytest.mark.skipif(importlib.util.find_spec(backend) is None, reason=f"{backend} is not installed")
+    return pytest.param(backend, marks=[missing, *marks])
+
+
+TORCH, JAX, LONG_JAX = on("torch"), on("jax"), on("jax", pytest.mark.long)
+SOON = {"LIGHTKERAS_LOST_SECONDS": "6"}
 OFTEN = ["--settings", json.dumps({"saves_often": True})]
 
 
 def results(ranks: ranked.Ranks, rank: int = 0) -> list[dict]:
-    return [json.loads(line) for line in ranks.printed(rank).splitlines()]
+    lines = ranks.printed(rank).splitlines()
+    return [json.loads(line) for line in lines if not line.startswith("[Gloo]")]  # which JAX does not silence
 
 
 def steps_of(run_dir: Path) -> list[str]:
@@ -42,51 +51,70 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def both(folder):
-    """The same runs in one process and in two."""
-    names = "TwoMoons,clipped"
-    return {count: ranked.run([PROGRAM, names, folder / str(count)], count) for count in (1, 2)}
+    """The same runs in one process and in two, of a backend."""
+
+    @functools.cache
+    def runs(backend: str) -> dict[int, ranked.Ranks]:
+        return {
+            count: ranked.run([PROGRAM, "TwoMoons,clipped", folder / f"{backend}-{count}"], backend, count)
+            for count in (1, 2)
+        }
+
+    return runs
 
 
 @pytest.fixture(scope="module")
 def whole(folder):
-    """A run of two processes that was never stopped, with dropout, batch normalization and metrics."""
-    return ranked.run([PROGRAM, "Noisy", folder / "whole", *OFTEN])
+    """The directory of a run of two processes that was never stopped, with dropout, batch normalization and metrics."""
+
+    @functools.cache
+    def run(backend: str) -> Path:
+        ranked.run([PROGRAM, "Noisy", folder / f"{backend}-whole", *OFTEN], backend)
+        return folder / f"{backend}-whole"
+
+    return run
 
 
-def test_two_processes_compute_the_numbers_of_one(both, folder):
-    one, two = results(both[1]), results(both[2])
+@pytest.mark.parametrize("backend", [TORCH, JAX])
+def test_two_processes_compute_the_numbers_of_one(backend, both):
+    one, two = results(both(backend)[1]), results(both(backend)[2])
     for expected, found in zip(one, two, strict=True):
         assert found["steps"] == expected["steps"]
         assert found["history"].keys() == expected["history"].keys()
         for name, values in expected["history"].items():
             assert found["history"][name] == pytest.approx(values, rel=1e-5), name
-    assert results(both[2], rank=1)[0]["history"] == two[0]["history"]
+    assert results(both(backend)[2], rank=1)[0]["history"] == two[0]["history"]
 
 
-def test_one_process_writes_and_the_other_prints_nothing_but_its_result(both, folder):
-    assert both[2].printed(1, error=True) == ""
-    assert "epoch   4/4" in both[2].printed(0, error=True)
-    steps = steps_of(folder / "2" / "TwoMoons")
-    assert steps == steps_of(folder / "1" / "TwoMoons")
+@pytest.mark.parametrize("backend", [TORCH, JAX])
+def test_one_process_writes_and_the_other_prints_nothing_but_its_result(backend, both, folder):
+    two = both(backend)[2]
+    assert two.printed(1, error=True) == ""
+    assert "epoch   4/4" in two.printed(0, error=True)
+    of_one, of_two = (folder / f"{backend}-{count}" / "TwoMoons" for count in (1, 2))
+    steps = steps_of(of_two)
+    assert steps == steps_of(of_one)
     assert len(steps) == len(set(steps)) == 40
-    files = [{path.name for path in (folder / count / "TwoMoons").iterdir()} for count in ("1", "2")]
+    files = [{path.name for path in run.iterdir()} for run in (of_one, of_two)]
     assert {name.partition(".")[0] for name in files[0]} == {name.partition(".")[0] for name in files[1]}
-    assert json.loads((folder / "2" / "TwoMoons" / "config.json").read_text())["processes"] == 2
+    assert json.loads((of_two / "config.json").read_text())["processes"] == 2
 
 
-def test_a_killed_rank_ends_the_other_and_the_run_resumes_to_the_same_bits(whole, folder):
-    run_dir = folder / "killed"
-    killed = ranked.Ranks([PROGRAM, "Noisy", run_dir, *OFTEN, "--die", "1:step:3"])
+@pytest.mark.parametrize("backend", [TORCH, JAX])
+def test_a_killed_rank_ends_the_other_and_the_run_resumes_to_the_same_bits(backend, whole, folder):
+    run_dir = folder / f"{backend}-killed"
+    killed = ranked.Ranks([PROGRAM, "Noisy", run_dir, *OFTEN, "--die", "1:step:3"], backend, env=SOON)
     assert killed.wait() == [1, -signal.SIGKILL]
     assert "Rank 1 of 2 gives no sign of life" in killed.printed(0, error=True)
-    resumed = ranked.run([PROGRAM, "Noisy", run_dir, *OFTEN])
+    resumed = ranked.run([PROGRAM, "Noisy", run_dir, *OFTEN], backend)
     assert "Resuming after step" in resumed.printed(0, error=True)
-    harness.assert_same(harness.end_of(folder / "whole"), harness.end_of(run_dir))
+    harness.assert_same(harness.end_of(whole(backend)), harness.end_of(run_dir))
 
 
-def test_a_signal_to_any_rank_saves_the_run_and_ends_all_with_143(folder):
-    run_dir = folder / "signalled"
-    ranks = ranked.Ranks([PROGRAM, "Waits", run_dir, "--settings", '{"max_epochs": 100000}'])
+@pytest.mark.parametrize("backend", [TORCH, LONG_JAX])
+def test_a_signal_to_any_rank_saves_the_run_and_ends_all_with_143(backend, folder):
+    run_dir = folder / f"{backend}-signalled"
+    ranks = ranked.Ranks([PROGRAM, "Waits", run_dir, "--settings", '{"max_epochs": 100000}'], backend)
     assert ranks.wait() == [143, 143]
     saved = json.loads((run_dir / "result.json").read_text())["fit"]
     assert saved["interrupted"] == "SIGTERM"
@@ -94,9 +122,10 @@ def test_a_signal_to_any_rank_saves_the_run_and_ends_all_with_143(folder):
     assert 30 < saved["steps"] < 50
 
 
-def test_what_differs_or_fails_in_one_rank_ends_both(folder):
-    def errors(task: str, *more: str) -> list[str]:
-        ranks = ranked.Ranks([PROGRAM, task, folder / task, *more])
+@pytest.mark.parametrize("backend", [TORCH, LONG_JAX])
+def test_what_differs_or_fails_in_one_rank_ends_both(backend, folder):
+    def errors(task: str) -> list[str]:
+        ranks = ranked.Ranks([PROGRAM, task, folder / f"{backend}-{task}"], backend)
         assert ranks.wait() == [1, 1]
         return [ranks.printed(rank, error=True) for rank in range(2)]
 
@@ -105,7 +134,7 @@ def test_what_differs_or_fails_in_one_rank_ends_both(folder):
             "ValueError: The processes of the run differ in their settings. rank 1: hparams.hidden_units is 20, and 16"
             in error
         )
-    assert not (folder / "Differs").exists()
+    assert not (folder / f"{backend}-Differs").exists()
     first, second = errors("Fails")
     assert "ValueError: no more paper" in second
     assert "(on rank 1 of 2)" in second
@@ -115,19 +144,21 @@ def test_what_differs_or_fails_in_one_rank_ends_both(folder):
 
 
 @pytest.mark.long
-def test_a_run_goes_on_with_another_number_of_processes(whole, folder):
-    run_dir = folder / "elsewhere"
-    ranked.run([PROGRAM, "TwoMoons", run_dir, "--settings", '{"max_epochs": 2}'])
-    alone = ranked.run([PROGRAM, "TwoMoons", run_dir], 1)
-    assert "processes was 2 and is 1" in alone.printed(0, error=True)
-    expected = ranked.run([PROGRAM, "TwoMoons", folder / "alone"], 1)
-    for name, values in results(expected)[0]["history"].items():
-        assert results(alone)[0]["history"][name] == pytest.approx(values, rel=1e-5)
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+@pytest.mark.parametrize("backend", [TORCH, JAX])
+def test_a_run_goes_on_with_another_number_of_processes(backend, before, after, both, folder):
+    run_dir = folder / f"{backend}-from-{before}"
+    ranked.run([PROGRAM, "TwoMoons", run_dir, "--settings", '{"max_epochs": 2}'], backend, before)
+    found = ranked.run([PROGRAM, "TwoMoons", run_dir], backend, after)
+    assert f"processes was {before} and is {after}" in found.printed(0, error=True)
+    for name, values in results(both(backend)[1])[0]["history"].items():
+        assert results(found)[0]["history"][name] == pytest.approx(values, rel=1e-5)
 
 
 @pytest.mark.long
-def test_a_rank_that_hangs_ends_the_other(folder):
-    ranks = ranked.Ranks([PROGRAM, "Hangs", folder / "hangs"], env={"LIGHTKERAS_LOST_SECONDS": "4"})
+@pytest.mark.parametrize("backend", [TORCH, JAX])
+def test_a_rank_that_hangs_ends_the_other(backend, folder):
+    ranks = ranked.Ranks([PROGRAM, "Hangs", folder / f"{backend}-hangs"], backend, env=SOON)
     began = time.monotonic()
     status = ranks.processes[0].wait(100)
     assert status == 1
@@ -138,8 +169,10 @@ def test_a_rank_that_hangs_ends_the_other(folder):
 
 @pytest.mark.long
 @pytest.mark.parametrize("task", ["NotFinite", "Watched"])
-def test_a_step_that_breaks_is_located_by_all(folder, task):
-    ranks = ranked.Ranks([PROGRAM, task, folder / task, "--settings", '{"skip_broken": 1, "preflight": false}'])
+@pytest.mark.parametrize("backend", [TORCH, JAX])
+def test_a_step_that_breaks_is_located_by_all(backend, task, folder):
+    settings = json.dumps({"skip_broken": 1, "preflight": False})
+    ranks = ranked.Ranks([PROGRAM, task, folder / f"{backend}-{task}", "--settings", settings], backend)
     assert ranks.wait() == [0, 0]
     assert "Its batch is skipped, 1 of 1" in ranks.printed(0, error=True)
     assert results(ranks)[0]["steps"] == results(ranks, 1)[0]["steps"]

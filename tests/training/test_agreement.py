@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -28,10 +30,14 @@ class Two(World):
     def __init__(self, rank, other):
         self.rank, self._other = rank, other
 
-    def agree(self, what, value):
-        found = [value]
-        found.insert(1 - self.rank, self._other)
+    def _gathered(self, data):
+        what, value = json.loads(data)
+        found = [[what, value]]
+        found.insert(1 - self.rank, [what, self._other])
         return found
+
+    def _gather(self, block):
+        raise NotImplementedError
 
 
 def made(world):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -23,8 +24,12 @@ class Second(World):
 
     rank, processes = 1, 2
 
-    def agree(self, what, value):
-        return ["theirs", value]
+    def _gathered(self, data):
+        what, value = json.loads(data)
+        return [[what, "theirs"], [what, value]]
+
+    def _gather(self, block):
+        raise NotImplementedError
 
 
 @pytest.fixture

@@ -48,6 +48,7 @@ class JaxWorld(World):
     def __init__(self, client: Any, own: bool) -> None:
         self.rank, self.processes = jax.process_index(), jax.process_count()
         self._client, self._exchanges = client, 0
+        self._patience = GRACE_SECONDS + 3  # for the others to end, if none has failed before
         self._watch = Watch(_Store(client), self.rank, self.processes)
         self._watch.begin()
         if own:
@@ -72,7 +73,7 @@ class JaxWorld(World):
                 if "DEADLINE_EXCEEDED" not in str(error):
                     raise
                 if (words := self._watch.last_words()) is not None:
-                    raise WorldError(words) from None
+                    raise self._lost(words) from None
                 if time.monotonic() > deadline:
                     raise WorldError(
                         f"Rank {key.rpartition('/')[2]} of {self.processes} lives, but has not come to the same place "
@@ -98,7 +99,11 @@ class JaxWorld(World):
         except jax.errors.JaxRuntimeError as error:  # of gloo and NCCL too, which know no ranks
             if (found := self._watch.explain(error)) is None:
                 raise
-            raise WorldError(found) from error
+            raise self._lost(found) from error
+
+    def _lost(self, words: str) -> WorldError:
+        self._patience = 1.0
+        return WorldError(words)
 
     def _leave(self) -> None:
         """Leaves the service with the process; that with rank 0 waits for the others, which its end would end."""
@@ -109,7 +114,7 @@ class JaxWorld(World):
             return
         waiting = threading.Thread(target=self._wait_until_left, daemon=True)  # it cannot be interrupted
         waiting.start()
-        waiting.join(GRACE_SECONDS + 3)
+        waiting.join(self._patience)
 
     def _wait_until_left(self) -> None:
         with contextlib.suppress(jax.errors.JaxRuntimeError):

@@ -1,0 +1,24 @@
+"""Joining the processes of a run; what needs several of them is tests/scenarios/test_ranks.py."""
+
+import pytest
+
+from lightkeras.engine.jax import world
+from lightkeras.engine.world import ALONE, Launch
+
+
+def test_nothing_is_joined_without_a_launcher():
+    assert world.join(None) is ALONE
+
+
+def test_launchers_that_jax_cannot_use_are_refused(monkeypatch):
+    with pytest.raises(ValueError, match=r"TF_CONFIG tells of 2 processes; on JAX, start them with `lightkeras launch"):
+        world.join(Launch("TF_CONFIG", 0, 2, 0, "localhost", 1))
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    with pytest.raises(ValueError, match=r"torchrun keeps MASTER_PORT=29500 for itself, which JAX needs"):
+        world.join(Launch("WORLD_SIZE", 0, 2, 0, "localhost", 29500))
+
+
+def test_processes_cannot_be_joined_after_jax_was_used():
+    world.jax.devices()
+    with pytest.raises(ValueError, match="but JAX was used before they were joined"):
+        world.join(Launch("WORLD_SIZE", 0, 2, 0, "localhost", 29500))
