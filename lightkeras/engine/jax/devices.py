@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,10 +18,15 @@ import keras
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
+from keras.src.backend.jax import distribution_lib
 
 from lightkeras.data.structure import Structure, map_structure
 from lightkeras.engine.base import Tensor
+from lightkeras.engine.keras_core import replaced
+from lightkeras.engine.world import World, checksums
 from lightkeras.system.messages import did_you_mean
+
+_distributed = distribution_lib.distribute_tensor
 
 
 @contextlib.contextmanager
@@ -35,8 +40,11 @@ def over(devices: int | str | None) -> Iterator[None]:
     Raises:
         ValueError: There are fewer, Keras distributes variables already, or some processes would have no device.
     """
-    if devices is None and (jax.process_count() == 1 or keras.distribution.distribution() is not None):
-        yield
+    # Keras would send each value that is assigned to the other processes, to compare: all would have to assign it.
+    functions = {(distribution_lib, "distribute_tensor"): _placed} if jax.process_count() > 1 else {}
+    if devices is None and (not functions or keras.distribution.distribution() is not None):
+        with replaced(functions):
+            yield
         return
     if keras.distribution.distribution() is not None:
         raise ValueError(
@@ -52,7 +60,7 @@ def over(devices: int | str | None) -> Iterator[None]:
             f"devices={count}: the {jax.process_count()} processes have {len(found)} devices, and each process needs "
             "its own. Use devices='all'."
         )
-    with keras.distribution.DataParallel(devices=found[:count], auto_shard_dataset=False).scope():
+    with replaced(functions), keras.distribution.DataParallel(devices=found[:count], auto_shard_dataset=False).scope():
         yield
 
 
@@ -86,10 +94,13 @@ def everywhere() -> NamedSharding | None:
     return None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
 
-def share(variables: Iterable[keras.Variable]) -> None:
-    """Gives variables that were not made on the devices of all processes the values of the first process."""
-    for variable in variables if jax.process_count() > 1 else ():
-        if variable.value.is_fully_addressable:
+def share(variables: Mapping[str, keras.Variable], world: World) -> None:
+    """Gives variables that differ, or that were not made on the devices of all processes, the first one's values."""
+    if world.processes == 1:
+        return
+    expected, *others = world.agree("values of variables", checksums(variables))
+    for key, variable in variables.items():
+        if variable.value.is_fully_addressable or any(found[key] != expected[key] for found in others):
             first = multihost_utils.broadcast_one_to_all(np.asarray(variable.value))
             variable._direct_assign(put(np.asarray(first)))
 
@@ -100,6 +111,14 @@ def put(array: np.ndarray) -> jax.Array:
         return jax.device_put(array, everywhere())
     # `device_put` would send it to the other processes, to compare.
     return jax.make_array_from_callback(array.shape, everywhere(), array.__getitem__)
+
+
+def _placed(tensor: Any, layout: Any) -> Any:
+    """Keras's `distribute_tensor`, where each process has the value."""
+    if isinstance(tensor, jax.core.Tracer) or not getattr(tensor, "is_fully_addressable", True):
+        return _distributed(tensor, layout)
+    array = np.asarray(tensor)
+    return jax.make_array_from_callback(array.shape, getattr(layout, "backend_layout", layout), array.__getitem__)
 
 
 def gathered(array: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class JaxEngine(TracingEngine):
         return join(launch)
 
     def share(self, variables: Mapping[str, keras.Variable]) -> None:
-        several.share(variables.values())
+        several.share(variables, self.world)
 
     def over(self, devices: int | str | None) -> contextlib.AbstractContextManager[None]:
         return several.over(devices)

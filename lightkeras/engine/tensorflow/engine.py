@@ -283,8 +283,8 @@ class TensorFlowEngine(Engine):
     def call(self, function: Callable[[Structure], Structure], batch: Structure) -> Structure:
         return function(map_structure(tf.convert_to_tensor, batch))
 
-    def over(self, devices: int | str) -> contextlib.AbstractContextManager[None]:
-        return several.over(devices)
+    def over(self, devices: int | str | None) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if devices is None else several.over(devices)
 
     def check_devices(self, variables: Mapping[str, keras.Variable]) -> None:
         several.check()
