@@ -566,6 +566,19 @@ def gradient_norm(
     return norm if scale is one else norm / keras.ops.cast(scale, "float32")
 
 
+def check_not_distributed(advice: str) -> None:
+    """Checks that Keras does not distribute variables, on a backend whose steps would ignore it.
+
+    Raises:
+        ValueError: It does.
+    """
+    if (distribution := keras.distribution.distribution()) is not None:
+        raise ValueError(
+            f"keras.distribution.set_distribution chose a {type(distribution).__name__}, which is used on JAX alone. "
+            f"Leave it out and {advice}, or use JAX: KERAS_BACKEND=jax."
+        )
+
+
 def returned(loss: Tensor | None) -> Tensor:
     """Returns what the function of a `minimize` returned, checked not to be `None`."""
     if loss is None:

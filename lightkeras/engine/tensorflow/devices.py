@@ -21,7 +21,7 @@ import keras
 import tensorflow as tf
 
 from lightkeras.data.structure import Structure, flatten
-from lightkeras.engine.base import Step, Tensor
+from lightkeras.engine.base import Step, Tensor, check_not_distributed
 from lightkeras.engine.tensorflow.replica import Changed, Replica
 
 
@@ -182,11 +182,7 @@ def check() -> None:
             f"A {type(tf.distribute.get_strategy()).__name__} is in scope, which steps would ignore. Call fit "
             'outside of strategy.scope(), and set Runner(devices="all") for all devices.'
         )
-    if (distribution := keras.distribution.distribution()) is not None:
-        raise ValueError(
-            f"keras.distribution.set_distribution chose a {type(distribution).__name__}, which Keras uses on JAX "
-            'alone. Leave it out and set Runner(devices="all") for all devices, or use JAX: KERAS_BACKEND=jax.'
-        )
+    check_not_distributed('set Runner(devices="all") for all devices')
 
 
 def divided_step(devices: Devices, step: Step) -> DividedStep:

@@ -26,6 +26,7 @@ from lightkeras.engine.base import (
     Trace,
     Update,
     batch_to_measure,
+    check_not_distributed,
     check_scalar,
     returned,
 )
@@ -266,6 +267,7 @@ class TorchEngine(Engine):
             return function(tensors_of(batch))
 
     def check_devices(self, variables: Mapping[str, keras.Variable]) -> None:
+        check_not_distributed("start a process for each device with torchrun")
         if self._sharing is not None and self.eager:
             raise ValueError(
                 "eager=True is for breakpoints, where the other processes would wait: start one process for it."

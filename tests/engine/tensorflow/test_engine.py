@@ -163,7 +163,7 @@ def test_a_strategy_in_scope_and_a_distribution_of_keras_are_refused(tmp_path):
         lk.Runner(run_dir=tmp_path / "run").fit(TwoMoons())
     mesh = keras.distribution.DeviceMesh((1, 1), ["batch", "model"], ["cpu:0"])
     parallel = keras.distribution.ModelParallel(layout_map=keras.distribution.LayoutMap(mesh), batch_dim_name="batch")
-    message = r"set_distribution chose a ModelParallel, which Keras uses on JAX alone\."
+    message = r"set_distribution chose a ModelParallel, which is used on JAX alone\."
     with parallel.scope(), pytest.raises(ValueError, match=message):
         lk.Runner(run_dir=tmp_path / "run").fit(TwoMoons())
     assert not (tmp_path / "run").exists()

@@ -21,7 +21,9 @@ from keras import ops
 from lightkeras.data.feed import ArrayFeed
 from lightkeras.engine import make_engine
 from lightkeras.engine.torch import TorchEngine
+from lightkeras.runner import Runner
 from lightkeras.task import Task
+from lightkeras.testing import TwoMoons
 
 
 def test_the_engine_of_this_backend_is_torchs():
@@ -173,4 +175,13 @@ def test_several_processes_are_refused_because_they_would_not_exchange_gradients
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
     for output, _ in [process.communicate(timeout=300) for process in processes]:
         assert "torch.distributed joined 2 processes, whose gradients a run would not exchange" in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_distribution_of_keras_is_refused_because_steps_would_ignore_it(tmp_path):
+    mesh = keras.distribution.DeviceMesh((1,), ["batch"], ["cpu:0"])
+    distribution = keras.distribution.DataParallel(device_mesh=mesh, auto_shard_dataset=False)
+    message = r"chose a DataParallel, which is used on JAX alone\. Leave it out .* torchrun"
+    with distribution.scope(), pytest.raises(ValueError, match=message):
+        Runner(run_dir=tmp_path / "run").fit(TwoMoons())
     assert not (tmp_path / "run").exists()
