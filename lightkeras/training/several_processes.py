@@ -140,6 +140,11 @@ def check(fit: Fit) -> None:
     }
     variables = {f"{v.path} ({key})": f"{v.dtype}{list(v.shape)}" for key, v in fit.task.variables().items()}
     fit.world.check_same("data and variables", {"data": data, "variables": variables}, _SAME)
+    if streams := [name for name, stepper in feeds.items() if not isinstance(stepper.feed, ArrayFeed)]:
+        messages.announce(
+            f"{' and '.join(streams)}: every process reads all batches of a stream, and takes its part of each.",
+            once=True,
+        )
     separate = separate_normalizations(fit.task) if fit.world.layers_see_parts else []
     if separate and fit.settings.preflight:
         warnings.warn(

@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +137,16 @@ def clipped(**kwargs: Any) -> Any:
     return task
 
 
+def batches() -> Iterator[Any]:
+    """A stream, whose last batch has 30 examples."""
+    x, y = two_moons(190)
+    return ((x[start : start + 40], y[start : start + 40]) for start in range(0, 190, 40))
+
+
 TASKS: dict[str, Any] = {
     **{kind.__name__: kind for kind in (TwoMoons, Noisy, Hangs, Fails, Drifts, Waits, Differs, NotFinite, Watched)},
     "clipped": clipped,
+    "streamed": clipped,
 }
 POINTS: dict[str, tuple[Any, str]] = {
     "write": (files, "write_synced"),
@@ -182,7 +190,9 @@ def train(name: str, run_dir: Path, settings: dict[str, Any]) -> None:
     run = {"max_epochs": 4, "patience": None, "pictures": False, "export": False} | settings
     if run.pop("saves_often", False):
         run["checkpoints"] = lk.Checkpoints(every_steps=3, every_epochs=1)
-    data = (two_moons(190), two_moons(51, seed=1)) if name == "clipped" else ()
+    data: tuple[Any, ...] = ()
+    if name in ("clipped", "streamed"):
+        data = (batches if name == "streamed" else two_moons(190), two_moons(51, seed=1))
     began = time.monotonic()
     result = lk.Runner(run_dir=run_dir, **run).fit(TASKS[name](), *data, resume=True)
     print(json.dumps({"history": result.history, "steps": result.steps, "seconds": time.monotonic() - began}))

@@ -56,7 +56,7 @@ def both(folder):
     @functools.cache
     def runs(backend: str) -> dict[int, ranked.Ranks]:
         return {
-            count: ranked.run([PROGRAM, "TwoMoons,clipped", folder / f"{backend}-{count}"], backend, count)
+            count: ranked.run([PROGRAM, "TwoMoons,clipped,streamed", folder / f"{backend}-{count}"], backend, count)
             for count in (1, 2)
         }
 
@@ -91,6 +91,7 @@ def test_one_process_writes_and_the_other_prints_nothing_but_its_result(backend,
     two = both(backend)[2]
     assert two.printed(1, error=True) == ""
     assert "epoch   4/4" in two.printed(0, error=True)
+    assert "train: every process reads all batches of a stream, and takes its part" in two.printed(0, error=True)
     of_one, of_two = (folder / f"{backend}-{count}" / "TwoMoons" for count in (1, 2))
     steps = steps_of(of_two)
     assert steps == steps_of(of_one)

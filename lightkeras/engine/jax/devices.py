@@ -11,7 +11,7 @@ import contextlib
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import keras
@@ -25,6 +25,8 @@ from lightkeras.engine.base import Tensor
 from lightkeras.engine.keras_core import replaced
 from lightkeras.engine.world import World, checksums
 from lightkeras.system.messages import did_you_mean
+
+T = TypeVar("T")
 
 _distributed = distribution_lib.distribute_tensor
 
@@ -103,6 +105,17 @@ def share(variables: Mapping[str, keras.Variable], world: World) -> None:
         if variable.value.is_fully_addressable or any(found[key] != expected[key] for found in others):
             first = multihost_utils.broadcast_one_to_all(np.asarray(variable.value))
             variable._direct_assign(put(np.asarray(first)))
+
+
+def distributed_too(blocks: Iterator[T]) -> Iterator[T]:
+    """Yields what another thread places on devices, for which Keras has a distribution of its own."""
+    distribution = keras.distribution.distribution()
+
+    def placed() -> Iterator[T]:
+        keras.distribution.set_distribution(distribution)
+        yield from blocks
+
+    return placed()
 
 
 def put(array: np.ndarray) -> jax.Array:

@@ -19,7 +19,7 @@ from lightkeras.data.bags import Bags
 from lightkeras.data.feed import LARGE_BYTES, ArrayFeed
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import ALIGNMENT, Structure, aligned, flatten, map_structure, may_change
-from lightkeras.engine.jax.devices import put
+from lightkeras.engine.jax.devices import distributed_too, put
 from lightkeras.engine.jax.scope import device_dtype
 from lightkeras.engine.jax.steps import check_no_text, form
 from lightkeras.engine.stream import Stream
@@ -85,13 +85,13 @@ class PrefetchedStream(BlockStream):
         in_blocks: bool = False,
     ) -> None:
         super().__init__(reread, reader)
-        self._blocks = Prefetcher(batches if in_blocks else _blocks(batches), PREFETCHED_BLOCKS)
+        self._blocks = Prefetcher(distributed_too(batches if in_blocks else _blocks(batches)), PREFETCHED_BLOCKS)
         self._block: tuple[list[Structure], Structure] | None = None
         self._used = 0  # number of its batches that were returned
 
     def allow(self, count: int | None) -> None:
         if self._reader is not None:
-            self._blocks = Prefetcher(_blocks(self._reader.batches(count)), PREFETCHED_BLOCKS)
+            self._blocks = Prefetcher(distributed_too(_blocks(self._reader.batches(count))), PREFETCHED_BLOCKS)
 
     def close(self) -> None:
         super().close()
