@@ -205,3 +205,28 @@ def test_torchrun_starts_an_experiment_as_typed(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("tensorboard --logdir") == 1  # printed by one process
     assert json.loads((tmp_path / "run" / "result.json").read_text())["fit"]["steps"] == 20
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("backend", [TORCH, JAX])
+def test_launch_starts_an_experiment_whose_first_process_draws_alone(backend, tmp_path):
+    experiment = Path(__file__).parents[2] / "experiments" / "mnist_expert.py"
+    command = [
+        sys.executable,
+        "-c",
+        "from lightkeras.command_line.entry_point import main; raise SystemExit(main())",
+        "launch",
+    ]
+    environment = {**os.environ, "KERAS_BACKEND": backend, "LIGHTKERAS_CACHE_DIR": str(tmp_path / "cache")}
+    words = ["--run_dir", str(tmp_path / "run"), "--runner.max_steps", "20", "--source", "sample"]
+    done = subprocess.run(
+        [*command, "--processes", "2", str(experiment), *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "report.html").exists()
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["fit"]["steps"] == 20

@@ -64,14 +64,14 @@ def next_ranges(stream: Stream, most: int) -> list[BatchRange]:
     raise TypeError(f"Expected a stream that this engine opened, got {type(stream).__name__}.")
 
 
-def fetch(source: Structure, size: int, start: Tensor, number: Tensor) -> Structure:
-    """Returns batch `number` of a source; see `BatchRange`."""
+def fetch(source: Structure, size: int, start: Tensor, number: Tensor, divide: bool = True) -> Structure:
+    """Returns batch `number` of a source, divided among the devices or whole on each; see `BatchRange`."""
     arrays, order = source
     if order is None:
         batch = map_structure(lambda a: jax.lax.dynamic_index_in_dim(a, start + number, keepdims=False), arrays)
     else:
         indices = jax.lax.dynamic_slice_in_dim(order, start + number * size, size)
         batch = map_structure(lambda a: a.at[indices].get(mode="promise_in_bounds"), arrays)
-    batch = divided(batch)
+    batch = divided(batch) if divide else batch
     # Keeps XLA from fusing the step with the lookup, so that batches from every source give the same bits.
     return jax.lax.optimization_barrier(batch)

@@ -298,13 +298,14 @@ class JaxPredictor(_Fused, Predictor):
 
     def _one(self, traced: Traced, batch: Structure, size: int) -> tuple[Callable[..., Any], bool]:
         check_rows(traced.outputs, batch)
+        divide = jax.process_count() == 1  # the process that writes may predict alone
 
         def one(
             written: list[Tensor], read: list[Tensor], source: Structure, start: Tensor, number: Tensor
         ) -> tuple[list[Tensor], Structure]:
             values = by_id(traced.read_only, read) | by_id(traced.written, written)
-            outputs, state = traced.call(values, fetch(source, size, start, number))
-            return state, jax.tree.map(gathered, outputs)
+            outputs, state = traced.call(values, fetch(source, size, start, number, divide))
+            return state, outputs
 
         return one, True
 
