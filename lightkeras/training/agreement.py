@@ -16,6 +16,7 @@ from lightkeras.system.signals import StopSignals
 from lightkeras.training.callbacks.bridge import CallbackBridge
 from lightkeras.training.divergence.recovery import Recovery
 from lightkeras.training.saver import Saver
+from lightkeras.training.stepper import CallTimes
 
 
 @final
@@ -29,6 +30,7 @@ class Agreement:
         saver: The checkpoints.
         recovery: Checks and snapshots.
         clock: Returns the seconds since the fit began.
+        calls: The times of the calls of the train step.
     """
 
     def __init__(
@@ -39,8 +41,9 @@ class Agreement:
         saver: Saver,
         recovery: Recovery,
         clock: Callable[[], float],
+        calls: CallTimes,
     ) -> None:
-        self._world, self._signals, self._bridge, self._clock = world, signals, bridge, clock
+        self._world, self._signals, self._bridge, self._clock, self._calls = world, signals, bridge, clock, calls
         self._saver, self._recovery = saver, recovery
         self._alone = world.processes == 1
         self._signal: str | None = None
@@ -76,6 +79,7 @@ class Agreement:
         self._stop = _first_of(found, "stop")
         self._elapsed = found[0]["elapsed"]
         self._saver.agreed, self._recovery.agreed = tuple(found[0]["saver"]), tuple(found[0]["watchdog"])
+        self._calls.seconds_per_step = found[0]["step"]
 
     def stops(self) -> bool:
         """Updates, and returns whether a signal asked the run to stop."""
@@ -106,7 +110,11 @@ class Agreement:
             )
 
     def _timing(self) -> dict[str, Any]:
-        return {"saver": self._saver.timing(), "watchdog": self._recovery.timing()}
+        return {
+            "saver": self._saver.timing(),
+            "watchdog": self._recovery.timing(),
+            "step": self._calls.seconds_per_step,  # the steps of the next call depend on it
+        }
 
 
 def _first_of(found: list[dict[str, Any]], name: str) -> str | None:

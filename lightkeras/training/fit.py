@@ -108,7 +108,13 @@ class Fit:
         )
         self.checkpointer = Checkpointer(traced, self.bridge, self.recorder, saver, keep.keep_by or self.monitor, clock)
         self.agreement = Agreement(
-            self.world, self.signals, self.bridge, saver, self.recovery, lambda: clock() - self.started
+            self.world,
+            self.signals,
+            self.bridge,
+            saver,
+            self.recovery,
+            lambda: clock() - self.started,
+            self.train_stepper.calls,
         )
 
     @property

@@ -10,6 +10,7 @@ import pytest
 
 from lightkeras.engine.world import ALONE, World
 from lightkeras.training.agreement import Agreement
+from lightkeras.training.stepper import CallTimes
 
 
 class Parts:
@@ -42,7 +43,8 @@ class Two(World):
 
 def made(world):
     signals, bridge, saver, recovery = (Parts() for _ in range(4))
-    return Agreement(world, signals, bridge, saver, recovery, lambda: 3.0), signals, bridge, saver, recovery
+    calls = CallTimes()
+    return Agreement(world, signals, bridge, saver, recovery, lambda: 3.0, calls), signals, bridge, saver, recovery
 
 
 def test_one_process_decides_by_its_own_values_at_once():
@@ -69,15 +71,18 @@ def test_the_clock_is_that_of_the_process_that_writes():
         "elapsed": 8.0,
         "saver": [True, True, False],
         "watchdog": [False, True, False],
+        "step": 0.25,
     }
     agreement, _, _, saver, recovery = made(Two(1, told))
     agreement.update()
     assert agreement.elapsed == 8.0
+    assert agreement._calls.seconds_per_step == 0.25
     assert (saver.agreed, recovery.agreed) == ((True, True, False), (False, True, False))
 
 
 def test_a_signal_of_this_process_waits_for_the_exchange():
-    agreement, signals, *_ = made(Two(1, {"signal": None, "stop": None, "elapsed": 0.0, "saver": [], "watchdog": []}))
+    told = {"signal": None, "stop": None, "elapsed": 0.0, "saver": [], "watchdog": [], "step": None}
+    agreement, signals, *_ = made(Two(1, told))
     signals.received = "SIGTERM"
     assert agreement.signal is None
     agreement.update()

@@ -134,7 +134,7 @@ class JaxEngine(TracingEngine):
     def _program(self, step: Step, names: Sequence[str], steps: int | None) -> Program:
         # The trace that found the names is reused; a program made later is traced again.
         traces = dict([self._traces.pop(step)] if step in self._traces else [])
-        return JaxProgram(functools.partial(self._traced, step, logs=True), names, traces, self.world)
+        return JaxProgram(functools.partial(self._traced, step, logs=True), names, traces)
 
     def _predictor(self, function: Callable[[Structure], Structure]) -> Predictor:
         return JaxPredictor(functools.partial(self._traced, function))

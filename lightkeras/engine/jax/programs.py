@@ -40,7 +40,6 @@ from lightkeras.engine.jax.steps import Traced, VariablesById, abstract_batch, f
 from lightkeras.engine.optimizer_state import make_slots
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream
-from lightkeras.engine.world import ALONE, World
 
 MIN_ROWS = 1024
 """Minimum rows of the array that a call writes its logs to, so that the number of steps may vary without compiling."""
@@ -210,15 +209,13 @@ class _Fused:
 class JaxProgram(_Fused, Program):
     """A compiled train or evaluation step; the first output of its trace is the logs."""
 
-    def __init__(
-        self, trace: TraceBatch, names: Sequence[str], traces: dict[Any, Traced], world: World = ALONE
-    ) -> None:
+    def __init__(self, trace: TraceBatch, names: Sequence[str], traces: dict[Any, Traced]) -> None:
         super().__init__(trace, traces)
-        self._names, self._world = tuple(names), world
+        self._names = tuple(names)
 
     def run(self, stream: Stream, count: int, waits: bool = True) -> StepLogs:
         done: list[tuple[BatchRange, list[jax.Array]]] = []
-        left, waited = self._world.first("steps", count), 0.0  # it depends on measured times
+        left, waited = count, 0.0
         while left:
             began = time.perf_counter()
             found = next_ranges(stream, left)

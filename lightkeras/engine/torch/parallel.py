@@ -179,7 +179,6 @@ class SharedProgram(Program):
 
     def run(self, stream: Stream, count: int, waits: bool = True) -> StepLogs:
         world = self._sharing.world
-        count = world.first("steps", count)  # it depends on measured times
         rows: list[torch.Tensor] = []
         examples: list[int] = []
         waited = 0.0
