@@ -358,7 +358,7 @@ class Engine(StreamOpener):
         if launch is not None:
             raise ValueError(
                 f"{launch.variable} tells of {launch.processes} processes: a run on {cls.backend} is one process. "
-                "Start one without a launcher, or use torch: KERAS_BACKEND=torch."
+                "Start one without a launcher, or use JAX or torch: KERAS_BACKEND=torch."
             )
         return ALONE
 
