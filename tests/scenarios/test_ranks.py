@@ -101,7 +101,7 @@ def test_one_process_writes_and_the_other_prints_nothing_but_its_result(backend,
     assert json.loads((of_two / "config.json").read_text())["processes"] == 2
 
 
-@pytest.mark.parametrize("backend", [TORCH, JAX])
+@pytest.mark.parametrize("backend", [TORCH, LONG_JAX])
 def test_a_killed_rank_ends_the_other_and_the_run_resumes_to_the_same_bits(backend, whole, folder):
     run_dir = folder / f"{backend}-killed"
     killed = ranked.Ranks([PROGRAM, "Noisy", run_dir, *OFTEN, "--die", "1:step:3"], backend, env=SOON)
