@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import keras
 
 from lightkeras.engine.base import Engine
-from lightkeras.engine.world import ALONE, World, launched
+from lightkeras.engine.launchers import launched
+from lightkeras.engine.world import ALONE, World
 
 _joined: World = ALONE  # for the life of this process, once there are others
 

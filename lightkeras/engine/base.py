@@ -31,9 +31,10 @@ from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
 from lightkeras.data.stream_reader import Continued, StreamReader
 from lightkeras.data.structure import Structure, flatten
 from lightkeras.engine.gradient_watches import GradientWatches
+from lightkeras.engine.launchers import Launch
 from lightkeras.engine.layer_calls import Numbers, Observation, observation, observe_layer_calls
 from lightkeras.engine.stream import Stream
-from lightkeras.engine.world import ALONE, Launch, World
+from lightkeras.engine.world import ALONE, World
 from lightkeras.system.held_values import HeldValues
 
 if TYPE_CHECKING:

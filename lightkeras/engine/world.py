@@ -1,6 +1,6 @@
 """World: the processes of a run, which a launcher started, each of which computes a part of every batch.
 
-    launch = launched()                      # from the variables of torchrun, or of TF_CONFIG; None for one process
+    launch = launched()                      # see launchers.py; None for one process
     world = engine.join(launch)              # `ALONE` without others; each backend has its own implementation
     part = world.part(examples=32)           # of a batch: which examples this process computes, and their weight
     counts = world.agree("steps", 75)        # a plain value of each process, by rank: a small exchange
@@ -26,9 +26,6 @@ import numpy as np
 
 from lightkeras.data.structure import Structure, flatten
 
-TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""Variables of torchrun, Ray Train, Kubernetes' PyTorchJob and others."""
-
 JOIN_SECONDS = float(os.environ.get("LIGHTKERAS_JOIN_SECONDS", "300"))
 """Time within which all processes must have come."""
 LOST_SECONDS = float(os.environ.get("LIGHTKERAS_LOST_SECONDS", "20"))
@@ -38,27 +35,6 @@ _BLOCK = 512  # bytes of a value that is exchanged at once; longer ones take a s
 
 class WorldError(RuntimeError):
     """Another process of the run was lost, failed, or does something else than this one."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Launch:
-    """What a launcher told a process.
-
-    Args:
-        variable: The variable that told the number of processes: `"WORLD_SIZE"` or `"TF_CONFIG"`.
-        rank: Number of this process, from 0.
-        processes: Number of all processes.
-        local_rank: Number of this process among those of its host, from 0.
-        address: Host of the process with rank 0.
-        port: Free port there.
-    """
-
-    variable: str
-    rank: int
-    processes: int
-    local_rank: int
-    address: str
-    port: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,21 +191,6 @@ def part_of(examples: int, rank: int, processes: int) -> Part:
     return Part(start, stop, (stop - start) / examples)
 
 
-def launched(variables: Mapping[str, str] = os.environ) -> Launch | None:
-    """What a launcher told this process by environment variables; `None` for one process.
-
-    Raises:
-        ValueError: Variables are missing or malformed, or two launchers set theirs.
-    """
-    by_rank, by_config = _of_torchrun(variables), _of_tf_config(variables)
-    if by_rank is not None and by_config is not None:
-        raise ValueError(
-            "WORLD_SIZE and TF_CONFIG both tell of several processes: two launchers started this one. Unset the "
-            "variables of one of them."
-        )
-    return by_rank or by_config
-
-
 def checksums(variables: Mapping[str, keras.Variable]) -> dict[str, int]:
     """Sums of the bits of variables by key: equal for equal values."""
     found = {}
@@ -241,60 +202,6 @@ def checksums(variables: Mapping[str, keras.Variable]) -> dict[str, int]:
 
 
 _SHOWN = 5  # differences in a message
-
-
-def _of_torchrun(variables: Mapping[str, str]) -> Launch | None:
-    size = variables.get("WORLD_SIZE")
-    if size is None or ("RANK" not in variables and size.strip() == "1"):
-        return None
-    missing = [name for name in TORCHRUN if not variables.get(name)]
-    if missing:
-        raise ValueError(
-            f"WORLD_SIZE={size} tells of several processes, and {', '.join(missing)} is not set. Start them with "
-            "torchrun, or set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT of each."
-        )
-    processes, rank = _whole("WORLD_SIZE", size, 1), _whole("RANK", variables["RANK"], 0)
-    if rank >= processes:
-        raise ValueError(f"RANK={rank}: expected a number from 0 to {processes - 1}, because WORLD_SIZE={processes}.")
-    if processes == 1:
-        return None
-    local, port = (
-        _whole("LOCAL_RANK", variables.get("LOCAL_RANK", str(rank)), 0),
-        _whole("MASTER_PORT", variables["MASTER_PORT"], 1, 65535),
-    )
-    return Launch("WORLD_SIZE", rank, processes, local, variables["MASTER_ADDR"], port)
-
-
-def _of_tf_config(variables: Mapping[str, str]) -> Launch | None:
-    """The workers of TF_CONFIG: a chief, if there is one, has rank 0."""
-    text = variables.get("TF_CONFIG")
-    if not text:
-        return None
-    try:
-        config = json.loads(text)
-        cluster, task = config.get("cluster") or {}, config.get("task") or {}
-        hosts = {kind: list(cluster.get(kind) or []) for kind in ("chief", "worker")}
-        addresses = [*hosts["chief"], *hosts["worker"]]
-        if len(addresses) < 2:
-            return None
-        before = len(hosts["chief"]) if task["type"] == "worker" else 0
-        rank, kind = before + int(task["index"]), hosts[task["type"]]
-        kind[int(task["index"])]
-        host, _, port = addresses[0].rpartition(":")
-        return Launch("TF_CONFIG", rank, len(addresses), 0, host, _whole("the port of TF_CONFIG", port, 1, 65535))
-    except (json.JSONDecodeError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"TF_CONFIG={text!r} is malformed ({type(error).__name__}: {error}). Expected JSON such as "
-            '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}.'
-        ) from None
-
-
-def _whole(name: str, text: str, least: int, most: int | None = None) -> int:
-    number = int(text) if text.strip().isdecimal() else -1
-    if number < least or (most is not None and number > most):
-        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name}={text!r}: expected a whole number {limits}.")
-    return number
 
 
 def _differences(expected: Any, found: Any, name: str = "") -> Iterator[str]:

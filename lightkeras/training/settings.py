@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from lightkeras.encoders.features import FeatureCache
-from lightkeras.engine.world import launched
+from lightkeras.engine.launchers import launched
 from lightkeras.runs.loggers import Logger
 from lightkeras.system.messages import check_whole
 from lightkeras.training import decisions

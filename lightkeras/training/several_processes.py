@@ -21,7 +21,7 @@ import keras
 from lightkeras import hparams
 from lightkeras.data import ArrayFeed
 from lightkeras.engine import current_world, over_devices
-from lightkeras.engine.world import launched
+from lightkeras.engine.launchers import launched
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.system import display, environment, messages
 from lightkeras.system.value_names import within

@@ -1,4 +1,4 @@
-"""What launchers tell, how a batch is divided, and what processes compare."""
+"""How a batch is divided, and what processes compare."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from lightkeras.engine.world import ALONE, Launch, Part, World, WorldError, checksums, launched, part_of
-
-OF_TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "host", "MASTER_PORT": "29500", "LOCAL_RANK": "0"}
-CONFIG = '{"cluster": {"chief": ["a:1"], "worker": ["b:2", "c:3"]}, "task": {"type": "worker", "index": 1}}'
+from lightkeras.engine.world import ALONE, Part, World, WorldError, checksums, part_of
 
 
 class Told(World):
@@ -59,38 +56,6 @@ def test_processes_at_different_places_are_named():
 
     with pytest.raises(WorldError, match=r"do different things \(rank 0 at 'steps', rank 1 at 'the end'\)"):
         Elsewhere().agree("steps", 3)
-
-
-def test_the_variables_of_torchrun_and_of_tf_config_are_read():
-    assert launched(OF_TORCHRUN) == Launch("WORLD_SIZE", 1, 2, 0, "host", 29500)
-    assert launched({"TF_CONFIG": CONFIG}) == Launch("TF_CONFIG", 2, 3, 0, "a", 1)
-
-
-def test_one_process_has_no_launch():
-    assert launched({}) is None
-    assert launched({"WORLD_SIZE": "1"}) is None
-    assert launched(OF_TORCHRUN | {"RANK": "0", "WORLD_SIZE": "1"}) is None
-    assert launched({"TF_CONFIG": '{"cluster": {"worker": ["b:2"]}, "task": {"type": "worker", "index": 0}}'}) is None
-
-
-@pytest.mark.parametrize(
-    ("variables", "message"),
-    [
-        (OF_TORCHRUN | {"TF_CONFIG": CONFIG}, "WORLD_SIZE and TF_CONFIG both tell of several processes: two launchers"),
-        (
-            {"WORLD_SIZE": "2", "RANK": "0"},
-            r"WORLD_SIZE=2 .* and MASTER_ADDR, MASTER_PORT is not set\. Start them with",
-        ),
-        (OF_TORCHRUN | {"RANK": "2"}, r"RANK=2: expected a number from 0 to 1, because WORLD_SIZE=2"),
-        (OF_TORCHRUN | {"WORLD_SIZE": "two"}, "WORLD_SIZE='two': expected a whole number of at least 1"),
-        (OF_TORCHRUN | {"MASTER_PORT": "70000"}, "MASTER_PORT='70000': expected a whole number from 1 to 65535"),
-        ({"TF_CONFIG": "{"}, r"TF_CONFIG='\{' is malformed \(JSONDecodeError: .*Expected JSON such as"),
-        ({"TF_CONFIG": CONFIG.replace("1}", "7}")}, r"is malformed \(IndexError"),
-    ],
-)
-def test_wrong_variables_are_refused(variables, message):
-    with pytest.raises(ValueError, match=message):
-        launched(variables)
 
 
 def test_parts_cover_a_batch_and_their_weights_add_up_to_1():

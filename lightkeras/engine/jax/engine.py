@@ -32,10 +32,11 @@ from lightkeras.engine.jax.streams import (
     stays_on_host,
 )
 from lightkeras.engine.jax.world import join
+from lightkeras.engine.launchers import Launch
 from lightkeras.engine.optimizer_state import apply
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream, holds_bags
-from lightkeras.engine.world import Launch, World
+from lightkeras.engine.world import World
 from lightkeras.system.held_values import HeldValues
 
 

@@ -20,8 +20,9 @@ from typing import Any, final
 import jax
 from jax._src import distributed  # the store has no public name
 
+from lightkeras.engine.launchers import Launch
 from lightkeras.engine.watch import GRACE_SECONDS, STUCK_SECONDS, Watch
-from lightkeras.engine.world import ALONE, JOIN_SECONDS, LOST_SECONDS, Launch, World, WorldError
+from lightkeras.engine.world import ALONE, JOIN_SECONDS, LOST_SECONDS, World, WorldError
 
 
 def join(launch: Launch | None) -> World:
@@ -153,7 +154,7 @@ class _Store:
 
 
 def _initialize(launch: Launch) -> None:
-    if launch.variable != "WORLD_SIZE":
+    if launch.variable == "TF_CONFIG":
         raise ValueError(
             f"{launch.variable} tells of {launch.processes} processes; on JAX, start them with "
             f"`lightkeras launch --processes {launch.processes} FILE.py`, or call jax.distributed.initialize yourself."

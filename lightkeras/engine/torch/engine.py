@@ -30,6 +30,7 @@ from lightkeras.engine.base import (
     check_scalar,
     returned,
 )
+from lightkeras.engine.launchers import Launch
 from lightkeras.engine.optimizer_state import apply
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream, batches_in_memory, holds_bags
@@ -48,7 +49,7 @@ from lightkeras.engine.torch.programs import TorchPredictor, TorchProgram, row_o
 from lightkeras.engine.torch.streams import TensorStream, device_in_use, resident, tensors_of
 from lightkeras.engine.torch.tracing import batch_of, check_no_text, traced
 from lightkeras.engine.torch.world import TorchWorld, join
-from lightkeras.engine.world import Launch, World
+from lightkeras.engine.world import World
 from lightkeras.system.held_values import HeldValues, same_bits
 
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")

@@ -18,8 +18,9 @@ from typing import Any, final
 import torch
 import torch.distributed as dist
 
+from lightkeras.engine.launchers import Launch
 from lightkeras.engine.watch import GRACE_SECONDS, STUCK_SECONDS, Watch, first_line
-from lightkeras.engine.world import ALONE, JOIN_SECONDS, LOST_SECONDS, Launch, World, WorldError
+from lightkeras.engine.world import ALONE, JOIN_SECONDS, LOST_SECONDS, World, WorldError
 
 
 def join(launch: Launch | None) -> World:
@@ -36,7 +37,7 @@ def join(launch: Launch | None) -> World:
         return TorchWorld(dist.PrefixStore("lightkeras", store), rank, processes, own=False)
     if launch is None:
         return ALONE
-    if launch.variable != "WORLD_SIZE":
+    if launch.variable == "TF_CONFIG":
         raise ValueError(f"{launch.variable} tells of {launch.processes} processes; torch is started with torchrun.")
     _use_device(launch)
     store = _store(launch, keeps=launch.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True")

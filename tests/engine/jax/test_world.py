@@ -3,7 +3,8 @@
 import pytest
 
 from lightkeras.engine.jax import world
-from lightkeras.engine.world import ALONE, Launch
+from lightkeras.engine.launchers import Launch
+from lightkeras.engine.world import ALONE
 
 
 def test_nothing_is_joined_without_a_launcher():

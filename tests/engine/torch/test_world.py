@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from lightkeras.engine.launchers import Launch
 from lightkeras.engine.torch import world
-from lightkeras.engine.world import ALONE, Launch
+from lightkeras.engine.world import ALONE
 
 
 def test_nothing_is_joined_without_a_launcher():
