@@ -40,7 +40,8 @@ from lightkeras.command_line.console import (
 )
 from lightkeras.command_line.flags import (
     COMMANDS,
-    Launch,
+    LAUNCH,
+    RayLaunch,
     check_hparams,
     check_loggers,
     hp_of,
@@ -96,13 +97,13 @@ def cli(
     command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else None
     parser = make_parser(task_class, command, runner_defaults, main)
     settings = parser.parse_args(arguments)
-    launch = taken_launch(settings)
+    launch = taken_launch(parser, settings)
     if "hp" in settings:
         check_hparams(parser, task_class, settings)
 
     def given() -> jsonargparse.Namespace:
         found = parser.parse_args(arguments, defaults=False)
-        taken_launch(found)
+        taken_launch(parser, found)
         return found
 
     actions: dict[str | None, Callable[[], int]] = {
@@ -142,13 +143,18 @@ Or give the arguments yourself: lk.cli({task}, args=["--runner.max_epochs", "3"]
 # ---------------------------------------------------------------------- commands
 
 
-def _launch(launch: Launch, task_class: type[Task], settings: jsonargparse.Namespace, arguments: Sequence[str]) -> int:
+def _launch(
+    launch: RayLaunch, task_class: type[Task], settings: jsonargparse.Namespace, arguments: Sequence[str]
+) -> int:
     """Runs the command in the workers of a launch; each resumes the run, which another attempt may have begun."""
     several_processes.check_alone("--runner.launch")
-    directory = RunDirectory(run_path(settings.run_dir, snake_case(task_class.__name__)))
+    directory, wanted = run_and_checkpoint(run_path(settings.run_dir, snake_case(task_class.__name__)))
+    if settings.resume and (settings.run_dir is None or wanted is not None):
+        raise ValueError("--runner.launch with --resume needs --run_dir: the run directory, and not a checkpoint.")
     if not settings.resume:
         directory.check_unused()
-    more = ["--runner.launch", "null", "--run_dir", str(directory.path.absolute()), "--resume"]
+    null = [word for name in LAUNCH for word in (f"--runner.{name}", "null")]
+    more = [*null, "--run_dir", str(directory.path.absolute()), "--resume"]
     command = [str(Path(sys.argv[0]).absolute()), *arguments, *more]
     return launch_ray.launch(command, launch.workers, directory.path, launch.restarts)
 

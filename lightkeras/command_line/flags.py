@@ -296,35 +296,51 @@ _LAUNCH = (
     "ray: train in the workers of a Ray cluster, each of which computes a part of every batch: that of RAY_ADDRESS or "
     "`ray start`, else one of this machine. Null: in this process."
 )
-_RESTARTS = "Times that all workers are started again, from the last checkpoint, after one failed or was lost."
+_WORKERS = "Processes that --runner.launch starts. Null: 2."
+_RESTARTS = (
+    "Times that --runner.launch starts all processes again, from the last checkpoint, after one failed or was lost. "
+    "Null: 3."
+)
 _INPUTS = "Texts, files or rows, as the data module reads them; or - to read one per line from standard input."
 _DATA_DIR = "Folder to look in first for data and TF Hub modules. Null: $LIGHTKERAS_DATA_DIR."
 _SOURCE = "real: never the built-in sample. sample: only the sample. auto: the sample if no real data is found."
 
 
 @dataclasses.dataclass(frozen=True)
-class Launch:
-    """Where a command starts its processes.
+class RayLaunch:
+    """Processes that a command starts on a Ray cluster.
 
     Args:
         workers: Number of processes.
         restarts: Times that they are started again.
     """
 
-    workers: int
-    restarts: int
+    workers: int = 2
+    restarts: int = 3
+
+
+LAUNCH = ("launch", "workers", "restarts")
+"""Flags of a launch, after `--runner.`; all null in the processes that it starts."""
 
 
 def _add_launch_flags(parser: Parser) -> None:
     parser.add_argument("--runner.launch", type=Literal["ray"] | None, default=None, help=_LAUNCH)
-    parser.add_argument("--runner.workers", type=int, default=2, help="Processes that --runner.launch starts.")
-    parser.add_argument("--runner.restarts", type=int, default=3, help=_RESTARTS)
+    parser.add_argument("--runner.workers", type=int | None, default=None, help=_WORKERS)
+    parser.add_argument("--runner.restarts", type=int | None, default=None, help=_RESTARTS)
 
 
-def taken_launch(settings: jsonargparse.Namespace) -> Launch | None:
-    """Removes the flags of a launch, which are no settings of the runner, and returns them; `None` for no launch."""
-    taken = {name: settings.pop(f"runner.{name}", None) for name in ("launch", "workers", "restarts")}
-    return None if taken["launch"] is None else Launch(taken["workers"], taken["restarts"])
+def taken_launch(parser: Parser, settings: jsonargparse.Namespace) -> RayLaunch | None:
+    """Removes the flags of a launch, which are not settings of the runner, and returns them; `None` for no launch.
+
+    Ends the program with status 2 if a number is given without `--runner.launch`, and would be ignored.
+    """
+    launch = settings.pop("runner.launch", None)
+    taken = {name: settings.pop(f"runner.{name}", None) for name in LAUNCH[1:]}
+    given = {name: value for name, value in taken.items() if value is not None}
+    if launch is None and given:
+        name, value = next(iter(given.items()))
+        parser.error(f"--runner.{name} {value} needs --runner.launch ray, which starts the processes.")
+    return None if launch is None else RayLaunch(**given)
 
 
 def _add_run_flags(parser: Parser, command: str) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from lightkeras.command_line.launch import free_port
 from lightkeras.system import ray_cluster
+from lightkeras.system.messages import announce
 from lightkeras.system.signals import how_it_ended
 
 _WRONG_ARGUMENT = 2  # exit status; starting the command again would not help
@@ -94,23 +95,28 @@ def _launch(ray: Any, command: Sequence[str], workers: int, run_dir: Path, resta
             f"--runner.launch ray needs Ray Train, which is not installed: pip install 'lightkeras[ray]'. ({error})"
         ) from error
     found = ray.cluster_resources()
-    if found.get("CPU", 0) < workers:
+    cpus, gpus = found.get("CPU", 0), found.get("GPU", 0)
+    if cpus < workers:
         raise ValueError(
-            f"--runner.workers {workers}: the Ray cluster has {found.get('CPU', 0):g} CPUs, and each worker needs one. "
-            "Ask for fewer, or add nodes."
+            f"--runner.workers {workers}: the Ray cluster has {cpus:g} CPUs, and each worker needs one. Ask for fewer, "
+            "or add nodes."
         )
+    on_gpus = gpus >= workers
+    if gpus and not on_gpus:
+        announce(f"{workers} workers train on CPUs: the Ray cluster has {gpus:g} GPUs, and each would need one.")
     storage = run_dir.absolute().parent / f"{run_dir.name}.ray-{secrets.token_hex(4)}"
     storage.mkdir(parents=True)
     given: dict[str, Any] = {
         "command": list(command),
         "folder": os.getcwd(),
-        "environment": ray_cluster.passed_on(),
+        # Ray does not hide GPUs from workers that asked for none.
+        "environment": ray_cluster.passed_on() | ({} if on_gpus else {"CUDA_VISIBLE_DEVICES": ""}),
         "status": str(storage / "status"),
     }
     trainer = DataParallelTrainer(
         _work,
         train_loop_config=given,
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=found.get("GPU", 0) >= workers),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=on_gpus),
         run_config=RunConfig(
             name="run", storage_path=str(storage), failure_config=FailureConfig(max_failures=restarts)
         ),
