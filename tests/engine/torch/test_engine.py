@@ -156,28 +156,6 @@ print("tensorflow" in sys.modules)
     assert (tmp_path / "run" / "model.keras").exists()
 
 
-JOINED = """
-import sys, torch
-store = torch.distributed.FileStore(f"{sys.argv[1]}/store", 2)
-torch.distributed.init_process_group("gloo", store=store, rank=int(sys.argv[2]), world_size=2)
-import lightkeras as lk
-try:
-    lk.Runner(run_dir=f"{sys.argv[1]}/run").fit(lk.testing.TwoMoons())
-except ValueError as error:
-    print(error)
-torch.distributed.barrier()
-"""
-
-
-@pytest.mark.long
-def test_several_processes_are_refused_because_they_would_not_exchange_gradients(tmp_path):
-    commands = [[sys.executable, "-c", JOINED, str(tmp_path), rank] for rank in "01"]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-    for output, _ in [process.communicate(timeout=300) for process in processes]:
-        assert "torch.distributed joined 2 processes, whose gradients a run would not exchange" in output
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_distribution_of_keras_is_refused_because_steps_would_ignore_it(tmp_path):
     mesh = keras.distribution.DeviceMesh((1,), ["batch"], ["cpu:0"])
     distribution = keras.distribution.DataParallel(device_mesh=mesh, auto_shard_dataset=False)
