@@ -300,6 +300,10 @@ def engine_for(settings: Settings, task: Task) -> Engine:
         engine.enter(current_world())
     engine.eager = settings.eager
     engine.check_devices(task.variables())
+    if settings.eager and engine.world.processes > 1:
+        raise ValueError(
+            "eager=True is for breakpoints, where the other processes would wait: start one process for it."
+        )
     if settings.eager and settings.compile == "on":
         raise ValueError("eager=True calls steps uncompiled, and compile='on' compiles them: give one of the two.")
     if settings.compile == "off" and engine.compiles:

@@ -110,7 +110,7 @@ def cleared(fit: Fit) -> Iterator[None]:
 
 
 def check_start(task: Task, settings: Settings) -> None:
-    """Checks that all processes would begin alike, before models are built: JAX compares variables as they are made.
+    """Checks that all processes would begin alike, before models are built: an error names the setting that differs.
 
     Raises:
         ValueError: They differ.

@@ -131,8 +131,9 @@ class DividedStep:
         """Warns once of layers that normalize the part of each device by itself."""
         if layers and not self._warned:
             self._warned = True
+            names = ", ".join(dict.fromkeys(layers))  # one may be called several times
             warnings.warn(
-                f"BatchNormalization normalizes each device's part of a batch by itself in {', '.join(layers)}, so "
+                f"BatchNormalization normalizes each device's part of a batch by itself in {names}, so "
                 "results are not those of one device; the moving statistics are averaged. Set "
                 "BatchNormalization(synchronized=True) for those of the whole batch.",
                 UserWarning,

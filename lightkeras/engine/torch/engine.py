@@ -269,10 +269,6 @@ class TorchEngine(Engine):
 
     def check_devices(self, variables: Mapping[str, keras.Variable]) -> None:
         check_not_distributed("start a process for each device with torchrun")
-        if self._sharing is not None and self.eager:
-            raise ValueError(
-                "eager=True is for breakpoints, where the other processes would wait: start one process for it."
-            )
 
     def share(self, variables: Mapping[str, keras.Variable]) -> None:
         if isinstance(self.world, TorchWorld):
