@@ -15,7 +15,7 @@ from lightkeras.engine.world import World
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.system import display, messages
 from lightkeras.testing import TwoMoons
-from lightkeras.training import several_processes
+from lightkeras.training import setup, several_processes
 from lightkeras.training.several_processes import separate_normalizations, start_of
 
 
@@ -56,6 +56,12 @@ def test_a_process_that_does_not_write_takes_the_path_of_the_writer_and_a_folder
     assert several_processes.directory_of(RunDirectory(tmp_path)).path.name.startswith("lightkeras-rank-1-")
     with pytest.raises(ValueError, match=r"a search is done by one process, and there are 2: start it without a laun"):
         several_processes.check_alone("a search")
+
+
+def test_steps_are_not_called_eagerly_in_several_processes(monkeypatch):
+    monkeypatch.setattr(setup, "current_world", Second)
+    with pytest.raises(ValueError, match=r"eager=True is for breakpoints, where the other processes would wait"):
+        setup.engine_for(Runner(eager=True), TwoMoons())
 
 
 @pytest.mark.usefixtures("second")

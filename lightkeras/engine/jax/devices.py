@@ -70,9 +70,17 @@ def check(variables: Iterable[keras.Variable]) -> None:
     """Checks that variables are placed as the user told.
 
     Raises:
-        ValueError: A layout matches none of the variables, or divides one among several processes.
+        ValueError: A layout matches none of the variables, or divides one among several processes; or the distribution
+            leaves a process out.
     """
     distribution = keras.distribution.distribution()
+    mesh, processes = _mesh(), jax.process_count()
+    used = processes if mesh is None else len({device.process_index for device in mesh.devices.flat})
+    if used < processes:
+        raise ValueError(
+            f"keras.distribution.set_distribution chose devices of {used} of the {processes} processes. Choose some of "
+            "each, such as all of keras.distribution.list_devices()."
+        )
     layouts = getattr(distribution, "_layout_map", {})  # of ModelParallel, which has no public name for it
     variables = list(variables)
     names = [variable.path for variable in variables]

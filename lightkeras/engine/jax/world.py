@@ -21,7 +21,7 @@ import jax
 from jax._src import distributed  # the store has no public name
 
 from lightkeras.engine.launchers import Launch
-from lightkeras.engine.watch import GRACE_SECONDS, STUCK_SECONDS, Watch
+from lightkeras.engine.watch import GRACE_SECONDS, STUCK_SECONDS, Watch, first_line
 from lightkeras.engine.world import ALONE, JOIN_SECONDS, LOST_SECONDS, World, WorldError
 
 
@@ -51,9 +51,20 @@ class JaxWorld(World):
         self._client, self._exchanges = client, 0
         self._patience = GRACE_SECONDS + 3  # for the others to end, if none has failed before
         self._watch = Watch(_Store(client), self.rank, self.processes)
+        self._wait_for_all()
         self._watch.begin()
         if own:
             atexit.register(self._leave)
+
+    def _wait_for_all(self) -> None:
+        """Waits until all have come here; processes that the user joined may come long after each other."""
+        try:
+            self._client.wait_at_barrier("lightkeras/joined", int(JOIN_SECONDS * 1000))
+        except jax.errors.JaxRuntimeError as error:
+            raise WorldError(
+                f"Not all of {self.processes} processes came to the run within {JOIN_SECONDS:.0f} s. Start it in all "
+                f"of them, or set LIGHTKERAS_JOIN_SECONDS. ({first_line(error)})"
+            ) from error
 
     def _gather(self, block: bytes) -> list[bytes]:
         key = f"lightkeras/exchange/{self._exchanges}"

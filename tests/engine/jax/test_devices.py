@@ -149,6 +149,9 @@ def test_what_cannot_be_used_is_refused(tmp_path, monkeypatch):
             lk.Runner(devices="all", run_dir=tmp_path / "run").fit(TwoMoons())
     # A mock, because several processes cannot join inside a test that runs in one.
     monkeypatch.setattr(devices.jax, "process_count", lambda: 2)
+    message = r"chose devices of 1 of the 2 processes\. Choose some of each"
+    with keras.distribution.DataParallel(auto_shard_dataset=False).scope(), pytest.raises(ValueError, match=message):
+        devices.check([])
     monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["cpu:0", "cpu:1"])
     with pytest.raises(ValueError, match=r"devices=1: the 2 processes have 2 devices, and each process needs"):
         lk.Runner(devices=1, run_dir=tmp_path / "run").fit(TwoMoons())
