@@ -20,9 +20,9 @@ from typing import Any, final
 import keras
 import tensorflow as tf
 
-from lightkeras.data.structure import Structure, flatten
+from lightkeras.data.structure import Structure
 from lightkeras.engine.base import Step, Tensor, check_not_distributed
-from lightkeras.engine.tensorflow.replica import Changed, Replica
+from lightkeras.engine.tensorflow.replica import Changed, Replica, by_example
 
 
 @final
@@ -276,5 +276,13 @@ def _copied(original: tf.Variable, device: str) -> tf.Variable:
 
 def _size(batch: Structure) -> int | Tensor:
     """Examples of a batch; an int if the size is known."""
-    first = flatten(batch)[0][1]
-    return tf.shape(first)[0] if first.shape[0] is None else int(first.shape[0])
+    arrays = [leaf for leaf in by_example(batch) if leaf.shape.rank != 0]
+    sizes = {leaf.shape[0] for leaf in arrays}
+    if len(sizes) != 1:
+        found = ", ".join(sorted("?" if size is None else str(size) for size in sizes))
+        raise ValueError(
+            f"The arrays of a batch have different sizes on axis 0 ({found}), so that it cannot be divided among "
+            "several devices. Give each array one entry for each example, or use one device."
+        )
+    size = sizes.pop()
+    return tf.shape(arrays[0])[0] if size is None else int(size)

@@ -271,6 +271,15 @@ def same_everywhere() -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext() if _current is None else _current.same_everywhere()
 
 
+def by_example(batch: Structure) -> list[Tensor]:
+    """The arrays of a batch whose axis 0 counts examples; of bags, their counts."""
+    if isinstance(batch, Mapping):
+        return by_example(batch["counts"] if set(batch) == _BAGS else list(batch.values()))
+    if isinstance(batch, (tuple, list)):
+        return [leaf for part in batch for leaf in by_example(part)]
+    return [] if batch is None else [batch]
+
+
 def _place_for(value: Any) -> Any:
     """Tensors that are equal to `value` until the inputs of their operations are replaced by those of the sum."""
     place = tf.compat.v1.placeholder_with_default

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from lightkeras.data.bags import Bags
 from lightkeras.data.structure import flatten
-from lightkeras.engine.tensorflow.replica import Replica, part_of_mean, same_everywhere, summed
+from lightkeras.engine.tensorflow.devices import DividedStep
+from lightkeras.engine.tensorflow.replica import Replica, by_example, part_of_mean, same_everywhere, summed
 
 
 def parts(batch, size, count):
@@ -40,6 +41,16 @@ def test_bags_are_divided_with_their_entries():
     for found, expected in zip(parts(batch, 4, 2), (bags.take(np.arange(2)), bags.take(np.arange(2, 4))), strict=True):
         for (name, one), (_, other) in zip(flatten(found), flatten(expected.batch()), strict=True):
             np.testing.assert_array_equal(one, other, err_msg=name)
+
+
+def test_a_batch_whose_arrays_have_different_sizes_is_not_divided():
+    step = DividedStep(None, None, None)
+    for sizes in ([4, 3], [4, None]):
+        batch = {f"x{size}": tf.TensorSpec([size], tf.float32) for size in sizes}
+        with pytest.raises(ValueError, match=r"have different sizes on axis 0 \((3, 4|4, \?)\), so that it cannot be"):
+            step(batch)
+    bags = Bags.from_lengths(np.int32([5, 6, 7]), np.ones(3, "f"), np.int64([2, 1])).batch()
+    assert [leaf.shape for leaf in by_example(({"bags": bags, "none": None}, [np.zeros(2)]))] == [(2,), (2,)]
 
 
 def test_on_one_device_values_stay_what_they_are():
