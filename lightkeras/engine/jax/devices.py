@@ -70,8 +70,8 @@ def check(variables: Iterable[keras.Variable]) -> None:
     """Checks that variables are placed as the user told.
 
     Raises:
-        ValueError: A layout matches none of the variables, or divides one among several processes; or the distribution
-            leaves a process out.
+        ValueError: A layout matches none of the variables, or divides one where there are several processes; or the
+            distribution leaves a process out.
     """
     distribution = keras.distribution.distribution()
     mesh, processes = _mesh(), jax.process_count()
@@ -90,11 +90,11 @@ def check(variables: Iterable[keras.Variable]) -> None:
                 f"The layout {pattern!r} matches no variable: as a regular expression it must match a whole path. "
                 f"{did_you_mean(pattern, names, most=3)}"
             )
-    for variable in variables if jax.process_count() > 1 else ():
+    for variable in variables if processes > 1 else ():
         if not variable.value.is_fully_replicated:
             raise ValueError(
-                f"The layout of {variable.path} divides it among several processes, and none has all of it to save. "
-                "Divide variables among the devices of one process."
+                f"The layout of {variable.path} divides it among devices, and there are {processes} processes: each "
+                "saves and compares whole variables. Leave the layout out, or start one process."
             )
 
 
