@@ -66,7 +66,7 @@ def launch(command: Sequence[str], workers: int, run_dir: Path, restarts: int) -
 
 @contextlib.contextmanager
 def _ends_as_a_program() -> Iterator[None]:
-    """Context that SIGTERM and Ctrl-C end with an error, so that nothing is left behind, and with their exit status.
+    """Context in which SIGTERM and Ctrl-C raise `SystemExit` with their status, so that `finally` cleans up.
 
     Ray has a handler of its own for Ctrl-C, which raises `SystemExit(0)`.
     """

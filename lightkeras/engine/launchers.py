@@ -105,7 +105,7 @@ def _of_tf_config(variables: Mapping[str, str]) -> Launch | None:
 def _of_slurm(variables: Mapping[str, str]) -> Launch | None:
     """The tasks of `srun`, https://slurm.schedmd.com/srun.html#SECTION_OUTPUT-ENVIRONMENT-VARIABLES.
 
-    A shell or a batch script of a job has variables of the job, and is no task: only a step has its number of tasks.
+    A shell or a batch script of a job has variables of the job, and is not a task: only a step has its number of tasks.
     """
     name = "SLURM_STEP_NUM_TASKS"
     if "WORLD_SIZE" in variables or _whole(name, variables.get(name, "1"), 1) == 1:

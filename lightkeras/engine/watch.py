@@ -1,13 +1,13 @@
-"""Watch: signs of life of the processes of a run, in a store that all of them reach.
+"""Watch: heartbeats of the processes of a run, in a store that all of them reach.
 
     watch = Watch(store, rank, processes)
     watch.begin()
     with watch.active():             # an error here ends the other processes, and one of theirs this one
         ...
 
-Beside the work, a thread of each process writes a count to the store once a second, and reads that of the next rank. A
-process that was killed or stopped is so noticed on every backend and transport, also by one that waits in a collective
-operation, which Python cannot interrupt: it is ended.
+Beside the work, a thread of each process writes a count to the store once a second, and reads that of the next rank. So
+a process that was killed or stopped is noticed on every backend and transport. A process that waits for it in a
+collective operation, which Python cannot interrupt, is ended.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Store(Protocol):
 
 @final
 class Watch:
-    """Signs of life of the processes, in the store of their group.
+    """Heartbeats of the processes, in the store of their group.
 
     Args:
         store: The store.
@@ -133,7 +133,7 @@ class Watch:
         return found
 
     def _run(self) -> None:
-        """Writes signs of life and reads those of the next rank, until the process ends."""
+        """Writes heartbeats and reads those of the next rank, until the process ends."""
         store = self._store
         other = (self._rank + 1) % self._processes
         count, seen, last = 0, time.monotonic(), None

@@ -1,4 +1,4 @@
-"""Weights of a `.keras` file, which Keras encodes in memory, or in a second file that it copies into the archive."""
+"""Writes the weights of a `.keras` file straight into it; Keras encodes them in memory or in a second file first."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
     world = join(launch)             # or those that the user has joined
 
 Exchanges between two steps go through the store of JAX's coordination service, which is the process with rank 0; they
-take 1 ms, a third of those by the devices, and Python can interrupt them. The service ends the other processes if its
-own is lost; one of the others is missed by `Watch`.
+take 1 ms, a third of an exchange by the devices, and Python can interrupt them. If the process with rank 0 is lost, JAX
+ends the others; the loss of another one is noticed by `Watch`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class JaxWorld(World):
 
     Args:
         client: The client of the coordination service.
-        own: Whether they were joined here, and are left with the process.
+        own: Whether they were joined here, so that this process leaves them at its end.
     """
 
     layers_see_parts = False
@@ -118,7 +118,7 @@ class JaxWorld(World):
         return WorldError(words)
 
     def _leave(self) -> None:
-        """Leaves the service with the process; that with rank 0 waits for the others, which its end would end."""
+        """Leaves the service at the end of the process; rank 0, which runs it, waits for the others to leave first."""
         self._watch.end()
         if not self.is_writer:
             with contextlib.suppress(jax.errors.JaxRuntimeError):

@@ -1,9 +1,9 @@
-"""Several devices on TensorFlow: each computes a part of every batch, with a copy of the variables of its own.
+"""Several devices on TensorFlow: each computes a part of every batch, with its own copy of the variables.
 
 A step is traced once for each device into the body of one loop. Gradients are summed over the devices before the
 optimizer clips or accumulates them, by the collectives of `tf.distribute.MirroredStrategy`; so the copies stay equal.
-Between calls only the first copy counts, which is the variable that everybody else reads and assigns: each call begins
-with its value on every device.
+Between calls only the first copy counts, which is the Keras variable itself: each call begins by copying its value to
+the other devices.
 
 `Strategy.run` is not used. It traces devices in threads that take turns at each sum, so that values which a step keeps
 in attributes would be mixed, and Keras's optimizers sum gradients inside it after they have clipped them.
@@ -53,7 +53,7 @@ class Devices:
         return found
 
     def sums(self, values: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
-        """Sums tensors over the devices; `values` are those of each device, and so is what is returned."""
+        """Sums tensors over the devices: takes the tensors of each device, and returns their sums on each device."""
         with self._strategy.scope():
             spread = self._strategy.experimental_distribute_values_from_function
             together = [spread(lambda _, left=left: next(left)) for left in map(iter, zip(*values, strict=True))]
@@ -115,7 +115,7 @@ class DividedStep:
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """Context of a run of the compiled step: TensorFlow's error of a cycle tells its cause."""
+        """Context of a run of the compiled step: explains TensorFlow's error about a cycle."""
         try:
             yield
         except tf.errors.InvalidArgumentError as error:
@@ -173,7 +173,7 @@ def over(devices: int | str) -> Iterator[None]:
 
 
 def check() -> None:
-    """Checks that the user chose no devices by what steps would ignore.
+    """Checks that devices were not chosen in a way that steps would ignore.
 
     Raises:
         ValueError: A strategy is in scope, or Keras distributes variables.

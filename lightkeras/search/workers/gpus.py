@@ -11,7 +11,7 @@ _SECONDS = 30.0  # timeout of nvidia-smi
 
 
 def environment_of_gpus(gpus: float, environment: Mapping[str, str]) -> dict[str, str]:
-    """Returns the variables of a worker on Ray, which restricts it, without those that `environment` sets already.
+    """Returns the variables of a worker whose GPUs Ray chooses, without those that `environment` sets already.
 
     Ray 2.60 hides no GPUs from workers with 0, and TensorFlow would take the memory of all.
     """
