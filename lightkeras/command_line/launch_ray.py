@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from lightkeras.command_line.launch import free_port
+from lightkeras.runs.directory import RunDirectory
 from lightkeras.system import ray_cluster
 from lightkeras.system.messages import announce
 from lightkeras.system.signals import how_it_ended
@@ -44,7 +45,8 @@ def launch(command: Sequence[str], workers: int, run_dir: Path, restarts: int) -
         restarts: Times that all workers are started again, after one failed or its node was lost.
 
     Returns:
-        The exit status of the worker with rank 0 if all ended by themselves with 0 or 2; else 1.
+        The exit status of the worker with rank 0 if all ended with 0 or 2; else 1. A run that diverged ends with 1,
+        too, and is not started again.
 
     Raises:
         ValueError: There are fewer than two workers, or the cluster has no place for them.
@@ -112,6 +114,7 @@ def _launch(ray: Any, command: Sequence[str], workers: int, run_dir: Path, resta
         # Ray does not hide GPUs from workers that asked for none.
         "environment": ray_cluster.passed_on() | ({} if on_gpus else {"CUDA_VISIBLE_DEVICES": ""}),
         "status": str(storage / "status"),
+        "run_dir": str(run_dir.absolute()),
     }
     trainer = DataParallelTrainer(
         _work,
@@ -129,6 +132,11 @@ def _launch(ray: Any, command: Sequence[str], workers: int, run_dir: Path, resta
         return 1
     finally:
         shutil.rmtree(storage, ignore_errors=True)
+
+
+def _diverged(run_dir: Path) -> bool:
+    """Whether the run has ended because it diverged: it would do so again."""
+    return bool((RunDirectory(run_dir).read_result().get("fit") or {}).get("diverged"))
 
 
 def _work(config: Mapping[str, Any]) -> None:
@@ -157,7 +165,7 @@ def _work(config: Mapping[str, Any]) -> None:
     # A process of its own, because signals reach only the main thread, and Ray calls this in another one.
     command = [sys.executable, "-c", _KILLED_WITH_PARENT, *config["command"]]
     status = subprocess.run(command, env=environment, cwd=config["folder"], check=False).returncode
-    if status not in (0, _WRONG_ARGUMENT):
+    if status not in (0, _WRONG_ARGUMENT) and not (status == 1 and _diverged(Path(config["run_dir"]))):
         raise RuntimeError(f"Rank {rank} {how_it_ended(status)}.")
     if rank == 0:
         Path(config["status"]).write_text(str(status))

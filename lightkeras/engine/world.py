@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, final
 
@@ -192,13 +193,11 @@ def part_of(examples: int, rank: int, processes: int) -> Part:
 
 
 def checksums(variables: Mapping[str, keras.Variable]) -> dict[str, int]:
-    """Sums of the bits of variables by key: equal for equal values."""
-    found = {}
-    for key, variable in variables.items():
-        array = np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).reshape(-1).view(np.uint8)
-        words = np.pad(array, (0, -array.size % 4)).view(np.uint32) if array.size % 4 else array.view(np.uint32)
-        found[key] = int(words.sum(dtype=np.uint64))
-    return found
+    """Checksums (CRC-32) of the bits of variables by key: equal for equal values."""
+    return {
+        key: zlib.crc32(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).reshape(-1).view(np.uint8).data)
+        for key, variable in variables.items()
+    }
 
 
 _SHOWN = 5  # differences in a message

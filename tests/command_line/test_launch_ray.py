@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+import lightkeras as lk
 from lightkeras.command_line import launch_ray
+from lightkeras.testing import TwoMoons
 
 pytest.importorskip("ray.train", reason="the extra ray is not installed")
 
@@ -102,6 +104,18 @@ def test_each_worker_runs_the_command_with_its_rank(program, tmp_path):
 def test_a_wrong_argument_is_not_tried_again_and_a_failure_is_told(program, tmp_path, capsys, status, expected):
     assert launch_ray.launch([program(ENDS), str(status)], 2, tmp_path / "run", restarts=0) == expected
     assert (" ended with status 7." in capsys.readouterr().err) == (status == 7)
+
+
+def test_a_run_that_diverged_is_known_by_its_result(tmp_path):
+    class Diverges(TwoMoons):
+        def loss(self, batch, training):
+            return super().loss(batch, training) * float("inf")
+
+    settings = {"max_epochs": 1, "progress": False, "pictures": False, "export": False, "preflight": False}
+    for task in (TwoMoons, Diverges):
+        lk.Runner(run_dir=tmp_path / task.__name__, **settings).fit(task())
+    found = {name: launch_ray._diverged(tmp_path / name) for name in ("TwoMoons", "Diverges", "nowhere")}
+    assert found == {"TwoMoons": False, "Diverges": True, "nowhere": False}
 
 
 def test_all_are_started_again_after_one_was_killed(program, tmp_path):
