@@ -15,6 +15,7 @@ from documents import DOCUMENTS, ROOT, Document, run_block
 
 import lightkeras as lk
 from lightkeras.command_line.entry_point import main
+from lightkeras.command_line.flags import LAUNCH
 from lightkeras.testing import TwoMoons
 
 # test_tutorial.py runs the blocks of the tutorial.
@@ -122,7 +123,7 @@ def settings_of(kind: Any, prefix: str = "") -> set[str]:
 @pytest.mark.parametrize(("flag", "kind"), [("runner", lk.Runner), ("tuner", lk.Tuner)])
 def test_the_settings_that_pages_name_exist(flag: str, kind: Any) -> None:
     """`--runner.patience` in a command or in the text, and `Runner(patience=3)` in the text or a table."""
-    known = settings_of(kind)
+    known = settings_of(kind) | (set(LAUNCH) if flag == "runner" else set())
     for logger in (lk.loggers.MLflow, lk.loggers.WandB):
         known |= {f"loggers.{name}" for name in inspect.signature(logger).parameters}
     for page in DOCUMENTS:
