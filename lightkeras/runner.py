@@ -180,7 +180,8 @@ class Runner(Finders):
         max_time: Seconds after which training ends, counted from the call of `fit`; `None` for no limit.
         validate_every: Period of validations in epochs (`2` or `"2 epochs"`) or in train steps (`"500 steps"`).
         limit_batches: Maximum number of batches of each split.
-        steps_per_call: Train steps per compiled call; `None` fills about 75 ms. Results do not depend on it.
+        steps_per_call: Train steps per compiled call; `None` fills about 75 ms, 0.3 s in several processes. Results do not depend
+            on it.
 
         monitor: Epoch value that determines the best epoch and early stopping; training ends if it is not finite.
             `None` means `val/loss` with validation data, or the loss of the first of several sets, else `train/loss`.
@@ -583,13 +584,14 @@ class _Loop:
                 fit.pictures.report()
 
     def _steps_next(self) -> int:
-        """Number of train steps of the next call: up to the next event, and at most about 75 ms of them."""
+        """Number of train steps of the next call: up to the next event, and at most about 75 ms of them, 0.3 s if
+        several processes share them."""
         state, settings, stepper = self._state, self._settings, self._fit.train_stepper
         left = None if stepper.steps is None else stepper.steps - state.batches_done
         every = (settings.validation.steps, settings.checkpoints.every_steps)
         event = decisions.steps_to_event(state.step, left, settings.max_steps, every)
         fixed = 1 if self._fit.agreement.asked_to_stop else settings.steps_per_call
-        return decisions.steps_next(event, stepper.calls.seconds_per_step, fixed)
+        return decisions.steps_next(event, stepper.calls.seconds_per_step, fixed, self._fit.world.processes)
 
     def _check(self, ended: bool) -> Alarm | None:
         """Checks the variables if that is due, and always before a validation, a checkpoint or the epoch's end."""

@@ -11,6 +11,9 @@ TARGET_SECONDS = 0.075
 """Target duration of a compiled call: long enough to hide its overhead, short enough for the progress bar to move and
 for signals to be answered."""
 
+SHARED_TARGET_SECONDS = 0.3
+"""The same for several processes, which wait for each other between two calls."""
+
 MAX_STEPS_PER_CALL = 1000
 
 MAX_SECONDS_UNSAVED = 600.0
@@ -23,13 +26,14 @@ LOWER_IS_BETTER = ("loss", "error", "mae", "mse", "rmse", "mape", "msle", "perpl
 HIGHER_IS_BETTER = ("accuracy", "acc", "auc", "precision", "recall", "f1", "iou", "r2", "similarity")
 
 
-def steps_next(remaining: int | None, seconds_per_step: float | None, fixed: int | None) -> int:
+def steps_next(remaining: int | None, seconds_per_step: float | None, fixed: int | None, processes: int = 1) -> int:
     """Number of steps of the next compiled call.
 
     Args:
         remaining: Steps until the next event, such as the end of the epoch; `None` if unknown.
         seconds_per_step: Duration of a step in the last call; `None` before it is measured.
-        fixed: The setting `steps_per_call`; `None` fills `TARGET_SECONDS`.
+        fixed: The setting `steps_per_call`; `None` fills `TARGET_SECONDS`, or `SHARED_TARGET_SECONDS`.
+        processes: Number of processes that share the steps.
 
     Returns:
         At least 1, and no more than `remaining`.
@@ -39,7 +43,8 @@ def steps_next(remaining: int | None, seconds_per_step: float | None, fixed: int
     elif seconds_per_step is None:
         steps = 8  # enough to measure, too few to keep anyone waiting
     else:
-        steps = int(TARGET_SECONDS / max(seconds_per_step, 1e-9))
+        seconds = TARGET_SECONDS if processes == 1 else SHARED_TARGET_SECONDS
+        steps = int(seconds / max(seconds_per_step, 1e-9))
     steps = max(1, min(steps, MAX_STEPS_PER_CALL if fixed is None else steps))
     return steps if remaining is None else min(steps, remaining)
 

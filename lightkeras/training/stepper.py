@@ -322,8 +322,9 @@ class Stepper:
                 bridge.test_batches.begin(done)
             left = None if steps is None else steps - done
             began = time.perf_counter()
-            count = decisions.steps_next(left, self.calls.seconds_per_step, fixed)
-            logs = self.program.run(stream, self._engine.world.first("steps", count))  # it depends on measured times
+            world = self._engine.world
+            count = decisions.steps_next(left, self.calls.seconds_per_step, fixed, world.processes)
+            logs = self.program.run(stream, world.first("steps", count))  # it depends on measured times
             if not logs.steps:
                 break
             self.add(logs, time.perf_counter() - began)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lightkeras.training import decisions
 from lightkeras.training.decisions import (
     MAX_STEPS_PER_CALL,
+    SHARED_TARGET_SECONDS,
     TARGET_SECONDS,
     Patience,
     infer_mode,
@@ -56,10 +57,11 @@ def test_the_calls_of_an_epoch_run_exactly_its_steps(epoch, fixed):
     assert set(counts[:-1]) <= {fixed}
 
 
+@pytest.mark.parametrize(("processes", "target"), [(1, TARGET_SECONDS), (2, SHARED_TARGET_SECONDS)])
 @given(seconds=st.floats(1e-12, 10))
-def test_a_call_takes_no_longer_than_the_target_unless_one_step_does(seconds):
-    steps = steps_next(None, seconds, None)
-    assert steps == 1 or steps * seconds <= TARGET_SECONDS * (1 + 1e-9)
+def test_a_call_takes_no_longer_than_the_target_unless_one_step_does(seconds, processes, target):
+    steps = steps_next(None, seconds, None, processes)
+    assert steps == 1 or steps * seconds <= target * (1 + 1e-9)
     assert steps <= MAX_STEPS_PER_CALL
 
 
