@@ -180,8 +180,8 @@ class Runner(Finders):
         max_time: Seconds after which training ends, counted from the call of `fit`; `None` for no limit.
         validate_every: Period of validations in epochs (`2` or `"2 epochs"`) or in train steps (`"500 steps"`).
         limit_batches: Maximum number of batches of each split.
-        steps_per_call: Train steps per compiled call; `None` fills about 75 ms, 0.3 s in several processes. Results do not depend
-            on it.
+        steps_per_call: Train steps per compiled call; `None` fills about 75 ms, 0.3 s in several processes. Results
+            do not depend on it.
 
         monitor: Epoch value that determines the best epoch and early stopping; training ends if it is not finite.
             `None` means `val/loss` with validation data, or the loss of the first of several sets, else `train/loss`.
