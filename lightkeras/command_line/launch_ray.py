@@ -13,7 +13,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,6 +26,8 @@ from lightkeras.system import ray_cluster
 from lightkeras.system.messages import announce
 from lightkeras.system.signals import how_it_ended
 
+_STATUS, _STOP = "status", "stop"  # files for the workers, beside those of Ray
+_POLL_SECONDS = 0.2
 _WRONG_ARGUMENT = 2  # exit status; starting the command again would not help
 # Starts a program that is killed with the process that started it: Ray kills a worker to start it anew. The setting
 # (PR_SET_PDEATHSIG, of Linux alone) survives exec.
@@ -46,7 +50,7 @@ def launch(command: Sequence[str], workers: int, run_dir: Path, restarts: int) -
 
     Returns:
         The exit status of the worker with rank 0 if all ended with 0 or 2; else 1. A run that diverged ends with 1,
-        too, and is not started again.
+        too, and is not started again. 143 or 130 after SIGTERM or Ctrl-C, which save the run; a second one kills it.
 
     Raises:
         ValueError: There are fewer than two workers, or the cluster has no place for them.
@@ -59,33 +63,32 @@ def launch(command: Sequence[str], workers: int, run_dir: Path, restarts: int) -
         raise ValueError(f"--runner.restarts {restarts}: expected a whole number of at least 0.")
     ray, joined = ray_cluster.join("--runner.launch ray", show_output=True)
     try:
-        with _ends_as_a_program():
-            return _launch(ray, command, workers, run_dir, restarts)
+        return _launch(ray, command, workers, run_dir, restarts)
     finally:
         if joined:
             ray.shutdown()
 
 
 @contextlib.contextmanager
-def _ends_as_a_program() -> Iterator[None]:
-    """Context in which SIGTERM and Ctrl-C raise `SystemExit` with their status, so that `finally` cleans up.
+def _stops_workers(stop: Path) -> Iterator[list[int]]:
+    """Context in which the first SIGTERM or Ctrl-C makes a file, and a second one raises `SystemExit`.
 
-    Ray has a handler of its own for Ctrl-C, which raises `SystemExit(0)`.
+    Workers that find the file let the run save and end. Yields the signals that were received.
     """
-    received = [signal.SIGINT]
+    received: list[int] = []
 
-    def end(number: int, frame: FrameType | None) -> None:
-        received.append(signal.Signals(number))
-        signal.signal(number, signal.SIG_IGN)  # a second one would end the clean-up
-        raise SystemExit(128 + number)
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise SystemExit(128 + number)
+        stop.touch()
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
-    except SystemExit as error:
-        raise SystemExit(128 + received[-1]) from error
+        yield received
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _launch(ray: Any, command: Sequence[str], workers: int, run_dir: Path, restarts: int) -> int:
@@ -113,7 +116,7 @@ def _launch(ray: Any, command: Sequence[str], workers: int, run_dir: Path, resta
         "folder": os.getcwd(),
         # Ray does not hide GPUs from workers that asked for none.
         "environment": ray_cluster.passed_on() | ({} if on_gpus else {"CUDA_VISIBLE_DEVICES": ""}),
-        "status": str(storage / "status"),
+        "storage": str(storage),
         "run_dir": str(run_dir.absolute()),
     }
     trainer = DataParallelTrainer(
@@ -124,14 +127,29 @@ def _launch(ray: Any, command: Sequence[str], workers: int, run_dir: Path, resta
             name="run", storage_path=str(storage), failure_config=FailureConfig(max_failures=restarts)
         ),
     )
+    errors: list[Exception] = []
+    # In a thread: in the main one, Ray would take Ctrl-C for itself, and end the workers at once.
+    fit = threading.Thread(target=_collect_error, args=(trainer.fit, errors), daemon=True)
     try:
-        trainer.fit()
-        return int(Path(given["status"]).read_text())
-    except ray.train.TrainingFailedError as error:
-        print(f"lightkeras: {error}", file=sys.stderr)
-        return 1
+        with _stops_workers(storage / _STOP) as received:
+            fit.start()
+            while fit.is_alive():
+                fit.join(_POLL_SECONDS)
+        if received:
+            return 128 + received[0]
+        if errors:
+            print(f"lightkeras: {errors[0]}", file=sys.stderr)
+            return 1
+        return int((storage / _STATUS).read_text())
     finally:
         shutil.rmtree(storage, ignore_errors=True)
+
+
+def _collect_error(function: Callable[[], Any], errors: list[Exception]) -> None:
+    try:
+        function()
+    except Exception as error:  # of any kind: Ray's, or one of its connection
+        errors.append(error)
 
 
 def _diverged(run_dir: Path) -> bool:
@@ -145,9 +163,10 @@ def _work(config: Mapping[str, Any]) -> None:
     import ray.train
     from ray.train.collective import broadcast_from_rank_zero
 
-    if not Path(config["status"]).parent.is_dir():
+    storage = Path(config["storage"])
+    if not storage.is_dir():
         raise FileNotFoundError(
-            f"{Path(config['status']).parent} is not on the node {ray.util.get_node_ip_address()}: all nodes must "
+            f"{storage} is not on the node {ray.util.get_node_ip_address()}: all nodes must "
             "share the folder of the run directory, under the same path."
         )
     context = ray.train.get_context()
@@ -164,8 +183,15 @@ def _work(config: Mapping[str, Any]) -> None:
     environment = os.environ | config["environment"] | {name: str(value) for name, value in own.items()}
     # A process of its own, because signals reach only the main thread, and Ray calls this in another one.
     command = [sys.executable, "-c", _KILLED_WITH_PARENT, *config["command"]]
-    status = subprocess.run(command, env=environment, cwd=config["folder"], check=False).returncode
-    if status not in (0, _WRONG_ARGUMENT) and not (status == 1 and _diverged(Path(config["run_dir"]))):
+    process, stops = subprocess.Popen(command, env=environment, cwd=config["folder"]), False
+    while (status := process.poll()) is None:
+        if not stops and (storage / _STOP).exists():
+            stops = True
+            process.terminate()
+        time.sleep(_POLL_SECONDS)
+    stopped = (storage / _STOP).exists() and status in (128 + signal.SIGTERM, -signal.SIGTERM)
+    diverged = status == 1 and _diverged(Path(config["run_dir"]))
+    if status not in (0, _WRONG_ARGUMENT) and not stopped and not diverged:
         raise RuntimeError(f"Rank {rank} {how_it_ended(status)}.")
     if rank == 0:
-        Path(config["status"]).write_text(str(status))
+        (storage / _STATUS).write_text(str(status))

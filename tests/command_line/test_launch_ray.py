@@ -51,6 +51,13 @@ if rank == "1":
     os.kill(os.getpid(), signal.SIGKILL)
 signal.pause()
 """
+WAITS = """
+import os, pathlib, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+(pathlib.Path(sys.argv[1]) / f"{os.environ['RANK']}.here").touch()
+while True:
+    signal.pause()
+"""
 EXPERIMENT = """
 import lightkeras as lk
 from lightkeras.testing import TwoMoons
@@ -121,6 +128,35 @@ def test_a_run_that_diverged_is_known_by_its_result(tmp_path):
 def test_all_are_started_again_after_one_was_killed(program, tmp_path):
     assert launch_ray.launch([program(IS_KILLED), str(tmp_path), "1"], 2, tmp_path / "run", restarts=1) == 0
     assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["begun begun "] * 2
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)]
+)
+def test_a_signal_ends_the_processes_as_theirs_would(program, tmp_path, number, status):
+    def send() -> None:
+        while len(list(tmp_path.glob("*.here"))) < 2:
+            threading.Event().wait(0.05)
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    threading.Thread(target=send, daemon=True).start()
+    assert launch_ray.launch([program(WAITS), str(tmp_path)], 2, tmp_path / "run", restarts=3) == status
+    assert signal.getsignal(number) is before
+    assert list(tmp_path.glob("run*")) == []
+
+
+@pytest.mark.long
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+def test_a_signal_saves_the_run(program, tmp_path):
+    more = ["--runner.max_epochs", "100000", "--runner.launch", "ray", "--run_dir", str(tmp_path / "run")]
+    environment = {**os.environ, "KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, program(EXPERIMENT), "fit", *more], env=environment) as ran:
+        while ran.poll() is None and not any((tmp_path / "run" / "checkpoints").glob("*")):
+            threading.Event().wait(0.05)
+        ran.terminate()
+        assert ran.wait(240) == 143
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["fit"]["interrupted"] == "SIGTERM"
 
 
 def test_more_workers_than_the_cluster_has_places_for_are_refused(tmp_path):
