@@ -69,7 +69,7 @@ MISTAKES = {
         "val/acc",
     ): r"^error: objective='val/acc': no epoch logs that\. Did you mean 'val/acc",
     ("--runner.workers", "4"): r"--runner\.workers 4 needs --runner\.launch ray, which starts the processes\.",
-    ("--runner.launch", "ray", "--resume"): r"^error: --runner\.launch with --resume needs --run_dir, the run direct",
+    ("--runner.launch", "ray", "--resume"): r"^error: --runner\.launch with --resume needs --run_dir: the run direct",
     ("--config", "none.yaml"): r"--config: File does not exist: '.*none\.yaml'",
     ("--config", "bad.yaml"): r"hp has no 'hiden_units'\. Did you mean 'hidden_units'\? Valid names: batch_size, hid",
     ("--config", "worse.yaml"): r"Problems parsing config: ",
