@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import random
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,15 @@ def test_a_killed_and_resumed_search_ends_with_the_trials_of_one_that_was_never_
 ) -> None:
     assert harness.attempt(f"search-{kind}", tmp_path / "whole") == 0
     rng = random.Random(f"{kind} {seed}")
-    kills = 0
-    for _ in range(pytestconfig.getoption("search_kills")):
+    kills = attempts = 0
+    while not kills or attempts < pytestconfig.getoption("search_kills"):
+        attempts += 1
         point = rng.choice(sorted(POINTS))
         status = harness.attempt(f"search-{kind}", tmp_path / "killed", kill=f"{point}:{rng.randint(1, POINTS[point])}")
         assert status in (0, -signal.SIGKILL)
         kills += status != 0
-    assert kills
+        if not kills:  # fewer calls than were drawn: how many there are depends on the machine
+            shutil.rmtree(tmp_path / "killed")
     assert harness.attempt(f"search-{kind}", tmp_path / "killed") == 0
     (rows, runs), (expected_rows, expected_runs) = end_of(tmp_path / "killed"), end_of(tmp_path / "whole")
     assert rows == expected_rows
