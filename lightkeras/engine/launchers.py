@@ -9,7 +9,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Variables of torchrun, Ray Train, Kubernetes' PyTorchJob and others."""
@@ -60,12 +60,12 @@ def _of_torchrun(variables: Mapping[str, str]) -> Launch | None:
     size = variables.get("WORLD_SIZE")
     if size is None or ("RANK" not in variables and size.strip() == "1"):
         return None
-    missing = [name for name in TORCHRUN if not variables.get(name)]
-    if missing:
-        raise ValueError(
-            f"WORLD_SIZE={size} tells of several processes, and {', '.join(missing)} is not set. Start them with "
-            "torchrun, or set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT of each."
-        )
+    _check_set(
+        "WORLD_SIZE",
+        TORCHRUN,
+        variables,
+        "Start them with torchrun, or set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT of each.",
+    )
     processes, rank = _whole("WORLD_SIZE", size, 1), _whole("RANK", variables["RANK"], 0)
     if rank >= processes:
         raise ValueError(f"RANK={rank}: expected a number from 0 to {processes - 1}, because WORLD_SIZE={processes}.")
@@ -110,12 +110,7 @@ def _of_slurm(variables: Mapping[str, str]) -> Launch | None:
     name = "SLURM_STEP_NUM_TASKS"
     if "WORLD_SIZE" in variables or _whole(name, variables.get(name, "1"), 1) == 1:
         return None
-    missing = [name for name in SLURM if not variables.get(name)]
-    if missing:
-        raise ValueError(
-            f"{name}={variables[name]} tells of several processes, and {', '.join(missing)} is not set. Start them "
-            "with srun, or unset SLURM_STEP_NUM_TASKS for one process."
-        )
+    _check_set(name, SLURM, variables, "Start them with srun, or unset SLURM_STEP_NUM_TASKS for one process.")
     # A task that was given one GPU of its host sees no other.
     own = "CUDA_VISIBLE_DEVICES" in variables and "," not in variables["CUDA_VISIBLE_DEVICES"]
     job = _whole("SLURM_JOB_ID", variables["SLURM_JOB_ID"], 0)
@@ -127,6 +122,14 @@ def _of_slurm(variables: Mapping[str, str]) -> Launch | None:
         variables.get("MASTER_ADDR") or _first_host(variables["SLURM_STEP_NODELIST"]),
         _whole("MASTER_PORT", variables.get("MASTER_PORT") or str(_FIRST_PORT + job % _PORTS), 1, 65535),
     )
+
+
+def _check_set(size: str, names: Sequence[str], variables: Mapping[str, str], advice: str) -> None:
+    """Checks that all variables that come with the one for the number of processes are set."""
+    if missing := [name for name in names if not variables.get(name)]:
+        raise ValueError(
+            f"{size}={variables[size]} tells of several processes, and {', '.join(missing)} is not set. {advice}"
+        )
 
 
 def _first_host(nodes: str) -> str:

@@ -30,16 +30,6 @@ signal.pause()
 """
 
 
-@pytest.fixture
-def program(tmp_path):
-    def write(text):
-        path = tmp_path / "program.py"
-        path.write_text(text)
-        return str(path)
-
-    return write
-
-
 def test_each_process_gets_its_rank_and_the_arguments(program, tmp_path):
     assert launch.launch([program(PRINTS), str(tmp_path), "fit", "--flag", "-"], processes=3) == 0
 

@@ -90,16 +90,6 @@ def cluster() -> Iterator[None]:
             made.shutdown()
 
 
-@pytest.fixture
-def program(tmp_path):
-    def write(text):
-        path = tmp_path / "program.py"
-        path.write_text(text)
-        return str(path)
-
-    return write
-
-
 def test_each_worker_runs_the_command_with_its_rank(program, tmp_path):
     assert launch_ray.launch([program(PRINTS), str(tmp_path), "--flag", "-"], 2, tmp_path / "run", restarts=0) == 0
     assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["0 2 --flag -\n", "1 2 --flag -\n"]

@@ -32,7 +32,7 @@ def environments_of_slots(gpus: float, workers: int) -> list[dict[str, str]]:
         named = f"{len(found)} GPUs ({', '.join(found)})" if found else "no GPU of NVIDIA"
         raise ValueError(
             f"Tuner(workers={workers}, gpus={gpus:g}): this machine has {named} for this process. Ask for fewer, or "
-            "leave gpus out: all workers then share what there is."
+            "leave gpus out to let all workers share them."
         )
     firsts = [worker // sharers * each for worker in range(workers)]
     return [
