@@ -85,8 +85,8 @@ class DividedStep:
         self._warned = False
 
     def __call__(self, batch: Structure) -> Any:
-        size, count = _size(batch), len(self._devices.names)
-        replicas = [Replica(self._devices, number, count, size) for number in range(count)]
+        size, names = _size(batch), self._devices.names
+        replicas = [Replica(names, self._devices.copies, number, size) for number in range(len(names))]
         returned = []
         for replica in replicas:
             part = replica.part_of(batch)

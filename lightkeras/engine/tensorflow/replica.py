@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import keras
 import tensorflow as tf
@@ -15,9 +15,6 @@ from lightkeras.data.structure import Structure
 from lightkeras.engine.base import Tensor
 from lightkeras.engine.keras_core import nn, replaced
 from lightkeras.engine.tensorflow.sparse_rows import rows_summed
-
-if TYPE_CHECKING:
-    from lightkeras.engine.tensorflow.devices import Devices
 
 _BAGS = {"counts", "ids", "weights", "rows"}  # of `Bags.batch`
 _APART = 0x9E3779B9
@@ -57,9 +54,9 @@ class Replica:
     """One device's part of a step, while the step is traced.
 
     Args:
-        devices: All devices.
+        names: Names of all devices.
+        copies: Returns a variable on each of them.
         number: Number of the device, from 0.
-        count: Number of devices.
         size: Examples of the whole batch.
 
     Attributes:
@@ -72,8 +69,15 @@ class Replica:
         alone: Names of the layers that normalize the part by itself.
     """
 
-    def __init__(self, devices: Devices, number: int, count: int, size: int | Tensor) -> None:
-        self._devices, self._number, self._count = devices, number, count
+    def __init__(
+        self,
+        names: Sequence[str],
+        copies: Callable[[keras.Variable], Sequence[tf.Variable]],
+        number: int,
+        size: int | Tensor,
+    ) -> None:
+        count = len(names)
+        self._device, self._copies, self._number, self._count = names[number], copies, number, count
         start, stop = size * number // count, size * (number + 1) // count
         self.rows = stop - start
         if isinstance(size, int):
@@ -116,7 +120,7 @@ class Replica:
 
     def placed(self) -> contextlib.AbstractContextManager[None]:
         """Context in which operations are placed on the device."""
-        placed: contextlib.AbstractContextManager[None] = tf.device(self._devices.names[self._number])
+        placed: contextlib.AbstractContextManager[None] = tf.device(self._device)
         return placed
 
     @contextlib.contextmanager
@@ -188,7 +192,7 @@ class Replica:
         """Lets a variable be the device's copy until the part is traced."""
         if self._number and id(variable) not in self._taken and variable._value is not None:
             self._taken[id(variable)] = variable, variable._value
-            variable._value = self._devices.copies(variable)[self._number]
+            variable._value = self._copies(variable)[self._number]
 
     def _value_of(self, value: property) -> Callable[[keras.Variable], Any]:
         def own(variable: keras.Variable) -> Any:

@@ -12,14 +12,18 @@ from lightkeras.engine.tensorflow.devices import DividedStep
 from lightkeras.engine.tensorflow.replica import Replica, by_example, part_of_mean, same_everywhere, summed
 
 
+def replica_of(number, count, size):
+    return Replica([f"CPU:{place}" for place in range(count)], None, number, size)
+
+
 def parts(batch, size, count):
-    return [Replica(None, number, count, size).part_of(batch) for number in range(count)]
+    return [replica_of(number, count, size).part_of(batch) for number in range(count)]
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_parts_are_as_even_as_they_can_be_and_shares_are_of_examples(known):
     size = 7 if known else tf.constant(7)
-    found = [Replica(None, number, 3, size) for number in range(3)]
+    found = [replica_of(number, 3, size) for number in range(3)]
     assert [int(replica.rows) for replica in found] == [2, 2, 3]
     assert [float(replica.share) for replica in found] == pytest.approx([2 / 7, 2 / 7, 3 / 7])
     batch = (tf.range(7), {"x": tf.reshape(tf.range(14), (7, 2)), "none": None}, [tf.constant(5)])
@@ -31,7 +35,7 @@ def test_parts_are_as_even_as_they_can_be_and_shares_are_of_examples(known):
 
 def test_a_device_without_an_example_computes_one_that_counts_for_nothing():
     assert [part.numpy().tolist() for part in parts(tf.range(2), 2, 3)] == [[0], [0], [1]]
-    first = Replica(None, 0, 3, tf.constant(2))
+    first = replica_of(0, 3, tf.constant(2))
     assert (int(first.rows), float(first.share), float(first.weight)) == (0, 0.0, 0.0)
 
 
