@@ -78,7 +78,9 @@ def test_a_process_of_a_worker_sees_its_gpus_alone(tmp_path):
     with make_pool(TwoMoons, None, 2, WorkerLimits(), tmp_path / "using", gpus=1) as pool:
         channel = pool._launcher.start(1)
         try:
-            environment = Path(f"/proc/{channel.process.pid}/environ").read_bytes().split(b"\0")
+            environment = b""
+            while not environment:  # the kernel has not yet copied it into the new program
+                environment = Path(f"/proc/{channel.process.pid}/environ").read_bytes()
         finally:
             channel.end()
-    assert b"CUDA_VISIBLE_DEVICES=5" in environment
+    assert b"CUDA_VISIBLE_DEVICES=5" in environment.split(b"\0")
