@@ -262,8 +262,8 @@ class Runner(Finders):
             class_weight: For a `SupervisedTask`, the weight of each class in training, by its number, as in Keras's
                 `fit`; `None` takes the task's own.
             init_from: Where the first weights of the models come from: a run directory (its best weights), one of its
-                checkpoints, a `.keras` file or a `.weights.h5` file, of which nothing is executed. A resumed run has
-                its own. `None` initializes them.
+                checkpoints, or a `.keras`, `.weights.h5` or `.safetensors` file, of which nothing is executed. A
+                resumed run has its own. `None` initializes them.
             resume: `True` resumes the run in `run_dir` from its last checkpoint, and begins it if there is none. A
                 path names the run directory to resume, or one of its checkpoints.
             accept_changes: Whether to resume although data or hyperparameters changed.

@@ -288,7 +288,7 @@ _RESUME_SEARCH = (
 )
 _REPLAY = "Rerun a trial of the search in --run_dir in a new process, and compare it bit for bit: its name, or best."
 _ACCEPT_CHANGES = "Resume even if data or hyperparameters have changed since the run was started."
-_INIT_FROM = "Run directory, .keras or .weights.h5 file that the first weights come from. Null: initialize them."
+_INIT_FROM = "Run directory, .keras, .weights.h5 or .safetensors file with the first weights. Null: initialize them."
 _TRUST_RUN = "Run and download modules that only the files in --run_dir name. They are code."
 _DRY_RUN = "Run the checks before the first epoch, also those of a resume, and stop there."
 _PROFILE = "Print the time by part, write it to profile.json, and write a trace of the backend to profile/."

@@ -7,9 +7,11 @@ https://github.com/huggingface/safetensors#format
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -61,8 +63,24 @@ def read(path: Path, wanted: Collection[str] | None = None) -> dict[str, np.ndar
     Raises:
         DamagedFileError: It is not such a file.
     """
+    with _opened(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys() if wanted is None or key in wanted}  # noqa: SIM118
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Reads the shapes of a file's arrays, not their values.
+
+    Raises:
+        DamagedFileError: It is not such a file.
+    """
+    with _opened(path) as file:
+        return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safetensors.safe_open(path, framework="np") as file:
-            return {key: file.get_tensor(key) for key in file.keys() if wanted is None or key in wanted}  # noqa: SIM118
+            yield file
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DamagedFileError(f"{path} is damaged: {type(error).__name__}, {error}.") from error

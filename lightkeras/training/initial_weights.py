@@ -1,4 +1,4 @@
-"""Initial weights of a run: those of another run, of a `.keras` file or of Keras's `.weights.h5`.
+"""Initial weights of a run: those of another run, of a `.keras`, a `.weights.h5` or a `.safetensors` file.
 
 The weights of models are read, and nothing else: no optimizer, no metric, no state of random generators. Names and
 shapes are compared before a variable is changed. Nothing in a file is executed: of a `.keras` file only the weights are
@@ -11,14 +11,16 @@ import contextlib
 import io
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
+import ml_dtypes  # noqa: F401, NumPy knows bfloat16 once it is imported
+import numpy as np
 
 from lightkeras.encoders import hub
-from lightkeras.runs import checkpoint
+from lightkeras.runs import checkpoint, tensor_file
 from lightkeras.runs.resume import read_run, run_and_checkpoint
 from lightkeras.system import files
 from lightkeras.system.variables import CheckpointError
@@ -43,29 +45,32 @@ def load_initial(task: Task, path: Path) -> None:
 
     Args:
         task: The task, whose models are built.
-        path: A run directory, whose best weights are taken, one of its checkpoints, a `.keras` file or a `.weights.h5`
-            file.
+        path: A run directory, whose best weights are taken, one of its checkpoints, a `.keras` file, a `.weights.h5`
+            file, or a `.safetensors` file whose keys are paths of the variables of `self.model`, with or without the
+            model's own name in front.
 
     Raises:
         FileNotFoundError: There is nothing at the path, or the run has no best weights.
-        WeightsError: Names or shapes differ, or the file is damaged.
+        WeightsError: Names or shapes differ, a dtype cannot be converted without loss, or the file is damaged.
         ValueError: It is none of these, the run has another encoder or TF Hub module, or a file is given for a task
             without a `self.model`.
     """
     found = path.expanduser().resolve()
     if not found.exists():
         raise FileNotFoundError(
-            f"init_from={str(path)!r} does not exist: expected a run directory, one of its checkpoints, a .keras file "
-            "or a .weights.h5 file."
+            f"init_from={str(path)!r} does not exist: expected a run directory, one of its checkpoints, a .keras file, "
+            "a .weights.h5 file or a .safetensors file."
         )
     if found.is_dir():
         _from_run(task, found)
     elif found.name.endswith((".keras", ".weights.h5")):
-        _from_file(task, found)
+        _from_file(_model_of(task, path), found)
+    elif found.name.endswith(".safetensors"):
+        _from_safetensors(_model_of(task, path), found)
     else:
         raise ValueError(
-            f"init_from={str(path)!r}: expected a run directory, one of its checkpoints, a .keras file or a "
-            ".weights.h5 file of model.save_weights."
+            f"init_from={str(path)!r}: expected a run directory, one of its checkpoints, a .keras file, a .weights.h5 "
+            "file of model.save_weights or a .safetensors file with the paths of the model's variables as keys."
         )
 
 
@@ -110,16 +115,20 @@ def _from_run(task: Task, path: Path) -> None:
         variable.assign(saved.arrays[key])
 
 
-def _from_file(task: Task, path: Path) -> None:
-    """Writes the model's own weights to a file, puts those of the given file in their places, and loads that."""
-    import h5py
-
+def _model_of(task: Task, path: Path) -> keras.Model:
     model = vars(task).get("model")
     if not isinstance(model, keras.Model):
         raise ValueError(
             f"init_from={str(path)!r}: {type(task).__name__} has no `self.model` to load a file into. Give the "
             "directory of a run of this task."
         )
+    return model
+
+
+def _from_file(model: keras.Model, path: Path) -> None:
+    """Writes the model's own weights to a file, puts those of the given file in their places, and loads that."""
+    import h5py
+
     with tempfile.TemporaryDirectory(prefix="lightkeras-weights-") as folder:
         own = Path(folder) / "own.weights.h5"
         model.save_weights(own)
@@ -131,6 +140,62 @@ def _from_file(task: Task, path: Path) -> None:
                 for name, target in wanted.items():
                     target[...] = given[name][...]
         model.load_weights(own)
+
+
+def _from_safetensors(model: keras.Model, path: Path) -> None:
+    weights = {weight.path: weight for weight in model.weights}
+    if len(weights) != len(model.weights):
+        twice = sorted({weight.path for weight in model.weights if weights[weight.path] is not weight})
+        raise WeightsError(
+            f"init_from: {model.name!r} has several weights with one path, {', '.join(twice[:NAMED])}, so that {path} "
+            "cannot name them. Give its layers different names, or use a .weights.h5 file."
+        )
+    files.open_to_read(path).close()  # not a link, nor a pipe, which would be waited for
+    try:
+        given = tensor_file.read_shapes(path)
+        _check(
+            _shapes(weights), {_path_of(key, model, weights, given): shape for key, shape in given.items()}, {}, path
+        )
+        arrays = {_path_of(key, model, weights, given): array for key, array in tensor_file.read(path).items()}
+    except files.DamagedFileError as error:
+        raise WeightsError(str(error)) from error
+    lines = [
+        f"{name}: {weight.dtype} in the task, {arrays[name].dtype} in the file"
+        for name, weight in weights.items()
+        if not converts_exactly(arrays[name], weight.dtype)
+    ]
+    if lines:
+        more = f"; and {len(lines) - NAMED} more" if len(lines) > NAMED else ""
+        raise WeightsError(
+            f"init_from: {len(lines)} weights of {path} cannot be converted without loss: {'; '.join(lines[:NAMED])}"
+            f"{more}. Nothing was changed. Convert the values and save the file again."
+        )
+    for name, weight in weights.items():
+        weight.assign(arrays[name].astype(weight.dtype))
+
+
+def _path_of(key: str, model: keras.Model, weights: Collection[str], keys: Collection[str]) -> str:
+    """The path of the weight that a key of a file names; the key itself if it names none, or names it twice."""
+    own = f"{model.name}/"
+    for name in (key, own + key, key.removeprefix(own)):
+        if name in weights:
+            return name if name == key or name not in keys else key
+    return key
+
+
+def converts_exactly(array: np.ndarray, dtype: str) -> bool:
+    """Whether all values of an array are values of a dtype of the same kind: of float, integer or bool."""
+    given = array.dtype.name
+    if given == dtype:
+        return True
+    if keras.backend.is_int_dtype(given) and keras.backend.is_int_dtype(dtype):
+        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+        return array.size == 0 or (least <= int(array.min()) and int(array.max()) <= most)
+    if not (keras.backend.is_float_dtype(given) and keras.backend.is_float_dtype(dtype)):
+        return False
+    with np.errstate(all="ignore"):
+        back = array.astype(dtype).astype(array.dtype)
+    return bool(((back == array) | ((back != back) & (array != array))).all())
 
 
 @contextlib.contextmanager

@@ -8,15 +8,17 @@ import zipfile
 
 import h5py
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 from keras import layers
 
 from lightkeras import CheckpointError, Runner, SupervisedTask, Task
 from lightkeras.runs import checkpoint
 from lightkeras.system import files
 from lightkeras.testing import TwoMoons, two_moons
-from lightkeras.training.initial_weights import WeightsError, load_initial
+from lightkeras.training.initial_weights import WeightsError, converts_exactly, load_initial
 
 
 @pytest.fixture
@@ -80,6 +82,135 @@ def test_a_resumed_run_has_its_own_weights_and_needs_the_source_no_more(runner, 
     longer = dataclasses.replace(runner, max_epochs=2)
     assert longer.fit(TwoMoons(), init_from=source, resume=True).history == straight.history
     assert json.loads((runner.run_dir / "config.json").read_text())["init_from"] == str(source)
+
+
+# ---------------------------------------------------------------------- a safetensors file, by the paths of variables
+
+
+class Named(TwoMoons):
+    def build_model(self):
+        hidden = layers.Dense(16, "relu", name="hidden")
+        return keras.Sequential([keras.Input((2,)), hidden, layers.Dense(1, name="logit")], name="moons")
+
+
+SHAPES = {"hidden/kernel": (2, 16), "hidden/bias": (16,), "logit/kernel": (16, 1), "logit/bias": (1,)}
+
+
+def named_arrays(front="", dtype="float32"):
+    return {f"{front}{key}": np.full(shape, n + 0.5, dtype) for n, (key, shape) in enumerate(SHAPES.items())}
+
+
+def ready(task):
+    task.set_up(0)
+    return task
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", ml_dtypes.bfloat16])
+@pytest.mark.parametrize("front", ["moons/", ""])
+def test_a_safetensors_file_names_weights_by_their_paths(tmp_path, front, dtype):
+    task = ready(Named())
+    safetensors.numpy.save_file(named_arrays(front, dtype), tmp_path / "a.safetensors")
+    load_initial(task, tmp_path / "a.safetensors")
+    for n, weight in enumerate(task.model.weights):
+        np.testing.assert_array_equal(weight, np.full(weight.shape, n + 0.5, "float32"))
+        assert weight.dtype == "float32"
+
+
+def test_the_own_name_of_a_functional_model_may_stand_in_front(runner, tmp_path):
+    class Functional(TwoMoons):
+        def build_model(self):
+            points = keras.Input((2,))
+            return keras.Model(points, layers.Dense(1, name="logit")(points), name="moons")
+
+    arrays = {"moons/logit/kernel": np.full((2, 1), 3, "float32"), "logit/bias": np.full((1,), 4, "float32")}
+    safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")
+    kernel, bias = first_weights(runner, Functional(), tmp_path / "a.safetensors")
+    assert kernel.tolist() == [[3], [3]]
+    assert bias.tolist() == [4]
+
+
+def test_a_weight_that_is_named_twice_is_listed(tmp_path):
+    arrays = {**named_arrays(), "moons/logit/bias": np.zeros(1, "float32")}
+    safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")
+    with pytest.raises(WeightsError, match=r"1 weights of .*: logit/bias: not in the task, \[1\] in the file"):
+        load_initial(ready(Named()), tmp_path / "a.safetensors")
+
+
+def test_names_and_shapes_of_a_safetensors_file_are_listed_and_nothing_changes(tmp_path):
+    task = ready(Named())
+    before = task.model.get_weights()
+    arrays = {**named_arrays(), "hidden/kernel": np.zeros((3, 16), "float32"), "more": np.zeros((2, 2), "float32")}
+    del arrays["logit/bias"]
+    safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")
+    with pytest.raises(WeightsError) as raised:
+        load_initial(task, tmp_path / "a.safetensors")
+    for line in (
+        "init_from: 3 weights of",
+        "moons/hidden/kernel: [2, 16] in the task, [3, 16] in the file",
+        "moons/logit/bias: [1] in the task, not in the file",
+        "more: not in the task, [2, 2] in the file",
+        "Nothing was changed",
+    ):
+        assert line in str(raised.value)
+    for found, value in zip(task.model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(found, value)
+
+
+def test_a_dtype_that_would_lose_something_is_refused(tmp_path):
+    task = ready(Named())
+    before = task.model.get_weights()
+    arrays = named_arrays()
+    arrays["hidden/bias"] = np.full(16, 0.1, "float64")
+    arrays["logit/bias"] = np.ones(1, "int32")
+    safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")
+    wanted = (
+        r"2 weights of .* cannot be converted without loss: moons/hidden/bias: float32 in the task, float64 in the "
+        r"file; moons/logit/bias: float32 in the task, int32 in the file\. Nothing was changed"
+    )
+    with pytest.raises(WeightsError, match=wanted):
+        load_initial(task, tmp_path / "a.safetensors")
+    for found, value in zip(task.model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(found, value)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "exact"),
+    [
+        (np.array([1, 2.5, np.nan, np.inf, -0.0]), "float16", True),
+        (np.array([1e-9]), "float16", False),
+        (np.array([1e5]), "float16", False),
+        (np.array([257.0]), "bfloat16", False),
+        (np.array([256.0]), "bfloat16", True),
+        (np.array([-128, 127]), "int8", True),
+        (np.array([128]), "int8", False),
+        (np.array([-1]), "uint64", False),
+        (np.array([], "int64"), "int8", True),
+        (np.array([1.0]), "int32", False),
+        (np.array([True]), "int32", False),
+    ],
+)
+def test_a_conversion_is_exact_if_no_value_changes(values, dtype, exact):
+    assert converts_exactly(values, dtype) is exact
+
+
+def test_weights_with_one_path_cannot_be_named(tmp_path):
+    class Twins(TwoMoons):
+        def build_model(self):
+            branches = [keras.Sequential([keras.Input((2,)), layers.Dense(1, name="logit")], name="side")]
+            branches.append(keras.Sequential([keras.Input((2,)), layers.Dense(1, name="logit")], name="side"))
+            return Sum(branches)
+
+    class Sum(keras.Model):
+        def __init__(self, branches):
+            super().__init__(name="twins")
+            self.branches = branches
+
+        def call(self, inputs):
+            return sum(branch(inputs) for branch in self.branches)
+
+    safetensors.numpy.save_file(named_arrays(), tmp_path / "a.safetensors")
+    with pytest.raises(WeightsError, match=r"'twins' has several weights with one path, side/logit/bias, side/logit/k"):
+        load_initial(ready(Twins()), tmp_path / "a.safetensors")
 
 
 # ---------------------------------------------------------------------- what does not fit
@@ -148,7 +279,7 @@ def test_other_paths_are_refused(runner, trained, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"init_from='.*/none' does not exist: expected a run directory"):
         runner.fit(TwoMoons(), init_from=tmp_path / "none")
     (tmp_path / "weights.pkl").write_bytes(b"\x80\x04")
-    with pytest.raises(ValueError, match=r"expected a run directory, .* a \.keras file or a \.weights\.h5"):
+    with pytest.raises(ValueError, match=r"expected a run directory, .* a \.keras file, a \.weights\.h5 file"):
         runner.fit(TwoMoons(), init_from=tmp_path / "weights.pkl")
     with pytest.raises(FileNotFoundError, match="holds no run"):
         runner.fit(TwoMoons(), init_from=tmp_path)
@@ -167,7 +298,7 @@ def test_a_file_needs_a_model_of_the_task(trained):
         load_initial(task, trained[0] / "compiled.keras")
 
 
-@pytest.mark.parametrize("name", ["damaged.keras", "damaged.weights.h5", "empty.keras"])
+@pytest.mark.parametrize("name", ["damaged.keras", "damaged.weights.h5", "empty.keras", "damaged.safetensors"])
 def test_a_damaged_file_is_named(name, tmp_path):
     path = tmp_path / name
     path.write_bytes(b"not weights" * 100)
@@ -210,9 +341,10 @@ def test_the_code_of_a_keras_file_is_not_run(tmp_path):
     np.testing.assert_array_equal(task.model.get_weights()[0], model.get_weights()[0])
 
 
-def test_a_pipe_is_no_file(tmp_path):
-    os.mkfifo(tmp_path / "a.weights.h5")
+@pytest.mark.parametrize("name", ["a.weights.h5", "a.safetensors"])
+def test_a_pipe_is_no_file(name, tmp_path):
+    os.mkfifo(tmp_path / name)
     task = TwoMoons()
     task.set_up(0)
     with pytest.raises(files.DamagedFileError, match="expected a file"):
-        load_initial(task, tmp_path / "a.weights.h5")
+        load_initial(task, tmp_path / name)
