@@ -8,6 +8,7 @@ resumed by giving the position. Feeds know no backend: an engine converts them t
 from __future__ import annotations
 
 import abc
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, final
 
@@ -17,6 +18,9 @@ from lightkeras.data.bags import Bags
 from lightkeras.data.structure import Structure, as_arrays, digest_of, flatten, map_structure, spec_of
 from lightkeras.system.messages import check_whole
 
+Rows = Callable[[int], slice]
+"""Returns the rows of the next batch that are read, given its size; called once for each batch, in order."""
+
 LARGE_BYTES = 1 << 28
 """Bytes of arrays above which what takes long or doubles the memory is not done before the first step."""
 
@@ -25,6 +29,11 @@ def check_batching(batch_size: int, seed: int) -> None:
     """Refuses a batch size below 1 and a seed below 0 with a ValueError."""
     check_whole("", "batch_size", batch_size, 1, numpy=True)
     check_whole("", "seed", seed, 0, numpy=True)
+
+
+def all_rows(size: int) -> slice:
+    """See `Rows`."""
+    return slice(0, size)
 
 
 class Feed(abc.ABC):
@@ -210,6 +219,8 @@ class StreamFeed(Feed):
         hooks: An object with `on_epoch_begin` and `on_epoch_end`, called before and after each pass; `None` for none.
 
     Attributes:
+        open_parts: Called with the epoch and `Rows`; as `open_epoch`, but reads only these rows of the examples: the
+            others hold anything. `None` if the source cannot do that.
         first_spec: The spec of the first batch, without open sizes; `None` if it was not read yet.
         first_size: Examples in the first batch; `None` if it was not read yet.
     """
@@ -237,6 +248,7 @@ class StreamFeed(Feed):
         self.endless = endless
         self.continues = continues or endless
         self.hooks = hooks
+        self.open_parts: Callable[[int, Rows], Iterator[Structure]] | None = None
         self.first_spec: Structure | None = None
         self.first_size: int | None = None if raw is None else raw.first_size
         self._spec = spec
@@ -265,6 +277,22 @@ class StreamFeed(Feed):
     def note_first(self, batch: Structure) -> None:
         """Notes the shapes of the first batch, with which steps are traced where a backend needs sizes."""
         self.first_spec, self.first_size = map_structure(spec_of, batch), len(flatten(batch)[0][1])
+
+    def of_rows(self, rows: Rows) -> StreamFeed:
+        """The same batches, of which some rows are read; this feed if its source reads whole batches.
+
+        The first batch of each epoch is read whole: its digest identifies the stream.
+        """
+        open_parts = self.open_parts
+        if open_parts is None:
+            return self
+
+        def open_epoch(epoch: int) -> Iterator[Structure]:
+            numbers = itertools.count()
+            return open_parts(epoch, lambda size: (rows if next(numbers) else all_rows)(size))
+
+        options = {"steps": self.steps, "batch_size": self.batch_size, "origin": self.origin, "hooks": self.hooks}
+        return StreamFeed(open_epoch, self.spec, raw=self, endless=self.endless, continues=self.continues, **options)
 
     def begin_pass(self) -> None:
         if self.hooks is None:

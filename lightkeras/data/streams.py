@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lightkeras.data import data_loader
 from lightkeras.data.batch_workers import Workers
 from lightkeras.data.feed import StreamFeed
 from lightkeras.data.structure import ArraySpec, Structure, as_arrays, flatten, map_structure, owned, spec_of
@@ -144,6 +145,8 @@ def from_iterable(data: Iterable[Any] | Callable[..., Iterable[Any]], name: str)
     continues = steps is None and not takes_epoch
     feed = StreamFeed(checked, map_structure(spec_of, first), steps=steps, origin=data, continues=continues)
     feed.note_first(first)
+    if (parts := data_loader.parts_of(data, as_batch)) is not None:
+        feed.open_parts = lambda epoch, rows: _alike(lambda epoch: parts(rows), first, name)(epoch)
     return feed
 
 

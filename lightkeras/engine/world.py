@@ -163,6 +163,11 @@ class World(abc.ABC):
         """The part of a batch of this process: parts differ by at most one example."""
         return part_of(examples, self.rank, self.processes)
 
+    def rows(self, examples: int) -> slice:
+        """The rows of a batch that this process needs, see `lightkeras.data.feed.Rows`."""
+        part = self.part(examples)
+        return slice(part.start, part.stop)
+
     @final
     def part_of_batch(self, batch: Structure) -> Part:
         """As `part`, of arrays; whole if they do not all have one entry for each example on axis 0."""

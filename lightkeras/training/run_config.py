@@ -34,7 +34,7 @@ from lightkeras.training.fit import Fit
 from lightkeras.training.initial_weights import parts_of
 from lightkeras.training.model_summary import are_alike, models_of
 from lightkeras.training.setup import Ready
-from lightkeras.training.stepper import Stepper
+from lightkeras.training.stepper import Stepper, is_reordered
 
 
 def config_of(fit: Fit, init_from: Path | None = None, complete: bool = True) -> dict[str, Any]:
@@ -226,5 +226,5 @@ def _reordered(fit: Fit, before: Mapping[str, Any], config: Mapping[str, Any]) -
     return [
         name
         for name, stepper in {"train": fit.train_stepper, **held_out}.items()
-        if name in changed and stepper.first_batch is not None and stepper.is_reordered()
+        if name in changed and stepper.first_batch is not None and is_reordered(stepper)
     ]

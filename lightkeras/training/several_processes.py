@@ -19,7 +19,7 @@ from typing import Any
 import keras
 
 from lightkeras import hparams
-from lightkeras.data import ArrayFeed
+from lightkeras.data import ArrayFeed, Feed, StreamFeed
 from lightkeras.engine import current_world, over_devices
 from lightkeras.engine.launchers import launched
 from lightkeras.runs.directory import RunDirectory
@@ -140,11 +140,13 @@ def check(fit: Fit) -> None:
     }
     variables = {f"{v.path} ({key})": f"{v.dtype}{list(v.shape)}" for key, v in fit.task.variables().items()}
     fit.world.check_same("data and variables", {"data": data, "variables": variables}, _SAME)
-    if streams := [name for name, stepper in feeds.items() if not isinstance(stepper.feed, ArrayFeed)]:
-        messages.announce(
-            f"{' and '.join(streams)}: every process reads all batches of a stream, and takes its part of each.",
-            once=True,
-        )
+    for by_parts, what in (
+        (True, "each process reads its part of every batch."),
+        (False, "every process reads all batches of a stream, and takes its part of each."),
+    ):
+        streams = [name for name, stepper in feeds.items() if reads_parts(stepper.feed) is by_parts]
+        if streams:
+            messages.announce(f"{' and '.join(streams)}: {what}", once=True)
     separate = separate_normalizations(fit.task) if fit.world.layers_see_parts else []
     if separate and fit.settings.preflight:
         warnings.warn(
@@ -154,6 +156,11 @@ def check(fit: Fit) -> None:
             UserWarning,
             stacklevel=2,
         )
+
+
+def reads_parts(feed: Feed) -> bool | None:
+    """Whether a process reads only its part of every batch of a stream; `None` for arrays in memory."""
+    return feed.open_parts is not None if isinstance(feed, StreamFeed) else None
 
 
 def start_of(task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -107,6 +107,7 @@ class Stepper:
         left_out: Metrics that the step does not update, see `metric_values.not_updated`.
         first_batch: Digest of a stream's first batch; `None` until the preflight read it.
         keeps_first: Whether to keep that batch as `first`.
+        reads_all: Whether each of several processes reads all rows of a stream; if not, those that it computes.
     """
 
     def __init__(
@@ -127,7 +128,7 @@ class Stepper:
         self.random: dict[str, Any] = {}
         self.left_out: Sequence[keras.metrics.Metric] = ()
         self.first_batch: str | None = None
-        self.keeps_first = False
+        self.keeps_first, self.reads_all = False, False
         self.first: Structure | None = None
         self.calls = CallTimes()
         self._means = Means()
@@ -147,22 +148,11 @@ class Stepper:
         Args:
             batch: NumPy arrays.
         """
-        self.first_batch = self._digest(batch)
+        self.first_batch = self.digest(batch)
         self.first = batch if self.keeps_first else None
 
-    def is_reordered(self) -> bool:
-        """Whether two epochs of a stream begin with different batches, so that one of them does not identify it."""
-        before = random_states.read()
-        firsts = []
-        for epoch in (0, 1):
-            with contextlib.closing(self._engine.open(self.feed, epoch, limit=1)) as stream:
-                firsts.append(stream.next_batch())
-            self.feed.begin_pass()
-            self.feed.end_pass()  # a dataset may shuffle itself there
-        random_states.write(before)
-        return self._digest(firsts[0]) != self._digest(firsts[1])
-
-    def _digest(self, batch: Structure) -> str:
+    def digest(self, batch: Structure) -> str:
+        """Digest of a batch of the split."""
         encoded = isinstance(self.feed, StreamFeed) and self.feed.raw is not None
         # The last bits of features depend on the machine.
         return digest_of({path: leaf for path, leaf in flatten(batch) if not encoded or leaf.dtype.kind != "f"})
@@ -187,7 +177,8 @@ class Stepper:
         if self.continues:
             openings = epoch if self._continued is None else self._continued.openings + 1
             self._continued = Continued(0, openings, random_states.read())
-        self.stream = self._engine.open(self.feed, epoch, 0, self.seed, None, self.program, self.limit, self._continued)
+        feed = self._read_feed()
+        self.stream = self._engine.open(feed, epoch, 0, self.seed, None, self.program, self.limit, self._continued)
         return self.stream
 
     def begin_anew(self, epoch: int) -> Stream | None:
@@ -231,8 +222,15 @@ class Stepper:
         self._continued = continued if self.continues else None
         self.close()
         limit = None if self.limit is None else (self.limit - step if begun else 0)
-        self.stream = self._engine.open(self.feed, epoch, step, self.seed, state, self.program, limit, continued)
+        feed = self._read_feed()
+        self.stream = self._engine.open(feed, epoch, step, self.seed, state, self.program, limit, continued)
         return self.stream
+
+    def _read_feed(self) -> Feed:
+        world = self._engine.world
+        if self.reads_all or world.processes == 1 or not isinstance(self.feed, StreamFeed):
+            return self.feed
+        return self.feed.of_rows(world.rows)
 
     def skip_epochs(self, count: int, means: Mapping[str, Any] | None = None) -> None:
         """Advances a feed that was not opened yet.
@@ -339,6 +337,18 @@ class Stepper:
         if bridge is not None:
             bridge.hooks.on_test_end(values)
         return values
+
+
+def is_reordered(stepper: Stepper) -> bool:
+    """Whether two epochs of a stream begin with different batches, so that one of them does not identify it."""
+    before, feed, firsts = random_states.read(), stepper.feed, []
+    for epoch in (0, 1):
+        with contextlib.closing(bound_engine(stepper.task).open(feed, epoch, limit=1)) as stream:
+            firsts.append(stream.next_batch())
+        feed.begin_pass()
+        feed.end_pass()  # a dataset may shuffle itself there
+    random_states.write(before)
+    return stepper.digest(firsts[0]) != stepper.digest(firsts[1])
 
 
 def _continued(means: Mapping[str, Any]) -> Continued | None:

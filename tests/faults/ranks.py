@@ -143,10 +143,31 @@ def batches() -> Iterator[Any]:
     return ((x[start : start + 40], y[start : start + 40]) for start in range(0, 190, 40))
 
 
+class Rows:
+    """A data set of single examples, which counts those that it is asked for."""
+
+    def __init__(self) -> None:
+        self.arrays, self.read = two_moons(190), 0
+
+    def __len__(self) -> int:
+        return 190
+
+    def __getitem__(self, index: int) -> Any:
+        self.read += 1
+        return tuple(array[index] for array in self.arrays)
+
+
+def loader(rows: Rows) -> Any:
+    import torch  # on JAX too
+
+    return torch.utils.data.DataLoader(rows, 40, shuffle=True, generator=torch.Generator().manual_seed(3))
+
+
 TASKS: dict[str, Any] = {
     **{kind.__name__: kind for kind in (TwoMoons, Noisy, Hangs, Fails, Drifts, Waits, Differs, NotFinite, Watched)},
     "clipped": clipped,
     "streamed": clipped,
+    "loaded": clipped,
 }
 POINTS: dict[str, tuple[Any, str]] = {
     "write": (files, "write_synced"),
@@ -191,11 +212,14 @@ def train(name: str, run_dir: Path, settings: dict[str, Any]) -> None:
     if run.pop("saves_often", False):
         run["checkpoints"] = lk.Checkpoints(every_steps=3, every_epochs=1)
     data: tuple[Any, ...] = ()
-    if name in ("clipped", "streamed"):
-        data = (batches if name == "streamed" else two_moons(190), two_moons(51, seed=1))
+    rows = Rows()
+    if TASKS[name] is clipped:
+        train = batches if name == "streamed" else loader(rows) if name == "loaded" else two_moons(190)
+        data = (train, two_moons(51, seed=1))
     began = time.monotonic()
     result = lk.Runner(run_dir=run_dir, **run).fit(TASKS[name](), *data, resume=True)
-    print(json.dumps({"history": result.history, "steps": result.steps, "seconds": time.monotonic() - began}))
+    seconds = time.monotonic() - began
+    print(json.dumps({"history": result.history, "steps": result.steps, "seconds": seconds, "read": rows.read}))
 
 
 def main() -> None:

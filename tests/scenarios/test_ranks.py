@@ -55,10 +55,8 @@ def both(folder):
 
     @functools.cache
     def runs(backend: str) -> dict[int, ranked.Ranks]:
-        return {
-            count: ranked.run([PROGRAM, "TwoMoons,clipped,streamed", folder / f"{backend}-{count}"], backend, count)
-            for count in (1, 2)
-        }
+        tasks = "TwoMoons,clipped,streamed,loaded"
+        return {count: ranked.run([PROGRAM, tasks, folder / f"{backend}-{count}"], backend, count) for count in (1, 2)}
 
     return runs
 
@@ -87,11 +85,21 @@ def test_two_processes_compute_the_numbers_of_one(backend, both):
 
 
 @pytest.mark.parametrize("backend", [TORCH, JAX])
+def test_each_of_two_processes_loads_its_half_of_every_batch(backend, both):
+    one, *two = (results(both(backend)[count], rank)[3]["read"] for count, rank in ((1, 0), (2, 0), (2, 1)))
+    firsts = 40 * (5 + 1)  # the preflight, one look at the first batch and four epochs read it whole
+    epochs = 4 * (190 - 40)
+    assert one == firsts + epochs
+    assert two == [firsts + epochs // 2] * 2
+
+
+@pytest.mark.parametrize("backend", [TORCH, JAX])
 def test_one_process_writes_and_the_other_prints_nothing_but_its_result(backend, both, folder):
     two = both(backend)[2]
     assert two.printed(1, error=True) == ""
     assert "epoch   4/4" in two.printed(0, error=True)
     assert "train: every process reads all batches of a stream, and takes its part" in two.printed(0, error=True)
+    assert "train: each process reads its part of every batch" in two.printed(0, error=True)
     of_one, of_two = (folder / f"{backend}-{count}" / "TwoMoons" for count in (1, 2))
     steps = steps_of(of_two)
     assert steps == steps_of(of_one)

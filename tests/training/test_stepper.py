@@ -10,7 +10,7 @@ from lightkeras.data.feed import ArrayFeed
 from lightkeras.engine.base import StepLogs
 from lightkeras.task import Task
 from lightkeras.training.callbacks.bridge import CallbackBridge
-from lightkeras.training.stepper import Compilation, Stepper, bound_engine
+from lightkeras.training.stepper import Compilation, Stepper, bound_engine, is_reordered
 
 
 class Values(Task):
@@ -189,7 +189,7 @@ def test_a_stream_is_reordered_if_two_epochs_begin_with_different_batches(reorde
 
     stepper = over(as_feed(batches))
     before = np.random.get_state()[1].tolist()
-    assert stepper.is_reordered() == expected
+    assert is_reordered(stepper) == expected
     assert np.random.get_state()[1].tolist() == before
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from lightkeras.data.datasets import pixels
 from lightkeras.data.datasets.typed_texts import as_typed, encoded
-from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed, check_batching
+from lightkeras.data.feed import ArrayFeed, Feed, Rows, StreamFeed, all_rows, check_batching
 from lightkeras.data.lookup import Lookup
 from lightkeras.data.module import DataModule
 from lightkeras.data.split import check_validation, split
@@ -34,6 +34,7 @@ TEXTS = (".txt",)
 _SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
 _MOST_NAMED = 3
 _AHEAD = 2
+_Asked = tuple[np.ndarray, slice, list[concurrent.futures.Future[np.ndarray]]]
 """Batches whose images are read while the steps use the one before."""
 
 Examples = tuple[list[Path], np.ndarray]
@@ -244,27 +245,31 @@ class ImageFolder(FolderData):
         spec = (image,) if labels is None else (image, ArraySpec((), "int32"))
         steps = -(-len(files) // self.batch_size)
 
-        def open_epoch(epoch: int) -> Iterator[Structure]:
+        def open_epoch(epoch: int, rows: Rows = all_rows) -> Iterator[Structure]:
             order = np.arange(len(files))
             order = np.random.default_rng([self.seed, epoch]).permutation(order) if shuffle else order
-            for numbers, images in self._read_ahead(files, order):
+            for numbers, images in self._read_ahead(files, order, rows):
                 yield (images,) if labels is None else (images, labels[numbers])
 
-        return StreamFeed(open_epoch, spec, steps=steps, batch_size=self.batch_size)
+        feed = StreamFeed(open_epoch, spec, steps=steps, batch_size=self.batch_size)
+        feed.open_parts = open_epoch
+        return feed
 
-    def _read_ahead(self, files: list[Path], order: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Batches of file numbers with their images, which threads read before they are asked for."""
+    def _read_ahead(self, files: list[Path], order: np.ndarray, rows: Rows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Batches of file numbers with their images, of which threads read some rows before they are asked for."""
         read = functools.partial(pixels.read_resized, shape=self.image_shape, crop=self._crop)
-        waiting: collections.deque[tuple[np.ndarray, list[concurrent.futures.Future[np.ndarray]]]] = collections.deque()
+        waiting: collections.deque[_Asked] = collections.deque()
         pool = concurrent.futures.ThreadPoolExecutor()
         try:
             for first in range(0, len(order) + _AHEAD * self.batch_size, self.batch_size):
-                numbers = order[first : first + self.batch_size]
-                waiting.append((numbers, [pool.submit(read, files[number]) for number in numbers]))
-                if len(waiting) > _AHEAD:
-                    ready, images = waiting.popleft()
-                    if len(ready):
-                        yield ready, np.stack([image.result() for image in images])
+                if len(numbers := order[first : first + self.batch_size]):
+                    taken = rows(len(numbers))
+                    waiting.append((numbers, taken, [pool.submit(read, files[number]) for number in numbers[taken]]))
+                if waiting and first >= _AHEAD * self.batch_size:
+                    ready, taken, images = waiting.popleft()
+                    batch = np.zeros((len(ready), *self.image_shape), np.float32)
+                    np.stack([image.result() for image in images], out=batch[taken])
+                    yield ready, batch
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -163,6 +163,16 @@ def divided(batch: Structure) -> Structure:
     return map_structure(leaf, batch)
 
 
+def rows_here(size: int) -> slice:
+    """The rows of a batch that the devices of this process need."""
+    mesh = _mesh()
+    if mesh is None or size % mesh.shape[name := keras.distribution.distribution().batch_dim_name]:
+        return slice(0, size)
+    placed = NamedSharding(mesh, PartitionSpec(name)).addressable_devices_indices_map((size,)).values()
+    limits = [rows.indices(size) for (rows,) in placed]
+    return slice(min(start for start, _, _ in limits), max(stop for _, stop, _ in limits))
+
+
 def warn_of_batch(size: int | None) -> None:
     """Warns of batches whose examples cannot be divided among the devices; `None` for an unknown number."""
     mesh = _mesh()

@@ -20,6 +20,7 @@ from typing import Any, final
 import jax
 from jax._src import distributed  # the store has no public name
 
+from lightkeras.engine.jax.devices import rows_here
 from lightkeras.engine.launchers import Launch
 from lightkeras.engine.watch import GRACE_SECONDS, STUCK_SECONDS, Watch, first_line
 from lightkeras.engine.world import ALONE, JOIN_SECONDS, LOST_SECONDS, World, WorldError
@@ -55,6 +56,9 @@ class JaxWorld(World):
         self._watch.begin()
         if own:
             atexit.register(self._leave)
+
+    def rows(self, examples: int) -> slice:
+        return rows_here(examples)
 
     def _wait_for_all(self) -> None:
         """Waits until all have come here; processes that the user joined may come long after each other."""

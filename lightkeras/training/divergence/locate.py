@@ -113,6 +113,7 @@ def locate(
     Returns:
         The step; if none broke again, a result with `repeated=False` and the reason.
     """
+    train_stepper.reads_all = True  # the batch is saved
     try:
         found = _repeat(task, train_stepper, snapshot, alarm, unwatched)
     except Exception as error:  # the alarm came first, and must be reported

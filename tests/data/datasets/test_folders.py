@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 import lightkeras as lk
 from lightkeras.data import ImageFolder, TextFolder
+from lightkeras.data.datasets import pixels
 from lightkeras.data.feed import ArrayFeed
 
 WIDTH, HEIGHT = 12, 8
@@ -78,6 +79,23 @@ def test_the_order_is_a_function_of_the_seed_and_the_epoch(photos):
     assert len(set(orders)) == 3
     validation = prepared(photos, validation=0.25).validation()
     np.testing.assert_array_equal(read(validation, 0)[0], read(validation, 1)[0])
+
+
+def test_some_rows_of_each_batch_are_read(photos, monkeypatch):
+    feed, read_resized, opened = prepared(photos, validation=0, batch_size=5).train(), pixels.read_resized, []
+    monkeypatch.setattr(
+        pixels, "read_resized", lambda path, **options: opened.append(path) or read_resized(path, **options)
+    )
+    whole = list(feed.open_epoch(1))
+    assert len(opened) == 16
+    opened.clear()
+    part = list(feed.of_rows(lambda size: slice(size // 2, size)).open_epoch(1))
+    assert len(opened) == len(set(opened)) == 5 + 3 + 3 + 1  # the first batch whole
+    for number, (expected, found) in enumerate(zip(whole, part, strict=True)):
+        rows = slice(len(expected[1]) // 2 if number else 0, None)
+        np.testing.assert_array_equal(found[0][rows], expected[0][rows])
+        np.testing.assert_array_equal(found[1], expected[1])
+        assert not found[0][: rows.start].any()
 
 
 def test_parts_are_held_out_with_the_same_share_of_each_class(photos):
