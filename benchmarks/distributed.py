@@ -1,12 +1,13 @@
-"""Several processes on torch: lightkeras against a hand-written data-parallel loop, on loopback.
+"""Several processes: lightkeras against a hand-written data-parallel loop, on loopback.
 
     python benchmarks/distributed.py                     # 2 processes; prints a table
-    python benchmarks/distributed.py --processes 4 --rounds 9
+    KERAS_BACKEND=jax python benchmarks/distributed.py --processes 4 --rounds 9
 
 Each process trains the same model with the same global batches, in turns: a round of the hand-written loop, then an
-epoch of a fit. Ratios are medians over the rounds, of the process with rank 0. The loop gathers its part of a batch,
-takes gradients with `torch.autograd.grad`, sums them flattened in one `all_reduce`, applies Keras's optimizer, and
-reads the losses once per 75 steps. A fit also logs every step, checks weights, and agrees between its calls.
+epoch of a fit. Ratios are medians over the rounds, of the process with rank 0. The loop on torch gathers its part of a
+batch, takes gradients with `torch.autograd.grad`, sums them flattened in one `all_reduce`, applies Keras's optimizer,
+and reads the losses once per 75 steps. On JAX it is one `lax.scan` over the epoch, in which XLA divides each batch. A
+fit also logs every step, checks weights, and agrees between its calls.
 "agreement" is the share of its exchanges in the time of a fit, once both processes have come to them; "waiting" that of
 the process with rank 0 for the other one, and for the barrier by which the two are told apart.
 """
@@ -25,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ["KERAS_BACKEND"] = "torch"
+BACKEND = os.environ.setdefault("KERAS_BACKEND", "torch")
 MODELS = {"784-128-10, batch 64": ((128,), 64, 400), "784-1024-1024-10, batch 256": ((1024, 1024), 256, 40)}
 
 
@@ -37,8 +38,8 @@ def model_of(units: tuple[int, ...]) -> Any:
     return keras.Sequential([keras.Input((784,)), *inside, keras.layers.Dense(10)])
 
 
-class Loop:
-    """The hand-written loop."""
+class TorchLoop:
+    """The hand-written loop on torch."""
 
     def __init__(self, units: tuple[int, ...], x: Any, y: Any, batch: int, rank: int, processes: int) -> None:
         import keras
@@ -80,6 +81,55 @@ class Loop:
         return time.perf_counter() - began
 
 
+class JaxLoop:
+    """The hand-written loop on JAX."""
+
+    def __init__(self, units: tuple[int, ...], x: Any, y: Any, batch: int, rank: int, processes: int) -> None:
+        import jax
+        import keras
+        import numpy as np
+        from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+        mesh = Mesh(np.array(jax.devices()), ("batch",))
+        whole, by_example = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
+
+        def put(array: Any) -> Any:
+            array = np.asarray(array)
+            return jax.make_array_from_callback(array.shape, whole, array.__getitem__)
+
+        model, optimizer = model_of(units), keras.optimizers.Adam()
+        optimizer.build(model.trainable_variables)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        self.state = [[put(v.value) for v in found] for found in (model.trainable_variables, optimizer.variables)]
+        self.order = put(np.random.default_rng(0).permutation(len(x)).astype("int32"))
+        self.data = put(x), put(y)
+
+        def loss_of(values: Any, x: Any, y: Any) -> Any:
+            outputs, _ = model.stateless_call(values, [], x, training=True)
+            return loss(y, outputs)
+
+        def epoch(state: Any, order: Any, data: Any) -> Any:
+            def step(state: Any, number: Any) -> Any:
+                values, slots = state
+                rows = jax.lax.dynamic_slice_in_dim(order, number * batch, batch)
+                part = [jax.lax.with_sharding_constraint(array[rows], by_example) for array in data]
+                found, gradients = jax.value_and_grad(loss_of)(values, *part)
+                return list(optimizer.stateless_apply(slots, gradients, values)), found
+
+            return jax.lax.scan(step, state, jax.numpy.arange(len(x) // batch))
+
+        self.compiled = jax.jit(epoch, donate_argnums=0)
+
+    def epoch(self, steps: int) -> float:
+        """Runs an epoch, and returns its seconds."""
+        import numpy as np
+
+        began = time.perf_counter()
+        self.state, losses = self.compiled(self.state, self.order, self.data)
+        np.asarray(losses)
+        return time.perf_counter() - began
+
+
 def measure(name: str, rounds: int) -> dict[str, Any]:
     """The figures of one model, in one of the processes."""
     import lightkeras as lk
@@ -87,16 +137,18 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
 
     import keras
     import numpy as np
-    import torch
 
-    torch.set_num_threads(1)
+    if BACKEND == "torch":
+        import torch
+
+        torch.set_num_threads(1)
     units, batch, steps = MODELS[name]
     rng = np.random.default_rng(0)
     x = rng.random((batch * steps, 784), dtype="f")
     y = x[:, :10].argmax(1).astype("int32")
     joined = current_world()
-    loop = Loop(units, x, y, batch, joined.rank, joined.processes)
-    loop.epoch(min(steps, 50))
+    loop = {"torch": TorchLoop, "jax": JaxLoop}[BACKEND](units, x, y, batch, joined.rank, joined.processes)
+    loop.epoch(min(steps, 50))  # on JAX the whole epoch
     waits, exchanges, agree = [0.0], [0.0], joined.agree
 
     def timed(what: str, value: Any) -> list[Any]:
@@ -146,6 +198,8 @@ def start(name: str, processes: int, rounds: int) -> dict[str, Any]:
         port = listener.getsockname()[1]
     shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     shared |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    if BACKEND == "jax":
+        shared["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
     command = [sys.executable, __file__, "--rounds", str(rounds), "--one", name]
     started = [
         subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
@@ -167,7 +221,7 @@ def main() -> None:
     if given.one is not None:
         print(json.dumps(measure(given.one, given.rounds)))
         return
-    print(f"{given.processes} processes, {given.rounds} rounds")
+    print(f"{BACKEND}, {given.processes} processes, {given.rounds} rounds")
     print("| model | by hand, ms a step | fit, ms a step | ratio (least to most) | agreement | waiting |")
     print("|---|---|---|---|---|---|")
     for name in MODELS:

@@ -1,5 +1,7 @@
 """Random ranks of a run are killed at random instants; resumed, it ends as one that was never killed, to the bit.
 
+A copy of it is resumed by one process: it logs the same steps, once each.
+
 python -m pytest -m long tests/faults/test_kills_of_ranks.py --kills 40 -s
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -42,6 +45,11 @@ def attempt(run_dir: Path, backend: str, rank: int, rng: random.Random) -> list[
     return started.wait()
 
 
+def positions(end: harness.End) -> list[list[str]]:
+    """Kind, epoch and step of the rows."""
+    return [row.split(",")[:3] for row in end.rows]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_killed_ranks(backend, tmp_path, pytestconfig):
@@ -61,7 +69,10 @@ def test_killed_ranks(backend, tmp_path, pytestconfig):
             assert statuses[1 - rank] in (0, 1, ENDED_BY_JAX), statuses
             score.kills += 1
         score.resumes += 1
+        alone = shutil.copytree(run_dir, tmp_path / f"{number}-alone")
         ranked.run([PROGRAM, "Noisy", run_dir, *SETTINGS], backend)
         harness.compare(score, expected, harness.end_of(run_dir))
+        ranked.run([PROGRAM, "Noisy", alone, *SETTINGS], backend, count=1)
+        assert positions(harness.end_of(alone)) == positions(expected)
         print(score, flush=True)
     assert (score.bit_equal, score.lost_rows, score.repeated_rows, score.other) == (score.runs, 0, 0, 0), score
