@@ -16,12 +16,18 @@ import pytest
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 9))])
 @pytest.mark.parametrize(
     "task",
-    ["imdb", "stream", *(pytest.param(name, marks=pytest.mark.long) for name in ("mnist", "generator", "table"))],
+    [
+        "imdb",
+        "stream",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("mnist", "devices", "generator", "table")),
+    ],
 )
 def test_a_killed_and_resumed_run_ends_as_one_that_was_never_killed(
     task: str, seed: int, tmp_path: Path, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kills = (pytestconfig.getoption("kills") or (4 if seed else 2)) // (1 if task in ("mnist", "imdb", "table") else 2)
+    kills = (pytestconfig.getoption("kills") or (4 if seed else 2)) // (
+        1 if task in ("mnist", "devices", "imdb", "table") else 2
+    )
     assert harness.attempt(task, tmp_path / "whole") == 0
     expected = harness.end_of(tmp_path / "whole")
     score, rng, number = harness.Score(task), random.Random(f"{task} {seed}"), 0

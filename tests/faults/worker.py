@@ -77,6 +77,13 @@ def mnist() -> tuple[lk.Task, dict[str, Any]]:
     return classifier(train[0].shape[1]), {"train": train, "validation": validation}
 
 
+def devices() -> tuple[lk.Task, dict[str, Any]]:
+    """The digits on two devices of a CPU."""
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    return mnist()
+
+
 def stream() -> tuple[lk.Task, dict[str, Any]]:
     """The digits from a shuffled `tf.data` dataset: the iterator's state is part of a checkpoint."""
     train, validation = digits()
@@ -137,7 +144,7 @@ def table() -> tuple[lk.Task, dict[str, Any]]:
     return Columns(), {}
 
 
-TASKS = {"mnist": mnist, "stream": stream, "generator": generator, "imdb": imdb, "table": table}
+TASKS = {"mnist": mnist, "devices": devices, "stream": stream, "generator": generator, "imdb": imdb, "table": table}
 
 
 SEARCHES = tuple(f"search-{kind}" for kind in ("random", "bayesian", "hyperband", "grid"))
@@ -175,6 +182,7 @@ def train(name: str, run_dir: Path) -> None:
             keras.callbacks.EarlyStopping("loss", patience=1, min_delta=0.02),
         ],
         progress=False,
+        devices=2 if name == "devices" else None,
     )
     runner.fit(task, **data, resume=True)
 
