@@ -18,6 +18,9 @@ from .encoders.hub import TextEncoder as TextEncoder
 from .encoders.table import TableEncoder as TableEncoder
 from .encoders.text import NgramVectorizer as NgramVectorizer
 from .encoders.text import TextVectorizer as TextVectorizer
+from .exports.errors import ExportError as ExportError
+from .exports.export import ExportResult as ExportResult
+from .exports.export import export as export
 from .hparams import Bool as Bool
 from .hparams import Choice as Choice
 from .hparams import Float as Float

@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pytest_plugin": {"testing"},
     "runs": {"plots", "hparams", "system"},
     "training": {"task", "engine", "encoders", "data", "runs", "plots", "hparams", "system"},
+    "exports": {"training", "task", "encoders", "data", "runs", "hparams", "system"},
     "runner": {"training", "task", "encoders", "data", "runs", "system"},
     "experiment": {"runner", "task", "runs", "hparams", "system"},
     "cross_validation": {"experiment", "runner", "task", "data", "runs", "system"},
@@ -53,6 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tuner": {"search", "runner", "training", "task", "data", "runs", "hparams", "system"},
     "command_line": {
         "tuner",
+        "exports",
         "experiment",
         "search",
         "runner",

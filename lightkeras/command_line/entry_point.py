@@ -5,6 +5,7 @@ lightkeras list runs/                             # runs below a folder; --by va
 lightkeras compare RUN RUN                        # runs side by side: results, hyperparameters, code
 lightkeras report DIR                             # rewrites report.html of a run, an experiment or a search
 lightkeras launch --processes 2 FILE.py ...       # runs an experiment in several processes, which train together
+lightkeras export RUN --format onnx              # writes RUN/export/onnx, loads and compares it
 lightkeras replay DIR                             # prints the command to type; runs no code of the user
 lightkeras replay DIR --task experiment.py:Class  # reruns the broken step
 
@@ -14,24 +15,20 @@ A file of the user runs only if it is named on the command line: a run directory
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import jsonargparse
 
-from lightkeras.command_line import launch, list_runs
+from lightkeras.command_line import export, launch, list_runs
 from lightkeras.runs import formats, report
 from lightkeras.runs.directory import find_broken
 from lightkeras.system import files
 from lightkeras.system.console import Console, closed_output_ignored
-from lightkeras.system.messages import did_you_mean, raised_by_us
-
-if TYPE_CHECKING:
-    from lightkeras.task import Task
+from lightkeras.system.messages import raised_by_us
+from lightkeras.training.task_file import load_task
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -63,6 +60,8 @@ def main(args: Sequence[str] | None = None) -> int:
         if settings.subcommand == "launch":
             given = settings.launch
             return launch.launch([given.file, *given.args], given.processes, given.hosts, given.host, given.address)
+        if settings.subcommand == "export":
+            return export.run(settings.export)
         given = settings.replay
         folder = find_broken(Path(given.dir))
         if given.task is None:
@@ -76,36 +75,6 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False, highlight=False)
         return 2
-
-
-def load_task(named: str) -> type[Task]:
-    """Returns the class that `FILE.py:ClassName` names. The block under `if __name__ == "__main__"` does not run.
-
-    Raises a ValueError for another form or a file without such a class, and a FileNotFoundError without the file.
-    """
-    file, colon, name = named.rpartition(":")
-    if not colon or not file or not name.isidentifier():
-        raise ValueError(f"--task {named!r}: expected FILE.py:ClassName.")
-    path = Path(file).resolve()
-    if not path.is_file():
-        raise FileNotFoundError(f"--task {named!r}: {path} does not exist, or is not a file.")
-    from lightkeras.task import Task  # first: it imports Keras without TensorFlow's start-up messages
-
-    module_name = f"task_of_{path.stem}"  # a name that no other module has
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"--task {named!r}: {path.name} is not a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses look up the types of their fields there
-    sys.path.insert(0, str(path.parent))  # as Python does for a script
-    spec.loader.exec_module(module)
-    classes: dict[str, Any] = {
-        key: value for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, Task)
-    }
-    if name not in classes:
-        raise ValueError(f"--task {named!r}: {path.name} has no task {name!r}. {did_you_mean(name, classes)}")
-    task_class: type[Task] = classes[name]
-    return task_class
 
 
 def _print_command(folder: Path) -> int:
@@ -180,6 +149,7 @@ def _parser() -> jsonargparse.ArgumentParser:
     commands.add_subcommand("compare", comparison, help="show runs side by side")
     commands.add_subcommand("report", page, help="rewrite report.html")
     commands.add_subcommand("launch", launched, help="run an experiment in several processes")
+    commands.add_subcommand("export", export.parser(), help="export a run's model to another format")
     commands.add_subcommand("replay", replay, help="rerun the step that broke a run")
     return parser
 

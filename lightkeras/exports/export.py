@@ -1,0 +1,287 @@
+"""`lk.export`: writes a model in another format, and keeps it only if it computes the same.
+
+find model.keras; check the destination and the installed packages    # before anything is written
+a process with the backend of the format: load, check, write, compute the expected outputs
+a process with the format's runtime alone: load, compute               # proof.py
+compare; write export.json; move the folder to its place
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lightkeras.exports.errors import ExportError
+from lightkeras.exports.formats import FORMATS
+from lightkeras.exports.formats.base import Format
+from lightkeras.exports.proof import Proof, prove
+from lightkeras.exports.source import Source, source_of
+from lightkeras.system import environment, files
+from lightkeras.system.messages import did_you_mean
+from lightkeras.system.trust import UntrustedRunError
+
+if TYPE_CHECKING:
+    import keras
+
+    from lightkeras.task import Task
+
+RECORD = "export.json"
+VERSION = 1
+"""Version of `export.json`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportResult:
+    """An exported model.
+
+    Args:
+        path: Folder of the artifact and of `export.json`.
+        file: The file, or the folder, that the runtime loads.
+        format: Name of the format.
+        inputs: Names of the inputs.
+        outputs: Names of the outputs.
+        checked: Whether it was loaded and compared.
+        largest_difference: From Keras's outputs; `None` if it was not compared.
+        record: Content of `export.json`.
+    """
+
+    path: Path
+    file: Path
+    format: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    checked: bool
+    largest_difference: float | None
+    record: Mapping[str, Any] = dataclasses.field(repr=False)
+
+
+def export(
+    run_or_model: str | os.PathLike[str] | keras.Model,
+    format: str,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    part: Literal["whole", "numbers"] = "whole",
+    quantize: str | None = None,
+    outputs: Literal["model", "predict"] = "model",
+    task: type[Task] | str | None = None,
+    trust_run: bool = False,
+    unchecked: bool = False,
+) -> ExportResult:
+    """Exports a model, loads it with the format's own runtime in a new process, and compares it with Keras.
+
+    Args:
+        run_or_model: A run directory, whose `model.keras` is exported; of a search its best trial's. Or a model.
+        format: `"saved_model"`, `"onnx"`, `"litert"`, `"openvino"`, `"torch"`, `"keras"` or `"weights"`.
+        out: Folder to create; `None` is `RUN/export/FORMAT`, and must be given for a model.
+        part: `"numbers"` for the part of a text model after its vocabulary, with that and a reader of it.
+        quantize: `"int8"` and others that Keras's `model.quantize` takes, or what the format has itself.
+        outputs: `"predict"` for the outputs of the task's `predict_step`, by their names.
+        task: The task's class, or `FILE.py:ClassName`, which is imported. Needed for models of classes of their own,
+            for `outputs="predict"`, and to compare on the test split; `None` compares on drawn examples.
+        trust_run: Runs code that only the run names, such as a TF Hub module.
+        unchecked: Neither loads nor compares the artifact; `export.json` says so.
+
+    Returns:
+        The artifact.
+
+    Raises:
+        ExportError: The format cannot hold the model, its runtime is not installed, or the artifact does not compute
+            the same; nothing remains of it.
+        FileExistsError: The folder exists and holds something.
+        FileNotFoundError: There is no run, or it has no `model.keras`.
+        UntrustedRunError: The model holds code that only the run names.
+        OSError: It cannot be written; nothing remains of it.
+    """
+    form = _format(format)
+    if part not in ("whole", "numbers"):
+        raise ExportError(f"part={part!r}: expected 'whole' or 'numbers'.")
+    if outputs not in ("model", "predict"):
+        raise ExportError(f"outputs={outputs!r}: expected 'model' or 'predict'.")
+    form.check_installed(unchecked)
+    with tempfile.TemporaryDirectory(prefix="lightkeras-export-") as folder:
+        exchange = Path(folder)
+        source = _source(run_or_model, exchange)
+        target = _target(out, source, form)
+        between = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+        request = {
+            "format": form.name,
+            "model_file": str(source.model_file),
+            "target": str(between),
+            "run_dir": None if source.run_dir is None else str(source.run_dir),
+            "task": _reference(task),
+            "outputs": outputs,
+            "part": part,
+            "quantize": quantize,
+            "trust_run": trust_run,
+        }
+        try:
+            written = _written(request, exchange, form.backend or source.backend_that_runs())
+            tolerance = form.tolerance(written["precision"])
+            proof = None if unchecked else prove(form, between, exchange, tolerance, written["backend"])
+            record = _record(request, written, proof, tolerance, source, between)
+            _keep(between, target, record)
+        finally:
+            shutil.rmtree(between, ignore_errors=True)
+    names = {side: tuple(port["name"] for port in record[side]["each"]) for side in ("inputs", "outputs")}
+    difference = None if proof is None else proof.largest_difference
+    return ExportResult(
+        target,
+        target / form.file,
+        form.name,
+        **names,
+        checked=not unchecked,
+        largest_difference=difference,
+        record=record,
+    )
+
+
+def _format(name: str) -> Format:
+    if name not in FORMATS:
+        raise ExportError(f"format={name!r} is not known. {did_you_mean(name, FORMATS)}")
+    return FORMATS[name]
+
+
+def _source(given: Any, exchange: Path) -> Source:
+    """The `.keras` file of a run, or of a model, which is written first."""
+    if isinstance(given, (str, os.PathLike)):
+        return source_of(Path(given))
+    import keras
+
+    if not isinstance(given, keras.Model):
+        raise TypeError(f"export takes a run directory or a keras.Model, got {type(given).__name__}.")
+    given.save(exchange / "model.keras")
+    return Source(exchange / "model.keras", None, keras.backend.backend(), {})
+
+
+def _target(out: str | os.PathLike[str] | None, source: Source, form: Format) -> Path:
+    if out is None and source.run_dir is None:
+        raise ExportError("export(model) needs `out`, the folder to create.")
+    target = Path(out) if out is not None else Path(source.run_dir or "") / "export" / form.name
+    files.check_no_link(target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target} exists and is not empty. Give another --out, or remove it first.")
+    return target
+
+
+def _reference(task: type[Task] | str | None) -> str | None:
+    """A task's class as `FILE.py:ClassName`, which another process imports."""
+    if task is None or isinstance(task, str):
+        return task
+    try:
+        file = inspect.getsourcefile(task)
+    except TypeError:
+        file = None
+    if file is None or "." in task.__qualname__:
+        raise ExportError(f"{task.__qualname__} is not at the top of a file, from which another process can import it.")
+    return f"{file}:{task.__qualname__}"
+
+
+def _written(request: Mapping[str, Any], exchange: Path, backend: str) -> dict[str, Any]:
+    """Runs `writer.py` with a backend; raises its error."""
+    files.write_json(exchange / "request.json", request)
+    package = str(Path(__file__).resolve().parents[2])
+    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {
+        **os.environ,
+        "KERAS_BACKEND": backend,
+        "PYTHONPATH": os.pathsep.join(paths),
+        # The numbers are compared on the processor, and memory of a GPU is the user's.
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "JAX_PLATFORMS": "cpu",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    command = [sys.executable, "-m", "lightkeras.exports.writer", str(exchange)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    if (exchange / "error.json").exists():
+        error = files.read_json(exchange / "error.json")
+        known = {kind.__name__: kind for kind in (UntrustedRunError, FileNotFoundError, OSError, ValueError)}
+        raise known.get(error["kind"], ExportError)(error["message"])
+    if done.returncode or not (exchange / "written.json").exists():
+        last = done.stderr.strip().splitlines()[-3:]
+        raise ExportError(f"The process that writes the artifact ended with {done.returncode}: {' '.join(last)[:800]}")
+    written: dict[str, Any] = files.read_json(exchange / "written.json")
+    return written
+
+
+def _record(
+    request: Mapping[str, Any],
+    written: Mapping[str, Any],
+    proof: Proof | None,
+    tolerance: float,
+    source: Source,
+    folder: Path,
+) -> dict[str, Any]:
+    """The content of `export.json`."""
+    latency = {}
+    if proof is not None and proof.seconds is not None:
+        latency = {
+            name: {"batch_1": seconds[0], "batch_32": seconds[1]}
+            for name, seconds in (("artifact_s", proof.seconds), ("predict_s", written["predict_seconds"]))
+        }
+    return {
+        "version": VERSION,
+        "format": request["format"],
+        "file": FORMATS[request["format"]].file,
+        "part": request["part"],
+        "outputs_of": request["outputs"],
+        "quantize": request["quantize"],
+        "made": environment.now(),
+        "run": None if source.run_dir is None else str(source.run_dir),
+        "backends": {"run": source.backend, "written": written["backend"]},
+        "model": {"blake2b": _hash(source.model_file), "bytes": source.model_file.stat().st_size},
+        "inputs": written["inputs"],
+        "outputs": written["outputs"],
+        "precision": written["precision"],
+        "checked": proof is not None,
+        "examples": written["examples"],
+        "tolerance": tolerance,
+        "largest_difference": None if proof is None else proof.largest_difference,
+        "differences": None if proof is None else proof.differences,
+        "latency": latency,
+        "versions": {**written["versions"], **_versions(FORMATS[request["format"]])},
+        "files": {
+            path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "blake2b": _hash(path)}
+            for path in _files(folder)
+        },
+    }
+
+
+def _versions(form: Format) -> dict[str, str]:
+    import importlib.metadata
+
+    found = {}
+    for module in (form.runtime, *form.tools):
+        try:
+            found[module] = importlib.metadata.version(module.replace("_", "-"))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    yield from (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def _hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _keep(folder: Path, target: Path, record: Mapping[str, Any]) -> None:
+    with files.explained(target):
+        files.write_json(folder / RECORD, record)
+        for path in _files(folder):
+            files.sync(path)
+        if target.exists():
+            target.rmdir()  # empty, see `_target`
+        files.move_synced(folder, target)

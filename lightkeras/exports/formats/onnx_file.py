@@ -1,0 +1,95 @@
+"""ONNX, by way of TensorFlow: from a run of any backend."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+from lightkeras.exports.errors import ExportError
+from lightkeras.exports.formats.base import Format, Program
+from lightkeras.exports.formats.saved_model import SIGNATURE, write_saved_model
+
+OPSET = 18
+
+
+@final
+class Onnx(Format):
+    """One file, with named inputs and outputs and an open batch size."""
+
+    name: ClassVar[str] = "onnx"
+    runtime: ClassVar[str] = "onnxruntime"
+    tools: ClassVar[tuple[str, ...]] = ("onnx", "tf2onnx")
+    extra: ClassVar[str | None] = "export-onnx"
+    quantizes: ClassVar[tuple[str, ...]] = ("dynamic_int8",)
+    file: ClassVar[str] = "model.onnx"
+
+    def write(self, program: Program, folder: Path) -> None:
+        import onnx
+
+        with tempfile.TemporaryDirectory(prefix="lightkeras-export-") as between:
+            write_saved_model(program, Path(between) / "saved_model")
+            proto = _converted(Path(between) / "saved_model")
+            _check_operators(proto)
+            if program.quantize is None:
+                onnx.save(proto, folder / self.file)
+                return
+            onnx.save(proto, Path(between) / self.file)
+            from onnxruntime.quantization import QuantType, quantize_dynamic
+
+            with _quiet():
+                quantize_dynamic(Path(between) / self.file, folder / self.file, weight_type=QuantType.QInt8)
+
+
+def _converted(saved_model: Path) -> Any:
+    """Converts a SavedModel; the names are those of its signature."""
+    from keras.src.export.tf2onnx_lib import patch_tf2onnx  # tf2onnx 1.17 lacks NumPy 2
+    from tf2onnx import convert, tf_loader
+
+    patch_tf2onnx()
+    with _quiet():
+        graph, inputs, outputs, tables, names = tf_loader.from_saved_model(
+            str(saved_model),
+            None,
+            None,
+            tag="serve",
+            signatures=[SIGNATURE],
+            return_initialized_tables=True,
+            return_tensors_to_rename=True,
+        )
+        proto, _ = convert._convert_common(
+            graph,
+            name="model",
+            input_names=inputs,
+            output_names=outputs,
+            initialized_tables=tables,
+            tensors_to_rename=names,
+            opset=OPSET,
+        )
+    return proto
+
+
+def _check_operators(proto: Any) -> None:
+    """tf2onnx copies an operator that it does not know, without an error."""
+    import onnx
+
+    unknown = {
+        node.op_type: node.name
+        for node in proto.graph.node
+        if node.domain in ("", "ai.onnx") and not onnx.defs.has(node.op_type, "")
+    }
+    if unknown:
+        found = ", ".join(f"{kind} (of {name})" for kind, name in unknown.items())
+        raise ExportError(f"ONNX lacks operators of the model: {found}. Give --format saved_model.")
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,35 @@
+"""TensorFlow's SavedModel, for TensorFlow Serving and as the source of other formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, final
+
+from lightkeras.exports.formats.base import Format, Program
+
+SIGNATURE = "serving_default"
+
+
+@final
+class SavedModel(Format):
+    """A folder; the signature `serving_default` has the inputs and outputs by name. Takes text."""
+
+    name: ClassVar[str] = "saved_model"
+    runtime: ClassVar[str] = "tensorflow"
+    takes_text: ClassVar[bool] = True
+    file: ClassVar[str] = "saved_model"
+
+    def write(self, program: Program, folder: Path) -> None:
+        write_saved_model(program, folder / self.file)
+
+
+def write_saved_model(program: Program, folder: Path) -> None:
+    """Writes a SavedModel with an open batch size."""
+    import keras
+    import tensorflow as tf
+
+    archive = keras.export.ExportArchive()
+    archive.track(program.model)
+    specs = {port.name: tf.TensorSpec(port.shape, port.dtype, port.name) for port in program.inputs.each}
+    archive.add_endpoint("serve", program.call, input_signature=[specs])
+    archive.write_out(str(folder), verbose=False)

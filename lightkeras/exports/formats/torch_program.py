@@ -1,0 +1,52 @@
+"""A program of torch.export."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+from lightkeras.exports.errors import ExportError
+from lightkeras.exports.formats.base import Format, Program
+
+EXAMPLES = 2
+"""Batch size of the trace: torch takes 1 for a constant."""
+
+
+@final
+class TorchProgram(Format):
+    """One file for `torch.export.load`; takes the inputs in their order and returns a dict of the outputs."""
+
+    name: ClassVar[str] = "torch"
+    backend: ClassVar[str | None] = "torch"
+    runtime: ClassVar[str] = "torch"
+    tools: ClassVar[tuple[str, ...]] = ("torch",)
+    extra: ClassVar[str | None] = "torch"
+    file: ClassVar[str] = "model.pt2"
+
+    def write(self, program: Program, folder: Path) -> None:
+        import torch
+
+        class Served(torch.nn.Module):  # type: ignore[misc]
+            def __init__(self) -> None:
+                super().__init__()
+                self.model = program.model
+
+            def forward(self, *tensors: Any) -> dict[str, Any]:
+                return program.call(dict(zip(program.inputs.names, tensors, strict=True)))
+
+        batch = torch.export.Dim("batch", min=1)
+        examples = tuple(
+            torch.ones([EXAMPLES, *(size or EXAMPLES for size in port.shape[1:])], dtype=getattr(torch, port.dtype))
+            for port in program.inputs.each
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of variables that are no submodules
+            try:
+                made = torch.export.export(
+                    Served().eval(), examples, dynamic_shapes=(tuple({0: batch} for _ in examples),), strict=False
+                )
+            except Exception as error:
+                reason = " ".join(str(error).split())[:600]
+                raise ExportError(f"torch.export cannot trace the model with an open batch size: {reason}") from error
+        torch.export.save(made, folder / self.file)

@@ -1,0 +1,250 @@
+"""The process that writes an artifact: it has the backend that the format needs, which the user's process need not.
+
+    KERAS_BACKEND=tensorflow python -m lightkeras.exports.writer FOLDER
+
+It reads `FOLDER/request.json`, loads the model, refuses what the format cannot hold before anything is written, writes
+the artifact, and leaves `examples.npz`, `expected.npz` and `written.json`, or `error.json`, in FOLDER.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from lightkeras.encoders.base import JoinError, model_ends
+from lightkeras.exports import examples
+from lightkeras.exports.errors import ExportError
+from lightkeras.exports.formats import FORMATS
+from lightkeras.exports.formats.base import Format, Program
+from lightkeras.exports.formats.weights import weights_of
+from lightkeras.exports.loading import load_model, make_task
+from lightkeras.exports.parts import check_takes_text
+from lightkeras.exports.ports import Port, Ports, ports_of
+from lightkeras.runs.directory import RunDirectory
+from lightkeras.runs.untrusted import untrusted_in
+from lightkeras.system import environment, files, trust
+from lightkeras.task import Task
+from lightkeras.training.task_file import load_task
+
+TIMED = 15
+"""Calls of `predict` that the median latency is of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is to be written; see `export.export`.
+
+    Args:
+        format: Name of the format.
+        model_file: The `.keras` file.
+        target: Folder to write to, which is created.
+        run_dir: The run; `None` for a model in memory.
+        task: `FILE.py:ClassName`; `None` for none.
+        outputs: `"model"` or `"predict"`.
+        part: `"whole"` or `"numbers"`.
+        quantize: What to quantize to; `None` for nothing.
+        trust_run: Whether code that only the run names may run.
+    """
+
+    format: str
+    model_file: str
+    target: str
+    run_dir: str | None = None
+    task: str | None = None
+    outputs: str = "model"
+    part: str = "whole"
+    quantize: str | None = None
+    trust_run: bool = False
+
+
+def write(request: Request, exchange: Path) -> dict[str, Any]:
+    """Writes an artifact, its examples and the outputs that are expected for them; returns the facts about it."""
+    form = FORMATS[request.format]
+    task_class = None if request.task is None else load_task(request.task)
+    with _trusting(request, task_class):
+        model = load_model(Path(request.model_file), task_class, request.trust_run)
+        task = None
+        if task_class is not None and request.run_dir is not None:
+            task = make_task(task_class, Path(request.run_dir))
+        inputs = inputs_of_model(model)
+        if not form.takes_text:
+            check_takes_text(model, inputs, form.name)
+        given = examples.drawn_examples(model, inputs) if task is None else examples.examples_of(task, inputs)
+        call = _call_of(model, task, inputs, request.outputs)
+        outputs = _outputs_of(model, call(tensors(given, 2)), request.outputs)
+
+        def named(batch: Mapping[str, Any]) -> dict[str, Any]:
+            return outputs.unpack(call(batch))
+
+        expected = {
+            name: np.asarray(keras.ops.convert_to_numpy(found)) for name, found in named(tensors(given)).items()
+        }
+        _check_finite(expected)
+        precision = _quantized(model, request.quantize, form)
+        own = request.quantize if request.quantize in form.quantizes else None
+        target = Path(request.target)
+        with files.explained(target):
+            target.mkdir(parents=True)
+            form.write(Program(model, named, inputs, outputs, own), target)
+        np.savez(exchange / "examples.npz", **given)
+        np.savez(exchange / "expected.npz", **(expected if form.computes else weights_of(model)))
+        return {
+            "inputs": inputs.record(),
+            "outputs": outputs.record(),
+            "classes": _files_of_classes(model, request.task),
+            "trust_run": request.trust_run,
+            "examples": "drawn" if task is None else "test split",
+            "precision": precision,
+            "predict_seconds": _latencies(model, inputs, given) if form.computes else None,
+            "backend": keras.backend.backend(),
+            "versions": environment.versions(),
+        }
+
+
+def inputs_of_model(model: keras.Model) -> Ports:
+    """The inputs of a model; those of a subclass from the shapes that it was built with."""
+    try:
+        structure, _ = model_ends(model)
+        names = [tensor.name for tensor in keras.tree.flatten(structure)]
+        return ports_of(structure, names, "inputs")
+    except JoinError:
+        shapes = model.get_build_config() or {}
+    built = shapes.get("input_shape") or (shapes.get("shapes_dict") or {}).get("inputs_shape")
+    if built is None:
+        raise ExportError(f"{type(model).__name__} {model.name!r} does not record the shape of its inputs.")
+
+    def spec(shape: Any) -> Port:
+        return Port("inputs", model.input_dtype, tuple(shape))
+
+    if isinstance(built, Mapping):
+        return ports_of({name: spec(shape) for name, shape in built.items()}, (), "inputs")
+    if isinstance(built[0], (list, tuple)):
+        return ports_of([spec(shape) for shape in built], (), "inputs")
+    return ports_of(spec(built), (), "inputs")
+
+
+def tensors(given: Mapping[str, np.ndarray], count: int | None = None) -> dict[str, Any]:
+    """The first examples as tensors of the backend; texts as strings of TensorFlow."""
+    return {name: _tensor(array[:count]) for name, array in given.items()}
+
+
+def _tensor(array: np.ndarray) -> Any:
+    if array.dtype.kind != "S":
+        return keras.ops.convert_to_tensor(array)
+    import tensorflow as tf
+
+    return tf.constant(array)
+
+
+def _call_of(model: keras.Model, task: Task | None, inputs: Ports, outputs: str) -> Any:
+    """What computes the outputs, in their structure, from inputs by name."""
+    if outputs == "model":
+        return lambda batch: model(inputs.pack(batch), training=False)
+    if task is None:
+        raise ExportError("--outputs predict needs the class that defines predict_step: give --task FILE.py:ClassName.")
+    if not isinstance(vars(task).get("model"), keras.Model):
+        raise ExportError(f"--outputs predict needs a `self.model`, which {type(task).__name__} does not have.")
+    task.model = model
+    return lambda batch: task.run_predict_step((inputs.pack(batch),))
+
+
+def _outputs_of(model: keras.Model, found: Any, outputs: str) -> Ports:
+    names: list[str] = []
+    if outputs == "model" and not isinstance(found, Mapping):
+        try:
+            names = list(keras.Model(*model_ends(model)).output_names)
+        except JoinError:  # a subclass
+            names = []
+    found = keras.tree.map_structure(_spec_of, found)
+    return ports_of(found, names, "outputs" if outputs == "model" else "prediction")
+
+
+def _spec_of(tensor: Any) -> keras.KerasTensor:
+    return keras.KerasTensor(tuple(tensor.shape), keras.backend.standardize_dtype(tensor.dtype))
+
+
+def _check_finite(expected: Mapping[str, np.ndarray]) -> None:
+    for name, array in expected.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ExportError(
+                f"The model's output {name!r} is not finite for its examples: its weights are not worth exporting. "
+                "Give a run that did not diverge."
+            )
+
+
+def _quantized(model: keras.Model, quantize: str | None, form: Format) -> str:
+    """Quantizes a model as Keras does, if asked; returns the precision that outputs are compared at."""
+    if quantize is None:
+        return _precision(model)
+    if quantize in form.quantizes:
+        return "float16" if quantize == "float16" else "int8"
+    try:
+        model.quantize(quantize)
+    except (ValueError, NotImplementedError) as error:
+        raise ExportError(
+            f"--quantize {quantize}: Keras cannot quantize this model so: {' '.join(str(error).split())[:400]} "
+            f"--format {form.name} itself has: {', '.join(form.quantizes) or 'nothing'}."
+        ) from error
+    return "int8"
+
+
+def _files_of_classes(model: keras.Model, task: str | None) -> list[str]:
+    """What must be imported before plain Keras loads the model: modules, and the file of the task."""
+    owners = {type(layer).__module__.partition(".")[0] for layer in [model, *examples.layers_of(model)]} - {"keras"}
+    ours = ["lightkeras"] if "lightkeras" in owners else []
+    return [*ours, *([] if task is None or not owners - {"lightkeras"} else [task.rpartition(":")[0]])]
+
+
+def _precision(model: keras.Model) -> str:
+    dtypes = {layer.compute_dtype for layer in examples.layers_of(model)}
+    return next((dtype for dtype in ("bfloat16", "float16") if dtype in dtypes), "float32")
+
+
+def _latencies(model: keras.Model, inputs: Ports, given: Mapping[str, np.ndarray]) -> list[float]:
+    """Median seconds of Keras's `predict` with 1 and with 32 examples."""
+    found = []
+    for size in (1, examples.COUNT):
+        batch = inputs.pack({name: _tensor(array[:size]) for name, array in given.items()})
+        model.predict(batch, verbose=0)
+        taken = []
+        for _ in range(TIMED):
+            began = time.perf_counter()
+            model.predict(batch, verbose=0)
+            taken.append(time.perf_counter() - began)
+        found.append(float(np.median(taken)))
+    return found
+
+
+@contextlib.contextmanager
+def _trusting(request: Request, task_class: type[Task] | None) -> Iterator[None]:
+    found = None
+    if not request.trust_run and request.run_dir is not None and task_class is not None:
+        run_dir = Path(request.run_dir)
+        config = RunDirectory(run_dir).read_config()
+        recorded = config.get("lookup", {}).get("data_dir")
+        found = untrusted_in(run_dir, task_class.HParams, config.get("hparams", {}), recorded)
+    with trust.trusting(found):
+        yield
+
+
+def main(folder: Path) -> int:
+    """Runs the request in a folder; returns the exit status."""
+    request = Request(**files.read_json(folder / "request.json"))
+    try:
+        files.write_json(folder / "written.json", write(request, folder))
+    except (ValueError, TypeError, OSError, NotImplementedError) as error:
+        files.write_json(folder / "error.json", {"kind": type(error).__name__, "message": str(error)})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(Path(sys.argv[1])))
