@@ -19,7 +19,7 @@ def parser() -> jsonargparse.ArgumentParser:
         "its outputs with Keras's. What does not compute the same is not kept."
     )
     found.add_argument("run", type=str, help="Run directory, or that of a search, whose best trial is taken.")
-    found.add_argument("--format", type=Literal[tuple(FORMATS)], required=True, help="Format to write.")  # type: ignore[valid-type]
+    found.add_argument("--format", type=Literal[tuple(FORMATS)], required=True, help="Format to write.")
     found.add_argument("--out", type=str | None, default=None, help="Folder to create. Null: RUN/export/FORMAT.")
     found.add_argument(
         "--part",
@@ -77,7 +77,9 @@ def show(result: ExportResult) -> None:
         lines["checked"] = "no: it was neither loaded nor compared (--unchecked)"
     else:
         difference, tolerance = record["largest_difference"], record["tolerance"]
-        lines["checked"] = f"differs by at most {difference:.2g} on 32 examples ({record['examples']}, {tolerance:g})"
+        lines["checked"] = (
+            f"differs by at most {difference:.2g} on 32 examples ({record['examples']}, tolerance {tolerance:g})"
+        )
     for size in (1, 32) if record["latency"] else ():
         own, predict = (record["latency"][name][f"batch_{size}"] for name in ("artifact_s", "predict_s"))
         lines[f"batch of {size}"] = f"{1e3 * own:.3g} ms, Keras predict {1e3 * predict:.3g} ms ({predict / own:.1f}x)"

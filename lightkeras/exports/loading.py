@@ -1,4 +1,7 @@
-"""Loads the model of a run in the process that exports it. Runs no code that only the run names, unless it is trusted."""
+"""Loads the model of a run in the process that exports it.
+
+No code that only the run names is executed, unless the run is trusted.
+"""
 
 from __future__ import annotations
 

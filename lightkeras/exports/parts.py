@@ -20,8 +20,8 @@ def check_takes_text(model: keras.Model, inputs: Ports, name: str) -> None:
     layers = [f"{layer.name} ({type(layer).__name__})" for layer in model.layers if _reads_text(layer)]
     raise ExportError(
         f"--format {name} has no operators for text, which the input {', '.join(map(repr, texts))} takes; it is read "
-        f"by {', '.join(layers) or 'the model'}. Give --format saved_model, which takes text, or --part numbers for the "
-        "part of the model after that layer."
+        f"by {', '.join(layers) or 'the model'}. Give --format saved_model, which takes text, or --part numbers for "
+        "the part of the model after that layer."
     )
 
 

@@ -2,9 +2,11 @@
 
     python -P reader.py FORMAT ARTIFACT EXAMPLES.npz OUTPUTS.npz
 
-This file imports nothing of lightkeras, and keeps the runtime from importing that or Keras. `EXAMPLES.npz` has an array for each input of the model by its name; its axis 0
-counts examples, and texts are bytes. `OUTPUTS.npz` gets the outputs of batches of 1, 7 and all examples: of "logits"
-the arrays "1/logits", "7/logits" and "all/logits"; and the seconds of a call with 1 and with 32 examples as "seconds".
+This file imports nothing of lightkeras, and keeps the runtime from importing that or Keras.
+
+`EXAMPLES.npz` has an array for each input of the model by its name; its axis 0 counts examples, and texts are bytes.
+`OUTPUTS.npz` gets the outputs of batches of 1, 7 and all examples: of "logits" the arrays "1/logits", "7/logits" and
+"all/logits"; and the seconds of a call with 1 and with 32 examples as "seconds".
 """
 
 import importlib
@@ -13,26 +15,31 @@ import os
 import runpy
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+
+Arrays = dict[str, np.ndarray]
+Run = Callable[[Arrays], Arrays]
 
 CALLS, WARM, MOST_SECONDS = 50, 3, 2.0
 
 
-def saved_model(path):
+def saved_model(path: str) -> Run:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(path)  # must outlive its signature
     serve = loaded.signatures["serving_default"]
 
-    def run(inputs):
+    def run(inputs: Arrays) -> Arrays:
         found = serve(**{name: tf.constant(array) for name, array in inputs.items()})
         return {name: tensor.numpy() for name, tensor in found.items()} if loaded else {}
 
     return run
 
 
-def onnx(path):
+def onnx(path: str) -> Run:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -40,14 +47,14 @@ def onnx(path):
     return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
 
 
-def litert(path):
+def litert(path: str) -> Run:
     from ai_edge_litert.interpreter import Interpreter
 
     serve = Interpreter(path).get_signature_runner("serving_default")
     return lambda inputs: serve(**inputs)
 
 
-def openvino(path):
+def openvino(path: str) -> Run:
     from openvino import Core
 
     model = Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -55,12 +62,12 @@ def openvino(path):
     return lambda inputs: dict(zip(names, model(inputs).to_tuple(), strict=True))
 
 
-def torch(path):
+def torch(path: str) -> Run:
     import torch
 
     model = torch.export.load(path).module()
 
-    def run(inputs):  # in the order in which EXAMPLES.npz holds them
+    def run(inputs: Arrays) -> Arrays:  # in the order in which EXAMPLES.npz holds them
         with torch.no_grad():
             found = model(*(torch.from_numpy(array) for array in inputs.values()))
         return {name: tensor.numpy() for name, tensor in found.items()}
@@ -68,18 +75,18 @@ def torch(path):
     return run
 
 
-def weights(path):
+def weights(path: str) -> Run:
     from safetensors.numpy import load_file
 
     arrays = load_file(path)
     return lambda inputs: arrays
 
 
-def keras(path):
+def keras(path: str) -> Run:
     """The fifth argument is JSON: the structure of the inputs, the names of the outputs, what defines classes."""
     with open(sys.argv[5], encoding="utf-8") as file:
         facts = json.load(file)
-    custom = {}
+    custom: dict[str, Any] = {}
     for name in facts["classes"]:
         custom |= runpy.run_path(name) if name.endswith(".py") else vars(importlib.import_module(name))
     import keras
@@ -87,7 +94,7 @@ def keras(path):
     classes = {name: found for name, found in custom.items() if isinstance(found, type)}
     model = keras.saving.load_model(path, custom_objects=classes, compile=False, safe_mode=not facts["trust_run"])
 
-    def run(inputs):
+    def run(inputs: Arrays) -> Arrays:
         arrays = {name: _keras_tensor(array) for name, array in inputs.items()}
         kind = facts["inputs"]["kind"]
         given = arrays if kind == "dict" else list(arrays.values()) if kind == "list" else next(iter(arrays.values()))
@@ -100,7 +107,7 @@ def keras(path):
     return run
 
 
-def _keras_tensor(array):
+def _keras_tensor(array: np.ndarray) -> Any:
     import keras
 
     if array.dtype.kind != "S":
@@ -113,7 +120,7 @@ def _keras_tensor(array):
 FORMATS = {one.__name__: one for one in (saved_model, onnx, litert, openvino, torch, keras, weights)}
 
 
-def batched(run, inputs, size):
+def batched(run: Run, inputs: Arrays, size: int) -> Arrays:
     """Outputs for all examples, in batches of a size; the last one may be smaller."""
     count = len(next(iter(inputs.values())))
     parts = [
@@ -122,9 +129,10 @@ def batched(run, inputs, size):
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def seconds(run, inputs, size):
+def seconds(run: Run, inputs: Arrays, size: int) -> float:
     """Median seconds of a call."""
-    batch, taken, began = {name: array[:size] for name, array in inputs.items()}, [], time.perf_counter()
+    batch, began = {name: array[:size] for name, array in inputs.items()}, time.perf_counter()
+    taken: list[float] = []
     for _ in range(WARM):
         run(batch)
     while len(taken) < CALLS and time.perf_counter() - began < MOST_SECONDS:
@@ -134,14 +142,14 @@ def seconds(run, inputs, size):
     return float(np.median(taken)) if taken else float("nan")
 
 
-def main(form, path, examples, outputs, *_):
+def main(form: str, path: str, examples: str, outputs: str, *_: str) -> None:
     if form != "keras":
-        sys.modules["keras"] = sys.modules["lightkeras"] = None  # an import of them fails
+        sys.modules.update({"keras": None, "lightkeras": None})  # type: ignore[dict-item]  # an import of them fails
     with np.load(examples) as file:
         inputs = {name: file[name] for name in file.files}
     run = FORMATS[form](path)
     if form == "weights":
-        np.savez(outputs, **run(inputs))
+        np.savez(outputs, **run(inputs))  # type: ignore[arg-type]
         return
     count = len(next(iter(inputs.values())))
     found = {
@@ -149,7 +157,7 @@ def main(form, path, examples, outputs, *_):
         for label, size in (("1", 1), ("7", 7), ("all", count))
         for name, array in batched(run, inputs, size).items()
     }
-    np.savez(outputs, seconds=np.array([seconds(run, inputs, size) for size in (1, 32)]), **found)
+    np.savez(outputs, **found, seconds=np.array([seconds(run, inputs, size) for size in (1, 32)]))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,8 @@ def write(request: Request, exchange: Path) -> dict[str, Any]:
         with files.explained(target):
             target.mkdir(parents=True)
             form.write(Program(model, named, inputs, outputs, own), target)
-        np.savez(exchange / "examples.npz", **given)
-        np.savez(exchange / "expected.npz", **(expected if form.computes else weights_of(model)))
+        _save(exchange / "examples.npz", given)
+        _save(exchange / "expected.npz", expected if form.computes else weights_of(model))
         return {
             "inputs": inputs.record(),
             "outputs": outputs.record(),
@@ -107,6 +108,10 @@ def write(request: Request, exchange: Path) -> dict[str, Any]:
             "backend": keras.backend.backend(),
             "versions": environment.versions(),
         }
+
+
+def _save(path: Path, arrays: Mapping[str, Any]) -> None:
+    np.savez(path, **arrays)
 
 
 def inputs_of_model(model: keras.Model) -> Ports:
@@ -186,13 +191,18 @@ def _quantized(model: keras.Model, quantize: str | None, form: Format) -> str:
         return _precision(model)
     if quantize in form.quantizes:
         return "float16" if quantize == "float16" else "int8"
+    before = {layer.dtype_policy.name for layer in examples.layers_of(model)}
     try:
-        model.quantize(quantize)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # Keras warns of each layer that has nothing to quantize
+            model.quantize(quantize)
     except (ValueError, NotImplementedError) as error:
         raise ExportError(
             f"--quantize {quantize}: Keras cannot quantize this model so: {' '.join(str(error).split())[:400]} "
             f"--format {form.name} itself has: {', '.join(form.quantizes) or 'nothing'}."
         ) from error
+    if {layer.dtype_policy.name for layer in examples.layers_of(model)} == before:
+        raise ExportError(f"--quantize {quantize}: the model has no layer that Keras can quantize, such as Dense.")
     return "int8"
 
 

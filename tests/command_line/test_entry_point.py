@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import lightkeras
-from lightkeras.command_line.entry_point import load_task, main
+from lightkeras.command_line.entry_point import main
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = """
@@ -105,12 +105,6 @@ def test_mistakes_end_with_status_2_and_the_expected_form(bundle, tmp_path, file
     }.items():
         assert main(["replay", *args]) == 2
         assert expected in capsys.readouterr().err
-
-
-def test_a_file_is_imported_like_one_that_is_run_but_for_its_main_part(file):
-    found = load_task(f"{file}:Mine")
-    assert (found.__name__, found.__module__) == ("Mine", "task_of_mine")
-    assert sys.modules["task_of_mine"].NAME == "beside"
 
 
 def test_the_command_is_installed_under_its_name():

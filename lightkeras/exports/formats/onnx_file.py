@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -48,8 +50,8 @@ def _converted(saved_model: Path) -> Any:
     from keras.src.export.tf2onnx_lib import patch_tf2onnx  # tf2onnx 1.17 lacks NumPy 2
     from tf2onnx import convert, tf_loader
 
-    patch_tf2onnx()
     with _quiet():
+        patch_tf2onnx()
         graph, inputs, outputs, tables, names = tf_loader.from_saved_model(
             str(saved_model),
             None,
@@ -86,10 +88,13 @@ def _check_operators(proto: Any) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def _quiet() -> Iterator[None]:
+    """Drops what tf2onnx logs, and its warnings of NumPy's names."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.disable(before)
