@@ -63,24 +63,24 @@ def _cut(module: Any, samples: Sequence[str]) -> GraphHalves | None:
         return None
     if changes_something(whole.graph.as_graph_def()):
         return None
-    graph, end = _without_calls(whole.graph.as_graph_def())
+    graph, end = without_calls(whole.graph.as_graph_def())
     output = end(whole.outputs[0].name)
     text, *placeholders = [tensor.name for tensor in whole.inputs]
     captures = dict(zip(placeholders, whole.captured_inputs, strict=True))
     handles = {id(variable.handle) for variable in whole.variables}
-    variables = [_node(name) for name, captured in captures.items() if id(captured) in handles]
+    variables = [node_name(name) for name, captured in captures.items() if id(captured) in handles]
     readers = _readers(graph)
-    texty, learned = _reach([_node(text)], readers.get), _reach(variables, readers.get)
+    texty, learned = _reach([node_name(text)], readers.get), _reach(variables, readers.get)
     first = texty - learned
     inputs = {node.name: [i for i in node.input if not i.startswith("^")] for node in graph.node}
-    outside = {_node(text), *map(_node, captures)}
-    second = _reach([_node(output)], lambda name: [_node(i) for i in inputs[name] if _node(i) not in first])
-    cut = dict.fromkeys(_tensor(i) for name in sorted(second) for i in inputs[name] if _node(i) in first)
+    outside = {node_name(text), *map(node_name, captures)}
+    second = _reach([node_name(output)], lambda name: [node_name(i) for i in inputs[name] if node_name(i) not in first])
+    cut = dict.fromkeys(_tensor(i) for name in sorted(second) for i in inputs[name] if node_name(i) in first)
     frontier = _tensors(graph, cut)
     if not frontier or any(spec.dtype in (tf.string, tf.resource, tf.variant) for spec in frontier.values()):
         return None
     every = {node.name: list(node.input) for node in graph.node}
-    before = _reach(map(_node, cut), lambda name: [_node(i) for i in every[name]])
+    before = _reach(map(node_name, cut), lambda name: [node_name(i) for i in every[name]])
     text_spec = {text: tf.TensorSpec(whole.inputs[0].shape, tf.string)}
     to_numbers = _function_of(graph, before - outside, text_spec, captures, list(cut), ())
     from_numbers = _function_of(graph, second - outside, frontier, captures, [output], whole.variables)
@@ -159,7 +159,7 @@ def _function_of(
             copy.CopyFrom(node)
             # Control inputs from dropped nodes, such as checks of the other half, are dropped with them.
             del copy.input[:]
-            copy.input.extend(i for i in node.input if not i.startswith("^") or _node(i) in kept)
+            copy.input.extend(i for i in node.input if not i.startswith("^") or node_name(i) in kept)
     used = {_tensor(i) for node in part.node for i in node.input}
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec(s.shape, s.dtype) for s in feeds.values()])  # type: ignore[untyped-decorator]
@@ -179,7 +179,7 @@ def _function_of(
     return half.get_concrete_function()  # type: ignore[no-any-return]
 
 
-def _without_calls(graph: Any) -> tuple[Any, Callable[[str], str]]:
+def without_calls(graph: Any) -> tuple[Any, Callable[[str], str]]:
     """The graph with every call of a function replaced by that function's nodes, and the new names of tensors."""
     import tensorflow as tf
 
@@ -200,7 +200,7 @@ def _without_calls(graph: Any) -> tuple[Any, Callable[[str], str]]:
             expand(function.node_def, f"{name}/", inner)
             for number, output in enumerate(function.signature.output_arg):
                 renamed[f"{name}:{number}"] = inner(function.ret[output.name])
-            barriers[name] = ["^" + _node(inner(f"^{last}")) for last in function.control_ret.values()]
+            barriers[name] = ["^" + node_name(inner(f"^{last}")) for last in function.control_ret.values()]
 
     expand(graph.node, "", lambda name: name)
 
@@ -228,7 +228,7 @@ def _inside(function: Any, prefix: str, inputs: Sequence[str], definitions: Any)
     def translate(name: str) -> str:
         first, *rest = name.lstrip("^").split(":")
         if first in arguments:
-            return "^" + _node(arguments[first]) if name.startswith("^") else arguments[first]
+            return "^" + node_name(arguments[first]) if name.startswith("^") else arguments[first]
         if name.startswith("^"):
             return f"^{prefix}/{first}"
         output, number = rest
@@ -276,7 +276,7 @@ def _readers(graph: Any) -> dict[str, list[str]]:
     for node in graph.node:
         for name in node.input:
             if not name.startswith("^"):
-                found.setdefault(_node(name), []).append(node.name)
+                found.setdefault(node_name(name), []).append(node.name)
     return found
 
 
@@ -292,7 +292,8 @@ def _reach(seeds: Iterable[str], neighbours: Callable[[str], Iterable[str] | Non
     return found
 
 
-def _node(name: str) -> str:
+def node_name(name: str) -> str:
+    """The node of a tensor or of a control input."""
     return name.lstrip("^").split(":")[0]
 
 

@@ -62,7 +62,7 @@ class NgramBags(keras.layers.Layer):  # type: ignore[misc]
         """The arrays of `Bags.batch` of texts, string `[batch]`."""
         import tensorflow as tf
 
-        grams = self._known()
+        grams = self.grams
         with tf.device("CPU:0"):
             text = tf.strings.regex_replace(tf.strings.lower(inputs), TAGS, " ")
             words = tf.strings.split(tf.strings.regex_replace(text, f"({MARKS})", r" \1 "))
@@ -107,7 +107,7 @@ class NgramBags(keras.layers.Layer):  # type: ignore[misc]
         if self._table is None:
             import tensorflow as tf
 
-            words = list(self._known().words)
+            words = list(self.grams.words)
             with tf.init_scope():  # a graph may be being traced; the table outlives it
                 pairs = tf.lookup.KeyValueTensorInitializer(
                     tf.constant(words, tf.string), tf.range(1, len(words) + 1, dtype=tf.int64)
@@ -115,7 +115,9 @@ class NgramBags(keras.layers.Layer):  # type: ignore[misc]
                 self._table = tf.lookup.StaticHashTable(pairs, 0)
         return self._table
 
-    def _known(self) -> Ngrams:
+    @property
+    def grams(self) -> Ngrams:
+        """The known n-grams; a RuntimeError before they are loaded."""
         if self._grams is None:
             raise RuntimeError(f"NgramBags {self.name!r} has no n-grams: they are loaded with the model's weights.")
         return self._grams
@@ -125,7 +127,7 @@ class NgramBags(keras.layers.Layer):  # type: ignore[misc]
         return {name: keras.KerasTensor(sizes[name], dtype) for name, dtype in INPUTS.items()}
 
     def save_own_variables(self, store: Any) -> None:
-        for name, array in self._known().arrays().items():
+        for name, array in self.grams.arrays().items():
             store[name] = array
 
     def load_own_variables(self, store: Any) -> None:

@@ -1,0 +1,195 @@
+"""Word tables of modules: read from their graphs, with the rows that the modules give."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightkeras.encoders.hub import sample_text_module
+from lightkeras.encoders.hub.linear_table import find_table
+from lightkeras.encoders.hub.module_files import load_module
+from lightkeras.encoders.hub.word_table import NoWordTableError, find_word_table
+
+TEXT = [tf.TensorSpec([None], tf.string)]
+WORDS = ["good", "film", "it's", "café", "Never", "two words", ",", ""]
+PIECES = [
+    "good",
+    "FILM",
+    "it's",
+    "CAFÉ",
+    "café",
+    " ",
+    " ",
+    "\n",
+    ",",
+    "-",
+    "<br />",
+    "É",
+    "\x00",
+    "\u2028",
+    "never",
+    "[",
+]
+
+
+class Module(tf.Module):
+    """The mean of the rows of words in a vocabulary, as many modules compute it; the settings are class attributes."""
+
+    lower, pattern, rewrite, separator, buckets = "", r"<br ?/?>|[[:punct:]]", " ", "", 1
+
+    def __init__(self):
+        self.table = tf.Variable(tf.random.stateless_normal([len(WORDS) + self.buckets, 3], [1, 2]))
+        pairs = tf.lookup.KeyValueTensorInitializer(tf.constant(WORDS), tf.range(len(WORDS), dtype=tf.int64)[::-1])
+        known = tf.lookup.StaticVocabularyTable(pairs, self.buckets) if self.buckets else None
+        self.words = known or tf.lookup.StaticHashTable(pairs, -1)
+
+    def prepared(self, texts):
+        lowered = tf.strings.lower(texts, encoding=self.lower)
+        return tf.strings.regex_replace(lowered, self.pattern, self.rewrite)
+
+    @tf.function(input_signature=TEXT, autograph=False)
+    def __call__(self, texts):
+        words = tf.strings.split(self.prepared(texts), self.separator or None)
+        ids, rows = self.words.lookup(words.flat_values), words.value_rowids()
+        ids, rows = tf.boolean_mask(ids, ids >= 0), tf.boolean_mask(rows, ids >= 0)
+        return self.combined(tf.gather(self.table, ids), rows, words.nrows())
+
+    def combined(self, vectors, rows, count):
+        return tf.math.unsorted_segment_mean(vectors, rows, count)
+
+
+class Summed(Module):
+    """Without a row for unknown words, and with letters of all alphabets in lower case."""
+
+    lower, buckets, pattern, rewrite = "utf-8", 0, r"[^a-zé' ]", " "
+
+    def combined(self, vectors, rows, count):
+        return tf.math.unsorted_segment_sum(vectors, rows, count)
+
+
+class Rooted(Module):
+    def combined(self, vectors, rows, count):
+        return tf.math.unsorted_segment_sqrt_n(vectors, rows, count)
+
+
+@pytest.fixture(scope="module")
+def table_of(tmp_path_factory):
+    """A function that saves a module, loads it, and finds its table."""
+
+    def build(kind):
+        folder = tmp_path_factory.mktemp("module")
+        tf.saved_model.save(kind(), str(folder))
+        return find_table(load_module(folder, kind.__name__))
+
+    return build
+
+
+def bags_of(found, texts):
+    """Rows and weights of some texts, computed as `WordTable` describes it."""
+    numbers = {word: row for row, word in enumerate(found.vocabulary) if word}
+    bags = []
+    for text in texts:
+        rows = [numbers.get(word, found.unknown) for word in found.words(text)]
+        rows = [row for row in rows if row is not None] or [row for row in (found.empty,) if row is not None]
+        divisor = {None: 1, "count": len(rows), "root": len(rows) ** 0.5}[found.divide]
+        bags.append({row: rows.count(row) / divisor for row in sorted(rows)})
+    return bags
+
+
+def check_equal(table, found, texts):
+    bags = table.bags(np.array([*texts, ""], dtype=object)[:-1])
+    for bag, ids, weights in zip(
+        bags_of(found, texts), *(np.split(each, bags.splits[1:-1]) for each in (bags.ids, bags.weights)), strict=True
+    ):
+        assert list(bag) == ids.tolist()
+        np.testing.assert_allclose(list(bag.values()), weights, rtol=1e-5)
+
+
+@pytest.fixture(scope="module", params=[Module, Summed, Rooted])
+def pair(request, table_of):
+    table = table_of(request.param)
+    return table, find_word_table(table)
+
+
+def test_the_table_of_a_module(table_of):
+    found = find_word_table(table_of(Module))
+    # "it's", "two words" and "," are divided, "Never" is lower-cased: no text has them as words. Rows run backwards.
+    assert found.vocabulary == ("", "", "", "", "café", "", "film", "good", "")
+    assert (found.lower, found.unknown, found.empty, found.divide) == ("ascii", 8, None, "count")
+    assert found.words("A-b<br/>[C]\\d^e") == ["a", "b", "c", "d", "e"]
+    found = find_word_table(table_of(Summed))
+    assert found.vocabulary == ("", "", "", "", "café", "it's", "film", "good")
+    assert (found.lower, found.unknown, found.empty, found.divide) == ("unicode", None, None, None)
+    assert find_word_table(table_of(Rooted)).divide == "root"
+
+
+@settings(max_examples=100, deadline=None)
+@given(texts=st.lists(st.text() | st.lists(st.sampled_from(PIECES)).map("".join), min_size=1, max_size=3))
+def test_any_texts_have_the_modules_rows(pair, texts):
+    check_equal(*pair, texts)
+
+
+def test_a_module_with_a_row_for_empty_texts(table_of):
+    class Filled(Module):
+        @tf.function(input_signature=TEXT, autograph=False)
+        def __call__(self, texts):
+            words = tf.strings.split(self.prepared(texts)).to_sparse()
+            ids = tf.SparseTensor(words.indices, self.words.lookup(words.values), words.dense_shape)
+            ids, _ = tf.sparse.fill_empty_rows(ids, 2)
+            return tf.math.segment_mean(tf.gather(self.table, ids.values), ids.indices[:, 0])
+
+    table = table_of(Filled)
+    found = find_word_table(table)
+    assert found.empty == 2
+    check_equal(table, found, ["", "good", ",", "good film good", "\x00"])
+
+
+class Buckets(Module):
+    buckets = 3
+
+
+class Letters(Module):
+    separator = ","
+
+
+class Anchored(Module):
+    pattern = r"^the |\bfilms?$"
+
+
+class Marked(Module):
+    pattern, rewrite = "([a-z])-", r"\1"
+
+
+class Stripped(Module):
+    def prepared(self, texts):
+        return tf.strings.strip(texts)
+
+
+class Late(Module):
+    def prepared(self, texts):
+        return tf.strings.lower(tf.strings.regex_replace(texts, "-", ""))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (Buckets, "unknown words have 3 rows of its table"),
+        (Letters, "it does not split texts at white space"),
+        (Anchored, "Python would read its regular expression .* otherwise"),
+        (Marked, r"Python would read its regular expression .* -> .* otherwise"),
+        (Stripped, "it prepares texts with the operation StringStrip"),
+        (Late, "it prepares texts with StringLower after 1 other operations"),
+    ],
+)
+def test_what_python_would_do_otherwise_is_refused(table_of, kind, reason):
+    with pytest.raises(NoWordTableError, match=reason):
+        find_word_table(table_of(kind))
+
+
+def test_a_module_that_hashes_words_has_no_vocabulary(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIGHTKERAS_CACHE_DIR", str(tmp_path))
+    with pytest.raises(
+        NoWordTableError, match=r"its words are hashed \(StringToHashBucket\), so that there is no voca"
+    ):
+        find_word_table(find_table(load_module(sample_text_module(), "sample")))
