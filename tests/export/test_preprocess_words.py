@@ -7,118 +7,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from keras import layers
+from text_stages import GRAMS, LABELS, ODD, TEXT, TEXTS, WORDS, arrays_of, check_equal, encoder_of, exported
 
 import lightkeras as lk
 from lightkeras.data.lookup import Lookup
-from lightkeras.export.preprocess_words import Preprocessor
-from lightkeras.export.text_stage import READER, split_text
-
-TEXTS = np.array(
-    [
-        "A good, good film. Not one of the dull ones!",
-        "a dull film: it's not good <br /><br />at all",
-        b"the good one, the caf\xc3\xa9 and \xff the [UNK]",
-        "Émile's café; good\x00film\x1cone",
-    ]
-    * 2,
-    dtype=object,
-)
-LABELS = np.array([1, 0] * 4)
-ODD = [
-    *("", " \t\n", "\x00", "\r\n\x0b\x0c", "good\ngood\u2028film\x85one", "[UNK]", "a\xa0good film", "ÀÉ", "\u017f \u212a \u0130 \u03c2 \u03a3"),
-    *(
-        b"\xff\xfe good",
-        b"caf\xe9",
-        "<br/>good< br>film</a b=1><1>",
-        "it's_not-a.film",
-        "good " * 3000,
-        "\U0001f600 good",
-    ),
-    *("good film good film not good", "the the the", "unknown words only", "\x1c\x1d\x1e\x1f", "\ud7ff\ue000"),
-]
-PIECES = [
-    "good",
-    "film",
-    "a",
-    "the",
-    "not",
-    " ",
-    " ",
-    "\n",
-    ".",
-    "'",
-    "<br />",
-    "<",
-    ">",
-    "é",
-    "É",
-    "\x00",
-    "\t",
-    "dull",
-]
-TEXT = st.text() | st.binary() | st.lists(st.sampled_from(PIECES)).map("".join)
-
-WORDS = [
-    {"max_tokens": 12, "length": 6, "standardize": standardize, "keep": keep}
-    for standardize, keep in [
-        ("lower_and_strip_punctuation", "first"),
-        ("lower", "last"),
-        ("strip_punctuation", "first"),
-        ("none", "last"),
-    ]
-]
-GRAMS = [
-    {},
-    {"ngrams": 3, "weights": "naive_bayes", "max_features": None},
-    {"ngrams": 1, "weights": "count", "normalize": False, "max_features": 5},
-    {"ngrams": 2, "weights": "binary", "select": "frequency", "min_texts": 1, "normalize": False},
-]
-
-
-def model_of(encoder):
-    inputs = encoder.inputs()
-    if isinstance(encoder, lk.TextVectorizer):
-        x = layers.Flatten()(layers.Embedding(encoder.vocabulary_size, 3)(inputs))
-    else:
-        x = encoder.embed(inputs, 4) if isinstance(encoder, lk.NgramVectorizer) else encoder.embed(inputs)
-    return keras.Model(inputs, layers.Dense(1)(x))
-
-
-def exported(encoder, folder):
-    """The reader of an encoder's text stage, and the numeric model."""
-    stage, numeric = split_text(encoder.join(model_of(encoder)))
-    stage.write(folder)
-    return Preprocessor(folder), numeric
-
-
-def arrays_of(encoder, texts):
-    found = encoder.encode(np.array([*texts, ""], dtype=object)[:-1])  # a list of one str stays one text
-    return {"words": found} if isinstance(found, np.ndarray) else found.batch()
-
-
-def check_equal(preprocess, encoder, texts):
-    found, wanted = preprocess(texts), arrays_of(encoder, texts)
-    assert sorted(found) == sorted(wanted)
-    for name, array in wanted.items():
-        assert found[name].dtype == array.dtype
-        np.testing.assert_array_equal(found[name], array)
+from lightkeras.export.text_stage import READER
 
 
 @pytest.fixture(scope="module", params=[*WORDS, *GRAMS], ids=str)
 def pair(request, tmp_path_factory):
     """An encoder and the reader of its text stage."""
-    if "length" in request.param:
-        encoder = lk.TextVectorizer(**request.param)
-        encoder.fit([TEXTS])
-    else:
-        encoder = lk.NgramVectorizer(**request.param)
-        encoder.fit([(TEXTS, LABELS)])
+    encoder = encoder_of(request.param)
     return encoder, exported(encoder, tmp_path_factory.mktemp("stage"))[0]
 
 

@@ -5,14 +5,13 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from text_stages import SIGNATURE, Module, Rooted, Summed
 
 from lightkeras.encoders.hub import sample_text_module
 from lightkeras.encoders.hub.linear_table import find_table
 from lightkeras.encoders.hub.module_files import load_module
 from lightkeras.encoders.hub.word_table import NoWordTableError, find_word_table
 
-TEXT = [tf.TensorSpec([None], tf.string)]
-WORDS = ["good", "film", "it's", "café", "Never", "two words", ",", ""]
 PIECES = [
     "good",
     "FILM",
@@ -31,46 +30,6 @@ PIECES = [
     "never",
     "[",
 ]
-
-
-class Module(tf.Module):
-    """The mean of the rows of words in a vocabulary, as many modules compute it; the settings are class attributes."""
-
-    lower, pattern, rewrite, separator, buckets = "", r"<br ?/?>|[[:punct:]]", " ", "", 1
-
-    def __init__(self):
-        self.table = tf.Variable(tf.random.stateless_normal([len(WORDS) + self.buckets, 3], [1, 2]))
-        pairs = tf.lookup.KeyValueTensorInitializer(tf.constant(WORDS), tf.range(len(WORDS), dtype=tf.int64)[::-1])
-        known = tf.lookup.StaticVocabularyTable(pairs, self.buckets) if self.buckets else None
-        self.words = known or tf.lookup.StaticHashTable(pairs, -1)
-
-    def prepared(self, texts):
-        lowered = tf.strings.lower(texts, encoding=self.lower)
-        return tf.strings.regex_replace(lowered, self.pattern, self.rewrite)
-
-    @tf.function(input_signature=TEXT, autograph=False)
-    def __call__(self, texts):
-        words = tf.strings.split(self.prepared(texts), self.separator or None)
-        ids, rows = self.words.lookup(words.flat_values), words.value_rowids()
-        ids, rows = tf.boolean_mask(ids, ids >= 0), tf.boolean_mask(rows, ids >= 0)
-        return self.combined(tf.gather(self.table, ids), rows, words.nrows())
-
-    def combined(self, vectors, rows, count):
-        return tf.math.unsorted_segment_mean(vectors, rows, count)
-
-
-class Summed(Module):
-    """Without a row for unknown words, and with letters of all alphabets in lower case."""
-
-    lower, buckets, pattern, rewrite = "utf-8", 0, r"[^a-zé' ]", " "
-
-    def combined(self, vectors, rows, count):
-        return tf.math.unsorted_segment_sum(vectors, rows, count)
-
-
-class Rooted(Module):
-    def combined(self, vectors, rows, count):
-        return tf.math.unsorted_segment_sqrt_n(vectors, rows, count)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +91,7 @@ def test_any_texts_have_the_modules_rows(pair, texts):
 
 def test_a_module_with_a_row_for_empty_texts(table_of):
     class Filled(Module):
-        @tf.function(input_signature=TEXT, autograph=False)
+        @tf.function(input_signature=SIGNATURE, autograph=False)
         def __call__(self, texts):
             words = tf.strings.split(self.prepared(texts)).to_sparse()
             ids = tf.SparseTensor(words.indices, self.words.lookup(words.values), words.dense_shape)
