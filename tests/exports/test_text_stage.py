@@ -9,8 +9,8 @@ from text_stages import GRAMS, ODD, TEXTS, WORDS, Module, Rooted, arrays_of, enc
 
 import lightkeras as lk
 from lightkeras.encoders.hub import sample_text_module
-from lightkeras.export.preprocess_words import Preprocessor
-from lightkeras.export.text_stage import NoTextStageError, split_text, takes_text
+from lightkeras.exports.preprocess_words import Preprocessor
+from lightkeras.exports.text_stage import NoTextStageError, split_text, takes_text
 
 READABLE = [text for text in [*ODD, *TEXTS] if isinstance(text, str)]
 

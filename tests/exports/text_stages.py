@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from keras import layers
 
 import lightkeras as lk
-from lightkeras.export.preprocess_words import Preprocessor
-from lightkeras.export.text_stage import split_text
+from lightkeras.exports.preprocess_words import Preprocessor
+from lightkeras.exports.text_stage import split_text
 
 TEXTS = np.array(
     [

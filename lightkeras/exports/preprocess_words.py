@@ -51,7 +51,7 @@ class Preprocessor:
         squares = np.bincount(rows, weights.astype(np.float64) ** 2, minlength=len(found))
         divisors = {"length": np.sqrt(np.where(squares > 0, squares, 1)), "root": np.sqrt(sizes), "count": sizes}
         weights = weights / divisors[self.settings["divide"]][rows] if self.settings["divide"] else weights
-        arrays = {"counts": np.bincount(rows, minlength=len(found)), "ids": ids, "weights": weights, "rows": rows}
+        arrays = {"counts": np.bincount(rows, minlength=len(found)), "ids": ids, "rows": rows, "weights": weights}
         return {name: array.astype(np.float32 if name == "weights" else np.int32) for name, array in arrays.items()}
 
     def numbers_of(self, words: list[str]) -> list[int]:

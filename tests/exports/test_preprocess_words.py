@@ -15,7 +15,7 @@ from text_stages import GRAMS, LABELS, ODD, TEXT, TEXTS, WORDS, arrays_of, check
 
 import lightkeras as lk
 from lightkeras.data.lookup import Lookup
-from lightkeras.export.text_stage import READER
+from lightkeras.exports.text_stage import READER
 
 
 @pytest.fixture(scope="module", params=[*WORDS, *GRAMS], ids=str)
