@@ -18,6 +18,9 @@ from lightkeras.data.lookup import Lookup
 from lightkeras.exports.text_stage import READER
 
 
+pytestmark = pytest.mark.any_backend
+
+
 @pytest.fixture(scope="module", params=[*WORDS, *GRAMS], ids=str)
 def pair(request, tmp_path_factory):
     """An encoder and the reader of its text stage."""

@@ -12,6 +12,8 @@ from lightkeras.encoders.hub import sample_text_module
 from lightkeras.exports.preprocess_words import Preprocessor
 from lightkeras.exports.text_stage import NoTextStageError, split_text, takes_text
 
+pytestmark = pytest.mark.backends("tensorflow", reason="the joined models run on TensorFlow")
+
 READABLE = [text for text in [*ODD, *TEXTS] if isinstance(text, str) and len(text) < 200]  # the module rounds long sums
 
 
