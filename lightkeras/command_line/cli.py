@@ -31,6 +31,7 @@ import numpy as np
 from lightkeras import hparams
 from lightkeras.command_line import launch_ray, tune
 from lightkeras.command_line.console import (
+    print_artifact,
     print_error,
     print_lines,
     print_result,
@@ -288,7 +289,13 @@ def _print_smoke(result: FitResult) -> int:
 
 def _test(task_class: type[Task], settings: jsonargparse.Namespace, given: jsonargparse.Namespace) -> int:
     task, runner = _load_run(task_class, settings, given)
-    print_result(runner.evaluate(task, weights=settings.weights))
+    tested = runner.evaluate(task, weights=settings.weights)
+    if settings.artifact is None:
+        print_result(tested)
+    else:
+        from lightkeras.exports.evaluation import evaluate_artifact
+
+        print_artifact(tested, evaluate_artifact(task, Path(settings.artifact)), settings.artifact)
     print_lines(Console(), {"weights": settings.weights})
     return 0
 

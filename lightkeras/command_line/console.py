@@ -118,6 +118,14 @@ def print_result(result: Tabular) -> None:
     print_lines(console, table.lines)
 
 
+def print_artifact(tested: EvalResult, found: EvalResult, artifact: str) -> None:
+    """Prints the values of a run and those of an artifact of it."""
+    console = Console()
+    table = of_splits({"run": tested.metrics, "artifact": found.metrics}, {"artifact": artifact, **found.table().lines})
+    console.print(table)
+    print_lines(console, table.lines)
+
+
 def print_lines(console: Console, lines: Mapping[str, str]) -> None:
     """Prints a label and a text per line, the labels flush right."""
     for name, text in lines.items():

@@ -302,6 +302,7 @@ _RESTARTS = (
     "Null: 3."
 )
 _INPUTS = "Texts, files or rows, as the data module reads them; or - to read one per line from standard input."
+_ARTIFACT = "Folder that `lightkeras export` wrote: test that too, by its own runtime. Null: only the run."
 _DATA_DIR = "Folder to look in first for data and TF Hub modules. Null: $LIGHTKERAS_DATA_DIR."
 _SOURCE = "real: never the built-in sample. sample: only the sample. auto: the sample if no real data is found."
 
@@ -350,6 +351,8 @@ def _add_run_flags(parser: Parser, command: str) -> None:
     parser.add_argument("--data_dir", type=str | None, default=None, help=f"{_DATA_DIR} Default: that of the fit.")
     parser.add_argument("--source", type=SourceName | None, default=None, help=f"{_SOURCE} Default: that of the fit.")
     parser.add_argument("--trust_run", action="store_true", help=_TRUST_RUN)
+    if command == "test":
+        parser.add_argument("--artifact", type=str | None, default=None, help=_ARTIFACT)
     if command == "predict":
         parser.add_argument("inputs", nargs="+", type=str, help=_INPUTS)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -62,6 +64,11 @@ def plain(array: Any) -> np.ndarray:
             found.shape
         )
     return found
+
+
+def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Writes arrays by name, for `reader.py`."""
+    np.savez(path, **arrays)
 
 
 def drawn_examples(model: keras.Model, inputs: Ports, seed: int = 0) -> dict[str, np.ndarray]:

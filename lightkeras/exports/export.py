@@ -9,7 +9,6 @@ compare; write export.json; move the folder to its place
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import inspect
 import os
 import secrets
@@ -17,16 +16,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightkeras.exports.errors import ExportError
 from lightkeras.exports.formats import FORMATS
 from lightkeras.exports.formats.base import Format
-from lightkeras.exports.proof import Proof, prove
+from lightkeras.exports.proof import prove
+from lightkeras.exports.record import RECORD, files_in, make_record
 from lightkeras.exports.source import Source, source_of
-from lightkeras.system import environment, files
+from lightkeras.system import files
 from lightkeras.system.messages import did_you_mean
 from lightkeras.system.trust import UntrustedRunError
 
@@ -34,10 +34,6 @@ if TYPE_CHECKING:
     import keras
 
     from lightkeras.task import Task
-
-RECORD = "export.json"
-VERSION = 1
-"""Version of `export.json`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +124,7 @@ def export(
             written = _written(request, exchange, form.backend or source.backend_that_runs())
             tolerance = form.tolerance(written["precision"])
             proof = None if unchecked else prove(form, between, exchange, tolerance, written["backend"])
-            record = _record(request, written, proof, tolerance, source, between)
+            record = make_record(request, written, proof, tolerance, source, between)
             _keep(between, target, record)
         finally:
             shutil.rmtree(between, ignore_errors=True)
@@ -213,74 +209,10 @@ def _written(request: Mapping[str, Any], exchange: Path, backend: str) -> dict[s
     return written
 
 
-def _record(
-    request: Mapping[str, Any],
-    written: Mapping[str, Any],
-    proof: Proof | None,
-    tolerance: float,
-    source: Source,
-    folder: Path,
-) -> dict[str, Any]:
-    """The content of `export.json`."""
-    latency = {}
-    if proof is not None and proof.seconds is not None:
-        latency = {
-            name: {"batch_1": seconds[0], "batch_32": seconds[1]}
-            for name, seconds in (("artifact_s", proof.seconds), ("predict_s", written["predict_seconds"]))
-        }
-    return {
-        "version": VERSION,
-        "format": request["format"],
-        "file": FORMATS[request["format"]].file,
-        "part": request["part"],
-        "outputs_of": request["outputs"],
-        "quantize": request["quantize"],
-        "made": environment.now(),
-        "run": None if source.run_dir is None else str(source.run_dir),
-        "backends": {"run": source.backend, "written": written["backend"]},
-        "model": {"blake2b": _hash(source.model_file), "bytes": source.model_file.stat().st_size},
-        "inputs": written["inputs"],
-        "outputs": written["outputs"],
-        "precision": written["precision"],
-        "checked": proof is not None,
-        "examples": written["examples"],
-        "tolerance": tolerance,
-        "largest_difference": None if proof is None else proof.largest_difference,
-        "differences": None if proof is None else proof.differences,
-        "latency": latency,
-        "versions": {**written["versions"], **_versions(FORMATS[request["format"]])},
-        "files": {
-            path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "blake2b": _hash(path)}
-            for path in _files(folder)
-        },
-    }
-
-
-def _versions(form: Format) -> dict[str, str]:
-    import importlib.metadata
-
-    found = {}
-    for module in (form.runtime, *form.tools):
-        try:
-            found[module] = importlib.metadata.version(module.replace("_", "-"))
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    yield from (path for path in sorted(folder.rglob("*")) if path.is_file())
-
-
-def _hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
 def _keep(folder: Path, target: Path, record: Mapping[str, Any]) -> None:
     with files.explained(target):
         files.write_json(folder / RECORD, record)
-        for path in _files(folder):
+        for path in files_in(folder):
             files.sync(path)
         if target.exists():
             target.rmdir()  # empty, see `_target`

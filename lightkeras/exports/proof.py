@@ -65,11 +65,16 @@ def prove(form: Format, artifact: Path, exchange: Path, tolerance: float, backen
     return Proof(max(differences.values(), default=0.0), differences, taken)
 
 
-def run_reader(form: Format, artifact: Path, examples: Path, outputs: Path, backend: str | None = None) -> None:
-    """Runs `reader.py` on examples; an ExportError if the runtime fails."""
+def run_reader(
+    form: Format, artifact: Path, examples: Path, outputs: Path, backend: str, size: int | None = None
+) -> None:
+    """Runs `reader.py` on examples, whose folder has `written.json`; an ExportError if the runtime fails.
+
+    With a batch size it computes the outputs alone.
+    """
     command = [sys.executable, "-P", str(READER), form.name, str(artifact / form.file), str(examples), str(outputs)]
-    command.append(str(examples.with_name("written.json")))
-    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **({} if backend is None else {"KERAS_BACKEND": backend})}
+    command += [str(examples.with_name("written.json")), *([] if size is None else [str(size)])]
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": backend}
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode:
         last = [line for line in done.stderr.strip().splitlines() if line.strip()][-3:]

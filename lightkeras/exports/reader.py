@@ -6,7 +6,8 @@ This file imports nothing of lightkeras, and keeps the runtime from importing th
 
 `EXAMPLES.npz` has an array for each input of the model by its name; its axis 0 counts examples, and texts are bytes.
 `OUTPUTS.npz` gets the outputs of batches of 1, 7 and all examples: of "logits" the arrays "1/logits", "7/logits" and
-"all/logits"; and the seconds of a call with 1 and with 32 examples as "seconds".
+"all/logits"; and the seconds of a call with 1 and with 32 examples as "seconds". With a sixth argument, a batch size,
+it gets the outputs alone, by their names.
 """
 
 import importlib
@@ -142,14 +143,24 @@ def seconds(run: Run, inputs: Arrays, size: int) -> float:
     return float(np.median(taken)) if taken else float("nan")
 
 
-def main(form: str, path: str, examples: str, outputs: str, *_: str) -> None:
+def save(path: str, arrays: dict[str, Any]) -> None:
+    np.savez(path, **arrays)
+
+
+def main(form: str, path: str, examples: str, outputs: str, facts: str = "", size: str = "") -> None:
     if form != "keras":
         sys.modules.update({"keras": None, "lightkeras": None})  # type: ignore[dict-item]  # an import of them fails
     with np.load(examples) as file:
         inputs = {name: file[name] for name in file.files}
     run = FORMATS[form](path)
     if form == "weights":
-        np.savez(outputs, **run(inputs))  # type: ignore[arg-type]
+        save(outputs, run(inputs))
+        return
+    if size:
+        save(outputs, batched(run, inputs, int(size)))
+        return
+    if size:
+        save(outputs, batched(run, inputs, int(size)))
         return
     count = len(next(iter(inputs.values())))
     found = {
@@ -157,7 +168,7 @@ def main(form: str, path: str, examples: str, outputs: str, *_: str) -> None:
         for label, size in (("1", 1), ("7", 7), ("all", count))
         for name, array in batched(run, inputs, size).items()
     }
-    np.savez(outputs, **found, seconds=np.array([seconds(run, inputs, size) for size in (1, 32)]))  # type: ignore[arg-type]
+    save(outputs, {**found, "seconds": np.array([seconds(run, inputs, size) for size in (1, 32)])})
 
 
 if __name__ == "__main__":

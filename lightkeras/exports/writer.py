@@ -95,8 +95,8 @@ def write(request: Request, exchange: Path) -> dict[str, Any]:
         with files.explained(target):
             target.mkdir(parents=True)
             form.write(Program(model, named, inputs, outputs, own), target)
-        _save(exchange / "examples.npz", given)
-        _save(exchange / "expected.npz", expected if form.computes else weights_of(model))
+        examples.save_arrays(exchange / "examples.npz", given)
+        examples.save_arrays(exchange / "expected.npz", expected if form.computes else weights_of(model))
         return {
             "inputs": inputs.record(),
             "outputs": outputs.record(),
@@ -108,10 +108,6 @@ def write(request: Request, exchange: Path) -> dict[str, Any]:
             "backend": keras.backend.backend(),
             "versions": environment.versions(),
         }
-
-
-def _save(path: Path, arrays: Mapping[str, Any]) -> None:
-    np.savez(path, **arrays)
 
 
 def inputs_of_model(model: keras.Model) -> Ports:

@@ -352,6 +352,77 @@ class Profile:
     trace: str | None
 
 
+# ---------------------------------------------------------------------- export.json
+
+
+@dataclasses.dataclass
+class ExportedFile:
+    """A file of an artifact."""
+
+    bytes: Count
+    blake2b: str
+
+
+@dataclasses.dataclass
+class ExportedPort:
+    """An input or an output of an artifact; an axis that is null has any size."""
+
+    name: str
+    dtype: str
+    shape: list[Count | None]
+
+
+@dataclasses.dataclass
+class ExportedPorts:
+    """All inputs, or all outputs, of an artifact."""
+
+    kind: Literal["one", "list", "dict"]
+    each: list[ExportedPort]
+
+
+@dataclasses.dataclass
+class ExportBackends:
+    """Backend of the run, and that of the process that wrote the artifact."""
+
+    run: str
+    written: Literal["tensorflow", "jax", "torch"]
+
+
+@dataclasses.dataclass
+class Latency:
+    """Median seconds of a call with 1 and with 32 examples."""
+
+    batch_1: float | None
+    batch_32: float | None
+
+
+@dataclasses.dataclass
+class Export:
+    """`export.json` of an artifact."""
+
+    version: Literal[1]
+    format: Literal["saved_model", "onnx", "litert", "openvino", "torch", "keras", "weights"]
+    file: str
+    part: Literal["whole", "numbers"]
+    outputs_of: Literal["model", "predict"]
+    backends: ExportBackends
+    inputs: ExportedPorts
+    outputs: ExportedPorts
+    precision: str
+    checked: bool
+    examples: str
+    tolerance: float
+    largest_difference: float | None
+    files: dict[str, ExportedFile]
+    quantize: str | None = None
+    made: str | None = None
+    run: str | None = None
+    differences: dict[str, float] | None = None
+    latency: dict[str, Latency] = dataclasses.field(default_factory=dict)
+    versions: dict[str, str | None] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, dict[str, float | None]] = dataclasses.field(default_factory=dict)
+
+
 # ---------------------------------------------------------------------- checkpoints
 
 

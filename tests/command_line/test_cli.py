@@ -24,6 +24,7 @@ from lightkeras.data.feed import ArrayFeed
 from lightkeras.encoders.features import FeatureCache
 from lightkeras.encoders.hub import sample_text_module
 from lightkeras.runs import checkpoint
+from lightkeras.runs.results import EvalResult
 from lightkeras.system.locks import run_lock
 from lightkeras.testing import TwoMoons, two_moons
 
@@ -132,6 +133,17 @@ def test_test_gives_the_number_that_the_fit_gave(fitted, capsys):
     printed = capsys.readouterr().out
     assert f"{before['loss']:.4f}" in printed
     assert re.search(r"   examples  100, \d+\.\d s\n    weights  best\n$", printed)
+
+
+def test_test_shows_an_artifact_below_the_run(fitted, capsys, monkeypatch):
+    found = EvalResult("test", {"accuracy": 0.125, "loss": 1.5}, 100, 2.0)
+    monkeypatch.setattr("lightkeras.exports.evaluation.evaluate_artifact", lambda task, artifact: found)
+    expected = read(fitted[0] / "result.json")["test"]["loss"]
+    assert run("test", "--run_dir", str(fitted[0]), "--artifact", "out") == 0
+    printed = capsys.readouterr().out
+    assert re.search(rf"│ run +│ +[01]\.\d{{4}} +│ +{expected:.4f} │", printed)
+    assert re.search(r"│ artifact +│ +0\.1250 │ +1\.5000 │", printed)
+    assert "   artifact  out\n   examples  100, 2.0 s\n" in printed
 
 
 def test_test_takes_the_last_weights_if_the_flag_is_given(fitted, capsys):
