@@ -83,6 +83,10 @@ def show(result: ExportResult) -> None:
     for size in (1, 32) if record["latency"] else ():
         own, predict = (record["latency"][name][f"batch_{size}"] for name in ("artifact_s", "predict_s"))
         lines[f"batch of {size}"] = f"{1e3 * own:.3g} ms, Keras predict {1e3 * predict:.3g} ms ({predict / own:.1f}x)"
+    if sizes := record["sizes"]:
+        lines["size"] = f"{sizes['after']:,} bytes, {sizes['after'] / sizes['before']:.0%} of {sizes['before']:,}"
+    for name, before in record["metrics"].get("before", {}).items():
+        lines[name] = f"{record['metrics']['after'][name]:.4f}, {before:.4f} before ({record['quantize']})"
     console = Console(soft_wrap=True, highlight=False, markup=False)
     for name, text in lines.items():
         console.print(f"{name:>11}  {printable(text)}")

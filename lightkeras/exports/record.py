@@ -77,6 +77,8 @@ def make_record(
         "largest_difference": None if proof is None else proof.largest_difference,
         "differences": None if proof is None else proof.differences,
         "latency": latency,
+        "sizes": written.get("sizes", {}),
+        "metrics": written.get("metrics", {}),
         "versions": {**written["versions"], **_versions(FORMATS[request["format"]])},
         "files": {
             path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "blake2b": _hash(path)}

@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,15 @@ import numpy as np
 from lightkeras.encoders.base import JoinError, model_ends
 from lightkeras.exports import examples
 from lightkeras.exports.errors import ExportError
+from lightkeras.exports.evaluation import HeldOut
 from lightkeras.exports.formats import FORMATS
-from lightkeras.exports.formats.base import Format, Program
+from lightkeras.exports.formats.base import Program
 from lightkeras.exports.formats.weights import weights_of
 from lightkeras.exports.loading import load_model, make_task
 from lightkeras.exports.parts import check_takes_text
 from lightkeras.exports.ports import Port, Ports, ports_of
+from lightkeras.exports.quantization import Before, precision_of, quantized
+from lightkeras.exports.tensors import tensor_of, tensors
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.runs.untrusted import untrusted_in
 from lightkeras.system import environment, files, trust
@@ -80,7 +82,7 @@ def write(request: Request, exchange: Path) -> dict[str, Any]:
             check_takes_text(model, inputs, form.name)
         given = examples.drawn_examples(model, inputs) if task is None else examples.examples_of(task, inputs)
         call = _call_of(model, task, inputs, request.outputs)
-        outputs = _outputs_of(model, call(tensors(given, 2)), request.outputs)
+        outputs = _outputs_of(model, call(tensors(given, slice(2))), request.outputs)
 
         def named(batch: Mapping[str, Any]) -> dict[str, Any]:
             return outputs.unpack(call(batch))
@@ -89,12 +91,13 @@ def write(request: Request, exchange: Path) -> dict[str, Any]:
             name: np.asarray(keras.ops.convert_to_numpy(found)) for name, found in named(tensors(given)).items()
         }
         _check_finite(expected)
-        precision = _quantized(model, request.quantize, form)
+        program, target = Program(model, named, inputs, outputs), Path(request.target)
+        before = None if request.quantize is None else Before(form, program, _held_out(request, task, inputs, outputs))
+        precision = precision_of(model) if request.quantize is None else quantized(model, request.quantize, form)
         own = request.quantize if request.quantize in form.quantizes else None
-        target = Path(request.target)
         with files.explained(target):
             target.mkdir(parents=True)
-            form.write(Program(model, named, inputs, outputs, own), target)
+            form.write(dataclasses.replace(program, quantize=own), target)
         examples.save_arrays(exchange / "examples.npz", given)
         examples.save_arrays(exchange / "expected.npz", expected if form.computes else weights_of(model))
         return {
@@ -107,6 +110,7 @@ def write(request: Request, exchange: Path) -> dict[str, Any]:
             "predict_seconds": _latencies(model, inputs, given) if form.computes else None,
             "backend": keras.backend.backend(),
             "versions": environment.versions(),
+            **({} if before is None else before.compared(target)),
         }
 
 
@@ -132,19 +136,6 @@ def inputs_of_model(model: keras.Model) -> Ports:
     return ports_of(spec(built), (), "inputs")
 
 
-def tensors(given: Mapping[str, np.ndarray], count: int | None = None) -> dict[str, Any]:
-    """The first examples as tensors of the backend; texts as strings of TensorFlow."""
-    return {name: _tensor(array[:count]) for name, array in given.items()}
-
-
-def _tensor(array: np.ndarray) -> Any:
-    if array.dtype.kind != "S":
-        return keras.ops.convert_to_tensor(array)
-    import tensorflow as tf
-
-    return tf.constant(array)
-
-
 def _call_of(model: keras.Model, task: Task | None, inputs: Ports, outputs: str) -> Any:
     """What computes the outputs, in their structure, from inputs by name."""
     if outputs == "model":
@@ -168,6 +159,13 @@ def _outputs_of(model: keras.Model, found: Any, outputs: str) -> Ports:
     return ports_of(found, names, "outputs" if outputs == "model" else "prediction")
 
 
+def _held_out(request: Request, task: Task | None, inputs: Ports, outputs: Ports) -> HeldOut | None:
+    """The test split that a quantized model is measured on; `None` if there is none, or no outputs of the model."""
+    has_test = task is not None and task.data is not None and task.data.test() is not None
+    computes = request.outputs == "model" and FORMATS[request.format].computes
+    return HeldOut(task, inputs, outputs) if task is not None and has_test and computes else None
+
+
 def _spec_of(tensor: Any) -> keras.KerasTensor:
     return keras.KerasTensor(tuple(tensor.shape), keras.backend.standardize_dtype(tensor.dtype))
 
@@ -181,27 +179,6 @@ def _check_finite(expected: Mapping[str, np.ndarray]) -> None:
             )
 
 
-def _quantized(model: keras.Model, quantize: str | None, form: Format) -> str:
-    """Quantizes a model as Keras does, if asked; returns the precision that outputs are compared at."""
-    if quantize is None:
-        return _precision(model)
-    if quantize in form.quantizes:
-        return "float16" if quantize == "float16" else "int8"
-    before = {layer.dtype_policy.name for layer in examples.layers_of(model)}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # Keras warns of each layer that has nothing to quantize
-            model.quantize(quantize)
-    except (ValueError, NotImplementedError) as error:
-        raise ExportError(
-            f"--quantize {quantize}: Keras cannot quantize this model so: {' '.join(str(error).split())[:400]} "
-            f"--format {form.name} itself has: {', '.join(form.quantizes) or 'nothing'}."
-        ) from error
-    if {layer.dtype_policy.name for layer in examples.layers_of(model)} == before:
-        raise ExportError(f"--quantize {quantize}: the model has no layer that Keras can quantize, such as Dense.")
-    return "int8"
-
-
 def _files_of_classes(model: keras.Model, task: str | None) -> list[str]:
     """What must be imported before plain Keras loads the model: modules, and the file of the task."""
     owners = {type(layer).__module__.partition(".")[0] for layer in [model, *examples.layers_of(model)]} - {"keras"}
@@ -209,16 +186,11 @@ def _files_of_classes(model: keras.Model, task: str | None) -> list[str]:
     return [*ours, *([] if task is None or not owners - {"lightkeras"} else [task.rpartition(":")[0]])]
 
 
-def _precision(model: keras.Model) -> str:
-    dtypes = {layer.compute_dtype for layer in examples.layers_of(model)}
-    return next((dtype for dtype in ("bfloat16", "float16") if dtype in dtypes), "float32")
-
-
 def _latencies(model: keras.Model, inputs: Ports, given: Mapping[str, np.ndarray]) -> list[float]:
     """Median seconds of Keras's `predict` with 1 and with 32 examples."""
     found = []
     for size in (1, examples.COUNT):
-        batch = inputs.pack({name: _tensor(array[:size]) for name, array in given.items()})
+        batch = inputs.pack({name: tensor_of(array[:size]) for name, array in given.items()})
         model.predict(batch, verbose=0)
         taken = []
         for _ in range(TIMED):

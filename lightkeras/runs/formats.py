@@ -420,6 +420,7 @@ class Export:
     differences: dict[str, float] | None = None
     latency: dict[str, Latency] = dataclasses.field(default_factory=dict)
     versions: dict[str, str | None] = dataclasses.field(default_factory=dict)
+    sizes: dict[str, Count] = dataclasses.field(default_factory=dict)
     metrics: dict[str, dict[str, float | None]] = dataclasses.field(default_factory=dict)
 
 

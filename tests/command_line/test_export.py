@@ -20,6 +20,9 @@ RECORD = {
     "largest_difference": 2e-7,
     "tolerance": 1e-5,
     "examples": "test split",
+    "sizes": {},
+    "metrics": {},
+    "quantize": None,
     "latency": LATENCY,
 }
 
@@ -58,6 +61,18 @@ def test_it_prints_what_was_found(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "outputs  logit float32 [*, 1]\n" in lines
     assert "differs by at most 2e-07 on 32 examples (test split, tolerance 1e-05)" in lines
     assert "batch of 1  1 ms, Keras predict 50 ms (50.0x)" in lines
+
+
+def test_a_quantization_is_shown_with_what_was_before(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = {"before": {"accuracy": 0.9}, "after": {"accuracy": 0.875}}
+    found = exported({}, sizes={"before": 4000, "after": 1000}, metrics=metrics, quantize="int8")
+    monkeypatch.setattr(export, "export", found)
+    assert entry_point.main(["export", "runs/a", "--format", "onnx", "--quantize", "int8"]) == 0
+    lines = capsys.readouterr().out
+    assert "size  1,000 bytes, 25% of 4,000\n" in lines
+    assert "accuracy  0.8750, 0.9000 before (int8)\n" in lines
 
 
 def test_an_export_that_was_not_checked_says_so(

@@ -14,7 +14,7 @@ import pytest
 import lightkeras as lk
 from lightkeras.exports import evaluation
 from lightkeras.exports.errors import ExportError
-from lightkeras.exports.evaluation import evaluate_artifact
+from lightkeras.exports.evaluation import HeldOut, evaluate_artifact
 from lightkeras.system import files
 from lightkeras.testing import ArrayData, TwoMoons, two_moons
 
@@ -58,7 +58,7 @@ def test_the_metrics_are_those_of_the_outputs_of_the_artifact(artifact: Path, mo
     points, labels = two_moons(100, seed=2)
     logits = np.where(labels == 1, 3.0, -3.0).astype("float32")[:, None]
     logits[:25] *= -1  # a quarter is wrong
-    monkeypatch.setattr(evaluation, "_computed", lambda task, path, record, given: {"logit": logits})
+    monkeypatch.setattr(HeldOut, "outputs_of", lambda *_: {"logit": logits})
     monkeypatch.setattr(evaluation, "BATCH", 32)  # the last batch has 4 examples
     task = ready(TwoMoons())
     found = evaluate_artifact(task, artifact)
@@ -74,7 +74,7 @@ def test_metrics_of_keras_are_computed_too(artifact: Path, monkeypatch: pytest.M
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, activation="sigmoid")])
     task = ready(lk.SupervisedTask(model, loss="binary_crossentropy", metrics=["accuracy"], data=data))
     labels = two_moons(64, seed=2)[1].astype("float32")[:, None]
-    monkeypatch.setattr(evaluation, "_computed", lambda task, path, record, given: {"logit": 0.2 + 0.6 * labels})
+    monkeypatch.setattr(HeldOut, "outputs_of", lambda *_: {"logit": 0.2 + 0.6 * labels})
     found = evaluate_artifact(task, artifact)
     assert found["accuracy"] == 1
     assert found["loss"] == pytest.approx(-np.log(0.8), rel=1e-5)

@@ -17,7 +17,6 @@ import lightkeras as lk
 from lightkeras.data.lookup import Lookup
 from lightkeras.exports.text_stage import READER
 
-
 pytestmark = pytest.mark.any_backend
 
 

@@ -65,20 +65,6 @@ def test_weights_that_are_not_finite_are_refused(moons: Path, write: Callable[..
     assert not written.target.exists()
 
 
-def test_keras_quantizes_what_it_can(moons: Path, write: Callable[..., Any]) -> None:
-    written = write(moons, "weights", quantize="int8")
-    assert written.status == 0, written.error
-    assert written.facts["precision"] == "int8"
-    with np.load(written.exchange / "expected.npz") as file:
-        assert {str(file[name].dtype) for name in file.files if name.endswith("/kernel")} == {"int8"}
-
-
-def test_an_unknown_quantization_lists_those_of_the_format(moons: Path, write: Callable[..., Any]) -> None:
-    written = write(moons, "litert", quantize="int3")
-    assert "--format litert itself has: float16, dynamic_range" in written.error["message"]
-    assert not written.target.exists()
-
-
 @keras.saving.register_keras_serializable(package="tests")
 class Subclassed(keras.Model):  # type: ignore[misc]
     """A model whose inputs Keras knows from its build alone."""
