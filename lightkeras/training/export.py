@@ -95,7 +95,13 @@ def write_model(model: keras.Model, path: Path) -> None:
     try:
         if not model.compiled:
             model.optimizer = None
-        with files.explained(path), tensorflow_left_out(), _times_of_zip(), weights_written_in_place():
+        with (
+            files.explained(path),
+            tensorflow_left_out(),
+            _times_of_zip(),
+            weights_written_in_place(),
+            _loadable(model),
+        ):
             folder.mkdir()
             model.save(folder / path.name)
             files.sync(folder / path.name)
@@ -104,6 +110,28 @@ def write_model(model: keras.Model, path: Path) -> None:
         if not model.compiled:
             model.optimizer = lent
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _loadable(model: keras.Model) -> Iterator[None]:
+    """Context in which batch normalizations are not `synchronized` where Keras would refuse to load them."""
+    normalizations = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    refused = [layer for layer in normalizations if layer.synchronized and not _is_constructed(layer)]
+    for layer in refused:
+        layer.synchronized = False
+    try:
+        yield
+    finally:
+        for layer in refused:
+            layer.synchronized = True
+
+
+def _is_constructed(layer: keras.Layer) -> bool:
+    try:
+        type(layer).from_config(layer.get_config())
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
 @contextlib.contextmanager

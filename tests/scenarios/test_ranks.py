@@ -21,6 +21,7 @@ import ranked
 import ranks as program
 
 PROGRAM = Path(program.__file__)
+CONFORMS = PROGRAM.with_name("conforming.py")
 pytestmark = pytest.mark.backends("tensorflow", reason="it starts the processes itself")
 
 
@@ -82,6 +83,26 @@ def test_two_processes_compute_the_numbers_of_one(backend, both):
         for name, values in expected["history"].items():
             assert found["history"][name] == pytest.approx(values, rel=1e-5), name
     assert results(both(backend)[2], rank=1)[0]["history"] == two[0]["history"]
+
+
+# All but those that draw random numbers, or divide by the sum of the weights, which a process knows for its part alone.
+CONFORMING = [
+    *("Classifier", "OwnStep", "Autoencoder", "Vae", "Gan", "Distillation", "GradientPenalty", "Convolutional"),
+    *("Recurrent", "Attention", "FineTuned", "Supervised", "TwoInTwoOut"),
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("backend", [TORCH, JAX])
+def test_every_step_of_the_tasks_logs_what_it_does_in_one_process(backend, tmp_path):
+    one, two = (
+        results(ranked.run([CONFORMS, tmp_path / str(count), *CONFORMING], backend, count, timeout=600))[0]
+        for count in (1, 2)
+    )
+    for name in CONFORMING:
+        assert len(one[name]["train/loss"]) == 100
+        for column, values in one[name].items():
+            assert two[name][column] == pytest.approx(values, rel=1e-5, abs=1e-6), (name, column)
 
 
 @pytest.mark.parametrize("backend", [TORCH, JAX])

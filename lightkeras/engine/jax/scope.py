@@ -13,7 +13,7 @@ from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.random import seed_generator
 
 from lightkeras.engine.base import Tensor
-from lightkeras.engine.keras_core import core
+from lightkeras.engine.keras_core import core, moments_here, nn, replaced
 
 
 def device_dtype(dtype: Any) -> Any:
@@ -91,9 +91,9 @@ class Values(keras.StatelessScope):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def keras_patched() -> Iterator[None]:
-    """Lets steps assign in a branch of `keras.ops.cond` and draw random numbers without a seed.
+    """Lets steps assign in a branch of `keras.ops.cond`, draw random numbers without a seed, and synchronize batches.
 
-    Keras supports neither on JAX. Its two functions for them are replaced meanwhile; outside a step they act as usual.
+    Keras supports none of them on JAX. Its functions for them are replaced meanwhile; outside a step they act as usual.
     """
     cond, generator = core.cond, seed_generator.global_seed_generator
 
@@ -110,11 +110,13 @@ def keras_patched() -> Iterator[None]:
         scope = Values.current()
         return cond(pred, true_fn, false_fn) if scope is None else _cond(cond, scope, pred, true_fn, false_fn)
 
-    core.cond, seed_generator.global_seed_generator = assigning, seeded
-    try:
+    functions = {
+        (core, "cond"): assigning,
+        (seed_generator, "global_seed_generator"): seeded,
+        (nn, "moments"): moments_here,
+    }
+    with replaced(functions):
         yield
-    finally:
-        core.cond, seed_generator.global_seed_generator = cond, generator
 
 
 def _cond(

@@ -12,7 +12,7 @@ import os
 import re
 import types
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -160,17 +160,12 @@ def reason_of(error: Exception) -> str:
 def compiled_steps() -> Iterator[None]:
     """Context in which compiled steps are called: gradients are part of them, and random numbers are counted.
 
-    A few functions of Keras, which torch cannot compile, are replaced by equal ones.
+    A few functions of Keras, which torch cannot compile, are replaced by equal ones; its `moments` is by `running`.
     """
     import torch._dynamo
 
     with torch._dynamo.config.patch(trace_autograd_ops=True), replaced(_REPLACED | COUNTED):
         yield
-
-
-def _moments(x: torch.Tensor, axes: Iterable[int], keepdims: bool = False, synchronized: bool = False) -> Any:
-    # Batch normalization gives a list of Keras's own kind.
-    return _ORIGINAL[nn, "moments"](x, tuple(axes), keepdims, synchronized)
 
 
 def _no_flash_attention(*_args: Any, **_kwargs: Any) -> bool:
@@ -194,7 +189,6 @@ def _reduced(name: str, whole: Any, along: Any, x: Any, axis: Any, keepdims: boo
 
 
 _REPLACED: dict[tuple[Any, str], Any] = {
-    (nn, "moments"): _moments,
     (nn, "_can_use_flash_attention"): _no_flash_attention,
     (numpy, "max"): _max,
     (numpy, "min"): _min,

@@ -305,7 +305,7 @@ class TorchEngine(Engine):
             self._number = 0
 
         self._learned = []  # layers may be frozen between calls
-        with torch.no_grad(), compiled_steps() if compiled else seeded_dropout(folded):
+        with torch.no_grad(), compiled_steps() if compiled else seeded_dropout(folded), running(self._sharing):
             yield begin_step
 
     def _variables_of(self, variables: Variables) -> _Learned:

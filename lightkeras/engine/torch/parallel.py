@@ -22,7 +22,7 @@ from keras.src.backend.torch import random as keras_random
 
 from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.base import Program, Step, StepLogs, Update
-from lightkeras.engine.keras_core import nn, replaced
+from lightkeras.engine.keras_core import moments_here, nn, replaced
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream
 from lightkeras.engine.torch.compiling import Row
@@ -182,7 +182,7 @@ class SharedProgram(Program):
         rows: list[torch.Tensor] = []
         examples: list[int] = []
         waited = 0.0
-        with self._running() as begin_step, self._sharing.running():
+        with self._running() as begin_step:
             batches = divided(stream, count, world)
             while True:
                 began = time.perf_counter()
@@ -241,8 +241,8 @@ def shared_of(assigned: Iterable[keras.Variable]) -> list[keras.Variable]:
 
 
 def running(sharing: Sharing | None) -> contextlib.AbstractContextManager[None]:
-    """`Sharing.running` if steps are shared."""
-    return contextlib.nullcontext() if sharing is None else sharing.running()
+    """`Sharing.running` if steps are shared; else batch normalization is of the whole batch."""
+    return replaced({(nn, "moments"): moments_here}) if sharing is None else sharing.running()
 
 
 def fold(rank: int) -> int:
