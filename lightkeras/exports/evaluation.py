@@ -117,12 +117,12 @@ def evaluate_artifact(task: Task, artifact: Path, split: str = "test") -> EvalRe
         ExportError: The artifact has no outputs of the whole model, or the task no such model or split.
     """
     began, record = time.perf_counter(), read_record(artifact)
-    if record["part"] != "whole" or record["outputs_of"] != "model" or not FORMATS[record["format"]].computes:
+    if record["outputs_of"] != "model" or not FORMATS[record["format"]].computes:
         raise ExportError(
-            f"This artifact ({record['format']}, part {record['part']}, outputs of {record['outputs_of']}) does not "
-            "give the outputs of the whole model, which the task's metrics are computed from."
+            f"This artifact ({record['format']}, outputs of {record['outputs_of']}) does not give the outputs of "
+            "the model, which the task's metrics are computed from."
         )
-    inputs, outputs = (Ports.of_record(record[side]) for side in ("inputs", "outputs"))
+    inputs, outputs = (Ports.of_record(record[side]) for side in ("takes", "outputs"))
     held_out = HeldOut(task, inputs, outputs, split)
     metrics = held_out.metrics(held_out.outputs_of(artifact, record))
     examples = len(held_out.arrays[inputs.names[0]])

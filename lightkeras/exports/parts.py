@@ -1,11 +1,65 @@
-"""The parts of a model of text that can be exported by themselves."""
+"""What is exported of a model: the whole, or of one that takes text the numeric part."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import final
+
 import keras
+import numpy as np
 
 from lightkeras.exports.errors import ExportError
+from lightkeras.exports.formats.base import Format
 from lightkeras.exports.ports import Ports
+from lightkeras.exports.preprocess_words import Preprocessor
+from lightkeras.exports.text_stage import TextStage, split_text
+
+Arrays = Mapping[str, np.ndarray]
+Convert = Callable[[Arrays], Arrays]
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What is exported of a model.
+
+    Args:
+        model: The model to export.
+        arrays: Returns its inputs by name for inputs of the whole model by name.
+        stage: What computes them outside of the model; `None` for the whole.
+    """
+
+    model: keras.Model
+    arrays: Convert
+    stage: TextStage | None = None
+
+
+def part_of(whole: keras.Model, inputs: Ports, name: str, form: Format, folder: Path) -> Part:
+    """Divides a model.
+
+    Args:
+        whole: The model.
+        inputs: Its inputs.
+        name: `"whole"` or `"numbers"`.
+        form: The format.
+        folder: Folder to create, for the files of the text stage.
+
+    Raises:
+        ExportError: The format cannot hold the whole, or the model has no numeric part.
+    """
+    if name == "whole":
+        if not form.takes_text:
+            check_takes_text(whole, inputs, form.name)
+        return Part(whole, lambda given: given)
+    if not any(port.is_text for port in inputs.each):
+        raise ExportError(f"--part numbers: {whole.name!r} takes no text. Give --part whole, which is the default.")
+    stage, model = split_text(whole)
+    folder.mkdir()
+    stage.write(folder)
+    preprocess = Preprocessor(folder)
+    return Part(model, lambda given: preprocess(next(iter(given.values())).tolist()), stage)
 
 
 def check_takes_text(model: keras.Model, inputs: Ports, name: str) -> None:

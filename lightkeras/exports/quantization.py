@@ -14,6 +14,7 @@ from lightkeras.exports.errors import ExportError
 from lightkeras.exports.evaluation import BATCH, HeldOut
 from lightkeras.exports.examples import layers_of
 from lightkeras.exports.formats.base import Format, Program
+from lightkeras.exports.parts import Convert
 from lightkeras.exports.tensors import tensors
 
 
@@ -54,9 +55,11 @@ class Before:
         form: The format.
         program: What is written.
         held_out: The test split; `None` measures no metrics.
+        arrays: Returns the inputs of the program for examples of the split.
     """
 
-    def __init__(self, form: Format, program: Program, held_out: HeldOut | None) -> None:
+    def __init__(self, form: Format, program: Program, held_out: HeldOut | None, arrays: Convert) -> None:
+        self._arrays = arrays
         self._form, self._program, self._held_out = form, program, held_out
         with tempfile.TemporaryDirectory(prefix="lightkeras-export-") as folder:
             form.write(program, Path(folder))
@@ -79,10 +82,11 @@ class Before:
 
     def _outputs(self, held_out: HeldOut) -> dict[str, np.ndarray]:
         """The outputs of the model for the split."""
-        count = len(next(iter(held_out.arrays.values())))
+        every = held_out.arrays
+        count = len(next(iter(every.values())))
         parts = [
-            self._program.call(tensors(held_out.arrays, slice(first, first + BATCH)))
-            for first in range(0, count, BATCH)
+            self._program.call(tensors(self._arrays({name: array[n : n + BATCH] for name, array in every.items()})))
+            for n in range(0, count, BATCH)
         ]
         names = self._program.outputs.names
         return {name: np.concatenate([keras.ops.convert_to_numpy(part[name]) for part in parts]) for name in names}

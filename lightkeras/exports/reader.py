@@ -121,6 +121,16 @@ def _keras_tensor(array: np.ndarray) -> Any:
 FORMATS = {one.__name__: one for one in (saved_model, onnx, litert, openvino, torch, keras, weights)}
 
 
+def with_preprocessing(run: Run, folder: str) -> Run:
+    """Lets an artifact of numbers take texts, by the files of its text stage."""
+    if not os.path.exists(os.path.join(folder, "preprocess.json")):
+        return run
+    # The source of `preprocess.py`: the copy in the folder may come from somebody else.
+    own = os.path.join(os.path.dirname(os.path.abspath(__file__)), "preprocess_words.py")
+    preprocess = runpy.run_path(own)["Preprocessor"](folder)
+    return lambda inputs: run(preprocess(next(iter(inputs.values())).tolist()))
+
+
 def batched(run: Run, inputs: Arrays, size: int) -> Arrays:
     """Outputs for all examples, in batches of a size; the last one may be smaller."""
     count = len(next(iter(inputs.values())))
@@ -152,12 +162,9 @@ def main(form: str, path: str, examples: str, outputs: str, facts: str = "", siz
         sys.modules.update({"keras": None, "lightkeras": None})  # type: ignore[dict-item]  # an import of them fails
     with np.load(examples) as file:
         inputs = {name: file[name] for name in file.files}
-    run = FORMATS[form](path)
+    run = with_preprocessing(FORMATS[form](path), os.path.dirname(path))
     if form == "weights":
         save(outputs, run(inputs))
-        return
-    if size:
-        save(outputs, batched(run, inputs, int(size)))
         return
     if size:
         save(outputs, batched(run, inputs, int(size)))

@@ -52,7 +52,7 @@ def make_record(
         folder: Folder of the artifact.
     """
     latency = {}
-    if proof is not None and proof.seconds is not None:
+    if proof is not None and proof.seconds is not None and written["predict_seconds"] is not None:
         latency = {
             name: {"batch_1": seconds[0], "batch_32": seconds[1]}
             for name, seconds in (("artifact_s", proof.seconds), ("predict_s", written["predict_seconds"]))
@@ -68,6 +68,7 @@ def make_record(
         "run": None if source.run_dir is None else str(source.run_dir),
         "backends": {"run": source.backend, "written": written["backend"]},
         "model": {"blake2b": _hash(source.model_file), "bytes": source.model_file.stat().st_size},
+        "takes": written["takes"],
         "inputs": written["inputs"],
         "outputs": written["outputs"],
         "precision": written["precision"],

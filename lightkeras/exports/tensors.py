@@ -9,9 +9,9 @@ import keras
 import numpy as np
 
 
-def tensors(given: Mapping[str, np.ndarray], chosen: slice = slice(None)) -> dict[str, Any]:
+def tensors(given: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Examples as tensors by name; texts as strings of TensorFlow."""
-    return {name: tensor_of(array[chosen]) for name, array in given.items()}
+    return {name: tensor_of(array) for name, array in given.items()}
 
 
 def tensor_of(array: np.ndarray) -> Any:

@@ -20,17 +20,19 @@ import keras
 import numpy as np
 
 from lightkeras.encoders.base import JoinError, model_ends
+from lightkeras.encoders.hub.layer import runs_modules
 from lightkeras.exports import examples
 from lightkeras.exports.errors import ExportError
 from lightkeras.exports.evaluation import HeldOut
 from lightkeras.exports.formats import FORMATS
-from lightkeras.exports.formats.base import Program
+from lightkeras.exports.formats.base import Format, Program
 from lightkeras.exports.formats.weights import weights_of
 from lightkeras.exports.loading import load_model, make_task
-from lightkeras.exports.parts import check_takes_text
+from lightkeras.exports.parts import Part, part_of
 from lightkeras.exports.ports import Port, Ports, ports_of
 from lightkeras.exports.quantization import Before, precision_of, quantized
 from lightkeras.exports.tensors import tensor_of, tensors
+from lightkeras.exports.text_stage import TextStage
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.runs.untrusted import untrusted_in
 from lightkeras.system import environment, files, trust
@@ -73,45 +75,68 @@ def write(request: Request, exchange: Path) -> dict[str, Any]:
     form = FORMATS[request.format]
     task_class = None if request.task is None else load_task(request.task)
     with _trusting(request, task_class):
-        model = load_model(Path(request.model_file), task_class, request.trust_run)
+        whole = load_model(Path(request.model_file), task_class, request.trust_run)
         task = None
         if task_class is not None and request.run_dir is not None:
             task = make_task(task_class, Path(request.run_dir))
-        inputs = inputs_of_model(model)
-        if not form.takes_text:
-            check_takes_text(model, inputs, form.name)
-        given = examples.drawn_examples(model, inputs) if task is None else examples.examples_of(task, inputs)
-        call = _call_of(model, task, inputs, request.outputs)
-        outputs = _outputs_of(model, call(tensors(given, slice(2))), request.outputs)
-
-        def named(batch: Mapping[str, Any]) -> dict[str, Any]:
-            return outputs.unpack(call(batch))
-
-        expected = {
-            name: np.asarray(keras.ops.convert_to_numpy(found)) for name, found in named(tensors(given)).items()
-        }
-        _check_finite(expected)
-        program, target = Program(model, named, inputs, outputs), Path(request.target)
-        before = None if request.quantize is None else Before(form, program, _held_out(request, task, inputs, outputs))
-        precision = precision_of(model) if request.quantize is None else quantized(model, request.quantize, form)
+        taken = inputs_of_model(whole)
+        part = part_of(whole, taken, request.part, form, exchange / "text_stage")
+        given = examples.drawn_examples(whole, taken) if task is None else examples.examples_of(task, taken)
+        program = _program(part, task, given, request.outputs)
+        # The text stage is compared too, where Keras has string operations.
+        runs_whole = part.stage is None or runs_modules()
+        expected = _expected(
+            _call_of(whole, task, taken, request.outputs) if runs_whole else None, program, part, given
+        )
+        held_out = _held_out(request, task, taken, program.outputs)
+        before = None if request.quantize is None else Before(form, program, held_out, part.arrays)
+        precision = precision_of(whole) if request.quantize is None else quantized(part.model, request.quantize, form)
         own = request.quantize if request.quantize in form.quantizes else None
-        with files.explained(target):
-            target.mkdir(parents=True)
-            form.write(dataclasses.replace(program, quantize=own), target)
+        target = Path(request.target)
+        _write(form, dataclasses.replace(program, quantize=own), part.stage, target)
         examples.save_arrays(exchange / "examples.npz", given)
-        examples.save_arrays(exchange / "expected.npz", expected if form.computes else weights_of(model))
+        examples.save_arrays(exchange / "expected.npz", expected if form.computes else weights_of(part.model))
         return {
-            "inputs": inputs.record(),
-            "outputs": outputs.record(),
-            "classes": _files_of_classes(model, request.task),
+            "takes": taken.record(),
+            "inputs": program.inputs.record(),
+            "outputs": program.outputs.record(),
+            "classes": _files_of_classes(part.model, request.task),
             "trust_run": request.trust_run,
             "examples": "drawn" if task is None else "test split",
             "precision": precision,
-            "predict_seconds": _latencies(model, inputs, given) if form.computes else None,
+            "predict_seconds": _latencies(whole, taken, given) if form.computes and runs_whole else None,
             "backend": keras.backend.backend(),
             "versions": environment.versions(),
             **({} if before is None else before.compared(target)),
         }
+
+
+def _program(part: Part, task: Task | None, given: Mapping[str, np.ndarray], which: str) -> Program:
+    """What is written, with the outputs that it has for some examples."""
+    inputs = inputs_of_model(part.model)
+    call = _call_of(part.model, task, inputs, which)
+    first = part.arrays({name: array[:2] for name, array in given.items()})
+    outputs = _outputs_of(part.model, call(tensors(first)), which)
+    return Program(part.model, lambda batch: outputs.unpack(call(batch)), inputs, outputs)
+
+
+def _expected(whole: Any, program: Program, part: Part, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The outputs for the examples by name: of the call of the whole model, or of its part if that is `None`."""
+    if whole is None:
+        found = program.call(tensors(part.arrays(given)))
+    else:
+        found = program.outputs.unpack(whole(tensors(given)))
+    expected = {name: np.asarray(keras.ops.convert_to_numpy(value)) for name, value in found.items()}
+    _check_finite(expected)
+    return expected
+
+
+def _write(form: Format, program: Program, stage: TextStage | None, target: Path) -> None:
+    with files.explained(target):
+        target.mkdir(parents=True)
+        form.write(program, target)
+        if stage is not None:
+            stage.write(target)
 
 
 def inputs_of_model(model: keras.Model) -> Ports:
@@ -144,8 +169,12 @@ def _call_of(model: keras.Model, task: Task | None, inputs: Ports, outputs: str)
         raise ExportError("--outputs predict needs the class that defines predict_step: give --task FILE.py:ClassName.")
     if not isinstance(vars(task).get("model"), keras.Model):
         raise ExportError(f"--outputs predict needs a `self.model`, which {type(task).__name__} does not have.")
-    task.model = model
-    return lambda batch: task.run_predict_step((inputs.pack(batch),))
+
+    def predict(batch: Mapping[str, Any]) -> Any:
+        task.model = model
+        return task.run_predict_step((inputs.pack(batch),))
+
+    return predict
 
 
 def _outputs_of(model: keras.Model, found: Any, outputs: str) -> Ports:

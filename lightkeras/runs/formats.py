@@ -398,7 +398,7 @@ class Latency:
 
 @dataclasses.dataclass
 class Export:
-    """`export.json` of an artifact."""
+    """`export.json` of an artifact; it `takes` what the whole model does, texts for the `inputs` of a numeric part."""
 
     version: Literal[1]
     format: Literal["saved_model", "onnx", "litert", "openvino", "torch", "keras", "weights"]
@@ -406,6 +406,7 @@ class Export:
     part: Literal["whole", "numbers"]
     outputs_of: Literal["model", "predict"]
     backends: ExportBackends
+    takes: ExportedPorts
     inputs: ExportedPorts
     outputs: ExportedPorts
     precision: str

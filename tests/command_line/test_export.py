@@ -15,6 +15,7 @@ PORTS = {"kind": "one", "each": [{"name": "text", "dtype": "string", "shape": [N
 OUT = {"kind": "one", "each": [{"name": "logit", "dtype": "float32", "shape": [None, 1]}]}
 LATENCY = {"artifact_s": {"batch_1": 0.001, "batch_32": 0.002}, "predict_s": {"batch_1": 0.05, "batch_32": 0.06}}
 RECORD = {
+    "takes": PORTS,
     "inputs": PORTS,
     "outputs": OUT,
     "largest_difference": 2e-7,

@@ -30,6 +30,7 @@ def record(outputs: str = "model", kind: str = "one", name: str = "logit", form:
         "part": "whole",
         "outputs_of": outputs,
         "backends": {"run": "jax", "written": "tensorflow"},
+        "takes": ports("inputs", 2),
         "inputs": ports("inputs", 2),
         "outputs": ports(name, 1),
         "precision": "float32",

@@ -41,7 +41,14 @@ def written(request: Any, exchange: Path, backend: str) -> dict[str, Any]:
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"weights")
     ports = {"kind": "one", "each": [{"name": "x", "dtype": "float32", "shape": [None]}]}
-    facts = {"inputs": ports, "outputs": ports, "precision": "float32", "examples": "drawn", "predict_seconds": None}
+    facts = {
+        "takes": ports,
+        "inputs": ports,
+        "outputs": ports,
+        "precision": "float32",
+        "examples": "drawn",
+        "predict_seconds": None,
+    }
     return {**facts, "backend": backend, "versions": {}, "request": dict(request)}
 
 

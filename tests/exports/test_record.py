@@ -15,6 +15,7 @@ from lightkeras.system import files
 PORTS = {"kind": "one", "each": [{"name": "x", "dtype": "float32", "shape": [None, 2]}]}
 REQUEST = {"format": "onnx", "part": "whole", "outputs": "model", "quantize": None}
 WRITTEN = {
+    "takes": PORTS,
     "inputs": PORTS,
     "outputs": PORTS,
     "precision": "float32",

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any, ClassVar, final
 
+from lightkeras.encoders.hub.bag_embedding import INPUTS as BAGS
 from lightkeras.exports.errors import ExportError
 from lightkeras.exports.formats.base import Format, Program
 
@@ -35,18 +36,31 @@ class TorchProgram(Format):
             def forward(self, *tensors: Any) -> dict[str, Any]:
                 return program.call(dict(zip(program.inputs.names, tensors, strict=True)))
 
-        batch = torch.export.Dim("batch", min=1)
+        batch, entries = torch.export.Dim("batch", min=1), torch.export.Dim("entries", min=0)
+        of_bags = set(program.inputs.names) == set(BAGS)
+        sizes = tuple({0: entries if of_bags and name != "counts" else batch} for name in program.inputs.names)
         examples = tuple(
-            torch.ones([EXAMPLES, *(size or EXAMPLES for size in port.shape[1:])], dtype=getattr(torch, port.dtype))
+            torch.zeros([EXAMPLES, *(size or EXAMPLES for size in port.shape[1:])], dtype=getattr(torch, port.dtype))
             for port in program.inputs.each
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of variables that are no submodules
             try:
-                made = torch.export.export(
-                    Served().eval(), examples, dynamic_shapes=(tuple({0: batch} for _ in examples),), strict=False
-                )
+                made = torch.export.export(Served().eval(), examples, dynamic_shapes=(sizes,), strict=False)
             except Exception as error:
                 reason = " ".join(str(error).split())[:600]
                 raise ExportError(f"torch.export cannot trace the model with an open batch size: {reason}") from error
+        if of_bags:
+            _allow_empty_bags(made)
         torch.export.save(made, folder / self.file)
+
+
+def _allow_empty_bags(made: Any) -> None:
+    """Removes the assertions that torch derives from its rule that an open axis has two entries or more."""
+    import torch
+
+    for node in list(made.graph.nodes):
+        if node.target is torch.ops.aten._assert_scalar.default:
+            made.graph.erase_node(node)
+    made.graph.eliminate_dead_code()
+    made.graph_module.recompile()
