@@ -75,6 +75,12 @@ def grams(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fitted(Grams(), tmp_path_factory.mktemp("exports") / "grams")
 
 
+@pytest.fixture
+def text_tasks() -> dict[str, type[lk.Task]]:
+    """The tasks of the runs `words` and `grams`."""
+    return {"words": Words, "grams": Grams}
+
+
 @dataclasses.dataclass(frozen=True)
 class Written:
     """What the process that writes leaves."""

@@ -7,11 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
 import lightkeras as lk
+from lightkeras.exports.evaluation import evaluate_artifact
 from lightkeras.exports.formats import FORMATS
+from lightkeras.exports.reader import with_preprocessing
+from lightkeras.exports.text_stage import READER, split_text
 
 pytestmark = pytest.mark.backends("tensorflow", reason="text runs there alone")
 
@@ -72,3 +76,33 @@ def test_torch_takes_any_number_of_texts(run: str, tmp_path: Path, request: pyte
         arrays = preprocess(texts)
         found = program(*(torch.from_numpy(arrays[name]) for name in result.inputs))
         assert len(next(iter(found.values()))) == len(texts)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["words", "grams"])
+def test_the_metrics_of_numbers_are_those_of_the_run(
+    name: str, text_tasks: dict[str, type[lk.Task]], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    pytest.importorskip("onnxruntime", reason="the runtime is not installed")
+    run = request.getfixturevalue(name)
+    result = lk.export(run, "onnx", tmp_path / "out", part="numbers")
+    assert result.record["takes"]["each"][0]["dtype"] == "string"
+    task = text_tasks[name]()
+    tested = lk.Runner(run_dir=run, progress=False, pictures=False).evaluate(task, weights="best")
+    found = evaluate_artifact(task, result.path)
+    assert found.examples == tested.examples
+    assert dict(found.metrics) == pytest.approx(dict(tested.metrics), abs=1e-6)
+
+
+def test_nothing_in_the_folder_of_an_artifact_is_executed(tmp_path: Path) -> None:
+    encoder = lk.TextVectorizer(8, 2)
+    encoder.fit([np.array(["a good film"], dtype=object)])
+    words = encoder.inputs()
+    stage, _ = split_text(encoder.join(keras.Model(words, keras.layers.Embedding(8, 2)(words))))
+    stage.write(tmp_path)
+    assert (tmp_path / "preprocess.py").read_bytes() == READER.read_bytes()
+    (tmp_path / "preprocess.py").write_text("raise SystemExit('executed')")
+    run = with_preprocessing(lambda inputs: inputs, str(tmp_path))
+    assert run({"text": np.array([b"film good"])})["words"].tolist() == [
+        encoder.encode(np.array(["film good"]))[0].tolist()
+    ]
