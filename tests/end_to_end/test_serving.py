@@ -38,6 +38,34 @@ def logits_of(run: Path) -> Any:
     return keras.saving.load_model(run / "model.keras")(tf.constant(ASKED)).numpy()
 
 
+class Words(lk.Task):
+    """A logit of a text."""
+
+    def build_data(self) -> lk.DataModule:
+        texts = np.array(["a good film", "a dull film!", "good, really good", "dull and long"] * 8, dtype=object)
+        split = (texts, np.tile(np.array([1, 0], "int32"), 16))
+        return lk.testing.ArrayData(split, split, split, batch_size=16)
+
+    def build_encoder(self) -> lk.Encoder:
+        return lk.TextVectorizer(max_tokens=8, length=4)
+
+    def build_model(self) -> keras.Model:
+        words = self.encoder.inputs()
+        x = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(self.encoder.vocabulary_size, 4)(words))
+        return keras.Model(words, keras.layers.Dense(1)(x))
+
+    def loss(self, batch: Any, training: bool) -> Any:
+        logit = keras.ops.squeeze(self.model(batch[0], training=training), -1)
+        return keras.ops.mean(keras.ops.softplus(logit) - keras.ops.cast(batch[1], "float32") * logit)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("serving") / "words"
+    lk.Runner(run_dir=folder, max_epochs=1, progress=False, pictures=False, preflight=False).fit(Words())
+    return folder
+
+
 @pytest.fixture(scope="module")
 def words_onnx(words: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("tf2onnx", reason="the extra export-onnx is not installed")
