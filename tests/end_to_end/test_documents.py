@@ -36,8 +36,9 @@ def trains(block: str) -> bool:
 
 
 def marked(name: str) -> object:
-    """A search starts processes; test_tuner.py and test_tutorial.py show the same."""
-    return pytest.param(name, marks=pytest.mark.long) if searches(BLOCKS[name]) else name
+    """A search and an export start processes; test_tuner.py, test_tutorial.py and test_export.py show the same."""
+    starts = searches(BLOCKS[name]) or "lk.export(" in BLOCKS[name]
+    return pytest.param(name, marks=pytest.mark.long) if starts else name
 
 
 @pytest.mark.parametrize("name", [marked(name) for name in BLOCKS])

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.backends("tensorflow", reason="text runs there alone")
     ("run", "name"),
     [
         ("words", "onnx"),
-        ("grams", "litert"),
+        pytest.param("grams", "litert", marks=pytest.mark.long),
         *[
             pytest.param("words", name, marks=pytest.mark.long)
             for name in ("saved_model", "litert", "openvino", "keras")
