@@ -21,7 +21,7 @@ PAGE = ROOT / "docs" / "how_to" / "export.md"
 BEGIN, END = "<!-- table of benchmarks/exports.py -->\n", "<!-- end of the table -->\n"
 FORMATS = ("saved_model", "onnx", "litert", "openvino", "torch")
 BACKENDS = {"torch": "torch"}  # a run of the format's own backend, else of TensorFlow
-REFUSED = ("has no operators for text", "lacks operators", "cannot run the model", "cannot trace the model")
+REFUSED = ("has no operators for text", "lacks operators", "cannot trace the model")
 
 
 def main() -> None:
@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--experiments", nargs="*", choices=experiments, default=experiments)
     parser.add_argument("--formats", nargs="*", choices=FORMATS, default=FORMATS)
     parser.add_argument("--backend", default="tensorflow", help="of the runs")
+    parser.add_argument("--times", action="store_true", help="keep latencies too: on a machine that does nothing else")
     parser.add_argument("--draw", action="store_true", help="draw the table of the results that are there")
     arguments = parser.parse_args()
     if not arguments.draw:
@@ -59,14 +60,14 @@ def measure(arguments, work):
             command = [sys.executable, str(file), "fit", *flags, "--run_dir", str(run)]
             subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for form in arguments.formats:
-            cell = exported(file, run, form, work / f"{name}-{form}", env)
+            cell = exported(file, run, form, work / f"{name}-{form}", env, arguments.times)
             print(f"{name:24} {form:12} {cell}", flush=True)
             rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
             rows.setdefault(name, {})[form] = cell
             RESULTS.write_text(json.dumps(dict(sorted(rows.items())), indent=2) + "\n")
 
 
-def exported(file, run, form, out, env):
+def exported(file, run, form, out, env, times):
     """One export: its difference and latencies, or why it was refused."""
     command = [sys.executable, "-m", "lightkeras.command_line.entry_point", "export", str(run), "--format", form]
     command += ["--out", str(out), "--task", f"{file}:{task_of(file)}", "--trust_run"]
@@ -78,7 +79,7 @@ def exported(file, run, form, out, env):
         return {"error": " ".join(lines).replace(f"{run}/", "").removeprefix("error: ")[:500]}
     record = json.loads((out / "export.json").read_text())
     cell = {name: record[name] for name in ("largest_difference", "tolerance", "examples")}
-    for name, seconds in record["latency"].items():
+    for name, seconds in record["latency"].items() if times else ():
         cell |= {f"{name}_{batch}": value for batch, value in seconds.items()}
     return {**cell, "bytes": sum(each["bytes"] for each in record["files"].values())}
 
@@ -104,13 +105,14 @@ def draw(rows):
 
 
 def shown(cell):
-    """A cell: the difference, and how many times faster than Keras's `predict` one example is."""
+    """A cell: the largest difference and, where times were kept, how many times faster than `predict` one example is;
+    or why the format was refused."""
     if cell is None:
         return ""
     if "error" in cell:
-        return "refused: text" if "text" in cell["error"] else "refused: operators" if not bad(cell) else "**failed**"
-    times = cell["predict_s_batch_1"] / cell["artifact_s_batch_1"]
-    return f"{cell['largest_difference']:.0e}, {times:.0f}x"
+        return "text" if "text" in cell["error"] else "operators" if not bad(cell) else "**failed**"
+    faster = f", {cell['predict_s_batch_1'] / cell['artifact_s_batch_1']:.0f}x" if "predict_s_batch_1" in cell else ""
+    return f"{cell['largest_difference']:.0e}{faster}"
 
 
 if __name__ == "__main__":

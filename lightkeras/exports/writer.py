@@ -81,7 +81,7 @@ def write(request: Request, exchange: Path) -> dict[str, Any]:
             task = make_task(task_class, Path(request.run_dir))
         taken = inputs_of_model(whole)
         part = part_of(whole, taken, request.part, form, exchange / "text_stage")
-        given = examples.drawn_examples(whole, taken) if task is None else examples.examples_of(task, taken)
+        given, origin = _examples(whole, task, taken)
         program = _program(part, task, given, request.outputs)
         # The text stage is compared too, where Keras has string operations.
         runs_whole = part.stage is None or runs_modules()
@@ -102,7 +102,7 @@ def write(request: Request, exchange: Path) -> dict[str, Any]:
             "outputs": program.outputs.record(),
             "classes": _files_of_classes(part.model, request.task),
             "trust_run": request.trust_run,
-            "examples": "drawn" if task is None else "test split",
+            "examples": origin,
             "precision": precision,
             "predict_seconds": _latencies(whole, taken, given) if form.computes and runs_whole else None,
             "backend": keras.backend.backend(),
@@ -159,6 +159,16 @@ def inputs_of_model(model: keras.Model) -> Ports:
     if isinstance(built[0], (list, tuple)):
         return ports_of([spec(shape) for shape in built], (), "inputs")
     return ports_of(spec(built), (), "inputs")
+
+
+def _examples(model: keras.Model, task: Task | None, inputs: Ports) -> tuple[dict[str, np.ndarray], str]:
+    """The examples, and where they come from: drawn if there is no task, or its data does not fit the model."""
+    if task is None:
+        return examples.drawn_examples(model, inputs), "drawn"
+    try:
+        return examples.examples_of(task, inputs), "test split"
+    except ExportError as error:  # as of a GAN, whose generator takes noise and whose data are images
+        return examples.drawn_examples(model, inputs), f"drawn: {error}"
 
 
 def _call_of(model: keras.Model, task: Task | None, inputs: Ports, outputs: str) -> Any:

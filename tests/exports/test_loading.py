@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import keras
 import pytest
 from keras import layers
 
+import lightkeras as lk
+from lightkeras.encoders.hub import sample_text_module
 from lightkeras.exports.errors import ExportError
 from lightkeras.exports.loading import keras_classes, load_model, make_task
 from lightkeras.system.trust import UntrustedRunError
@@ -36,6 +39,19 @@ def test_code_in_the_file_needs_trust(tmp_path: Path) -> None:
     with pytest.raises(UntrustedRunError, match=r"holds code: .* If you trust it, add --trust_run"):
         load_model(path, None, trust_run=False)
     assert isinstance(load_model(path, None, trust_run=True), keras.Model)
+
+
+def test_a_hub_module_is_run_only_if_the_run_is_trusted_and_must_be_where_it_was(tmp_path: Path) -> None:
+    module = shutil.copytree(sample_text_module(), tmp_path / "module")
+    text = keras.Input((), dtype="string")
+    model = keras.Model(text, layers.Dense(1)(lk.HubLayer(str(module))(text)))
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(UntrustedRunError, match=r"holds code: a TF Hub module .* add --trust_run"):
+        load_model(tmp_path / "model.keras", None, trust_run=False)
+    assert isinstance(load_model(tmp_path / "model.keras", None, trust_run=True), keras.Model)
+    module.rename(tmp_path / "moved")
+    with pytest.raises(ExportError, match=rf"model.keras cannot be loaded: .*{module}"):
+        load_model(tmp_path / "model.keras", None, trust_run=True)
 
 
 def test_a_layer_of_the_users_file_is_found_only_with_the_task(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from keras import layers
 
 from lightkeras import testing
+from lightkeras.exports.errors import ExportError
 from lightkeras.exports.writer import inputs_of_model
 
 pytestmark = pytest.mark.backends("tensorflow", reason="text runs there alone")
@@ -28,6 +30,35 @@ def test_text_is_refused_before_anything_is_written(
     assert written.error["kind"] == "ExportError"
     assert f"the input 'text' takes; it is read by {layer}. Give --format saved_model" in written.error["message"]
     assert not written.target.exists()
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Spectrum(layers.Layer):  # type: ignore[misc]
+    """Singular values."""
+
+    def call(self, inputs: Any) -> Any:
+        return keras.ops.svd(inputs, compute_uv=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("onnx", r"ONNX lacks operators of the model: Svd \(in \S*spectrum\w*/Svd\). Give --format saved_model"),
+        ("litert", r"LiteRT lacks operators of the model: Svd \(in \S*spectrum\w*/Svd\). Give --format saved_model"),
+        (
+            "openvino",
+            r"OpenVINO lacks operators of the model: Svd \(in \S*spectrum\w*/Svd\). Give --format saved_model",
+        ),
+    ],
+)
+def test_an_operator_that_a_format_lacks_is_named(
+    name: str, message: str, moons: Path, write: Callable[..., Any], tmp_path: Path
+) -> None:
+    points = keras.Input((2, 2))
+    keras.Model(points, Spectrum(name="spectrum")(points)).save(tmp_path / "svd.keras")
+    written = write(moons, name, model_file=tmp_path / "svd.keras")
+    assert written.status == 1
+    assert re.search(message, written.error["message"]), written.error["message"]
 
 
 @pytest.mark.parametrize("run", ["words", "grams"])
@@ -49,6 +80,17 @@ def test_with_the_task_the_examples_are_of_the_test_split(moons: Path, write: Ca
     assert written.facts["examples"] == "test split"
     with np.load(written.exchange / "examples.npz") as file:
         np.testing.assert_array_equal(file["inputs"], testing.two_moons(100, seed=2)[0][:32])
+
+
+def test_examples_are_drawn_if_the_data_of_the_task_is_no_input_of_the_model(
+    moons: Path, write: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(task: Any, inputs: Any) -> Any:
+        raise ExportError("other inputs")
+
+    monkeypatch.setattr("lightkeras.exports.examples.examples_of", other)
+    written = write(moons, "weights", task=f"{FILE}:TwoMoons")
+    assert written.facts["examples"] == "drawn: other inputs"
 
 
 def test_the_outputs_of_predict_step_need_the_task(moons: Path, write: Callable[..., Any]) -> None:

@@ -13,7 +13,7 @@ from typing import ClassVar, final
 
 from lightkeras.exports.errors import ExportError
 from lightkeras.exports.formats.base import Format, Program
-from lightkeras.exports.formats.saved_model import SIGNATURE, write_saved_model
+from lightkeras.exports.formats.saved_model import SIGNATURE, operators_named, write_saved_model
 
 
 @final
@@ -41,16 +41,13 @@ class LiteRT(Format):
             try:
                 content = converter.convert()
             except Exception as error:  # ConverterError, which has no public name
-                raise ExportError(f"LiteRT lacks operators of the model: {_operators(str(error))}") from error
+                kinds = dict.fromkeys(re.findall(r"'tf\.(\w+)' op is", str(error)))
+                reason = " ".join(str(error).split())[:400]
+                lacks = operators_named(Path(between) / "saved_model", kinds) if kinds else reason
+                raise ExportError(
+                    f"LiteRT lacks operators of the model: {lacks}. Give --format saved_model."
+                ) from error
         (folder / self.file).write_bytes(content)
-
-
-def _operators(text: str) -> str:
-    """The operators that a converter's error lists, and the layers that use them."""
-    kinds = dict.fromkeys(re.findall(r"'(tf\.\w+)' op is", text))
-    layers = dict.fromkeys(re.findall(r'loc\(.*?"([\w/]+)_\d*/\w+"', text))
-    where = f" (of {', '.join(layers)})" if layers else ""
-    return f"{', '.join(kinds)}{where}. Give --format saved_model." if kinds else " ".join(text.split())[:400]
 
 
 @contextlib.contextmanager

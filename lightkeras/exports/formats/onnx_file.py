@@ -12,7 +12,7 @@ from typing import Any, ClassVar, final
 
 from lightkeras.exports.errors import ExportError
 from lightkeras.exports.formats.base import Format, Program
-from lightkeras.exports.formats.saved_model import SIGNATURE, write_saved_model
+from lightkeras.exports.formats.saved_model import SIGNATURE, operators_named, write_saved_model
 
 OPSET = 18
 
@@ -34,7 +34,7 @@ class Onnx(Format):
         with tempfile.TemporaryDirectory(prefix="lightkeras-export-") as between:
             write_saved_model(program, Path(between) / "saved_model")
             proto = _converted(Path(between) / "saved_model")
-            _check_operators(proto)
+            _check_operators(proto, Path(between) / "saved_model")
             if program.quantize is None:
                 onnx.save(proto, folder / self.file)
                 return
@@ -73,18 +73,14 @@ def _converted(saved_model: Path) -> Any:
     return proto
 
 
-def _check_operators(proto: Any) -> None:
+def _check_operators(proto: Any, saved_model: Path) -> None:
     """tf2onnx copies an operator that it does not know, without an error."""
     import onnx
 
-    unknown = {
-        node.op_type: node.name
-        for node in proto.graph.node
-        if node.domain in ("", "ai.onnx") and not onnx.defs.has(node.op_type, "")
-    }
-    if unknown:
-        found = ", ".join(f"{kind} (of {name})" for kind, name in unknown.items())
-        raise ExportError(f"ONNX lacks operators of the model: {found}. Give --format saved_model.")
+    kinds = {node.op_type for node in proto.graph.node if node.domain in ("", "ai.onnx")}
+    if unknown := sorted(kind for kind in kinds if not onnx.defs.has(kind, "")):
+        lacks = operators_named(saved_model, unknown)
+        raise ExportError(f"ONNX lacks operators of the model: {lacks}. Give --format saved_model.")
 
 
 @contextlib.contextmanager

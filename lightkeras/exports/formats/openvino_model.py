@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from typing import ClassVar, final
 
 from lightkeras.exports.errors import ExportError
 from lightkeras.exports.formats.base import Format, Program
-from lightkeras.exports.formats.saved_model import write_saved_model
+from lightkeras.exports.formats.saved_model import operators_named, write_saved_model
 
 
 @final
@@ -33,9 +34,14 @@ class OpenVINO(Format):
             try:
                 model = openvino.convert_model(str(Path(between) / "saved_model"))
                 openvino.Core().compile_model(model, "CPU")  # a conversion may succeed and not run
-            except RuntimeError as error:
-                reason = " ".join(str(error).split())[:400]
-                raise ExportError(f"OpenVINO cannot run the model: {reason} Give --format saved_model.") from error
+            except Exception as error:  # OpConversionFailure and others without a public name
+                reason = " ".join(str(error).split())
+                listed = re.search(r"rule found for operations: ([\w, ]+?)(?: To facilitate|$)", reason)
+                kinds = [] if listed is None else listed[1].split(", ")
+                lacks = operators_named(Path(between) / "saved_model", kinds) if kinds else reason[:400]
+                raise ExportError(
+                    f"OpenVINO lacks operators of the model: {lacks}. Give --format saved_model."
+                ) from error
             names = sorted(program.outputs.names)
             for output, name in zip(model.outputs, names, strict=True):
                 if name not in output.get_names():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar, final
 
@@ -33,3 +34,13 @@ def write_saved_model(program: Program, folder: Path) -> None:
     specs = {port.name: tf.TensorSpec(port.shape, port.dtype, port.name) for port in program.inputs.each}
     archive.add_endpoint("serve", program.call, input_signature=[specs])
     archive.write_out(str(folder), verbose=False)
+
+
+def operators_named(folder: Path, kinds: Iterable[str]) -> str:
+    """Kinds of operators in a SavedModel, each with the names in it, which are paths of the layers that use them."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    graph = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes()).meta_graphs[0].graph_def
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    found = {kind: list(dict.fromkeys(node.name for node in nodes if node.op == kind)) for kind in kinds}
+    return ", ".join(f"{kind} (in {', '.join(names[:3]) or 'the model'})" for kind, names in found.items())

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("openvino", reason="the runtime openvino is not installed")
-pytestmark = pytest.mark.backends("tensorflow", reason="TensorFlow writes it")
+pytestmark = [pytest.mark.backends("tensorflow", reason="TensorFlow writes it"), pytest.mark.long]
 
 
 def test_the_runtime_alone_computes_what_keras_does_at_any_batch_size(moons: Path, write: Callable[..., Any]) -> None:
