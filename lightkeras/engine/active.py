@@ -29,7 +29,7 @@ def current_world() -> World:
     """Returns the processes of a run; the first call joins them if a launcher started several.
 
     Raises:
-        ValueError: The variables of the launcher are wrong, or this backend uses one process.
+        ValueError: The variables of the launcher are wrong, or the backend was used before.
         WorldError: Another process did not come.
     """
     global _joined

@@ -343,6 +343,7 @@ class Engine(StreamOpener):
         self.watches = GradientWatches(self._place)
 
     @classmethod
+    @abc.abstractmethod
     def join(cls, launch: Launch | None) -> World:
         """Joins the other processes of a run; called once in a process, before anything is computed.
 
@@ -353,15 +354,9 @@ class Engine(StreamOpener):
             The processes; `ALONE` for one.
 
         Raises:
-            ValueError: This backend uses one process, or the others cannot be joined.
+            ValueError: The others cannot be joined.
             WorldError: Another process did not come.
         """
-        if launch is not None:
-            raise ValueError(
-                f"{launch.variable} tells of {launch.processes} processes: a run on {cls.backend} is one process. "
-                "Start one without a launcher, or use JAX or torch: KERAS_BACKEND=torch."
-            )
-        return ALONE
 
     def enter(self, world: World) -> None:
         """Takes the processes that steps are shared with, before a step is traced."""

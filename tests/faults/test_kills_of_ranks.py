@@ -51,7 +51,7 @@ def positions(end: harness.End) -> list[list[str]]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("backend", ["torch", "jax"])
+@pytest.mark.parametrize("backend", ["torch", "jax", "tensorflow"])
 def test_killed_ranks(backend, tmp_path, pytestconfig):
     pytest.importorskip(backend)
     wanted, rng = pytestconfig.getoption("--kills") or 6, random.Random(5)

@@ -31,6 +31,7 @@ def on(backend: str, *marks: pytest.MarkDecorator) -> Any:
 
 
 TORCH, JAX, LONG_JAX = on("torch"), on("jax"), on("jax", pytest.mark.long)
+TENSORFLOW, LONG_TENSORFLOW = on("tensorflow"), on("tensorflow", pytest.mark.long)
 SOON = {"LIGHTKERAS_LOST_SECONDS": "6"}
 OFTEN = ["--settings", json.dumps({"saves_often": True})]
 
@@ -74,7 +75,7 @@ def whole(folder):
     return run
 
 
-@pytest.mark.parametrize("backend", [TORCH, JAX])
+@pytest.mark.parametrize("backend", [TORCH, JAX, TENSORFLOW])
 def test_two_processes_compute_the_numbers_of_one(backend, both):
     one, two = results(both(backend)[1]), results(both(backend)[2])
     for expected, found in zip(one, two, strict=True):
@@ -93,7 +94,7 @@ CONFORMING = [
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("backend", [TORCH, JAX])
+@pytest.mark.parametrize("backend", [TORCH, JAX, TENSORFLOW])
 def test_every_step_of_the_tasks_logs_what_it_does_in_one_process(backend, tmp_path):
     one, two = (
         results(ranked.run([CONFORMS, tmp_path / str(count), *CONFORMING], backend, count, timeout=600))[0]
@@ -101,11 +102,13 @@ def test_every_step_of_the_tasks_logs_what_it_does_in_one_process(backend, tmp_p
     )
     for name in CONFORMING:
         assert len(one[name]["train/loss"]) == 100
+        # On TensorFlow, Keras takes a synchronized variance as a difference of large numbers: 1.3e-5, in two passes 5e-6.
+        near = 2e-5 if (backend, name) == ("tensorflow", "Convolutional") else 1e-5
         for column, values in one[name].items():
-            assert two[name][column] == pytest.approx(values, rel=1e-5, abs=1e-6), (name, column)
+            assert two[name][column] == pytest.approx(values, rel=near, abs=1e-6), (name, column)
 
 
-@pytest.mark.parametrize("backend", [TORCH, JAX])
+@pytest.mark.parametrize("backend", [TORCH, JAX, TENSORFLOW])
 def test_each_of_two_processes_loads_its_half_of_every_batch(backend, both):
     one, *two = (results(both(backend)[count], rank)[3]["read"] for count, rank in ((1, 0), (2, 0), (2, 1)))
     firsts = 40 * (5 + 1)  # the preflight, one look at the first batch and four epochs read it whole
@@ -114,7 +117,7 @@ def test_each_of_two_processes_loads_its_half_of_every_batch(backend, both):
     assert two == [firsts + epochs // 2] * 2
 
 
-@pytest.mark.parametrize("backend", [TORCH, JAX])
+@pytest.mark.parametrize("backend", [TORCH, JAX, TENSORFLOW])
 def test_one_process_writes_and_the_other_prints_nothing_but_its_result(backend, both, folder):
     two = both(backend)[2]
     assert two.printed(1, error=True) == ""
@@ -130,7 +133,7 @@ def test_one_process_writes_and_the_other_prints_nothing_but_its_result(backend,
     assert json.loads((of_two / "config.json").read_text())["processes"] == 2
 
 
-@pytest.mark.parametrize("backend", [TORCH, LONG_JAX])
+@pytest.mark.parametrize("backend", [TORCH, LONG_JAX, LONG_TENSORFLOW])
 def test_a_killed_rank_ends_the_other_and_the_run_resumes_to_the_same_bits(backend, whole, folder):
     run_dir = folder / f"{backend}-killed"
     killed = ranked.Ranks([PROGRAM, "Noisy", run_dir, *OFTEN, "--die", "1:step:3"], backend, env=SOON)
@@ -141,7 +144,7 @@ def test_a_killed_rank_ends_the_other_and_the_run_resumes_to_the_same_bits(backe
     harness.assert_same(harness.end_of(whole(backend)), harness.end_of(run_dir))
 
 
-@pytest.mark.parametrize("backend", [TORCH, LONG_JAX])
+@pytest.mark.parametrize("backend", [TORCH, LONG_JAX, LONG_TENSORFLOW])
 def test_a_signal_to_any_rank_saves_the_run_and_ends_all_with_143(backend, folder):
     run_dir = folder / f"{backend}-signalled"
     ranks = ranked.Ranks([PROGRAM, "Waits", run_dir, "--settings", '{"max_epochs": 100000}'], backend)
@@ -152,7 +155,7 @@ def test_a_signal_to_any_rank_saves_the_run_and_ends_all_with_143(backend, folde
     assert 30 < saved["steps"] < 50
 
 
-@pytest.mark.parametrize("backend", [TORCH, LONG_JAX])
+@pytest.mark.parametrize("backend", [TORCH, LONG_JAX, LONG_TENSORFLOW])
 def test_what_differs_or_fails_in_one_rank_ends_both(backend, folder):
     def errors(task: str) -> list[str]:
         ranks = ranked.Ranks([PROGRAM, task, folder / f"{backend}-{task}"], backend)
@@ -175,7 +178,7 @@ def test_what_differs_or_fails_in_one_rank_ends_both(backend, folder):
 
 @pytest.mark.long
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-@pytest.mark.parametrize("backend", [TORCH, JAX])
+@pytest.mark.parametrize("backend", [TORCH, JAX, TENSORFLOW])
 def test_a_run_goes_on_with_another_number_of_processes(backend, before, after, both, folder):
     run_dir = folder / f"{backend}-from-{before}"
     ranked.run([PROGRAM, "TwoMoons", run_dir, "--settings", '{"max_epochs": 2}'], backend, before)
@@ -186,7 +189,7 @@ def test_a_run_goes_on_with_another_number_of_processes(backend, before, after, 
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("backend", [TORCH, JAX])
+@pytest.mark.parametrize("backend", [TORCH, JAX, TENSORFLOW])
 def test_a_rank_that_hangs_ends_the_other(backend, folder):
     ranks = ranked.Ranks([PROGRAM, "Hangs", folder / f"{backend}-hangs"], backend, env=SOON)
     began = time.monotonic()
@@ -199,7 +202,7 @@ def test_a_rank_that_hangs_ends_the_other(backend, folder):
 
 @pytest.mark.long
 @pytest.mark.parametrize("task", ["NotFinite", "Watched"])
-@pytest.mark.parametrize("backend", [TORCH, JAX])
+@pytest.mark.parametrize("backend", [TORCH, JAX, TENSORFLOW])
 def test_a_step_that_breaks_is_located_by_all(backend, task, folder):
     settings = json.dumps({"skip_broken": 1, "preflight": False})
     ranks = ranked.Ranks([PROGRAM, task, folder / f"{backend}-{task}", "--settings", settings], backend)
@@ -237,7 +240,7 @@ def test_torchrun_starts_an_experiment_as_typed(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("backend", [TORCH, JAX])
+@pytest.mark.parametrize("backend", [TORCH, JAX, TENSORFLOW])
 def test_launch_starts_an_experiment_whose_first_process_draws_alone(backend, tmp_path):
     experiment = Path(__file__).parents[2] / "experiments" / "mnist_expert.py"
     command = [

@@ -1,9 +1,9 @@
 """Several devices on TensorFlow: each computes a part of every batch, with its own copy of the variables.
 
-A step is traced once for each device into the body of one loop. Gradients are summed over the devices before the
-optimizer clips or accumulates them, by the collectives of `tf.distribute.MirroredStrategy`; so the copies stay equal.
-Between calls only the first copy counts, which is the Keras variable itself: each call begins by copying its value to
-the other devices.
+A step is traced once for each device of this process into the body of one loop. Gradients are summed over the devices
+of all processes before the optimizer clips or accumulates them, by the collectives of `tf.distribute.MirroredStrategy`
+or, of several processes, `MultiWorkerMirroredStrategy`; so the copies stay equal. Between calls only the first copy
+counts, which is the Keras variable itself: each call begins by copying its value to the other devices.
 
 `Strategy.run` is not used. It traces devices in threads that take turns at each sum, so that values which a step keeps
 in attributes would be mixed, and Keras's optimizers sum gradients inside it after they have clipped them.
@@ -30,16 +30,27 @@ class Devices:
     """Devices that share the work.
 
     Args:
-        names: Their names, at least two; the first one holds the variables between calls.
+        strategy: Sums over the devices.
+        first: Number of the first device of this process among those of all processes, from 0.
+
+    Attributes:
+        names: Names of the devices of this process; the first one holds the variables between calls.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = tuple(names)
-        on_gpu = all("GPU" in name for name in names)
-        # Not the collectives that it would choose: an error in a step would end them for the rest of the process.
-        sums = tf.distribute.NcclAllReduce() if on_gpu else tf.distribute.ReductionToOneDevice()
-        self._strategy = tf.distribute.MirroredStrategy(self.names, sums)
+    def __init__(self, strategy: tf.distribute.Strategy, first: int = 0) -> None:
+        self.names = tuple(strategy.extended.worker_devices)
+        self._strategy, self._first, self._count = strategy, first, int(strategy.num_replicas_in_sync)
         self._copies: dict[int, list[tf.Variable]] = {}  # by the id of a Keras variable
+
+    @property
+    def are_of_several_processes(self) -> bool:
+        """Whether other processes have devices too."""
+        return self._count > len(self.names)
+
+    def replicas(self, size: int | Tensor) -> list[Replica]:
+        """The parts of a batch of `size` examples, of the devices of this process."""
+        places = range(len(self.names))
+        return [Replica(self.names, self.copies, place, size, self._first, self._count) for place in places]
 
     def copies(self, variable: keras.Variable) -> list[tf.Variable]:
         """The variable on each device; the first one is its own."""
@@ -85,9 +96,8 @@ class DividedStep:
         self._warned = False
 
     def __call__(self, batch: Structure) -> Any:
-        size, names = _size(batch), self._devices.names
-        replicas = [Replica(names, self._devices.copies, number, size) for number in range(len(names))]
-        returned = []
+        size = _size(batch)
+        replicas, returned = self._devices.replicas(size), []
         for replica in replicas:
             part = replica.part_of(batch)
             with replica.entered():
@@ -129,7 +139,7 @@ class DividedStep:
 
     def _warn_of(self, layers: Sequence[str]) -> None:
         """Warns once of layers that normalize the part of each device by itself."""
-        if layers and not self._warned:
+        if layers and not self._warned and not self._devices.are_of_several_processes:  # which are warned of before
             self._warned = True
             names = ", ".join(dict.fromkeys(layers))  # one may be called several times
             warnings.warn(
@@ -159,17 +169,32 @@ def over(devices: int | str) -> Iterator[None]:
     Raises:
         ValueError: There are fewer.
     """
-    global _current
     found = [device.name for device in tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")]
     count = len(found) if devices == "all" else int(devices)
     if count > len(found):
         names = ", ".join(name.removeprefix("/device:") for name in found)
         raise ValueError(f"devices={count}: TensorFlow has {len(found)} ({names}). Use devices='all'.")
-    before, _current = _current, Devices(found[:count]) if count > 1 else None
+    with using(_mirrored(found[:count]) if count > 1 else None):
+        yield
+
+
+@contextlib.contextmanager
+def using(devices: Devices | None) -> Iterator[None]:
+    """Context in which steps are compiled for these devices; `None` for one."""
+    global _current
+    before, _current = _current, devices
     try:
         yield
     finally:
         _current = before
+
+
+def _mirrored(names: Sequence[str]) -> Devices:
+    """Devices of this process."""
+    on_gpu = all("GPU" in name for name in names)
+    # Not the collectives that it would choose: an error in a step would end them for the rest of the process.
+    sums = tf.distribute.NcclAllReduce() if on_gpu else tf.distribute.ReductionToOneDevice()
+    return Devices(tf.distribute.MirroredStrategy(names, sums))
 
 
 def check() -> None:
@@ -192,8 +217,13 @@ def divided_step(devices: Devices, step: Step) -> DividedStep:
 
 
 def divided_function(function: Callable[[Structure], Structure]) -> Callable[[Structure], Structure]:
-    """A function from a batch to outputs whose axis 0 counts examples; on one device the function itself."""
-    return function if _current is None else DividedStep(_current, function, _joined_outputs)
+    """A function from a batch to outputs whose axis 0 counts examples; on one device the function itself.
+
+    Each of several processes computes all outputs.
+    """
+    if _current is None or _current.are_of_several_processes:
+        return function
+    return DividedStep(_current, function, _joined_outputs)
 
 
 def _mean_logs(devices: Devices, replicas: Sequence[Replica], logs: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ from lightkeras.engine.tensorflow.streams import (
     on_device,
     tensor_spec,
 )
+from lightkeras.engine.tensorflow.world import join, over, share
 from lightkeras.engine.tf_data import AUTO, Precomputed, with_precomputed
 from lightkeras.system.held_values import HeldValues
 
@@ -88,6 +89,7 @@ class TensorFlowEngine(Engine):
     numbers = staticmethod(numbers)
     global_norm = staticmethod(global_norm)
     is_eager = staticmethod(tf.executing_eagerly)
+    join = staticmethod(join)
 
     def __init__(self) -> None:
         super().__init__()
@@ -284,7 +286,10 @@ class TensorFlowEngine(Engine):
         return function(map_structure(tf.convert_to_tensor, batch))
 
     def over(self, devices: int | str | None) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if devices is None else several.over(devices)
+        return over(self.world, devices)
+
+    def share(self, variables: Mapping[str, keras.Variable]) -> None:
+        share(self.world, variables.values())
 
     def check_devices(self, variables: Mapping[str, keras.Variable]) -> None:
         several.check()

@@ -54,10 +54,12 @@ class Replica:
     """One device's part of a step, while the step is traced.
 
     Args:
-        names: Names of all devices.
+        names: Names of the devices of this process.
         copies: Returns a variable on each of them.
-        number: Number of the device, from 0.
+        place: Which of them it is, from 0.
         size: Examples of the whole batch.
+        first: Number of the first of them among those of all processes.
+        count: Devices of all processes; `None` for one process.
 
     Attributes:
         rows: Examples of this part; 0 if there are more devices than examples: it then computes the last one, which
@@ -73,11 +75,13 @@ class Replica:
         self,
         names: Sequence[str],
         copies: Callable[[keras.Variable], Sequence[tf.Variable]],
-        number: int,
+        place: int,
         size: int | Tensor,
+        first: int = 0,
+        count: int | None = None,
     ) -> None:
-        count = len(names)
-        self._device, self._copies, self._number, self._count = names[number], copies, number, count
+        number, count = first + place, count or len(names)
+        self._device, self._copies, self._place, self._number = names[place], copies, place, number
         start, stop = size * number // count, size * (number + 1) // count
         self.rows = stop - start
         if isinstance(size, int):
@@ -94,7 +98,7 @@ class Replica:
         self.alone: list[str] = []
         self._taken: dict[int, tuple[keras.Variable, tf.Variable]] = {}
         self._graph = tf.compat.v1.get_default_graph()
-        self._merges, self._of_scalars = True, False
+        self._merges, self._of_scalars, self._leaves_process = True, False, count > len(names)
 
     @property
     def used(self) -> dict[int, keras.Variable]:
@@ -157,7 +161,10 @@ class Replica:
     def summed(self, values: Sequence[Any]) -> list[Any]:
         """Sums tensors and slices over the devices; `None` stays."""
         # With the rows of slices summed here, fewer are sent, and their number is not a constant of the graph.
-        left = iter(self._sum([rows_summed(value) for value in values if value is not None]))
+        given = [rows_summed(value) for value in values if value is not None]
+        if self._leaves_process:  # whose operations take tensors of one shape in a loop
+            given = [tf.convert_to_tensor(value) for value in given]
+        left = iter(self._sum(given))
         return [None if value is None else next(left) for value in values]
 
     @contextlib.contextmanager
@@ -190,9 +197,9 @@ class Replica:
 
     def _take(self, variable: keras.Variable) -> None:
         """Lets a variable be the device's copy until the part is traced."""
-        if self._number and id(variable) not in self._taken and variable._value is not None:
+        if self._place and id(variable) not in self._taken and variable._value is not None:
             self._taken[id(variable)] = variable, variable._value
-            variable._value = self._copies(variable)[self._number]
+            variable._value = self._copies(variable)[self._place]
 
     def _value_of(self, value: property) -> Callable[[keras.Variable], Any]:
         def own(variable: keras.Variable) -> Any:

@@ -314,8 +314,10 @@ def assert_conforms(names, tmp_path):
     found = json.loads(run(CONFORMING, tmp_path, CONFORMANCE, *names).stdout.splitlines()[-1])
     for name, (one, two) in found.items():
         assert len(one["train/loss"]) == 100
+        # Keras takes a synchronized variance as a difference of large numbers: in two passes, 5e-6 were left of 1.3e-5.
+        near = 2e-5 if name == "Convolutional" else 1e-5
         for column, values in one.items():
-            np.testing.assert_allclose(two[column], values, rtol=2e-5, atol=1e-6, err_msg=f"{name}: {column}")
+            np.testing.assert_allclose(two[column], values, rtol=near, atol=1e-6, err_msg=f"{name}: {column}")
 
 
 def test_every_step_of_the_tasks_logs_what_it_does_on_one_device(tmp_path):
