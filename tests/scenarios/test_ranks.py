@@ -102,7 +102,7 @@ def test_every_step_of_the_tasks_logs_what_it_does_in_one_process(backend, tmp_p
     )
     for name in CONFORMING:
         assert len(one[name]["train/loss"]) == 100
-        # On TensorFlow, Keras takes a synchronized variance as a difference of large numbers: 1.3e-5, in two passes 5e-6.
+        # On TensorFlow, Keras takes a synchronized variance as a difference of large numbers (in two passes: 5e-6).
         near = 2e-5 if (backend, name) == ("tensorflow", "Convolutional") else 1e-5
         for column, values in one[name].items():
             assert two[name][column] == pytest.approx(values, rel=near, abs=1e-6), (name, column)
