@@ -220,11 +220,13 @@ class TextVectorizer(Encoder):
                 max_tokens=self.max_tokens,
                 standardize=None if self.standardize == "none" else self.standardize,
                 output_sequence_length=self.length if self.keep == "first" else None,
+                # Kept in the layer's config: Keras reads that of `set_vocabulary` from a file by lines of Unicode, which
+                # also end at words such as U+0085.
+                vocabulary=[word.decode() for word in self._known()],
                 name="words" if self.keep == "first" else "all_words",
             )
         except ImportError as error:
             raise JoinError(f"Keras's TextVectorization needs TensorFlow, which is not installed: {error}") from error
-        layer.set_vocabulary([word.decode() for word in self._known()])
         if self.keep == "first":
             return join_text(layer, model)
         return join_text(layer, model, LastWords(self.length, name="words"))

@@ -140,6 +140,16 @@ def test_joined_with_a_model_it_takes_text_and_gives_the_same_to_the_bit(setting
     np.testing.assert_array_equal(loaded(tf.constant(texts.tolist())), model(encoder.encode(texts)))
 
 
+def test_words_that_end_a_line_of_unicode_are_saved_with_the_model(tmp_path):
+    encoder = lk.TextVectorizer(max_tokens=9, length=6)
+    texts = np.array(["good \x85 film \u2028 a\x1cb \x1d\x1e"], dtype=object)
+    encoder.fit([texts])
+    words = encoder.inputs()
+    encoder.join(keras.Model(words, keras.layers.Embedding(9, 2)(words))).save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.get_layer("words").get_vocabulary() == list(encoder.vocabulary)
+
+
 def test_a_model_of_other_inputs_cannot_be_joined():
     other = keras.Input((7,))
     with pytest.raises(JoinError, match=r"does not take the features of "):
