@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, final
 
 import keras
 import numpy as np
-from keras.src.backend.common import global_state
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 
 from lightkeras import hparams as hparams_
 from lightkeras.data import DataModule, Lookup, reuse
@@ -26,6 +24,8 @@ from lightkeras.encoders.keras_model import KerasEncoder
 from lightkeras.engine.base import Engine, Tensor, gradient_norm
 from lightkeras.engine.optimizer_state import trained_variables
 from lightkeras.system import random_states
+from lightkeras.system.keras_internals.scopes import global_state
+from lightkeras.system.keras_internals.seeds import GLOBAL_SEED_GENERATOR
 from lightkeras.system.messages import did_you_mean, explains_unknown_keywords
 
 if TYPE_CHECKING:

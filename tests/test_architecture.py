@@ -206,6 +206,13 @@ def comparisons_with_a_backend(path: Path) -> Iterator[int]:
                 yield node.lineno
 
 
+def test_private_parts_of_keras_are_imported_in_one_folder() -> None:
+    folder = "lightkeras/system/keras_internals/"
+    wrong = [f"{found.file}:{found.line}" for found in imports() if found.module.startswith("keras.src")]
+    assert wrong
+    assert [place for place in wrong if not place.startswith(folder)] == []
+
+
 def test_nothing_but_the_engines_asks_which_backend_it_is() -> None:
     """`hub` refuses the backends it cannot run on; `system` keeps TensorFlow off the others' GPU."""
     asking = {name for name, path in modules().items() if list(comparisons_with_a_backend(path))}

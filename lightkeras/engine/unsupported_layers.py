@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from lightkeras.engine.keras_core import replaced
+from lightkeras.engine.replacing import replaced
 
 _ON_TENSORFLOW = (
     keras.layers.HashedCrossing,

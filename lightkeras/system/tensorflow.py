@@ -14,7 +14,7 @@ def tensorflow_left_out() -> Iterator[None]:
     With other backends Keras imports TensorFlow, which takes seconds, to seed it and to check whether an object that
     is saved is one of TensorFlow's.
     """
-    from keras.src.utils import module_utils
+    from lightkeras.system.keras_internals.modules import module_utils
 
     lazy = module_utils.tensorflow
     if "tensorflow" in sys.modules:

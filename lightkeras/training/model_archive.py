@@ -10,9 +10,8 @@ import zipfile
 from pathlib import Path
 from typing import IO, Any, final
 
-from keras.src.saving import saving_lib  # no public name decides where weights are encoded
-
-from lightkeras.engine.keras_core import replaced
+from lightkeras.engine.replacing import replaced
+from lightkeras.system.keras_internals.saving import saving_lib
 
 _PIECE = 1 << 20
 """Bytes of the weights whose checksum is computed at once."""

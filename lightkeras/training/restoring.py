@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
-from keras.src.backend.common import global_state  # no public name reaches Keras's own seed generator
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 
 from lightkeras.engine import make_engine
 from lightkeras.engine.base import Trace
 from lightkeras.system import random_states
 from lightkeras.system.held_values import HeldValues
+from lightkeras.system.keras_internals.scopes import global_state
+from lightkeras.system.keras_internals.seeds import GLOBAL_SEED_GENERATOR
 from lightkeras.system.variables import read_variables, write_variables
 from lightkeras.task import Task
 

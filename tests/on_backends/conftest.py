@@ -30,7 +30,7 @@ FILES = [
     "training/preflight/test_trial.py",
     "engine/test_every_engine.py",
     "engine/test_every_source.py",
-    "engine/test_keras_core.py",
+    "engine/test_replacing.py",
     "engine/test_layer_calls.py",
     "engine/test_optimizer_state.py",
     "training/test_prediction.py",

@@ -8,12 +8,12 @@ from typing import Any
 
 import keras
 
-# Keras's public interface does not tell whether a file is being loaded in safe mode.
-from keras.src.saving import serialization_lib
-
 from lightkeras.data import precompute
 from lightkeras.encoders.hub.graph_split import GraphHalves, split
 from lightkeras.encoders.hub.module_files import fingerprint, load_module, locate
+
+# Keras's public interface does not tell whether a file is being loaded in safe mode.
+from lightkeras.system.keras_internals.saving import serialization_lib
 
 
 @dataclasses.dataclass(frozen=True)

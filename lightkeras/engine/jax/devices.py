@@ -18,12 +18,12 @@ import keras
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
-from keras.src.backend.jax import distribution_lib
 
 from lightkeras.data.structure import Structure, map_structure
 from lightkeras.engine.base import Tensor
-from lightkeras.engine.keras_core import replaced
+from lightkeras.engine.replacing import replaced
 from lightkeras.engine.world import World, checksums
+from lightkeras.system.keras_internals.jax_distribution import distribution_lib
 from lightkeras.system.messages import did_you_mean
 
 T = TypeVar("T")

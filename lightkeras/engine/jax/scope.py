@@ -8,12 +8,12 @@ from typing import Any, final
 
 import jax
 import keras
-from keras.src.backend.common import global_state
-from keras.src.backend.common.stateless_scope import get_stateless_scope
-from keras.src.random import seed_generator
 
 from lightkeras.engine.base import Tensor
-from lightkeras.engine.keras_core import core, moments_here, nn, replaced
+from lightkeras.engine.replacing import moments_here, replaced
+from lightkeras.system.keras_internals.backend import core, nn
+from lightkeras.system.keras_internals.scopes import get_stateless_scope, global_state
+from lightkeras.system.keras_internals.seeds import seed_generator
 
 
 def device_dtype(dtype: Any) -> Any:

@@ -17,7 +17,7 @@ from tensorflow.python.framework import ops
 from tensorflow.python.ops import control_flow_v2_func_graphs as branches
 from tensorflow.python.ops import custom_gradient
 
-from lightkeras.engine.keras_core import replaced
+from lightkeras.engine.replacing import replaced
 
 _BRANCHES = (branches.CondBranchFuncGraph, branches.WhileCondFuncGraph, branches.WhileBodyFuncGraph)
 

@@ -9,12 +9,12 @@ from typing import Any, final
 
 import keras
 import tensorflow as tf
-from keras.src import backend
 
 from lightkeras.data.structure import Structure
 from lightkeras.engine.base import Tensor
-from lightkeras.engine.keras_core import nn, replaced
+from lightkeras.engine.replacing import replaced
 from lightkeras.engine.tensorflow.sparse_rows import rows_summed
+from lightkeras.system.keras_internals.backend import backend, nn
 
 _BAGS = {"counts", "ids", "weights", "rows"}  # of `Bags.batch`
 _APART = 0x9E3779B9

@@ -21,11 +21,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightkeras.data.structure import ArraySpec, Structure, flatten
-from lightkeras.engine.keras_core import nn, numpy, replaced
+from lightkeras.engine.replacing import replaced
 from lightkeras.engine.torch.counted_random import COUNTED
 from lightkeras.engine.torch.streams import device_in_use
 from lightkeras.engine.unsupported_layers import not_recording
 from lightkeras.system import files
+from lightkeras.system.keras_internals.backend import nn, numpy
 from lightkeras.system.tracebacks import is_of_library
 
 Row = Callable[[Structure], torch.Tensor]

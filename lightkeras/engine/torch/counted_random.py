@@ -13,10 +13,10 @@ from typing import Any
 
 import keras
 import torch
-from keras.src.backend.torch import random as keras_random
-from keras.src.random.seed_generator import global_seed_generator
 
-from lightkeras.engine.keras_core import core
+from lightkeras.system.keras_internals.backend import core
+from lightkeras.system.keras_internals.seeds import global_seed_generator
+from lightkeras.system.keras_internals.torch_random import keras_random
 
 _MASK = 0xFFFFFFFF
 _BITS = 24  # all that a float32 between 0 and 1 has

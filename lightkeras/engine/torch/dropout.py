@@ -13,10 +13,10 @@ from typing import Any, final
 
 import keras
 import torch
-from keras.src.backend.torch import random as keras_random
-from keras.src.random.seed_generator import global_seed_generator
 
-from lightkeras.engine.keras_core import replaced
+from lightkeras.engine.replacing import replaced
+from lightkeras.system.keras_internals.seeds import global_seed_generator
+from lightkeras.system.keras_internals.torch_random import keras_random
 
 _WORD = 2**64 - 1
 

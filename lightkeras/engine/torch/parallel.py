@@ -18,11 +18,10 @@ from typing import Any, final
 import keras
 import numpy as np
 import torch
-from keras.src.backend.torch import random as keras_random
 
 from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.base import Program, Step, StepLogs, Update
-from lightkeras.engine.keras_core import moments_here, nn, replaced
+from lightkeras.engine.replacing import moments_here, replaced
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream
 from lightkeras.engine.torch.compiling import Row
@@ -30,6 +29,8 @@ from lightkeras.engine.torch.programs import Running
 from lightkeras.engine.torch.streams import gathered, next_batches
 from lightkeras.engine.torch.world import TorchWorld
 from lightkeras.engine.world import Part
+from lightkeras.system.keras_internals.backend import nn
+from lightkeras.system.keras_internals.torch_random import keras_random
 
 
 @final

@@ -13,13 +13,14 @@ from typing import Any, final
 
 import keras
 import torch
-from keras.src.backend.common import global_state
-from keras.src.backend.torch import random as keras_random
-from keras.src.random.seed_generator import global_seed_generator
 
 from lightkeras.data.structure import ArraySpec, Structure, flatten, map_structure
-from lightkeras.engine.keras_core import core, replaced
+from lightkeras.engine.replacing import replaced
 from lightkeras.engine.unsupported_layers import TextInputError
+from lightkeras.system.keras_internals.backend import core
+from lightkeras.system.keras_internals.scopes import global_state
+from lightkeras.system.keras_internals.seeds import global_seed_generator
+from lightkeras.system.keras_internals.torch_random import keras_random
 
 EXAMPLES = 2
 """Batch size of a trace if it is unknown."""

@@ -47,8 +47,9 @@ class Onnx(Format):
 
 def _converted(saved_model: Path) -> Any:
     """Converts a SavedModel; the names are those of its signature."""
-    from keras.src.export.tf2onnx_lib import patch_tf2onnx  # tf2onnx 1.17 lacks NumPy 2
     from tf2onnx import convert, tf_loader
+
+    from lightkeras.system.keras_internals.onnx import patch_tf2onnx  # tf2onnx 1.17 lacks NumPy 2
 
     with _quiet():
         patch_tf2onnx()

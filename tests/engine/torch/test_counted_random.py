@@ -6,7 +6,7 @@ import pytest
 import torch
 from keras.src.backend.torch import random as keras_random
 
-from lightkeras.engine.keras_core import replaced
+from lightkeras.engine.replacing import replaced
 from lightkeras.engine.torch.counted_random import COUNTED
 
 

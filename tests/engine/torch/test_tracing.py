@@ -112,7 +112,7 @@ def test_both_branches_of_a_condition_are_traced():
 def test_a_trace_leaves_keras_as_it_was():
     from keras.src.backend.torch import random
 
-    from lightkeras.engine.keras_core import core
+    from lightkeras.system.keras_internals.backend import core
 
     parts = [
         (keras.Layer, "_maybe_build"),

@@ -1,4 +1,4 @@
-"""Private modules of Keras's active backend: `core`, which has `cond` and the dtypes, `nn` and `numpy`."""
+"""Functions of Keras that are replaced in steps."""
 
 from __future__ import annotations
 
@@ -6,16 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from keras.src import backend
-
-core: Any
-nn: Any
-numpy: Any
-try:
-    core, nn, numpy = backend.ops.core, backend.ops.nn, backend.ops.numpy
-except AttributeError:  # before Keras 3.16
-    core, nn, numpy = backend.core, backend.nn, backend.numpy
-
+from lightkeras.system.keras_internals.backend import nn
 
 _moments = nn.moments
 

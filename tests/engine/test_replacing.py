@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from lightkeras import Runner
-from lightkeras.engine.keras_core import moments_here, nn, replaced
+from lightkeras.engine.replacing import moments_here, replaced
+from lightkeras.system.keras_internals.backend import nn
 from lightkeras.testing import TwoMoons
 
 

@@ -1,0 +1,3 @@
+"""What Keras mends in tf2onnx, which lacks NumPy 2."""
+
+from keras.src.export.tf2onnx_lib import patch_tf2onnx as patch_tf2onnx
