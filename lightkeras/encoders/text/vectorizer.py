@@ -220,8 +220,8 @@ class TextVectorizer(Encoder):
                 max_tokens=self.max_tokens,
                 standardize=None if self.standardize == "none" else self.standardize,
                 output_sequence_length=self.length if self.keep == "first" else None,
-                # Kept in the layer's config: Keras reads that of `set_vocabulary` from a file by lines of Unicode, which
-                # also end at words such as U+0085.
+                # Kept in the layer's config: Keras reads that of `set_vocabulary` from a file by lines, and a word such
+                # as U+0085 ends a line of Unicode.
                 vocabulary=[word.decode() for word in self._known()],
                 name="words" if self.keep == "first" else "all_words",
             )
