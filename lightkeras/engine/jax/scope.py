@@ -13,7 +13,7 @@ from lightkeras.engine.base import Tensor
 from lightkeras.engine.replacing import moments_here, replaced
 from lightkeras.system.keras_internals.backend import core, nn
 from lightkeras.system.keras_internals.scopes import get_stateless_scope, global_state
-from lightkeras.system.keras_internals.seeds import seed_generator
+from lightkeras.system.keras_internals.seeds import GLOBAL_SEED_GENERATOR, seed_generator
 
 
 def device_dtype(dtype: Any) -> Any:
@@ -98,12 +98,12 @@ def keras_patched() -> Iterator[None]:
     cond, generator = core.cond, seed_generator.global_seed_generator
 
     def seeded() -> keras.random.SeedGenerator:
-        found = global_state.get_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR)
+        found = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
         if found is None and Values.current() is None:
             return generator()
         if found is None:
             found = keras.random.SeedGenerator()
-            global_state.set_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR, found)
+            global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, found)
         return found
 
     def assigning(pred: Tensor, true_fn: Callable[[], Any], false_fn: Callable[[], Any]) -> Any:
