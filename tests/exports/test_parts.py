@@ -12,11 +12,15 @@ import numpy as np
 import pytest
 
 import lightkeras as lk
-from lightkeras.exports.evaluation import evaluate_artifact
+from lightkeras.data.lookup import Lookup
+from lightkeras.exports.evaluation import HeldOut, evaluate_artifact
 from lightkeras.exports.formats import FORMATS
+from lightkeras.exports.ports import Ports
 from lightkeras.exports.reader import with_preprocessing
 from lightkeras.exports.text_stage import READER, split_text
+from lightkeras.training.task_file import load_task
 
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 pytestmark = pytest.mark.backends("tensorflow", reason="text runs there alone")
 
 
@@ -106,3 +110,30 @@ def test_nothing_in_the_folder_of_an_artifact_is_executed(tmp_path: Path) -> Non
     assert run({"text": np.array([b"film good"])})["words"].tolist() == [
         encoder.encode(np.array(["film good"]))[0].tolist()
     ]
+
+
+@pytest.mark.real
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("task", "settings"),
+    [
+        ("imdb_hub.py:ImdbHub", {"module": "glove-6b-50d"}),
+        ("imdb_integers.py:ImdbIntegers", {}),
+        ("text_guide.py:TextGuide", {"model": "ngrams", "ngrams": 2}),
+    ],
+)
+def test_all_real_reviews_are_answered_as_by_predict(task: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    pytest.importorskip("onnxruntime", reason="the runtime is not installed")
+    kind = load_task(f"{EXPERIMENTS / task}")
+    trained = kind(kind.HParams(**settings), Lookup("real"))
+    lk.Runner(run_dir=tmp_path / "run", max_epochs=1, progress=False, pictures=False).fit(trained)
+    exported = lk.export(tmp_path / "run", "onnx", part="numbers", trust_run=True)
+    takes, outputs = (Ports.of_record(exported.record[side]) for side in ("takes", "outputs"))
+    held_out = HeldOut(trained, takes, outputs)
+    [found] = held_out.outputs_of(exported.path, exported.record).values()
+    [texts] = held_out.arrays.values()
+    assert len(texts) == 25_000
+    model = keras.saving.load_model(tmp_path / "run" / "model.keras", safe_mode=False)
+    np.testing.assert_allclose(found, model.predict(tf.constant(texts), batch_size=256, verbose=0), rtol=0, atol=1e-5)
