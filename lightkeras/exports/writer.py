@@ -88,8 +88,9 @@ def write(request: Request, exchange: Path) -> dict[str, Any]:
         expected = _expected(
             _call_of(whole, task, taken, request.outputs) if runs_whole else None, program, part, given
         )
-        held_out = _held_out(request, task, taken, program.outputs)
-        before = None if request.quantize is None else Before(form, program, held_out, part.arrays)
+        before = None
+        if request.quantize is not None:
+            before = Before(form, program, _held_out(request, task, taken, program.outputs), part.arrays)
         precision = precision_of(whole) if request.quantize is None else quantized(part.model, request.quantize, form)
         own = request.quantize if request.quantize in form.quantizes else None
         target = Path(request.target)
@@ -200,9 +201,11 @@ def _outputs_of(model: keras.Model, found: Any, outputs: str) -> Ports:
 
 def _held_out(request: Request, task: Task | None, inputs: Ports, outputs: Ports) -> HeldOut | None:
     """The test split that a quantized model is measured on; `None` if there is none, or no outputs of the model."""
-    has_test = task is not None and task.data is not None and task.data.test() is not None
     computes = request.outputs == "model" and FORMATS[request.format].computes
-    return HeldOut(task, inputs, outputs) if task is not None and has_test and computes else None
+    if task is None or not computes or not isinstance(vars(task).get("model"), keras.Model):
+        return None
+    has_test = task.data is not None and task.data.test() is not None
+    return HeldOut(task, inputs, outputs) if has_test else None
 
 
 def _spec_of(tensor: Any) -> keras.KerasTensor:

@@ -98,6 +98,13 @@ def test_the_outputs_of_predict_step_need_the_task(moons: Path, write: Callable[
     assert "give --task FILE.py:ClassName" in written.error["message"]
 
 
+def test_with_the_task_the_outputs_can_be_those_of_its_predict_step(moons: Path, write: Callable[..., Any]) -> None:
+    pytest.importorskip("onnxruntime", reason="the runtime is not installed")
+    written = write(moons, "onnx", outputs="predict", task=f"{FILE}:TwoMoons")
+    assert written.status == 0, written.error
+    assert written.prove("onnx").differences.keys() == {"prediction"}
+
+
 def test_weights_that_are_not_finite_are_refused(moons: Path, write: Callable[..., Any], tmp_path: Path) -> None:
     model = keras.saving.load_model(moons / "model.keras")
     model.layers[-1].bias.assign([float("nan")])

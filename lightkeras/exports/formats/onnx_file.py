@@ -32,7 +32,8 @@ class Onnx(Format):
         import onnx
 
         with tempfile.TemporaryDirectory(prefix="lightkeras-export-") as between:
-            write_saved_model(program, Path(between) / "saved_model")
+            with _zeros_without_sign():
+                write_saved_model(program, Path(between) / "saved_model")
             proto = _converted(Path(between) / "saved_model")
             _check_operators(proto, Path(between) / "saved_model")
             if program.quantize is None:
@@ -43,6 +44,20 @@ class Onnx(Format):
 
             with _quiet():
                 quantize_dynamic(Path(between) / self.file, folder / self.file, weight_type=QuantType.QInt8)
+
+
+@contextlib.contextmanager
+def _zeros_without_sign() -> Iterator[None]:
+    """Lets Keras's `argmax` take 0.0 and -0.0 for equal: it tells them apart by their bits, which ONNX cannot read."""
+    import tensorflow as tf
+    from keras.src.backend.tensorflow import numpy as keras_numpy
+
+    original = keras_numpy.signbit
+    keras_numpy.signbit = lambda x: tf.less(x, 0)
+    try:
+        yield
+    finally:
+        keras_numpy.signbit = original
 
 
 def _converted(saved_model: Path) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import pytest
 
 pytest.importorskip("onnxruntime", reason="the runtime onnxruntime is not installed")
@@ -20,3 +21,13 @@ def test_the_runtime_alone_computes_what_keras_does_at_any_batch_size(moons: Pat
     assert [name.startswith("dense") for name in proof.differences] == [True]
     assert proof.seconds is not None
     assert min(proof.seconds) > 0
+
+
+def test_the_class_with_the_largest_logit_can_be_an_output(
+    moons: Path, write: Callable[..., Any], tmp_path: Path
+) -> None:
+    points = keras.Input((2,))
+    keras.Model(points, keras.ops.argmax(points, -1)).save(tmp_path / "argmax.keras")
+    written = write(moons, "onnx", model_file=tmp_path / "argmax.keras")
+    assert written.status == 0, written.error
+    assert written.prove("onnx").largest_difference == 0
