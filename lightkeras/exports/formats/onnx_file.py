@@ -50,14 +50,15 @@ class Onnx(Format):
 def _zeros_without_sign() -> Iterator[None]:
     """Lets Keras's `argmax` take 0.0 and -0.0 for equal: it tells them apart by their bits, which ONNX cannot read."""
     import tensorflow as tf
-    from keras.src.backend.tensorflow import numpy as keras_numpy
 
-    original = keras_numpy.signbit
-    keras_numpy.signbit = lambda x: tf.less(x, 0)
+    from lightkeras.system.keras_internals.onnx import tensorflow_numpy
+
+    original = tensorflow_numpy.signbit
+    tensorflow_numpy.signbit = lambda x: tf.less(x, 0)
     try:
         yield
     finally:
-        keras_numpy.signbit = original
+        tensorflow_numpy.signbit = original
 
 
 def _converted(saved_model: Path) -> Any:
