@@ -212,10 +212,11 @@ def test_a_step_that_breaks_is_located_by_all(backend, task, folder):
 
 
 @pytest.mark.long
-def test_a_rank_that_never_comes_and_a_port_in_use_are_errors(folder):
+@pytest.mark.parametrize("backend", [TORCH, TENSORFLOW])
+def test_a_rank_that_never_comes_and_a_port_in_use_are_errors(backend, folder):
     def ended(rank: int, port: int) -> subprocess.CompletedProcess:
         variables = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        environment = os.environ | variables | {"KERAS_BACKEND": "torch", "LIGHTKERAS_JOIN_SECONDS": "3"}
+        environment = os.environ | variables | {"KERAS_BACKEND": backend, "LIGHTKERAS_JOIN_SECONDS": "3"}
         command = [sys.executable, PROGRAM, "TwoMoons", folder / "never"]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
 

@@ -190,11 +190,10 @@ def _choose_device(launch: Launch) -> None:
 
 def _strategy(store: Any, launch: Launch) -> tf.distribute.Strategy:
     """The strategy over all processes, each of which listens at a free port."""
-    with socket.socket() as listener:
-        listener.bind(("", 0))
-        port = listener.getsockname()[1]
     own = f"[{store.address}]" if ":" in store.address else store.address
-    addresses = _wait_for_all(store, "address", launch, f"{own}:{port}")
+    with socket.socket() as listener:  # keeps the port until all have come
+        listener.bind(("", 0))
+        addresses = _wait_for_all(store, "address", launch, f"{own}:{listener.getsockname()[1]}")
     # The name by which this process reaches that with rank 0, which may know itself by another one.
     addresses[0] = f"{launch.address}:{addresses[0].rpartition(':')[2]}"
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
