@@ -42,6 +42,9 @@ FILES = [
     "scenarios/test_trying.py",
     "training/test_initial_weights.py",
     "scenarios/test_warm_up.py",
+    "exports/formats/test_torch_program.py",
+    "exports/formats/test_weights.py",
+    "exports/test_evaluation.py",
 ]
 
 
