@@ -163,7 +163,8 @@ def _target(out: str | os.PathLike[str] | None, source: Source, form: Format) ->
     if out is None and source.run_dir is None:
         raise ExportError("export(model) needs `out`, the folder to create.")
     target = Path(out) if out is not None else Path(source.run_dir or "") / "export" / form.name
-    files.check_no_link(target)
+    for path in (target, *([] if out is not None else [target.parent])):  # RUN/export may come from somebody else
+        files.check_no_link(path)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} exists and is not empty. Give another --out, or remove it first.")
     return target

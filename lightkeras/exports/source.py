@@ -86,6 +86,9 @@ def content_of(path: Path) -> str:
     """Returns the content of `config.json` in a `.keras` file; a DamagedFileError if it is not one."""
     try:
         with files.open_to_read(path) as file, zipfile.ZipFile(file) as packed:
+            size = packed.getinfo("config.json").file_size
+            if size > files.JSON_BYTES:
+                raise files.DamagedFileError(f"{path} holds {size:,} bytes of configuration.")
             return packed.read("config.json").decode()
     except (zipfile.BadZipFile, KeyError, UnicodeDecodeError) as error:
         raise files.DamagedFileError(f"{path} is damaged: it is not a .keras file ({error}).") from error

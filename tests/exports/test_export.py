@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,15 @@ def test_a_folder_that_holds_something_is_refused(moons: Path, tmp_path: Path) -
     with pytest.raises(FileExistsError, match=r"exists and is not empty. Give another --out, or remove it first"):
         lk.export(moons, "weights", tmp_path)
     assert os.listdir(tmp_path) == ["mine.txt"]
+
+
+def test_nothing_is_written_behind_a_link_in_the_run(moons: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(moons, tmp_path / "run", ignore=shutil.ignore_patterns("export"))
+    (tmp_path / "elsewhere").mkdir()
+    (run / "export").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="export is a link"):
+        lk.export(run, "weights")
+    assert os.listdir(tmp_path / "elsewhere") == []
 
 
 def test_the_default_folder_is_in_the_run(moons: Path, monkeypatch: pytest.MonkeyPatch) -> None:

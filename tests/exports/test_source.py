@@ -75,3 +75,9 @@ def test_a_file_that_is_not_of_keras_is_damaged(run: Path) -> None:
     (run / "model.keras").write_bytes(b"no zip")
     with pytest.raises(files.DamagedFileError, match=r"is damaged: it is not a .keras file"):
         content_of(run / "model.keras")
+
+
+def test_a_configuration_that_is_too_large_is_not_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "JSON_BYTES", 10)
+    with pytest.raises(files.DamagedFileError, match="bytes of configuration"):
+        content_of(run / "model.keras")
