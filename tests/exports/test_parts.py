@@ -136,4 +136,6 @@ def test_all_real_reviews_are_answered_as_by_predict(task: str, settings: dict[s
     [texts] = held_out.arrays.values()
     assert len(texts) == 25_000
     model = keras.saving.load_model(tmp_path / "run" / "model.keras", safe_mode=False)
-    np.testing.assert_allclose(found, model.predict(tf.constant(texts), batch_size=256, verbose=0), rtol=0, atol=1e-5)
+    wanted = model.predict(tf.constant(texts), batch_size=256, verbose=0)
+    # The module adds the rows of a review one by one, in float32.
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * max(1.0, np.abs(wanted).max()))
