@@ -138,7 +138,8 @@ def test_every_format_is_proven(moons: Path, tmp_path: Path, name: str) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("run", ["words", "grams"])
 def test_keras_with_text_is_proven(run: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    assert lk.export(request.getfixturevalue(run), "keras", tmp_path / "out").largest_difference == 0
+    result = lk.export(request.getfixturevalue(run), "keras", tmp_path / "out")
+    assert result.largest_difference == pytest.approx(0, abs=1e-6)  # batches of 1 and 7 are summed in another order
 
 
 def test_the_class_of_a_task_is_given_by_its_file() -> None:
