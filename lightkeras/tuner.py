@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import sys
 import time
 import warnings
@@ -48,7 +47,7 @@ from lightkeras.search.settings import TrialSettings
 from lightkeras.search.space import Bounds
 from lightkeras.search.workers.launch import Cluster, make_pool
 from lightkeras.search.workers.pool import Pool, WorkerLimits
-from lightkeras.system import display, environment
+from lightkeras.system import display, environment, portable
 from lightkeras.system.display import phase
 from lightkeras.system.locks import check_free, exclusive_lock, run_lock
 from lightkeras.system.messages import announce, check_whole, did_you_mean, explains_unknown_keywords
@@ -179,7 +178,7 @@ class Tuner(TrialSettings):
             ImportError: Ray is not installed, or a node of the cluster lacks something that the search needs.
             ConnectionError: The cluster cannot be reached.
         """
-        if self.pool == "local" and self.workers > (cores := len(os.sched_getaffinity(0))):
+        if self.pool == "local" and self.workers > (cores := portable.cores()):
             warnings.warn(
                 f"Tuner(workers={self.workers}): this machine has only {counted(cores, 'core')} for them to share.",
                 stacklevel=2,

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
+from lightkeras.system import portable
 from lightkeras.system.signals import how_it_ended
 
 GRACE_SECONDS = 30.0
@@ -104,7 +105,7 @@ def _signals_passed_on(started: Sequence[subprocess.Popen[bytes]]) -> Iterator[l
         for process in started:
             process.send_signal(number)
 
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    numbers = (signal.SIGTERM, signal.SIGINT, *portable.HANG_UP)
     heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, pass_on) for number in heeded}
     try:

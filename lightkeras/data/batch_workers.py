@@ -23,13 +23,14 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from multiprocessing import connection, resource_tracker, util
+from multiprocessing import connection, util
 from typing import Any, final
 
 from lightkeras.data.structure import Structure, owned
 from lightkeras.system import random_states
 from lightkeras.system.digest import Digest
 from lightkeras.system.messages import check_whole
+from lightkeras.system.portable import stop_signals_held
 from lightkeras.system.signals import how_it_ended
 
 PATIENCE = 5.0
@@ -256,12 +257,8 @@ class _Worker:
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,), name=f"worker of {name}", daemon=True)
         # The process inherits the blocked signals, until it ignores them: a thread cannot set handlers.
-        resource_tracker.ensure_running()  # starting the process would start it, and unblock the signals
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        try:
+        with stop_signals_held():
             self._process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def make(self, content: bytes, digest: str, seed: str, index: int) -> Structure:

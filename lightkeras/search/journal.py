@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, final
 
-from lightkeras.system import files
+from lightkeras.system import files, portable
 
 Event = dict[str, Any]
 
@@ -39,7 +39,9 @@ class Journal:
         self.events: list[Event] = []
         with files.explained(path):
             files.check_no_link(path)
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+            self._descriptor = os.open(
+                path, os.O_RDWR | os.O_CREAT | portable.NO_FOLLOW | portable.NO_WAIT | portable.PLAIN, 0o644
+            )
             content = files.read_bytes(path)
             self._size = content.rfind(b"\n") + 1
             os.ftruncate(self._descriptor, self._size)

@@ -22,8 +22,9 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lightkeras.system import schema
+from lightkeras.system import portable, schema
 from lightkeras.system.messages import printable
+from lightkeras.system.portable import sync as sync
 
 JSON_BYTES = 256 * 2**20
 """Largest JSON file that is read; the state of a run of many epochs has a few megabytes."""
@@ -60,7 +61,7 @@ def open_to_read(path: Path, most: int | None = None) -> BufferedReader:
         OSError: It cannot be read.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | portable.NO_FOLLOW | portable.NO_WAIT | portable.PLAIN)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):  # ENXIO: a socket
             raise DamagedFileError(f"{path} is a {_kind(path)}, expected a file. Put the file back.") from error
@@ -146,7 +147,7 @@ def remove_folder(path: Path) -> None:
 def truncate(path: Path, size: int) -> None:
     """Cuts a file to a size; does not follow a link."""
     with explained(path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_WRONLY | portable.NO_FOLLOW | portable.NO_WAIT | portable.PLAIN)
         try:
             os.ftruncate(descriptor, size)
         finally:
@@ -333,15 +334,6 @@ def _kind(path: Path) -> str:
         return "socket"
     kinds = {stat.S_IFLNK: "link", stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
     return kinds.get(stat.S_IFMT(mode), "device")
-
-
-def sync(path: Path) -> None:
-    """Fsyncs a file, or the names in a folder, so that they survive a power failure."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""File locks of the kernel (`flock`), which end with their process however it ends.
+"""File locks of the kernel (`flock`; on Windows those of portalocker), which end with their process however it ends.
 
 A lock file is never removed: another process might be about to lock it.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import io
 import json
 import os
@@ -18,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lightkeras.system import environment, files
+from lightkeras.system import environment, files, portable
 
 _POLL_SECONDS = 0.1
 
@@ -38,7 +37,8 @@ def _close_in_child() -> None:
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_close_in_child)
+if hasattr(os, "register_at_fork"):  # Windows does not fork
+    os.register_at_fork(after_in_child=_close_in_child)
 
 
 @contextlib.contextmanager
@@ -59,12 +59,12 @@ def exclusive_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Ite
     _held.add(file)
     try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            portable.lock(file.fileno())
         except BlockingIOError as error:
             if on_wait is None:
                 raise RunLockedError(_refusal(path)) from error
             on_wait()
-            fcntl.flock(file, fcntl.LOCK_EX)
+            portable.lock(file.fileno(), wait=True)
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -125,7 +125,7 @@ def waiting_lock(path: Path, seconds: float) -> Iterator[None]:
 def hold_shared(path: Path) -> int:
     """Holds the lock of a file together with others; ends when the returned descriptor is closed."""
     descriptor = _opened(path)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    portable.lock(descriptor, shared=True, wait=True)
     return descriptor
 
 
@@ -133,7 +133,7 @@ def check_free(path: Path) -> None:
     """Raises a RunLockedError if someone holds a `run_lock`, which need not exist; changes nothing."""
     try:
         with files.open_to_read(path) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            portable.lock(file.fileno(), shared=True)
     except BlockingIOError as error:
         raise RunLockedError(_refusal(path)) from error
     except (OSError, files.DamagedFileError):  # missing or not readable: `run_lock` raises the error
@@ -162,7 +162,7 @@ def _opened(path: Path) -> int:
         OSError: It cannot be opened, or is not a file.
     """
     files.check_no_link(path)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | portable.NO_FOLLOW | portable.PLAIN, 0o644)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, f"{path} is not a file; remove it")

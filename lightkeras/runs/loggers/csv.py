@@ -14,7 +14,7 @@ from typing import IO, final
 import google_crc32c
 
 from lightkeras.runs.loggers.base import Logger, Run
-from lightkeras.system import files
+from lightkeras.system import files, portable
 from lightkeras.system.messages import printable
 
 FILE = "metrics.csv"
@@ -47,7 +47,7 @@ class CsvLogger(Logger):
         flags = os.O_EXCL if run.position is None else 0 if kept else os.O_TRUNC
         with files.explained(self._path):
             files.check_no_link(self._path)
-            opened = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | flags, 0o644)
+            opened = os.open(self._path, portable.APPEND | flags, 0o644)
             self._file = os.fdopen(opened, "a", newline="", encoding="utf-8")
         self._names, self._opened_once = tuple(header[len(_COUNTERS) :]), True
         if not kept:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, final
 
 from lightkeras.runs import formats
 from lightkeras.runs.loggers.base import Logger, Run
-from lightkeras.system import files
+from lightkeras.system import files, portable
 from lightkeras.system.messages import check_whole
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ class RemoteLogger(Logger):
             files.truncate(self._path, size)
         with files.explained(self._path):
             files.check_no_link(self._path)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | (os.O_EXCL if run.position is None else 0)
+            flags = portable.APPEND | (os.O_EXCL if run.position is None else 0)
             self._file = os.fdopen(os.open(self._path, flags, 0o644), "ab")
 
     def _connected(self, run: Run) -> Remote:

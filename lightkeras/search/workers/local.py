@@ -19,7 +19,7 @@ from typing import Any, final
 from lightkeras.search.workers.gpus import environments_of_slots
 from lightkeras.search.workers.process import Setup, main
 from lightkeras.search.workers.protocol import Channel, Message, environment_of_threads, last_lines
-from lightkeras.system import memory
+from lightkeras.system import memory, portable
 from lightkeras.system.signals import how_it_ended
 
 
@@ -96,7 +96,7 @@ class LocalLauncher:
     ) -> None:
         self._gpus = environments_of_slots(gpus, workers)
         self._setup, self._workers = setup, workers
-        self.threads = threads or max(1, len(os.sched_getaffinity(0)) // workers)
+        self.threads = threads or max(1, portable.cores() // workers)
         self.memory = _share(workers) if memory is None else memory
         self._folder = tempfile.TemporaryDirectory(prefix="lightkeras.")
         self._started = 0

@@ -33,7 +33,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from lightkeras.system import heartbeat, locks, trust
+from lightkeras.system import heartbeat, locks, portable, trust
 from lightkeras.system.messages import raised_by_us
 
 if TYPE_CHECKING:  # imported after the worker has answered, because it takes seconds
@@ -209,7 +209,7 @@ def _end_with_parent() -> None:
 
     def watch() -> None:
         wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), portable.KILL)
 
     threading.Thread(target=watch, name="lightkeras-parent", daemon=True).start()
 
