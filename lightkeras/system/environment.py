@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    *("lightkeras", "keras", "tensorflow", "jax", "torch"),
+    *("lightkeras", "keras", "keras-nightly", "tensorflow", "jax", "torch"),
     *("tensorflow-hub", "tensorflow-datasets", "keras-tuner", "numpy"),
 )
 

@@ -8,7 +8,7 @@
   must be imported before Keras.
 * While Keras is imported, which takes seconds, a terminal shows that.
 * Keras's error for a backend that is not installed is only its name. Here the error names the extra to install, and
-  the valid backends if the name is misspelled.
+  the valid backends if the name is misspelled. Versions that are too old are refused, and two Keras are warned of.
 
 One finder on `sys.meta_path` does all this. It delegates to the finders after it.
 """
@@ -25,6 +25,8 @@ import tempfile
 import types
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+from lightkeras.system import supported
 
 _BACKENDS = ("jax", "tensorflow", "torch")
 
@@ -84,6 +86,8 @@ class _Loader(importlib.abc.Loader):
         with shown_on_terminal("importing Keras and its backend ..."):
             with explained_missing_backend():
                 self._loader.exec_module(module)
+            supported.check_versions(sys.modules | {"keras": module})
+            supported.warn_of_two_keras()
             _register()
 
 
