@@ -208,8 +208,8 @@ class Runner(Finders):
         devices: On TensorFlow and JAX, the number of devices that share the work, or `"all"`: each has all variables
             and computes a part of every batch, whose size stays what it is. Results are those of one device but for
             rounding; on TensorFlow, if losses are means over examples. `None` uses one, or on JAX what
-            `keras.distribution.set_distribution` chose. On torch a process uses one. Several processes of JAX or torch
-            share the work on one device each, as `lightkeras launch` starts them.
+            `keras.distribution.set_distribution` chose. On torch a process uses one. Several processes share the work
+            on one device each, as `lightkeras launch` starts them.
         eager: Whether to call the steps of a task at every batch and not to compile them, so that breakpoints and
             `print` in them see values; slow. The steps are traced once all the same, without values.
         compile: On torch, whether `torch.compile` compiles the train step: `"on"`, `"off"`, or `"auto"`, which compiles

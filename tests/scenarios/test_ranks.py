@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -120,7 +121,11 @@ def test_each_of_two_processes_loads_its_half_of_every_batch(backend, both):
 @pytest.mark.parametrize("backend", [TORCH, JAX, TENSORFLOW])
 def test_one_process_writes_and_the_other_prints_nothing_but_its_result(backend, both, folder):
     two = both(backend)[2]
-    assert two.printed(1, error=True) == ""
+    # gRPC, with which TensorFlow joins processes, logs what it does when the machine is busy.
+    printed = [
+        line for line in two.printed(1, error=True).splitlines() if not re.match(r"[IWE]\d{4} |WARNING: All log", line)
+    ]
+    assert printed == []
     assert "epoch   4/4" in two.printed(0, error=True)
     assert "train: every process reads all batches of a stream, and takes its part" in two.printed(0, error=True)
     assert "train: each process reads its part of every batch" in two.printed(0, error=True)

@@ -19,11 +19,12 @@ import time
 import xmlrpc.client
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, final
+from xml.parsers.expat import ExpatError
 from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 
 from lightkeras.engine.world import JOIN_SECONDS, LOST_SECONDS, WorldError
 
-_LOST = (OSError, http.client.HTTPException, xmlrpc.client.Error)
+_LOST = (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError)  # the last of half an answer
 
 
 @final
