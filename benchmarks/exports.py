@@ -113,7 +113,7 @@ def shown(cell):
     if cell is None:
         return ""
     if "error" in cell:
-        return "**failed**" if bad(cell) else "text" if TEXT in cell["error"] else "operators"
+        return "**failed**" if bad(cell) else "text" if "text" in cell["error"] else "operators"
     faster = f", {cell['predict_s_batch_1'] / cell['artifact_s_batch_1']:.0f}x" if "predict_s_batch_1" in cell else ""
     part = "numbers: " if cell.get("part") == "numbers" else ""
     return f"{part}{cell['largest_difference']:.0e}{faster}"
