@@ -6,7 +6,6 @@ import warnings
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-from lightkeras.encoders.hub.bag_embedding import INPUTS as BAGS
 from lightkeras.exports.errors import ExportError
 from lightkeras.exports.formats.base import Format, Program
 
@@ -27,6 +26,8 @@ class TorchProgram(Format):
 
     def write(self, program: Program, folder: Path) -> None:
         import torch
+
+        from lightkeras.encoders.hub.bag_embedding import INPUTS as BAGS  # loads Keras
 
         class Served(torch.nn.Module):  # type: ignore[misc]
             def __init__(self) -> None:
