@@ -17,16 +17,27 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, final
 
-from lightkeras.engine.world import LOST_SECONDS
+from lightkeras.engine.world import LOST_SECONDS, WorldError
 
 STUCK_SECONDS = float(os.environ.get("LIGHTKERAS_STUCK_SECONDS", "1800"))
 """Time that a process waits for another one that lives, such as one that writes a large checkpoint."""
 GRACE_SECONDS = 5.0
 """Time for a process to end by itself, once it is known that another one failed."""
 _BEAT_SECONDS = 1.0
+
+
+Explained = Callable[[], contextlib.AbstractContextManager[None]]
+
+
+def stuck(ranks: str, processes: int) -> WorldError:
+    """The error of a process that waited too long for others that live."""
+    return WorldError(
+        f"Rank {ranks} of {processes} lives, but has not come to the same place within {STUCK_SECONDS:.0f} s. Set "
+        "LIGHTKERAS_STUCK_SECONDS if it needs more."
+    )
 
 
 class Store(Protocol):
@@ -74,25 +85,25 @@ class Watch:
         self._ended.set()
 
     @contextlib.contextmanager
-    def active(self) -> Iterator[None]:
-        """Context in which a process that is lost or fails ends this one, and an error of this one the others."""
-        if not self._depth:
+    def active(self, explained: Explained = contextlib.nullcontext) -> Iterator[None]:
+        """Context in which a process that is lost or fails ends this one, and an error of this one the others.
+
+        The outermost one enters the context `explained`, which explains errors of the backend.
+        """
+        outermost = not self._depth
+        if outermost:
             self._session, self._failed = self._session + 1, False
         self._depth += 1
         try:
-            yield
+            with explained() if outermost else contextlib.nullcontext():
+                yield
         except BaseException as error:
-            if self.is_outermost:
+            if outermost:
                 error.add_note(f"(on rank {self._rank} of {self._processes})")
                 self.fail(f"Rank {self._rank} ended with {type(error).__name__}: {error}")
             raise
         finally:
             self._depth -= 1
-
-    @property
-    def is_outermost(self) -> bool:
-        """Whether no other `active` context is around the current one."""
-        return self._depth == 1
 
     @property
     def has_failed(self) -> bool:

@@ -22,7 +22,7 @@ from jax._src import distributed  # the store has no public name
 
 from lightkeras.engine.jax.devices import rows_here
 from lightkeras.engine.launchers import Launch
-from lightkeras.engine.watch import GRACE_SECONDS, STUCK_SECONDS, Watch, first_line
+from lightkeras.engine.watch import GRACE_SECONDS, STUCK_SECONDS, Watch, first_line, stuck
 from lightkeras.engine.world import ALONE, JOIN_SECONDS, LOST_SECONDS, World, WorldError
 
 
@@ -91,21 +91,14 @@ class JaxWorld(World):
                 if (words := self._watch.last_words()) is not None:
                     raise self._lost(words) from None
                 if time.monotonic() > deadline:
-                    raise WorldError(
-                        f"Rank {key.rpartition('/')[2]} of {self.processes} lives, but has not come to the same place "
-                        f"within {STUCK_SECONDS:.0f} s. Set LIGHTKERAS_STUCK_SECONDS if it needs more."
-                    ) from None
+                    raise stuck(key.rpartition("/")[2], self.processes) from None
             else:
                 return found
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        with self._watch.active():
-            if self._watch.is_outermost:
-                with self._explained():
-                    yield
-            else:
-                yield
+        with self._watch.active(self._explained):
+            yield
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

@@ -24,7 +24,7 @@ from tensorflow.python.eager import context
 
 from lightkeras.engine.launchers import Launch
 from lightkeras.engine.tensorflow import devices as several
-from lightkeras.engine.watch import GRACE_SECONDS, STUCK_SECONDS, Watch
+from lightkeras.engine.watch import GRACE_SECONDS, STUCK_SECONDS, Watch, stuck
 from lightkeras.engine.world import ALONE, JOIN_SECONDS, LOST_SECONDS, World, WorldError
 
 
@@ -99,19 +99,12 @@ class TensorFlowWorld(World):
                 raise WorldError(words)
             if time.monotonic() > deadline:
                 absent = ", ".join(str(rank) for rank, key in enumerate(keys) if not self._store.check([key]))
-                raise WorldError(
-                    f"Rank {absent} of {self.processes} lives, but has not come to the same place within "
-                    f"{STUCK_SECONDS:.0f} s. Set LIGHTKERAS_STUCK_SECONDS if it needs more."
-                )
+                raise stuck(absent, self.processes)
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        with self._watch.active():
-            if self._watch.is_outermost:
-                with self._explained():
-                    yield
-            else:
-                yield
+        with self._watch.active(self._explained):
+            yield
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
