@@ -6,8 +6,9 @@
 Each process trains the same model with the same global batches, in turns: a round of the hand-written loop, then an
 epoch of a fit. Ratios are medians over the rounds, of the process with rank 0. The loop on torch gathers its part of a
 batch, takes gradients with `torch.autograd.grad`, sums them flattened in one `all_reduce`, applies Keras's optimizer,
-and reads the losses once per 75 steps. On JAX it is one `lax.scan` over the epoch, in which XLA divides each batch. A
-fit also logs every step, checks weights, and agrees between its calls.
+and reads the losses once per 75 steps. On JAX it is one `lax.scan` over the epoch, in which XLA divides each batch. On
+TensorFlow 75 steps are a `tf.while_loop` around `MultiWorkerMirroredStrategy.run`. A fit also logs every step, checks
+weights, and agrees between its calls.
 "agreement" is the share of its exchanges in the time of a fit, once both processes have come to them; "waiting" that of
 the process with rank 0 for the other one, and for the barrier by which the two are told apart.
 """
@@ -130,6 +131,64 @@ class JaxLoop:
         return time.perf_counter() - began
 
 
+class TensorFlowLoop:
+    """The hand-written loop on TensorFlow."""
+
+    def __init__(self, units: tuple[int, ...], x: Any, y: Any, batch: int, rank: int, processes: int) -> None:
+        from lightkeras.engine import current_world
+
+        import keras
+        import tensorflow as tf
+
+        self.strategy = current_world().devices._strategy  # a process joins its cluster once
+        with self.strategy.scope():
+            self.model, self.optimizer = model_of(units), keras.optimizers.Adam()
+            self.optimizer.build(self.model.trainable_variables)
+        self.loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        self.x, self.y, self.rank = tf.constant(x), tf.constant(y), rank
+        self.batch, self.part = batch, batch // processes
+        self.call = tf.function(self.steps, autograph=False).get_concrete_function(
+            tf.TensorSpec([None, batch], tf.int32)
+        )
+
+    def step(self, rows: Any) -> Any:
+        """The step of this process, for the rows of the whole batch."""
+        import tensorflow as tf
+
+        own = rows[self.rank * self.part : (self.rank + 1) * self.part]
+        x, y = tf.gather(self.x, own), tf.gather(self.y, own)
+        with tf.GradientTape() as tape:
+            loss = self.loss(y, self.model(x, training=True))  # a strategy makes it a part of the mean of all
+        values = [variable.value for variable in self.model.trainable_variables]
+        self.optimizer.apply(tape.gradient(loss, values), self.model.trainable_variables)
+        return loss
+
+    def steps(self, rows: Any) -> Any:
+        """All steps of a call; returns their losses."""
+        import tensorflow as tf
+
+        def body(i: Any, losses: Any) -> Any:
+            return i + 1, losses.write(i, self.strategy.run(self.step, (rows[i],)))
+
+        count = tf.shape(rows)[0]
+        empty = tf.TensorArray(tf.float32, count, element_shape=())
+        losses = tf.while_loop(lambda i, _: i < count, body, (tf.constant(0), empty))[1].stack()
+        return self.strategy.reduce("sum", losses, None)
+
+    def epoch(self, steps: int) -> float:
+        """Runs an epoch, and returns its seconds."""
+        import numpy as np
+
+        began = time.perf_counter()
+        rows = np.random.default_rng(0).permutation(len(self.x)).astype("int32").reshape(-1, self.batch)
+        for start in range(0, steps, 75):
+            self.call(rows[start : start + 75]).numpy()
+        return time.perf_counter() - began
+
+
+LOOPS = {"torch": TorchLoop, "jax": JaxLoop, "tensorflow": TensorFlowLoop}
+
+
 def measure(name: str, rounds: int) -> dict[str, Any]:
     """The figures of one model, in one of the processes."""
     import lightkeras as lk
@@ -147,7 +206,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     x = rng.random((batch * steps, 784), dtype="f")
     y = x[:, :10].argmax(1).astype("int32")
     joined = current_world()
-    loop = {"torch": TorchLoop, "jax": JaxLoop}[BACKEND](units, x, y, batch, joined.rank, joined.processes)
+    loop = LOOPS[BACKEND](units, x, y, batch, joined.rank, joined.processes)
     loop.epoch(min(steps, 50))  # on JAX the whole epoch
     waits, exchanges, agree = [0.0], [0.0], joined.agree
 
