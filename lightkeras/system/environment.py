@@ -16,9 +16,9 @@ PACKAGES = (
 )
 
 
-def now() -> str:
+def now(timespec: str = "seconds") -> str:
     """The current time in UTC, in ISO 8601 format."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec=timespec)
 
 
 def versions() -> dict[str, str]:

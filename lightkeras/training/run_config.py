@@ -57,7 +57,7 @@ def config_of(fit: Fit, init_from: Path | None = None, complete: bool = True) ->
         **({} if init_from is None else {"init_from": str(init_from)}),
         "seed": fit.settings.seed,
         "argv": sys.argv,
-        "started": environment.now(),
+        "started": environment.now("milliseconds"),  # runs are listed in this order
     }
 
 
