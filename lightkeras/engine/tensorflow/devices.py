@@ -109,6 +109,10 @@ class DividedStep:
         self._refresh = None
         return self._joined(self._devices, replicas, returned)
 
+    def summed_logs(self, logs: Tensor) -> Tensor:
+        """The logs of all steps of a call, of which the step returned this process's part."""
+        return self._devices.sums([[logs]])[0][0] if self._devices.are_of_several_processes else logs
+
     def refresh(self) -> None:
         """Copies the variables from the first device to the others: they may have been assigned since the last call."""
         if self._refresh is None:
@@ -234,7 +238,9 @@ def _mean_logs(devices: Devices, replicas: Sequence[Replica], logs: Sequence[Map
     for replica, found in zip(replicas, logs, strict=True):
         with replica.placed():
             rows.append([tf.stack([tf.cast(found[name], tf.float32) for name in names]) * replica.share])
-    return dict(zip(names, tf.unstack(devices.sums(rows)[0][0]), strict=True))
+    # Several processes add up their parts once per call, see `DividedStep.summed_logs`.
+    total = rows[0][0] if devices.are_of_several_processes else devices.sums(rows)[0][0]
+    return dict(zip(names, tf.unstack(total), strict=True))
 
 
 def _joined_outputs(devices: Devices, replicas: Sequence[Replica], outputs: Sequence[Structure]) -> Structure:

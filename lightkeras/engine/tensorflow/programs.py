@@ -209,7 +209,9 @@ class TensorFlowProgram(_Fused, Program):
         return [tf.stack(values) if values else tf.zeros([0]), tf.shape(flatten(batch)[0][1], tf.int64)[0]]
 
     def _join(self, array: tf.TensorArray) -> Tensor:
-        return array.stack()
+        column = array.stack()
+        is_logs = column.dtype == tf.float32 and self._names
+        return self._step.summed_logs(column) if is_logs and isinstance(self._step, DividedStep) else column
 
 
 @final
