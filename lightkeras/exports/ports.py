@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 Kind = Literal["one", "list", "dict"]
 
-_UNNAMED = re.compile(r"(input_layer|keras_tensor|input|functional|sequential)(_\d+)?(_of_\w+)?")
+_NUMBER = re.compile(r"(_\d+)?(_of_\w+)?$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,11 +96,21 @@ def ports_of(structure: Any, names: Sequence[str], unnamed: str) -> Ports:
     tensors = list(structure) if several else [structure]
     given = list(names) if len(names) == len(tensors) else [""] * len(tensors)
     for number, name in enumerate(given):
-        if not name or _UNNAMED.fullmatch(name):
+        if not name or _NUMBER.sub("", name, count=1) in _names_of_keras():
             given[number] = f"{unnamed}_{number}" if several else unnamed
     return Ports(
         "list" if several else "one", tuple(_port(name, tensor) for name, tensor in zip(given, tensors, strict=True))
     )
+
+
+@functools.cache
+def _names_of_keras() -> set[str]:
+    """Names that Keras gives to layers and tensors without a name of their own, before it numbers them."""
+    import keras
+
+    words = (re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", name) for name in dir(keras.layers) if name[0].isupper())
+    layers = {re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower() for name in words}
+    return layers | {"keras_tensor", "input", "functional", "sequential"}
 
 
 def _port(name: str, tensor: Any) -> Port:

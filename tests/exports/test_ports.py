@@ -17,6 +17,16 @@ def test_one_tensor_that_keras_numbered_gets_a_name_that_does_not_change() -> No
     assert found == Ports("one", (Port("inputs", "float32", (None, 28, 28)),))
 
 
+@pytest.mark.parametrize("name", ["dense", "dense_12", "keras_tensor_3", "sequential_1_of_words"])
+def test_a_layer_that_keras_numbered_gets_a_name_that_does_not_change(name: str) -> None:
+    assert ports_of(tensor(None, 10), [name], "outputs").names == ("outputs",)
+
+
+@pytest.mark.parametrize("name", ["digit", "digit_2", "dense_head"])
+def test_a_name_of_the_user_is_kept(name: str) -> None:
+    assert ports_of(tensor(None, 10), [name], "outputs").names == (name,)
+
+
 def test_names_of_the_user_are_kept_and_made_fit_for_every_format() -> None:
     found = ports_of([tensor(None, 2), tensor(None)], ["left/side", "keras_tensor_3"], "inputs")
     assert found.names == ("left_side", "inputs_1")
