@@ -90,11 +90,11 @@ def test_a_new_environment_with_onnxruntime_alone_runs_the_artifacts(
     installed = subprocess.run([python, "-m", "pip", "install", "-q", "onnxruntime"], capture_output=True, text=True)
     if installed.returncode:
         pytest.skip(f"no package index can be reached: {installed.stderr.splitlines()[-1]}")
-    listed = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout.lower()
-    assert not {"keras", "tensorflow", "lightkeras", "torch", "jax"} & set(listed.split())
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    listed = subprocess.run([python, "-m", "pip", "list"], env=clean, capture_output=True, text=True, check=True).stdout
+    assert not {"keras", "tensorflow", "lightkeras", "torch", "jax"} & set(listed.lower().split())
 
     def ask(*given: Any) -> Any:
-        clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         done = subprocess.run([python, "ask.py", *given], cwd=tmp_path, env=clean, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         name, _, values = done.stdout.partition(" ")
