@@ -23,28 +23,32 @@ OPEN = 8
 """Size of an axis that is open, of drawn examples."""
 
 
-def examples_of(task: Task, inputs: Ports) -> dict[str, np.ndarray]:
-    """Returns examples of the test split of a task, else of the validation split, by the names of a model's inputs.
+def examples_of(task: Task, inputs: Ports) -> tuple[dict[str, np.ndarray], str]:
+    """Examples of the test split of a task, else of the validation split, by the names of a model's inputs.
+
+    Returns:
+        The examples, and the name of the split.
 
     Raises:
         ExportError: The task has no such split, or the split has other inputs.
     """
     parts: list[dict[str, np.ndarray]] = []
-    for batch in batches_of(held_out_feed(task)):
+    split, feed = held_out_feed(task)
+    for batch in batches_of(feed):
         parts.append({name: np.asarray(array[:COUNT]) for name, array in by_name(inputs, inputs_of(batch)).items()})
         if sum(len(part[inputs.names[0]]) for part in parts) >= COUNT:
             break
-    return {name: plain(np.concatenate([part[name] for part in parts])[:COUNT]) for name in inputs.names}
+    return {name: plain(np.concatenate([part[name] for part in parts])[:COUNT]) for name in inputs.names}, split
 
 
-def held_out_feed(task: Task) -> Feed:
-    """Returns the test split of a task, else the validation split; of several sets the first."""
+def held_out_feed(task: Task) -> tuple[str, Feed]:
+    """Name and feed of the test split of a task, else of the validation split; of several sets the first."""
     if task.data is None:
         raise ExportError(f"{type(task).__name__} has no data module: leave out --task to compare on drawn examples.")
     task.data.prepare(task.lookup)
     for split in ("test", "validation"):
         for feed in held_out_of(task.data, split, COUNT).values():
-            return feed
+            return split, feed
     raise ExportError(f"{type(task).__name__} has neither a test nor a validation split to compare on.")
 
 

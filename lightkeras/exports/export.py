@@ -94,7 +94,7 @@ def export(
         ExportError: The format cannot hold the model, its runtime is not installed, or the artifact does not compute
             the same; nothing remains of it.
         FileExistsError: The folder exists and holds something.
-        FileNotFoundError: There is no run, or it has no `model.keras`.
+        FileNotFoundError: The run or its `model.keras` does not exist.
         UntrustedRunError: The model holds code that only the run names.
         OSError: It cannot be written; nothing remains of it.
     """

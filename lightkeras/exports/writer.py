@@ -163,13 +163,14 @@ def inputs_of_model(model: keras.Model) -> Ports:
 
 
 def _examples(model: keras.Model, task: Task | None, inputs: Ports) -> tuple[dict[str, np.ndarray], str]:
-    """The examples, and where they come from: drawn if there is no task, or its data does not fit the model."""
+    """The examples and their origin: random if there is no task or its data does not fit the model."""
     if task is None:
         return examples.drawn_examples(model, inputs), "drawn"
     try:
-        return examples.examples_of(task, inputs), "test split"
+        found, split = examples.examples_of(task, inputs)
     except ExportError as error:  # as of a GAN, whose generator takes noise and whose data are images
         return examples.drawn_examples(model, inputs), f"drawn: {error}"
+    return found, f"{split} split"
 
 
 def _call_of(model: keras.Model, task: Task | None, inputs: Ports, outputs: str) -> Any:

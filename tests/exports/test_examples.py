@@ -19,8 +19,21 @@ POINTS = Ports("one", (Port("points", "float32", (None, 2)),))
 def test_the_examples_of_a_task_are_the_first_of_its_test_split() -> None:
     task = TwoMoons()
     task.set_up(0)
-    found = examples.examples_of(task, POINTS)
+    found, split = examples.examples_of(task, POINTS)
+    assert split == "test"
     np.testing.assert_array_equal(found["points"], two_moons(100, seed=2)[0][:32])
+
+
+def test_without_a_test_split_they_are_those_of_the_validation_split() -> None:
+    class NoTest(TwoMoons):
+        def build_data(self) -> lk.DataModule:
+            return lk.testing.ArrayData(two_moons(40), two_moons(36, seed=1))
+
+    task = NoTest()
+    task.set_up(0)
+    found, split = examples.examples_of(task, POINTS)
+    assert split == "validation"
+    np.testing.assert_array_equal(found["points"], two_moons(36, seed=1)[0][:32])
 
 
 def test_a_task_without_data_is_refused() -> None:

@@ -11,6 +11,8 @@ from lightkeras.exports.formats.base import Format, Program
 
 EXAMPLES = 2
 """Batch size of the trace: torch takes 1 for a constant."""
+OPEN = 6
+"""Size of another open axis of the trace: torch would take equal sizes for one."""
 
 
 @final
@@ -39,9 +41,13 @@ class TorchProgram(Format):
 
         batch, entries = torch.export.Dim("batch", min=1), torch.export.Dim("entries", min=0)
         of_bags = set(program.inputs.names) == set(BAGS)
-        sizes = tuple({0: entries if of_bags and name != "counts" else batch} for name in program.inputs.names)
+        sizes = tuple(
+            {0: entries if of_bags and port.name != "counts" else batch}
+            | {axis: torch.export.Dim.AUTO for axis, size in enumerate(port.shape) if axis and size is None}
+            for port in program.inputs.each
+        )
         examples = tuple(
-            torch.zeros([EXAMPLES, *(size or EXAMPLES for size in port.shape[1:])], dtype=getattr(torch, port.dtype))
+            torch.zeros([EXAMPLES, *(size or OPEN for size in port.shape[1:])], dtype=getattr(torch, port.dtype))
             for port in program.inputs.each
         )
         with warnings.catch_warnings():
