@@ -116,3 +116,19 @@ def write(tmp_path: Path) -> Callable[..., Written]:
         return Written(main(exchange), target, exchange)
 
     return written
+
+
+@pytest.fixture
+def assert_computes_the_same(moons: Path, write: Callable[..., Written]) -> Callable[[str], None]:
+    """Asserts that the runtime of a format computes a run's outputs at any batch size, and that it is timed."""
+
+    def check(name: str) -> None:
+        written = write(moons, name)
+        assert written.status == 0, written.error
+        proof = written.prove(name)
+        assert proof.largest_difference <= 1e-6
+        assert list(proof.differences) == ["outputs"]
+        assert proof.seconds is not None
+        assert min(proof.seconds) > 0
+
+    return check
