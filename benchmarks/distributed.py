@@ -132,58 +132,26 @@ class JaxLoop:
 
 
 class TensorFlowLoop:
-    """The hand-written loop on TensorFlow."""
+    """The hand-written loop on TensorFlow: that of `devices.py`, over the devices of all processes."""
 
     def __init__(self, units: tuple[int, ...], x: Any, y: Any, batch: int, rank: int, processes: int) -> None:
         from lightkeras.engine import current_world
 
-        import keras
-        import tensorflow as tf
+        import numpy as np
 
-        self.strategy = current_world().devices._strategy  # a process joins its cluster once
-        with self.strategy.scope():
-            self.model, self.optimizer = model_of(units), keras.optimizers.Adam()
-            self.optimizer.build(self.model.trainable_variables)
-        self.loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        self.x, self.y, self.rank = tf.constant(x), tf.constant(y), rank
-        self.batch, self.part = batch, batch // processes
-        self.call = tf.function(self.steps, autograph=False).get_concrete_function(
-            tf.TensorSpec([None, batch], tf.int32)
-        )
+        import devices
 
-    def step(self, rows: Any) -> Any:
-        """The step of this process, for the rows of the whole batch."""
-        import tensorflow as tf
+        class Loop(devices.Loop):
+            def total(self, losses: Any) -> Any:
+                return self.strategy.reduce("sum", losses, None)
 
-        own = rows[self.rank * self.part : (self.rank + 1) * self.part]
-        x, y = tf.gather(self.x, own), tf.gather(self.y, own)
-        with tf.GradientTape() as tape:
-            loss = self.loss(y, self.model(x, training=True))  # a strategy makes it a part of the mean of all
-        values = [variable.value for variable in self.model.trainable_variables]
-        self.optimizer.apply(tape.gradient(loss, values), self.model.trainable_variables)
-        return loss
-
-    def steps(self, rows: Any) -> Any:
-        """All steps of a call; returns their losses."""
-        import tensorflow as tf
-
-        def body(i: Any, losses: Any) -> Any:
-            return i + 1, losses.write(i, self.strategy.run(self.step, (rows[i],)))
-
-        count = tf.shape(rows)[0]
-        empty = tf.TensorArray(tf.float32, count, element_shape=())
-        losses = tf.while_loop(lambda i, _: i < count, body, (tf.constant(0), empty))[1].stack()
-        return self.strategy.reduce("sum", losses, None)
+        self.order = np.random.default_rng(0).permutation(len(x)).astype("int32")
+        # A process joins its cluster once.
+        self.loop = Loop(units, x, y, batch, current_world().devices._strategy)
 
     def epoch(self, steps: int) -> float:
         """Runs an epoch, and returns its seconds."""
-        import numpy as np
-
-        began = time.perf_counter()
-        rows = np.random.default_rng(0).permutation(len(self.x)).astype("int32").reshape(-1, self.batch)
-        for start in range(0, steps, 75):
-            self.call(rows[start : start + 75]).numpy()
-        return time.perf_counter() - began
+        return self.loop.epoch(self.order)[0]
 
 
 LOOPS = {"torch": TorchLoop, "jax": JaxLoop, "tensorflow": TensorFlowLoop}
