@@ -12,6 +12,7 @@ collective operation, which Python cannot interrupt, is ended.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
 import sys
@@ -20,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, final
 
-from lightkeras.engine.world import LOST_SECONDS, WorldError
+from lightkeras.engine.world import LOST_SECONDS, World, WorldError
 
 STUCK_SECONDS = float(os.environ.get("LIGHTKERAS_STUCK_SECONDS", "1800"))
 """Time that a process waits for another one that lives, such as one that writes a large checkpoint."""
@@ -195,3 +196,32 @@ class Watch:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+class WatchedWorld(World):
+    """Processes whose errors are explained by what the watch knows of the others."""
+
+    _watch: Watch
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        with self._watch.active(self._explained):
+            yield
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Context that names the process that was lost in errors of collective operations."""
+        try:
+            yield
+        except Exception as error:
+            if not self._is_of_collectives(error) or (found := self._watch.explain(error)) is None:
+                raise
+            raise self._lost(found) from error
+
+    @abc.abstractmethod
+    def _is_of_collectives(self, error: Exception) -> bool:
+        """Whether a collective operation may have raised an error, which knows no ranks."""
+
+    def _lost(self, words: str) -> WorldError:
+        """The error of a process that was lost."""
+        return WorldError(words)

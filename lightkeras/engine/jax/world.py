@@ -14,7 +14,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, final
 
 import jax
@@ -22,7 +22,7 @@ from jax._src import distributed  # the store has no public name
 
 from lightkeras.engine.jax.devices import rows_here
 from lightkeras.engine.launchers import Launch
-from lightkeras.engine.watch import GRACE_SECONDS, STUCK_SECONDS, Watch, first_line, stuck
+from lightkeras.engine.watch import GRACE_SECONDS, STUCK_SECONDS, Watch, WatchedWorld, first_line, stuck
 from lightkeras.engine.world import ALONE, JOIN_SECONDS, LOST_SECONDS, World, WorldError
 
 
@@ -37,7 +37,7 @@ def join(launch: Launch | None) -> World:
 
 
 @final
-class JaxWorld(World):
+class JaxWorld(WatchedWorld):
     """The processes that `jax.distributed` joined.
 
     Args:
@@ -95,20 +95,8 @@ class JaxWorld(World):
             else:
                 return found
 
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        with self._watch.active(self._explained):
-            yield
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Context that names the process that was lost in errors of collective operations."""
-        try:
-            yield
-        except jax.errors.JaxRuntimeError as error:  # of gloo and NCCL too, which know no ranks
-            if (found := self._watch.explain(error)) is None:
-                raise
-            raise self._lost(found) from error
+    def _is_of_collectives(self, error: Exception) -> bool:
+        return isinstance(error, jax.errors.JaxRuntimeError)  # of gloo and NCCL too
 
     def _lost(self, words: str) -> WorldError:
         self._patience = 1.0

@@ -14,7 +14,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, final
 
 import keras
@@ -24,7 +24,7 @@ from tensorflow.python.eager import context
 
 from lightkeras.engine.launchers import Launch
 from lightkeras.engine.tensorflow import devices as several
-from lightkeras.engine.watch import GRACE_SECONDS, STUCK_SECONDS, Watch, stuck
+from lightkeras.engine.watch import GRACE_SECONDS, STUCK_SECONDS, Watch, WatchedWorld, stuck
 from lightkeras.engine.world import ALONE, JOIN_SECONDS, LOST_SECONDS, World, WorldError
 
 
@@ -52,7 +52,7 @@ def join(launch: Launch | None) -> World:
 
 
 @final
-class TensorFlowWorld(World):
+class TensorFlowWorld(WatchedWorld):
     """The processes of a `MultiWorkerMirroredStrategy`.
 
     Args:
@@ -101,20 +101,8 @@ class TensorFlowWorld(World):
                 absent = ", ".join(str(rank) for rank, key in enumerate(keys) if not self._store.check([key]))
                 raise stuck(absent, self.processes)
 
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        with self._watch.active(self._explained):
-            yield
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Context that names the process that was lost in errors of collective operations."""
-        try:
-            yield
-        except tf.errors.OpError as error:
-            if "Collective ops is aborted" not in error.message or (found := self._watch.explain(error)) is None:
-                raise
-            raise WorldError(found) from error
+    def _is_of_collectives(self, error: Exception) -> bool:
+        return isinstance(error, tf.errors.OpError) and "Collective ops is aborted" in error.message
 
     def _leave(self) -> None:
         """Leaves with the process; that with rank 0, which keeps the store, leaves last."""
