@@ -13,6 +13,8 @@ are in the table. After "Basic regression: Predict fuel efficiency",
 https://www.tensorflow.org/tutorials/keras/regression
 """
 
+from __future__ import annotations
+
 import dataclasses
 
 import lightkeras as lk

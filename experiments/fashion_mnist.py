@@ -11,6 +11,8 @@ classes. `predictions` shows each image beside the probabilities of all classes,
 classification: Classify images of clothing", https://www.tensorflow.org/tutorials/keras/classification
 """
 
+from __future__ import annotations
+
 import dataclasses
 
 import lightkeras as lk

@@ -11,6 +11,8 @@ confident of, right and wrong. After "Text classification with TensorFlow Hub: m
 https://www.tensorflow.org/tutorials/keras/text_classification_with_hub
 """
 
+from __future__ import annotations
+
 import dataclasses
 
 import lightkeras as lk

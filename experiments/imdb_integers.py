@@ -12,6 +12,8 @@ curves and some reviews as the model sees them. The last 10,000 training reviews
 "Text classification with preprocessed text: movie reviews" (TensorFlow Core tutorials, 2018).
 """
 
+from __future__ import annotations
+
 import dataclasses
 
 import lightkeras as lk

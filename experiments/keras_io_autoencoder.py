@@ -13,6 +13,8 @@ https://keras.io/examples/vision/autoencoder/
 noisy images. `figures/test/before_after.png` shows both beside the originals.
 """
 
+from __future__ import annotations
+
 import dataclasses
 
 import lightkeras as lk

@@ -21,6 +21,8 @@ accuracy score of Ravuri and Vinyals, 2019; 0.1 is chance). A classifier trained
 images improved.
 """
 
+from __future__ import annotations
+
 import dataclasses
 
 import lightkeras as lk

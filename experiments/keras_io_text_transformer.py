@@ -11,6 +11,8 @@ masked in the attention and in the mean. After "Text classification with
 Transformer" by Apoorv Nandan, https://keras.io/examples/nlp/text_classification_with_transformer
 """
 
+from __future__ import annotations
+
 import dataclasses
 
 import lightkeras as lk

@@ -11,6 +11,8 @@ and finds many mistakes. A probability model is the network with the softmax on 
 beginners", https://www.tensorflow.org/tutorials/quickstart/beginner
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
 

@@ -12,6 +12,8 @@ from training, and tested once, at the end. Pooling and dropout are added to the
 "TensorFlow 2 quickstart for experts", https://www.tensorflow.org/tutorials/quickstart/advanced
 """
 
+from __future__ import annotations
+
 import dataclasses
 
 import lightkeras as lk

@@ -15,6 +15,8 @@ their minima, which are known only afterwards, are close (0.2856, and 0.2859 for
 underfit", https://www.tensorflow.org/tutorials/keras/overfit_and_underfit
 """
 
+from __future__ import annotations
+
 import dataclasses
 
 import lightkeras as lk

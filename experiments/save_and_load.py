@@ -11,6 +11,8 @@ equal to those of the saved model, to the last bit; those of the export of a run
 https://www.tensorflow.org/tutorials/keras/save_and_load
 """
 
+from __future__ import annotations
+
 import dataclasses
 import subprocess
 import sys

@@ -17,6 +17,8 @@ naive Bayes itself instead of zero, made it worse.
 See https://developers.google.com/machine-learning/guides/text-classification
 """
 
+from __future__ import annotations
+
 import dataclasses
 
 import lightkeras as lk

@@ -12,6 +12,8 @@ long on all 60,000 images, also those of validation, unlike the tutorial. It is 
 "Introduction to the Keras Tuner", https://www.tensorflow.org/tutorials/keras/keras_tuner
 """
 
+from __future__ import annotations
+
 import dataclasses
 
 import lightkeras as lk

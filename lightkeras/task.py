@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import types
 import warnings
@@ -24,16 +25,14 @@ from lightkeras.encoders.keras_model import KerasEncoder
 from lightkeras.engine.base import Engine, Tensor, gradient_norm
 from lightkeras.engine.optimizer_state import trained_variables
 from lightkeras.system import random_states
-from lightkeras.system.keras_internals.scopes import global_state
-from lightkeras.system.keras_internals.seeds import GLOBAL_SEED_GENERATOR
 from lightkeras.system.messages import did_you_mean, explains_unknown_keywords
+from lightkeras.system.unseeded import unseeded_generator
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KERAS_OBJECTS = (keras.Layer, keras.optimizers.Optimizer, keras.metrics.Metric, keras.random.SeedGenerator)
 KerasObject = Any
-"""An instance of one of `KERAS_OBJECTS`."""
+"""A layer, an optimizer, a metric or a seed generator."""
 
 
 GRADIENT_NORM = "gradient_norm"
@@ -109,7 +108,7 @@ class KerasState:
         """
         metrics = {f"metrics.{number}": metric for number, metric in enumerate(self.metrics())}
         # Keras has no public access to it, and a step may call keras.random.normal(shape).
-        unseeded = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+        unseeded = unseeded_generator()
         generators = {} if unseeded is None else {"keras.random": unseeded}
         return _variables({**self.tracked(), **metrics, **generators})
 
@@ -577,8 +576,13 @@ def _variables(owners: Mapping[str, KerasObject]) -> dict[str, keras.Variable]:
     return dict(found.values())
 
 
+@functools.cache
+def _kinds() -> tuple[type, ...]:
+    return keras.Layer, keras.optimizers.Optimizer, keras.metrics.Metric, keras.random.SeedGenerator
+
+
 def _keras_objects(value: Any, path: str) -> Iterator[tuple[str, KerasObject]]:
-    if isinstance(value, KERAS_OBJECTS):
+    if isinstance(value, _kinds()):
         yield path, value
     elif isinstance(value, Mapping):
         for key, item in value.items():

@@ -26,8 +26,6 @@ from lightkeras import hparams
 from lightkeras.data.lookup import Lookup
 from lightkeras.runs import report
 from lightkeras.runs.directory import RunDirectory, check_directory, run_path, snake_case
-from lightkeras.runs.loggers.event_file import EventFile
-from lightkeras.runs.loggers.summaries import config_summary
 from lightkeras.runs.results import SearchResult, Trial, counted
 from lightkeras.runs.resume import (
     ChangedRunError,
@@ -380,6 +378,9 @@ def _place(directory: RunDirectory, resume: bool) -> dict[str, Any] | None:
 
 
 def _begin(directory: RunDirectory, config: Mapping[str, Any]) -> None:
+    from lightkeras.runs.loggers.event_file import EventFile  # loads TensorBoard's formats
+    from lightkeras.runs.loggers.summaries import config_summary
+
     tab = EventFile(directory.path)
     tab.add(config_summary(config))
     tab.close()

@@ -59,7 +59,7 @@ from lightkeras.runs.directory import RunDirectory, holds_several, run_path, run
 from lightkeras.runs.results import FitResult
 from lightkeras.runs.resume import read_run, run_and_checkpoint
 from lightkeras.runs.untrusted import untrusted_in
-from lightkeras.system import display, trust
+from lightkeras.system import display, postponed_keras, trust
 from lightkeras.system.console import Console, closed_output_ignored
 from lightkeras.system.display import in_notebook
 from lightkeras.system.messages import raised_by_us
@@ -167,13 +167,14 @@ def _fit(
     given: jsonargparse.Namespace,
     then_test: bool,
 ) -> int:
-    path = several_processes.agreed_path(run_path(settings.run_dir, snake_case(task_class.__name__)))
     resume: bool | Path = settings.resume
+    if resume and settings.run_dir is None:
+        raise ValueError("--resume needs --run_dir: the run directory, or one of its checkpoints.")
+    postponed_keras.import_now()
+    path = several_processes.agreed_path(run_path(settings.run_dir, snake_case(task_class.__name__)))
     runner, hp = {**runner_defaults, **settings_of(settings.runner)}, hp_of(settings)
     lookup = lookup_of(settings)
     if resume:
-        if settings.run_dir is None:
-            raise ValueError("--resume needs --run_dir: the run directory, or one of its checkpoints.")
         directory, wanted = run_and_checkpoint(path)
         path, resume = directory.path, wanted or True
         runner, hp, lookup = _with_recorded(task_class, directory, runner, hp, lookup, given)
@@ -216,6 +217,7 @@ def _run(
         if settings.run_dir is None:
             raise ValueError("--resume needs --run_dir: the directory of the experiment.")
         runner, hp, lookup = _with_recorded(task_class, directory, runner, hp, lookup, given)
+    postponed_keras.import_now()
     made = Runner(**{**runner, "run_dir": directory.path, "profile": settings.profile or runner.get("profile", False)})
     task = task_class(hparams.from_dict(task_class.HParams, hp), lookup)
     made.check_keeps_runs("An experiment of several runs")
@@ -349,6 +351,7 @@ def _find_learning_rate(
 ) -> int:
     path = run_path(settings.run_dir, f"{snake_case(task_class.__name__)}_learning_rate")
     runner = Runner(**{**runner_defaults, **settings_of(settings.runner), "run_dir": path})
+    postponed_keras.import_now()
     task = task_class(hparams.from_dict(task_class.HParams, hp_of(settings)), lookup_of(settings))
     found = runner.find_learning_rate(task, **vars(settings.find))
     print_result(found)
@@ -357,6 +360,7 @@ def _find_learning_rate(
 
 def _find_batch_size(task_class: type[Task], settings: jsonargparse.Namespace, runner_defaults: dict[str, Any]) -> int:
     runner = Runner(**{**runner_defaults, **settings_of(settings.runner)})
+    postponed_keras.import_now()
     task = task_class(hparams.from_dict(task_class.HParams, hp_of(settings)), lookup_of(settings))
     found = runner.find_batch_size(task, **vars(settings.find))
     print_result(found)
@@ -387,6 +391,7 @@ def _load_run(
     given_hp = hp_of(given)
     if not settings.trust_run:
         _distrust(task_class, Path(settings.run_dir), config, given_hp, settings.data_dir)
+    postponed_keras.import_now()
     task = task_class(hparams.from_dict(task_class.HParams, {**config.get("hparams", {}), **given_hp}), lookup)
     return task, Runner(run_dir=settings.run_dir, seed=config.get("seed", 0))
 

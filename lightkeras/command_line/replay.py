@@ -12,7 +12,7 @@ from lightkeras.runs import formats
 from lightkeras.runs.checkpoint import STATE
 from lightkeras.runs.directory import find_broken
 from lightkeras.runs.untrusted import untrusted_in
-from lightkeras.system import files, trust
+from lightkeras.system import files, postponed_keras, trust
 from lightkeras.system.console import Console
 from lightkeras.task import Task
 from lightkeras.training.divergence.broken_step import Replay, replay
@@ -38,6 +38,7 @@ def run(
     recorded = state.get("lookup", {})
     run_source = "sample" if state.get("source") == "sample" else recorded.get("source", "auto")
     lookup = Lookup(source or run_source, data_dir or recorded.get("data_dir"))
+    postponed_keras.import_now()
     task = task_class(hparams.from_dict(task_class.HParams, state["hparams"]), lookup)
     found_in = untrusted_in(path, task_class.HParams, state["hparams"], recorded.get("data_dir"), (), data_dir)
     with trust.trusting(None if trust_run else found_in):

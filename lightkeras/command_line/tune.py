@@ -20,7 +20,7 @@ from lightkeras.runs.results import Trial, short
 from lightkeras.runs.untrusted import untrusted_in
 from lightkeras.search import repeat_trial
 from lightkeras.search.loop import SearchInterrupted
-from lightkeras.system import trust
+from lightkeras.system import postponed_keras, trust
 from lightkeras.system.console import Console
 from lightkeras.system.messages import printable
 from lightkeras.task import Task
@@ -41,6 +41,7 @@ def run(
         return _replay(task_class, settings)
     tuner = _tuner(task_class, settings, runner_defaults, given)
     names = list(tuner.made_space().ranges)
+    postponed_keras.import_now()
     try:
         on_trial = functools.partial(print_trial, names=names)
         result = dataclasses.replace(tuner, on_trial=on_trial).search(resume=settings.resume)

@@ -6,9 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, final
 
-import keras
-
-Watch = Callable[[keras.optimizers.Optimizer, Any, Sequence[keras.Variable], Sequence[Any]], None]
+Watch = Callable[[Any, Any, Sequence[Any], Sequence[Any]], None]
 """Called in each `minimize` with its optimizer, the loss, the variables and their gradients, before the update."""
 
 

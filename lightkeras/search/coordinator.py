@@ -17,17 +17,19 @@ import statistics
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from lightkeras import hparams
 from lightkeras.runner import Runner
 from lightkeras.search import journal as journals
 from lightkeras.search.journal import Event, Journal, explained_line
-from lightkeras.search.oracles import Oracle, same_name
 from lightkeras.search.pruning import Chance, Pruning, is_better, not_finite
-from lightkeras.search.records import COMPLETED, FAILED, PRUNED, Outcome, Record, Records, Stop, check_event
+from lightkeras.search.records import COMPLETED, FAILED, PRUNED, Outcome, Record, Records, Stop, check_event, same_name
 from lightkeras.search.space import Space
 from lightkeras.search.trial_run import Job
+
+if TYPE_CHECKING:
+    from lightkeras.search.oracles import Oracle
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ from keras_tuner.engine import trial as trial_module
 from sklearn.exceptions import ConvergenceWarning
 
 from lightkeras.hparams import Choices, IntRange, Range
+from lightkeras.search.records import same_name
 from lightkeras.search.space import Space
 
 MOST_LISTED = 10_000  # combinations of a space that are listed to find those not tried
@@ -126,11 +127,6 @@ class Oracle:
             missing = "could not fill its brackets, because trials failed"
             return f"hyperband {'has run all its brackets' if self._oracle.is_complete() else missing}"
         return "the oracle gave up: it found no combination that had not been tried"
-
-
-def same_name(trial: str) -> str:
-    """Returns the present name of a trial. In journals of earlier versions it has fewer zeros."""
-    return f"{int(trial):04d}"
 
 
 @final

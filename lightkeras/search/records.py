@@ -12,6 +12,11 @@ from lightkeras.system.schema import Count, find_problem, matches
 COMPLETED, PRUNED, FAILED = "completed", "pruned", "failed"
 
 
+def same_name(trial: str) -> str:
+    """Returns the present name of a trial. In journals of earlier versions it has fewer zeros."""
+    return f"{int(trial):04d}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """The outcome of a run.

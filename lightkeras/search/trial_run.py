@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import keras
 
@@ -31,7 +31,6 @@ from lightkeras.search import pruning
 from lightkeras.search.records import COMPLETED, FAILED, Outcome
 from lightkeras.system.locks import wait_until_free
 from lightkeras.task import Task
-from lightkeras.training.callbacks.bridge import keras_names
 
 Report = Callable[[int, float], "str | None"]
 """Takes an epoch (from 1) and the objective; returns the reason to stop the run, or `None`."""
@@ -128,6 +127,8 @@ def run(job: Job, task_class: type[Task], lookup: Lookup | None, report: Report)
     A run that raises has failed, except for what concerns more than this run: `OutOfMemoryError`, `Interrupted` (its
     state was saved), and `OSError` of a full disk.
     """
+    from lightkeras.search.reporter import Reporter  # a class of Keras's: imports Keras
+
     began = time.perf_counter()
     keras.backend.clear_session()  # drops the graphs of the previous run
     callbacks = [] if job.objective is None or job.folds is not None else [Reporter(job.objective, report)]
@@ -170,30 +171,6 @@ def prepare(job: Job) -> None:
     shutil.rmtree(beside, ignore_errors=True)
     shutil.copytree(job.parent, beside, ignore=shutil.ignore_patterns(*_NOT_COPIED))
     beside.rename(target)
-
-
-@final
-class Reporter(keras.callbacks.Callback):  # type: ignore[misc]
-    """Reports the objective after each epoch, and stops the run if the answer is a reason."""
-
-    def __init__(self, objective: str, report: Report) -> None:
-        super().__init__()
-        self._objective, self._report = objective, report
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        (name,) = keras_names({self._objective: 0.0})
-        value = (logs or {}).get(name)
-        if value is None:  # an epoch without validation
-            return
-        if self._report(epoch + 1, float(value)) is not None:
-            self.model.stop_training = True
-
-    def state_dict(self) -> dict[str, Any]:
-        """Empty: the journal has the reports."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
 
 
 def _fit(job: Job, task_class: type[Task], lookup: Lookup | None, runner: Runner) -> FitResult:

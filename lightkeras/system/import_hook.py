@@ -6,11 +6,12 @@
 * TensorFlow 2.21 writes lines to standard error while it loads, before it reads `TF_CPP_MIN_LOG_LEVEL`
   (tensorflow/tensorflow issue 100442). They are captured, and printed only if the import fails. For this lightkeras
   must be imported before Keras.
-* While Keras is imported, which takes seconds, a terminal shows that.
+* While Keras is imported, which takes seconds, a terminal shows that. A script with `lk.cli` imports it once its flags
+  are read (`postponed_keras`).
 * Keras's error for a backend that is not installed is only its name. Here the error names the extra to install, and
   the valid backends if the name is misspelled. Versions that are too old are refused, and two Keras are warned of.
 
-One finder on `sys.meta_path` does all this. It delegates to the finders after it.
+One finder on `sys.meta_path` does the rest. It delegates to the finders beside it.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ import sys
 import tempfile
 import types
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from lightkeras.system import supported
+from lightkeras.system import postponed_keras, supported
+from lightkeras.system.module_loaders import WrappedLoader, found_after
 
 _BACKENDS = ("jax", "tensorflow", "torch")
 
@@ -41,43 +42,27 @@ def install() -> None:
         _register()
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
+    postponed_keras.install()
 
 
 class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in ("keras", "tensorflow"):
+        found = found_after(self, fullname, path) if fullname in ("keras", "tensorflow") else None
+        if found is None:
             return None
-        for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(fullname, path, target)
-            if spec is not None and spec.loader is not None:
-                spec.loader = _Loader(spec.loader)
-                return spec
-        return None
+        spec, loader = found
+        spec.loader = _Loader(loader)
+        return spec
 
 
-class _Loader(importlib.abc.Loader):
-    """Wraps a module's loader to run code around its execution; `__loader__` is the wrapped one."""
-
-    def __init__(self, loader: importlib.abc.Loader) -> None:
-        self._loader = loader
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # `pickle` looks up dunder names before `__init__` has run
-            raise AttributeError(name)
-        return getattr(self._loader, name)
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
-        return self._loader.create_module(spec)
-
+class _Loader(WrappedLoader):
     def exec_module(self, module: types.ModuleType) -> None:
-        module.__loader__ = self._loader
-        if module.__spec__ is not None:
-            module.__spec__.loader = self._loader
+        super().exec_module(module)
         if module.__name__ == "tensorflow":
             with held_back_standard_error():
-                self._loader.exec_module(module)
+                self.wrapped.exec_module(module)
             if (
                 "lightkeras.system.random_states" in sys.modules
             ):  # a run that began without TensorFlow has set the seeds
@@ -85,7 +70,7 @@ class _Loader(importlib.abc.Loader):
             return
         with shown_on_terminal("importing Keras and its backend ..."):
             with explained_missing_backend():
-                self._loader.exec_module(module)
+                self.wrapped.exec_module(module)
             supported.check_versions(sys.modules | {"keras": module})
             supported.warn_of_two_keras()
             _register()

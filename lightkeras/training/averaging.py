@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -11,13 +12,15 @@ import numpy as np
 from lightkeras.data.structure import Structure
 from lightkeras.engine.base import Tensor
 from lightkeras.task import Task, run_loss
-from lightkeras.training.callbacks.average_weights import AverageWeights
 from lightkeras.training.freezing import layers_within
 from lightkeras.training.restoring import variables_restored
 from lightkeras.training.stepper import Stepper, bound_engine
 from lightkeras.training.tracing import form_to_trace
 
-Layers = Sequence[keras.layers.BatchNormalization]
+if TYPE_CHECKING:
+    from lightkeras.training.callbacks.average_weights import AverageWeights
+
+    Layers = Sequence[keras.layers.BatchNormalization]
 
 
 def check(found: Sequence[AverageWeights], task: Task, monitor: str | None) -> None:

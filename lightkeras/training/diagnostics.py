@@ -19,7 +19,7 @@ from lightkeras.data.feed import ArrayFeed
 from lightkeras.data.structure import Structure
 from lightkeras.engine.base import StepLogs
 from lightkeras.engine.optimizer_state import learning_rate, unwrapped
-from lightkeras.runs.loggers.summaries import Histogram, histogram_of
+from lightkeras.runs.loggers.histogram import Histogram, histogram_of
 from lightkeras.system import memory
 from lightkeras.system.variables import read_variables
 from lightkeras.training.freezing import TracedSteps

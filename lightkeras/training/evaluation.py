@@ -16,7 +16,6 @@ from lightkeras.data.held_out import held_out_of, named_feeds
 from lightkeras.encoders.base import Encoder
 from lightkeras.encoders.features import encode_feed
 from lightkeras.runs import checkpoint
-from lightkeras.runs.loggers.hparams_run import write_tested
 from lightkeras.runs.results import EvalResult
 from lightkeras.system import display
 from lightkeras.system.display import phase
@@ -78,6 +77,8 @@ def evaluate(
                 directory.check_links()
                 directory.update_result({split: metrics})
                 if split == "test":
+                    from lightkeras.runs.loggers.hparams_run import write_tested  # loads TensorBoard's formats
+
                     step, _ = checkpoint.numbers(checkpoint.find(directory.checkpoints, weights))
                     best = (directory.read_result().get("fit") or {}).get("best") or {}
                     write_tested(directory.path, hparams.active(task.hp), best, step, metrics)

@@ -24,7 +24,6 @@ from lightkeras.system.tensorflow import tensorflow_left_out
 from lightkeras.system.variables import CheckpointError, check_values
 from lightkeras.task import Task
 from lightkeras.training import freezing
-from lightkeras.training.model_archive import weights_written_in_place
 from lightkeras.training.saver import Job
 from lightkeras.training.stepper import bound_engine
 
@@ -90,6 +89,8 @@ def _assign_changed(task: Task, variables: Mapping[str, keras.Variable], arrays:
 
 def write_model(model: keras.Model, path: Path) -> None:
     """Saves a model atomically, without the optimizer that was set on it for callbacks."""
+    from lightkeras.training.model_archive import weights_written_in_place  # extends a class of Keras
+
     folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     lent = None if model.compiled else vars(model).get("optimizer")
     try:

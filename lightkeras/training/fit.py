@@ -21,7 +21,6 @@ from lightkeras.runs.checkpoint import Checkpoint
 from lightkeras.runs.directory import RunDirectory, search_of
 from lightkeras.runs.loggers import Logger, Run
 from lightkeras.runs.loggers.csv import CsvLogger
-from lightkeras.runs.loggers.tensorboard import TensorBoardLogger
 from lightkeras.runs.results import Best, FitResult
 from lightkeras.system import display, random_states
 from lightkeras.system.display import phase
@@ -143,6 +142,8 @@ class Fit:
         are closed by `until`.
         """
         run = _logged(self, config, resumed, restart)
+        from lightkeras.runs.loggers.tensorboard import TensorBoardLogger  # loads TensorBoard's formats
+
         own: list[Logger] = [CsvLogger(), TensorBoardLogger()] if self.world.is_writer else []
         del resumed  # its arrays are as large as the state
         with ExitStack() as stack:

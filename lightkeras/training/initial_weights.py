@@ -19,7 +19,6 @@ import keras
 import ml_dtypes  # noqa: F401, NumPy knows bfloat16 once it is imported
 import numpy as np
 
-from lightkeras.encoders import hub
 from lightkeras.runs import checkpoint, tensor_file
 from lightkeras.runs.resume import read_run, run_and_checkpoint
 from lightkeras.system import files
@@ -86,6 +85,8 @@ def check_frozen(task: Task, config: Mapping[str, Any]) -> None:
     Raises:
         ValueError: A module or the encoder differs.
     """
+    from lightkeras.encoders import hub  # its layers extend those of Keras: imports Keras
+
     hub.check_modules(parts_of(task), config.get("modules", []))
     encoder, recorded = task.frozen(), config.get("encoder", {}).get("fingerprint")
     found = None if encoder is None else encoder.fingerprint

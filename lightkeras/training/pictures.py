@@ -27,7 +27,6 @@ from lightkeras.encoders.features import encoded_batch
 from lightkeras.engine.base import Predictor
 from lightkeras.runs import checkpoint, report
 from lightkeras.runs.directory import RunDirectory
-from lightkeras.runs.loggers.tensorboard import write_images
 from lightkeras.system import files
 from lightkeras.system.display import phase
 from lightkeras.system.messages import announce, check_whole
@@ -168,6 +167,8 @@ class Pictures:
         folder = self._directory.checkpoints
         if self._drawing is None or not has_pictures(self._drawing.task) or not (folder / "best").exists():
             return
+        from lightkeras.runs.loggers.tensorboard import write_images  # loads TensorBoard's formats
+
         models = self._drawing.task.model_variables()
         try:
             best = checkpoint.load(checkpoint.find(folder, "best"), wanted=models)
@@ -241,6 +242,8 @@ def draw_split(directory: RunDirectory, drawing: SplitPictures, weights: str) ->
     Raises:
         OSError: The pictures cannot be written.
     """
+    from lightkeras.runs.loggers.tensorboard import write_images  # loads TensorBoard's formats
+
     made = drawing.draw()
     write_pictures(directory, drawing.split, made, replace=True)
     step, _ = checkpoint.numbers(checkpoint.find(directory.checkpoints, weights))

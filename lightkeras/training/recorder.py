@@ -16,7 +16,7 @@ from typing import Any, final
 from lightkeras.engine.base import StepLogs
 from lightkeras.runs.loggers import Logger, Run
 from lightkeras.runs.loggers.guarded import Guarded
-from lightkeras.runs.loggers.summaries import Histogram
+from lightkeras.runs.loggers.histogram import Histogram
 from lightkeras.training.progress_bar import ProgressBar
 from lightkeras.training.run_state import RunState
 from lightkeras.training.timing import TimeLedger, counted

@@ -13,8 +13,7 @@ from lightkeras.engine import make_engine
 from lightkeras.engine.base import Trace
 from lightkeras.system import random_states
 from lightkeras.system.held_values import HeldValues
-from lightkeras.system.keras_internals.scopes import global_state
-from lightkeras.system.keras_internals.seeds import GLOBAL_SEED_GENERATOR
+from lightkeras.system.unseeded import set_unseeded_generator, unseeded_generator
 from lightkeras.system.variables import read_variables, write_variables
 from lightkeras.task import Task
 
@@ -48,13 +47,13 @@ def restored(task: Task, others: Sequence[Any] = ()) -> Iterator[SavedState]:
     generators = random_states.read()
     # Keras creates a generator at the first draw without a seed. A new one is removed: it would become part of the run
     # state.
-    unseeded = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+    unseeded = unseeded_generator()
     try:
         yield state
     finally:
         state.restore_variables()
         random_states.write(generators)
-        global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, unseeded)
+        set_unseeded_generator(unseeded)
 
 
 @contextlib.contextmanager

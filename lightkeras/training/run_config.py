@@ -12,7 +12,7 @@ from typing import Any
 
 from lightkeras.data.class_weights import recorded
 from lightkeras.data.feed import ArrayFeed
-from lightkeras.encoders import hub, saved_state
+from lightkeras.encoders import saved_state
 from lightkeras.runs import checkpoint, formats
 from lightkeras.runs.checkpoint import Checkpoint
 from lightkeras.runs.loggers.csv import header_of, merged_header, warn_if_changed
@@ -39,6 +39,8 @@ from lightkeras.training.stepper import Stepper, is_reordered
 
 def config_of(fit: Fit, init_from: Path | None = None, complete: bool = True) -> dict[str, Any]:
     """The entries of `config.json`; unless `complete`, without the fingerprints of large arrays, see `completed`."""
+    from lightkeras.encoders import hub  # its layers extend those of Keras: imports Keras
+
     encoder, data = fit.task.frozen(), fit.task.data
     classes = [] if data is None else [str(name) for name in data.class_names]
     return {

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from lightkeras.encoders.features import FeatureCache
 from lightkeras.engine.launchers import launched
 from lightkeras.runs.loggers import Logger
@@ -21,6 +19,9 @@ DEFAULT_EPOCHS = 10
 
 LOG_GRADIENTS = ("norm", "histogram")
 COMPILE = ("auto", "on", "off")
+
+KerasCallback = Any
+"""A `keras.callbacks.Callback`. Flags evaluate the annotations of settings, and need no Keras."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +132,7 @@ class Settings(Endings):
     seed: int = 0
     steps_per_call: int | None = None
     run_dir: str | Path | None = None
-    callbacks: Sequence[keras.callbacks.Callback] = ()
+    callbacks: Sequence[KerasCallback] = ()
     loggers: Sequence[Logger] = ()
     progress: bool = True
     draw_every: int | None = None

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
 from lightkeras.data.feed import Feed
 from lightkeras.data.structure import ArraySpec, Structure, flatten
-from lightkeras.engine.unsupported_layers import Failure, TextInputError, record_failure, text_readers
 from lightkeras.task import Task
+
+if TYPE_CHECKING:
+    from lightkeras.engine.unsupported_layers import Failure
 
 
 class TaskError(ValueError):
@@ -34,6 +36,8 @@ def explained(task: Task, feed: Feed, method: str, train: Feed | None = None, se
         TaskError: The model does not accept the batches, they differ from the batches of `train`, or the backend
             cannot run a layer.
     """
+    from lightkeras.engine.unsupported_layers import record_failure  # has classes of Keras: imports Keras
+
     where = f" on the set {set_name!r}" if set_name else ""
     try:
         with record_failure() as failure:
@@ -79,6 +83,8 @@ def difference(validation: Structure, train: Structure) -> str | None:
 
 def _backend_problem(task: Task, error: Exception, failure: Failure) -> str | None:
     """Describes the layer that the backend cannot run; `None` for another error."""
+    from lightkeras.engine.unsupported_layers import TextInputError, text_readers
+
     if isinstance(error, TextInputError):
         layers = text_readers(found for found in task.tracked().values() if isinstance(found, keras.Layer))
         readers = [f"{layer.name} ({type(layer).__name__})" for layer in layers]

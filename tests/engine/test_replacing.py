@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from lightkeras import Runner
-from lightkeras.engine.replacing import moments_here, replaced
+from lightkeras.engine.moments import moments_here
+from lightkeras.engine.replacing import replaced
 from lightkeras.system.keras_internals.backend import nn
 from lightkeras.testing import TwoMoons
 

@@ -11,7 +11,8 @@ from lightkeras.runner import Runner
 from lightkeras.runs.results import Best, FitResult
 from lightkeras.search import trial_run
 from lightkeras.search.records import COMPLETED, FAILED, Outcome
-from lightkeras.search.trial_run import Job, OutOfMemoryError, Reporter
+from lightkeras.search.reporter import Reporter
+from lightkeras.search.trial_run import Job, OutOfMemoryError
 from lightkeras.task import Task
 from lightkeras.testing import TwoMoons
 

@@ -10,7 +10,8 @@ import jax
 import keras
 
 from lightkeras.engine.base import Tensor
-from lightkeras.engine.replacing import moments_here, replaced
+from lightkeras.engine.moments import moments_here
+from lightkeras.engine.replacing import replaced
 from lightkeras.system.keras_internals.backend import core, nn
 from lightkeras.system.keras_internals.scopes import get_stateless_scope, global_state
 from lightkeras.system.keras_internals.seeds import GLOBAL_SEED_GENERATOR, seed_generator

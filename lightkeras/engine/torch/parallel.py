@@ -21,7 +21,8 @@ import torch
 
 from lightkeras.data.structure import Structure, flatten, map_structure
 from lightkeras.engine.base import Program, Step, StepLogs, Update
-from lightkeras.engine.replacing import moments_here, replaced
+from lightkeras.engine.moments import moments_here
+from lightkeras.engine.replacing import replaced
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream
 from lightkeras.engine.torch.compiling import Row

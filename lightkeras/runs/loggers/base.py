@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightkeras.runs.loggers.summaries import Histogram
+    from lightkeras.runs.loggers.histogram import Histogram
 
 
 @dataclasses.dataclass(frozen=True)

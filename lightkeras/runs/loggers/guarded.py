@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar, final
 from lightkeras.runs.loggers.base import Logger, Run
 
 if TYPE_CHECKING:
-    from lightkeras.runs.loggers.summaries import Histogram
+    from lightkeras.runs.loggers.histogram import Histogram
 
 T = TypeVar("T")
 

@@ -29,7 +29,7 @@ from lightkeras.system import files, portable
 from lightkeras.system.messages import check_whole
 
 if TYPE_CHECKING:
-    from lightkeras.runs.loggers.summaries import Histogram
+    from lightkeras.runs.loggers.histogram import Histogram
 
 BATCH_BYTES = 1 << 18
 """Bytes of the outbox that are sent at a time, about."""

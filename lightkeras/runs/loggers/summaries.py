@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import struct
@@ -20,9 +19,8 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.util import tensor_util
 
+from lightkeras.runs.loggers.histogram import Histogram
 from lightkeras.system.value_names import parted, validation_sets
-
-BINS = 30
 
 
 def scalars(values: Mapping[str, float]) -> summary_pb2.Summary:
@@ -30,26 +28,6 @@ def scalars(values: Mapping[str, float]) -> summary_pb2.Summary:
     return summary_pb2.Summary(
         value=[summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Histogram:
-    """How many values there are in bins of equal width.
-
-    Args:
-        edges: float64 `[bins + 1]`.
-        counts: int64 `[bins]`.
-    """
-
-    edges: np.ndarray
-    counts: np.ndarray
-
-
-def histogram_of(values: np.ndarray) -> Histogram:
-    """A histogram of the finite values of an array, of any shape."""
-    flat = np.asarray(values, np.float64).reshape(-1)
-    counts, edges = np.histogram(flat[np.isfinite(flat)], BINS)
-    return Histogram(edges, counts)
 
 
 def histograms_summary(histograms: Mapping[str, Histogram]) -> summary_pb2.Summary:

@@ -33,9 +33,9 @@ from tensorboard.compat.proto import event_pb2
 
 from lightkeras.runs.loggers.base import Logger, Run
 from lightkeras.runs.loggers.event_file import SUFFIX, EventFile, is_ours, remove, replaced
+from lightkeras.runs.loggers.histogram import Histogram
 from lightkeras.runs.loggers.hparams_run import HParamsRun
 from lightkeras.runs.loggers.summaries import (
-    Histogram,
     config_summary,
     histograms_summary,
     images_summary,

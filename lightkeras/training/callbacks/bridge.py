@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import keras
 import numpy as np
@@ -15,9 +15,11 @@ import numpy as np
 from lightkeras.engine.optimizer_state import unwrapped
 from lightkeras.system.messages import did_you_mean
 from lightkeras.task import Task
-from lightkeras.training.callbacks.average_weights import AverageWeights
 from lightkeras.training.callbacks.batch_hooks import BatchHooks, defines
 from lightkeras.training.callbacks.state import CallbackStates
+
+if TYPE_CHECKING:
+    from lightkeras.training.callbacks.average_weights import AverageWeights
 
 TRAIN_BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
 TEST_BATCH_HOOKS = ("on_test_batch_begin", "on_test_batch_end")
@@ -84,6 +86,8 @@ class CallbackBridge:
     @property
     def averaging(self) -> list[AverageWeights]:
         """The callbacks that average weights."""
+        from lightkeras.training.callbacks.average_weights import AverageWeights  # a class of Keras's: imports Keras
+
         return [callback for callback in self._callbacks if isinstance(callback, AverageWeights)]
 
     def check_monitors(self, names: Iterable[str]) -> None:

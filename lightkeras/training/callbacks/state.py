@@ -7,6 +7,7 @@ its value is plain and has changed since the fit began: `wait` does, `patience` 
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import types
@@ -28,23 +29,30 @@ _Arrays = Mapping[str, np.ndarray]
 # Attributes that `CallbackList` sets.
 _SET_BY_KERAS = {"model", "_model", "params", "validation_data"}
 
-# Attributes of Keras's own callbacks that change but must not be restored. Keras flips the sign of `min_delta` once for
-# each object; times, traces and writers belong to a process; CSVLogger decides on appending when it opens its file.
-_NOT_STATE: list[tuple[type[keras.callbacks.Callback], set[str]]] = [
-    (keras.callbacks.EarlyStopping, {"min_delta", "monitor_op"}),
-    (keras.callbacks.ModelCheckpoint, {"min_delta", "monitor_op"}),
-    (keras.callbacks.ReduceLROnPlateau, {"min_delta", "monitor_op"}),
-    (keras.callbacks.CSVLogger, {"append", "append_header", "csv_file", "writer"}),
-    (keras.callbacks.ProgbarLogger, {"progbar"}),
-    (
-        keras.callbacks.TensorBoard,
-        {
-            *("_batch_start_time", "_epoch_start_time", "_previous_epoch_iterations", "_train_accumulated_time"),
-            *("_is_tracing", "_profiler_started", "_batch_trace_context"),
-            *("_writers", "_prev_summary_state", "_summary_module"),
-        },
-    ),
-]
+
+@functools.cache
+def _not_state() -> list[tuple[type[keras.callbacks.Callback], set[str]]]:
+    """Attributes of Keras's own callbacks that change but must not be restored.
+
+    Keras flips the sign of `min_delta` once for each object; times, traces and writers belong to a process; CSVLogger
+    decides on appending when it opens its file.
+    """
+    return [
+        (keras.callbacks.EarlyStopping, {"min_delta", "monitor_op"}),
+        (keras.callbacks.ModelCheckpoint, {"min_delta", "monitor_op"}),
+        (keras.callbacks.ReduceLROnPlateau, {"min_delta", "monitor_op"}),
+        (keras.callbacks.CSVLogger, {"append", "append_header", "csv_file", "writer"}),
+        (keras.callbacks.ProgbarLogger, {"progbar"}),
+        (
+            keras.callbacks.TensorBoard,
+            {
+                *("_batch_start_time", "_epoch_start_time", "_previous_epoch_iterations", "_train_accumulated_time"),
+                *("_is_tracing", "_profiler_started", "_batch_trace_context"),
+                *("_writers", "_prev_summary_state", "_summary_module"),
+            },
+        ),
+    ]
+
 
 # An attribute that says where a callback writes or sends is a setting of the user's code: a run directory, which may
 # come from somebody else, must not change it.
@@ -216,7 +224,7 @@ def _marks(callback: keras.callbacks.Callback) -> dict[str, str]:
     """Fingerprints of the attributes of a callback that may be state, by name."""
     if isinstance(callback, HasState):
         return {}
-    not_state = set().union(_SET_BY_KERAS, *(names for kind, names in _NOT_STATE if isinstance(callback, kind)))
+    not_state = set().union(_SET_BY_KERAS, *(names for kind, names in _not_state() if isinstance(callback, kind)))
     found = {}
     for name, value in vars(callback).items():
         if name not in not_state and not _is_restored_elsewhere(value, callback.model):
@@ -228,7 +236,7 @@ def _marks(callback: keras.callbacks.Callback) -> dict[str, str]:
 
 def _may_be_state(callback: keras.callbacks.Callback, name: str, value: Any) -> bool:
     """Whether a saved attribute may be set: not a method, a place, or what Keras sets itself."""
-    not_state = set().union(_SET_BY_KERAS, *(names for kind, names in _NOT_STATE if isinstance(callback, kind)))
+    not_state = set().union(_SET_BY_KERAS, *(names for kind, names in _not_state() if isinstance(callback, kind)))
     now, of_class = vars(callback).get(name), getattr(type(callback), name, None)
     if name in not_state or name.startswith("__") or callable(now) or callable(of_class):
         return False

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from lightkeras.runs.loggers import Run
+from lightkeras.runs.loggers.histogram import histogram_of
 from lightkeras.runs.loggers.remote import Remote, RemoteLogger, require
-from lightkeras.runs.loggers.summaries import histogram_of
 from lightkeras.system import files
 
 NAMES = ["train/loss", "val/loss"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lightkeras.runs.loggers import Run, WandB
-from lightkeras.runs.loggers.summaries import histogram_of
+from lightkeras.runs.loggers.histogram import histogram_of
 
 wandb = pytest.importorskip("wandb", reason="the extra wandb is not installed")
 
