@@ -215,5 +215,4 @@ def watches(callback: keras.callbacks.Callback, hooks: Iterable[str]) -> bool:
 
 def _reads_monitor(callback: Any) -> bool:
     """Whether a callback uses its `monitor`: callbacks that save do so only with `save_best_only`."""
-    savers = (keras.callbacks.ModelCheckpoint, keras.callbacks.OrbaxCheckpoint)
-    return not isinstance(callback, savers) or bool(callback.save_best_only)
+    return bool(getattr(callback, "save_best_only", True))  # by attribute: Keras 3.10 has no OrbaxCheckpoint
