@@ -45,8 +45,9 @@ OF_KERAS = [
     keras.optimizers.Nadam,
     keras.optimizers.RMSprop,
     keras.optimizers.SGD,
-    keras.optimizers.ScheduleFreeAdamW,
 ]
+if hasattr(keras.optimizers, "ScheduleFreeAdamW"):  # newer than the oldest Keras that is allowed
+    OF_KERAS.append(keras.optimizers.ScheduleFreeAdamW)
 MORE = {
     "momentum": lambda rate: keras.optimizers.SGD(rate, momentum=0.9),
     "amsgrad": lambda rate: keras.optimizers.Adam(rate, amsgrad=True),

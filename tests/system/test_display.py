@@ -133,7 +133,7 @@ def test_a_terminal_shows_the_view_the_values_and_the_innermost_phase():
     assert lines[-1].endswith("⠋ reading data")
     assert "the view" in text(screen)
     terminal.close()
-    assert text(screen).endswith("\x1b[2K\x1b[?25h\r")  # erased
+    assert text(screen).endswith(("\x1b[2K\x1b[?25h\r", "\x1b[2K\n\x1b[?25h\r"))  # erased; rich 14.2 adds a line
 
 
 def test_lines_stand_above_the_live_area_and_are_not_wrapped():
