@@ -36,6 +36,8 @@ class CrossValidation(Tabular):
         mean: Mean over the folds of each value of their best epochs, such as `{"val/loss": 0.4}`: what every fold has.
         std: Standard deviation of these values over the folds (with `n - 1`).
         wall_s: Seconds from the call to the return.
+
+    Example: `lk.cross_validate`.
     """
 
     run_dir: Path
@@ -95,6 +97,16 @@ def cross_validate(
         FileExistsError: The directory is not empty, and `resume` is false.
         ChangedRunError: The directory holds other folds, or another task.
         Interrupted: SIGTERM or SIGINT (Ctrl-C) was received; the state was saved.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        x, y = lk.testing.two_moons(300)
+        runner = lk.Runner(max_epochs=2)
+        result = lk.cross_validate(lk.testing.TwoMoons, (x, y), folds=3, stratified=True, runner=runner)
+        print(result.mean["val/accuracy"], result.std["val/accuracy"])
+        ```
     """
     began, runner = time.perf_counter(), Runner() if runner is None else runner
     check_whole("cross_validate", "folds", folds, 2)

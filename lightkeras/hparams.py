@@ -157,6 +157,18 @@ def Int(  # noqa: N802
     Raises:
         TypeError: A bound, step or default is not a whole number.
         ValueError: The range is empty, or the default lies outside it.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        import dataclasses
+
+
+        @dataclasses.dataclass(frozen=True)
+        class HParams:
+            units: int = lk.Int(64, low=16, high=256, log=True)
+        ```
     """
     for name, value in {"default": default, "low": low, "high": high, "step": step}.items():
         if isinstance(value, bool) or not isinstance(value, int):
@@ -195,6 +207,18 @@ def Float(  # noqa: N802
     Raises:
         TypeError: A bound, step or default is not a number.
         ValueError: The range is empty, or the default lies outside it.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        import dataclasses
+
+
+        @dataclasses.dataclass(frozen=True)
+        class HParams:
+            learning_rate: float = lk.Float(1e-3, low=1e-5, high=1e-1, log=True)
+        ```
     """
     for name, value in {"default": default, "low": low, "high": high, "step": step or 1.0}.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -225,6 +249,18 @@ def Choice(default: ValueT, values: Sequence[ValueT], *, when: When | None = Non
     Raises:
         ValueError: No value, values given twice, a number that is not finite, or a default that is not one of them.
         TypeError: Values of different types, or of a type that cannot be searched, such as a tuple.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        import dataclasses
+
+
+        @dataclasses.dataclass(frozen=True)
+        class HParams:
+            activation: str = lk.Choice("relu", ["relu", "gelu", "tanh"])
+        ```
     """
     for value in values:
         if not isinstance(value, Scalar):
@@ -254,6 +290,18 @@ def Bool(default: bool, *, when: When | None = None) -> bool:  # noqa: N802
 
     Raises:
         TypeError: The default is neither `True` nor `False`.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        import dataclasses
+
+
+        @dataclasses.dataclass(frozen=True)
+        class HParams:
+            augment: bool = lk.Bool(True)
+        ```
     """
     if not isinstance(default, bool):
         raise TypeError(f"Bool({default!r}): expected True or False.")

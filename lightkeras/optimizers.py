@@ -45,7 +45,13 @@ EMBEDDINGS = "embeddings"
 
 
 class Settings(TypedDict, total=False):
-    """Settings of all Keras optimizers; see the docstring of this module, and Keras's."""
+    """Settings of all Keras optimizers; see the docstring of this module, and Keras's.
+
+    Examples:
+        >>> settings: Settings = {"weight_decay": 0.01, "clipnorm": 1.0}
+        >>> LazyAdam(1e-3, **settings).clipnorm
+        1.0
+    """
 
     weight_decay: float | None
     clipnorm: float | None
@@ -260,6 +266,18 @@ class LazySGD(_RowOptimizer, _of_backend(keras.optimizers.SGD)):  # type: ignore
     Raises:
         ValueError: As for `LazyAdam`.
         TypeError: As for `LazyAdam`.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        import keras
+
+        words = keras.Input((20,), dtype="int32")
+        x = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(1000, 8)(words))
+        model = keras.Model(words, keras.layers.Dense(1)(x))
+        model.compile(lk.optimizers.LazySGD(0.1, momentum=0.9), "mse")
+        ```
     """
 
     def __init__(
@@ -304,6 +322,18 @@ class LazyAdagrad(_RowOptimizer, _of_backend(keras.optimizers.Adagrad)):  # type
     Raises:
         ValueError: As for `LazyAdam`.
         TypeError: As for `LazyAdam`.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        import keras
+
+        words = keras.Input((20,), dtype="int32")
+        x = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(1000, 8)(words))
+        model = keras.Model(words, keras.layers.Dense(1)(x))
+        model.compile(lk.optimizers.LazyAdagrad(0.1), "mse")
+        ```
     """
 
     def __init__(

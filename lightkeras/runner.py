@@ -79,6 +79,17 @@ class Interrupted(SystemExit):
 
     Args:
         result: The result so far; `result.interrupted` is the signal's name.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        try:
+            result = lk.Runner(max_epochs=2).fit(lk.testing.TwoMoons())
+        except lk.Interrupted as stop:  # SIGTERM or Ctrl-C
+            result = stop.result
+        print(result.epochs, result.interrupted)
+        ```
     """
 
     def __init__(self, result: FitResult) -> None:
@@ -126,6 +137,14 @@ class Finders(Settings):
         Raises:
             ValueError: Settings, data or task are invalid, or the optimizer follows a schedule.
             OSError: The figure cannot be written.
+
+        Examples:
+            ```python
+            import lightkeras as lk
+
+            found = lk.Runner().find_learning_rate(lk.testing.TwoMoons(), steps=50)
+            print(found.suggestion, found.reason)
+            ```
         """
         with FoldedTraceback(), processes_kept(), several_processes.in_world(self), display.showing(self.progress):
             several_processes.check_alone("find_learning_rate")
@@ -162,6 +181,14 @@ class Finders(Settings):
         Raises:
             ValueError: Settings, data or task are invalid, or the batch size of a stream cannot be varied.
             OSError: The system is not Linux, so the memory of a process is unknown.
+
+        Examples:
+            ```python
+            import lightkeras as lk
+
+            found = lk.Runner().find_batch_size(lk.testing.TwoMoons(), low=16, high=64)
+            print(found.suggestion, found.reason)
+            ```
         """
         with FoldedTraceback(), processes_kept(), several_processes.in_world(self), display.showing(self.progress):
             several_processes.check_alone("find_batch_size")
@@ -232,6 +259,17 @@ class Runner(Finders):
     Raises:
         ValueError: A setting is out of its range.
         TypeError: A setting does not exist; the message suggests a valid name.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        task, runner = lk.testing.TwoMoons(), lk.Runner(max_epochs=3, patience=2, run_dir="runs/moons")
+        result = runner.fit(task)
+        print(result.stop_reason, result.best)
+        print(runner.evaluate(task, weights="best").metrics)
+        print(runner.predict(task, lk.testing.two_moons(3)[0], weights="best").shape)  # (3, 1)
+        ```
     """
 
     def fit(
@@ -282,6 +320,19 @@ class Runner(Finders):
             TypeError: An argument does not exist, or the task cannot use `class_weight`.
             OSError: The run directory cannot be written to.
             Interrupted: SIGTERM or SIGINT (Ctrl-C) was received; the state was saved.
+
+        Examples:
+            ```python
+            import lightkeras as lk
+
+            task, (x, y) = lk.testing.TwoMoons(), lk.testing.two_moons(500)
+            train, validation = lk.data.split((x, y), 0.2, stratify=y)
+            result = lk.Runner(max_epochs=3, run_dir="runs/moons").fit(task, train, validation)
+            print(result.history["val/loss"], result.best.epoch)
+
+            longer = lk.Runner(max_epochs=5, run_dir="runs/moons").fit(task, train, validation, resume=True)
+            print(longer.epochs)  # 5
+            ```
         """
         with FoldedTraceback(), processes_kept(), several_processes.in_world(self), display.showing(self.progress):
             if unknown:
@@ -340,6 +391,13 @@ class Runner(Finders):
 
         Returns:
             Names of the values that each epoch will log.
+
+        Examples:
+            ```python
+            import lightkeras as lk
+
+            lk.Runner(max_epochs=3).check(lk.testing.TwoMoons())  # raises, or prints what a fit would log
+            ```
         """
         with FoldedTraceback(), processes_kept(), several_processes.in_world(self), display.showing(self.progress):
             ready = setup.get_ready(
@@ -377,6 +435,16 @@ class Runner(Finders):
         Raises:
             ValueError: The split is unknown or does not exist, or `weights` needs a run directory.
             CheckpointError: The checkpoint is damaged or does not fit the task.
+
+        Examples:
+            ```python
+            import lightkeras as lk
+
+            task, runner = lk.testing.TwoMoons(), lk.Runner(max_epochs=2, run_dir="runs/moons")
+            runner.fit(task)
+            result = runner.evaluate(task, weights="best")  # on the test split
+            print(result.metrics["accuracy"], result.examples)
+            ```
         """
         with FoldedTraceback(), processes_kept(), several_processes.in_world(self), display.showing(self.progress):
             return evaluation.evaluate(self, task, data, split, weights, batch_size, callbacks)
@@ -412,6 +480,16 @@ class Runner(Finders):
             FileExistsError: The writer's folder is not empty, and it does not resume.
             OSError: A part cannot be written; those before it remain, and `resume=True` continues after them.
             CheckpointError: The checkpoint is damaged or does not fit the task.
+
+        Examples:
+            ```python
+            import lightkeras as lk
+
+            task, runner = lk.testing.TwoMoons(), lk.Runner(max_epochs=2, run_dir="runs/moons")
+            runner.fit(task)
+            points, _ = lk.testing.two_moons(5)
+            print(runner.predict(task, points, weights="best").shape)  # (5, 1)
+            ```
         """
         with FoldedTraceback(), processes_kept(), several_processes.in_world(self), display.showing(self.progress):
             if writer is not None:

@@ -82,6 +82,16 @@ class KerasState:
         """All Keras objects among the task's attributes by path, also inside lists, tuples and dicts.
 
         These are models, layers, optimizers, metrics and seed generators; their variables are the state of a run.
+
+        Examples:
+            ```python
+            import lightkeras as lk
+
+            task = lk.testing.TwoMoons()
+            lk.Runner(max_epochs=1).fit(task)
+            print(list(task.tracked()))  # ['model', 'optimizer']
+            print([variable.path for variable in task.trainable_variables()])
+            ```
         """
         return dict(_keras_objects(vars(self), ""))
 
@@ -96,7 +106,10 @@ class KerasState:
 
     @final
     def trainable_variables(self) -> list[keras.Variable]:
-        """Trainable variables of all models and layers, without duplicates."""
+        """Trainable variables of all models and layers, without duplicates.
+
+        Example: `lk.Task.tracked`.
+        """
         layers = [found for found in self.tracked().values() if isinstance(found, keras.Layer)]
         return list({id(v): v for layer in layers for v in layer.trainable_variables}.values())
 
@@ -175,6 +188,20 @@ class StepMethods(KerasState):
         Raises:
             RuntimeError: Called outside a step.
             ValueError: The loss is not a scalar.
+
+        Examples:
+            ```python
+            import lightkeras as lk
+
+
+            class LastLayer(lk.testing.TwoMoons):
+                def train_step(self, batch):
+                    last = self.model.layers[-1].trainable_variables
+                    return self.minimize(lambda: self.loss(batch, training=True), variables=last)
+
+
+            lk.Runner(max_epochs=1).fit(LastLayer())
+            ```
         """
         wanted = self.trainable_variables if variables is None else lambda: list(variables)
         return self._inside_a_step("minimize").minimize(loss_fn, wanted, optimizer or self.optimizer)
@@ -185,6 +212,22 @@ class StepMethods(KerasState):
         Raises:
             RuntimeError: Called outside a step.
             ValueError: `fn(inputs)` does not depend on an input.
+
+        Examples:
+            ```python
+            import lightkeras as lk
+
+            from keras import ops
+
+
+            class Smooth(lk.testing.TwoMoons):
+                def loss(self, batch, training):
+                    slope = self.gradients(lambda points: ops.sum(self.model(points, training=training)), batch[0])
+                    return super().loss(batch, training) + 0.01 * ops.mean(ops.square(slope))
+
+
+            lk.Runner(max_epochs=1).fit(Smooth())
+            ```
         """
         return self._inside_a_step("gradients").gradients(fn, inputs)
 
@@ -198,6 +241,22 @@ class StepMethods(KerasState):
         Raises:
             RuntimeError: Called outside a step.
             ValueError: The value is not a scalar.
+
+        Examples:
+            ```python
+            import lightkeras as lk
+
+            from keras import ops
+
+
+            class Logged(lk.testing.TwoMoons):
+                def loss(self, batch, training):
+                    self.log("mean_logit", ops.mean(self.model(batch[0], training=training)))
+                    return super().loss(batch, training)
+
+
+            print(lk.Runner(max_epochs=1).fit(Logged()).history["val/mean_logit"])
+            ```
         """
         if self._logs is None:
             raise self._outside_a_step("log")
@@ -289,6 +348,50 @@ class Task(StepMethods):
     Raises:
         TypeError: `hp` is not an instance of `HParams`, or a value does not have its declared type.
         ValueError: A value is not in its `Choice`.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        import dataclasses
+
+        import keras
+        from keras import layers, ops
+
+
+        class Moons(lk.Task):
+            @dataclasses.dataclass(frozen=True)
+            class HParams:
+                units: int = lk.Int(16, low=4, high=64)
+
+            def build_data(self):
+                train, validation = lk.testing.two_moons(320), lk.testing.two_moons(100, seed=1)
+                return lk.data.ArrayData(train, validation)
+
+            def build_model(self):
+                return keras.Sequential([layers.Input((2,)), layers.Dense(self.hp.units, "relu"), layers.Dense(1)])
+
+            def build_optimizer(self):
+                return keras.optimizers.Adam(0.01)
+
+            def loss(self, batch, training):
+                points, label = batch
+                logit = ops.squeeze(self.model(points, training=training), -1)
+                self.log("accuracy", ops.mean((logit > 0) == (label > 0)))
+                return ops.mean(keras.losses.binary_crossentropy(label, logit, from_logits=True))
+
+            def train_step(self, batch):  # this is the default
+                return self.minimize(lambda: self.loss(batch, training=True))
+
+            def evaluate_step(self, batch):  # so is this
+                return self.loss(batch, training=False)
+
+            def predict_step(self, batch):
+                return {"probability": ops.sigmoid(self.model(batch[0], training=False))}
+
+
+        print(lk.Runner(max_epochs=2).fit(Moons(Moons.HParams(units=32))).best)
+        ```
     """
 
     HParams: ClassVar[type] = hparams_.NoHParams
@@ -323,6 +426,23 @@ class Task(StepMethods):
         It may be an `Encoder`, such as `lk.TextEncoder`, or a Keras model. An encoder that learns, such as
         `lk.TextVectorizer`, is fitted to the train split before `build`. `model.keras` includes the encoder if the
         model is functional.
+
+        Examples:
+            ```python
+            import lightkeras as lk
+
+            import keras
+
+
+            class OnWords(lk.Task):
+                def build_encoder(self):
+                    return lk.TextVectorizer(max_tokens=10_000, length=100)
+
+                def build_model(self):
+                    words = self.encoder.inputs()
+                    x = keras.layers.Embedding(self.encoder.vocabulary_size, 16)(words)
+                    return keras.Model(words, keras.layers.Dense(1)(keras.layers.GlobalAveragePooling1D()(x)))
+            ```
         """
         return None
 
@@ -339,6 +459,21 @@ class Task(StepMethods):
 
         If a model has the dtype policy `"mixed_float16"`, each optimizer among the task's attributes is then wrapped in
         a `keras.optimizers.LossScaleOptimizer`, unless it scales the loss already.
+
+        Examples:
+            ```python
+            import lightkeras as lk
+
+            import keras
+
+
+            class TwoModels(lk.Task):
+                def build(self):
+                    self.generator = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)])
+                    self.critic = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+                    self.generator_optimizer = keras.optimizers.Adam(1e-4)
+                    self.critic_optimizer = keras.optimizers.Adam(1e-3)
+            ```
         """
         self.model = self.build_model()
         if self.model is None:
@@ -367,7 +502,23 @@ class Task(StepMethods):
         return self.model(inputs, training=False)
 
     def build_callbacks(self) -> list[keras.callbacks.Callback]:
-        """Returns new Keras callbacks for a fit, called after `build`; they run after the runner's callbacks."""
+        """Returns new Keras callbacks for a fit, called after `build`; they run after the runner's callbacks.
+
+        Examples:
+            ```python
+            import lightkeras as lk
+
+            import keras
+
+
+            class Reduced(lk.testing.TwoMoons):
+                def build_callbacks(self):
+                    return [keras.callbacks.ReduceLROnPlateau("val_loss", patience=1)]
+
+
+            lk.Runner(max_epochs=2).fit(Reduced())
+            ```
+        """
         return []
 
     def draw(self, predict: Predict) -> Mapping[str, Figure]:
@@ -380,6 +531,20 @@ class Task(StepMethods):
         Args:
             predict: Returns the first examples of a split, and the outputs of `predict_step` for them. Predictions are
                 computed only when it is called.
+
+        Examples:
+            ```python
+            import lightkeras as lk
+
+
+            class Drawn(lk.testing.TwoMoons):
+                def draw(self, predict):
+                    (point, label), logit = predict()
+                    return {"confusion": lk.plots.confusion_matrix(label, logit[:, 0] > 0, ["lower", "upper"])}
+
+
+            print((lk.Runner(max_epochs=1).fit(Drawn()).run_dir / "figures/validation/confusion.png").exists())  # True
+            ```
         """
         return {}
 
@@ -423,6 +588,21 @@ class Task(StepMethods):
 
         Raises:
             ValueError: The task cannot train on the arrays.
+
+        Examples:
+            ```python
+            import lightkeras as lk
+
+
+            class Checked(lk.testing.TwoMoons):
+                def check_data(self, arrays, split):
+                    points, label = arrays
+                    if label.max() > 1:
+                        raise ValueError(f"The {split} split has the class {label.max()}: expected 0 and 1.")
+
+
+            lk.Runner(max_epochs=1).fit(Checked())
+            ```
         """
 
     # ------------------------------------------------------------------ for the runner
@@ -522,6 +702,21 @@ class Task(StepMethods):
 
         Raises:
             JoinError: The model and the encoder cannot be joined.
+
+        Examples:
+            ```python
+            import lightkeras as lk
+
+            import keras
+
+
+            class WithProbabilities(lk.testing.TwoMoons):
+                def model_to_export(self):
+                    return keras.Sequential([self.model, keras.layers.Activation("sigmoid")])
+
+
+            lk.Runner(max_epochs=1).fit(WithProbabilities())
+            ```
         """
         model, encoder = vars(self).get("model"), self.frozen()
         return model if model is None or encoder is None else encoder.join(model)
@@ -682,6 +877,18 @@ class SupervisedTask(Task):
     Raises:
         TypeError: `model` is not a `keras.Model`, or `class_weight` is not a mapping of numbers to numbers.
         ValueError: The model's class defines steps of its own, such as `train_step`, or a weight is negative.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        import keras
+
+        x, y = lk.testing.two_moons(400)
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(1, "sigmoid")])
+        task = lk.SupervisedTask(model, loss="binary_crossentropy", optimizer="adam", metrics=["accuracy"])
+        print(lk.Runner(max_epochs=2).fit(task, (x[:300], y[:300]), (x[300:], y[300:])).best)
+        ```
     """
 
     def __init__(

@@ -33,6 +33,11 @@ def two_moons(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         Points, float32 `[count, 2]`, and classes, int32 `[count]`, 0 or 1.
+
+    Examples:
+        >>> points, classes = two_moons(100, seed=1)
+        >>> points.shape, points.dtype.name, classes[:4].tolist()
+        ((100, 2), 'float32', [0, 1, 0, 1])
     """
     rng = np.random.default_rng(seed)
     label = np.arange(count) % 2
@@ -44,7 +49,16 @@ def two_moons(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 class TwoMoons(Task):
-    """A small classifier of two moons, with a `train_step` of its own."""
+    """A small classifier of two moons, with a `train_step` of its own.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        Moons = lk.testing.TwoMoons
+        print(lk.Runner(max_epochs=2).fit(Moons(Moons.HParams(hidden_units=8))).best)
+        ```
+    """
 
     @dataclasses.dataclass(frozen=True)
     class HParams:
@@ -111,6 +125,18 @@ def check_task(
     Raises:
         AssertionError: A check failed; the message says which, and what was found.
         ValueError: The task or its data are invalid, as in `Runner.fit`.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+
+        def test_the_task_trains():
+            lk.testing.check_task(lk.testing.TwoMoons)
+
+
+        test_the_task_trains()
+        ```
     """
     with tempfile.TemporaryDirectory() as folder:
         kit = _Kit(make_task, (train, validation), batch_size, Path(folder if run_dir is None else run_dir))

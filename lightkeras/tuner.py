@@ -126,6 +126,21 @@ class Tuner(TrialSettings):
     Raises:
         ValueError: A setting is out of its range, or there is nothing to search.
         TypeError: `task` is not a class of tasks.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        tuner = lk.Tuner(
+            lk.testing.TwoMoons,
+            objective="val/accuracy",
+            trials=3,
+            space={"hidden_units": {"low": 8, "high": 16}},
+            runner=lk.Runner(max_epochs=1),
+            workers=0,  # in this process; 2 and more work side by side
+        )
+        print(tuner.search().best)
+        ```
     """
 
     workers: int = 1
@@ -175,6 +190,17 @@ class Tuner(TrialSettings):
             OSError: The directory cannot be written to, or a node of the cluster cannot see it.
             ImportError: Ray is not installed, or a node of the cluster lacks something that the search needs.
             ConnectionError: The cluster cannot be reached.
+
+        Examples:
+            ```python
+            import lightkeras as lk
+
+            tuner = lk.Tuner(lk.testing.TwoMoons, trials=2, runner=lk.Runner(max_epochs=1), workers=0)
+            result = tuner.search()
+            print(result.best.hparams, result.best_dir)
+            for trial in result.ranked():
+                print(trial.name, trial.objective)
+            ```
         """
         if self.pool == "local" and self.workers > (cores := portable.cores()):
             warnings.warn(

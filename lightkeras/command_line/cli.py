@@ -89,6 +89,15 @@ def cli(
     Raises:
         SystemExit: Status 2 for a wrong argument; 1 for a run that diverged, a search without a completed trial, or a
             finder without a suggestion.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        if __name__ == "__main__":
+            arguments = ["--hp.hidden_units", "8", "--runner.max_epochs", "2"]  # without `args`, those of the shell
+            lk.cli(lk.testing.TwoMoons, args=arguments)
+        ```
     """
     if args is None and in_notebook():
         print(_IN_A_NOTEBOOK.format(task=task_class.__name__))

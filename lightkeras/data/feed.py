@@ -37,7 +37,10 @@ def all_rows(size: int) -> slice:
 
 
 class Feed(abc.ABC):
-    """Batches with a position. See `ArrayFeed`, `StreamFeed`."""
+    """Batches with a position. See `ArrayFeed`, `StreamFeed`.
+
+    Example: `lk.data.as_feed`.
+    """
 
     @property
     @abc.abstractmethod
@@ -97,6 +100,13 @@ class ArrayFeed(Feed):
     Raises:
         ValueError: No examples, lengths that differ, a batch size below one, or a seed below zero.
         TypeError: An object array that holds anything but text.
+
+    Examples:
+        >>> feed = ArrayFeed((np.zeros((10, 3), "float32"), np.arange(10)), batch_size=4, shuffle=True, seed=7)
+        >>> feed.steps, sorted(feed.order(epoch=0).tolist()) == list(range(10))
+        (3, True)
+        >>> feed.order(0).tolist() == feed.order(0).tolist() != feed.order(1).tolist()
+        True
     """
 
     def __init__(
@@ -223,6 +233,14 @@ class StreamFeed(Feed):
             others hold anything. `None` if the source cannot do that.
         first_spec: The spec of the first batch, without open sizes; `None` if it was not read yet.
         first_size: Examples in the first batch; `None` if it was not read yet.
+
+    Examples:
+        >>> from lightkeras.data import ArraySpec
+        >>> def open_epoch(epoch):
+        ...     return iter(np.full((4, 2), epoch, "float32") for _ in range(3))
+        >>> feed = StreamFeed(open_epoch, ArraySpec((2,), "float32"), steps=3, batch_size=4)
+        >>> feed.steps, next(feed.open_epoch(1))[0].tolist()
+        (3, [1.0, 1.0])
     """
 
     def __init__(

@@ -26,6 +26,12 @@ class Lookup:
 
     Raises:
         ValueError: `source` is not one of the three.
+
+    Examples:
+        >>> Lookup(source="sample").may_use_real
+        False
+        >>> Lookup(source="real").may_use_sample
+        False
     """
 
     source: str = "auto"

@@ -14,6 +14,30 @@ class DataModule(abc.ABC):
 
     The constructor stores settings and touches no disk. `prepare` finds the data; the runner calls it when it has built
     the task. A task whose `build_model` depends on the data calls it there.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+
+        class Moons(lk.DataModule):
+            def prepare(self, lookup):
+                self.source = "two_moons"
+
+            def train(self):
+                return lk.testing.two_moons(320, seed=0)
+
+            def validation(self):
+                return lk.testing.two_moons(100, seed=1)
+
+
+        class OnMoons(lk.testing.TwoMoons):
+            def build_data(self):
+                return Moons()
+
+
+        print(lk.Runner(max_epochs=2).fit(OnMoons()).best)
+        ```
     """
 
     source: str | None = None

@@ -30,6 +30,10 @@ class ArraySpec:
     Args:
         shape: Shape without the batch axis; `None` where a size varies.
         dtype: NumPy name of the dtype, or `"string"`.
+
+    Examples:
+        >>> str(ArraySpec((28, None), "float32"))
+        'float32[batch, 28, None]'
     """
 
     shape: tuple[int | None, ...]

@@ -37,6 +37,40 @@ class Encoder(abc.ABC):
 
     It takes the inputs of a batch: the first element of a tuple, else the whole batch. Steps receive its features in
     place of the inputs.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        import keras
+        import numpy as np
+
+
+        class Angles(lk.Encoder):
+            @property
+            def fingerprint(self):
+                return "angles 1"
+
+            def encode(self, inputs):
+                x, y = inputs.T
+                return np.stack([np.hypot(x, y), np.arctan2(y, x)], axis=1)
+
+            def inputs(self):
+                return keras.Input((2,))
+
+            def join(self, model):
+                x, y = keras.ops.split(points := keras.Input((2,)), 2, axis=1)
+                polar = keras.ops.concatenate([keras.ops.sqrt(x**2 + y**2), keras.ops.arctan2(y, x)], axis=1)
+                return keras.Model(points, model(polar))
+
+
+        class OnAngles(lk.testing.TwoMoons):
+            def build_encoder(self):
+                return Angles()
+
+
+        print(lk.Runner(max_epochs=2).fit(OnAngles()).best)
+        ```
     """
 
     encodes: bool = True

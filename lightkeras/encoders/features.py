@@ -41,6 +41,13 @@ class FeatureCache:
 
     Raises:
         ValueError: The limit is not above 0.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        runner = lk.Runner(max_epochs=5, features=lk.FeatureCache(folder="features", limit_gb=2.0))
+        ```
     """
 
     on_disk: bool = True

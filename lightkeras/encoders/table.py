@@ -220,7 +220,8 @@ class TableEncoder(Encoder):
         features = {NUMBERS: keras.ops.concatenate(numbers, axis=-1)} if numbers else {}
         for name, encoder in self._texts.items():
             inputs = encoder.inputs()
-            features[name] = encoder.join(keras.Model(inputs, inputs))(raw[name])
+            # Keras 3.10 makes no model of inputs alone.
+            features[name] = encoder.join(keras.Model(inputs, keras.layers.Identity()(inputs)))(raw[name])
         return join_models(raw, features, model, "TableEncoder")
 
     def _known(self) -> None:

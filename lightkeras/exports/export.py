@@ -49,6 +49,8 @@ class ExportResult:
         checked: Whether it was loaded and compared.
         largest_difference: From Keras's outputs; `None` if it was not compared.
         record: Content of `export.json`.
+
+    Example: `lk.export`.
     """
 
     path: Path
@@ -97,6 +99,15 @@ def export(
         FileNotFoundError: The run or its `model.keras` does not exist.
         UntrustedRunError: The model holds code that only the run names.
         OSError: It cannot be written; nothing remains of it.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        run_dir = lk.Runner(max_epochs=2).fit(lk.testing.TwoMoons()).run_dir
+        result = lk.export(run_dir, "keras")  # "saved_model", "onnx", "litert", "openvino", "torch", "weights"
+        print(result.file, result.largest_difference)
+        ```
     """
     form = _format(format)
     if part not in ("whole", "numbers"):

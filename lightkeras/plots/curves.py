@@ -81,6 +81,11 @@ def overlay(histories: Mapping[str, History], name: str | None = None, monitor: 
 
     Raises:
         ValueError: There are no epochs, no run has such a value, or a name does not begin with `train/` or `val/`.
+
+    Examples:
+        >>> figure = overlay({"small": {"train/loss": [0.9, 0.5]}, "large": {"train/loss": [0.7, 0.2]}})
+        >>> [axes.get_ylabel() for axes in figure.axes]
+        ['loss']
     """
     from matplotlib.lines import Line2D
 
@@ -136,6 +141,11 @@ def learning_rates(
 
     Raises:
         ValueError: There are no steps, or another number of losses than of rates.
+
+    Examples:
+        >>> figure = learning_rates([1e-4, 1e-3, 1e-2], [0.7, 0.5, 0.9], [0.7, 0.6, 0.7], suggestion=1e-3)
+        >>> figure.axes[0].get_xscale()
+        'log'
     """
     if not len(rates):
         raise ValueError("There are no steps to draw: the range test is empty.")

@@ -87,6 +87,11 @@ def error_histogram(errors: Any, unit: str | None) -> Figure:
 
     Raises:
         ValueError: No errors, another shape, or values that are not finite.
+
+    Examples:
+        >>> figure = error_histogram([-0.9, 1.0, -1.5, 0.2], unit="mpg")
+        >>> len(figure.axes)
+        1
     """
     values = checked_numbers(errors, "errors", "error_histogram")
     figure, (axes,) = panels(1, 1, (6.4, 4.0))
@@ -117,6 +122,11 @@ def true_against_predicted(true: Any, predicted: Any, unit: str | None) -> Figur
 
     Raises:
         ValueError: Lengths differ, another shape, or values that are not finite.
+
+    Examples:
+        >>> figure = true_against_predicted([18.0, 15.0, 27.0], [17.1, 16.0, 25.5], unit="mpg")
+        >>> len(figure.axes)
+        1
     """
     x = checked_numbers(true, "true", "true_against_predicted")
     y = checked_numbers(predicted, "predicted", "true_against_predicted")

@@ -75,6 +75,12 @@ def before_after(rows: Mapping[str, Images]) -> Figure:
 
     Raises:
         ValueError: No rows, rows of different lengths, another shape or range.
+
+    Examples:
+        >>> noisy, restored = np.full((3, 8, 8), 0.5), np.zeros((3, 8, 8))
+        >>> figure = before_after({"noisy": noisy, "restored": restored})
+        >>> len(figure.axes)
+        6
     """
     if not rows:
         raise ValueError("before_after: got no rows; expected images by the title of their row.")
@@ -116,6 +122,12 @@ def prediction_bars(
 
     Raises:
         ValueError: Lengths differ, another shape or range, rows that are not probabilities, a label without a name.
+
+    Examples:
+        >>> images, probabilities = np.zeros((2, 8, 8)), [[0.9, 0.1], [0.3, 0.7]]
+        >>> figure = prediction_bars(images, probabilities, labels=[0, 0], class_names=["cat", "dog"])
+        >>> len(figure.axes)  # an image and its bars, twice
+        4
     """
     checked = _images(images, "prediction_bars")
     check_whole("prediction_bars", "columns", columns, 1)

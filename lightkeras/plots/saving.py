@@ -16,7 +16,13 @@ DPI = 130
 
 
 def png(figure: Figure) -> bytes:
-    """Renders a figure as a PNG image."""
+    """Renders a figure as a PNG image.
+
+    Examples:
+        >>> from lightkeras.plots import curves
+        >>> png(curves({"train/loss": [0.9, 0.5], "val/loss": [1.0, 0.7]}))[:4]
+        b'\\x89PNG'
+    """
     return _drawn(figure, "png")
 
 
@@ -30,6 +36,16 @@ def save(figure: Figure, path: str | Path) -> None:
     Raises:
         ValueError: matplotlib does not know the suffix.
         OSError: The file could not be written.
+
+    Examples:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from lightkeras.plots import curves
+        >>> figure = curves({"train/loss": [0.9, 0.5], "val/loss": [1.0, 0.7]})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(figure, f"{folder}/curves.svg")
+        ...     Path(folder, "curves.svg").read_text()[:5]
+        '<?xml'
     """
     path = Path(path)
     drawn = _drawn(figure, path.suffix.removeprefix(".") or "png")

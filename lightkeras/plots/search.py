@@ -40,6 +40,12 @@ def objective_over_trials(values: Sequence[float | None], statuses: Sequence[str
 
     Raises:
         ValueError: There are no trials, or another number of statuses.
+
+    Examples:
+        >>> statuses = ["completed", "failed", "completed"]
+        >>> figure = objective_over_trials([0.8, None, 0.9], statuses, objective="val/accuracy", mode="max")
+        >>> figure.axes[0].get_ylabel()
+        'val/accuracy (higher is better)'
     """
     check_same_length("objective_over_trials", values=values, statuses=statuses)
     if not values:
@@ -81,6 +87,12 @@ def importance(shares: Mapping[str, float], spreads: Mapping[str, float], method
 
     Raises:
         ValueError: There are no hyperparameters.
+
+    Examples:
+        >>> shares, spreads = {"learning_rate": 0.8, "dropout": 0.2}, {"learning_rate": 0.1, "dropout": 0.05}
+        >>> figure = importance(shares, spreads, "fANOVA")
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['dropout', 'learning_rate']
     """
     if not shares:
         raise ValueError("There are no hyperparameters to draw.")
@@ -112,6 +124,12 @@ def objective_over_hyperparameters(
 
     Raises:
         ValueError: There are no trials, lengths differ, or a value on a logarithmic axis is not above 0.
+
+    Examples:
+        >>> hparams = {"learning_rate": [1e-3, 1e-2, 1e-1], "activation": ["relu", "tanh", "relu"]}
+        >>> figure = objective_over_hyperparameters(hparams, [0.8, 0.9, 0.7], "val/accuracy")
+        >>> figure.axes[0].get_xscale()
+        'log'
     """
     if not hparams or not len(values):
         raise ValueError("There are no trials to draw.")

@@ -56,6 +56,14 @@ def write(run_dir: str | Path) -> Path:
         FileNotFoundError: The directory holds no run.
         ValueError: One of its files is damaged.
         OSError: The page cannot be written.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        result = lk.Runner(max_epochs=2, pictures=False).fit(lk.testing.TwoMoons())
+        print(lk.report.write(result.run_dir))
+        ```
     """
     directory = RunDirectory(Path(run_dir))
     config, result = directory.read_config(), directory.read_result()

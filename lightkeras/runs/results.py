@@ -46,6 +46,8 @@ class FitResult(Tabular):
         diverged: Whether it stopped on a value that was not finite.
         interrupted: The signal that stopped it, such as `"SIGTERM"`; `None` if none did.
         skipped: Steps, from 1, whose batch was skipped because the step was not finite.
+
+    Example: `lk.Runner.fit`.
     """
 
     run_dir: Path
@@ -118,6 +120,8 @@ class EvalResult(Tabular):
         metrics: Values by plain name, `{"loss": 0.35, "accuracy": 0.86}`; of several sets `{"clean/loss": 0.35, ...}`.
         examples: Number of examples, of all sets.
         wall_s: Seconds it took.
+
+    Example: `lk.Runner.evaluate`.
     """
 
     split: str
@@ -178,6 +182,8 @@ class SearchResult(Tabular):
         repeats: Values of the objective with other seeds, by the trial's name.
         refit: Run directory of the fit on train and validation together; `None` if there is none.
         stop_reason: Why there were no more trials, such as `"trials=10 reached"`.
+
+    Example: `lk.Tuner.search`.
     """
 
     run_dir: Path
@@ -256,6 +262,8 @@ class LearningRates(Tabular):
         reason: Why that is the suggestion, or why there is none, and where the test ended.
         figure: Path of the figure; `None` if the runner has no run directory.
         wall_s: Seconds from the call to the return.
+
+    Example: `lk.Runner.find_learning_rate`.
     """
 
     rates: tuple[float, ...]
@@ -303,6 +311,8 @@ class BatchSizes(Tabular):
         suggestion: The largest that fits; `None` if none does.
         reason: Why the search ended there.
         wall_s: Seconds from the call to the return.
+
+    Example: `lk.Runner.find_batch_size`.
     """
 
     tried: tuple[BatchSize, ...]

@@ -20,7 +20,20 @@ from lightkeras.system.variables import CheckpointError
 
 
 class ChangedRunError(ValueError):
-    """The data, hyperparameters or seed differ from those that the run was started with."""
+    """The data, hyperparameters or seed differ from those that the run was started with.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        runner, (x, y) = lk.Runner(max_epochs=1, run_dir="runs/moons"), lk.testing.two_moons(300)
+        runner.fit(lk.testing.TwoMoons(), (x, y))
+        try:
+            runner.fit(lk.testing.TwoMoons(), (x + 1, y), resume=True)
+        except lk.ChangedRunError as error:
+            print(error)  # `accept_changes=True` resumes all the same
+        ```
+    """
 
 
 @dataclasses.dataclass(frozen=True)

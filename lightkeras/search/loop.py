@@ -20,6 +20,18 @@ class SearchInterrupted(SystemExit):
 
     Args:
         received: The signal's name.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        runner = lk.Runner(max_epochs=1)
+        tuner = lk.Tuner(lk.testing.TwoMoons, trials=2, runner=runner, workers=0, run_dir="runs/search")
+        try:
+            result = tuner.search()
+        except lk.SearchInterrupted as stop:  # SIGTERM or Ctrl-C; `search(resume=True)` goes on
+            print(stop)
+        ```
     """
 
     def __init__(self, received: str) -> None:

@@ -32,6 +32,13 @@ class Pruning:
 
     Raises:
         ValueError: A setting out of its range.
+
+    Examples:
+        >>> from lightkeras import Tuner
+        >>> from lightkeras.testing import TwoMoons
+        >>> tuner = Tuner(TwoMoons, trials=30, pruning=Pruning("median", first=3))
+        >>> tuner.pruning.trials  # completed trials before the first one is stopped
+        3
     """
 
     rule: str | None = None
@@ -102,6 +109,13 @@ class Chance:
 
     Raises:
         ValueError: A setting out of its range.
+
+    Examples:
+        >>> from lightkeras import Tuner
+        >>> from lightkeras.testing import TwoMoons
+        >>> tuner = Tuner(TwoMoons, objective="val/accuracy", chance=Chance(0.5, epochs=5))
+        >>> tuner.chance.epochs
+        5
     """
 
     value: float | None = None

@@ -21,6 +21,13 @@ class Bounds:
         high: Largest value; `None` for the declared one.
         step: Distance between values; `None` for the declared one.
         values: Values of a choice; `None` for all.
+
+    Examples:
+        >>> from lightkeras import Tuner
+        >>> from lightkeras.testing import TwoMoons
+        >>> tuner = Tuner(TwoMoons, space={"hidden_units": Bounds(high=16), "learning_rate": Bounds(low=1e-2)})
+        >>> sorted(tuner.space)
+        ['hidden_units', 'learning_rate']
     """
 
     low: float | None = None

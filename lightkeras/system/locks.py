@@ -23,7 +23,18 @@ _POLL_SECONDS = 0.1
 
 
 class RunLockedError(OSError):
-    """Another process, or another runner in this process, is using the run directory."""
+    """Another process, or another runner in this process, is using the run directory.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        try:
+            lk.Runner(max_epochs=1, run_dir="runs/moons").fit(lk.testing.TwoMoons(), resume=True)
+        except lk.RunLockedError:
+            print("Another process trains it already.")
+        ```
+    """
 
 
 _held: set[io.FileIO] = set()

@@ -24,8 +24,13 @@ def seed(number: int) -> None:
     """
     import keras
 
+    from lightkeras.system.keras_internals.scopes import global_state
+    from lightkeras.system.keras_internals.seeds import GLOBAL_SEED_GENERATOR
+
     with tensorflow_left_out():
         keras.utils.set_random_seed(number)
+    # Keras 3.10 keeps its generator of numbers without a seed; newer versions make another from the seed.
+    global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, None)
     _unseeded[:] = [] if "tensorflow" in sys.modules else [number]
 
 

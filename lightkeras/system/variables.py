@@ -10,7 +10,20 @@ import numpy as np
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is damaged, or that does not fit the task."""
+    """A checkpoint that is damaged, or that does not fit the task.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        Moons = lk.testing.TwoMoons
+        run_dir = lk.Runner(max_epochs=1).fit(Moons()).run_dir
+        try:
+            lk.Runner(max_epochs=1).fit(Moons(Moons.HParams(hidden_units=8)), init_from=run_dir)
+        except lk.CheckpointError as error:
+            print(error)  # lists the names and shapes that differ
+        ```
+    """
 
 
 def read_variables(variables: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:

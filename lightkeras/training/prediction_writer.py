@@ -58,6 +58,17 @@ class PredictionWriter:
 
     Raises:
         ValueError: `format` is unknown, or `rows` below 1.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        task, runner = lk.testing.TwoMoons(), lk.Runner(max_epochs=1)
+        runner.fit(task)
+        writer = lk.PredictionWriter("predictions", format="csv", rows=2000)
+        folder = runner.predict(task, lk.testing.two_moons(5000)[0], writer=writer)
+        print(sorted(path.name for path in folder.glob("part-*")))
+        ```
     """
 
     folder: str | Path

@@ -37,6 +37,15 @@ class Checkpoints:
 
     Raises:
         ValueError: A setting is out of its range.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        checkpoints = lk.Checkpoints(every_epochs=1, keep=2, keep_by="val/accuracy")  # and the last ones
+        result = lk.Runner(max_epochs=3, checkpoints=checkpoints).fit(lk.testing.TwoMoons())
+        print(sorted(path.name for path in (result.run_dir / "checkpoints").iterdir()))
+        ```
     """
 
     every_steps: int | None = None

@@ -36,6 +36,14 @@ class LimitBatches:
 
     Raises:
         ValueError: A number is below 1.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        runner = lk.Runner(max_epochs=2, limit_batches=lk.LimitBatches(train=5, validation=2))
+        print(runner.fit(lk.testing.TwoMoons()).steps)  # 10
+        ```
     """
 
     train: int | None = None
@@ -59,6 +67,15 @@ class Stopping:
 
     Raises:
         ValueError: `min_delta` is negative, `min_epochs` is below 0, or a number is not finite.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        stopping = lk.Stopping(min_epochs=2, stop_at=0.8)
+        runner = lk.Runner(max_epochs=20, monitor="val/accuracy", stopping=stopping)
+        print(runner.fit(lk.testing.TwoMoons()).stop_reason)
+        ```
     """
 
     min_delta: float = 0.0

@@ -17,7 +17,24 @@ if TYPE_CHECKING:
 
 
 class TaskError(ValueError):
-    """A task does not work; the message contains the reason and a fix."""
+    """A task does not work; the message contains the reason and a fix.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+
+        class Idle(lk.testing.TwoMoons):
+            def train_step(self, batch):
+                return self.loss(batch, training=True)  # does not minimize it
+
+
+        try:
+            lk.Runner(max_epochs=1).fit(Idle())
+        except lk.TaskError as error:
+            print(error)
+        ```
+    """
 
 
 _NOT_OF_DATA = (AttributeError, NameError, ImportError, AssertionError, NotImplementedError)

@@ -178,6 +178,24 @@ class ImageFolder(FolderData):
 
     Raises:
         ValueError: A number is out of range.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        import numpy as np
+        from PIL import Image
+        from pathlib import Path
+
+        for name, shade in (("dark", 0), ("light", 255)):  # two folders to try it with
+            Path("shades", name).mkdir(parents=True)
+            for number in range(10):
+                Image.fromarray(np.full((40, 60), shade, "uint8")).save(f"shades/{name}/{number}.png")
+
+        data = lk.data.ImageFolder("shades", (32, 48), channels=1, validation=0.2)
+        data.prepare(lk.Lookup())
+        print(data.class_names, data.train().steps)  # ('dark', 'light') 1
+        ```
     """
 
     _suffixes, _kind = IMAGES, "image"
@@ -281,6 +299,22 @@ class TextFolder(FolderData):
     Batches are `(text, label)`: object array `[batch]` of `bytes`, and int32 `[batch]`. Make numbers of the texts with
     an encoder, such as `lk.TextVectorizer`. Arguments and errors are those of `ImageFolder`, with texts in the place of
     images; it has no `size`, `channels` and `crop`.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        from pathlib import Path
+
+        for name, text in (("bad", "dull and long"), ("good", "a delight")):  # two folders to try it with
+            Path("reviews", name).mkdir(parents=True)
+            for number in range(5):
+                Path("reviews", name, f"{number}.txt").write_text(text)
+
+        data = lk.data.TextFolder("reviews", validation=0.2)
+        data.prepare(lk.Lookup())
+        print(data.class_names, data.train().examples)  # ('bad', 'good') 8
+        ```
     """
 
     _suffixes, _kind = TEXTS, "text"

@@ -41,6 +41,14 @@ class Date:
 
     Args:
         column: The column.
+
+    Examples:
+        >>> from lightkeras.data import Lookup, Table
+        >>> sales = {"day": ["2024-03-01", "2024-03-02"], "sold": [3.0, 5.0]}
+        >>> table = Table(sales, "sold", features=[Date("day")], test=0, validation=0)
+        >>> table.prepare(Lookup())
+        >>> table.train().arrays[0]["day"].tolist()
+        [b'2024-03-01T00:00:00', b'2024-03-02T00:00:00']
     """
 
     column: str
@@ -56,6 +64,14 @@ class Text:
 
     Args:
         column: The column.
+
+    Examples:
+        >>> from lightkeras.data import Lookup, Table
+        >>> reviews = {"text": ["1984", "a delight"], "stars": [4.0, 5.0]}
+        >>> table = Table(reviews, "stars", features=[Text("text")], test=0, validation=0)
+        >>> table.prepare(Lookup())
+        >>> table.train().arrays[0]["text"].tolist()
+        [b'1984', b'a delight']
     """
 
     column: str
@@ -83,6 +99,15 @@ class OneHot:
 
     Raises:
         ValueError: There are no categories, or one occurs twice.
+
+    Examples:
+        >>> from lightkeras.data import Lookup, Table
+        >>> cars = {"origin": [1, 2, 3, 1], "mpg": [18.0, 26.0, 31.0, 15.0]}
+        >>> origin = OneHot("origin", {1: "USA", 2: "Europe", 3: "Japan"})
+        >>> table = Table(cars, "mpg", features=[origin], test=0, validation=0)
+        >>> table.prepare(Lookup())
+        >>> table.train().arrays[0]["origin_USA"].tolist()
+        [1.0, 0.0, 0.0, 1.0]
     """
 
     column: str

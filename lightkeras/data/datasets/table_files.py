@@ -66,6 +66,19 @@ class TableFile:
     Raises:
         ValueError: `separator` is not a single character, a column is named twice, or the suffix is that of JSON
             Lines or Parquet.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        from pathlib import Path
+
+        Path("cars.txt").write_text("18.0 8 3504\\n27.0 4 2130\\n")
+        file = lk.data.TableFile("cars.txt", columns=["mpg", "cylinders", "weight"])  # has no header line
+        cars = lk.data.Table(file, "mpg", test=0, validation=0)
+        cars.prepare(lk.Lookup())
+        print(cars.features)  # ('cylinders', 'weight')
+        ```
     """
 
     path: str | Path

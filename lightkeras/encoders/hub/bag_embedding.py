@@ -26,6 +26,17 @@ class BagEmbedding(keras.layers.Layer):  # type: ignore[misc]
         trainable: Whether the table is trained.
         initializer: Keras initializer of the table.
         regularizer: Keras regularizer of the table; `None` for none.
+
+    Examples:
+        >>> layer = BagEmbedding(rows=1000, width=8)
+        >>> bags = {  # two examples: the first has the rows 3 and 5, the second has row 7
+        ...     "ids": np.array([3, 5, 7]),
+        ...     "weights": np.array([0.5, 0.5, 1.0], "float32"),
+        ...     "rows": np.array([0, 0, 1]),
+        ...     "counts": np.array([2, 1]),
+        ... }
+        >>> tuple(layer(bags).shape)
+        (2, 8)
     """
 
     def __init__(

@@ -31,6 +31,8 @@ class FoundModule:
         handle: Folder or URL to load.
         name: Short name for reports, such as `"nnlm-en-dim50"`, or `"sample"`.
         is_sample: Whether this is the built-in sample, whose results must not be presented as real.
+
+    Example: `lk.hub.find_module`.
     """
 
     handle: str
@@ -61,6 +63,12 @@ def find_module(
     Raises:
         FileNotFoundError: The named module does not exist, or nothing was found and the sample is
             not allowed.
+
+    Examples:
+        >>> from lightkeras.data import Lookup
+        >>> found = find_module("auto", Lookup(source="sample"))
+        >>> found.name, found.is_sample
+        ('sample', True)
     """
     if handle is not None and handle != "auto":
         return _named_module(handle, lookup)
@@ -141,6 +149,10 @@ def sample_text_module() -> Path:
 
     Returns:
         The module's folder.
+
+    Examples:
+        >>> sample_text_module().joinpath("saved_model.pb").exists()
+        True
     """
     folder = private_folder(private_folder(cache_dir()) / "hub") / SAMPLE_NAME
     if folder.is_dir():

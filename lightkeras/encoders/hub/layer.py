@@ -59,14 +59,13 @@ class HubLayer(keras.layers.Layer):  # type: ignore[misc]
     Examples:
 
     ```python
+    import lightkeras as lk
+
     import keras
 
-    from lightkeras.data.lookup import Lookup
-    from lightkeras.hub import HubLayer, find_module
-
-    found = find_module("auto", Lookup(source="sample"))
+    found = lk.hub.find_module("auto", lk.Lookup(source="sample"))
     text = keras.Input((), dtype="string")
-    x = HubLayer(found.handle, trainable=True)(text)
+    x = lk.HubLayer(found.handle, trainable=True)(text)
     model = keras.Model(text, keras.layers.Dense(1)(x))
     ```
     """

@@ -39,7 +39,16 @@ def import_tensorflow_hub() -> Any:
 
 
 def fingerprint(path: str | os.PathLike[str]) -> str:
-    """32 hexadecimal digits of BLAKE2b over the sorted relative file names and the contents of a folder."""
+    """32 hexadecimal digits of BLAKE2b over the sorted relative file names and the contents of a folder.
+
+    Examples:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "weights.bin").write_bytes(bytes(4))
+        ...     len(fingerprint(folder))
+        32
+    """
     root = Path(path)
     digest = Digest()
     for file in sorted((entry for entry in root.rglob("*") if entry.is_file()), key=lambda file: file.parts):

@@ -12,12 +12,22 @@ from lightkeras.encoders.hub.text_encoder import TextEncoder
 
 
 def modules_in(objects: Iterable[Any]) -> list[dict[str, str]]:
-    """Handles and fingerprints of the modules in models and encoders."""
+    """Handles and fingerprints of the modules in models and encoders.
+
+    Examples:
+        >>> modules_in([keras.Sequential([keras.layers.Dense(1)])])  # without a module of TF Hub
+        []
+    """
     return list(_modules(objects))
 
 
 def check_modules(objects: Iterable[Any], recorded: Sequence[Mapping[str, str]]) -> None:
-    """Raises a ValueError unless models and encoders hold the modules that `modules_in` recorded."""
+    """Raises a ValueError unless models and encoders hold the modules that `modules_in` recorded.
+
+    Examples:
+        >>> model = keras.Sequential([keras.layers.Dense(1)])
+        >>> check_modules([model], recorded=modules_in([model]))
+    """
     found = modules_in(objects)
     if [entry["fingerprint"] for entry in found] == [entry["fingerprint"] for entry in recorded]:
         return

@@ -36,7 +36,7 @@ class OpenVINO(Format):
                 openvino.Core().compile_model(model, "CPU")  # a conversion may succeed and not run
             except Exception as error:  # OpConversionFailure and others without a public name
                 reason = " ".join(str(error).split())
-                # "No conversion rule found for operations: ...", or in 2025.0 "no translator found for operation(s): ..."
+                # "No conversion rule found for operations: A, B"; 2025.0: "no translator found for operation(s): A, B"
                 listed = re.search(r"found for operation(?:s|\(s\)): ([\w, ]+?)(?: To facilitate|$)", reason)
                 kinds = [] if listed is None else listed[1].split(", ")
                 lacks = operators_named(Path(between) / "saved_model", kinds) if kinds else reason[:400]

@@ -26,6 +26,11 @@ class Run:
         hparams: The hyperparameters that take effect, by name.
         config: The configuration, as `config.json` records it: plain data.
         search: Directory of the search that the run is a part of; `None` for a run by itself.
+
+    Examples:
+        >>> run = Run(Path("runs/moons"), names=["train/loss", "val/loss"], hparams={"units": 64})
+        >>> run.name, run.position is None  # a new run
+        ('moons', True)
     """
 
     directory: Path
@@ -52,6 +57,28 @@ class Logger(abc.ABC):
 
     An error that `open` raises before the first step ends the run. Any other error is warned of once and listed in
     `result.json` and the report; the logger is not called again, and training continues.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+
+        class Printed(lk.loggers.Logger):
+            def open(self, run):
+                print("Values of", run.name)
+
+            def log_steps(self, epoch, first_step, values):
+                pass
+
+            def log_epoch(self, epoch, step, values):
+                print(epoch, step, values)
+
+            def close(self, failed=False):
+                pass
+
+
+        lk.Runner(max_epochs=2, loggers=[Printed()]).fit(lk.testing.TwoMoons())
+        ```
     """
 
     def __str__(self) -> str:

@@ -42,6 +42,14 @@ class MLflow(RemoteLogger):
     Raises:
         ImportError: MLflow is not installed (extra `mlflow`).
         ValueError: `every_steps` is below 1.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        mlflow = lk.loggers.MLflow("sqlite:///mlflow.db", experiment="moons")
+        lk.Runner(max_epochs=2, loggers=[mlflow]).fit(lk.testing.TwoMoons())
+        ```
     """
 
     def __init__(

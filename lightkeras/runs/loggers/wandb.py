@@ -48,6 +48,14 @@ class WandB(RemoteLogger):
     Raises:
         ImportError: W&B is not installed (extra `wandb`).
         ValueError: A setting is not valid.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        wandb = lk.loggers.WandB(project="moons", mode="offline")
+        lk.Runner(max_epochs=2, loggers=[wandb]).fit(lk.testing.TwoMoons())
+        ```
     """
 
     def __init__(

@@ -29,6 +29,13 @@ class WorkerLimits:
 
     Raises:
         ValueError: A setting out of its range.
+
+    Examples:
+        >>> from lightkeras import Tuner
+        >>> from lightkeras.testing import TwoMoons
+        >>> tuner = Tuner(TwoMoons, workers=2, limits=WorkerLimits(silence=1800, memory_gb=8))
+        >>> tuner.limits.runs
+        50
     """
 
     silence: float | None = 600.0

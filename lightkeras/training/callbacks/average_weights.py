@@ -24,6 +24,8 @@ class AverageWeights(keras.callbacks.Callback):  # type: ignore[misc]
     Averages are worth most with a learning rate that stays high, constant or cyclical, from `start` on.
 
     ```python
+    import lightkeras as lk
+
     lk.Runner(max_epochs=20, callbacks=[lk.callbacks.AverageWeights(start=0.75)])  # epochs 16 to 20
     ```
 

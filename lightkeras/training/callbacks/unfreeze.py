@@ -21,6 +21,8 @@ class Unfreeze(keras.callbacks.Callback):  # type: ignore[misc]
     A resumed run continues exactly. Layers that are not named learn as they would without this callback.
 
     ```python
+    import lightkeras as lk
+
     # The head learns first, then the upper blocks of the backbone, then all of it but its normalization.
     lk.callbacks.Unfreeze(
         {"backbone": 4, "backbone/block5*": 2, "*/batch_norm*": None},

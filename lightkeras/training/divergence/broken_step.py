@@ -122,6 +122,26 @@ def replay(folder: str | Path, task: Task) -> Replay:
         FileNotFoundError: There is no bundle.
         CheckpointError: The bundle is damaged (the message names the file), or does not fit the task.
         ValueError: The bundle belongs to another task, or the run could not reproduce the step.
+
+    Examples:
+        ```python
+        import lightkeras as lk
+
+        from keras import ops
+
+
+        class Broken(lk.testing.TwoMoons):
+            def loss(self, batch, training):
+                loss = super().loss(batch, training)
+                return ops.where(self.optimizer.iterations < 15, loss, ops.log(-loss))  # not a number, from step 16 on
+
+
+        task = Broken()
+        result = lk.Runner(max_epochs=3).fit(task)
+        if result.diverged:
+            replay = lk.replay(result.run_dir, task)
+            print(replay.where, replay.equal)
+        ```
     """
     path = find_broken(Path(folder))
     saved = checkpoint.load(path)

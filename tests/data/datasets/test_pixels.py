@@ -128,7 +128,7 @@ def test_a_transparent_image_is_refused(save):
 
 
 def test_an_image_of_16_bits_is_refused(save):
-    with pytest.raises(ValueError, match=r"image\.png has more than 8 bits per channel \(mode I;16\): save it with 8"):
+    with pytest.raises(ValueError, match=r"image\.png has more than 8 bits per channel \(mode I(;16)?\): save it"):
         pixels.read_file(save(np.full(GRAY, 40_000, np.uint16)), GRAY)
 
 

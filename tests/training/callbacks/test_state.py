@@ -132,7 +132,7 @@ KINDS = {
     "LearningRateScheduler": (lambda folder: c.LearningRateScheduler(lambda epoch, rate: rate * 0.5), []),
     "ModelCheckpoint of the best": (
         lambda folder: c.ModelCheckpoint(folder / "{epoch}.weights.h5", save_best_only=True, save_weights_only=True),
-        ["best", "min_delta"],
+        ["best"],
     ),
     "ModelCheckpoint of batches": (
         lambda folder: c.ModelCheckpoint(folder / "{epoch}-{batch}.weights.h5", save_freq=4, save_weights_only=True),

@@ -117,6 +117,20 @@ class WithNet(TwoMoons):
         return model
 
 
+def keras_refuses(model):
+    try:
+        model.get_config()
+    except NotImplementedError:
+        return True
+    return False
+
+
+REFUSED = pytest.mark.skipif(
+    not keras_refuses(Net(3)), reason="Keras 3.10 writes a file of such a model that it cannot load"
+)
+
+
+@REFUSED
 def test_a_model_without_get_config_is_warned_of():
     message = (
         r"WithNet: model\.keras cannot be written at the end: Net, or a layer in it, has no `get_config`\."
@@ -138,6 +152,7 @@ def test_models_that_say_it_and_tasks_without_a_model_are_not_warned_of():
         warn_of_missing_config(ready(task))  # a warning would be an error
 
 
+@REFUSED
 def test_a_run_whose_model_cannot_be_written_keeps_its_result_and_its_weights(tmp_path):
     with pytest.warns(UserWarning, match=r"model\.keras was not written: Object Net was created by passing"):
         result = Runner(max_epochs=1, run_dir=tmp_path / "run", preflight=False).fit(WithNet())
