@@ -95,6 +95,19 @@ def _cut(module: Any, samples: Sequence[str]) -> GraphHalves | None:
     return halves if _agree(module, halves, whole.trainable_variables, samples) else None
 
 
+def computes(function: Any, tensors: Sequence[str]) -> Half:
+    """A function of texts that computes some tensors of a module's graph, by their names in the graph without calls."""
+    import tensorflow as tf
+
+    graph, _ = without_calls(function.graph.as_graph_def())
+    text, *placeholders = [tensor.name for tensor in function.inputs]
+    captures = dict(zip(placeholders, function.captured_inputs, strict=True))
+    inputs = {node.name: list(node.input) for node in graph.node}
+    kept = _reach(map(node_name, tensors), lambda name: [node_name(i) for i in inputs[name]])
+    kept -= {node_name(text), *map(node_name, captures)}
+    return _function_of(graph, kept, {text: tf.TensorSpec([None], tf.string)}, captures, list(tensors), ())
+
+
 def changes_something(graph: Any) -> bool:
     """Whether a graph has side effects, such as an assignment or a random draw, that a second run would repeat."""
     import tensorflow as tf

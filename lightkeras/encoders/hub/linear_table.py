@@ -53,15 +53,15 @@ class Table:
             part = texts[start : start + self.width]
             # A text with words beside them: TensorFlow's gradient of a segment sum over no words at all is not defined.
             beside = np.append(part, np.array(SAMPLES[:1], dtype=object))
-            found, weight, owner, outputs = (tensor.numpy() for tensor in self.weigh(_strings(beside)))
+            found, weight, owner, outputs = (tensor.numpy() for tensor in self.weigh(strings(beside)))
             own = owner < len(part)
             ids.append(found[own].astype(np.int32))
             weights.append(weight[own].astype(np.float32))
             counts.append(np.bincount(owner[own], minlength=len(part)))
             if check and start == 0:
-                bags = _joined(ids, weights, counts)
+                bags = joined(ids, weights, counts)
                 _compare(bags, self.variable.sparse_read(bags.ids).numpy(), outputs[: len(part)])
-        return _joined(ids, weights, counts)
+        return joined(ids, weights, counts)
 
 
 def find_table(module: Any, samples: Sequence[str] = SAMPLES) -> Table:
@@ -134,7 +134,7 @@ def _check(table: Table, samples: np.ndarray) -> None:
         table.variable.assign(tf.random.stateless_normal(kept.shape, [1, 2], dtype=kept.dtype) - kept / 2)
         for number, bag in enumerate(bags):
             part = samples[number * table.width :][: len(bag)]
-            _compare(bag, table.variable.sparse_read(bag.ids).numpy(), table.module(_strings(part)).numpy())
+            _compare(bag, table.variable.sparse_read(bag.ids).numpy(), table.module(strings(part)).numpy())
     finally:
         table.variable.assign(kept)
 
@@ -153,13 +153,15 @@ def _compare(bags: Bags, rows: np.ndarray, outputs: np.ndarray) -> None:
         raise NotLinearError(f"its output is not a weighted sum of rows of its table (they differ by {difference:.2g})")
 
 
-def _joined(ids: list[np.ndarray], weights: list[np.ndarray], counts: list[np.ndarray]) -> Bags:
+def joined(ids: list[np.ndarray], weights: list[np.ndarray], counts: list[np.ndarray]) -> Bags:
+    """The bags of several parts: rows, weights, and the number of entries of each bag."""
     splits = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate([np.zeros(0, np.int64), *counts]))])
     empty_ids, empty_weights = np.zeros(0, np.int32), np.zeros(0, np.float32)
     return Bags(np.concatenate([empty_ids, *ids]), np.concatenate([empty_weights, *weights]), splits.astype(np.int64))
 
 
-def _strings(texts: np.ndarray) -> Any:
+def strings(texts: np.ndarray) -> Any:
+    """Texts as a tensor, `[texts]`."""
     import tensorflow as tf
 
     return tf.constant(texts.tolist(), tf.string, shape=[len(texts)])

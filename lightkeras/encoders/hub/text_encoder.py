@@ -16,6 +16,7 @@ from lightkeras.encoders.hub.bag_embedding import BagEmbedding, bag_inputs
 from lightkeras.encoders.hub.layer import HubLayer, runs_modules, variables_of
 from lightkeras.encoders.hub.linear_table import NotLinearError, Table, find_table
 from lightkeras.encoders.hub.module_files import fingerprint, load_module, locate
+from lightkeras.encoders.hub.word_bags import WordBags
 from lightkeras.system.digest import Digest
 from lightkeras.system.messages import announce
 
@@ -74,12 +75,14 @@ class TextEncoder(Encoder):
         self._width = _width_of(self._module, self.handle)
         self._takes_training = "training" in inspect.signature(self._module.__call__).parameters
         self._table: Table | None = None
+        self._bags: WordBags | None = None
         self.kind = self._tuned_kind() if trainable else "features"
         self.encodes = self.kind != "text"
 
     def _tuned_kind(self) -> str:
         try:
             self._table = find_table(self._module)
+            self._bags = WordBags(self._table)
         except NotLinearError as error:
             if not runs_modules():
                 raise ValueError(
@@ -112,14 +115,14 @@ class TextEncoder(Encoder):
             ValueError: The module is not linear for these texts.
         """
         texts = _one_text_each(inputs, self.handle)
-        if self._table is None:
+        if self._bags is None:
             import tensorflow as tf
 
             strings = tf.constant(texts.tolist(), tf.string, shape=[len(texts)])
             outputs = self._module(strings, training=False) if self._takes_training else self._module(strings)
             return outputs.numpy().astype(np.float32)  # type: ignore[no-any-return]
         try:
-            return self._table.bags(texts)
+            return self._bags.bags(texts)
         except NotLinearError as error:
             raise ValueError(
                 f"The module {self.handle!r}, fine-tuned: {error}, as it was for the samples that it was tried on. Use "

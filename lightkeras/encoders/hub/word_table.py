@@ -64,13 +64,11 @@ class WordTable:
 
 def find_word_table(table: Table) -> WordTable:
     """Finds what a module that is linear in a table does with a text; else a NoWordTableError says why not."""
-    import tensorflow as tf
-
-    function = next(f for f in table.module.__call__.concrete_functions if f.inputs[0].dtype == tf.string)
+    function = text_function(table)
     graph, _ = without_calls(function.graph.as_graph_def())
     text, *names = [node_name(tensor.name) for tensor in function.inputs]
     nodes = {node.name: node for node in graph.node}
-    look_up = _look_up(nodes.values())
+    look_up = find_look_up(nodes.values())
     found = WordTable(*_normalization(_chain(look_up, nodes, text)))
     listed = _listed(look_up, dict(zip(names, function.captured_inputs, strict=True)))
     words = [word for word in listed if found.words(word) == [word]]  # others never occur
@@ -85,7 +83,15 @@ def find_word_table(table: Table) -> WordTable:
     )
 
 
-def _look_up(nodes: Any) -> Any:
+def text_function(table: Table) -> Any:
+    """The function of a module that takes text."""
+    import tensorflow as tf
+
+    return next(f for f in table.module.__call__.concrete_functions if f.inputs[0].dtype == tf.string)
+
+
+def find_look_up(nodes: Any) -> Any:
+    """The node of a graph that looks words up; else a NoWordTableError says why there is not one."""
     found = [node for node in nodes if node.op == "LookupTableFindV2"]
     if len(found) == 1:
         return found[0]
@@ -152,17 +158,22 @@ def _operations(parsed: Any) -> Iterator[Any]:
 
 def _listed(look_up: Any, captures: Mapping[str, Any]) -> list[str]:
     """The keys of the table that an operation looks words up in."""
+    try:
+        return sorted(key.decode() for key in exported(look_up, captures)[0])
+    except UnicodeDecodeError as error:
+        raise NoWordTableError(f"its vocabulary is not UTF-8: {error}") from error
+
+
+def exported(look_up: Any, captures: Mapping[str, Any]) -> tuple[list[bytes], list[int]]:
+    """The keys and the values of the table that an operation looks words up in; `captures` by placeholder."""
     import tensorflow as tf
 
     handle = captures.get(node_name(look_up.input[0]))
     if handle is None or look_up.attr["Tin"].type != tf.string.as_datatype_enum:
         raise NoWordTableError("its vocabulary is not a table of words")
     values = tf.dtypes.as_dtype(look_up.attr["Tout"].type)
-    keys, _ = tf.raw_ops.LookupTableExportV2(table_handle=handle, Tkeys=tf.string, Tvalues=values)
-    try:
-        return sorted(key.decode() for key in keys.numpy().tolist())
-    except UnicodeDecodeError as error:
-        raise NoWordTableError(f"its vocabulary is not UTF-8: {error}") from error
+    keys, numbers = tf.raw_ops.LookupTableExportV2(table_handle=handle, Tkeys=tf.string, Tvalues=values)
+    return keys.numpy().tolist(), numbers.numpy().tolist()
 
 
 def _by_rows(table: Table, words: Sequence[str]) -> tuple[str, ...]:
