@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.abc
-import importlib.machinery
 import sys
 import threading
 import types
 from collections.abc import Sequence
-from typing import Any
+from importlib.machinery import ModuleSpec
+from typing import Any, final
 
 from lightkeras.system.module_loaders import WrappedLoader, found_after
 
@@ -25,16 +25,28 @@ from lightkeras.system.module_loaders import WrappedLoader, found_after
 _OF_CODE = {"__all__", "__annotations__", "__dict__", "__dir__", "__doc__", "__getattr__", "__version__"}
 
 
+# Parts of Keras that training does not use, and that import scikit-learn with SciPy and pyplot: a fifth of its time.
+_SELDOM_USED = (
+    *("keras.wrappers", "keras._tf_keras.keras.wrappers"),
+    *("keras.src.visualization", "keras.visualization", "keras._tf_keras.keras.visualization"),
+)
+
+
 def install() -> None:
     """Postpones the import of Keras, if it is a script with `cli` on its top level that imports lightkeras now."""
-    if "keras" not in sys.modules and _FINDER not in sys.meta_path and _in_a_command_line():
-        sys.meta_path.insert(0, _FINDER)
+    if "keras" not in sys.modules and not _finders() and _in_a_command_line():
+        sys.meta_path.insert(0, _Finder("keras", of_packages=True))
 
 
 def import_now() -> None:
-    """Imports what was postponed. Nothing is postponed from here on."""
-    if _FINDER in sys.meta_path:
-        _FINDER.import_all()
+    """Imports what was postponed, but the parts that are seldom used. Keras is not postponed from here on."""
+    for finder in _finders():
+        if finder.of_packages:
+            finder.import_all()
+
+
+def _finders() -> list[_Finder]:
+    return [found for found in sys.meta_path if isinstance(found, _Finder)]
 
 
 def _in_a_command_line() -> bool:
@@ -51,27 +63,36 @@ def _in_a_command_line() -> bool:
     return code.co_name == "<module>" and code.co_filename == file and "cli" in code.co_names
 
 
+@final
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds Keras and its public packages, first as postponed modules, then as what they are."""
+    """Finds a module first as a postponed one, then as what it is; of Keras, its public packages with it.
 
-    def __init__(self) -> None:
+    Args:
+        name: The module.
+        of_packages: Whether it is Keras.
+    """
+
+    def __init__(self, name: str, of_packages: bool = False) -> None:
+        self.name, self.of_packages = name, of_packages
         self._lock = threading.Lock()
         self._postponed: dict[str, _Postponed] = {}
-        self.importing = False
+        self._importing = False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname.partition(".")[0] != "keras" or (self.importing and fullname not in self._postponed):
+    ) -> ModuleSpec | None:
+        if fullname != self.name and not fullname.startswith(f"{self.name}."):
+            return None
+        if self._importing and fullname not in self._postponed:
             return None
         found = found_after(self, fullname, path)
         if found is None:
             return None
         spec, loader = found
-        if self.importing:
+        if self._importing:
             spec.loader = _Reused(loader, self._postponed[fullname])
-        elif fullname == "keras" or _is_public_package(spec):
-            spec.loader = _Later(loader)
+        elif fullname == self.name or (self.of_packages and _is_public_package(spec)):
+            spec.loader = _Later(loader, self)
         else:  # its package would be imported first
             self.import_all()
             # Taken out until it is found: of a module that is there Python would execute the code again.
@@ -83,88 +104,110 @@ class _Finder(importlib.abc.MetaPathFinder):
         self._postponed[module.__name__] = module
 
     def package(self, module: _Postponed, name: str) -> types.ModuleType | None:
-        """A public package of Keras; `None` if it has none of that name, or Keras is being imported."""
-        if self.importing or module.__name__ != "keras":
+        """A public package of Keras; `None` if it has none of that name, or is being imported."""
+        if self._importing or not self.of_packages or module.__name__ != self.name:
             return None
-        found = found_after(self, f"keras.{name}", module.__path__)
-        return importlib.import_module(f"keras.{name}") if found is not None and _is_public_package(found[0]) else None
+        found = found_after(self, f"{self.name}.{name}", module.__path__)
+        public = found is not None and _is_public_package(found[0])
+        return importlib.import_module(f"{self.name}.{name}") if public else None
 
     def import_all(self) -> None:
-        """Imports Keras and all that was postponed. Another thread waits for it, as for any import."""
+        """Imports all that was postponed. Another thread waits for it, as for any import."""
         with self._lock:
-            names = [] if self.importing else ["keras", *(name for name in self._postponed if name != "keras")]
-            self.importing = True
-            for name in names:
+            begins, self._importing = not self._importing, True
+            names = [self.name, *(name for name in self._postponed if name != self.name)]
+            for name in names if begins else ():
                 sys.modules.pop(name, None)
                 self._bind(name, None)
+            if begins and self.of_packages:
+                there = {*self._postponed, *(finder.name for finder in _finders())}
+                sys.meta_path[:0] = [_Finder(name) for name in _SELDOM_USED if name not in there]
         try:
-            for name in names or ["keras"]:
+            for name in names if begins else (self.name,):
                 importlib.import_module(name)
         except BaseException:
             with self._lock:  # as if nobody had tried
-                self.importing = False
+                self._importing = False
                 for name, module in self._postponed.items():
                     sys.modules.setdefault(name, module)
                     self._bind(name, module)
             raise
-        if names:
+        if begins:
             for module in self._postponed.values():
                 object.__setattr__(module, "__class__", types.ModuleType)
+                delattr(module, _BY)
             sys.meta_path.remove(self)
 
     def _bind(self, name: str, module: types.ModuleType | None) -> None:
         """Makes a package an attribute of Keras, or none: Python would take one that is there for imported."""
-        if name == "keras" or "keras" not in self._postponed:
+        if name == self.name or self.name not in self._postponed:
             return
-        attributes = types.ModuleType.__getattribute__(self._postponed["keras"], "__dict__")
-        attributes.pop(name.removeprefix("keras."), None)
+        attributes = types.ModuleType.__getattribute__(self._postponed[self.name], "__dict__")
+        attributes.pop(name.removeprefix(f"{self.name}."), None)
         if module is not None:
-            attributes[name.removeprefix("keras.")] = module
+            attributes[name.removeprefix(f"{self.name}.")] = module
 
 
-_FINDER = _Finder()
-
-
+@final
 class _Postponed(types.ModuleType):
     """A module that is imported when one of its attributes is first used, and then is an ordinary module."""
 
     def __getattribute__(self, name: str) -> Any:
-        if _needs_code(name):
-            if (package := _FINDER.package(self, name)) is not None:
+        if _needs_code(name) and (finder := _finder_of(self)) is not None:
+            if (package := finder.package(self, name)) is not None:
                 return package
-            _FINDER.import_all()
+            finder.import_all()
         return types.ModuleType.__getattribute__(self, name)  # no `super()`: the class has changed
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if _needs_code(name) and not isinstance(value, _Postponed):
-            _FINDER.import_all()
+        finder = _finder_of(self)
+        if _needs_code(name) and not isinstance(value, _Postponed) and finder is not None:
+            finder.import_all()
         types.ModuleType.__setattr__(self, name, value)
 
     def __delattr__(self, name: str) -> None:
-        _FINDER.import_all()
+        if (finder := _finder_of(self)) is not None:
+            finder.import_all()
         types.ModuleType.__delattr__(self, name)
+
+
+_BY = "__postponed_by__"
+
+
+def _finder_of(module: types.ModuleType) -> _Finder | None:
+    """The finder that postponed a module; `None` once it is imported, for a thread that was on its way here."""
+    found: _Finder | None = types.ModuleType.__getattribute__(module, "__dict__").get(_BY)
+    return found
 
 
 def _needs_code(name: str) -> bool:
     return not (name.startswith("__") and name.endswith("__")) or name in _OF_CODE
 
 
-def _is_public_package(spec: importlib.machinery.ModuleSpec) -> bool:
+def _is_public_package(spec: ModuleSpec) -> bool:
     parent, _, name = spec.name.rpartition(".")
     public = not name.startswith("_") and name not in ("src", "api")
     return parent == "keras" and public and spec.submodule_search_locations is not None
 
 
+@final
 class _Later(WrappedLoader):
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
-        return _Postponed(spec.name)
+    def __init__(self, loader: importlib.abc.Loader, finder: _Finder) -> None:
+        super().__init__(loader)
+        self._finder = finder
+
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType | None:
+        module = _Postponed(spec.name)
+        setattr(module, _BY, self._finder)
+        return module
 
     def exec_module(self, module: types.ModuleType) -> None:
         super().exec_module(module)
         if isinstance(module, _Postponed):
-            _FINDER.add(module)
+            self._finder.add(module)
 
 
+@final
 class _Reused(WrappedLoader):
     """Executes a module that was given before."""
 
@@ -172,7 +215,7 @@ class _Reused(WrappedLoader):
         super().__init__(loader)
         self._module = module
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType | None:
         return self._module
 
     def exec_module(self, module: types.ModuleType) -> None:
@@ -180,6 +223,7 @@ class _Reused(WrappedLoader):
         self.wrapped.exec_module(module)
 
 
+@final
 class _Imported(WrappedLoader):
     """Returns a module that was executed while it was searched for."""
 
@@ -187,7 +231,7 @@ class _Imported(WrappedLoader):
         super().__init__(loader)
         self._module, self._spec = module, module.__spec__
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType | None:
         return self._module
 
     def exec_module(self, module: types.ModuleType) -> None:

@@ -28,9 +28,10 @@ if len(sys.argv) > 1:
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a Keras of a few lines, before all others."""
     files = {
-        "__init__": "from keras import layers, ops\nfrom keras.src.core import Model\n__version__ = '3.99'\n",
+        "__init__": "from keras import layers, ops, wrappers\nfrom keras.src.core import Model\n__version__ = '3.99'\n",
         "layers/__init__": "from keras.src.core import Dense\n",
         "ops/__init__": "from keras import layers\ndef add(a, b):\n    return a + b\n",
+        "wrappers/__init__": "from keras.src.core import Dense as Classifier\n",
         "src/__init__": "",
         "src/core": "class Model:\n    pass\nclass Dense(Model):\n    pass\n",
         "src/other": "import keras\nkind = keras.Model\n",
@@ -70,7 +71,7 @@ import types
 print({{type(module) for module in (keras, layers, ops)}} == {{types.ModuleType}})
 print(keras.layers is layers is sys.modules["keras.layers"], keras.ops is ops, keras is sys.modules["keras"])
 print(type(keras.__loader__).__name__, type(layers.__spec__.loader).__name__, keras.__version__, ops.add(1, 2))
-print([type(found).__name__ for found in sys.meta_path].count("_Finder"))
+print([found.name for found in sys.meta_path if type(found).__name__ == "_Finder" and found.name == "keras"])
 {END}"""
     before, use, ordinary, same, rest, left = said(small / "script.py", code).splitlines()
     folder = small / "keras"
@@ -82,7 +83,7 @@ print([type(found).__name__ for found in sys.meta_path].count("_Finder"))
         "True",
         "True True True",
         "SourceFileLoader SourceFileLoader 3.99 3",
-        "0",
+        "[]",
     )
 
 
@@ -98,13 +99,26 @@ print([type(found).__name__ for found in sys.meta_path].count("_Finder"))
         ("import keras; print('Model' in dir(keras), 'Model' in vars(keras))", "True True"),
         ("import keras; keras.Model = 3; print(keras.Model, sys.modules['keras'].Model)", "3 3"),
         ("import keras, pickle; print(pickle.loads(b'ckeras.layers\\nDense\\n.').__name__)", "Dense"),
+        (
+            "from keras import wrappers; import keras; print(keras.wrappers is wrappers, wrappers.Classifier.__name__)",
+            "True Dense",
+        ),
         ("import keras, inspect; print(len(inspect.getsource(keras).splitlines()))", "5"),
     ],
 )
 def test_what_needs_the_code_of_keras_imports_it(small, use, found):
     lines = said(small / "script.py", f"{BEGIN}\n{use}\nprint(sorted(executed)[0], len(executed))\n{END}").splitlines()
     assert lines[0] == found
-    assert lines[1] in ("keras 5", "keras 6")  # with `keras.src.other`
+    assert lines[1] in ("keras 5", "keras 6")  # with `keras.src.other`, or `keras.wrappers`
+
+
+def test_a_part_that_training_does_not_use_is_executed_when_it_is_used(small):
+    code = f"""{BEGIN}
+import keras
+print(keras.Model.__name__, executed)
+print(keras.wrappers.Classifier.__name__, executed[-1], type(keras.wrappers).__name__)
+{END}"""
+    assert said(small / "script.py", code).splitlines() == [f"Model {ALL}", "Dense keras.wrappers module"]
 
 
 def test_a_name_that_keras_lacks_is_the_error_of_python(small):
@@ -273,6 +287,7 @@ class Moons(TwoMoons):
 if __name__ == "__main__":
     print("keras.src" in sys.modules)
     lk.cli(Moons)
+    print("sklearn" in sys.modules, keras.wrappers.SKLearnClassifier.__name__, "sklearn" in sys.modules)
 """)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, script, "--runner.max_epochs", "1", "--dry_run", "--run_dir", tmp_path / "run"]
@@ -282,3 +297,4 @@ if __name__ == "__main__":
     assert lines[0] == "False"
     assert lines[1].startswith("built module keras.src.layers")
     assert lines[2] == "True"
+    assert lines[-1] == "False SKLearnClassifier True"
