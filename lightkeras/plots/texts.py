@@ -19,6 +19,7 @@ _SIZE = 8.5  # of the letters, in points
 _WIDTH, _LINE, _PAD = 7.4, 0.165, 0.14  # inches
 _LEFT = 0.15
 _LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)  # as reviews from web pages have them
+_USUAL = 110  # characters of a line
 _ROOM = 0.95 * _WIDTH - _LEFT - 0.1  # for a line; letters are rounded to pixels
 
 
@@ -69,16 +70,12 @@ def _lines(text: str | bytes) -> list[str]:
     read = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
     read = _LINE_BREAK.sub(" ", read)
     words = " ".join(read.split())[:_MOST].split(" ")
-    lines, rest = [""], [part for word in words for part in _parts(word)]
-    while rest:
-        longer = f"{lines[-1]} {rest[0]}".lstrip()
-        if _width(longer) > _ROOM:
-            if len(lines) == MOST_LINES:
-                break
-            lines.append("")
-            continue
-        lines[-1] = longer
-        del rest[0]
+    lines: list[str] = []
+    rest = [part for word in words for part in _parts(word)]
+    while rest and len(lines) < MOST_LINES:
+        count = _fitting(rest, len(lines[-1]) if lines else _USUAL)
+        lines.append(" ".join(rest[:count]).lstrip())
+        del rest[:count]
     if rest or len(" ".join(read.split())) > _MOST:
         while lines[-1] and _width(lines[-1] + ELLIPSIS) > _ROOM:
             lines[-1] = lines[-1][:-1]
@@ -86,8 +83,27 @@ def _lines(text: str | bytes) -> list[str]:
     return lines if lines[0] else ["(empty)"]
 
 
+def _fitting(parts: Sequence[str], usual: int) -> int:
+    """How many parts fit into a line, one at least. The search begins at a line of `usual` characters."""
+
+    def fits(count: int) -> bool:
+        return _width(" ".join(parts[:count]).lstrip()) <= _ROOM
+
+    count = length = 0
+    while count < len(parts) and length < usual:
+        length += len(parts[count]) + 1
+        count += 1
+    while count > 1 and not fits(count):
+        count -= 1
+    while count < len(parts) and fits(count + 1):
+        count += 1
+    return max(count, 1)
+
+
 def _parts(word: str) -> list[str]:
     """A word, split where it would be longer than a line."""
+    if word.isascii() and 1.5 * len(word) * _SIZE / 72 <= _ROOM:  # no letter is as wide as that
+        return [word]
     parts = []
     while _width(word) > _ROOM:
         end = next(end for end in range(len(word), 0, -1) if _width(word[:end]) <= _ROOM)
