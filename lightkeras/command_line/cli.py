@@ -63,6 +63,7 @@ from lightkeras.system import display, postponed_keras, trust
 from lightkeras.system.console import Console, closed_output_ignored
 from lightkeras.system.display import in_notebook
 from lightkeras.system.messages import raised_by_us
+from lightkeras.system.quick_exit import exit_quickly
 from lightkeras.task import Task
 from lightkeras.training import setup, several_processes
 
@@ -116,6 +117,8 @@ def cli(
         taken_launch(parser, found)
         return found
 
+    if args is None:  # of the program, not of a notebook or a test
+        exit_quickly()
     actions: dict[str | None, Callable[[], int]] = {
         None: lambda: _run(task_class, settings, runner_defaults, given(), main),
         "fit": lambda: _fit(task_class, settings, runner_defaults, given(), then_test=False),
