@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -140,3 +142,30 @@ def test_what_failed_in_a_step_is_listed_by_test_by_command_or_as_its_last_lines
     (tmp_path / "log").write_text(printed, encoding="utf-8")
     program = f"set -euo pipefail\n{function('what_failed')}\nwhat_failed {tmp_path}/log"
     assert lines_of(program) == [f"  {line}" for line in expected]
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_long_tests_end_with_their_own_status_whatever_the_nightly_keras_does(tmp_path: Path, status: int) -> None:
+    """A checkout with one test, and programs in the place of pytest and tox."""
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(Path(__file__).resolve().parents[2] / ".ci" / "long", tmp_path / ".ci")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_one.py").write_text("import pytest\n\npytestmark = pytest.mark.long\n")
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    for name, line in {
+        "pytest": f"exit {status}",
+        "tox": "echo '  nightly: IGNORED FAIL code 1 (2.00 seconds)'",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PYTEST": f"{tmp_path}/pytest", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+    def run(*flags: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([tmp_path / ".ci" / "long", *flags], env=environment, capture_output=True, text=True)
+
+    whole, part = run(), run("--slice", "0/9")
+    assert (whole.returncode, part.returncode) == (status, status)
+    assert whole.stdout.splitlines()[-1] == (
+        "nightly Keras (fails nothing):   nightly: IGNORED FAIL code 1 (2.00 seconds)"
+    )
+    assert "nightly" not in part.stdout

@@ -63,7 +63,8 @@ class Data(keras.utils.PyDataset):
 
 
 def batches():
-    return iter(Data())
+    data = Data()
+    return (data[index] for index in range(len(data)))  # Keras 3.10's has no end
 
 
 def dataset(drop=False):

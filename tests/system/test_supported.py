@@ -72,3 +72,15 @@ def test_keras_is_checked_when_it_is_imported():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "ImportError: keras 3." in done.stderr
     assert "lightkeras needs keras 9.0 or newer" in done.stderr
+
+
+def test_two_keras_are_warned_of_when_keras_is_imported(tmp_path):
+    """Both are found by their metadata: the files of the second are those of the first."""
+    for package in ("keras", "keras-nightly"):
+        folder = tmp_path / f"{package.replace('-', '_')}-3.16.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 3.16.0\n")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nimport lightkeras\nimport keras"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "UserWarning: keras 3.16.0 and keras-nightly 3.16.0 are both installed, and write the same" in done.stderr
+    assert "Type `pip uninstall keras keras-nightly`, and install one of them." in done.stderr
