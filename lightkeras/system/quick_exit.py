@@ -17,11 +17,9 @@ def exit_quickly() -> None:
 
 
 def _freeze() -> None:
-    # The collection would close files that only cycles hold, and so write what they have buffered.
+    # Files that only cycles hold are closed by the collection, or not at all: what they have buffered is written now.
     for found in gc.get_objects():
         if type(found) in _BUFFERED:
-            with contextlib.suppress(
-                Exception
-            ):  # closed, or detached, or its disk is full, as Python's own end ignores
+            with contextlib.suppress(Exception):  # closed, or the disk is full: Python's own end ignores it too
                 found.flush()
     gc.freeze()

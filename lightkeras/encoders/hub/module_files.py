@@ -233,7 +233,7 @@ def remove(folder: Path) -> None:
 
 
 def load_module(folder: Path, handle: str) -> Any:
-    """Loads a callable TF2 module with `hub.load`; two loads share nothing.
+    """Loads a callable TF2 module as `hub.load` does; two loads share nothing.
 
     A ValueError says why that fails: it is a TF1 module, cannot be called, or its files are corrupt.
     """
@@ -244,13 +244,14 @@ def load_module(folder: Path, handle: str) -> Any:
             "nnlm-en-dim50/2 is TF2, nnlm-en-dim50/1 is TF1."
         )
     keep_gpus_free()
-    hub = import_tensorflow_hub()
     import tensorflow as tf
+
+    load = tf.saved_model.load if _has_plain_objects(folder) else import_tensorflow_hub().load
 
     try:
         # A layer may be made inside a graph that is being traced; its variables must outlive that.
         with tf.init_scope():
-            module = hub.load(str(folder))
+            module = load(str(folder))
     except (tf.errors.OpError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise ValueError(
             f"The module {handle!r} cannot be loaded from {folder}; its files are corrupt, or written by a "
@@ -263,6 +264,18 @@ def load_module(folder: Path, handle: str) -> Any:
             "`model.export` wrote use keras.layers.TFSMLayer."
         )
     return module
+
+
+def _has_plain_objects(folder: Path) -> bool:
+    """Whether all objects of a module are TensorFlow's own: only others may need Keras 2, which TF Hub imports."""
+    graph = _meta_graph(folder) if (folder / "saved_model.pb").exists() else None
+    kinds = {
+        "",
+        "_generic_user_object",
+        "signature_map",
+        *(f"trackable_{kind}_wrapper" for kind in ("list", "dict", "tuple")),
+    }
+    return graph is not None and {node.user_object.identifier for node in graph.object_graph_def.nodes} <= kinds
 
 
 def _is_tf1(folder: Path) -> bool:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lightkeras.encoders.hub import HubLayer, fingerprint, sample_text_module
-from lightkeras.encoders.hub.module_files import cached_folder, damage, fetch
+from lightkeras.encoders.hub import HubLayer, fingerprint, module_files, sample_text_module
+from lightkeras.encoders.hub.module_files import cached_folder, damage, fetch, import_tensorflow_hub
 from lightkeras.system.trust import Untrusted, UntrustedRunError, trusting
 
 
@@ -246,3 +246,22 @@ def test_a_fingerprint_depends_on_names_and_contents_only(tmp_path):
     (tmp_path / "two" / "a").rename(tmp_path / "two" / "c")
     (tmp_path / "two" / "c").write_text("x")
     assert fingerprint(tmp_path / "two") != first
+
+
+def test_only_a_module_with_objects_of_others_needs_tf_hub_which_imports_keras_2(tmp_path, monkeypatch):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    folder = tmp_path / "module"
+    shutil.copytree(sample_text_module(), folder)
+    asked = []
+    monkeypatch.setattr(module_files, "import_tensorflow_hub", lambda: asked.append(1) or import_tensorflow_hub())
+    plain = module_files.load_module(folder, "plain")
+    assert asked == []
+    model = saved_model_pb2.SavedModel()
+    model.ParseFromString((folder / "saved_model.pb").read_bytes())
+    model.meta_graphs[0].object_graph_def.nodes[0].user_object.identifier = "_tf_keras_layer"
+    (folder / "saved_model.pb").write_bytes(model.SerializeToString())
+    other = module_files.load_module(folder, "of Keras 2")
+    assert asked == [1]
+    texts = tf.constant(["a good film", "", "dull"])
+    np.testing.assert_array_equal(plain(texts).numpy(), other(texts).numpy())
