@@ -9,6 +9,7 @@ uses Keras before lightkeras, or once the flags are read.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.abc
 import sys
@@ -43,6 +44,7 @@ def import_now() -> None:
     for finder in _finders():
         if finder.of_packages:
             finder.import_all()
+            gc.freeze()  # the million objects of these imports would be searched for cycles again and again
 
 
 def _finders() -> list[_Finder]:

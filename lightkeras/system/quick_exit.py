@@ -18,6 +18,7 @@ def exit_quickly() -> None:
 
 def _freeze() -> None:
     # Files that only cycles hold are closed by the collection, or not at all: what they have buffered is written now.
+    gc.unfreeze()  # `get_objects` leaves frozen ones out
     for found in gc.get_objects():
         if type(found) in _BUFFERED:
             with contextlib.suppress(Exception):  # closed, or the disk is full: Python's own end ignores it too

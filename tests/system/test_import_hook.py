@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import subprocess
 import sys
@@ -237,3 +238,14 @@ def test_on_a_terminal_an_import_is_shown_while_it_lasts(monkeypatch, terminal, 
     with import_hook.shown_on_terminal("importing ..."):
         assert stream.getvalue() == expected[:13]
     assert stream.getvalue() == expected
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_collections_are_left_out_of_an_import_and_back_afterwards(enabled):
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with pytest.raises(SystemExit, match="False"), import_hook.without_collections():
+            raise SystemExit(str(gc.isenabled()))
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable()

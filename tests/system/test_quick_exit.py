@@ -36,6 +36,7 @@ atexit.register(registered)
     [
         ("gc.disable()", "", 0, ["registered 0"] + 3 * ["collected"]),
         ("gc.disable(); exit_quickly(); exit_quickly()", "", 0, ["registered 0"]),
+        ("gc.disable(); exit_quickly()", "gc.freeze(); atexit.unregister(registered)", 0, []),
         ("gc.disable(); exit_quickly()", "raise SystemExit(3)", 3, ["registered 0"]),
         ("gc.disable(); exit_quickly()", "1 / 0", 1, ["registered 0"]),
     ],
