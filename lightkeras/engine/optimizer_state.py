@@ -44,6 +44,8 @@ class _Snapshot:
 
 def trained_variables(optimizer: keras.optimizers.Optimizer) -> tuple[keras.Variable, ...]:
     """Returns the variables that an optimizer has slots for, in order; none if it is not built."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):  # in Keras 3.10 the inner one alone knows them
+        return trained_variables(optimizer.inner_optimizer)
     return tuple(optimizer._trainable_variables)
 
 

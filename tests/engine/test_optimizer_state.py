@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from packaging.version import Version
 
 from lightkeras import optimizers
 from lightkeras.engine.optimizer_state import finalize, make_slots, rebuild, trained_variables
@@ -61,11 +62,14 @@ ALL = {kind.__name__: kind for kind in OF_KERAS} | MORE
 
 
 def marked(name):
+    if name == "Muon":
+        lacks_path = Version(keras.__version__) < Version("3.11") and keras.backend.backend() == "tensorflow"
+        return pytest.param(name, marks=pytest.mark.skipif(lacks_path, reason="Muon of Keras 3.10 fails on TensorFlow"))
     reason = "Keras on JAX cannot assign in a branch outside of a step"
     return pytest.param(name, marks=pytest.mark.backends("tensorflow", "torch", reason=reason))
 
 
-@pytest.mark.parametrize("name", [marked(name) if name.startswith("scaled") else name for name in ALL])
+@pytest.mark.parametrize("name", [marked(name) if name.startswith(("scaled", "Muon")) else name for name in ALL])
 def test_an_optimizer_has_the_slots_of_one_that_was_built_for_all_and_keeps_what_it_had(name):
     a, b = variables()
     optimizer, whole = ALL[name](0.01), ALL[name](0.01)

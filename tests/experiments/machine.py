@@ -124,6 +124,6 @@ def load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
     assert spec is not None, name
     assert spec.loader is not None, name
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # `dataclasses` looks annotations up there
     spec.loader.exec_module(module)
     return module
