@@ -52,11 +52,7 @@ class WordBags:
         self._encoded += len(texts)
         if self._counted is None and self._encoded >= self._wanted and self._lock.acquire(blocking=False):
             try:
-                self._wanted = max(self._wanted, len(_words_of(self._table)) * TEXTS_PER_WORD)
-                if self._encoded >= self._wanted:
-                    self._counted = _Counted(self._table)
-            except NoWordTableError:
-                self._wanted = float("inf")
+                self._count()
             finally:
                 self._lock.release()
         if (counted := self._counted) is None:
@@ -65,6 +61,17 @@ class WordBags:
         if found is None:
             self._counted, self._wanted = None, float("inf")
         return self._table.bags(texts) if found is None else found
+
+    def _count(self) -> None:
+        """Counts words from here on, if the module does and there were enough texts."""
+        import tensorflow as tf
+
+        try:
+            self._wanted = max(self._wanted, len(_words_of(self._table)) * TEXTS_PER_WORD)
+            if self._encoded >= self._wanted and self._counted is None:
+                self._counted = _Counted(self._table)
+        except (NoWordTableError, KeyError, IndexError, tf.errors.OpError):
+            self._wanted = float("inf")  # a graph of another kind: its gradients are slower, but correct
 
     @property
     def counts_words(self) -> bool:
