@@ -1,7 +1,7 @@
 """Time per train step of a small dense network: ours, hand-written loops, Keras's `fit`, PyTorch Lightning.
 
     LIGHTKERAS_DATA_DIR=../shared/data python benchmarks/mnist_dense.py [--rounds 5] [--backends tensorflow jax torch]
-        [--kinds ours norm]
+        [--kinds ours norm] [--nightly FOLDER]
 
 784-128-10 with dropout 0.2, batch 32, Adam, on MNIST (random pixels without `mnist.npz`). Every side runs in its own
 process, in turn (see `rounds.py`); the best epoch of a process counts. `--backends jax torch` leaves out Keras's `fit`
@@ -14,7 +14,11 @@ on TensorFlow. Lightning comes with the extra `benchmark`.
     compiled-BACKEND  the same in lightkeras.SupervisedTask, with Keras's stateful accuracy as `fit` has it
     loop-BACKEND   the same Keras layers and optimizer in a hand-written loop and nothing else: a tf.while_loop in a
                    tf.function or a jitted lax.scan, 75 steps a call; for torch a plain loop
+    fused-BACKEND  ours with `lk.optimizers.FusedAdam`
+    raw-BACKEND    the operations of the backend and its fused Adam in a hand-written loop, without Keras: raw_loops.py
     fit-BACKEND    model.fit with TensorBoard (per epoch), CSVLogger, ModelCheckpoint and EarlyStopping
+    fit50-BACKEND  the same with steps_per_execution=50
+    nightly-BACKEND  the same with the Keras of --nightly: `pip install --target FOLDER --no-deps keras-nightly`
     lightning      torch's own layers and Adam in a LightningModule; TensorBoard and CSV every 50 steps, its default
 """
 
@@ -26,6 +30,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import raw_loops
 import rounds
 
 SIDES = {
@@ -34,13 +39,20 @@ SIDES = {
     "off-torch": "torch",
     **{f"compiled-{backend}": backend for backend in ("tensorflow", "jax", "torch")},
     **{f"loop-{backend}": backend for backend in ("tensorflow", "jax", "torch")},
-    **{f"fit-{backend}": backend for backend in ("tensorflow", "jax")},
+    **{f"{kind}-{backend}": backend for kind in ("fused", "raw") for backend in ("tensorflow", "jax", "torch")},
+    **{f"{kind}-{backend}": backend for kind in ("fit", "fit50", "nightly") for backend in ("tensorflow", "jax")},
+    "nightly-torch": "torch",
     "lightning": "torch",
 }
 WANTED = {  # ratio of the first side's time to the second's: at most
-    ("ours-tensorflow", "loop-tensorflow"): 1.10,
-    ("ours-jax", "loop-jax"): 1.10,
+    ("ours-tensorflow", "loop-tensorflow"): 1.05,
+    ("ours-jax", "loop-jax"): 1.05,
     ("off-torch", "loop-torch"): 1.05,
+    ("fused-tensorflow", "raw-tensorflow"): 1.2,
+    ("ours-jax", "raw-jax"): 1.0,
+    ("ours-torch", "raw-torch"): 1.5,
+    ("fused-torch", "raw-torch"): 1.5,
+    ("ours-jax", "nightly-jax"): 1 / 2,
     ("ours-torch", "lightning"): 0.7,
     **{(f"norm-{backend}", f"ours-{backend}"): 1.03 for backend in ("tensorflow", "jax", "torch")},
     ("ours-tensorflow", "fit-tensorflow"): 1 / 2.5,
@@ -56,6 +68,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--backends", nargs="*", default=["tensorflow", "jax", "torch"])
     parser.add_argument("--kinds", nargs="*", default=list(dict.fromkeys(side.split("-")[0] for side in SIDES)))
+    parser.add_argument("--nightly", help="folder with a nightly Keras")
     parser.add_argument("--keep", default="mnist_dense", help="name of the file below results/")
     parser.add_argument("--side", choices=SIDES, help="run one side in this process and print its figure")
     arguments = parser.parse_args()
@@ -65,9 +78,12 @@ def main() -> None:
     sides = {
         side: backend
         for side, backend in SIDES.items()
-        if backend in arguments.backends and side.split("-")[0] in arguments.kinds
+        if backend in arguments.backends
+        and side.split("-")[0] in arguments.kinds
+        and (arguments.nightly or not side.startswith("nightly"))
     }
-    found = rounds.interleave(__file__, sides, arguments.rounds)
+    paths = {side: arguments.nightly for side in sides if side.startswith("nightly")}
+    found = rounds.interleave(__file__, sides, arguments.rounds, paths=paths)
     rounds.show(found, "us a step")
     pairs = {pair: limit for pair, limit in WANTED.items() if set(pair) <= set(sides)}
     ratios = {f"{a} / {b}": [rounds.ratio(found, a, b), limit] for (a, b), limit in pairs.items()}
@@ -97,7 +113,10 @@ def measure(side: str) -> float:
         ]
     )
     kind, backend = side.split("-")
-    run = {"ours": ours, "norm": norm, "off": off, "compiled": compiled, "fit": keras_fit}.get(kind) or {
+    if kind == "raw":
+        return min(epochs(len(images), getattr(raw_loops, backend)(images, labels))) / (len(images) // BATCH) * 1e6
+    fits = {"fit": keras_fit, "fit50": keras_fit_50, "nightly": keras_fit_50}
+    run = {"ours": ours, "norm": norm, "off": off, "fused": fused, "compiled": compiled, **fits}.get(kind) or {
         "tensorflow": loop_tensorflow,
         "jax": loop_jax,
         "torch": loop_torch,
@@ -115,7 +134,7 @@ def mnist(np):
     return rng.random((60_000, 784), dtype="float32"), rng.integers(0, 10, 60_000).astype("int32")
 
 
-def ours(model, images, labels, folder, **settings):
+def ours(model, images, labels, folder, optimizer="Adam", **settings):
     import lightkeras as lk
 
     import keras
@@ -126,6 +145,9 @@ def ours(model, images, labels, folder, **settings):
     class Digits(lk.Task):
         def build_model(self):
             return model
+
+        def build_optimizer(self):
+            return getattr(lk.optimizers if optimizer.startswith("Fused") else keras.optimizers, optimizer)()
 
         def loss(self, batch, training):
             x, y = batch
@@ -147,6 +169,10 @@ def off(model, images, labels, folder):
     return ours(model, images, labels, folder, compile="off")
 
 
+def fused(model, images, labels, folder):
+    return ours(model, images, labels, folder, optimizer="FusedAdam")
+
+
 def compiled(model, images, labels, folder):
     import lightkeras as lk
 
@@ -160,12 +186,16 @@ def compiled(model, images, labels, folder):
     return clock.seconds()
 
 
-def keras_fit(model, images, labels, folder):
+def keras_fit_50(model, images, labels, folder):
+    return keras_fit(model, images, labels, folder, steps_per_execution=50)
+
+
+def keras_fit(model, images, labels, folder, **settings):
     import keras
 
     clock = rounds.epoch_clock()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("adam", loss, metrics=["accuracy"])
+    model.compile("adam", loss, metrics=["accuracy"], **settings)
     callbacks = [*rounds.fit_callbacks(folder), clock]
     model.fit(images, labels, batch_size=BATCH, epochs=EPOCHS, callbacks=callbacks, verbose=0)
     return clock.seconds()
@@ -274,7 +304,7 @@ def epochs(examples, run):
 
     rng, seconds = np.random.default_rng(0), []
     for _ in range(EPOCHS):
-        steps = examples // BATCH // STEPS_PER_CALL * STEPS_PER_CALL
+        steps = examples // BATCH // STEPS_PER_CALL * STEPS_PER_CALL  # all of MNIST's 1,875
         order = rng.permutation(examples)[: steps * BATCH].astype("int32")
         began = time.perf_counter()
         for indices in order.reshape(-1, STEPS_PER_CALL, BATCH):

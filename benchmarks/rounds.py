@@ -15,7 +15,7 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "results"
 
 
-def interleave(script, sides, rounds, arguments=()):
+def interleave(script, sides, rounds, arguments=(), paths=None):
     """Runs `script --side SIDE ARGUMENTS` for each side, `rounds` times; each prints its figure as its last line.
 
     Args:
@@ -23,6 +23,7 @@ def interleave(script, sides, rounds, arguments=()):
         sides: `{side: Keras backend}`.
         rounds: How often.
         arguments: More arguments.
+        paths: `{side: folder}` whose packages precede the installed ones, such as another Keras.
 
     Returns:
         `{side: [figure of each round]}`.
@@ -32,6 +33,8 @@ def interleave(script, sides, rounds, arguments=()):
         for side, backend in sides.items():
             command = [sys.executable, script, "--side", side, *map(str, arguments)]
             environment = {**os.environ, "KERAS_BACKEND": backend}
+            if folder := (paths or {}).get(side):
+                environment["PYTHONPATH"] = os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])
             done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
             if done.returncode:
                 raise SystemExit(f"{side} ended with status {done.returncode}:\n{done.stderr[-3000:]}")

@@ -45,7 +45,7 @@ FIRST = (
     "training/test_freezing.py",
     "training/test_pictures.py",
     "test_runner.py",
-    "test_optimizers.py",
+    "optimizers/test_lazy.py",
     "search/",
 )
 TESTS = Path(__file__).parent

@@ -25,10 +25,10 @@ class TensorFlowRows(Rows):
     indices: Tensor
 
     def read(self, variable: Any) -> Tensor:
-        return tf.gather(_backend_variable(variable), self.indices)
+        return tf.gather(backend_variable(variable), self.indices)
 
     def write(self, variable: Any, values: Tensor) -> None:
-        table = _backend_variable(variable)
+        table = backend_variable(variable)
         table.scatter_update(tf.IndexedSlices(tf.cast(values, table.dtype), self.indices))
 
 
@@ -74,5 +74,5 @@ def sum_of_rows(slices: tf.IndexedSlices) -> SummedRows:
     return SummedRows(values, indices, slices.dense_shape)
 
 
-def _backend_variable(variable: Any) -> tf.Variable:
+def backend_variable(variable: Any) -> tf.Variable:
     return variable.value if isinstance(variable, keras.Variable) else variable

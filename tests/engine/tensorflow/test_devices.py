@@ -232,6 +232,7 @@ OPTIMIZERS = {
         adam(0.01, use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=5), dynamic_growth_steps=10
     ),
     "rows": lambda: lk.optimizers.LazyAdam(0.01),
+    "fused": lambda: lk.optimizers.FusedAdam(0.01, weight_decay=0.1, clipnorm=0.1),
 }
 found = {name: compared(lambda: with_optimizer(OPTIMIZERS[name]), WORDS, 7, 2) for name in sys.argv[3:]}
 found["fewer examples than devices"] = compared(Moons, two_moons(11), 5, 3)
@@ -252,7 +253,7 @@ def test_optimizers_clip_accumulate_and_average_the_gradient_of_the_whole_batch(
 
 @pytest.mark.long
 def test_each_optimizer_updates_as_on_one_device(tmp_path):
-    names = ("clipped by the norm of all", "accumulated", "averaged and scaled", "rows")
+    names = ("clipped by the norm of all", "accumulated", "averaged and scaled", "rows", "fused")
     assert_updates_are_those_of_one_device(names, tmp_path)
 
 

@@ -135,13 +135,38 @@ def test_what_a_run_may_use_is_computed_as_uncompiled(tmp_path, settings):
         np.testing.assert_allclose(compiled, uncompiled, rtol=1e-3, atol=1e-4)
 
 
+FACTOR = 1.0
+
+
+class ReadsAGlobal(WithoutNoise):
+    def loss(self, batch, training):
+        return super().loss(batch, training) * FACTOR
+
+
+class CallsAFunction(WithoutNoise):
+    def loss(self, batch, training):
+        return self.scaled(super().loss(batch, training))
+
+
+CHANGES = {  # what a callback changes at the beginning of an epoch, all of which torch has to be asked to check
+    "attribute": (WithoutNoise, lambda task, epoch: setattr(task, "factor", float(epoch))),
+    "global": (ReadsAGlobal, lambda task, epoch: globals().update(FACTOR=float(epoch))),
+    "function": (CallsAFunction, lambda task, epoch: setattr(task, "scaled", SCALES[epoch])),
+}
+SCALES = [lambda loss: loss * 0.0, lambda loss: loss * 1.0, lambda loss: loss * 2.0]
+
+
 @pytest.mark.long
-def test_a_python_value_that_changes_between_calls_is_seen(tmp_path):
+@pytest.mark.parametrize("changed", CHANGES)
+def test_a_python_value_that_changes_between_calls_is_seen(tmp_path, changed):
+    kind, change = CHANGES[changed]
+
     class Doubles(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
-            task.factor = float(epoch)
+            change(task, epoch)
 
-    task = WithoutNoise()
+    task = kind()
+    task.scaled = SCALES[0]
     losses = fit(tmp_path / "run", task, callbacks=[Doubles()], preflight=False)[1]["train/loss"]
     assert losses[0] == 0
     assert losses[1] > 0

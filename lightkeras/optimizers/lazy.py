@@ -27,46 +27,21 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import math
 from collections.abc import Sequence
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import keras
 from keras import ops
 
 from lightkeras.engine.sparse_rows import Rows
 from lightkeras.engine.touched_rows import touched_rows
-from lightkeras.system.messages import check_whole, did_you_mean
+from lightkeras.optimizers.base import Settings, of_backend
+from lightkeras.system.messages import did_you_mean
 
 Tensor = Any
 
 EMBEDDINGS = "embeddings"
 """Name of the table of `keras.layers.Embedding`."""
-
-
-class Settings(TypedDict, total=False):
-    """Settings of all Keras optimizers; see the docstring of this module, and Keras's.
-
-    Examples:
-        >>> settings: Settings = {"weight_decay": 0.01, "clipnorm": 1.0}
-        >>> LazyAdam(1e-3, **settings).clipnorm
-        1.0
-    """
-
-    weight_decay: float | None
-    clipnorm: float | None
-    clipvalue: float | None
-    global_clipnorm: float | None
-    use_ema: bool
-    ema_momentum: float
-    ema_overwrite_frequency: int | None
-    loss_scale_factor: float | None
-    gradient_accumulation_steps: int | None
-
-
-def _of_backend(optimizer: Any) -> type[Any]:
-    """Class that Keras instantiates for an optimizer; torch has its own classes, with the same state."""
-    return type(optimizer.__new__(optimizer))
 
 
 class _RowOptimizer(keras.optimizers.Optimizer, abc.ABC):  # type: ignore[misc]
@@ -175,7 +150,7 @@ class _RowOptimizer(keras.optimizers.Optimizer, abc.ABC):  # type: ignore[misc]
 
 
 @keras.saving.register_keras_serializable(package="lightkeras")
-class LazyAdam(_RowOptimizer, _of_backend(keras.optimizers.Adam)):  # type: ignore[misc]
+class LazyAdam(_RowOptimizer, of_backend(keras.optimizers.Adam)):  # type: ignore[misc]
     """Lazy Adam: updates only the rows of a table that a batch touched.
 
     In Adam, the moments of a row decay and change its weights in every step, also while its gradient is zero. Here the
@@ -250,7 +225,7 @@ class LazyAdam(_RowOptimizer, _of_backend(keras.optimizers.Adam)):  # type: igno
 
 
 @keras.saving.register_keras_serializable(package="lightkeras")
-class LazySGD(_RowOptimizer, _of_backend(keras.optimizers.SGD)):  # type: ignore[misc]
+class LazySGD(_RowOptimizer, of_backend(keras.optimizers.SGD)):  # type: ignore[misc]
     """SGD that updates only the rows of a table that a batch touched.
 
     Without momentum it equals SGD. With momentum, untouched rows and their momentum do not change, see `LazyAdam`.
@@ -305,7 +280,7 @@ class LazySGD(_RowOptimizer, _of_backend(keras.optimizers.SGD)):  # type: ignore
 
 
 @keras.saving.register_keras_serializable(package="lightkeras")
-class LazyAdagrad(_RowOptimizer, _of_backend(keras.optimizers.Adagrad)):  # type: ignore[misc]
+class LazyAdagrad(_RowOptimizer, of_backend(keras.optimizers.Adagrad)):  # type: ignore[misc]
     """Adagrad that updates only the rows of a table that a batch touched. It equals Adagrad.
 
     In Adagrad, a gradient of zero changes neither accumulator nor weights of a row (Duchi et al.,
@@ -355,73 +330,6 @@ class LazyAdagrad(_RowOptimizer, _of_backend(keras.optimizers.Adagrad)):  # type
     def _step(self, gradient: Tensor, slots: list[Tensor], rate: Tensor) -> tuple[Tensor, list[Tensor]]:
         total = slots[0] + ops.square(gradient)
         return -(rate * gradient / ops.sqrt(total + self.epsilon)), [total]
-
-
-@keras.saving.register_keras_serializable(package="lightkeras")
-class WarmUp(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
-    """A learning rate that rises linearly from 0, then falls over the rest of a run.
-
-    The rate of step `s`, from 0, is `rate * s / w` during the `w` steps of the warm-up. It is `rate` at step `w` and
-    `end * rate` at step `steps`, and stays there. Cosine: Loshchilov and Hutter, https://arxiv.org/abs/1608.03983, as
-    in `keras.optimizers.schedules.CosineDecay`.
-
-    Args:
-        rate: The highest rate.
-        steps: Train steps of the run, such as `epochs * self.data.train().steps`.
-        warm_up: Steps of the warm-up, a whole number; or their share of the run, a float from 0 to 1.
-        decay: How the rate falls: `"cosine"`, `"linear"`, or `"constant"`, which does not fall.
-        end: The rate at the end, as a share of `rate`.
-
-    Raises:
-        ValueError: A number is out of its range, the warm-up is longer than the run, or `decay` is unknown.
-
-    Examples:
-        >>> rate = WarmUp(0.1, steps=100, warm_up=0.1, decay="linear")
-        >>> [round(float(rate(step)), 4) for step in (0, 5, 10, 55, 100, 200)]
-        [0.0, 0.05, 0.1, 0.05, 0.0, 0.0]
-    """
-
-    def __init__(
-        self, rate: float, steps: int, *, warm_up: int | float = 0.1, decay: str = "cosine", end: float = 0.0
-    ) -> None:
-        super().__init__()
-        check_whole("WarmUp", "steps", steps, 1, numpy=True)
-        if not 0 < rate < float("inf"):
-            raise ValueError(f"WarmUp(rate={rate!r}): expected a number above 0.")
-        if decay not in DECAYS:
-            raise ValueError(f"WarmUp(decay={decay!r}): expected one of them. {did_you_mean(decay, DECAYS)}")
-        if not 0 <= end <= 1:
-            raise ValueError(f"WarmUp(end={end!r}): expected a share of the rate, from 0 to 1.")
-        if isinstance(warm_up, float) and not 0 <= warm_up <= 1:
-            raise ValueError(
-                f"WarmUp(warm_up={warm_up!r}): expected a share of the run from 0 to 1, or a whole number."
-            )
-        if not isinstance(warm_up, float):
-            check_whole("WarmUp", "warm_up", warm_up, 0, numpy=True)
-        if not isinstance(warm_up, float) and warm_up > steps:
-            raise ValueError(f"WarmUp(warm_up={warm_up}): expected at most the {steps} steps of the run.")
-        self.rate, self.steps, self.warm_up, self.decay, self.end = rate, int(steps), warm_up, decay, end
-        self.warm_up_steps = round(warm_up * steps) if isinstance(warm_up, float) else int(warm_up)
-
-    def __call__(self, step: Tensor) -> Tensor:
-        step = ops.cast(step, "float32")
-        rising = step / max(self.warm_up_steps, 1)
-        done = ops.clip((step - self.warm_up_steps) / max(self.steps - self.warm_up_steps, 1), 0.0, 1.0)
-        left = {
-            "cosine": 0.5 * (1.0 + ops.cos(math.pi * done)),
-            "linear": 1.0 - done,
-            "constant": ops.ones_like(done),
-        }[self.decay]
-        falling = self.end + (1.0 - self.end) * left
-        return self.rate * ops.where(step < self.warm_up_steps, rising, falling)
-
-    def get_config(self) -> dict[str, Any]:
-        names = ("rate", "steps", "warm_up", "decay", "end")
-        return {name: getattr(self, name) for name in names}
-
-
-DECAYS = ("cosine", "linear", "constant")
-"""How the rate of a `WarmUp` falls."""
 
 
 def _is_named(path: str, name: str) -> bool:
