@@ -148,17 +148,24 @@ class CompiledStep:
         warn_not_compiled(reason_of(error), self._required)
 
 
-_LIBRARIES = re.compile(r"__import_(keras|lightkeras|torch)_dot_|__import__\('torch'\)")
+_IN_LIBRARIES = re.compile(r"__import_(keras|lightkeras|torch)_dot_|__import__\('torch'\)")
 _OF_CLASSES = {"DICT_NOT_CONTAINS", "HASATTR", "NOT_PRESENT_IN_GENERIC_DICT", "TYPE_MATCH"}
 
 
 def _of_this_step(guards: Sequence[Any]) -> list[bool]:
     """Which guards of torch are checked at each call: those on values that a step reads, such as attributes of a task.
 
-    Not those on the globals of libraries, and on the classes of objects: of a small network these are 2,500 of 3,000,
-    and replacing a function of Keras has all of them checked anew.
+    Not those on the globals of libraries, and on the classes of their objects: of a small network these are 2,500 of
+    3,000, and replacing a function of Keras has all of them checked anew.
     """
-    return [not _LIBRARIES.search(guard.name) and guard.guard_type not in _OF_CLASSES for guard in guards]
+
+    def is_kept(guard: Any) -> bool:
+        if _IN_LIBRARIES.search(guard.name):
+            return False
+        library = type(guard.value).__module__.partition(".")[0]
+        return guard.guard_type not in _OF_CLASSES or library not in ("builtins", "keras", "torch")
+
+    return [is_kept(guard) for guard in guards]
 
 
 def reason_of(error: Exception) -> str:
