@@ -188,10 +188,15 @@ def _of_one(inputs: list[Any], outputs: list[Any], model: keras.Model) -> keras.
     if len(inputs) != 1:
         raise JoinError(f"{model.name!r} has {len(inputs)} inputs: expected one, the features.")
     form = keras.tree.pack_sequence_as(getattr(model, "output", outputs), outputs) if len(outputs) > 1 else outputs[0]
+    wrong = f"{model.name!r} uses the features' own inputs beside embed()"
     try:
-        return keras.Model(inputs[0], form)
+        part = keras.Model(inputs[0], form)
     except ValueError as error:
-        raise JoinError(f"{model.name!r} uses the features' own inputs beside embed(): {error}") from error
+        raise JoinError(f"{wrong}: {error}") from error
+    others = [found.name for found in part.operations if isinstance(found, keras.layers.InputLayer)][1:]
+    if others:  # Keras 3.10 makes the model, which fails when it is called
+        raise JoinError(f"{wrong}: {others}")
+    return part
 
 
 def _one_text_each(inputs: Structure, handle: str) -> np.ndarray:
