@@ -18,7 +18,7 @@ MODULES = {
     "data": "data/__init__.py",
     "hub": "encoders/hub/__init__.py",
     "loggers": "runs/loggers/__init__.py",
-    "optimizers": "optimizers.py",
+    "optimizers": "optimizers/__init__.py",
     "plots": "plots/__init__.py",
     "testing": "testing.py",
 }

@@ -130,7 +130,8 @@ def test_one_process_writes_and_the_other_prints_nothing_but_its_result(backend,
     assert printed == []
     assert "epoch   4/4" in two.printed(0, error=True)
     assert "train: every process reads all batches of a stream, and takes its part" in two.printed(0, error=True)
-    assert "train: each process reads its part of every batch" in two.printed(0, error=True)
+    if importlib.util.find_spec("torch"):  # the run of a DataLoader
+        assert "train: each process reads its part of every batch" in two.printed(0, error=True)
     of_one, of_two = (folder / f"{backend}-{count}" / "TwoMoons" for count in (1, 2))
     steps = steps_of(of_two)
     assert steps == steps_of(of_one)
