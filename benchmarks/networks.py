@@ -1,9 +1,11 @@
 """Time per train step of a CNN, a small transformer and a 3-layer LSTM: lightkeras against Keras's `fit`.
 
     python benchmarks/networks.py [--rounds 5] [--backends tensorflow jax torch] [--networks cnn transformer lstm]
+        [--nightly FOLDER]
 
 Batch 64, random data, the same Keras model, the same backend, with callbacks as in `mnist_dense.py`. Every side runs in
-its own process, in turn (see `rounds.py`); the best epoch of a process counts. The target is never to be slower.
+its own process, in turn (see `rounds.py`); the best epoch of a process counts. The target is never to be slower than
+`fit`, than `fit` with steps_per_execution=20 ("fit20"), and than that with the Keras of --nightly ("nightly").
 
     cnn          the network of mnist_expert.py: convolution of 32 filters 3x3, dense 128, dense 10, images of 28x28
     transformer  two blocks of 4 heads of 16 and 128 units on 64 words of 2,000, width 64
@@ -27,6 +29,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--backends", nargs="*", default=BACKENDS, choices=BACKENDS)
     parser.add_argument("--networks", nargs="*", default=NETWORKS, choices=NETWORKS)
+    parser.add_argument("--nightly", help="folder with a nightly Keras, see mnist_dense.py")
     parser.add_argument("--keep", default="networks", help="name of the file below results/")
     parser.add_argument("--side", help="run one side, KIND-BACKEND-NETWORK, in this process and print its figure")
     arguments = parser.parse_args()
@@ -35,12 +38,15 @@ def main() -> None:
         print(json.dumps(measure(kind, network)))
         return
     found, ratios = {}, {}
+    peers = ("fit", "fit20", *(["nightly"] if arguments.nightly else []))
     for network in arguments.networks:
-        sides = {f"{kind}-{b}-{network}": b for b in arguments.backends for kind in ("ours", "fit")}
-        found |= rounds.interleave(__file__, sides, arguments.rounds)
+        sides = {f"{kind}-{b}-{network}": b for b in arguments.backends for kind in ("ours", *peers)}
+        paths = {side: arguments.nightly for side in sides if side.startswith("nightly")}
+        found |= rounds.interleave(__file__, sides, arguments.rounds, paths=paths)
         for backend in arguments.backends:
-            a, b = f"ours-{backend}-{network}", f"fit-{backend}-{network}"
-            ratios[f"{a} / {b}"] = [rounds.ratio(found, a, b), 1.0]
+            for peer in peers:
+                a, b = f"ours-{backend}-{network}", f"{peer}-{backend}-{network}"
+                ratios[f"{a} / {b}"] = [rounds.ratio(found, a, b), 1.0]
     rounds.show(found, "us a step")
     for name, (value, limit) in ratios.items():
         print(f"{name}: {value:.3f}, wanted at most {limit:.3f}{'' if value <= limit else '   MISSED'}")
@@ -63,7 +69,7 @@ def measure(kind: str, network: str) -> float:
             runner = lk.Runner(max_epochs=EPOCHS, run_dir=Path(folder) / "run", callbacks=[clock])
             runner.fit(task, (x, y), batch_size=BATCH)
         else:
-            model.compile("adam", loss, metrics=["accuracy"])
+            model.compile("adam", loss, metrics=["accuracy"], steps_per_execution=1 if kind == "fit" else 20)
             callbacks = [*rounds.fit_callbacks(Path(folder)), clock]
             model.fit(x, y, batch_size=BATCH, epochs=EPOCHS, callbacks=callbacks, verbose=0)
     return min(clock.seconds()) / STEPS * 1e6
