@@ -32,7 +32,7 @@ from pathlib import Path
 import rounds
 
 ROOT = Path(__file__).parents[1]
-SEED, LIMITS = 0, {"stock": 0.1, "workers": 1 / 1.6, "wide": 1.0, "overhead": 0.3, "memory": 50.0, "once": 1.0}
+SEED, LIMITS = 0, {"stock": 0.1, "workers": 1 / 1.6, "wide": 1.0, "overhead": 0.2, "memory": 50.0, "once": 1.0}
 
 
 def main():
