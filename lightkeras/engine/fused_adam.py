@@ -38,7 +38,7 @@ class FusedUpdate:
     def _alpha(self: Any, learning_rate: Tensor, dtype: str) -> Tensor:
         step = ops.cast(self.iterations + 1, dtype)
         beta_1, beta_2 = self._betas(dtype)
-        return ops.cast(learning_rate, dtype) * ops.sqrt(_rest(beta_2, step)) / _rest(beta_1, step)
+        return ops.cast(learning_rate, dtype) * ops.sqrt(bias_correction(beta_2, step)) / bias_correction(beta_1, step)
 
     def _betas(self: Any, dtype: str) -> tuple[float, float]:
         """The betas as the kernel has them: a correction by other ones would not fit its moments."""
@@ -49,7 +49,7 @@ class FusedUpdate:
     ) -> None:
         rate, alphas = learning_rate
         dtype = keras.backend.standardize_dtype(variable.dtype)
-        if dtype not in alphas:
+        if dtype not in alphas or self.amsgrad:  # TensorFlow's kernel of AMSGrad cannot be compiled by XLA
             super().update_step(gradient, variable, rate)  # type: ignore[misc]
             return
         from lightkeras.engine.tensorflow.fused_adam import update
@@ -71,6 +71,6 @@ class FusedUpdate:
             super()._parallel_update_step(*map(list, zip(*others, strict=True)), rate)  # type: ignore[misc]
 
 
-def _rest(beta: float, step: Tensor) -> Tensor:
-    """`1 - beta ** step`; the difference itself would lose half of float32's digits in the first steps."""
+def bias_correction(beta: float, step: Tensor) -> Tensor:
+    """`1 - beta ** step`: the difference itself would lose half of float32's digits in the first steps."""
     return -ops.expm1(step * math.log(beta)) if beta else ops.ones_like(step)

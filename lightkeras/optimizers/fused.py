@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Unpack
 
 import keras
+import numpy as np
 
 from lightkeras.engine.fused_adam import FusedUpdate
 from lightkeras.optimizers.base import Settings, of_backend
@@ -22,11 +23,12 @@ class FusedAdam(FusedUpdate, of_backend(keras.optimizers.Adam)):  # type: ignore
     The algorithm, the settings and the optimizer's variables are those of `keras.optimizers.Adam`, so that either
     continues from what the other saved. The bits differ, because the operations are in another order.
 
-    * TensorFlow: `tf.raw_ops.ResourceApplyAdam`.
+    * TensorFlow: `tf.raw_ops.ResourceApplyAdam`. With `amsgrad`, Keras's operations.
     * torch: the kernel of `torch.optim.Adam(fused=True)`, one call for all variables.
     * JAX has none: XLA fuses the operations of Keras's Adam, whose bits it has there.
 
-    Variables that are neither float32 nor float64 are updated by Keras's operations. Row-sparse gradients are made
+    Choose it for small and middle-sized models, where the operations of Adam cost as much as the gradients. Variables
+    that are neither float32 nor float64 are updated by Keras's operations. Row-sparse gradients are made
     dense: Adam changes all rows in every step. For large tables see `LazyAdam`.
 
     The bias correction `1 - beta ** step` is computed without cancellation. In float32 the first updates are therefore
@@ -36,8 +38,8 @@ class FusedAdam(FusedUpdate, of_backend(keras.optimizers.Adam)):  # type: ignore
 
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`, or a function without arguments.
-        beta_1: Decay of the first moment, from 0 to below 1.
-        beta_2: Decay of the second moment, from 0 to below 1.
+        beta_1: Decay of the first moment, from 0 to below 1 in float32.
+        beta_2: Decay of the second moment, from 0 to below 1 in float32.
         epsilon: Added to the square root of the second moment.
         amsgrad: Whether to use the maximum of the second moments so far (Reddi et al.,
             https://arxiv.org/abs/1904.09237).
@@ -71,6 +73,6 @@ class FusedAdam(FusedUpdate, of_backend(keras.optimizers.Adam)):  # type: ignore
         **settings: Unpack[Settings],
     ) -> None:
         for label, beta in (("beta_1", beta_1), ("beta_2", beta_2)):
-            if not 0 <= beta < 1:
-                raise ValueError(f"FusedAdam({label}={beta!r}): expected a number from 0 to below 1.")
+            if not 0 <= beta < 1 or np.float32(beta) == 1:
+                raise ValueError(f"FusedAdam({label}={beta!r}): expected a number from 0 to below 1 in float32.")
         super().__init__(learning_rate, beta_1, beta_2, epsilon, amsgrad, name=name, **settings)

@@ -16,14 +16,11 @@ def update(optimizer: Any, gradient: Tensor, variable: tf.Variable, alpha: Tenso
     if isinstance(gradient, tf.IndexedSlices):
         gradient = tf.math.unsorted_segment_sum(gradient.values, gradient.indices, tf.shape(variable)[0])
     index = optimizer._get_variable_index(variable)
-    slots = {"m": optimizer._momentums, "v": optimizer._velocities}
-    if optimizer.amsgrad:
-        slots["vhat"] = optimizer._velocity_hats
-    kernel = tf.raw_ops.ResourceApplyAdamWithAmsgrad if optimizer.amsgrad else tf.raw_ops.ResourceApplyAdam
     zero = tf.zeros((), variable.dtype)
-    kernel(
+    tf.raw_ops.ResourceApplyAdam(
         var=variable.handle,
-        **{name: backend_variable(kind[index]).handle for name, kind in slots.items()},
+        m=backend_variable(optimizer._momentums[index]).handle,
+        v=backend_variable(optimizer._velocities[index]).handle,
         beta1_power=zero,
         beta2_power=zero,
         lr=alpha,

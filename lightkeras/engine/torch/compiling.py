@@ -110,7 +110,7 @@ class CompiledStep:
         own = types.FunctionType(row.__code__.replace(), row.__globals__, "step", None, row.__closure__)
         self._replays = device_in_use().type == "cuda"
         # A CUDA graph is one launch for all kernels of a step.
-        options = {"guard_filter_fn": _of_this_step, "triton.cudagraphs": self._replays}
+        options = {"guard_filter_fn": _kept_guards, "triton.cudagraphs": self._replays}
         self._compiled = torch.compile(own, fullgraph=True, dynamic=False, options=options)
 
     def __call__(self, batch: Structure) -> torch.Tensor:
@@ -149,10 +149,10 @@ class CompiledStep:
 
 
 _IN_LIBRARIES = re.compile(r"__import_(keras|lightkeras|torch)_dot_|__import__\('torch'\)")
-_OF_CLASSES = {"DICT_NOT_CONTAINS", "HASATTR", "NOT_PRESENT_IN_GENERIC_DICT", "TYPE_MATCH"}
+_OF_CLASSES = {"DICT_NOT_CONTAINS", "NOT_PRESENT_IN_GENERIC_DICT", "TYPE_MATCH"}
 
 
-def _of_this_step(guards: Sequence[Any]) -> list[bool]:
+def _kept_guards(guards: Sequence[Any]) -> list[bool]:
     """Which guards of torch are checked at each call: those on values that a step reads, such as attributes of a task.
 
     Not those on the globals of libraries, and on the classes of their objects: of a small network these are 2,500 of

@@ -148,9 +148,15 @@ class CallsAFunction(WithoutNoise):
         return self.scaled(super().loss(batch, training))
 
 
+class AsksTheModel(WithoutNoise):
+    def loss(self, batch, training):
+        return super().loss(batch, training) * getattr(self.model, "factor", 0.0)
+
+
 CHANGES = {  # what a callback changes at the beginning of an epoch, all of which torch has to be asked to check
     "attribute": (WithoutNoise, lambda task, epoch: setattr(task, "factor", float(epoch))),
     "global": (ReadsAGlobal, lambda task, epoch: globals().update(FACTOR=float(epoch))),
+    "attribute of the model": (AsksTheModel, lambda task, epoch: epoch and setattr(task.model, "factor", float(epoch))),
     "function": (CallsAFunction, lambda task, epoch: setattr(task, "scaled", SCALES[epoch])),
 }
 SCALES = [lambda loss: loss * 0.0, lambda loss: loss * 1.0, lambda loss: loss * 2.0]
@@ -185,6 +191,7 @@ def test_a_step_that_cannot_be_compiled_is_called_as_it_is_after_one_warning(tmp
     assert found[1:] == fit(tmp_path / "off", ReadsAValue(), compile="off")[1:]
 
 
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")  # torch's own, of what the step does
 def test_a_step_that_cannot_be_compiled_is_refused_if_it_must_be(tmp_path):
     with pytest.raises(ValueError, match=r"compile='on': .* \(.*test_compiling.py:\d+: return loss \* 2 if float"):
         fit(tmp_path / "run", ReadsAValue())
