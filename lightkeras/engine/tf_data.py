@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 import tempfile
 import weakref
@@ -155,6 +156,14 @@ def staged(dataset: tf.data.Dataset, feed: StreamFeed, precomputed: Precomputed,
         stage = functools.partial(with_precomputed, precomputed=precomputed)
         dataset = dataset.map(lambda *batch: stage(batch if isinstance(feed.spec, tuple) else batch[0]), AUTO)
     return dataset.prefetch(ahead)
+
+
+def on_all_cores(dataset: tf.data.Dataset, function: Callable[..., Structure]) -> tf.data.Dataset:
+    """Maps a function over a dataset, ahead of its use, without tuning: an iterator's end waits for that, up to 0.6 s."""
+    cores = os.cpu_count() or 1
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.map(function, cores).prefetch(cores).with_options(options)
 
 
 def with_precomputed(batch: Structure, precomputed: Precomputed) -> Structure:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,7 +45,7 @@ from lightkeras.engine.tensorflow.streams import (
     tensor_spec,
 )
 from lightkeras.engine.tensorflow.world import join, over, share
-from lightkeras.engine.tf_data import Precomputed, with_precomputed
+from lightkeras.engine.tf_data import Precomputed, on_all_cores, with_precomputed
 from lightkeras.system.held_values import HeldValues
 
 
@@ -327,10 +326,7 @@ class TensorFlowEngine(Engine):
             stages[precomputed] = tf.function(stage, signature, autograph=False).get_concrete_function()
         order = feed.order(epoch, seed)[step * feed.batch_size :]
         batches = tf.data.Dataset.from_tensor_slices(order).batch(feed.batch_size)
-        cores = os.cpu_count() or 1
-        options = tf.data.Options()
-        options.autotune.enabled = False  # its thread is joined when an iterator ends, which took up to 0.6 s
-        return batches.map(stages[precomputed], cores).prefetch(cores).with_options(options)
+        return on_all_cores(batches, stages[precomputed])
 
     def _copied_to_device(self, arrays: Structure) -> Structure:
         return map_structure(on_device, arrays)
