@@ -159,7 +159,7 @@ def staged(dataset: tf.data.Dataset, feed: StreamFeed, precomputed: Precomputed,
 
 
 def on_all_cores(dataset: tf.data.Dataset, function: Callable[..., Structure]) -> tf.data.Dataset:
-    """Maps a function over a dataset, ahead of its use, without tuning: an iterator's end waits for that, up to 0.6 s."""
+    """Maps a function over a dataset ahead of its use, untuned: an iterator would wait for the tuning at its end."""
     cores = os.cpu_count() or 1
     options = tf.data.Options()
     options.autotune.enabled = False
