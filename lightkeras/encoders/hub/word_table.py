@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from re import _constants, _parser  # type: ignore[attr-defined]  # how Python reads a pattern
 from typing import Any
 
@@ -62,15 +62,16 @@ class WordTable:
         return re.findall(WORD, text)
 
 
-def find_word_table(table: Table) -> WordTable:
-    """Finds what a module that is linear in a table does with a text; else a NoWordTableError says why not."""
-    function = text_function(table)
-    graph, _ = without_calls(function.graph.as_graph_def())
-    text, *names = [node_name(tensor.name) for tensor in function.inputs]
-    nodes = {node.name: node for node in graph.node}
-    look_up = find_look_up(nodes.values())
-    found = WordTable(*_normalization(_chain(look_up, nodes, text)))
-    listed = _listed(look_up, dict(zip(names, function.captured_inputs, strict=True)))
+def find_word_table(table: Table, numbers: Mapping[bytes, int] | None = None) -> WordTable:
+    """Finds what a module that is linear in a table does with a text; else a NoWordTableError says why not.
+
+    Args:
+        table: The table of the module.
+        numbers: Result of `word_numbers`; `None` reads it.
+    """
+    function, nodes, look_up = graph_of(table)
+    found = WordTable(*_normalization(_chain(look_up, nodes, node_name(function.inputs[0].name))))
+    listed = _decoded(word_numbers(table) if numbers is None else numbers)
     words = [word for word in listed if found.words(word) == [word]]  # others never occur
     if len(words) < 2:
         raise NoWordTableError("its vocabulary has no words")
@@ -83,14 +84,45 @@ def find_word_table(table: Table) -> WordTable:
     )
 
 
-def text_function(table: Table) -> Any:
-    """The function of a module that takes text."""
+def graph_of(table: Table) -> tuple[Any, dict[str, Any], Any]:
+    """The module's function of text, the nodes of its graph without calls, and the look-up among them."""
     import tensorflow as tf
 
-    return next(f for f in table.module.__call__.concrete_functions if f.inputs[0].dtype == tf.string)
+    function = next(f for f in table.module.__call__.concrete_functions if f.inputs[0].dtype == tf.string)
+    nodes = {node.name: node for node in without_calls(function.graph.as_graph_def())[0].node}
+    return function, nodes, _find_look_up(nodes.values())
 
 
-def find_look_up(nodes: Any) -> Any:
+def vocabulary_size(table: Table) -> int:
+    """How many words a module's vocabulary has."""
+    import tensorflow as tf
+
+    handle, _ = _vocabulary(table)
+    return int(tf.raw_ops.LookupTableSizeV2(table_handle=handle))
+
+
+def word_numbers(table: Table) -> dict[bytes, int]:
+    """The words of a module's vocabulary with their numbers."""
+    import tensorflow as tf
+
+    handle, kind = _vocabulary(table)
+    keys, numbers = tf.raw_ops.LookupTableExportV2(table_handle=handle, Tkeys=tf.string, Tvalues=kind)
+    return dict(zip(keys.numpy().tolist(), numbers.numpy().tolist(), strict=True))
+
+
+def _vocabulary(table: Table) -> tuple[Any, Any]:
+    """The handle of a module's vocabulary, and the type of its numbers."""
+    import tensorflow as tf
+
+    function, _, look_up = graph_of(table)
+    captures = dict(zip([tensor.name for tensor in function.inputs[1:]], function.captured_inputs, strict=True))
+    handle = {node_name(name): captured for name, captured in captures.items()}.get(node_name(look_up.input[0]))
+    if handle is None or look_up.attr["Tin"].type != tf.string.as_datatype_enum:
+        raise NoWordTableError("its vocabulary is not a table of words")
+    return handle, tf.dtypes.as_dtype(look_up.attr["Tout"].type)
+
+
+def _find_look_up(nodes: Any) -> Any:
     """The node of a graph that looks words up; else a NoWordTableError says why there is not one."""
     found = [node for node in nodes if node.op == "LookupTableFindV2"]
     if len(found) == 1:
@@ -156,24 +188,12 @@ def _operations(parsed: Any) -> Iterator[Any]:
         yield parsed
 
 
-def _listed(look_up: Any, captures: Mapping[str, Any]) -> list[str]:
-    """The keys of the table that an operation looks words up in."""
+def _decoded(words: Iterable[bytes]) -> list[str]:
+    """Words as text, sorted."""
     try:
-        return sorted(key.decode() for key in exported(look_up, captures)[0])
+        return sorted(word.decode() for word in words)
     except UnicodeDecodeError as error:
         raise NoWordTableError(f"its vocabulary is not UTF-8: {error}") from error
-
-
-def exported(look_up: Any, captures: Mapping[str, Any]) -> tuple[list[bytes], list[int]]:
-    """The keys and the values of the table that an operation looks words up in; `captures` by placeholder."""
-    import tensorflow as tf
-
-    handle = captures.get(node_name(look_up.input[0]))
-    if handle is None or look_up.attr["Tin"].type != tf.string.as_datatype_enum:
-        raise NoWordTableError("its vocabulary is not a table of words")
-    values = tf.dtypes.as_dtype(look_up.attr["Tout"].type)
-    keys, numbers = tf.raw_ops.LookupTableExportV2(table_handle=handle, Tkeys=tf.string, Tvalues=values)
-    return keys.numpy().tolist(), numbers.numpy().tolist()
 
 
 def _by_rows(table: Table, words: Sequence[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Bags by counting words: to the bit those that the gradients of a module give."""
+"""Bags by counting words: those that the gradients of a module give."""
 
 import concurrent.futures
 
@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from text_stages import SIGNATURE, Module, Rooted, Summed
 
-from lightkeras.encoders.hub.linear_table import find_table
+from lightkeras.encoders.hub import word_bags
+from lightkeras.encoders.hub.linear_table import NotLinearError, find_table
 from lightkeras.encoders.hub.module_files import load_module
 from lightkeras.encoders.hub.word_bags import WordBags
 
@@ -62,6 +63,48 @@ class ByPosition(Module):
         rows = tf.gather(self.table, self.words.lookup(words.values))
         twice = tf.where(words.indices[:, 1:] == 3, 2.0, 1.0)
         return tf.math.unsorted_segment_sum(rows * twice, words.indices[:, 0], tf.size(texts))
+
+
+def weighted(light):
+    """A module whose words have weights of their own in a mean, as stop words: `light` weighs a tenth."""
+    weights = np.where(np.arange(9) == light, 0.1, 1).astype(np.float32)
+
+    class Weighted(Module):
+        @tf.function(input_signature=SIGNATURE, autograph=False)
+        def __call__(self, texts):
+            words = tf.strings.split(self.prepared(texts))
+            ids, rows = self.words.lookup(words.flat_values), words.value_rowids()
+            weight = tf.gather(tf.constant(weights), ids)
+            total = tf.math.unsorted_segment_sum(weight, rows, words.nrows())
+            vectors = tf.gather(self.table, ids) * weight[:, None]
+            return tf.math.divide_no_nan(tf.math.unsorted_segment_sum(vectors, rows, words.nrows()), total[:, None])
+
+    return Weighted
+
+
+class ByAllWords(Module):
+    """The mean is over all words, also over those without a row."""
+
+    buckets = 0
+
+    @tf.function(input_signature=SIGNATURE, autograph=False)
+    def __call__(self, texts):
+        words = tf.strings.split(self.prepared(texts))
+        ids, rows = self.words.lookup(words.flat_values), words.value_rowids()
+        total = tf.math.unsorted_segment_sum(
+            tf.gather(self.table, tf.boolean_mask(ids, ids >= 0)), tf.boolean_mask(rows, ids >= 0), words.nrows()
+        )
+        return tf.math.divide_no_nan(total, tf.cast(words.row_lengths(), tf.float32)[:, None])
+
+
+class FirstFive(Module):
+    """The mean of the first five words."""
+
+    @tf.function(input_signature=SIGNATURE, autograph=False)
+    def __call__(self, texts):
+        words = tf.strings.split(self.prepared(texts))
+        ids = words.with_flat_values(self.words.lookup(words.flat_values))[:, :5]
+        return tf.math.unsorted_segment_mean(tf.gather(self.table, ids.flat_values), ids.value_rowids(), ids.nrows())
 
 
 class Hashed(Module):
@@ -118,6 +161,40 @@ def test_a_module_that_weighs_words_otherwise_keeps_its_gradients(table_of, kind
     for _ in range(2):
         check_equal(bags.bags(texts), table.bags(texts))
         assert not bags.counts_words
+
+
+# Rows of the words that occur: `café`, `film`, `good`, and all that are unknown.
+@pytest.mark.parametrize("light", [4, 6, 7, 8])
+@pytest.mark.parametrize("words_per_text", [2, 10_000])
+def test_a_module_whose_words_have_weights_of_their_own_keeps_its_gradients(
+    table_of, monkeypatch, light, words_per_text
+):
+    monkeypatch.setattr(word_bags, "WORDS_PER_TEXT", words_per_text)
+    table = table_of(weighted(light))
+    bags = WordBags(table, first=0)
+    texts = array(["never café", "café good", "film unknown", "good film", "film café"])
+    check_equal(bags.bags(texts), table.bags(texts))
+    assert not bags.counts_words
+
+
+def test_a_mean_over_words_without_a_row_keeps_its_gradients(table_of):
+    table = table_of(ByAllWords)
+    bags = WordBags(table, first=0)
+    texts = array(["good film unknown", "good film"])
+    check_equal(bags.bags(texts), table.bags(texts))
+    assert not bags.counts_words
+
+
+def test_a_difference_that_is_found_later_is_an_error_once_counted_bags_were_returned(table_of, monkeypatch):
+    monkeypatch.setattr(word_bags, "WORDS_PER_TEXT", 2)
+    table, (short, long) = table_of(FirstFive), (array(["good film"]), array(["good film café it's good good film"]))
+    late, early = WordBags(table, first=0), WordBags(table, first=0)
+    check_equal(late.bags(short), table.bags(short))
+    assert late.counts_words
+    with pytest.raises(NotLinearError, match="weights follow from the number of words"):
+        late.bags(long)
+    check_equal(early.bags(long), table.bags(long))
+    assert not early.counts_words
 
 
 def test_few_texts_do_not_read_the_vocabulary(table_of):
