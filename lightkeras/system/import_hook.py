@@ -65,9 +65,8 @@ class _Loader(WrappedLoader):
         if module.__name__ == "tensorflow":
             with held_back_standard_error():
                 self.wrapped.exec_module(module)
-            if (
-                "lightkeras.system.random_states" in sys.modules
-            ):  # a run that began without TensorFlow has set the seeds
+            # A run that began without TensorFlow has set the other seeds.
+            if "lightkeras.system.random_states" in sys.modules:
                 sys.modules["lightkeras.system.random_states"].seed_late(module)
             return
         with shown_on_terminal("importing Keras and its backend ..."):

@@ -23,7 +23,7 @@ from lightkeras.system.module_loaders import WrappedLoader, found_after
 
 # Of the names with underscores at both ends, those that the code of a module defines. The import system, `inspect` and
 # `typing` ask every module for others.
-_OF_CODE = {"__all__", "__annotations__", "__dict__", "__dir__", "__doc__", "__getattr__", "__version__"}
+_NEEDS_EXECUTION = {"__all__", "__annotations__", "__dict__", "__dir__", "__doc__", "__getattr__", "__version__"}
 
 
 # Parts of Keras that training does not use, and that import scikit-learn with SciPy and pyplot: a fifth of its time.
@@ -35,7 +35,7 @@ _SELDOM_USED = (
 
 def install() -> None:
     """Postpones the import of Keras, if it is a script with `cli` on its top level that imports lightkeras now."""
-    if "keras" not in sys.modules and not _finders() and _in_a_command_line():
+    if "keras" not in sys.modules and not _finders() and _is_cli_script():
         sys.meta_path.insert(0, _Finder("keras", of_packages=True))
 
 
@@ -51,10 +51,10 @@ def _finders() -> list[_Finder]:
     return [found for found in sys.meta_path if isinstance(found, _Finder)]
 
 
-def _in_a_command_line() -> bool:
+def _is_cli_script() -> bool:
     main = sys.modules.get("__main__")
     file = getattr(main, "__file__", None)
-    if main is None or file is None or main.__spec__ is not None or hasattr(sys, "ps1"):
+    if main is None or file is None or getattr(main, "__spec__", None) is not None or hasattr(sys, "ps1"):
         return False
     frame: types.FrameType | None = sys._getframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith(("lightkeras", "importlib.")):
@@ -95,11 +95,8 @@ class _Finder(importlib.abc.MetaPathFinder):
             spec.loader = _Reused(loader, self._postponed[fullname])
         elif fullname == self.name or (self.of_packages and _is_public_package(spec)):
             spec.loader = _Later(loader, self)
-        else:  # its package would be imported first
-            self.import_all()
-            # Taken out until it is found: of a module that is there Python would execute the code again.
-            if (imported := sys.modules.pop(fullname, None)) is not None:
-                spec.loader = _Imported(loader, imported)
+        else:
+            spec.loader = _AfterKeras(loader, self)
         return spec
 
     def add(self, module: _Postponed) -> None:
@@ -128,17 +125,24 @@ class _Finder(importlib.abc.MetaPathFinder):
             for name in names if begins else (self.name,):
                 importlib.import_module(name)
         except BaseException:
-            with self._lock:  # as if nobody had tried
-                self._importing = False
-                for name, module in self._postponed.items():
-                    sys.modules.setdefault(name, module)
-                    self._bind(name, module)
+            if begins:
+                self._postpone_again()
             raise
+        if not begins and not self._importing:  # the import that this thread waited for has failed
+            self.import_all()
         if begins:
             for module in self._postponed.values():
                 object.__setattr__(module, "__class__", types.ModuleType)
-                delattr(module, _BY)
+                delattr(module, _FINDER)
             sys.meta_path.remove(self)
+
+    def _postpone_again(self) -> None:
+        """After an error the modules are postponed as before, and the next use tries again."""
+        with self._lock:
+            self._importing = False
+            for name, module in self._postponed.items():
+                sys.modules.setdefault(name, module)
+                self._bind(name, module)
 
     def _bind(self, name: str, module: types.ModuleType | None) -> None:
         """Makes a package an attribute of Keras, or none: Python would take one that is there for imported."""
@@ -172,18 +176,22 @@ class _Postponed(types.ModuleType):
             finder.import_all()
         types.ModuleType.__delattr__(self, name)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by name, as cloudpickle does with modules."""
+        return importlib.import_module, (self.__name__,)
 
-_BY = "__postponed_by__"
+
+_FINDER = "__finder__"
 
 
 def _finder_of(module: types.ModuleType) -> _Finder | None:
     """The finder that postponed a module; `None` once it is imported, for a thread that was on its way here."""
-    found: _Finder | None = types.ModuleType.__getattribute__(module, "__dict__").get(_BY)
+    found: _Finder | None = types.ModuleType.__getattribute__(module, "__dict__").get(_FINDER)
     return found
 
 
 def _needs_code(name: str) -> bool:
-    return not (name.startswith("__") and name.endswith("__")) or name in _OF_CODE
+    return not (name.startswith("__") and name.endswith("__")) or name in _NEEDS_EXECUTION
 
 
 def _is_public_package(spec: ModuleSpec) -> bool:
@@ -200,7 +208,7 @@ class _Later(WrappedLoader):
 
     def create_module(self, spec: ModuleSpec) -> types.ModuleType | None:
         module = _Postponed(spec.name)
-        setattr(module, _BY, self._finder)
+        setattr(module, _FINDER, self._finder)
         return module
 
     def exec_module(self, module: types.ModuleType) -> None:
@@ -226,15 +234,26 @@ class _Reused(WrappedLoader):
 
 
 @final
-class _Imported(WrappedLoader):
-    """Returns a module that was executed while it was searched for."""
+class _AfterKeras(WrappedLoader):
+    """Loads a module that is not postponed: the import of Keras, which comes first, usually has imported it."""
 
-    def __init__(self, loader: importlib.abc.Loader, module: types.ModuleType) -> None:
+    def __init__(self, loader: importlib.abc.Loader, finder: _Finder) -> None:
         super().__init__(loader)
-        self._module, self._spec = module, module.__spec__
+        self._finder = finder
+        self._imported: types.ModuleType | None = None
+        self._spec: ModuleSpec | None = None
 
     def create_module(self, spec: ModuleSpec) -> types.ModuleType | None:
-        return self._module
+        self._finder.import_all()
+        self._imported = sys.modules.get(spec.name)
+        if self._imported is None:
+            return super().create_module(spec)
+        self._spec = self._imported.__spec__
+        return self._imported
 
     def exec_module(self, module: types.ModuleType) -> None:
-        module.__spec__ = self._spec
+        if module is self._imported:
+            module.__spec__ = self._spec  # Python has set that of this loader
+        else:
+            super().exec_module(module)
+            self.wrapped.exec_module(module)

@@ -44,7 +44,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def said(path: Path, code: str, *arguments: str) -> str:
+def output_of(path: Path, code: str, *arguments: str) -> str:
     path.write_text(code)
     done = subprocess.run([sys.executable, path, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -73,7 +73,7 @@ print(keras.layers is layers is sys.modules["keras.layers"], keras.ops is ops, k
 print(type(keras.__loader__).__name__, type(layers.__spec__.loader).__name__, keras.__version__, ops.add(1, 2))
 print([found.name for found in sys.meta_path if type(found).__name__ == "_Finder" and found.name == "keras"])
 {END}"""
-    before, use, ordinary, same, rest, left = said(small / "script.py", code).splitlines()
+    before, use, ordinary, same, rest, left = output_of(small / "script.py", code).splitlines()
     folder = small / "keras"
     assert before == (
         f"[]; <module 'keras' from '{folder}/__init__.py'>; <module 'keras.layers' from '{folder}/layers/__init__.py'>"
@@ -107,7 +107,9 @@ print([found.name for found in sys.meta_path if type(found).__name__ == "_Finder
     ],
 )
 def test_what_needs_the_code_of_keras_imports_it(small, use, found):
-    lines = said(small / "script.py", f"{BEGIN}\n{use}\nprint(sorted(executed)[0], len(executed))\n{END}").splitlines()
+    lines = output_of(
+        small / "script.py", f"{BEGIN}\n{use}\nprint(sorted(executed)[0], len(executed))\n{END}"
+    ).splitlines()
     assert lines[0] == found
     assert lines[1] in ("keras 5", "keras 6")  # with `keras.src.other`, or `keras.wrappers`
 
@@ -118,7 +120,7 @@ import keras
 print(keras.Model.__name__, executed)
 print(keras.wrappers.Classifier.__name__, executed[-1], type(keras.wrappers).__name__)
 {END}"""
-    assert said(small / "script.py", code).splitlines() == [f"Model {ALL}", "Dense keras.wrappers module"]
+    assert output_of(small / "script.py", code).splitlines() == [f"Model {ALL}", "Dense keras.wrappers module"]
 
 
 def test_a_name_that_keras_lacks_is_the_error_of_python(small):
@@ -130,7 +132,7 @@ for line in ("from keras import layerz", "import keras.layerz", "keras.layerz"):
     except (ImportError, AttributeError) as error:
         print(type(error).__name__, str(error).split(" (")[0])
 {END}"""
-    assert said(small / "script.py", code).splitlines() == [
+    assert output_of(small / "script.py", code).splitlines() == [
         "ImportError cannot import name 'layerz' from 'keras'",
         "ModuleNotFoundError No module named 'keras.layerz'",
         "AttributeError module 'keras' has no attribute 'layerz'",
@@ -157,7 +159,7 @@ for thread in threads:
     thread.join()
 print(set(found), executed.count("keras"))
 {END}"""
-    assert said(small / "script.py", code).splitlines() == ["[]", "{('Model', 'Dense')} 1"]
+    assert output_of(small / "script.py", code).splitlines() == ["[]", "{('Model', 'Dense')} 1"]
 
 
 def test_an_import_that_fails_raises_at_each_use_and_can_succeed_later(small):
@@ -175,7 +177,67 @@ for module in (keras, layers):
 sys.works = True
 print(layers.Dense.__name__, keras.Model.__name__, sys.modules["keras"] is keras)
 {END}"""
-    assert said(small / "script.py", code).splitlines() == ["cannot start", "cannot start", "Dense Model True"]
+    assert output_of(small / "script.py", code).splitlines() == ["cannot start", "cannot start", "Dense Model True"]
+
+
+def test_threads_that_wait_for_an_import_that_fails_get_its_error(small):
+    init = small / "keras" / "__init__.py"
+    waits = "import threading\nsys.began.set()\nassert sys.proceed.wait(60)\n"
+    init.write_text(f"{init.read_text()}{waits}raise ImportError('cannot start')\n")
+    code = f"""{BEGIN}
+import threading
+sys.began, sys.proceed = threading.Event(), threading.Event()
+import keras
+found = []
+def use():
+    try:
+        keras.Model
+    except Exception as error:
+        found.append(f"{{type(error).__name__}} {{error}}")
+threads = [threading.Thread(target=use) for _ in range(20)]
+for thread in threads:
+    thread.start()
+sys.began.wait(60)
+sys.proceed.set()
+for thread in threads:
+    thread.join()
+print(len(found), *set(found))
+{END}"""
+    assert output_of(small / "script.py", code) == "20 ImportError cannot start"
+
+
+def test_finding_a_module_of_keras_does_not_import_it(small):
+    code = f"""{BEGIN}
+import importlib.util
+print(importlib.util.find_spec("keras.src").name, executed)
+import keras.src.core
+import keras.src.other
+print(keras.src is sys.modules["keras.src"], keras.src.__spec__.loader is keras.src.__loader__, executed)
+print(keras.src.other.__spec__.loader is keras.src.other.__loader__)
+{END}"""
+    assert output_of(small / "script.py", code).splitlines() == [
+        "keras.src []",
+        f"True True {ALL[:-1]}, 'keras.src.other']",
+        "True",
+    ]
+
+
+def test_a_postponed_module_is_pickled_by_name(small):
+    code = f"""{BEGIN}
+import pickle
+import keras
+from keras import layers
+print([pickle.loads(pickle.dumps(module)) is module for module in (keras, layers)], executed)
+{END}"""
+    assert output_of(small / "script.py", code) == "[True, True] []"
+
+
+def test_a_script_runs_in_the_debugger(small):
+    (small / "script.py").write_text(f"{BEGIN}\nimport keras\nprint(str(executed), keras.Model.__name__)\n{END}")
+    command = [sys.executable, "-m", "pdb", "-c", "continue", small / "script.py"]
+    done = subprocess.run(command, input="quit\n", capture_output=True, text=True, check=True)
+    assert "[] Model" in done.stdout
+    assert "Error" not in done.stdout
 
 
 USES = "import keras\nprint(executed != [])"
@@ -190,7 +252,7 @@ USES = "import keras\nprint(executed != [])"
     ],
 )
 def test_a_script_without_a_command_line_postpones_nothing(small, code, expected):
-    assert said(small / "script.py", code) == expected
+    assert output_of(small / "script.py", code) == expected
 
 
 def test_a_module_or_a_string_that_is_run_postpones_nothing(small):
@@ -204,7 +266,8 @@ def test_a_module_or_a_string_that_is_run_postpones_nothing(small):
 def test_a_library_that_a_script_imports_first_postpones_nothing(small):
     (small / "library.py").write_text(f"{BEGIN}{USES}{END}")
     assert (
-        said(small / "script.py", "import library, lightkeras\nif library is None:\n    lightkeras.cli()\n") == "True"
+        output_of(small / "script.py", "import library, lightkeras\nif library is None:\n    lightkeras.cli()\n")
+        == "True"
     )
 
 
