@@ -214,5 +214,7 @@ def watches(callback: keras.callbacks.Callback, hooks: Iterable[str]) -> bool:
 
 
 def _reads_monitor(callback: Any) -> bool:
-    """Whether a callback uses its `monitor`: callbacks that save do so only with `save_best_only`."""
-    return bool(getattr(callback, "save_best_only", True))  # by attribute: Keras 3.10 has no OrbaxCheckpoint
+    """Whether a callback uses its `monitor`: Keras's callbacks that save do so only with `save_best_only`."""
+    saves = keras.callbacks.ModelCheckpoint
+    orbax = getattr(keras.callbacks, "OrbaxCheckpoint", saves)  # Keras 3.10 has none
+    return not isinstance(callback, (saves, orbax)) or bool(callback.save_best_only)

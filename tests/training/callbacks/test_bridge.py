@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 
 import keras
@@ -158,6 +159,26 @@ def test_a_monitor_of_the_best_model_is_checked(model):
     callback = callbacks.ModelCheckpoint("x.keras", monitor="val_acc", save_best_only=True)
     with pytest.raises(ValueError, match=r"ModelCheckpoint\(monitor='val_acc'\): no epoch logs that"):
         bridge(model, callback).check_monitors(NAMES)
+
+
+def test_a_monitor_is_checked_though_a_callback_of_the_user_has_the_attribute_of_those_that_save(model):
+    class Mine(callbacks.EarlyStopping):
+        save_best_only = False
+
+    with pytest.raises(ValueError, match=r"Mine\(monitor='val_los'\): no epoch logs that"):
+        bridge(model, Mine(monitor="val_los")).check_monitors(NAMES)
+
+
+@pytest.mark.skipif(not hasattr(callbacks, "OrbaxCheckpoint"), reason="Keras 3.10 has no OrbaxCheckpoint")
+@pytest.mark.parametrize("best", [False, True])
+def test_a_monitor_of_orbax_is_checked_if_it_saves_the_best_alone(model, best):
+    class Orbax(callbacks.OrbaxCheckpoint):
+        def __init__(self):  # without Orbax
+            self.monitor, self.save_best_only = "val_los", best
+
+    raises = pytest.raises(ValueError, match="no epoch logs that") if best else contextlib.nullcontext()
+    with raises:
+        bridge(model, Orbax()).check_monitors(NAMES)
 
 
 def test_callbacks_get_logs_with_keras_names_and_the_model(model):
