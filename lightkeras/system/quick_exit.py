@@ -27,13 +27,14 @@ def _freeze() -> None:
     # Files that only cycles hold are closed by the collection, or not at all: what they have buffered is written now.
     gc.unfreeze()  # `get_objects` leaves frozen ones out
     objects = gc.get_objects()
-    for found in objects:
+    kinds = {kind for kind in {*map(type, objects)} if kind in _BUFFERED or _is_archive(kind)}
+    files = [found for found in objects if type(found) in kinds]
+    for found in files:
         if type(found) in _BUFFERED:
             with contextlib.suppress(Exception):  # closed, or the disk is full: Python's own end ignores it too
                 if stat.S_ISREG(os.fstat(found.fileno()).st_mode):  # a pipe may wait for its reader for ever
                     found.flush()
-    archives = {kind for kind in {*map(type, objects)} if _is_archive(kind)}
-    if not any(_is_written(found) for found in objects if type(found) in archives):
+    if not any(_is_written(found) for found in files if type(found) not in _BUFFERED):
         gc.freeze()
 
 
