@@ -103,11 +103,6 @@ class TensorFlowEngine(Engine):
 
     def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
         made: list[tf.Variable] = []
-
-        def created(create: Callable[..., tf.Variable], **settings: Any) -> tf.Variable:
-            made.append(create(**settings))
-            return made[-1]
-
         names: list[str] = []
         precomputed: list[tuple[Callable[[Tensor], Structure], int]] = []
         learned: list[tuple[keras.Variable, ...]] = []
@@ -136,10 +131,11 @@ class TensorFlowEngine(Engine):
             try:
                 # A trace assigns nothing, and Keras creates new variables outside of it. A keras.StatelessScope
                 # would also work, but Keras cannot read regularized weights inside one.
-                with tf.variable_creator_scope(created) if building is None else contextlib.nullcontext():
+                with tf.variable_creator_scope(_kept_in(made)) if building is None else contextlib.nullcontext():
                     traced = tf.function(run, autograph=False).get_concrete_function(map_structure(tensor_spec, spec))
             except Exception as error:
-                if building is None:
+                # Variables that TensorFlow made in a trace that failed never get their initial values.
+                if building is None and all(variable.is_initialized() for variable in made):
                     continue
                 if "singleton tf.Variables" not in str(error) or not isinstance(error, ValueError):
                     raise
@@ -243,8 +239,8 @@ class TensorFlowEngine(Engine):
             unreached = tuple(variable for variable, gradient in pairs if gradient is None)
             self._tracing.updates.append(Update(learned, optimizer, unreached))
             scale = tf.cast(optimizer.scale_loss(tf.ones_like(loss)), tf.float32)
-            sizes = [largest(gradient) for gradient in gradients] or tf.zeros([0])
-            self._tracing.sizes.append(tf.stack(sizes) / scale)
+            sizes = [largest(gradient) for gradient in gradients]
+            self._tracing.sizes.append((tf.stack(sizes) if sizes else tf.zeros([0])) / scale)
         return loss
 
     @staticmethod
@@ -330,6 +326,16 @@ class TensorFlowEngine(Engine):
 
     def _copied_to_device(self, arrays: Structure) -> Structure:
         return map_structure(on_device, arrays)
+
+
+def _kept_in(made: list[tf.Variable]) -> Callable[..., tf.Variable]:
+    """Creates variables as the next creator does, and appends them."""
+
+    def created(create: Callable[..., tf.Variable], **settings: Any) -> tf.Variable:
+        made.append(create(**settings))
+        return made[-1]
+
+    return created
 
 
 def _precomputed_by(program: Program | None) -> Precomputed:

@@ -8,6 +8,7 @@ from by_hand import (
     LINE,
     LINE_LOSSES,
     Line,
+    learn,
     one_weight,
     prepared,
 )
@@ -175,3 +176,25 @@ def test_a_distribution_of_keras_is_refused(tmp_path):
     with parallel.scope(), pytest.raises(ValueError, match=message):
         lk.Runner(run_dir=tmp_path / "run").fit(TwoMoons())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_first_call_that_fails_after_it_created_variables_is_the_error():
+    """TensorFlow never gives them their initial values, so another call would compute with nothing."""
+    calls = []
+
+    class FailsOnce(keras.Model):
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(shape[-1], 1), initializer="ones")
+
+        def call(self, x):
+            calls.append(x)
+            if len(calls) == 1:
+                raise KeyError("only in the first call")
+            return x @ self.kernel
+
+    class Fails(Line):
+        def build_model(self):
+            return FailsOnce()
+
+    with pytest.raises(KeyError, match="only in the first call"):
+        learn(Fails(), ArrayFeed(LINE, 2))
