@@ -220,19 +220,7 @@ def loop_tensorflow(model, images, labels, folder):
         hits = tf.equal(tf.argmax(logits, -1, tf.int32), y)
         return value, tf.reduce_mean(tf.cast(hits, tf.float32))
 
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, BATCH], tf.int32)])
-    def chunk(indices):
-        count = tf.shape(indices)[0]
-
-        def body(i, losses, accuracies):
-            value, accuracy = step(indices[i])
-            return i + 1, losses.write(i, value), accuracies.write(i, accuracy)
-
-        empty = [tf.TensorArray(tf.float32, count, element_shape=()) for _ in range(2)]
-        _, *arrays = tf.while_loop(lambda i, *_: i < count, body, (0, *empty))
-        return [array.stack() for array in arrays]
-
-    return epochs(len(images), lambda indices: [column.numpy() for column in chunk(tf.constant(indices))])
+    return epochs(len(images), raw_loops.looped(step))
 
 
 def loop_jax(model, images, labels, folder):

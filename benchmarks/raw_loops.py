@@ -52,6 +52,13 @@ def tensorflow(images, labels):
             )
         return value, tf.reduce_mean(tf.cast(tf.equal(tf.argmax(logits, -1, tf.int32), y), tf.float32))
 
+    return looped(step)
+
+
+def looped(step):
+    """Runs a step of TensorFlow, from int32 `[batch]` to a loss and an accuracy, in one compiled loop."""
+    import tensorflow as tf
+
     @tf.function(autograph=False)
     def chunk(indices):
         count = tf.shape(indices)[0]

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from text_stages import SIGNATURE, Module, Rooted, Summed
 
 from lightkeras.encoders.hub import word_bags
-from lightkeras.encoders.hub.linear_table import NotLinearError, find_table
-from lightkeras.encoders.hub.module_files import load_module
+from lightkeras.encoders.hub.linear_table import NotLinearError
 from lightkeras.encoders.hub.word_bags import WordBags
 
 PIECES = [
@@ -31,18 +30,6 @@ PIECES = [
     "[",
     "good good good",
 ]
-
-
-@pytest.fixture(scope="module")
-def table_of(tmp_path_factory):
-    """A function that saves a module, loads it, and finds its table."""
-
-    def build(kind):
-        folder = tmp_path_factory.mktemp("module")
-        tf.saved_model.save(kind(), str(folder))
-        return find_table(load_module(folder, kind.__name__))
-
-    return build
 
 
 class Filled(Module):

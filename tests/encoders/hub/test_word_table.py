@@ -32,18 +32,6 @@ PIECES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def table_of(tmp_path_factory):
-    """A function that saves a module, loads it, and finds its table."""
-
-    def build(kind):
-        folder = tmp_path_factory.mktemp("module")
-        tf.saved_model.save(kind(), str(folder))
-        return find_table(load_module(folder, kind.__name__))
-
-    return build
-
-
 def bags_of(found, texts):
     """Rows and weights of some texts, computed as `WordTable` describes it."""
     numbers = {word: row for row, word in enumerate(found.vocabulary) if word}
