@@ -274,11 +274,12 @@ def test_processes_are_kept_from_epoch_to_epoch_and_end_with_the_context():
         first = used()
         assert os.getpid() not in first
         assert len(first) == 2
-        assert used() == first
+        assert used() <= first  # one of them may be quick enough to make all
         for process in first:  # a terminal, or a batch system, sends these to the whole group
             os.kill(process, signal.SIGINT)
             os.kill(process, signal.SIGTERM)
-        assert used() == first
+        assert used() <= first
+        assert all(map(alive, first))
     assert not any(map(alive, first))
     assert not batch_workers._pools
     assert not any(map(alive, used()))  # outside of the context they end with the epoch
