@@ -22,6 +22,6 @@ def test_the_oldest_versions_are_the_lower_bounds():
         for line in "\n".join([config["options"]["install_requires"], *extras]).splitlines()
         if (found := re.match(r"([\w.\-]+)(?:\[[^]]*])?>=([\d.]+)(?!.*sys_platform)", line))
     }
-    pinned = (ROOT / "tests/compat/oldest.txt").read_text(encoding="utf-8").splitlines()
-    assert set(pinned[1:]) == bounds
+    pinned = (ROOT / "tests/compat/oldest.txt").read_text(encoding="utf-8").split("\n# What one of them needs")[0]
+    assert set(pinned.splitlines()[1:]) == bounds
     assert "keras==3.10.*" in bounds

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from lightkeras.data.row_sums import weighted_row_sums
+
 INPUTS = {"counts": "int32", "ids": "int32", "weights": "float32", "rows": "int32"}
 """Names and dtypes of the arrays of `Bags.batch`."""
 
@@ -70,9 +72,8 @@ class BagEmbedding(keras.layers.Layer):  # type: ignore[misc]
 
     def call(self, inputs: dict[str, Any]) -> Any:
         """Sums of rows, float `[examples, width]`, for the arrays of `Bags.batch`."""
-        found = ops.take(self.table, inputs["ids"], axis=0)
-        weighted = found * ops.expand_dims(ops.cast(inputs["weights"], found.dtype), -1)
-        sums = ops.segment_sum(weighted, inputs["rows"], num_segments=ops.shape(inputs["counts"])[0])
+        count = ops.shape(inputs["counts"])[0]
+        sums = weighted_row_sums(self.table, inputs["ids"], inputs["weights"], inputs["rows"], count)
         return ops.cast(sums, self.compute_dtype)
 
     def compute_output_spec(self, inputs: dict[str, Any]) -> Any:

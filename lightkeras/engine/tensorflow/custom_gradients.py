@@ -20,6 +20,7 @@ from tensorflow.python.ops import custom_gradient
 from lightkeras.engine.replacing import replaced
 
 _BRANCHES = (branches.CondBranchFuncGraph, branches.WhileCondFuncGraph, branches.WhileBodyFuncGraph)
+_owned: list[tf.Graph] = []  # graphs of the steps that are traced now
 
 
 @contextlib.contextmanager
@@ -32,17 +33,30 @@ def owned_by(owner: object) -> Iterator[None]:
 
     def recorded() -> str:
         name = str(generate_name())
-        inside = tf.compat.v1.get_default_graph()
-        while inside is not graph and isinstance(inside, _BRANCHES):
-            inside = inside.outer_graph
-        if inside is graph:
+        if _is_inside(graph):
             names.append(name)
         return name
 
-    with replaced({(custom_gradient, "generate_name"): recorded}):
-        yield
+    _owned.append(graph)
+    try:
+        with replaced({(custom_gradient, "generate_name"): recorded}):
+            yield
+    finally:
+        _owned.pop()
     if names:
         weakref.finalize(owner, _remove, names)
+
+
+def is_owned() -> bool:
+    """Whether a custom gradient that is made now will be removed with its owner."""
+    return any(map(_is_inside, _owned))
+
+
+def _is_inside(graph: tf.Graph) -> bool:
+    inside = tf.compat.v1.get_default_graph()
+    while inside is not graph and isinstance(inside, _BRANCHES):
+        inside = inside.outer_graph
+    return inside is graph
 
 
 def _remove(names: Sequence[str]) -> None:

@@ -36,6 +36,7 @@ from lightkeras.engine.tensorflow.custom_gradients import owned_by
 from lightkeras.engine.tensorflow.finite import finite_checks, global_norm, largest, numbers, on_host, viewed
 from lightkeras.engine.tensorflow.programs import TensorFlowPredictor, TensorFlowProgram
 from lightkeras.engine.tensorflow.replica import part_of_mean, same_everywhere, summed
+from lightkeras.engine.tensorflow.row_sums import row_sums_as_products
 from lightkeras.engine.tensorflow.sparse_rows import rows_summed
 from lightkeras.engine.tensorflow.streams import (
     PipelineStream,
@@ -111,7 +112,7 @@ class TensorFlowEngine(Engine):
             for records in (made, tracing.updates, tracing.sizes):
                 records.clear()
             recording = RecordingScope([leaf for _, leaf in flatten(batch)])
-            with recording.entered(), owned_by(self):
+            with recording.entered(), owned_by(self), row_sums_as_products():
                 logs = step(batch)
             names[:], precomputed[:] = list(logs), recording.found
             if not tracing.updates:
