@@ -8,7 +8,6 @@ the same calls in the same order.
 from __future__ import annotations
 
 import contextlib
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -85,9 +84,13 @@ def check(variables: Iterable[keras.Variable]) -> None:
     variables = list(variables)
     names = [variable.path for variable in variables]
     for pattern in layouts:
-        if not any(re.fullmatch(pattern, name) for name in names):
+        alone = keras.distribution.LayoutMap(
+            layouts.device_mesh
+        )  # Keras 3.10 searches for the pattern, newer ones match
+        alone[pattern] = layouts[pattern]
+        if all(alone[name] is None for name in names):
             raise ValueError(
-                f"The layout {pattern!r} matches no variable: as a regular expression it must match a whole path. "
+                f"The layout {pattern!r} matches no variable: expected a regular expression for a whole path. "
                 f"{did_you_mean(pattern, names, most=3)}"
             )
     for variable in variables if processes > 1 else ():

@@ -69,7 +69,7 @@ with parallel.scope():
     found["parallel"] = fit("parallel", task)
     kernel = task.model.layers[0].kernel.value
     found["kernel"] = [list(shard.data.shape) for shard in kernel.addressable_shards]
-    layout["wide/kernel"] = (None, "model")
+    layout["wide/kernels"] = (None, "model")
     try:
         fit("wrong")
     except ValueError as error:
@@ -107,7 +107,7 @@ def test_values_that_are_held_do_not_change_with_later_steps(found):
 
 def test_a_layout_divides_a_variable_and_a_key_of_none_is_refused(found):
     assert found["kernel"] == [[2, 8]] * 4
-    assert found["wrong"].startswith("The layout 'wide/kernel' matches no variable: as a regular expression it must ")
+    assert found["wrong"].startswith("The layout 'wide/kernels' matches no variable: expected a regular ")
     assert "Did you mean 'moons/wide/kernel'" in found["wrong"]
 
 
