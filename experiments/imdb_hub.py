@@ -63,7 +63,7 @@ class ImdbHub(lk.Task):
         return keras.Model(text, layers.Dense(1)(x))
 
     def build_optimizer(self) -> keras.optimizers.Optimizer:
-        kind = lk.optimizers.LazyAdam if self.hp.lazy else keras.optimizers.Adam
+        kind = lk.optimizers.LazyAdam if self.hp.lazy else lk.optimizers.FusedAdam
         return kind(self.hp.learning_rate)
 
     def loss(self, batch, training):
