@@ -1,7 +1,7 @@
 """Time per train step of a CNN, a small transformer and a 3-layer LSTM: lightkeras against Keras's `fit`.
 
     python benchmarks/networks.py [--rounds 5] [--backends tensorflow jax torch] [--networks cnn transformer lstm]
-        [--nightly FOLDER]
+        [--peers fit fit20 nightly] [--nightly FOLDER]
 
 Batch 64, random data, the same Keras model, the same backend, with callbacks as in `mnist_dense.py`. Every side runs in
 its own process, in turn (see `rounds.py`); the best epoch of a process counts. The target is never to be slower than
@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--backends", nargs="*", default=BACKENDS, choices=BACKENDS)
     parser.add_argument("--networks", nargs="*", default=NETWORKS, choices=NETWORKS)
+    parser.add_argument("--peers", nargs="*", choices=["fit", "fit20", "nightly"])
     parser.add_argument("--nightly", help="folder with a nightly Keras, see mnist_dense.py")
     parser.add_argument("--keep", default="networks", help="name of the file below results/")
     parser.add_argument("--side", help="run one side, KIND-BACKEND-NETWORK, in this process and print its figure")
@@ -38,7 +39,7 @@ def main() -> None:
         print(json.dumps(measure(kind, network)))
         return
     found, ratios = {}, {}
-    peers = ("fit", "fit20", *(["nightly"] if arguments.nightly else []))
+    peers = arguments.peers or ("fit", "fit20", *(["nightly"] if arguments.nightly else []))
     for network in arguments.networks:
         sides = {f"{kind}-{b}-{network}": b for b in arguments.backends for kind in ("ours", *peers)}
         paths = {side: arguments.nightly for side in sides if side.startswith("nightly")}
