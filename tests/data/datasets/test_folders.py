@@ -186,7 +186,8 @@ def test_settings_out_of_range_are_refused(settings, message):
         ImageFolder("photos", **{"size": (4, 6)} | settings)
 
 
-def test_folders_that_cannot_be_read_are_refused(tmp_path, photos):
+def test_folders_that_cannot_be_read_are_refused(tmp_path, photos, monkeypatch):
+    monkeypatch.delenv("LIGHTKERAS_DATA_DIR", raising=False)
     with pytest.raises(FileNotFoundError, match=r"No such folder: nowhere; expected one with a subfolder"):
         prepared(Path("nowhere"))
     with pytest.raises(ValueError, match=r"photos/cat has no subfolders: expected one for each class"):
