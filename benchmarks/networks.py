@@ -39,6 +39,8 @@ def main() -> None:
         print(json.dumps(measure(kind, network)))
         return
     found, ratios = {}, {}
+    if "nightly" in (arguments.peers or ()) and not arguments.nightly:
+        parser.error("--peers nightly needs --nightly FOLDER")
     peers = arguments.peers or ("fit", "fit20", *(["nightly"] if arguments.nightly else []))
     for network in arguments.networks:
         sides = {f"{kind}-{b}-{network}": b for b in arguments.backends for kind in ("ours", *peers)}

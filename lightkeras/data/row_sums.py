@@ -22,10 +22,10 @@ def weighted_row_sums(table: keras.Variable, ids: Tensor, weights: Tensor, owner
 
     Args:
         table: Float `[rows, columns]`.
-        ids: int32 `[entries]`, the row of each entry.
+        ids: Integers `[entries]`, the row of each entry, from 0.
         weights: Float `[entries]`.
-        owners: int32 `[entries]`, the sum that each entry belongs to.
-        count: Number of sums, a number or an int32 scalar.
+        owners: Integers `[entries]`, the sum that each entry belongs to, from 0 and below `count`.
+        count: Number of sums, a number or an integer scalar.
     """
     weights = ops.cast(weights, table.dtype)
     own = _own.get()

@@ -80,13 +80,12 @@ def check(variables: Iterable[keras.Variable]) -> None:
             f"keras.distribution.set_distribution chose devices of {used} of the {processes} processes. Choose some of "
             "each, such as all of keras.distribution.list_devices()."
         )
-    layouts = getattr(distribution, "_layout_map", {})  # of ModelParallel, which has no public name for it
+    layouts: Any = getattr(distribution, "_layout_map", {})  # of ModelParallel, which has no public name for it
     variables = list(variables)
     names = [variable.path for variable in variables]
     for pattern in layouts:
-        alone = keras.distribution.LayoutMap(
-            layouts.device_mesh
-        )  # Keras 3.10 searches for the pattern, newer ones match
+        # Keras 3.10 searches paths for the pattern, newer versions match whole ones.
+        alone = keras.distribution.LayoutMap(layouts.device_mesh)
         alone[pattern] = layouts[pattern]
         if all(alone[name] is None for name in names):
             raise ValueError(

@@ -20,7 +20,6 @@ from tensorflow.python.ops import custom_gradient
 from lightkeras.engine.replacing import replaced
 
 _BRANCHES = (branches.CondBranchFuncGraph, branches.WhileCondFuncGraph, branches.WhileBodyFuncGraph)
-_owned: list[tf.Graph] = []  # graphs of the steps that are traced now
 
 
 @contextlib.contextmanager
@@ -33,26 +32,18 @@ def owned_by(owner: object) -> Iterator[None]:
 
     def recorded() -> str:
         name = str(generate_name())
-        if _is_inside(graph):
+        if is_inside(graph):
             names.append(name)
         return name
 
-    _owned.append(graph)
-    try:
-        with replaced({(custom_gradient, "generate_name"): recorded}):
-            yield
-    finally:
-        _owned.pop()
+    with replaced({(custom_gradient, "generate_name"): recorded}):
+        yield
     if names:
         weakref.finalize(owner, _remove, names)
 
 
-def is_owned() -> bool:
-    """Whether a custom gradient that is made now will be removed with its owner."""
-    return any(map(_is_inside, _owned))
-
-
-def _is_inside(graph: tf.Graph) -> bool:
+def is_inside(graph: tf.Graph) -> bool:
+    """Whether operations are added to a graph now, or to a branch or loop in it."""
     inside = tf.compat.v1.get_default_graph()
     while inside is not graph and isinstance(inside, _BRANCHES):
         inside = inside.outer_graph

@@ -32,11 +32,10 @@ from lightkeras.engine.optimizer_state import apply
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream
 from lightkeras.engine.tensorflow import devices as several
-from lightkeras.engine.tensorflow.custom_gradients import owned_by
 from lightkeras.engine.tensorflow.finite import finite_checks, global_norm, largest, numbers, on_host, viewed
 from lightkeras.engine.tensorflow.programs import TensorFlowPredictor, TensorFlowProgram
 from lightkeras.engine.tensorflow.replica import part_of_mean, same_everywhere, summed
-from lightkeras.engine.tensorflow.row_sums import row_sums_as_products
+from lightkeras.engine.tensorflow.row_sums import traced_by
 from lightkeras.engine.tensorflow.sparse_rows import rows_summed
 from lightkeras.engine.tensorflow.streams import (
     PipelineStream,
@@ -112,7 +111,7 @@ class TensorFlowEngine(Engine):
             for records in (made, tracing.updates, tracing.sizes):
                 records.clear()
             recording = RecordingScope([leaf for _, leaf in flatten(batch)])
-            with recording.entered(), owned_by(self), row_sums_as_products():
+            with recording.entered(), traced_by(self):
                 logs = step(batch)
             names[:], precomputed[:] = list(logs), recording.found
             if not tracing.updates:

@@ -25,9 +25,8 @@ from lightkeras.engine.base import (
 )
 from lightkeras.engine.stream import Stream
 from lightkeras.engine.streams import ArrayStream
-from lightkeras.engine.tensorflow.custom_gradients import owned_by
 from lightkeras.engine.tensorflow.devices import DividedStep
-from lightkeras.engine.tensorflow.row_sums import row_sums_as_products
+from lightkeras.engine.tensorflow.row_sums import traced_by
 from lightkeras.engine.tf_data import IteratorStream, Precomputed
 
 _Function = Callable[..., tuple[list[Tensor], Tensor]]
@@ -123,7 +122,7 @@ class _Fused:
         def body(i: Tensor, written: list[tf.TensorArray]) -> Any:
             rows = indices[i]
             batch = map_structure(lambda array: tf.gather(array, rows), arrays)
-            with owned_by(self), row_sums_as_products():
+            with traced_by(self):
                 returned = self._step(batch)
             return i + 1, _write(written, i, self._columns(batch, returned))
 
@@ -148,7 +147,7 @@ class _Fused:
         # the step, not a branch in it.
         def body(i: Tensor, optional: tf.experimental.Optional, waited: Tensor, written: list[tf.TensorArray]) -> Any:
             batch, scope = _unpacked(optional.get_value(), structure, precomputed)
-            with scope, owned_by(self), row_sums_as_products():
+            with scope, traced_by(self):
                 written = _write(written, i, self._columns(batch, self._step(batch)))
             with tf.control_dependencies([array.flow for array in written]):
                 began = tf.timestamp()

@@ -14,8 +14,7 @@ from lightkeras.data.feed import ArrayFeed
 from lightkeras.data.row_sums import weighted_row_sums
 from lightkeras.encoders.hub.bag_embedding import BagEmbedding, bag_inputs
 from lightkeras.engine.tensorflow import row_sums
-from lightkeras.engine.tensorflow.custom_gradients import owned_by
-from lightkeras.engine.tensorflow.row_sums import row_sums_as_products
+from lightkeras.engine.tensorflow.row_sums import traced_by
 from lightkeras.engine.tensorflow.sparse_rows import SummedRows, rows_summed
 
 pytestmark = pytest.mark.backends("tensorflow", reason="tests TensorFlow's operations")
@@ -25,6 +24,15 @@ COUNT = 40
 
 class Owner:
     pass
+
+
+@pytest.fixture(autouse=True)
+def gpus(monkeypatch):
+    """Names of GPUs, which stand in for those of this machine."""
+    found = []
+    listed = tf.config.list_logical_devices
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: found if kind == "GPU" else listed(kind))
+    return found
 
 
 def entries(kind):
@@ -50,14 +58,10 @@ def computed(variable, given, owned, compiled=False):
             tape.watch(weights)
             sums = weighted_row_sums(variable, ids, weights, owners, tf.constant(COUNT))
             total = tf.reduce_sum(sums * tf.cast(direction, sums.dtype))
-        of_table, of_weights = tape.gradient(total, [variable.value, weights])
-        return sums, (of_table, tf.convert_to_tensor(of_weights))
+        return sums, tape.gradient(total, [variable.value, weights])
 
     def called(*given):
-        with contextlib.ExitStack() as scope:
-            if owned:
-                scope.enter_context(owned_by(Owner()))
-                scope.enter_context(row_sums_as_products())
+        with traced_by(Owner()) if owned else contextlib.nullcontext():
             return tf.function(step, jit_compile=True)(*given) if compiled else step(*given)
 
     function = tf.function(called, autograph=False).get_concrete_function(*map(tf.constant, given))
@@ -94,7 +98,7 @@ def test_the_gradient_is_not_summed_again():
     variable, found = table(), []
 
     def step(*given):
-        with owned_by(Owner()), row_sums_as_products(), tf.GradientTape() as tape:
+        with traced_by(Owner()), tf.GradientTape() as tape:
             sums = weighted_row_sums(variable, *given, COUNT)
         found.append(tape.gradient(sums, variable.value))
 
@@ -110,8 +114,9 @@ def test_an_entry_outside_of_the_table_is_an_error():
             computed(table(), (ids, weights, owners), owned)
 
 
-def test_a_second_derivative_is_that_of_the_usual_operations():
-    variable, given = table(), entries("ascending")
+@pytest.mark.parametrize("kind", ["ascending", "none"])
+def test_a_second_derivative_is_that_of_the_usual_operations(kind):
+    variable, given = table(), entries(kind)
 
     def step(*given):
         with tf.GradientTape() as outer:
@@ -122,7 +127,7 @@ def test_a_second_derivative_is_that_of_the_usual_operations():
         return tf.convert_to_tensor(outer.gradient(size, variable.value))
 
     def owned(*given):
-        with owned_by(Owner()), row_sums_as_products():
+        with traced_by(Owner()):
             return step(*given)
 
     found, usual = (tf.function(function, autograph=False)(*map(tf.constant, given)) for function in (owned, step))
@@ -134,6 +139,51 @@ def test_a_function_that_xla_compiles_has_no_products():
     usual, _ = computed(table(), entries("ascending"), owned=False)
     assert not is_product
     np.testing.assert_allclose(found[0], usual[0], rtol=1e-5, atol=1e-5)
+
+
+def test_integers_may_have_64_bits():
+    ids, weights, owners = entries("ascending")
+    (sums, (of_table, _)), is_product = computed(table(), (ids.astype("int64"), weights, owners.astype("int64")), True)
+    (usual, (usual_of_table, _)), _ = computed(table(), (ids, weights, owners), owned=False)
+    assert is_product
+    assert sums.numpy().tobytes() == usual.numpy().tobytes()
+    assert of_table.values.numpy().tobytes() == rows_summed(usual_of_table).values.numpy().tobytes()
+
+
+def test_the_gradient_of_a_large_table_has_the_same_bits_in_each_run():
+    rng = np.random.default_rng(5)
+    ids, owners = rng.integers(0, 20_000, 60_000), np.sort(rng.integers(0, 512, 60_000))
+    given = ids.astype("int32"), rng.normal(size=60_000).astype("float32"), owners.astype("int32")
+    variable = keras.Variable(rng.normal(size=(20_000, 50)), dtype="float32")
+
+    def step(*given):
+        with traced_by(Owner()), tf.GradientTape() as tape:
+            total = tf.reduce_sum(weighted_row_sums(variable, *given, 512) ** 2)
+        return tape.gradient(total, variable.value).values
+
+    function = tf.function(step, autograph=False)
+    assert len({function(*map(tf.constant, given)).numpy().tobytes() for _ in range(5)}) == 1
+
+
+def test_a_vectorized_map_has_no_products():
+    variable, given = table(), entries("ascending")
+
+    def step(*given):
+        ids, weights, owners = given
+        with traced_by(Owner()):
+            return tf.vectorized_map(
+                lambda factor: weighted_row_sums(variable, ids, weights * factor, owners, COUNT),
+                tf.constant([1.0, 2.0]),
+            )
+
+    found = tf.function(step, autograph=False)(*map(tf.constant, given))
+    (usual, _), _ = computed(variable, given, owned=False)
+    np.testing.assert_allclose(found, tf.stack([usual, 2 * usual]), rtol=1e-5, atol=1e-5)
+
+
+def test_a_gpu_computes_no_products(gpus):
+    gpus.append("GPU:0")
+    assert not computed(table(), entries("ascending"), owned=True)[1]
 
 
 def test_a_table_in_half_precision_has_no_products():
