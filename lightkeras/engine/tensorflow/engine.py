@@ -97,8 +97,8 @@ class TensorFlowEngine(Engine):
         self._learning: _Traced | None = None  # last traced step that minimizes
         self._evaluating: _Traced | None = None  # last traced step that does not
         self._precomputed: dict[Step, Precomputed] = {}  # functions for the input pipeline
-        self._stages: weakref.WeakKeyDictionary[Feed, dict[Precomputed, Callable[[Tensor], Structure]]]
-        self._stages = weakref.WeakKeyDictionary()
+        self._pipelines: weakref.WeakKeyDictionary[Feed, dict[Precomputed, Callable[[Tensor], tf.data.Dataset]]]
+        self._pipelines = weakref.WeakKeyDictionary()
         self._finite: tuple[tuple[keras.Variable, ...], Callable[[], Tensor], Callable[[], Tensor]] | None = None
 
     def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
@@ -312,17 +312,19 @@ class TensorFlowEngine(Engine):
         self, feed: ArrayFeed, precomputed: Precomputed, epoch: int, step: int, seed: int
     ) -> tf.data.Dataset:
         """Batches of a feed in memory with their precomputed values, made by all cores while steps run."""
-        arrays, stages = self._on_device(feed), self._stages.setdefault(feed, {})
-        if precomputed not in stages:
+        arrays, made, size = self._on_device(feed), self._pipelines.setdefault(feed, {}), feed.batch_size
+        if precomputed not in made:
 
             def stage(indices: Tensor) -> Structure:
                 return with_precomputed(map_structure(lambda held: gathered(held, indices), arrays), precomputed)
 
+            def pipeline(order: Tensor) -> tf.data.Dataset:
+                return on_all_cores(tf.data.Dataset.from_tensor_slices(order).batch(size), stage)
+
+            # Traced once: to make a dataset takes as long as two steps.
             signature = [tf.TensorSpec([None], tf.int32)]
-            stages[precomputed] = tf.function(stage, signature, autograph=False).get_concrete_function()
-        order = feed.order(epoch, seed)[step * feed.batch_size :]
-        batches = tf.data.Dataset.from_tensor_slices(order).batch(feed.batch_size)
-        return on_all_cores(batches, stages[precomputed])
+            made[precomputed] = tf.function(pipeline, signature, autograph=False).get_concrete_function()
+        return made[precomputed](tf.constant(feed.order(epoch, seed)[step * feed.batch_size :], tf.int32))
 
     def _copied_to_device(self, arrays: Structure) -> Structure:
         return map_structure(on_device, arrays)
