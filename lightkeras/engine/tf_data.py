@@ -161,8 +161,8 @@ def staged(dataset: tf.data.Dataset, feed: StreamFeed, precomputed: Precomputed,
 def on_all_cores(dataset: tf.data.Dataset, function: Callable[..., Structure]) -> tf.data.Dataset:
     """Maps a function over a dataset ahead of its use.
 
-    It is not tuned, because an iterator would wait for the tuning at its end. Its graph is not optimized, which would take
-    as long as a few steps each time that it is opened.
+    It is not tuned, because an iterator would wait for the tuning at its end. Its graph is not optimized, which would
+    take as long as a few steps each time that it is opened.
     """
     cores = os.cpu_count() or 1
     options = tf.data.Options()
