@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
 from collections.abc import Sequence
@@ -113,11 +114,16 @@ def _parts(word: str) -> list[str]:
 
 
 def _width(text: str) -> float:
-    """Width of a line of the body, in inches."""
+    """Width of a line of the body, in inches, without kerning: to lay out a line takes a millisecond."""
+    return sum(map(_letter_width, text))
+
+
+@functools.lru_cache(maxsize=4096)
+def _letter_width(letter: str) -> float:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextToPath
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as a box, which has a width
-        width, _, _ = TextToPath().get_text_width_height_descent(text, FontProperties(size=_SIZE), ismath=False)
+        width, _, _ = TextToPath().get_text_width_height_descent(letter, FontProperties(size=_SIZE), ismath=False)
     return float(width) / 72
