@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -12,7 +11,7 @@ from typing import Any, final
 import keras
 import tensorflow as tf
 
-from lightkeras.data.feed import ArrayFeed, Feed, StreamFeed
+from lightkeras.data.feed import ArrayFeed, StreamFeed
 from lightkeras.data.precompute import RecordingScope
 from lightkeras.data.stream_reader import StreamReader
 from lightkeras.data.structure import Structure, flatten, map_structure
@@ -40,6 +39,7 @@ from lightkeras.engine.tensorflow.sparse_rows import rows_summed
 from lightkeras.engine.tensorflow.streams import (
     PipelineStream,
     ReaderStream,
+    any_length,
     gathered,
     on_device,
     tensor_spec,
@@ -97,8 +97,7 @@ class TensorFlowEngine(Engine):
         self._learning: _Traced | None = None  # last traced step that minimizes
         self._evaluating: _Traced | None = None  # last traced step that does not
         self._precomputed: dict[Step, Precomputed] = {}  # functions for the input pipeline
-        self._pipelines: weakref.WeakKeyDictionary[Feed, dict[Precomputed, Callable[[Tensor], tf.data.Dataset]]]
-        self._pipelines = weakref.WeakKeyDictionary()
+        self._pipelines: dict[tuple[Precomputed, int, str], Callable[[Tensor, Structure], tf.data.Dataset]] = {}
         self._finite: tuple[tuple[keras.Variable, ...], Callable[[], Tensor], Callable[[], Tensor]] | None = None
 
     def trace(self, step: Step, spec: Structure, batch_size: int | None = None) -> Trace:
@@ -312,19 +311,21 @@ class TensorFlowEngine(Engine):
         self, feed: ArrayFeed, precomputed: Precomputed, epoch: int, step: int, seed: int
     ) -> tf.data.Dataset:
         """Batches of a feed in memory with their precomputed values, made by all cores while steps run."""
-        arrays, made, size = self._on_device(feed), self._pipelines.setdefault(feed, {}), feed.batch_size
-        if precomputed not in made:
+        arrays, size = self._on_device(feed), feed.batch_size
+        specs = map_structure(any_length, arrays)
+        key = (precomputed, size, repr(specs))
+        if key not in self._pipelines:
 
-            def stage(indices: Tensor) -> Structure:
-                return with_precomputed(map_structure(lambda held: gathered(held, indices), arrays), precomputed)
+            def pipeline(order: Tensor, arrays: Structure) -> tf.data.Dataset:
+                def stage(indices: Tensor) -> Structure:
+                    return with_precomputed(map_structure(lambda held: gathered(held, indices), arrays), precomputed)
 
-            def pipeline(order: Tensor) -> tf.data.Dataset:
                 return on_all_cores(tf.data.Dataset.from_tensor_slices(order).batch(size), stage)
 
-            # Traced once: to make a dataset takes as long as two steps.
-            signature = [tf.TensorSpec([None], tf.int32)]
-            made[precomputed] = tf.function(pipeline, signature, autograph=False).get_concrete_function()
-        return made[precomputed](tf.constant(feed.order(epoch, seed)[step * feed.batch_size :], tf.int32))
+            # Traced once for all splits and epochs: to make a dataset takes as long as a few steps.
+            signature = [tf.TensorSpec([None], tf.int32), specs]
+            self._pipelines[key] = tf.function(pipeline, signature, autograph=False).get_concrete_function()
+        return self._pipelines[key](tf.constant(feed.order(epoch, seed)[step * size :], tf.int32), arrays)
 
     def _copied_to_device(self, arrays: Structure) -> Structure:
         return map_structure(on_device, arrays)

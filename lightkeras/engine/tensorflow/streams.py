@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import tensorflow as tf
@@ -66,13 +65,12 @@ class ReaderStream(IteratorStream):
         return staged(batches, self._feed, precomputed, ahead=AHEAD)
 
 
-@dataclasses.dataclass(frozen=True)
-class HeldBags:
+class HeldBags(tf.experimental.ExtensionType):  # type: ignore[misc]
     """The tensors of `Bags`, on the device."""
 
-    ids: Tensor
-    weights: Tensor
-    splits: Tensor
+    ids: tf.Tensor
+    weights: tf.Tensor
+    splits: tf.Tensor
 
 
 def on_device(leaf: np.ndarray | Bags) -> Tensor | HeldBags:
@@ -80,6 +78,13 @@ def on_device(leaf: np.ndarray | Bags) -> Tensor | HeldBags:
     if isinstance(leaf, Bags):
         return HeldBags(*map(tf.convert_to_tensor, (leaf.ids, leaf.weights, leaf.splits)))
     return tf.convert_to_tensor(leaf)
+
+
+def any_length(held: Tensor | HeldBags) -> Any:
+    """The spec of a result of `on_device` for any number of examples."""
+    if isinstance(held, HeldBags):
+        return HeldBags.Spec(*(tf.TensorSpec([None], leaf.dtype) for leaf in (held.ids, held.weights, held.splits)))
+    return tf.TensorSpec([None, *held.shape[1:]], held.dtype)
 
 
 def gathered(held: Tensor | HeldBags, indices: Tensor) -> Structure:
