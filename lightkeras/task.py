@@ -926,6 +926,7 @@ class SupervisedTask(Task):
             "loss_weights": loss_weights,
             "weighted_metrics": weighted_metrics,
         }
+        self._look_at_steps()
 
     def build_data(self) -> DataModule | None:
         return self._data
@@ -936,9 +937,12 @@ class SupervisedTask(Task):
         # A `compile` of the model's own class may take fewer arguments.
         self.model.compile(**{name: value for name, value in self._compile_arguments.items() if value is not None})
         self.optimizer = self.model.optimizer
+        self._look_at_steps()
+
+    def _look_at_steps(self) -> None:
         # As Keras calls it: a `compute_loss` written for Keras before 3.3 has no `training`.
-        self._loss_takes_training = "training" in inspect.signature(self.model.compute_loss).parameters
-        self._own_metrics = bool(overridden(self.model, ("compute_metrics", "get_metrics_result")))
+        self._loss_takes_training = "training" in inspect.signature(self._given.compute_loss).parameters
+        self._own_metrics = bool(overridden(self._given, ("compute_metrics", "get_metrics_result")))
 
     def loss(self, batch: Structure, training: bool) -> Tensor:
         x, y, sample_weight = _unpacked(batch)

@@ -444,6 +444,19 @@ def test_class_weights_that_a_batch_cannot_have_are_refused(runner):
     runner.fit(steps, (np.ones((32, 4, 2), "float32"), np.zeros((32, 4, 1), "int32")))
 
 
+def test_a_supervised_task_may_build_itself_in_its_own_way(tmp_path):
+    class Compiled(SupervisedTask):
+        def build(self):
+            self.model, self.optimizer = self._given, keras.optimizers.SGD(0.1)
+            self.model.compile(self.optimizer, "mse")
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    x = np.ones((8, 2), "float32")
+    runner = Runner(max_epochs=2, run_dir=tmp_path / "run", progress=False, pictures=False)
+    history = runner.fit(Compiled(model, loss="mse"), (x, x[:, :1]), batch_size=4).history
+    assert history["train/loss"][1] < history["train/loss"][0]
+
+
 def test_a_supervised_task_takes_a_keras_model():
     with pytest.raises(TypeError, match=r"SupervisedTask takes a keras.Model, got str"):
         SupervisedTask("model", loss="mse")
