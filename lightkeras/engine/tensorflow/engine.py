@@ -320,7 +320,8 @@ class TensorFlowEngine(Engine):
                 def stage(indices: Tensor) -> Structure:
                     return with_precomputed(map_structure(lambda held: gathered(held, indices), arrays), precomputed)
 
-                return on_all_cores(tf.data.Dataset.from_tensor_slices(order).batch(size), stage)
+                unconverted = tf.autograph.experimental.do_not_convert(stage)
+                return on_all_cores(tf.data.Dataset.from_tensor_slices(order).batch(size), unconverted)
 
             # Traced once for all splits and epochs: to make a dataset takes as long as a few steps.
             signature = [tf.TensorSpec([None], tf.int32), specs]
