@@ -6,7 +6,7 @@
     create the run directory and lock it, write config.json
     for epoch in range(max_epochs):
         while the epoch has batches left:
-            n = steps until the next event, at most about 75 ms of them
+            n = steps until the next event, about 75 ms or 8 of them at most
             logs = program.run(stream, n)       # n train steps in one compiled call
             log every step
             stop if a signal came, or a limit is reached
@@ -207,8 +207,8 @@ class Runner(Finders):
         max_time: Seconds after which training ends, counted from the call of `fit`; `None` for no limit.
         validate_every: Period of validations in epochs (`2` or `"2 epochs"`) or in train steps (`"500 steps"`).
         limit_batches: Maximum number of batches of each split.
-        steps_per_call: Train steps per compiled call; `None` fills about 75 ms, 0.3 s in several processes. Results
-            do not depend on it.
+        steps_per_call: Train steps per compiled call; `None` fills about 75 ms, 0.3 s in several processes, or makes 8
+            steps if these take at most 0.5 s. Results do not depend on it.
 
         monitor: Epoch value that determines the best epoch and early stopping; training ends if it is not finite.
             `None` means `val/loss` with validation data, or the loss of the first of several sets, else `train/loss`.
@@ -662,8 +662,7 @@ class _Loop:
                 fit.pictures.report()
 
     def _steps_next(self) -> int:
-        """Number of train steps of the next call: up to the next event, and at most about 75 ms of them, 0.3 s if
-        several processes share them."""
+        """Number of train steps of the next call, which ends at the next event at the latest."""
         state, settings, stepper = self._state, self._settings, self._fit.train_stepper
         left = None if stepper.steps is None else stepper.steps - state.batches_done
         every = (settings.validation.steps, settings.checkpoints.every_steps)

@@ -14,6 +14,13 @@ for signals to be answered."""
 SHARED_TARGET_SECONDS = 0.3
 """The same for several processes, which wait for each other between two calls."""
 
+MIN_STEPS_PER_CALL = 8
+"""Minimum number of steps, as far as `MAX_SECONDS_PER_CALL` allows: calls of one or two large steps took up to 1.6 times
+the time per step on JAX. The first call has this number, to measure."""
+
+MAX_SECONDS_PER_CALL = 0.5
+"""Maximum duration of a call of `MIN_STEPS_PER_CALL` or fewer steps, unless it is one step."""
+
 MAX_STEPS_PER_CALL = 1000
 
 MAX_SECONDS_UNSAVED = 600.0
@@ -32,7 +39,8 @@ def steps_next(remaining: int | None, seconds_per_step: float | None, fixed: int
     Args:
         remaining: Steps until the next event, such as the end of the epoch; `None` if unknown.
         seconds_per_step: Duration of a step in the last call; `None` before it is measured.
-        fixed: The setting `steps_per_call`; `None` fills `TARGET_SECONDS`, or `SHARED_TARGET_SECONDS`.
+        fixed: The setting `steps_per_call`; `None` fills `TARGET_SECONDS`, or `SHARED_TARGET_SECONDS`, with
+            `MIN_STEPS_PER_CALL` or more where they take at most `MAX_SECONDS_PER_CALL`.
         processes: Number of processes that share the steps.
 
     Returns:
@@ -41,10 +49,11 @@ def steps_next(remaining: int | None, seconds_per_step: float | None, fixed: int
     if fixed is not None:
         steps = fixed
     elif seconds_per_step is None:
-        steps = 8  # enough to measure, too few to keep anyone waiting
+        steps = MIN_STEPS_PER_CALL
     else:
-        seconds = TARGET_SECONDS if processes == 1 else SHARED_TARGET_SECONDS
-        steps = int(seconds / max(seconds_per_step, 1e-9))
+        seconds = max(seconds_per_step, 1e-9)
+        steps = int((TARGET_SECONDS if processes == 1 else SHARED_TARGET_SECONDS) / seconds)
+        steps = max(steps, min(MIN_STEPS_PER_CALL, int(MAX_SECONDS_PER_CALL / seconds)))
     steps = max(1, min(steps, MAX_STEPS_PER_CALL if fixed is None else steps))
     return steps if remaining is None else min(steps, remaining)
 

@@ -285,7 +285,7 @@ class Stepper:
         """Evaluates the whole split. Stateful metrics are restored afterwards.
 
         Args:
-            steps_per_call: Steps per compiled call; `None` fills about 75 ms.
+            steps_per_call: Steps per compiled call; `None` fills about 75 ms, see `decisions.steps_next`.
             bridge: Callbacks to call; `None` calls none.
             stopped: Called after each compiled call; `True` ends the evaluation.
 
