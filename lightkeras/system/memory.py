@@ -1,12 +1,17 @@
-"""Memory of a process on Linux: resident, private, peak and available bytes."""
+"""Memory of a process on Linux: resident, private, peak and available bytes, and what its allocator keeps."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's `mallopt`, from malloc.h."""
 
 
 def resident_bytes(proc: Path = PROC) -> int:
@@ -49,6 +54,24 @@ def available_bytes(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
             if text != "max":
                 left.append(int(text) - int(_read(folder / used)) + _stat(folder / "memory.stat", cache))
     return max(0, min(left))
+
+
+def keep_freed() -> bool:
+    """Lets glibc keep up to 128 MB of freed memory, and blocks of up to 32 MB in it, for the next allocations.
+
+    By default large arrays go back to the system when they are freed, so that each step gets zeroed pages again.
+
+    Returns:
+        False with another C library, and where the environment configures glibc's allocator: nothing is changed then.
+    """
+    if any(name in os.environ for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")):
+        return False
+    if "malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+        return False
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if set_option is None:
+        return False
+    return bool(set_option(MMAP_THRESHOLD, 32 << 20)) and bool(set_option(TRIM_THRESHOLD, 128 << 20))
 
 
 def _groups(proc: Path, cgroups: Path) -> Iterator[Path]:

@@ -15,8 +15,8 @@ SHARED_TARGET_SECONDS = 0.3
 """The same for several processes, which wait for each other between two calls."""
 
 MIN_STEPS_PER_CALL = 8
-"""Minimum number of steps, as far as `MAX_SECONDS_PER_CALL` allows: calls of one or two large steps took up to 1.6 times
-the time per step on JAX. The first call has this number, to measure."""
+"""Minimum number of steps, as far as `MAX_SECONDS_PER_CALL` allows: in calls of one or two, large steps took up to 1.6
+times as long on JAX. The first call has this number, to measure."""
 
 MAX_SECONDS_PER_CALL = 0.5
 """Maximum duration of a call of `MIN_STEPS_PER_CALL` or fewer steps, unless it is one step."""

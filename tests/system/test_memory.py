@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +41,49 @@ def test_the_peak_is_of_what_was_held_since_it_was_forgotten():
     assert memory.peak_bytes() > before + 48 * MEGABYTE
     assert memory.forget_peak()
     assert memory.peak_bytes() < before + 16 * MEGABYTE
+
+
+FAULTS = """
+import resource
+import sys
+from lightkeras.system import memory
+print(memory.keep_freed())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    arrays = [b"x" * ((10 << 20) + number) for number in range(4)]  # of 2,560 pages
+    del arrays
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def freed(**environment) -> tuple[str, int]:
+    """Whether a new process keeps freed memory, and the pages that it gets for ten times four arrays of 2,560 pages."""
+    env = {name: value for name, value in os.environ.items() if "MALLOC" not in name and name != "GLIBC_TUNABLES"}
+    ended = subprocess.run(
+        [sys.executable, "-c", FAULTS], env=env | environment, check=True, capture_output=True, text=True
+    )
+    kept, faults = ended.stdout.split()
+    return kept, int(faults)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="this C library is not glibc")
+def test_memory_that_is_freed_is_used_again():
+    kept, faults = freed()
+    assert kept == "True"
+    assert faults < 2 * 4 * 2560
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MALLOC_TRIM_THRESHOLD_", "131072"),
+        ("MALLOC_MMAP_THRESHOLD_", "131072"),
+        ("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=131072"),
+    ],
+)
+def test_an_allocator_that_the_environment_configures_is_left_alone(name, value):
+    kept, _ = freed(**{name: value})
+    assert kept == "False"
 
 
 def test_a_system_that_keeps_the_peak_reports_it(tmp_path):

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from lightkeras.training import decisions
 from lightkeras.training.decisions import (
-    MIN_STEPS_PER_CALL,
-    MAX_STEPS_PER_CALL,
     MAX_SECONDS_PER_CALL,
+    MAX_STEPS_PER_CALL,
+    MIN_STEPS_PER_CALL,
     SHARED_TARGET_SECONDS,
     TARGET_SECONDS,
     Patience,
@@ -63,7 +63,8 @@ def test_the_calls_of_an_epoch_run_exactly_its_steps(epoch, fixed):
 @given(seconds=st.floats(1e-12, 10))
 def test_a_call_takes_no_longer_than_the_target_unless_a_few_steps_do(seconds, processes, target):
     steps = steps_next(None, seconds, None, processes)
-    assert steps == 1 or steps * seconds <= (target if steps > MIN_STEPS_PER_CALL else MAX_SECONDS_PER_CALL) * (1 + 1e-9)
+    most = target if steps > MIN_STEPS_PER_CALL else MAX_SECONDS_PER_CALL
+    assert steps == 1 or steps * seconds <= most * (1 + 1e-9)
     assert steps <= MAX_STEPS_PER_CALL
 
 

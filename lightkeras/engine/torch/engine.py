@@ -50,6 +50,7 @@ from lightkeras.engine.torch.streams import TensorStream, device_in_use, residen
 from lightkeras.engine.torch.tracing import batch_of, check_no_text, traced
 from lightkeras.engine.torch.world import TorchWorld, join
 from lightkeras.engine.world import World
+from lightkeras.system import memory
 from lightkeras.system.held_values import HeldValues, same_bits
 
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
@@ -93,6 +94,8 @@ class TorchEngine(Engine):
 
     def __init__(self) -> None:
         super().__init__()
+        if device_in_use().type == "cpu":
+            memory.keep_freed()
         self._tracing: _Tracing | None = None  # while a step is traced, else None
         self._traced: Step | None = None  # last traced step that minimizes
         self._size: Size | None = None  # its size
