@@ -23,6 +23,9 @@ WORD = r"[^ \t\n\r\f\v]+"
 UNKNOWN = ("qzxjqzxj", "jxqzjxqz", "zzqqxxjj", "qjxqjxqj", "xqjzxqjz", "qqqqqzzzzz", "jjjjxqxqx", "zxzxzxqjq")
 """Words that a vocabulary does not hold."""
 
+WORDS_AT_ONCE = 2_000
+"""Words of the vocabulary whose rows are found at once, in some 20 texts: bounds the gradient."""
+
 _ALIKE = {"LITERAL", "NOT_LITERAL", "IN", "RANGE", "NEGATE", "ANY", "BRANCH", "SUBPATTERN", "MAX_REPEAT", "MIN_REPEAT"}
 """Parts of regular expressions that TensorFlow and Python read alike, by Python's names."""
 
@@ -75,12 +78,13 @@ def find_word_table(table: Table, numbers: Mapping[bytes, int] | None = None) ->
     words = [word for word in listed if found.words(word) == [word]]  # others never occur
     if len(words) < 2:
         raise NoWordTableError("its vocabulary has no words")
+    divide = _divisor(table, words[0], words[1])
     return dataclasses.replace(
         found,
-        vocabulary=_by_rows(table, words),
+        vocabulary=_by_rows(table, words, divide),
         unknown=_row(table, sorted(set(UNKNOWN) - set(words)), "unknown words have"),
         empty=_row(table, [""], "an empty text has"),
-        divide=_divisor(table, words[0], words[1]),
+        divide=divide,
     )
 
 
@@ -196,15 +200,40 @@ def _decoded(words: Iterable[bytes]) -> list[str]:
         raise NoWordTableError(f"its vocabulary is not UTF-8: {error}") from error
 
 
-def _by_rows(table: Table, words: Sequence[str]) -> tuple[str, ...]:
-    """The words by the rows that the module gives for each of them alone."""
-    bags = table.bags(np.array(words, dtype=object), check=False)
-    if (np.diff(bags.splits) != 1).any() or not np.allclose(bags.weights, 1, rtol=1e-6):
-        raise NoWordTableError("not every word has one row of its table")
-    by_row = dict(zip(bags.ids.tolist(), words, strict=True))
+def _by_rows(table: Table, words: Sequence[str], divide: str | None) -> tuple[str, ...]:
+    """The words by their rows, one for each."""
+    by_row: dict[int, str] = {}
+    parts = -(-len(words) // WORDS_AT_ONCE)
+    for part in (words[start::parts] for start in range(parts)):
+        by_row |= zip(_rows(table, part, divide), part, strict=True)
     if len(by_row) != len(words):
         raise NoWordTableError("several words have the same row of its table")
     return tuple(by_row.get(row, "") for row in range(int(table.variable.shape[0])))
+
+
+def _rows(table: Table, words: Sequence[str], divide: str | None) -> list[int]:
+    """The row of each of at least two words.
+
+    Each bit of a word's number makes two texts, of the words that have it and of the others. A row that is in one text
+    of each bit belongs to the word of that number, if no other row does.
+    """
+    bits = (len(words) - 1).bit_length()
+    numbers = np.arange(len(words))
+    halves = [np.flatnonzero((numbers >> bit & 1) == value) for bit in range(bits) for value in (0, 1)]
+    bags = table.bags(np.array([" ".join(words[n] for n in half) for half in halves], dtype=object), check=False)
+    lengths = np.diff(bags.splits)
+    rows, place = np.unique(bags.ids, return_inverse=True)
+    found = np.zeros((len(rows), len(halves)), bool)
+    found[place, np.repeat(np.arange(len(halves)), lengths)] = True
+    own = found[:, 1::2] @ (1 << np.arange(bits))
+    divisors = {None: np.ones(len(halves)), "count": lengths, "root": np.sqrt(lengths)}[divide]
+    if (
+        not (found[:, 0::2] ^ found[:, 1::2]).all()
+        or not np.array_equal(np.sort(own), numbers)
+        or not np.allclose(bags.weights * np.repeat(divisors, lengths), 1, rtol=1e-5)
+    ):
+        raise NoWordTableError("not every word has one row of its table")
+    return list(rows[np.argsort(own)].tolist())
 
 
 def _row(table: Table, texts: Sequence[str], what: str) -> int | None:
