@@ -24,7 +24,7 @@ UNKNOWN = ("qzxjqzxj", "jxqzjxqz", "zzqqxxjj", "qjxqjxqj", "xqjzxqjz", "qqqqqzzz
 """Words that a vocabulary does not hold."""
 
 WORDS_AT_ONCE = 2_000
-"""Words of the vocabulary whose rows are found at once, in some 20 texts: bounds the gradient."""
+"""Words of the vocabulary, or up to twice as many, whose rows are found at once: bounds the gradient."""
 
 _ALIKE = {"LITERAL", "NOT_LITERAL", "IN", "RANGE", "NEGATE", "ANY", "BRANCH", "SUBPATTERN", "MAX_REPEAT", "MIN_REPEAT"}
 """Parts of regular expressions that TensorFlow and Python read alike, by Python's names."""
@@ -203,7 +203,7 @@ def _decoded(words: Iterable[bytes]) -> list[str]:
 def _by_rows(table: Table, words: Sequence[str], divide: str | None) -> tuple[str, ...]:
     """The words by their rows, one for each."""
     by_row: dict[int, str] = {}
-    parts = -(-len(words) // WORDS_AT_ONCE)
+    parts = max(1, len(words) // WORDS_AT_ONCE)
     for part in (words[start::parts] for start in range(parts)):
         by_row |= zip(_rows(table, part, divide), part, strict=True)
     if len(by_row) != len(words):
@@ -219,8 +219,8 @@ def _rows(table: Table, words: Sequence[str], divide: str | None) -> list[int]:
     """
     bits = (len(words) - 1).bit_length()
     numbers = np.arange(len(words))
-    halves = [np.flatnonzero((numbers >> bit & 1) == value) for bit in range(bits) for value in (0, 1)]
-    bags = table.bags(np.array([" ".join(words[n] for n in half) for half in halves], dtype=object), check=False)
+    halves = [[word for n, word in enumerate(words) if n >> bit & 1 == has] for bit in range(bits) for has in (0, 1)]
+    bags = table.bags(np.array([*map(" ".join, halves)], dtype=object), check=False)
     lengths = np.diff(bags.splits)
     rows, place = np.unique(bags.ids, return_inverse=True)
     found = np.zeros((len(rows), len(halves)), bool)

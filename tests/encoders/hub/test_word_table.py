@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from text_stages import SIGNATURE, Module, Rooted, Summed
 
-from lightkeras.encoders.hub import sample_text_module
+from lightkeras.encoders.hub import sample_text_module, word_table
 from lightkeras.encoders.hub.linear_table import find_table
 from lightkeras.encoders.hub.module_files import load_module
 from lightkeras.encoders.hub.word_table import NoWordTableError, find_word_table
@@ -116,6 +116,49 @@ class Stripped(Module):
 class Late(Module):
     def prepared(self, texts):
         return tf.strings.lower(tf.strings.regex_replace(texts, "-", ""))
+
+
+class Shared(Summed):
+    """ "film" and "good" have row 6."""
+
+    @tf.function(input_signature=SIGNATURE, autograph=False)
+    def __call__(self, texts):
+        words = tf.strings.split(self.prepared(texts))
+        ids, rows = self.words.lookup(words.flat_values), words.value_rowids()
+        ids, rows = tf.boolean_mask(ids, ids >= 0), tf.boolean_mask(rows, ids >= 0)
+        return self.combined(tf.gather(self.table, tf.minimum(ids, 6)), rows, words.nrows())
+
+
+class Doubled(Module):
+    """The word of row 7 counts twice in a mean, as one among others."""
+
+    @tf.function(input_signature=SIGNATURE, autograph=False)
+    def __call__(self, texts):
+        words = tf.strings.split(self.prepared(texts))
+        ids = self.words.lookup(words.flat_values)
+        times = tf.where(ids == 7, 2, 1)
+        ids, rows = tf.repeat(ids, times), tf.repeat(words.value_rowids(), times)
+        return self.combined(tf.gather(self.table, ids), rows, words.nrows())
+
+
+@pytest.mark.parametrize("at_once", [2, 3, 2000])
+def test_rows_are_found_a_few_words_at_a_time(table_of, monkeypatch, at_once):
+    monkeypatch.setattr(word_table, "WORDS_AT_ONCE", at_once)
+    assert find_word_table(table_of(Summed)).vocabulary == ("", "", "", "", "café", "it's", "film", "good")
+
+
+@pytest.mark.parametrize(
+    ("kind", "at_once", "reason"),
+    [
+        (Shared, 2000, "not every word has one row of its table"),
+        (Shared, 2, "several words have the same row of its table"),
+        (Doubled, 2000, "not every word has one row of its table"),
+    ],
+)
+def test_words_without_rows_of_their_own_are_refused(table_of, monkeypatch, kind, at_once, reason):
+    monkeypatch.setattr(word_table, "WORDS_AT_ONCE", at_once)
+    with pytest.raises(NoWordTableError, match=reason):
+        find_word_table(table_of(kind))
 
 
 @pytest.mark.parametrize(
