@@ -6,7 +6,7 @@
     create the run directory and lock it, write config.json
     for epoch in range(max_epochs):
         while the epoch has batches left:
-            n = steps until the next event, about 75 ms or 8 of them at most
+            n = steps until the next event, at most about 0.3 s of them
             logs = program.run(stream, n)       # n train steps in one compiled call
             log every step
             stop if a signal came, or a limit is reached
@@ -207,8 +207,7 @@ class Runner(Finders):
         max_time: Seconds after which training ends, counted from the call of `fit`; `None` for no limit.
         validate_every: Period of validations in epochs (`2` or `"2 epochs"`) or in train steps (`"500 steps"`).
         limit_batches: Maximum number of batches of each split.
-        steps_per_call: Train steps per compiled call; `None` fills about 75 ms, 0.3 s in several processes, or makes 8
-            steps if these take at most 0.5 s. Results do not depend on it.
+        steps_per_call: Train steps per compiled call; `None` fills about 0.3 s. Results do not depend on it.
 
         monitor: Epoch value that determines the best epoch and early stopping; training ends if it is not finite.
             `None` means `val/loss` with validation data, or the loss of the first of several sets, else `train/loss`.
@@ -668,7 +667,7 @@ class _Loop:
         every = (settings.validation.steps, settings.checkpoints.every_steps)
         event = decisions.steps_to_event(state.step, left, settings.max_steps, every)
         fixed = 1 if self._fit.agreement.asked_to_stop else settings.steps_per_call
-        return decisions.steps_next(event, stepper.calls.seconds_per_step, fixed, self._fit.world.processes)
+        return decisions.steps_next(event, stepper.calls.seconds_per_step, fixed)
 
     def _check(self, ended: bool) -> Alarm | None:
         """Checks the variables if that is due, and always before a validation, a checkpoint or the epoch's end."""

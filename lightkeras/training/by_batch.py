@@ -1,6 +1,6 @@
 """Train steps of one call, and train steps one by one, with the batch hooks of callbacks around each.
 
-With such hooks, logs, checks and checkpoints stay what they are without: made after about 75 ms of steps, and at
+With such hooks, logs, checks and checkpoints stay what they are without: made after about 0.3 s of steps, and at
 events.
 """
 

@@ -7,19 +7,12 @@ import math
 import re
 from collections.abc import Sequence
 
-TARGET_SECONDS = 0.075
-"""Target duration of a compiled call: long enough to hide its overhead, short enough for the progress bar to move and
-for signals to be answered."""
+TARGET_SECONDS = 0.3
+"""Target duration of a compiled call: long enough to hide its overhead, and what several processes wait for each other
+between two calls; short enough for the progress bar to move and for signals to be answered."""
 
-SHARED_TARGET_SECONDS = 0.3
-"""The same for several processes, which wait for each other between two calls."""
-
-MIN_STEPS_PER_CALL = 8
-"""Minimum number of steps, as far as `MAX_SECONDS_PER_CALL` allows: in calls of one or two, large steps took up to 1.6
-times as long on JAX. The first call has this number, to measure."""
-
-MAX_SECONDS_PER_CALL = 0.5
-"""Maximum duration of a call of `MIN_STEPS_PER_CALL` or fewer steps, unless it is one step."""
+FIRST_STEPS = 8
+"""Steps of the first call: enough to measure, too few to keep anyone waiting."""
 
 MAX_STEPS_PER_CALL = 1000
 
@@ -33,15 +26,13 @@ LOWER_IS_BETTER = ("loss", "error", "mae", "mse", "rmse", "mape", "msle", "perpl
 HIGHER_IS_BETTER = ("accuracy", "acc", "auc", "precision", "recall", "f1", "iou", "r2", "similarity")
 
 
-def steps_next(remaining: int | None, seconds_per_step: float | None, fixed: int | None, processes: int = 1) -> int:
+def steps_next(remaining: int | None, seconds_per_step: float | None, fixed: int | None) -> int:
     """Number of steps of the next compiled call.
 
     Args:
         remaining: Steps until the next event, such as the end of the epoch; `None` if unknown.
         seconds_per_step: Duration of a step in the last call; `None` before it is measured.
-        fixed: The setting `steps_per_call`; `None` fills `TARGET_SECONDS`, or `SHARED_TARGET_SECONDS`, with
-            `MIN_STEPS_PER_CALL` or more where they take at most `MAX_SECONDS_PER_CALL`.
-        processes: Number of processes that share the steps.
+        fixed: The setting `steps_per_call`; `None` fills `TARGET_SECONDS`.
 
     Returns:
         At least 1, and no more than `remaining`.
@@ -49,12 +40,9 @@ def steps_next(remaining: int | None, seconds_per_step: float | None, fixed: int
     if fixed is not None:
         steps = fixed
     elif seconds_per_step is None:
-        steps = MIN_STEPS_PER_CALL
+        steps = FIRST_STEPS
     else:
-        seconds = max(seconds_per_step, 1e-9)
-        steps = int((TARGET_SECONDS if processes == 1 else SHARED_TARGET_SECONDS) / seconds)
-        steps = max(steps, min(MIN_STEPS_PER_CALL, int(MAX_SECONDS_PER_CALL / seconds)))
-    steps = max(1, min(steps, MAX_STEPS_PER_CALL if fixed is None else steps))
+        steps = min(max(1, int(TARGET_SECONDS / max(seconds_per_step, 1e-9))), MAX_STEPS_PER_CALL)
     return steps if remaining is None else min(steps, remaining)
 
 

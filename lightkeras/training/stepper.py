@@ -285,7 +285,7 @@ class Stepper:
         """Evaluates the whole split. Stateful metrics are restored afterwards.
 
         Args:
-            steps_per_call: Steps per compiled call; `None` fills about 75 ms, see `decisions.steps_next`.
+            steps_per_call: Steps per compiled call; `None` fills about 0.3 s.
             bridge: Callbacks to call; `None` calls none.
             stopped: Called after each compiled call; `True` ends the evaluation.
 
@@ -320,9 +320,8 @@ class Stepper:
                 bridge.test_batches.begin(done)
             left = None if steps is None else steps - done
             began = time.perf_counter()
-            world = self._engine.world
-            count = decisions.steps_next(left, self.calls.seconds_per_step, fixed, world.processes)
-            logs = self.program.run(stream, world.first("steps", count))  # it depends on measured times
+            count = decisions.steps_next(left, self.calls.seconds_per_step, fixed)
+            logs = self.program.run(stream, self._engine.world.first("steps", count))  # it depends on measured times
             if not logs.steps:
                 break
             self.add(logs, time.perf_counter() - began)
