@@ -57,16 +57,15 @@ def available_bytes(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
 
 
 def keep_freed() -> bool:
-    """Lets glibc keep up to 128 MB of freed memory, and blocks of up to 32 MB in it, for the next allocations.
+    """Lets glibc keep freed blocks of up to 32 MB for the next allocations: 128 MB at the end of each of its heaps.
 
-    By default large arrays go back to the system when they are freed, so that each step gets zeroed pages again.
+    By default large arrays go back to the system when they are freed, so that each step gets zeroed pages again. A
+    thread may have its own heap, and memory below a block in use stays in any case.
 
     Returns:
-        False with another C library, and where the environment configures glibc's allocator: nothing is changed then.
+        False with another C library, and where the environment configures an allocator: nothing is changed then.
     """
-    if any(name in os.environ for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")):
-        return False
-    if "malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+    if any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return False
     set_option = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if set_option is None:

@@ -77,7 +77,7 @@ def test_memory_that_is_freed_is_used_again():
     ("name", "value"),
     [
         ("MALLOC_TRIM_THRESHOLD_", "131072"),
-        ("MALLOC_MMAP_THRESHOLD_", "131072"),
+        ("MALLOC_ARENA_MAX", "1"),
         ("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=131072"),
     ],
 )

@@ -109,7 +109,7 @@ def test_steps_are_logged_together_until_the_time_of_a_call_has_passed(tmp_path,
     logger = Calls()
 
     def move(callback, batch, logs):
-        clock[0] += 0.03
+        clock[0] += 0.12
 
     fit(tmp_path / "again", move, loggers=[logger])
     assert logger.calls == [(1, 3), (4, 3), (7, 3), (10, 3)]

@@ -78,13 +78,12 @@ def find_word_table(table: Table, numbers: Mapping[bytes, int] | None = None) ->
     words = [word for word in listed if found.words(word) == [word]]  # others never occur
     if len(words) < 2:
         raise NoWordTableError("its vocabulary has no words")
-    divide = _divisor(table, words[0], words[1])
+    found = dataclasses.replace(found, divide=_divisor(table, words[0], words[1]))
     return dataclasses.replace(
         found,
-        vocabulary=_by_rows(table, words, divide),
+        vocabulary=_by_rows(table, words, found),
         unknown=_row(table, sorted(set(UNKNOWN) - set(words)), "unknown words have"),
         empty=_row(table, [""], "an empty text has"),
-        divide=divide,
     )
 
 
@@ -200,22 +199,23 @@ def _decoded(words: Iterable[bytes]) -> list[str]:
         raise NoWordTableError(f"its vocabulary is not UTF-8: {error}") from error
 
 
-def _by_rows(table: Table, words: Sequence[str], divide: str | None) -> tuple[str, ...]:
-    """The words by their rows, one for each."""
+def _by_rows(table: Table, words: Sequence[str], found: WordTable) -> tuple[str, ...]:
+    """The words by their rows, one for each; `found` lacks the vocabulary."""
     by_row: dict[int, str] = {}
     parts = max(1, len(words) // WORDS_AT_ONCE)
     for part in (words[start::parts] for start in range(parts)):
-        by_row |= zip(_rows(table, part, divide), part, strict=True)
+        by_row |= zip(_rows(table, part, found), part, strict=True)
     if len(by_row) != len(words):
         raise NoWordTableError("several words have the same row of its table")
     return tuple(by_row.get(row, "") for row in range(int(table.variable.shape[0])))
 
 
-def _rows(table: Table, words: Sequence[str], divide: str | None) -> list[int]:
+def _rows(table: Table, words: Sequence[str], found: WordTable) -> list[int]:
     """The row of each of at least two words.
 
     Each bit of a word's number makes two texts, of the words that have it and of the others. A row that is in one text
-    of each bit belongs to the word of that number, if no other row does.
+    of each bit belongs to the word of that number, if no other row does. Where a regular expression matches across
+    words, each makes a text of its own.
     """
     bits = (len(words) - 1).bit_length()
     numbers = np.arange(len(words))
@@ -223,17 +223,22 @@ def _rows(table: Table, words: Sequence[str], divide: str | None) -> list[int]:
     bags = table.bags(np.array([*map(" ".join, halves)], dtype=object), check=False)
     lengths = np.diff(bags.splits)
     rows, place = np.unique(bags.ids, return_inverse=True)
-    found = np.zeros((len(rows), len(halves)), bool)
-    found[place, np.repeat(np.arange(len(halves)), lengths)] = True
-    own = found[:, 1::2] @ (1 << np.arange(bits))
-    divisors = {None: np.ones(len(halves)), "count": lengths, "root": np.sqrt(lengths)}[divide]
+    seen = np.zeros((len(rows), len(halves)), bool)
+    seen[place, np.repeat(np.arange(len(halves)), lengths)] = True
+    own = seen[:, 1::2] @ (1 << np.arange(bits))
+    divisors = {None: np.ones(len(halves)), "count": lengths, "root": np.sqrt(lengths)}[found.divide]
     if (
-        not (found[:, 0::2] ^ found[:, 1::2]).all()
-        or not np.array_equal(np.sort(own), numbers)
-        or not np.allclose(bags.weights * np.repeat(divisors, lengths), 1, rtol=1e-5)
+        (seen[:, 0::2] ^ seen[:, 1::2]).all()
+        and np.array_equal(np.sort(own), numbers)
+        and np.allclose(bags.weights * np.repeat(divisors, lengths), 1, rtol=1e-5)
     ):
+        return list(rows[np.argsort(own)].tolist())
+    if all(found.words(" ".join(half)) == half for half in halves):
         raise NoWordTableError("not every word has one row of its table")
-    return list(rows[np.argsort(own)].tolist())
+    alone = table.bags(np.array(words, dtype=object), check=False)
+    if (np.diff(alone.splits) != 1).any() or not np.allclose(alone.weights, 1, rtol=1e-6):
+        raise NoWordTableError("not every word has one row of its table")
+    return list(alone.ids.tolist())
 
 
 def _row(table: Table, texts: Sequence[str], what: str) -> int | None:

@@ -141,6 +141,22 @@ class Doubled(Module):
         return self.combined(tf.gather(self.table, ids), rows, words.nrows())
 
 
+class Braced(Module):
+    """What stands between braces is left out, but a brace alone is a word."""
+
+    pattern = r"\{[^}]*\}"
+
+    def __init__(self):
+        super().__init__()
+        words = ["film", "{", "good", "}", "café"]
+        pairs = tf.lookup.KeyValueTensorInitializer(tf.constant(words), tf.range(len(words), dtype=tf.int64))
+        self.words = tf.lookup.StaticVocabularyTable(pairs, 1)
+
+
+def test_words_that_are_others_beside_each_other_have_their_rows(table_of):
+    assert find_word_table(table_of(Braced)).vocabulary == ("film", "{", "good", "}", "café", "", "", "", "")
+
+
 @pytest.mark.parametrize("at_once", [2, 3, 2000])
 def test_rows_are_found_a_few_words_at_a_time(table_of, monkeypatch, at_once):
     monkeypatch.setattr(word_table, "WORDS_AT_ONCE", at_once)
