@@ -211,7 +211,8 @@ def after(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def half_written(function: Callable[..., Any]) -> Callable[..., Any]:
-    def dies(path: Path, content: bytes) -> None:
+    def dies(path: Path, *parts: bytes | memoryview) -> None:
+        content = b"".join(parts)
         path.write_bytes(content[: len(content) // 2])
         die()
 
