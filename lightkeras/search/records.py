@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from lightkeras.system.schema import Count, find_problem, matches
 
 COMPLETED, PRUNED, FAILED = "completed", "pruned", "failed"
+
+Report = Callable[[int, float], "str | None"]
+"""Takes an epoch (from 1) and the objective; returns the reason to stop the run, or `None`."""
 
 
 def same_name(trial: str) -> str:

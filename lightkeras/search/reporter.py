@@ -6,7 +6,7 @@ from typing import Any, final
 
 import keras
 
-from lightkeras.search.trial_run import Report
+from lightkeras.search.records import Report
 from lightkeras.training.callbacks.bridge import keras_names
 
 

@@ -10,7 +10,7 @@ import math
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,9 @@ from lightkeras.runner import Interrupted, Runner
 from lightkeras.runs.directory import RunDirectory
 from lightkeras.runs.results import FitResult
 from lightkeras.search import pruning
-from lightkeras.search.records import COMPLETED, FAILED, Outcome
+from lightkeras.search.records import COMPLETED, FAILED, Outcome, Report
 from lightkeras.system.locks import wait_until_free
 from lightkeras.task import Task
-
-Report = Callable[[int, float], "str | None"]
-"""Takes an epoch (from 1) and the objective; returns the reason to stop the run, or `None`."""
 
 LEFT_BEHIND = 60.0  # seconds to wait for a lost attempt to release the run directory: Ray may declare a node lost early
 

@@ -45,7 +45,6 @@ def test_the_peak_is_of_what_was_held_since_it_was_forgotten():
 
 FAULTS = """
 import resource
-import sys
 from lightkeras.system import memory
 print(memory.keep_freed())
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
